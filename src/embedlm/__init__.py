@@ -1,0 +1,46 @@
+"""Turn any language model into an embedding model: prompt it, tune it, prove it, serve it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from embedlm.recipe import Recipe, recipes
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder, Embeddings, load
+    from embedlm.evaluation import evaluate
+    from embedlm.precision import quantize
+
+__version__ = "0.1.0"
+__all__ = [
+    "Embedder",
+    "Embeddings",
+    "Recipe",
+    "__version__",
+    "evaluate",
+    "load",
+    "quantize",
+    "recipes",
+]
+
+# What needs torch (or takes long to import) is loaded when it is first asked for.
+_LAZY = {
+    "Embedder": "embedlm.embedder",
+    "Embeddings": "embedlm.embedder",
+    "load": "embedlm.embedder",
+    "evaluate": "embedlm.evaluation",
+    "quantize": "embedlm.precision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'embedlm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,103 @@
+"""The tuning part of a recipe: what a stage trains, on which data, with which objective.
+
+Only the schema lives here; training reads it. Field names follow the published scripts, so that a
+paper's table of hyper-parameters can be typed in as it stands.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Adapter", "Batching", "Data", "Loss", "Optimizer", "Stage", "Tuning"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Loss(_Part):
+    """One objective and its constants."""
+
+    kind: str = Field(description="Name of a function of embedlm.losses.")
+    weight: float = Field(1.0, description="Factor in the sum of a stage's losses.")
+    temperature: float | None = Field(None, gt=0, description="Divides the scores.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of the loss."
+    )
+    matryoshka: tuple[int, ...] = Field((), description="Also apply the loss at these widths.")
+
+
+class Data(_Part):
+    """Where a stage's records come from."""
+
+    source: str = Field(description="A file, a folder or a data-set name.")
+    weight: float | None = Field(None, gt=0, description="Share in the mixture; None: by size.")
+    instruction: str | None = Field(None, description="Instruction for the queries of this set.")
+    document_instruction: str | None = Field(None, description="Instruction for its documents.")
+    in_batch_negatives: bool = Field(True, description="Off where a task has few labels.")
+    max_records: int | None = Field(None, gt=0)
+
+
+class Adapter(_Part):
+    """A low-rank adapter (LoRA and its kin)."""
+
+    kind: Literal["lora", "qlora", "dora", "bitfit"] = "lora"
+    rank: int = Field(16, gt=0)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    merge: bool = Field(True, description="Merge into the base at the end of the stage.")
+
+
+class Batching(_Part):
+    """How records become batches."""
+
+    size: int = Field(256, gt=0, description="Queries a step, over all devices.")
+    chunk_tokens: int | None = Field(None, gt=0, description="GradCache chunk; None: no cache.")
+    group_size: int = Field(2, gt=0, description="Passages a query: one positive, the rest hard.")
+    homogeneous: bool = Field(False, description="Each batch from one data set.")
+    mixture_temperature: float = Field(1.0, gt=0, description="p ~ size ** (1 / temperature).")
+    cross_device: bool = Field(True, description="Negatives from all devices.")
+    demonstrations: int = Field(0, ge=0, description="In-context examples a query, at most.")
+
+
+class Optimizer(_Part):
+    """Optimiser and schedule."""
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(0.1, ge=0, description="Steps if above 1, else a share of all steps.")
+    steps: int | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+
+
+class Stage(_Part):
+    """One stage of a plan."""
+
+    name: str
+    objective: tuple[Loss, ...] = Field(min_length=1)
+    data: tuple[Data, ...] = ()
+    train: Literal["all", "adapter", "heads", "bias", "query_encoder"] = "all"
+    adapter: Adapter | None = None
+    attention: Literal["causal", "bidirectional", "native"] | None = None
+    batching: Batching = Batching()
+    optimizer: Optimizer = Optimizer()
+    max_length: int | dict[str, int] | None = None
+    dropout: float | None = Field(None, ge=0, lt=1, description="Attention dropout (SimCSE views).")
+    mask_probability: float | None = Field(None, gt=0, lt=1, description="For masked objectives.")
+    hard_negatives: dict[str, Any] = Field(
+        default_factory=dict, description="Mining rule and its constants."
+    )
+
+
+class Tuning(_Part):
+    """The stages that made a system, in order."""
+
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    notes: str | None = None

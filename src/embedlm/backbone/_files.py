@@ -1,0 +1,208 @@
+"""From a folder or a hub id to a config, a tokenizer and a network, with errors that tell what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+)
+from transformers.utils import logging as transformers_logging
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+)
+
+from embedlm.errors import ModelError, UnsupportedError
+
+__all__ = ["choose_device", "choose_dtype", "load_config", "load_network", "load_tokenizer"]
+
+_HALF = (torch.float16, torch.bfloat16)
+_IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions.decoder.bias")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading reports and bars off the terminal; errors are raised here."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for, or the best there is."""
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {str(device)!r} cannot be used: {error}") from error
+    return chosen
+
+
+def _bfloat16_is_fast(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return any(
+            bool(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)())
+            for name in ("avx512_bf16", "amx_tile", "arm_bf16")
+        )
+    return True
+
+
+def choose_dtype(dtype: str | torch.dtype, config: Any, device: torch.device) -> torch.dtype:
+    """Return the dtype to run in.
+
+    `auto` keeps a float32 checkpoint in float32, so that its vectors equal the reference's, and runs
+    a half-precision one in bfloat16 where the hardware has it fast, else in float32.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        stored = getattr(config, "dtype", None)
+        if isinstance(stored, str):
+            stored = getattr(torch, stored, None)
+        if stored not in _HALF:
+            return torch.float32
+        if device.type == "cuda" and stored == torch.float16:
+            return torch.float16
+        return torch.bfloat16 if _bfloat16_is_fast(device) else torch.float32
+    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in allowed:
+        raise ModelError(f"dtype {dtype!r} is not known; allowed: auto, {', '.join(allowed)}")
+    return allowed[dtype]
+
+
+def _is_local(source: str) -> bool:
+    return Path(source).exists() or source.startswith((".", "/", "~"))
+
+
+def load_config(source: str) -> Any:
+    """Return the transformers config of a folder or hub id.
+
+    Raises:
+        ModelError: no such folder, no model in it, or the hub cannot be reached.
+    """
+    path = Path(source)
+    if _is_local(source):
+        if not path.is_dir():
+            raise ModelError(f"{source!r} is not a folder; give a model folder or a hub id")
+        file = path / "config.json"
+        if not file.is_file():
+            raise ModelError(
+                f"the folder {source!r} is no model: it has no config.json. Expected are "
+                "config.json, *.safetensors and tokenizer.json"
+            )
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ModelError(f"{file} cannot be read as JSON: {error}") from error
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise _explained(source, "config", error) from error
+
+
+def load_tokenizer(source: str) -> Any:
+    """Return the fast tokenizer of a folder or hub id."""
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise _explained(source, "tokenizer", error) from error
+
+
+def _explained(source: str, what: str, error: BaseException) -> ModelError:
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason or "custom code" in reason:
+        return UnsupportedError(
+            f"{source!r} needs code from its repository to load its {what}. EmbedLM never runs "
+            "remote code; it has its own loader for the systems listed by `embedlm recipes`"
+        )
+    if _is_local(source):
+        return ModelError(f"the {what} in {source!r} cannot be loaded (corrupt?): {reason[:300]}")
+    return ModelError(
+        f"cannot load {source!r} from the Hugging Face hub: {reason[:200]}. Check the id and the "
+        "network, or give the path of a local folder"
+    )
+
+
+def _head_class(config: Any) -> Any:
+    names = config.architectures or []
+    kind = config.model_type
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if masked and (not causal or any("Masked" in name for name in names)):
+        return AutoModelForMaskedLM
+    if masked and kind in ("bert", "roberta", "xlm-roberta", "camembert", "electra"):
+        return AutoModelForMaskedLM
+    return AutoModelForCausalLM if causal else None
+
+
+def load_network(
+    source: str, config: Any, dtype: torch.dtype, *, head: bool, implementation: str
+) -> tuple[nn.Module, list[str]]:
+    """Return the network (with its language-model head if `head`) and its missing head weights.
+
+    Raises:
+        ModelError: weights that are missing, truncated or do not fit the config.
+        UnsupportedError: a head was asked for and the architecture has none.
+    """
+    loader: Any = AutoModel
+    if head:
+        loader = _head_class(config)
+        if loader is None:
+            raise UnsupportedError(
+                f"{config.model_type!r} models have no language-model head, which this recipe's "
+                "sparse head needs; use a causal or masked language model"
+            )
+    elif config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES and config.is_encoder_decoder:
+        loader = AutoModelForTextEncoding
+    try:
+        model, info = loader.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            attn_implementation=implementation,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
+            return load_network(source, config, dtype, head=head, implementation="eager")
+        raise _explained(source, "weights", error) from error
+    missing = [
+        key for key in info["missing_keys"] if not any(part in key for part in _IGNORED_MISSING)
+    ]
+    mismatched = [str(key) for key in info.get("mismatched_keys", ())]
+    prefix = f"{model.base_model_prefix}." if head else ""
+    body = [key for key in missing if key.startswith(prefix)] + mismatched
+    if body:
+        raise ModelError(
+            f"the weights in {source!r} do not fit its config: {len(body)} tensors are missing or "
+            f"of another shape, e.g. {body[0]}"
+        )
+    return model.eval().requires_grad_(False), [key for key in missing if key not in body]

@@ -1,0 +1,181 @@
+"""The one seam to attention kernels.
+
+Sequences of a pack lie in one row without padding; a `Layout` says where each begins. The function
+registered here with transformers serves every architecture that goes through its attention
+interface. Under a causal mask the row may begin with a prefix shared by all its sequences: its keys
+and values are computed once, and each sequence attends to them and to itself.
+
+Shapes: B sequences of a group, H heads, K key-value heads, T tokens of the row, L tokens of a
+sequence, P tokens of the prefix, D width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+__all__ = ["NAME", "Layout", "layout"]
+
+NAME = "embedlm_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the sequences of a packed row lie."""
+
+    lengths: tuple[int, ...]
+    """Own tokens of each sequence, in row order; equal lengths stand together."""
+    causal: bool
+    prefix: int = 0
+    """Tokens of the shared prefix at the row's start."""
+
+    def groups(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (first token, sequences, length) of each run of equal lengths."""
+        start, index = self.prefix, 0
+        while index < len(self.lengths):
+            length = self.lengths[index]
+            end = index
+            while end < len(self.lengths) and self.lengths[end] == length:
+                end += 1
+            yield start, end - index, length
+            start += (end - index) * length
+            index = end
+
+
+class _Current(threading.local):
+    layout: Layout | None = None
+
+
+_current = _Current()
+
+
+@contextmanager
+def layout(value: Layout) -> Iterator[None]:
+    """Say what the rows that are run inside look like."""
+    before = _current.layout
+    _current.layout = value
+    try:
+        yield
+    finally:
+        _current.layout = before
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each sequence of the current layout (signature of transformers)."""
+    plan = _current.layout
+    if plan is None or query.shape[0] != 1:
+        raise RuntimeError("packed attention runs one packed row inside `layout(...)`")
+    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise NotImplementedError("attention sinks and position biases are not packed")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    how = _How(plan.causal, scale, sliding_window, softcap, dropout)
+    query_HTD, key_KTD, value_KTD = query[0], key[0], value[0]
+    prefix = plan.prefix
+    parts: list[Tensor] = []
+    if prefix:
+        one = slice(0, prefix)
+        parts.append(_attend(query[:, :, one], key[:, :, one], value[:, :, one], how)[0])
+    for start, count, length in plan.groups():
+        rows = slice(start, start + count * length)
+        q_BHLD = _split(query_HTD[:, rows], count)
+        k_BKLD, v_BKLD = _split(key_KTD[:, rows], count), _split(value_KTD[:, rows], count)
+        if prefix:
+            k_BKLD = _after(key[:, :, :prefix], k_BKLD)
+            v_BKLD = _after(value[:, :, :prefix], v_BKLD)
+        out_BHLD = _attend(q_BHLD, k_BKLD, v_BKLD, how)
+        parts.append(out_BHLD.permute(1, 0, 2, 3).reshape(query.shape[1], count * length, -1))
+    out_HTD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return out_HTD.transpose(0, 1).unsqueeze(0), None
+
+
+def _split(x_HTD: Tensor, count: int) -> Tensor:
+    return x_HTD.unflatten(1, (count, -1)).transpose(0, 1)
+
+
+def _after(prefix_1KPD: Tensor, x_BKLD: Tensor) -> Tensor:
+    return torch.cat([prefix_1KPD.expand(len(x_BKLD), -1, -1, -1), x_BKLD], dim=2)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    causal: bool
+    scale: float
+    window: int | None
+    softcap: float | None
+    dropout: float
+
+
+def _attend(q_BHLD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, how: _How) -> Tensor:
+    """Attend from the last L of T positions, each seeing what the mask allows."""
+    length, total = q_BHLD.shape[2], k_BKTD.shape[2]
+    windowed = how.window is not None and total > how.window
+    mask_LT = None
+    if windowed or (how.causal and 1 < length < total):
+        mask_LT = _mask(length, total, how, q_BHLD.device)
+    if how.softcap:
+        return _attend_softcapped(q_BHLD, k_BKTD, v_BKTD, mask_LT, how)
+    return F.scaled_dot_product_attention(
+        q_BHLD,
+        k_BKTD,
+        v_BKTD,
+        attn_mask=mask_LT,
+        dropout_p=how.dropout,
+        is_causal=how.causal and mask_LT is None and length == total and length > 1,
+        scale=how.scale,
+        enable_gqa=q_BHLD.shape[1] != k_BKTD.shape[1],
+    )
+
+
+def _mask(length: int, total: int, how: _How, device: torch.device) -> Tensor:
+    """Return which of T keys each of the last L positions may see."""
+    query_L1 = torch.arange(total - length, total, device=device)[:, None]
+    key_1T = torch.arange(total, device=device)[None, :]
+    allowed_LT = torch.ones(length, total, dtype=torch.bool, device=device)
+    if how.causal:
+        allowed_LT &= key_1T <= query_L1
+        if how.window is not None:
+            allowed_LT &= key_1T > query_L1 - how.window
+    elif how.window is not None:
+        # transformers counts the window inclusively once attention is bidirectional.
+        allowed_LT &= (key_1T - query_L1).abs() <= how.window
+    return allowed_LT
+
+
+def _attend_softcapped(
+    q_BHLD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, mask_LT: Tensor | None, how: _How
+) -> Tensor:
+    """Attend with soft-capped scores c * tanh(s / c) (Gemma 2)."""
+    assert how.softcap is not None
+    repeat = q_BHLD.shape[1] // k_BKTD.shape[1]
+    k_BHTD, v_BHTD = k_BKTD.repeat_interleave(repeat, 1), v_BKTD.repeat_interleave(repeat, 1)
+    scores_BHLT = (q_BHLD @ k_BHTD.transpose(2, 3)) * how.scale
+    scores_BHLT = torch.tanh(scores_BHLT / how.softcap) * how.softcap
+    if mask_LT is None and how.causal and q_BHLD.shape[2] > 1:
+        mask_LT = _mask(q_BHLD.shape[2], k_BKTD.shape[2], how, q_BHLD.device)
+    if mask_LT is not None:
+        scores_BHLT = scores_BHLT.masked_fill(~mask_LT, -math.inf)
+    weights_BHLT = F.softmax(scores_BHLT.float(), dim=-1).to(q_BHLD.dtype)
+    return F.dropout(weights_BHLT, how.dropout, training=how.dropout > 0) @ v_BHTD
+
+
+AttentionInterface.register(NAME, packed_attention)

@@ -1,0 +1,530 @@
+"""The façade: text in, vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from embedlm import frequency, similarity
+from embedlm._inputs import (
+    check_demonstrations,
+    check_instructions,
+    check_texts,
+    translate_aliases,
+)
+from embedlm.backbone import Backbone, load_backbone
+from embedlm.encode.engine import Engine, Job, Results, default_budget
+from embedlm.errors import InputError, ModelError, RecipeError, UnsupportedError
+from embedlm.heads.sparse import stack
+from embedlm.prompt.render import RenderedBatch, Renderer, Request
+from embedlm.precision import quantize, truncate
+from embedlm.recipe import Dense, Head, MultiVector, Recipe, Sparse, parse_head
+
+__all__ = ["Embedder", "Embeddings", "load"]
+
+Array = npt.NDArray[Any]
+BUILTIN = Path(__file__).parent / "builtin"
+_STREAM_WINDOW = 4096
+_NOT_OURS = ("batch_size", "convert_to_tensor", "convert_to_numpy", "prompt", "device")
+_OPTIONS = (
+    "role",
+    "instruction",
+    "demonstrations",
+    "heads",
+    "dim",
+    "precision",
+    "normalize",
+    "batch_tokens",
+    "show_progress",
+    "max_length",
+    *_NOT_OURS,
+)
+
+
+@dataclass(slots=True)
+class Embeddings:
+    """What several heads gave for the same texts."""
+
+    dense: Array | None = None
+    """(n, D)."""
+    sparse: csr_matrix | None = None
+    """(n, V)."""
+    multi_vector: list[npt.NDArray[np.float32]] | None = None
+    """n arrays (tokens, D)."""
+
+    def __len__(self) -> int:
+        if self.dense is not None:
+            return len(self.dense)
+        if self.sparse is not None:
+            return int(self.sparse.shape[0])
+        return len(self.multi_vector or ())
+
+
+class Embedder:
+    """A language model and a recipe: encodes texts into vectors.
+
+    Made by `embedlm.load`. Takes sentence-transformers' spellings too, so that libraries which call
+    a SentenceTransformer can be given one of these.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: Recipe,
+        *,
+        name: str,
+        max_length: int | dict[str, int] | None = None,
+        generator: Any = None,
+    ) -> None:
+        if max_length is not None:
+            recipe = recipe.override({"prompt.max_length": max_length})
+        self.backbone = backbone
+        self.recipe = recipe
+        self.name = name
+        self.generator = generator
+        self.renderer = Renderer(
+            backbone.tokenizer,
+            recipe.prompt,
+            boundary=recipe.pooling.boundary,
+            limit=backbone.max_positions,
+        )
+        self._statistics: frequency.Statistics | None = None
+
+    # -- facts --------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        return self.backbone.tokenizer
+
+    @property
+    def device(self) -> Any:
+        """Where the model is."""
+        return self.backbone.device
+
+    @property
+    def dim(self) -> int:
+        """Width of a dense vector."""
+        return self.backbone.dim
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a rendered text may have; None: no limit."""
+        return self.renderer.max_length(None)
+
+    max_seq_length = max_length
+    similarity_fn_name = property(lambda self: self.recipe.similarity)
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the width of a dense vector (sentence-transformers' name)."""
+        return self.dim
+
+    get_embedding_dimension = get_sentence_embedding_dimension
+
+    def __repr__(self) -> str:
+        return (
+            f"Embedder({self.name!r}, recipe={self.recipe.name!r}, dim={self.dim}, "
+            f"attention={'causal' if self.backbone.causal else 'bidirectional'}, "
+            f"{self.backbone.implementation}, {self.device}, {self.backbone.dtype})"
+        )
+
+    # -- rendering ----------------------------------------------------------------------------
+
+    def render(
+        self,
+        texts: Any,
+        role: str | None = None,
+        instruction: str | Sequence[str] | None = None,
+        demonstrations: Sequence[Mapping[str, str]] | None = None,
+        *,
+        max_length: int | None = None,
+    ) -> RenderedBatch | list[RenderedBatch]:
+        """Return what the model will see: ids, segments and text of every prompt.
+
+        A recipe with several prompts gives a list, one rendered batch a prompt.
+        """
+        given = check_texts(texts)
+        request = Request(role, check_demonstrations(demonstrations), max_length)
+        instructions = check_instructions(instruction, len(given.items))
+        batches = self.renderer.render(given.items, request, instructions)
+        return batches if len(batches) > 1 else batches[0]
+
+    # -- encoding -----------------------------------------------------------------------------
+
+    def encode(self, texts: Any, **options: Any) -> Any:
+        """Return vectors of texts, in their order.
+
+        Args:
+            texts: a string (one vector, 1-D), or a list of strings or of `{"text": ...}`.
+            **options: see below.
+
+        Options:
+            role: None, "query", "document" or a name the recipe defines.
+            instruction: one string or one per text; None takes the recipe's, "" means none.
+            demonstrations: list of `{"instruct": ..., "query": ..., "response": ...}`.
+            heads: names or `{name: options}`; None takes the recipe's.
+            dim: truncate to this width, then renormalise if normalised.
+            precision: float32, float16, int8, uint8, binary or ubinary.
+            normalize: None takes the recipe's.
+            batch_tokens: tokens run at once.
+            max_length: in tokens; shortens the text, not the prompt.
+            show_progress: None shows a bar for long jobs on a terminal.
+
+        Returns:
+            One dense head: array (n, dim). Anything else: `Embeddings`.
+
+        Raises:
+            InputError: texts or options that cannot be used.
+        """
+        options = translate_aliases(options, _OPTIONS)
+        tensor = options.pop("convert_to_tensor", False)
+        for name in ("batch_size", "convert_to_numpy", "device"):
+            options.pop(name, None)
+        lead = options.pop("prompt", None)
+        given = check_texts(texts)
+        items = [lead + text for text in given.items] if lead else given.items
+        found = self._encode(items, **options)
+        plain = isinstance(found, np.ndarray)
+        if given.single:
+            found = found[0] if plain else found
+        if tensor and plain:
+            import torch
+
+            return torch.from_numpy(found)
+        return found
+
+    def encode_query(self, texts: Any, **options: Any) -> Any:
+        """Encode with role "query"."""
+        return self.encode(texts, **{"role": "query", **options})
+
+    def encode_document(self, texts: Any, **options: Any) -> Any:
+        """Encode with role "document"."""
+        return self.encode(texts, **{"role": "document", **options})
+
+    def stream(self, texts: Iterable[Any], **options: Any) -> Iterator[Any]:
+        """Yield the vectors of an iterable one by one, in order and with bounded memory."""
+        source = iter(texts)
+        while window := list(islice(source, _STREAM_WINDOW)):
+            yield from self.encode(window, **options)
+
+    def _encode(
+        self,
+        items: list[str],
+        *,
+        role: str | None = None,
+        instruction: str | Sequence[str] | None = None,
+        demonstrations: Sequence[Mapping[str, str]] | None = None,
+        heads: Any = None,
+        dim: int | None = None,
+        precision: str = "float32",
+        normalize: bool | None = None,
+        batch_tokens: int | None = None,
+        show_progress: bool | None = None,
+        max_length: int | None = None,
+    ) -> Any:
+        wanted = self._heads(heads)
+        request = Request(role, check_demonstrations(demonstrations), max_length)
+        instructions = check_instructions(instruction, len(items)) or [None] * len(items)
+        self.renderer.templates(role)
+        keys = list(zip(items, instructions, strict=True))
+        distinct = dict.fromkeys(keys)
+        place = {key: index for index, key in enumerate(distinct)}
+        jobs = self._jobs(list(distinct))
+        if batch_tokens is not None and batch_tokens < 1:
+            raise InputError(f"batch_tokens is {batch_tokens}; give a number above 0")
+        engine = Engine(
+            self.backbone,
+            self.renderer,
+            self.recipe.pooling,
+            wanted,
+            batch_tokens or default_budget(self.device),
+            self._token_weights(),
+        )
+        with _progress(show_progress, len(jobs)) as bar:
+            results = engine.run(jobs, len(distinct), request, bar)
+        order = np.array([place[key] for key in keys], dtype=np.int64)
+        unit = self.recipe.normalize if normalize is None else normalize
+        return self._finish(results, order, wanted, dim, precision, unit)
+
+    def _heads(self, heads: Any) -> tuple[Head, ...]:
+        if heads is None:
+            wanted = self.recipe.heads
+        else:
+            given = [heads] if isinstance(heads, str | Mapping) else list(heads)
+            wanted = tuple(parse_head(head, self.recipe.heads) for head in given)
+        if not wanted:
+            raise InputError("heads is empty; give at least one of dense, sparse, multi_vector")
+        kinds = [head.kind for head in wanted]
+        if len(set(kinds)) < len(kinds):
+            raise InputError(f"heads names one kind twice: {', '.join(kinds)}")
+        if any(isinstance(head, Sparse) for head in wanted) and self.backbone.head is None:
+            self.backbone = _with_head(self)
+        several = self.recipe.transform is not None or len(self.renderer.templates(None)) > 1
+        if several and any(isinstance(head, MultiVector) for head in wanted):
+            raise UnsupportedError(
+                f"recipe {self.recipe.name!r} averages several prompts, which token vectors cannot "
+                "be; ask for dense or sparse heads"
+            )
+        return wanted
+
+    def _jobs(self, distinct: list[tuple[str, str | None]]) -> list[Job]:
+        if self.recipe.transform is None:
+            return [Job(text, own, i, 1.0) for i, (text, own) in enumerate(distinct)]
+        from embedlm.transform import transform_texts
+
+        variants = transform_texts(
+            [text for text, _ in distinct], self.recipe.transform, self.generator or self
+        )
+        return [
+            Job(text, own, index, 1 / (1 + len(rewritten)))
+            for index, ((original, own), rewritten) in enumerate(
+                zip(distinct, variants, strict=True)
+            )
+            for text in (original, *rewritten)
+        ]
+
+    def _finish(
+        self,
+        results: Results,
+        order: npt.NDArray[np.int64],
+        heads: tuple[Head, ...],
+        dim: int | None,
+        precision: str,
+        unit: bool,
+    ) -> Any:
+        dense: Array | None = None
+        if results.dense is not None:
+            vectors = results.dense[order]
+            if self._statistics is not None:
+                vectors = self._statistics.remove_components(vectors)
+            if dim is not None:
+                vectors = truncate(vectors, dim, renormalize=False)
+            if unit:
+                vectors = similarity.normalize(vectors)
+            dense = quantize(vectors, precision)
+        if len(heads) == 1 and isinstance(heads[0], Dense):
+            return dense
+        sparse = multi = None
+        if results.sparse or any(isinstance(h, Sparse) for h in heads):
+            sparse = stack([results.sparse[i] for i in order.tolist()], self.backbone.vocab_size)
+        if any(isinstance(h, MultiVector) for h in heads):
+            multi = [results.multi_vector[i] for i in order.tolist()]
+        return Embeddings(dense, sparse, multi)
+
+    # -- corpus statistics --------------------------------------------------------------------
+
+    def fit(self, texts: Iterable[Any]) -> Embedder:
+        """Learn token frequencies and common components from a corpus (static-tfidf, static-sif).
+
+        Unfitted, the frequency of a token is taken from its rank in the vocabulary (Zipf's law).
+        Returns the embedder itself.
+        """
+        items = check_texts(texts).items
+        if not items:
+            raise InputError("fit needs at least one text")
+        self._statistics = None
+        counted = frequency.count(
+            (self.renderer.render([text], Request(), segments=False)[0].ids[0] for text in items),
+            self.backbone.vocab_size,
+        )
+        self._statistics = counted
+        if self.recipe.pooling.remove_components:
+            vectors = self.encode(items, normalize=False, show_progress=False)
+            self._statistics = counted.with_components(
+                vectors, self.recipe.pooling.remove_components
+            )
+        return self
+
+    def _token_weights(self) -> npt.NDArray[np.float32] | None:
+        pooling = self.recipe.pooling
+        if pooling.weights == "none":
+            return None
+        known = self._statistics or frequency.zipf(self.backbone.vocab_size)
+        return known.idf() if pooling.weights == "idf" else known.sif(pooling.sif_a)
+
+    # -- scores -------------------------------------------------------------------------------
+
+    def similarity(
+        self,
+        a: Any,
+        b: Any,
+        heads: Sequence[str] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the scores of every a with every b, (n, m).
+
+        Cosine or dot for dense, dot for sparse, MaxSim for multi-vector, or their weighted sum.
+        """
+        return self._scores(a, b, heads, weights, pairwise=False)
+
+    def similarity_pairwise(
+        self,
+        a: Any,
+        b: Any,
+        heads: Sequence[str] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the scores of a[i] with b[i], (n,)."""
+        return self._scores(a, b, heads, weights, pairwise=True)
+
+    def _scores(
+        self, a: Any, b: Any, heads: Any, weights: Any, *, pairwise: bool
+    ) -> npt.NDArray[np.float32]:
+        left, right = _as_embeddings(a), _as_embeddings(b)
+        present = [
+            name
+            for name in ("dense", "sparse", "multi_vector")
+            if getattr(left, name) is not None and getattr(right, name) is not None
+        ]
+        names = [heads] if isinstance(heads, str) else list(heads or present)
+        missing = [name for name in names if name not in present]
+        if missing or not names:
+            raise InputError(
+                f"no {missing[0] if missing else 'common'} vectors on both sides; "
+                f"there are: {', '.join(present) or 'none'}"
+            )
+        shares = list(weights) if weights is not None else [1.0] * len(names)
+        if len(shares) != len(names):
+            raise InputError(f"{len(shares)} weights were given for {len(names)} heads")
+        total = sum(
+            share * similarity.score(
+                name,
+                getattr(left, name),
+                getattr(right, name),
+                dense=self.recipe.similarity,
+                pairwise=pairwise,
+            )
+            for name, share in zip(names, shares, strict=True)
+        )
+        return np.asarray(total, dtype=np.float32)
+
+    # -- saving -------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save model, tokenizer and recipe; `embedlm.load(folder)` gives the same vectors.
+
+        sentence-transformers opens the folder too where the method can be expressed there.
+        """
+        from embedlm.persistence import save
+
+        save(self, Path(folder))
+
+
+def _as_embeddings(value: Any) -> Embeddings:
+    if isinstance(value, Embeddings):
+        return value
+    if isinstance(value, list) and value and all(np.ndim(v) == 2 for v in value):
+        return Embeddings(multi_vector=value)
+    if hasattr(value, "tocsr"):
+        return Embeddings(sparse=value.tocsr())
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().float().numpy()
+    return Embeddings(dense=np.atleast_2d(np.asarray(value)))
+
+
+class _progress:
+    """A tqdm bar for long jobs on a terminal."""
+
+    def __init__(self, wanted: bool | None, total: int) -> None:
+        import sys
+
+        shown = wanted if wanted is not None else total >= 256 and sys.stderr.isatty()
+        self.total, self.shown, self.bar = total, shown, None
+
+    def __enter__(self) -> Any:
+        if not self.shown:
+            return lambda _: None
+        from tqdm.auto import tqdm
+
+        bar: Any = tqdm(total=self.total, unit="text", desc="encode")
+        self.bar = bar
+        return bar.update
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()  # type: ignore[unreachable]
+
+
+def _with_head(embedder: Embedder) -> Backbone:
+    """Load the backbone once more, with its language-model head."""
+    old = embedder.backbone
+    return load_backbone(
+        old.name,
+        embedder.recipe.backbone,
+        device=old.device,
+        dtype=old.dtype,
+        head=True,
+        attn=old.implementation if not old.packs else "auto",
+    )
+
+
+def _needs_head(recipe: Recipe) -> bool:
+    return any(isinstance(head, Sparse) for head in recipe.heads)
+
+
+def load(
+    model: str | Path | None = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    *,
+    device: Any = None,
+    dtype: Any = "auto",
+    adapters: Sequence[str] = (),
+    merge: bool = True,
+    max_length: int | dict[str, int] | None = None,
+    attn: str = "auto",
+    generator: Any = None,
+) -> Embedder:
+    """Load a model and a recipe.
+
+    Args:
+        model: a folder or hub id; None is the built-in model (no network), as is "builtin" or
+            "builtin-base".
+        recipe: a name, path, mapping or `Recipe`; None takes the one saved with the model or
+            derived from its files, else plain-mean.
+        device: None chooses CUDA, MPS or CPU.
+        dtype: "auto" keeps float32 checkpoints and runs half-precision ones in bfloat16 where fast.
+        adapters: adapter folders or hub ids, applied in order.
+        merge: merge the adapters into the weights.
+        max_length: in tokens, for all roles or by role.
+        attn: auto, packed, sdpa or eager.
+        generator: writes the texts that a recipe such as geneol wants: a model folder, an endpoint
+            "http://host/v1#model", or None for the model itself.
+
+    Raises:
+        ModelError: nothing that can be loaded is there.
+        RecipeError: no such recipe.
+        UnsupportedError: the model cannot do what the recipe asks.
+    """
+    from embedlm.persistence import derive_recipe, resolve_adapters
+
+    name = "builtin" if model is None else str(model)
+    source = _builtin(name) if name in ("builtin", "builtin-base") else name
+    chosen = Recipe.load(recipe) if recipe is not None else derive_recipe(source)
+    if chosen.name == "unknown":
+        raise RecipeError(f"no recipe can be derived for {source!r}; give recipe=")
+    backbone = load_backbone(
+        resolve_adapters(source, [*chosen.backbone.adapters, *adapters], merge=merge),
+        chosen.backbone,
+        device=device,
+        dtype=dtype,
+        head=_needs_head(chosen),
+        attn=attn,
+    )
+    return Embedder(backbone, chosen, name=name, max_length=max_length, generator=generator)
+
+
+def _builtin(name: str) -> str:
+    for folder in ("tuned", "base") if name == "builtin" else ("base",):
+        if (BUILTIN / folder / "config.json").is_file():
+            return str(BUILTIN / folder)
+    raise ModelError(
+        "the built-in model's files are missing from this installation; reinstall embedlm, or "
+        "give a model folder or hub id"
+    )

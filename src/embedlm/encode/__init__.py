@@ -1,0 +1,1 @@
+"""From rendered texts to vectors: plan, pack, run, unpack."""

@@ -1,0 +1,148 @@
+"""From texts to the heads' outputs: dedupe, render ahead, plan, run, put back in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from embedlm.backbone import Backbone
+from embedlm.encode.plan import plan
+from embedlm.encode.run import Output, needs_segments, run_pack
+from embedlm.heads.sparse import SparseRow, text_token_ids
+from embedlm.prompt.render import RenderedBatch, Renderer, Request
+from embedlm.recipe import Head, Pooling, Sparse
+
+__all__ = ["Engine", "Results", "default_budget"]
+
+CHUNK = 2048
+"""Texts rendered at once, while the chunk before is run."""
+
+
+def default_budget(device: torch.device) -> int:
+    """Return how many tokens run at once by default."""
+    return 32_768 if device.type == "cuda" else 4096
+
+
+@dataclass(slots=True)
+class Results:
+    """The outputs of distinct texts, in the order they were given."""
+
+    dense: npt.NDArray[np.float32] | None
+    sparse: list[list[SparseRow]]
+    multi_vector: list[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One text to embed, maybe one of several whose outputs are averaged."""
+
+    text: str
+    instruction: str | None
+    target: int
+    share: float
+    """Weight of this text in its target's average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Runs jobs through a backbone by a recipe's prompt, pooling and heads."""
+
+    backbone: Backbone
+    renderer: Renderer
+    pooling: Pooling
+    heads: tuple[Head, ...]
+    budget: int
+    weight_V: npt.NDArray[np.float32] | None = None
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        targets: int,
+        request: Request,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> Results:
+        """Return the outputs of all targets.
+
+        Args:
+            jobs: what to embed; the shares of one target's jobs add up to 1.
+            targets: how many outputs there are.
+            request: role, demonstrations and limit.
+            progress: told the number of jobs finished.
+        """
+        wants = {head.kind for head in self.heads}
+        dense = np.zeros((targets, self.backbone.dim), np.float32) if "dense" in wants else None
+        sparse: list[list[SparseRow]] = [[] for _ in range(targets)] if "sparse" in wants else []
+        multi: list[npt.NDArray[np.float32]] = (
+            [np.empty((0, 0), np.float32)] * targets if "multi_vector" in wants else []
+        )
+        # Chunks of like length make packs with little waste and runs of equal lengths.
+        ordered = sorted(jobs, key=lambda job: len(job.text))
+        chunks = [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
+        with torch.inference_mode():
+            for chunk, batches, allowed in self._rendered(chunks, request):
+                for batch in batches:
+                    for items, output in self._packs(batch, allowed):
+                        for place, item in enumerate(items.tolist()):
+                            job = chunk[item]
+                            share = job.share / len(batches)
+                            if dense is not None and output.dense is not None:
+                                dense[job.target] += share * output.dense[place].cpu().numpy()
+                            if sparse:
+                                sparse[job.target].append(output.sparse[place])
+                            if multi:
+                                multi[job.target] = output.multi_vector[place]
+                        progress(len(items) if batch is batches[-1] else 0)
+        return Results(dense, sparse, multi)
+
+    def _rendered(
+        self, chunks: list[list[Job]], request: Request
+    ) -> Iterator[tuple[list[Job], list[RenderedBatch], list[npt.NDArray[np.int64]] | None]]:
+        """Yield rendered chunks, the next one being rendered meanwhile."""
+        if len(chunks) == 1:
+            yield self._render(chunks[0], request)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._render, chunks[0], request) if chunks else None
+            for index in range(len(chunks)):
+                assert ahead is not None
+                ready = ahead.result()
+                if index + 1 < len(chunks):
+                    ahead = pool.submit(self._render, chunks[index + 1], request)
+                yield ready
+
+    def _render(
+        self, chunk: list[Job], request: Request
+    ) -> tuple[list[Job], list[RenderedBatch], list[npt.NDArray[np.int64]] | None]:
+        own = [job.instruction for job in chunk]
+        instructions = None if own[0] is None else [str(one) for one in own]
+        texts = [job.text for job in chunk]
+        segments = needs_segments(self.pooling, self.heads)
+        batches = self.renderer.render(texts, request, instructions, segments=segments)
+        allowed = None
+        for head in self.heads:
+            if isinstance(head, Sparse) and head.restrict == "text":
+                allowed = text_token_ids(texts, self.backbone.tokenizer, head.stop_words)
+        return chunk, batches, allowed
+
+    def _packs(
+        self, batch: RenderedBatch, allowed: list[npt.NDArray[np.int64]] | None
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Output]]:
+        share = self.backbone.packs and self.backbone.causal
+        for pack in plan(batch.ids, self.budget, share=share):
+            yield (
+                pack.items,
+                run_pack(
+                    self.backbone,
+                    batch,
+                    pack,
+                    self.pooling,
+                    self.heads,
+                    allowed=allowed,
+                    weight_V=self.weight_V,
+                ),
+            )

@@ -1,0 +1,67 @@
+"""Which rendered texts run together, and what they share.
+
+Rows are sorted by length, so that rows of one length stand together, and filled into packs up to a
+token budget. Under a causal mask the ids that all rows begin with are run once a pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Pack", "common_prefix", "plan"]
+
+MIN_SHARED = 4
+"""A shorter common prefix is not worth sharing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Rows that run as one."""
+
+    items: npt.NDArray[np.int64]
+    """Which of the planned rows, shortest first."""
+    prefix: int
+    """Leading ids that all of them share and that are run once; 0: none."""
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many leading ids all rows share."""
+    low, high = min(rows), max(rows)
+    for index, (a, b) in enumerate(zip(low, high, strict=False)):
+        if a != b:
+            return index
+    return min(len(low), len(high))
+
+
+def plan(rows: Sequence[Sequence[int]], budget: int, *, share: bool) -> Iterator[Pack]:
+    """Yield packs of at most `budget` tokens (a longer row is a pack of its own).
+
+    Args:
+        rows: token ids of every text of one template.
+        budget: tokens run at once.
+        share: whether a common prefix may be run once (packed, causal).
+    """
+    if not rows:
+        return
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    prefix = 0
+    if share and len(rows) > 1:
+        # Every row keeps a token of its own, so that it has a state to pool.
+        prefix = min(common_prefix(rows), int(lengths.min()) - 1)
+        prefix = prefix if prefix >= MIN_SHARED else 0
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        used, end = prefix, start
+        while end < len(order):
+            own = int(lengths[order[end]]) - prefix
+            if end > start and used + own > budget:
+                break
+            used += own
+            end += 1
+        yield Pack(order[start:end], prefix if end - start > 1 else 0)
+        start = end

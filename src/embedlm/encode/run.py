@@ -1,0 +1,140 @@
+"""Runs packs through a backbone and turns their token states into the heads' outputs.
+
+Shapes: T tokens of a pack, N pooled tokens, B rows, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from embedlm.backbone import Backbone
+from embedlm.encode.plan import Pack
+from embedlm.heads.sparse import SparseRow, sparse_rows
+from embedlm.pooling import POOL, Tokens
+from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
+from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
+
+__all__ = ["Output", "needs_segments", "run_pack", "tokens_of"]
+
+Mask = npt.NDArray[np.bool_]
+Over = str | tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Output:
+    """What a pack gave, a row a text."""
+
+    dense: Tensor | None = None
+    sparse: list[SparseRow] = field(default_factory=list)
+    multi_vector: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+
+def needs_segments(pooling: Pooling, heads: Sequence[Head]) -> bool:
+    """Tell whether pooling asks which segment a token belongs to."""
+    overs = [pooling.over, *(h.over for h in heads if isinstance(h, MultiVector))]
+    return any(over != "all" for over in overs)
+
+
+def _mask(segments: npt.NDArray[np.uint8], length: int, over: Over) -> Mask:
+    """Return which tokens are pooled.
+
+    Where nothing of the wanted segments is left (an empty text, say), the last token is pooled: a
+    defined vector in place of the references' NaN.
+    """
+    if over == "all":
+        return np.ones(length, dtype=bool)
+    wanted = np.zeros(len(SEGMENT_ID), dtype=bool)
+    wanted[[SEGMENT_ID[name] for name in over]] = True
+    mask: Mask = wanted[segments]
+    if not mask.any():
+        mask[-1] = True
+    return mask
+
+
+def tokens_of(
+    batch: RenderedBatch,
+    pack: Pack,
+    over: Over,
+    device: torch.device,
+    weight_V: npt.NDArray[np.float32] | None = None,
+    weighted_total: bool = False,
+) -> Tokens:
+    """Return which rows of the pack's states are pooled for which of its texts."""
+    index, counts, ids = [], [], []
+    start = pack.prefix
+    for item in pack.items.tolist():
+        row = batch.ids[item]
+        mask = _mask(batch.segments[item], len(row), over)
+        places = np.flatnonzero(mask)
+        index.append(np.where(places < pack.prefix, places, places - pack.prefix + start))
+        counts.append(len(places))
+        if weight_V is not None:
+            ids.append(np.asarray(row, dtype=np.int64)[places])
+        start += len(row) - pack.prefix
+    count_B = np.asarray(counts, dtype=np.int64)
+    weight_N = None
+    if weight_V is not None:
+        weight_N = torch.from_numpy(weight_V[np.concatenate(ids)]).to(device)
+    return Tokens(
+        index_N=torch.from_numpy(np.concatenate(index)).to(device),
+        sequence_N=torch.from_numpy(np.repeat(np.arange(len(counts)), count_B)).to(device),
+        starts_B=torch.from_numpy(np.cumsum(count_B) - count_B).to(device),
+        counts_B=torch.from_numpy(count_B).to(device),
+        weight_N=weight_N,
+        weighted_total=weighted_total,
+    )
+
+
+def run_pack(
+    backbone: Backbone,
+    batch: RenderedBatch,
+    pack: Pack,
+    pooling: Pooling,
+    heads: Sequence[Head],
+    *,
+    allowed: Sequence[npt.NDArray[np.int64] | None] | None = None,
+    weight_V: npt.NDArray[np.float32] | None = None,
+) -> Output:
+    """Run a pack and read out every head from the same states.
+
+    Args:
+        backbone: runs the token ids.
+        batch: the rendered texts.
+        pack: which of them run.
+        pooling: how states become a vector.
+        heads: what is read out.
+        allowed: for each text of the batch the vocabulary ids its sparse vector may use.
+        weight_V: a weight for each id of the vocabulary.
+    """
+    rows = [batch.ids[item] for item in pack.items.tolist()]
+    layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
+    h_TD = backbone.run(rows, prefix=pack.prefix, layers=layers)
+    total = pooling.weights == "idf"
+    tokens = tokens_of(batch, pack, pooling.over, h_TD.device, weight_V, total)
+    output = Output()
+    for head in heads:
+        if isinstance(head, Dense):
+            output.dense = POOL[pooling.kind](h_TD, tokens)
+        elif isinstance(head, Sparse):
+            may = [allowed[i] for i in pack.items.tolist()] if allowed is not None else None
+            output.sparse = sparse_rows(backbone, h_TD, tokens, head, POOL[pooling.kind], may)
+        else:
+            output.multi_vector = _token_vectors(batch, pack, h_TD, head)
+    return output
+
+
+def _token_vectors(
+    batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: MultiVector
+) -> list[npt.NDArray[np.float32]]:
+    tokens = tokens_of(batch, pack, head.over, h_TD.device)
+    h_ND = tokens.states(h_TD)
+    if head.normalize:
+        h_ND = torch.nn.functional.normalize(h_ND, dim=-1)
+    vectors = h_ND.cpu().numpy()
+    return np.split(vectors, tokens.starts_B.cpu().numpy()[1:])

@@ -1,0 +1,78 @@
+"""How common tokens are in a corpus, and what its vectors have in common.
+
+For the averages that came before language models: TF-IDF weights, and smooth inverse frequency
+(Arora et al., A simple but tough-to-beat baseline for sentence embeddings, ICLR 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Statistics", "count", "zipf"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Token statistics of a corpus."""
+
+    probability_V: npt.NDArray[np.float64]
+    """Share of each token among all tokens."""
+    documents_V: npt.NDArray[np.float64]
+    """Share of texts that hold the token."""
+    texts: int
+    components_KD: Floats | None = None
+    """Principal components of the corpus's vectors."""
+
+    def idf(self) -> Floats:
+        """ln((1 + N) / (1 + df)) + 1 for N texts."""
+        df = self.documents_V * self.texts
+        return (np.log((1 + self.texts) / (1 + df)) + 1).astype(np.float32)
+
+    def sif(self, a: float) -> Floats:
+        """a / (a + p(w))."""
+        return (a / (a + self.probability_V)).astype(np.float32)
+
+    def with_components(self, vectors_ND: Floats, count: int) -> Statistics:
+        """Return the statistics with the first principal components of vectors (uncentred)."""
+        # The Gram matrix is D x D: memory does not grow with the corpus.
+        gram_DD = vectors_ND.T.astype(np.float64) @ vectors_ND.astype(np.float64)
+        _, basis = np.linalg.eigh(gram_DD)
+        components = basis[:, ::-1][:, :count].T
+        return replace(self, components_KD=np.ascontiguousarray(components, dtype=np.float32))
+
+    def remove_components(self, vectors_ND: Floats) -> Floats:
+        """Take the common components out of vectors."""
+        if self.components_KD is None:
+            return vectors_ND
+        found: Floats = vectors_ND - vectors_ND @ self.components_KD.T @ self.components_KD
+        return found
+
+
+def count(rows: Iterable[Sequence[int]], vocab_size: int) -> Statistics:
+    """Count tokens over the token ids of a corpus's texts."""
+    tokens = np.zeros(vocab_size, dtype=np.float64)
+    documents = np.zeros(vocab_size, dtype=np.float64)
+    texts = 0
+    for row in rows:
+        ids, times = np.unique(np.asarray(row, dtype=np.int64), return_counts=True)
+        tokens[ids] += times
+        documents[ids] += 1
+        texts += 1
+    return Statistics(tokens / max(tokens.sum(), 1), documents / max(texts, 1), texts)
+
+
+def zipf(vocab_size: int) -> Statistics:
+    """Return the statistics of an unseen corpus: p(rank) ~ 1 / (rank + 2.7).
+
+    Vocabularies made by byte-pair merges list their tokens roughly from common to rare.
+    """
+    weight = 1 / (np.arange(vocab_size) + 2.7)
+    probability = weight / weight.sum()
+    documents = 1 - (1 - probability) ** 32  # a text of 32 tokens
+    return Statistics(probability, documents, 1_000_000)

@@ -1,0 +1,1 @@
+"""Read-outs of token states beside the pooled vector."""

@@ -1,0 +1,6 @@
+"""Reading and writing model folders in every layout the field uses."""
+
+from embedlm.persistence.read import derive_recipe, resolve_adapters
+from embedlm.persistence.write import save
+
+__all__ = ["derive_recipe", "resolve_adapters", "save"]

@@ -1,0 +1,201 @@
+"""A template is a list of pieces: literals and the slots a text, an instruction, ... go into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from embedlm.errors import TemplateError, closest
+
+if TYPE_CHECKING:
+    from embedlm.recipe import Message, Prompt
+
+__all__ = ["SLOTS", "Piece", "check_prompt", "clean_text", "fill", "parse_template"]
+
+SLOTS = ("text", "instruction", "demonstrations", "eos", "bos", "mask")
+_OPTIONAL = ("instruction", "demonstrations")
+_TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a template: a literal or a slot, maybe inside an optional block."""
+
+    kind: str
+    """`literal` or one of SLOTS."""
+    value: str = ""
+    """The literal's text."""
+    block: int = 0
+    """0, or the number of the optional block that the piece stands in."""
+    when: str = ""
+    """The slot whose emptiness drops the block."""
+
+
+@lru_cache(maxsize=256)
+def parse_template(template: str) -> tuple[Piece, ...]:
+    """Return the pieces of a template such as `Query: {text}{eos}`.
+
+    `{{` and `}}` are braces. `{?instruction}...{/instruction}` is left out where the instruction is
+    empty; so with demonstrations.
+
+    Raises:
+        TemplateError: an unknown slot, a lone brace, an open block, or no `{text}`.
+    """
+    pieces = tuple(_merge(_scan(template)))
+    if not any(piece.kind == "text" for piece in pieces):
+        raise TemplateError(f"the template {template!r} has no {{text}}: say where the text goes")
+    return pieces
+
+
+def _scan(template: str) -> Iterator[Piece]:
+    position, block, when = 0, 0, ""
+    blocks = 0
+    for match in _TOKEN.finditer(template):
+        if match.start() > position:
+            yield Piece("literal", template[position : match.start()], block, when)
+        position = match.end()
+        mark = match.group()
+        if mark in ("{{", "}}"):
+            yield Piece("literal", mark[0], block, when)
+        elif mark in "{}":
+            raise TemplateError(
+                f"a lone {mark!r} in the template {template!r}: write {mark * 2!r} for a brace"
+            )
+        elif mark.startswith("{?"):
+            when = _slot(mark[2:-1], _OPTIONAL, template)
+            if block:
+                raise TemplateError(f"{mark} stands inside another block in {template!r}")
+            blocks += 1
+            block = blocks
+        elif mark.startswith("{/"):
+            if not block or mark[2:-1] != when:
+                raise TemplateError(f"{mark} closes nothing in the template {template!r}")
+            block, when = 0, ""
+        else:
+            yield Piece(_slot(mark[1:-1], SLOTS, template), "", block, when)
+    if block:
+        raise TemplateError(f"{{?{when}}} is not closed by {{/{when}}} in {template!r}")
+    if position < len(template):
+        yield Piece("literal", template[position:])
+
+
+def _slot(name: str, allowed: tuple[str, ...], template: str) -> str:
+    if name not in allowed:
+        raise TemplateError(
+            f"{{{name}}} is not a slot of a template; allowed here: "
+            f"{', '.join('{' + slot + '}' for slot in allowed)}.{closest(name, list(allowed))} "
+            f"(template {template!r}; write {{{{ and }}}} for braces)"
+        )
+    return name
+
+
+def _merge(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Join neighbouring literals of one block."""
+    last: Piece | None = None
+    for piece in pieces:
+        if last and last.kind == piece.kind == "literal" and last.block == piece.block:
+            last = Piece("literal", last.value + piece.value, piece.block, piece.when)
+            continue
+        if last:
+            yield last
+        last = piece
+    if last:
+        yield last
+
+
+def fill(template: str, values: dict[str, str], allowed: tuple[str, ...]) -> str:
+    """Fill a template of plain names, such as one demonstration's."""
+
+    def value(match: re.Match[str]) -> str:
+        mark = match.group()
+        if mark in ("{{", "}}"):
+            return mark[0]
+        return str(values.get(_slot(mark.strip("{}"), allowed, template), ""))
+
+    return _TOKEN.sub(value, template)
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """Raise TemplateError for a template of the prompt that cannot be rendered."""
+    from embedlm.recipe import Message
+
+    given: dict[str, Any] = {
+        "default": prompt.default,
+        "query": prompt.query,
+        "document": prompt.document,
+        **prompt.roles,
+    }
+    for template in given.values():
+        if template is None:
+            continue
+        if isinstance(template, str):
+            parse_template(template)
+        elif not template:
+            raise TemplateError("a list of templates is empty: give at least one")
+        elif isinstance(template[0], Message):
+            parse_template("".join(message.content for message in template))
+        else:
+            for one in template:
+                parse_template(one)
+    if prompt.demonstration is not None:
+        fill(prompt.demonstration, {}, DEMONSTRATION_SLOTS)
+
+
+DEMONSTRATION_SLOTS = ("instruct", "query", "response")
+
+
+def _clean_promptbert(text: str) -> str:
+    """Add a full stop where the sentence ends in none of . ? " ' (kongds/Prompt-BERT)."""
+    return text if text[-1:] in (".", "?", '"', "'") else text + "."
+
+
+def _clean_prompteol(text: str) -> str:
+    """Clean as kongds/scaling_sentemb: full stop, quotes to apostrophes, final ? to a full stop."""
+    text = _clean_promptbert(text).replace('"', "'")
+    return text[:-1] + "." if text.endswith("?") else text
+
+
+_CLEANERS: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "strip": str.strip,
+    "promptbert": _clean_promptbert,
+    "prompteol": _clean_prompteol,
+}
+
+
+def clean_text(text: str, rule: str) -> str:
+    """Return the text after the clean-up rule of that name (`prompt.clean`)."""
+    return _CLEANERS[rule](text)
+
+
+def chat_template(messages: tuple[Message, ...], tokenizer: Any) -> str:
+    """Return a chat as one template string, by the tokenizer's chat template.
+
+    A last turn by the assistant is left open, so that generation would go on after it. A tokenizer
+    without a chat template gets the turns' contents on lines of their own.
+    """
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    if not getattr(tokenizer, "chat_template", None):
+        return "\n".join(turn["content"] for turn in turns)
+    # Slots must survive the template engine, and its own text may hold braces.
+    names = [*SLOTS, *(f"{sign}{slot}" for slot in _OPTIONAL for sign in "?/")]
+    marks = {f"{{{name}}}": f"\x02{name}\x03" for name in names}
+    for turn in turns:
+        for slot, mark in marks.items():
+            turn["content"] = turn["content"].replace(slot, mark)
+    open_end = turns[-1]["role"] == "assistant"
+    rendered = str(
+        tokenizer.apply_chat_template(
+            turns,
+            tokenize=False,
+            continue_final_message=open_end,
+            add_generation_prompt=not open_end,
+        )
+    )
+    rendered = rendered.replace("{", "{{").replace("}", "}}")
+    for slot, mark in marks.items():
+        rendered = rendered.replace(mark, slot)
+    return rendered

@@ -1,0 +1,133 @@
+"""Scores between embeddings: cosine, dot, sparse dot, MaxSim, and their mixtures.
+
+Shapes: n and m texts, D width, Q and T tokens of a query and of all documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from embedlm.errors import InputError
+
+__all__ = [
+    "cosine",
+    "dot",
+    "hybrid_runs",
+    "maxsim",
+    "maxsim_pairwise",
+    "normalize",
+    "score",
+    "sparse_dot",
+]
+
+Floats = npt.NDArray[np.float32]
+
+
+def normalize(vectors: npt.NDArray[Any]) -> Floats:
+    """Return vectors of length 1; a zero vector stays zero."""
+    values = np.asarray(vectors, dtype=np.float32)
+    found: Floats = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+    return found
+
+
+def _same_width(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise InputError(
+            f"vectors of shapes {a.shape} and {b.shape} cannot be compared; give (n, D) and (m, D)"
+        )
+
+
+def dot(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> Floats:
+    """Inner products: (n, m), or (n,) for pairs."""
+    a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    _same_width(a, b)
+    if pairwise:
+        _same_count(len(a), len(b))
+        return np.einsum("nd,nd->n", a, b)
+    found: Floats = a @ b.T
+    return found
+
+
+def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> Floats:
+    """Cosines: (n, m), or (n,) for pairs; 0 where a vector is zero."""
+    return dot(normalize(a), normalize(b), pairwise=pairwise)
+
+
+def sparse_dot(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Floats:
+    """Inner products of sparse vectors: (n, m), or (n,) for pairs."""
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"sparse vectors over {a.shape[1]} and {b.shape[1]} terms: not the same")
+    if pairwise:
+        _same_count(a.shape[0], b.shape[0])
+        return np.asarray(a.multiply(b).sum(axis=1), dtype=np.float32).ravel()
+    return np.asarray((a @ b.T).toarray(), dtype=np.float32)
+
+
+def _same_count(n: int, m: int) -> None:
+    if n != m:
+        raise InputError(f"pairwise scores need as many on both sides; given {n} and {m}")
+
+
+def maxsim(
+    queries: Sequence[Floats], documents: Sequence[Floats], *, length_normalize: bool = False
+) -> Floats:
+    """Late interaction, (n, m): sum over query tokens of the best document token's dot product.
+
+    Khattab and Zaharia, ColBERT, SIGIR 2020. `length_normalize` divides by the query's tokens.
+    """
+    out = np.zeros((len(queries), len(documents)), dtype=np.float32)
+    lengths = np.array([len(document) for document in documents], dtype=np.int64)
+    filled = np.flatnonzero(lengths)
+    if not len(filled):
+        return out
+    tokens_TD = np.concatenate([documents[i] for i in filled])
+    starts = np.cumsum(lengths[filled]) - lengths[filled]
+    for row, query_QD in enumerate(queries):
+        if len(query_QD) == 0:
+            continue
+        best = np.maximum.reduceat(np.asarray(query_QD) @ tokens_TD.T, starts, axis=1)
+        out[row, filled] = best.sum(axis=0) / (len(query_QD) if length_normalize else 1)
+    return out
+
+
+def maxsim_pairwise(queries: Sequence[Floats], documents: Sequence[Floats]) -> Floats:
+    """MaxSim of queries[i] with documents[i], (n,)."""
+    _same_count(len(queries), len(documents))
+    pairs = zip(queries, documents, strict=True)
+    return np.array([maxsim([q], [d])[0, 0] for q, d in pairs], dtype=np.float32)
+
+
+def score(
+    head: str, a: Any, b: Any, *, dense: str = "cosine", pairwise: bool = False
+) -> Floats:
+    """Scores of one head's outputs; dense vectors by "cosine" or "dot"."""
+    if head == "sparse":
+        return sparse_dot(a, b, pairwise=pairwise)
+    if head == "multi_vector":
+        return maxsim_pairwise(a, b) if pairwise else maxsim(a, b)
+    return (cosine if dense == "cosine" else dot)(a, b, pairwise=pairwise)
+
+
+def hybrid_runs(
+    runs: Sequence[Mapping[str, float]], weights: Sequence[float] | None = None, depth: int = 1000
+) -> dict[str, float]:
+    """Fuse one query's runs: each min-max normalised over its best `depth`, then summed.
+
+    A document that a run lacks gets 0 from it (PromptReps, arXiv 2404.18424).
+    """
+    shares = [1 / len(runs)] * len(runs) if weights is None else list(weights)
+    fused: dict[str, float] = {}
+    for run, share in zip(runs, shares, strict=True):
+        best = sorted(run.items(), key=lambda entry: (-entry[1], entry[0]))[:depth]
+        if not best:
+            continue
+        high, low = best[0][1], best[-1][1]
+        for document, value in best:
+            scaled = (value - low) / (high - low) if high > low else 1.0
+            fused[document] = fused.get(document, 0.0) + share * scaled
+    return fused
