@@ -2,7 +2,7 @@
 
     python data.py CORPUS.txt.xz --tokenizer WORK/tokenizer -o WORK/tokens
 
-A document is cut at paragraph ends into pieces of 250 to 2,000 bytes, so that the model meets many
+A document is cut at paragraph ends into pieces of 250 to 2,000 characters, so that the model meets many
 beginnings of texts of all lengths; a piece becomes `<|bos|> tokens <|eos|>`. The pieces of both
 sources are shuffled together once, here: training then reads the stream from front to back, and a
 position in it is one number.
@@ -25,7 +25,9 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 TokenIds = npt.NDArray[np.uint16]
-PIECE_BYTES = (250, 2_000)
+PIECE_SIZE = (250, 2_000)
+BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
+"""Ids of the first special tokens; tokenizer.py lists them in this order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,16 +64,16 @@ def _document(lines: Sequence[str]) -> Document:
 
 
 def split_pieces(text: str, rng: random.Random) -> Iterator[str]:
-    """Group paragraphs into pieces; each piece draws its own size from `PIECE_BYTES`.
+    """Group paragraphs into pieces; each piece draws its own size from `PIECE_SIZE`.
 
     A paragraph that is longer than the piece stays whole.
     """
     piece: list[str] = []
-    size, limit = 0, rng.randint(*PIECE_BYTES)
+    size, limit = 0, rng.randint(*PIECE_SIZE)
     for paragraph in text.split("\n"):
         if piece and size + len(paragraph) > limit:
             yield "\n".join(piece)
-            piece, size, limit = [], 0, rng.randint(*PIECE_BYTES)
+            piece, size, limit = [], 0, rng.randint(*PIECE_SIZE)
         piece.append(paragraph)
         size += len(paragraph)
     yield "\n".join(piece)
@@ -93,11 +95,10 @@ def split_held_out(
 
 def tokenize(pieces: Sequence[str], tokenizer: Tokenizer, batch: int = 4096) -> TokenIds:
     """Concatenate `<|bos|> piece <|eos|>` of all pieces; the tokenizer itself puts the BOS."""
-    eos = [tokenizer.token_to_id("<|eos|>")]
     arrays: list[TokenIds] = []
     for start in range(0, len(pieces), batch):
         for encoding in tokenizer.encode_batch_fast(list(pieces[start : start + batch])):
-            arrays.append(np.asarray(encoding.ids + eos, dtype=np.uint16))
+            arrays.append(np.asarray([*encoding.ids, EOS_ID], dtype=np.uint16))
     return np.concatenate(arrays)
 
 

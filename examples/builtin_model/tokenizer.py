@@ -1,6 +1,6 @@
 """Train the byte-level BPE tokenizer of the built-in model.
 
-    python tokenizer.py CORPUS.txt.xz -o WORK/tokenizer
+python tokenizer.py CORPUS.txt.xz -o WORK/tokenizer
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def train_tokenizer(text: Iterator[str], vocab_size: int) -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     """Write tokenizer.json and tokenizer_config.json, as `AutoTokenizer` reads them."""
-    PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
@@ -89,7 +89,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
         additional_special_tokens=RESERVED,
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
+    )
+    fast.save_pretrained(folder)
 
 
 def main() -> None:

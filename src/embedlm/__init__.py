@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from embedlm.recipe import Recipe, recipes
 
 if TYPE_CHECKING:
-    from embedlm.embedder import Embedder, Embeddings, load
+    from embedlm.embedder import Embedder
+    from embedlm.embeddings import Embeddings
     from embedlm.evaluation import evaluate
     from embedlm.precision import quantize
 
@@ -27,8 +28,8 @@ __all__ = [
 # What needs torch (or takes long to import) is loaded when it is first asked for.
 _LAZY = {
     "Embedder": "embedlm.embedder",
-    "Embeddings": "embedlm.embedder",
-    "load": "embedlm.embedder",
+    "Embeddings": "embedlm.embeddings",
+    "load": "embedlm.loader",
     "evaluate": "embedlm.evaluation",
     "quantize": "embedlm.precision",
 }

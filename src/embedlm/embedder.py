@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
 
 from embedlm import frequency, similarity
 from embedlm._inputs import (
@@ -19,18 +17,19 @@ from embedlm._inputs import (
     check_texts,
     translate_aliases,
 )
+from embedlm._progress import progress
 from embedlm.backbone import Backbone, load_backbone
+from embedlm.embeddings import Embeddings, scores
 from embedlm.encode.engine import Engine, Job, Results, default_budget
-from embedlm.errors import InputError, ModelError, RecipeError, UnsupportedError
+from embedlm.errors import InputError, UnsupportedError
 from embedlm.heads.sparse import stack
-from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.precision import quantize, truncate
+from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.recipe import Dense, Head, MultiVector, Recipe, Sparse, parse_head
 
-__all__ = ["Embedder", "Embeddings", "load"]
+__all__ = ["Embedder"]
 
 Array = npt.NDArray[Any]
-BUILTIN = Path(__file__).parent / "builtin"
 _STREAM_WINDOW = 4096
 _NOT_OURS = ("batch_size", "convert_to_tensor", "convert_to_numpy", "prompt", "device")
 _OPTIONS = (
@@ -46,25 +45,6 @@ _OPTIONS = (
     "max_length",
     *_NOT_OURS,
 )
-
-
-@dataclass(slots=True)
-class Embeddings:
-    """What several heads gave for the same texts."""
-
-    dense: Array | None = None
-    """(n, D)."""
-    sparse: csr_matrix | None = None
-    """(n, V)."""
-    multi_vector: list[npt.NDArray[np.float32]] | None = None
-    """n arrays (tokens, D)."""
-
-    def __len__(self) -> int:
-        if self.dense is not None:
-            return len(self.dense)
-        if self.sparse is not None:
-            return int(self.sparse.shape[0])
-        return len(self.multi_vector or ())
 
 
 class Embedder:
@@ -247,7 +227,7 @@ class Embedder:
             batch_tokens or default_budget(self.device),
             self._token_weights(),
         )
-        with _progress(show_progress, len(jobs)) as bar:
+        with progress(show_progress, len(jobs)) as bar:
             results = engine.run(jobs, len(distinct), request, bar)
         order = np.array([place[key] for key in keys], dtype=np.int64)
         unit = self.recipe.normalize if normalize is None else normalize
@@ -362,7 +342,7 @@ class Embedder:
 
         Cosine or dot for dense, dot for sparse, MaxSim for multi-vector, or their weighted sum.
         """
-        return self._scores(a, b, heads, weights, pairwise=False)
+        return scores(a, b, heads, weights, dense=self.recipe.similarity, pairwise=False)
 
     def similarity_pairwise(
         self,
@@ -372,38 +352,7 @@ class Embedder:
         weights: Sequence[float] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the scores of a[i] with b[i], (n,)."""
-        return self._scores(a, b, heads, weights, pairwise=True)
-
-    def _scores(
-        self, a: Any, b: Any, heads: Any, weights: Any, *, pairwise: bool
-    ) -> npt.NDArray[np.float32]:
-        left, right = _as_embeddings(a), _as_embeddings(b)
-        present = [
-            name
-            for name in ("dense", "sparse", "multi_vector")
-            if getattr(left, name) is not None and getattr(right, name) is not None
-        ]
-        names = [heads] if isinstance(heads, str) else list(heads or present)
-        missing = [name for name in names if name not in present]
-        if missing or not names:
-            raise InputError(
-                f"no {missing[0] if missing else 'common'} vectors on both sides; "
-                f"there are: {', '.join(present) or 'none'}"
-            )
-        shares = list(weights) if weights is not None else [1.0] * len(names)
-        if len(shares) != len(names):
-            raise InputError(f"{len(shares)} weights were given for {len(names)} heads")
-        total = sum(
-            share * similarity.score(
-                name,
-                getattr(left, name),
-                getattr(right, name),
-                dense=self.recipe.similarity,
-                pairwise=pairwise,
-            )
-            for name, share in zip(names, shares, strict=True)
-        )
-        return np.asarray(total, dtype=np.float32)
+        return scores(a, b, heads, weights, dense=self.recipe.similarity, pairwise=True)
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -417,41 +366,6 @@ class Embedder:
         save(self, Path(folder))
 
 
-def _as_embeddings(value: Any) -> Embeddings:
-    if isinstance(value, Embeddings):
-        return value
-    if isinstance(value, list) and value and all(np.ndim(v) == 2 for v in value):
-        return Embeddings(multi_vector=value)
-    if hasattr(value, "tocsr"):
-        return Embeddings(sparse=value.tocsr())
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().float().numpy()
-    return Embeddings(dense=np.atleast_2d(np.asarray(value)))
-
-
-class _progress:
-    """A tqdm bar for long jobs on a terminal."""
-
-    def __init__(self, wanted: bool | None, total: int) -> None:
-        import sys
-
-        shown = wanted if wanted is not None else total >= 256 and sys.stderr.isatty()
-        self.total, self.shown, self.bar = total, shown, None
-
-    def __enter__(self) -> Any:
-        if not self.shown:
-            return lambda _: None
-        from tqdm.auto import tqdm
-
-        bar: Any = tqdm(total=self.total, unit="text", desc="encode")
-        self.bar = bar
-        return bar.update
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()  # type: ignore[unreachable]
-
-
 def _with_head(embedder: Embedder) -> Backbone:
     """Load the backbone once more, with its language-model head."""
     old = embedder.backbone
@@ -462,69 +376,4 @@ def _with_head(embedder: Embedder) -> Backbone:
         dtype=old.dtype,
         head=True,
         attn=old.implementation if not old.packs else "auto",
-    )
-
-
-def _needs_head(recipe: Recipe) -> bool:
-    return any(isinstance(head, Sparse) for head in recipe.heads)
-
-
-def load(
-    model: str | Path | None = None,
-    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
-    *,
-    device: Any = None,
-    dtype: Any = "auto",
-    adapters: Sequence[str] = (),
-    merge: bool = True,
-    max_length: int | dict[str, int] | None = None,
-    attn: str = "auto",
-    generator: Any = None,
-) -> Embedder:
-    """Load a model and a recipe.
-
-    Args:
-        model: a folder or hub id; None is the built-in model (no network), as is "builtin" or
-            "builtin-base".
-        recipe: a name, path, mapping or `Recipe`; None takes the one saved with the model or
-            derived from its files, else plain-mean.
-        device: None chooses CUDA, MPS or CPU.
-        dtype: "auto" keeps float32 checkpoints and runs half-precision ones in bfloat16 where fast.
-        adapters: adapter folders or hub ids, applied in order.
-        merge: merge the adapters into the weights.
-        max_length: in tokens, for all roles or by role.
-        attn: auto, packed, sdpa or eager.
-        generator: writes the texts that a recipe such as geneol wants: a model folder, an endpoint
-            "http://host/v1#model", or None for the model itself.
-
-    Raises:
-        ModelError: nothing that can be loaded is there.
-        RecipeError: no such recipe.
-        UnsupportedError: the model cannot do what the recipe asks.
-    """
-    from embedlm.persistence import derive_recipe, resolve_adapters
-
-    name = "builtin" if model is None else str(model)
-    source = _builtin(name) if name in ("builtin", "builtin-base") else name
-    chosen = Recipe.load(recipe) if recipe is not None else derive_recipe(source)
-    if chosen.name == "unknown":
-        raise RecipeError(f"no recipe can be derived for {source!r}; give recipe=")
-    backbone = load_backbone(
-        resolve_adapters(source, [*chosen.backbone.adapters, *adapters], merge=merge),
-        chosen.backbone,
-        device=device,
-        dtype=dtype,
-        head=_needs_head(chosen),
-        attn=attn,
-    )
-    return Embedder(backbone, chosen, name=name, max_length=max_length, generator=generator)
-
-
-def _builtin(name: str) -> str:
-    for folder in ("tuned", "base") if name == "builtin" else ("base",):
-        if (BUILTIN / folder / "config.json").is_file():
-            return str(BUILTIN / folder)
-    raise ModelError(
-        "the built-in model's files are missing from this installation; reinstall embedlm, or "
-        "give a model folder or hub id"
     )

@@ -44,15 +44,11 @@ class Tokens:
     def identity(self) -> bool:
         """Whether index_N is 0, 1, 2, ..."""
         n = len(self.index_N)
-        return n == 0 or bool(
-            (self.index_N == torch.arange(n, device=self.index_N.device)).all()
-        )
+        return n == 0 or bool((self.index_N == torch.arange(n, device=self.index_N.device)).all())
 
     def sum(self, x_ND: Tensor) -> Tensor:
         """Sum over each sequence's tokens, x_BD."""
-        return x_ND.new_zeros(len(self.starts_B), x_ND.shape[1]).index_add(
-            0, self.sequence_N, x_ND
-        )
+        return x_ND.new_zeros(len(self.starts_B), x_ND.shape[1]).index_add(0, self.sequence_N, x_ND)
 
 
 def last(h_TD: Tensor, tokens: Tokens) -> Tensor:
@@ -81,9 +77,7 @@ def mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
 def weighted_mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
     """sum_i i h_i / sum_i i with i = 1..S: later tokens weigh more (SGPT, arXiv 2202.08904)."""
     h_ND = tokens.states(h_TD)
-    rank_N = torch.arange(1, len(h_ND) + 1, device=h_ND.device) - tokens.starts_B[
-        tokens.sequence_N
-    ]
+    rank_N = torch.arange(1, len(h_ND) + 1, device=h_ND.device) - tokens.starts_B[tokens.sequence_N]
     count_B = tokens.counts_B.to(h_ND.dtype)
     total_B1 = (count_B * (count_B + 1) / 2)[:, None]
     return tokens.sum(h_ND * rank_N[:, None].to(h_ND.dtype)) / total_B1

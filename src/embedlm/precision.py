@@ -1,4 +1,4 @@
-"""Smaller vectors: fewer dimensions, fewer bits. Equal to sentence-transformers 6 to the integer."""
+"""Smaller vectors: fewer dimensions, fewer bits; integers equal sentence-transformers 6."""
 
 from __future__ import annotations
 

@@ -11,19 +11,31 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
+    PositiveInt,
     field_validator,
     model_validator,
 )
 
+from embedlm._heads_schema import (
+    SEGMENTS,
+    Dense,
+    Head,
+    MultiVector,
+    Over,
+    Sparse,
+    dump_head,
+    head_schema,
+    parse_head,
+)
 from embedlm._tuning_schema import Tuning
+from embedlm._validation import set_path, validated
 from embedlm.errors import RecipeError, closest
 
 __all__ = [
@@ -31,25 +43,22 @@ __all__ = [
     "SEGMENTS",
     "Backbone",
     "Dense",
+    "Head",
     "Message",
     "MultiVector",
     "Pooling",
     "Prompt",
     "Recipe",
     "Sparse",
+    "Template",
     "Transform",
+    "parse_head",
     "recipes",
 ]
 
 PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max"]
 POOLINGS: tuple[str, ...] = get_args(PoolingKind)
 """Names of the functions in `embedlm.pooling`; one line there, one name here."""
-
-SegmentName = Literal[
-    "special", "literal", "instruction", "demonstrations", "text", "repeat", "eos", "mask"
-]
-SEGMENTS: tuple[str, ...] = get_args(SegmentName)
-"""What a token can belong to; `repeat` is the second (or later) `{text}` of a template."""
 
 
 class _Part(BaseModel):
@@ -67,7 +76,7 @@ class Backbone(_Part):
         "native", description="native: as the checkpoint's own config says."
     )
     adapters: tuple[str, ...] = Field((), description="Adapter folders or hub ids, in order.")
-    sliding_window: Literal["keep", "off"] | int = Field(
+    sliding_window: Literal["keep", "off"] | PositiveInt = Field(
         "keep", description="Keep, switch off or set the width of sliding-window layers."
     )
 
@@ -118,7 +127,7 @@ class Prompt(_Part):
         description="text: shorten the text until all fits max_length; slot: max_length counts "
         "the text alone; pieces: every segment is cut to max_length; end: cut the rendered end.",
     )
-    max_length: int | dict[str, int] | None = Field(
+    max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
         None, description="In tokens; one for all roles, or by role. None: the model's own."
     )
     aggregate: Literal["mean"] = Field("mean", description="How several templates become one.")
@@ -131,6 +140,8 @@ class Prompt(_Part):
     @field_validator("default", "query", "document", mode="before")
     @classmethod
     def _lists(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError("a template stands in quotes: YAML reads bare braces as a mapping")
         return tuple(value) if isinstance(value, list) else value
 
 
@@ -138,15 +149,13 @@ class Pooling(_Part):
     """How token states become one vector."""
 
     kind: PoolingKind = "last"
-    over: Literal["all"] | tuple[SegmentName, ...] = Field(
-        "all", description="The segments that are pooled."
-    )
+    over: Over = Field("all", description="The segments that are pooled.")
     boundary: Literal["offsets", "count_prefix", "count_text"] = Field(
         "offsets",
         description="How the first pooled token is found: by character offsets, by counting the "
         "tokens of what stands before the text, or by counting the text's own from the end.",
     )
-    layer: int | tuple[int, ...] = Field(
+    layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         -1,
         description="Index into the hidden states (0: embeddings, -1: last, after the final "
         "norm, -2: last but one, without it); several are averaged.",
@@ -158,71 +167,6 @@ class Pooling(_Part):
     remove_components: int = Field(
         0, ge=0, description="Principal components of the fitted corpus taken out of each vector."
     )
-
-    @field_validator("over", mode="before")
-    @classmethod
-    def _one_segment(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(value)
-        return (value,) if isinstance(value, str) and value in SEGMENTS else value
-
-
-class Dense(_Part):
-    """One vector a text."""
-
-    kind: Literal["dense"] = "dense"
-
-
-class Sparse(_Part):
-    """Weights over the vocabulary: log(1 + relu(logits)) of the language-model head."""
-
-    kind: Literal["sparse"] = "sparse"
-    top_k: int | None = Field(None, gt=0, description="Keep the largest k weights.")
-    restrict: Literal["none", "text"] = Field(
-        "none", description="text: only tokens of the text's own words (PromptReps)."
-    )
-    stop_words: Literal["short", "english", "none"] = Field(
-        "short", description="With restrict text: the list of words left out (heads/words.py)."
-    )
-    reduce: Literal["pool", "last", "max", "sum"] = Field(
-        "max", description="pool: logits of the pooled state; else over the pooled tokens."
-    )
-    fallback_top_k: int = Field(
-        10, gt=0, description="With restrict text: weights kept when the text has no valid word."
-    )
-    expand: int = Field(
-        0, ge=0, description="With restrict text: best other word-like tokens added."
-    )
-
-    @field_validator("restrict", mode="before")
-    @classmethod
-    def _no_restriction(cls, value: Any) -> Any:
-        return "none" if value is None else value
-
-
-class MultiVector(_Part):
-    """One vector a token, for late interaction."""
-
-    kind: Literal["multi_vector"] = "multi_vector"
-    over: Literal["all"] | tuple[SegmentName, ...] = Field(
-        "all", description="The segments whose states are kept."
-    )
-    normalize: bool = True
-
-    @field_validator("over", mode="before")
-    @classmethod
-    def _segments(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(value)
-        return (value,) if isinstance(value, str) and value in SEGMENTS else value
-
-
-Head = Dense | Sparse | MultiVector
-_HEADS: dict[str, type[Dense] | type[Sparse] | type[MultiVector]] = {
-    "dense": Dense,
-    "sparse": Sparse,
-    "multi_vector": MultiVector,
-}
 
 
 class Transform(_Part):
@@ -236,27 +180,6 @@ class Transform(_Part):
     max_new_tokens: int = Field(96, gt=0)
     demonstrations: int = Field(5, ge=0, le=10, description="Examples shown for each prompt.")
     seed: int = 0
-
-
-def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] = ()) -> Head:
-    """Return the head that a name or `{name: options}` asks for, on top of the recipe's own."""
-    if isinstance(value, Dense | Sparse | MultiVector):
-        return value
-    if isinstance(value, str):
-        name, options = value, {}
-    elif "kind" in value:
-        name, options = str(value["kind"]), {k: v for k, v in value.items() if k != "kind"}
-    elif len(value) == 1:
-        name, options = next(iter(value.items()))
-    else:
-        raise RecipeError(f"heads: {value!r} is not a name or {{name: options}}")
-    if name not in _HEADS:
-        raise RecipeError(
-            f"heads: {name!r} is not a head; allowed: {', '.join(_HEADS)}."
-            + closest(name, list(_HEADS))
-        )
-    own = next((h.model_dump() for h in base if h.kind == name), {})
-    return _validated(_HEADS[name], {**own, **(options or {})}, f"heads.{name}")
 
 
 class Recipe(_Part):
@@ -281,8 +204,12 @@ class Recipe(_Part):
     @field_validator("heads", mode="before")
     @classmethod
     def _heads(cls, value: Any) -> Any:
-        values = [value] if isinstance(value, str | dict) else value
-        return tuple(parse_head(head) for head in values)
+        values = value if isinstance(value, list | tuple) else [value]
+        heads = tuple(parse_head(head) for head in values)
+        kinds = [head.kind for head in heads]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise RecipeError(f"heads: give each head once, and at least one (given {value!r})")
+        return heads
 
     @model_validator(mode="after")
     def _templates(self) -> Recipe:
@@ -301,18 +228,23 @@ class Recipe(_Part):
         if isinstance(source, Recipe):
             return source
         if isinstance(source, Mapping):
-            return _validated(cls, dict(source), str(source.get("name", "recipe")))
+            data = {"name": "custom", **source}
+            return validated(cls, data, str(data["name"]))
+        if not isinstance(source, str | Path):
+            raise RecipeError(
+                f"{source!r} is no recipe: give a name, a file, a mapping or a Recipe"
+            )
+        if source in recipes():  # before the folders: one may have the same name
+            return cls._from_file(Path(str(files("embedlm"))) / "recipes" / f"{source}.yaml")
         path = Path(source)
-        if path.is_dir():
+        if str(source) and path.is_dir():
             path = path / "embedlm.yaml"
         if path.suffix in {".yaml", ".yml", ".json"}:
             return cls._from_file(path)
-        if str(source) not in recipes():
-            raise RecipeError(
-                f"{str(source)!r} is no recipe and no .yaml file.{closest(str(source), recipes())} "
-                f"Run `embedlm recipes` for the list of {len(recipes())}."
-            )
-        return cls._from_file(Path(str(files("embedlm"))) / "recipes" / f"{source}.yaml")
+        raise RecipeError(
+            f"{str(source)!r} is no recipe and no .yaml file.{closest(str(source), recipes())} "
+            f"Run `embedlm recipes` for the list of {len(recipes())}."
+        )
 
     @classmethod
     def _from_file(cls, path: Path) -> Recipe:
@@ -321,78 +253,54 @@ class Recipe(_Part):
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe {str(path)!r}: {error}") from error
         except yaml.YAMLError as error:
-            raise RecipeError(f"{path.name} is not valid YAML: {error}") from error
+            # Its own message spans lines and draws the place.
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or str(error)
+            raise RecipeError(f"{path.name}{line}: not valid YAML: {problem}") from error
         if not isinstance(data, dict):
-            raise RecipeError(f"{path.name} holds {type(data).__name__}, not a mapping of fields")
-        return _validated(cls, {"name": path.stem, **data}, path.name)
+            raise RecipeError(
+                f"{path.name} holds {'nothing' if data is None else type(data).__name__}, "
+                "not a mapping of fields"
+            )
+        return validated(cls, {"name": path.stem, **data}, path.name)
 
     def override(self, changes: Mapping[str, Any]) -> Recipe:
-        """Return a copy with fields replaced, e.g. `{"pooling.kind": "mean"}`."""
+        """Return a copy with fields replaced, e.g. `{"pooling.kind": "mean"}`.
+
+        An entry of a list is named by its kind, its name or its place: `heads.sparse.top_k`.
+        """
         data = self.model_dump(mode="json")
-        for key, value in changes.items():
-            *parents, last = key.split(".")
-            node = data
-            for parent in parents:
-                child = node.get(parent)
-                node[parent] = child = {} if child is None else child
-                if not isinstance(child, dict):
-                    raise RecipeError(f"{key!r}: {parent!r} has no fields below it")
-                node = child
-            if isinstance(value, BaseModel):
-                value = value.model_dump(mode="json")
-            node[last] = value
-        return _validated(Recipe, data, self.name)
+        for path, value in changes.items():
+            plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            set_path(data, str(path), plain)
+        return validated(Recipe, data, self.name)
 
     def dump(self) -> str:
         """Return the recipe as YAML, without fields that hold their default."""
         data = json.loads(self.model_dump_json(exclude_defaults=True))
-        data["heads"] = [_head_entry(head) for head in self.heads]
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+        data["heads"] = [dump_head(head) for head in self.heads]
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """Return the JSON Schema of a recipe file, for editors."""
         schema = cls.model_json_schema()
-        heads = schema["properties"]["heads"]
-        names: dict[str, Any] = {"enum": list(_HEADS)}
-        heads["items"] = {"anyOf": [names, {"type": "object"}]}
+        del schema["required"]  # a file without a name is called by its own
+        schema["properties"]["heads"] = head_schema()
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _head_entry(head: Head) -> Any:
-    options = json.loads(head.model_dump_json(exclude_defaults=True))
-    return {head.kind: options} if options else head.kind
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML takes for a line break; PyYAML itself would lose or change it."""
 
 
-def _validated(cls: type[Any], data: dict[str, Any], where: str) -> Any:
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        lines = [_explain(cls, issue) for issue in error.errors(include_url=False)]
-        raise RecipeError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from error
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = '"' if any(sign in value for sign in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-def _explain(cls: type[BaseModel], issue: Any) -> str:
-    place = ".".join(str(part) for part in issue["loc"]) or cls.__name__
-    given = repr(issue["input"])
-    given = given if len(given) <= 80 else given[:77] + "..."
-    if issue["type"] == "extra_forbidden":
-        allowed = _fields(cls, issue["loc"][:-1])
-        hint = closest(str(issue["loc"][-1]), allowed)
-        return f"{place}: unknown field (value {given}); allowed here: {', '.join(allowed)}.{hint}"
-    return f"{place}: {issue['msg']} (given {given})"
-
-
-def _fields(cls: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """Return the field names of the model that `loc` leads to."""
-    model: Any = cls
-    for part in loc:
-        annotation = getattr(model, "model_fields", {}).get(part)
-        options = getattr(annotation, "annotation", None)
-        candidates = [options, *getattr(options, "__args__", ())]
-        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        model = found[0] if found else model
-    return list(model.model_fields)
+_Dumper.add_representer(str, _represent_text)
 
 
 @lru_cache(maxsize=1)

@@ -102,9 +102,7 @@ def maxsim_pairwise(queries: Sequence[Floats], documents: Sequence[Floats]) -> F
     return np.array([maxsim([q], [d])[0, 0] for q, d in pairs], dtype=np.float32)
 
 
-def score(
-    head: str, a: Any, b: Any, *, dense: str = "cosine", pairwise: bool = False
-) -> Floats:
+def score(head: str, a: Any, b: Any, *, dense: str = "cosine", pairwise: bool = False) -> Floats:
     """Scores of one head's outputs; dense vectors by "cosine" or "dot"."""
     if head == "sparse":
         return sparse_dot(a, b, pairwise=pairwise)

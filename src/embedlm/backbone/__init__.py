@@ -1,5 +1,6 @@
 """The network under a recipe: loading it, running it packed, and what its tokens may see."""
 
-from embedlm.backbone.loading import Backbone, load_backbone
+from embedlm.backbone.loading import load_backbone
+from embedlm.backbone.network import Backbone
 
 __all__ = ["Backbone", "load_backbone"]

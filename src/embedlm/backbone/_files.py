@@ -19,12 +19,12 @@ from transformers import (
     AutoModelForTextEncoding,
     AutoTokenizer,
 )
-from transformers.utils import logging as transformers_logging
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
 )
+from transformers.utils import logging as transformers_logging
 
 from embedlm.errors import ModelError, UnsupportedError
 
@@ -179,7 +179,7 @@ def load_network(
                 f"{config.model_type!r} models have no language-model head, which this recipe's "
                 "sparse head needs; use a causal or masked language model"
             )
-    elif config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES and config.is_encoder_decoder:
+    elif MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
         loader = AutoModelForTextEncoding
     try:
         model, info = loader.from_pretrained(

@@ -82,13 +82,45 @@ def packed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence of the current layout (signature of transformers)."""
+    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise NotImplementedError("attention sinks and position biases are not packed")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    if torch.compiler.is_compiling():
+        window = -1 if sliding_window is None else int(sliding_window)
+        return _opaque(query, key, value, scale, window, float(softcap or 0)), None
+    return _packed(query, key, value, scale, sliding_window, softcap, dropout), None
+
+
+@torch.library.custom_op("embedlm::packed_attention", mutates_args=())
+def _opaque(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int, softcap: float
+) -> Tensor:
+    """Attend as one opaque step of a compiled layer: the layout is no part of the graph."""
+    wide = None if window < 0 else window
+    return _packed(query, key, value, scale, wide, softcap or None, 0.0).contiguous()
+
+
+@_opaque.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int, softcap: float
+) -> Tensor:
+    batch, heads, tokens, _ = query.shape
+    return query.new_empty(batch, tokens, heads, value.shape[-1])
+
+
+def _packed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    dropout: float,
+) -> Tensor:
     plan = _current.layout
     if plan is None or query.shape[0] != 1:
         raise RuntimeError("packed attention runs one packed row inside `layout(...)`")
-    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
-        raise NotImplementedError("attention sinks and position biases are not packed")
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    how = _How(plan.causal, scale, sliding_window, softcap, dropout)
+    how = _How(plan.causal, scale, window, softcap, dropout)
     query_HTD, key_KTD, value_KTD = query[0], key[0], value[0]
     prefix = plan.prefix
     parts: list[Tensor] = []
@@ -105,7 +137,7 @@ def packed_attention(
         out_BHLD = _attend(q_BHLD, k_BKLD, v_BKLD, how)
         parts.append(out_BHLD.permute(1, 0, 2, 3).reshape(query.shape[1], count * length, -1))
     out_HTD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return out_HTD.transpose(0, 1).unsqueeze(0), None
+    return out_HTD.transpose(0, 1).unsqueeze(0)
 
 
 def _split(x_HTD: Tensor, count: int) -> Tensor:

@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from embedlm.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from embedlm.backbone.loading import Backbone
+    from embedlm.backbone.network import Backbone
 
-__all__ = ["find_layers", "layers_looking_ahead", "packing_is_exact", "prove_attention"]
+__all__ = [
+    "find_layers",
+    "layers_looking_ahead",
+    "packing_is_exact",
+    "probe_rows",
+    "prove_attention",
+]
 
 _LENGTHS = (9, 5, 5, 1)
 """Lengths of the probe's sequences: a group of equals, one alone, one of a single token."""
@@ -36,7 +42,8 @@ def find_layers(model: nn.Module, count: int) -> nn.ModuleList:
     raise UnsupportedError(f"{type(model).__name__} has no list of {count} layers to probe")
 
 
-def _probe_ids(backbone: Backbone, lengths: tuple[int, ...]) -> list[list[int]]:
+def probe_rows(backbone: Backbone, lengths: tuple[int, ...]) -> list[list[int]]:
+    """Return rows of arbitrary token ids of those lengths."""
     generator = torch.Generator().manual_seed(0)
     high = int(backbone.config.get_text_config().vocab_size)
     low = min(10, high - 1)
@@ -91,7 +98,7 @@ def prove_attention(backbone: Backbone, wanted: str) -> None:
     Raises:
         UnsupportedError: some layer still sees the future, or does not see it.
     """
-    ids = _probe_ids(backbone, (6,))
+    ids = probe_rows(backbone, (6,))
     ahead = layers_looking_ahead(backbone, ids)
     expected = wanted == "bidirectional"
     wrong = [index for index, seen in enumerate(ahead) if seen != expected]
@@ -107,15 +114,22 @@ def prove_attention(backbone: Backbone, wanted: str) -> None:
     )
 
 
-def packing_is_exact(backbone: Backbone) -> bool:
-    """Tell whether packed states equal padded ones on a small mixed batch."""
-    ids = _probe_ids(backbone, _LENGTHS)
+def packing_is_exact(backbone: Backbone, padded: str) -> bool:
+    """Tell whether packed states equal the padded ones of another implementation.
+
+    The packed implementation is set, and stays so.
+    """
+    ids = probe_rows(backbone, _LENGTHS)
+    model: Any = backbone.model
+    packed = backbone.config._attn_implementation
     try:
-        with torch.no_grad():
-            padded = backbone.padded_states(ids)
-            packed = backbone.packed_states(ids)
+        found = backbone.packed_states(ids)
+        model.set_attn_implementation(padded)
+        wanted = backbone.padded_states(ids)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
         return False
-    tolerance = 1e-3 if padded.dtype == torch.float32 else 5e-2
-    error = (packed.float() - padded.float()).norm() / padded.float().norm().clamp_min(1e-9)
+    finally:
+        model.set_attn_implementation(packed)
+    tolerance = 1e-3 if wanted.dtype == torch.float32 else 5e-2
+    error = (found.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-9)
     return bool(error < tolerance)

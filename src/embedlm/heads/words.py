@@ -10,30 +10,34 @@ __all__ = ["STOP_WORDS", "valid_words"]
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PUNCTUATION = frozenset(string.punctuation)
 
+# Articles, conjunctions, prepositions, question words and their like.
 _SHORT = """
-a about after against an and any are as at because been before being below between but by can did
-do does doing don down during for from further here how i if in is just me my nor not now of off on
-once only or our out same so some such than the their them then there these they this those through
-to too under until up very was we were what when where which while who whom why will you your
+a about above after against an and are as at because before below between but by did do does down
+during for from here how if in is nor not of off on or out so than the then there these this those
+through to too under until up very was were what when where which while who whom why
 """
+# What the usual English lists add: pronouns, auxiliaries, quantifiers, and the pieces into which an
+# apostrophe parts a contraction.
 _MORE = """
-all am be both each few had has have having he her hers herself him himself his into it its itself
-more most myself no other ours ourselves over own s she should t that theirs themselves with yours
-yourself yourselves d ll m o re ve y ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn
-needn shan shouldn wasn weren won wouldn again above
+again all am any be been being both can d doing don each few further had has have having he her hers
+herself him himself his i into it its itself just ll m me more most my myself no now o once only
+other our ours ourselves over own re s same she should some such t that their theirs them themselves
+they ve we will with y you your yours yourself yourselves
+ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn needn shan shouldn wasn weren won
+wouldn
 """
 STOP_WORDS: dict[str, frozenset[str]] = {
     "none": frozenset(),
     "short": frozenset(_SHORT.split()),
     "english": frozenset((_SHORT + _MORE).split()),
 }
-"""Lists by name; `english` adds pronouns, auxiliaries and fragments of contractions."""
+"""Lists by name; `english` is the one for PromptReps, whose authors take NLTK's."""
 
 
-def valid_words(text: str, stop_words: str = "short") -> list[str]:
+def valid_words(text: str, stop_words: str = "english") -> list[str]:
     """Return the words of a text that may stand for it, in order and with repeats.
 
-    Signs that are no ASCII punctuation count as words: emoji, for one.
+    Only ASCII punctuation is dropped, as in the authors' code: an emoji counts as a word.
     """
     stop = STOP_WORDS[stop_words]
     return [

@@ -24,7 +24,7 @@ from embedlm.prompt.template import (
     fill,
     parse_template,
 )
-from embedlm.recipe import SEGMENTS, Message, Prompt
+from embedlm.recipe import SEGMENTS, Message, Prompt, Template
 
 __all__ = ["RenderedBatch", "Renderer", "Request"]
 
@@ -106,30 +106,28 @@ class Renderer:
 
     def templates(self, role: str | None) -> list[str]:
         """Return the role's templates; several mean that their vectors are averaged."""
+        template = self._template(role)
+        if isinstance(template, str):
+            return [template]
+        if isinstance(template[0], Message):
+            return [chat_template(template, self.tokenizer)]
+        return [str(one) for one in template]
+
+    def _template(self, role: str | None) -> Template:
+        """Return the role's own template, or the next best that the recipe has."""
         prompt = self.prompt
         if role is not None and role not in self.roles():
             raise InputError(
                 f"role {role!r} is not defined by this recipe; allowed: None, "
                 f"{', '.join(map(repr, self.roles()))}.{closest(role, self.roles())}"
             )
-        default = prompt.default if prompt.default is not None else prompt.document
-        chosen = {None: default, "query": prompt.query, "document": prompt.document, **prompt.roles}
-        template = chosen[role]
-        if template is None:
-            template = default if default is not None else (prompt.query or "{text}")
-        if isinstance(template, str):
-            return [template]
-        if isinstance(template[0], Message):
-            return [chat_template(template, self.tokenizer)]  # type: ignore[arg-type]
-        return [str(one) for one in template]
+        named = {"query": prompt.query, "document": prompt.document, **prompt.roles}
+        own = named[role] if role else None
+        candidates = (own, prompt.default, prompt.document, prompt.query)
+        return next((t for t in candidates if t is not None), "{text}")
 
     def _is_chat(self, role: str | None) -> bool:
-        template = {
-            None: self.prompt.default if self.prompt.default is not None else self.prompt.document,
-            "query": self.prompt.query,
-            "document": self.prompt.document,
-            **self.prompt.roles,
-        }.get(role)
+        template = self._template(role)
         chat = isinstance(template, tuple) and isinstance(template[0], Message)
         return chat and bool(getattr(self.tokenizer, "chat_template", None))
 

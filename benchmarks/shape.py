@@ -1,0 +1,99 @@
+"""A random-weight model of a published shape, with a real tokenizer, built on the spot."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+__all__ = ["build_model", "flops_per_token", "mixed_texts", "prompts"]
+
+VOCABULARY = 151_936
+_SYLLABLES = [a + b for a in "bcdfghklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er")]
+
+
+def _words(generator: random.Random, count: int) -> list[str]:
+    return ["".join(generator.choices(_SYLLABLES, k=generator.randint(1, 4))) for _ in range(count)]
+
+
+def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer that has a token for most of the made-up words."""
+    generator = random.Random(seed)
+    corpus = [" ".join(_words(generator, 12)) for _ in range(3000)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=8000,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=32_768,
+    )
+
+
+def build_model(folder: Path, *, layers: int = 28, head: bool = False) -> Path:
+    """Write a Qwen3-0.6B-shaped model in bfloat16 with its tokenizer; return the folder."""
+    if (folder / "config.json").is_file():
+        return folder
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )
+    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    (model if head else model.model).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def flops_per_token(folder: Path) -> float:
+    """Return the matrix-product operations of a token, attention scores not counted."""
+    config = json.loads((folder / "config.json").read_text())
+    width, ffn = config["hidden_size"], config["intermediate_size"]
+    heads = config["num_attention_heads"] + config["num_key_value_heads"]
+    layer = 2 * width * heads * config["head_dim"] + 3 * width * ffn
+    return 2.0 * layer * int(config["num_hidden_layers"])
+
+
+def mixed_texts(
+    tokenizer: PreTrainedTokenizerFast, count: int, low: int = 4, high: int = 450, seed: int = 0
+) -> list[str]:
+    """Return texts of log-normal length between `low` and `high` tokens."""
+    generator = random.Random(seed)
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(np.exp(rng.normal(4.2, 1.0, count)), low, high).astype(int)
+    texts = []
+    for length in lengths.tolist():
+        ids = tokenizer(" ".join(_words(generator, length)), add_special_tokens=False)["input_ids"]
+        texts.append(tokenizer.decode(ids[:length]))
+    return texts
+
+
+def prompts(tokenizer: PreTrainedTokenizerFast, tokens: int, shots: int = 5) -> list[dict[str, str]]:
+    """Return demonstrations of about `tokens` tokens in all."""
+    each = tokens // shots
+    texts = mixed_texts(tokenizer, 2 * shots, low=each // 2, high=each // 2, seed=7)
+    return [
+        {"instruct": "find it", "query": texts[2 * i], "response": texts[2 * i + 1]}
+        for i in range(shots)
+    ]

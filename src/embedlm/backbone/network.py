@@ -1,0 +1,284 @@
+"""A backbone: a network, its tokenizer, and the two ways to run token ids through it.
+
+Packed is the way all is done where it is proven equal: one row without padding. Padded is the slow
+path that is always right, and the only one for architectures whose positions are not per token
+(T5's relative bias, ALiBi).
+
+Shapes: T tokens of a pack, D width of a state, V vocabulary, B sequences, L longest of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from embedlm.backbone import attention
+from embedlm.backbone._files import quiet
+from embedlm.backbone.compiling import Compiling
+from embedlm.backbone.probe import find_layers
+from embedlm.errors import InputError, UnsupportedError
+
+__all__ = ["Backbone", "Rows"]
+
+Rows = Sequence[Sequence[int]]
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the states that were asked for are there."""
+
+
+class _States(nn.Module):
+    """Stands in for the body of a model, so that its head can be run on given states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h_1TD: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
+        """Return the states that were put in."""
+        return BaseModelOutputWithPast(last_hidden_state=self.h_1TD)
+
+
+class Backbone:
+    """A network ready to turn rows of token ids into token states."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str) -> None:
+        self.model = model
+        self.config: Any = model.config
+        self.tokenizer = tokenizer
+        self.name = name
+        self.head: nn.Module | None = None
+        self._states = _States()
+        self.static = False
+        self.causal = True
+        self.packs = False
+        self.compiling: Compiling | None = None
+        self.text_config = self.config.get_text_config()
+        self._accepts = set(inspect.signature(model.forward).parameters)
+        self._position_offset = _position_offset(model)
+
+    # -- facts --------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The list of layers."""
+        return find_layers(self.model, int(self.text_config.num_hidden_layers))
+
+    @property
+    def implementation(self) -> str:
+        """The attention implementation in use."""
+        name = str(self.config._attn_implementation)
+        return "packed" if name == attention.NAME else name
+
+    @property
+    def dim(self) -> int:
+        """Width of a token state."""
+        if self.static:
+            return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+        width = getattr(self.text_config, "word_embed_proj_dim", None)
+        return int(width or self.text_config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        return int(self.text_config.vocab_size)
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens the positions allow; None where nothing in the files says so."""
+        limit = getattr(self.text_config, "max_position_embeddings", None)
+        limit = limit or getattr(self.text_config, "n_positions", None)
+        if self.static:
+            limit = None
+        elif limit is not None and limit > 0:
+            limit = int(limit) - self._position_offset
+        declared = getattr(self.tokenizer, "model_max_length", None)
+        if declared and declared < 1_000_000:
+            return min(int(declared), limit) if limit else int(declared)
+        return limit
+
+    # -- running ------------------------------------------------------------------------------
+
+    def run(self, rows: Rows, *, prefix: int = 0, layers: tuple[int, ...] = (-1,)) -> Tensor:
+        """Return the states of the prefix and then of each row's own tokens, h_TD.
+
+        Args:
+            rows: token ids; with `prefix`, every row begins with the same `prefix` ids.
+            prefix: tokens shared by all rows, computed once (packed and causal only).
+            layers: indices into the hidden states; several are averaged.
+        """
+        if self.static:
+            flat = [*rows[0][:prefix], *(i for row in rows for i in row[prefix:])]
+            table = self.model.get_input_embeddings()  # type: ignore[operator]
+            return table(torch.tensor(flat, device=self.device))  # type: ignore[no-any-return]
+        if self.packs:
+            return self.packed_states(rows, prefix=prefix, layers=layers)
+        if prefix:
+            raise InputError("only a packed causal backbone shares prefixes")
+        return self.padded_states(rows, layers=layers)
+
+    def packed_states(
+        self, rows: Rows, *, prefix: int = 0, layers: tuple[int, ...] = (-1,)
+    ) -> Tensor:
+        """Run all rows as one row without padding; h_TD."""
+        own = [len(row) - prefix for row in rows]
+        ids = [*rows[0][:prefix], *(i for row in rows for i in row[prefix:])]
+        positions = [*range(prefix), *(p for n in own for p in range(prefix, prefix + n))]
+        ids_1T = torch.tensor([ids], device=self.device)
+        positions_1T = torch.tensor([positions], device=self.device) + self._position_offset
+        with attention.layout(attention.Layout(tuple(own), self.causal, prefix)):
+            if self.compiling is None or not self._whole(layers):
+                with torch.compiler.set_stance("force_eager"):
+                    return self._forward(ids_1T, positions_1T, None, layers)[0]
+            try:
+                with self.compiling.step():
+                    return self._forward(ids_1T, positions_1T, None, layers)[0]
+            except Exception as error:
+                if not self.compiling.give_up(error):
+                    raise
+                return self._forward(ids_1T, positions_1T, None, layers)[0]
+
+    def _whole(self, layers: tuple[int, ...]) -> bool:
+        """Tell whether only the last layer's states are asked for."""
+        count = int(self.text_config.num_hidden_layers)
+        return all(_layer_index(layer, count) == count for layer in layers)
+
+    def padded_states(self, rows: Rows, *, layers: tuple[int, ...] = (-1,)) -> Tensor:
+        """Run the rows padded on the right; h_TD without the padding."""
+        longest = max(map(len, rows))
+        pad = getattr(self.text_config, "pad_token_id", None)
+        pad = int(pad) if pad is not None and 0 <= int(pad) < self.vocab_size else 0
+        ids_BL = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
+        mask_BL = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        positions_1L = torch.arange(longest)[None] + self._position_offset
+        positions_BL = positions_1L.expand(len(rows), -1).to(self.device)
+        h_BLD = self._forward(ids_BL.to(self.device), positions_BL, mask_BL.to(self.device), layers)
+        return h_BLD[mask_BL.to(self.device).bool()]
+
+    def _forward(
+        self, ids: Tensor, positions: Tensor, mask: Tensor | None, layers: tuple[int, ...]
+    ) -> Tensor:
+        kwargs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if "position_ids" in self._accepts:
+            kwargs["position_ids"] = positions
+        if "use_cache" in self._accepts:
+            kwargs["use_cache"] = False
+        if "token_type_ids" in self._accepts and getattr(self.text_config, "type_vocab_size", 0):
+            kwargs["token_type_ids"] = torch.zeros_like(ids)
+        count = int(self.text_config.num_hidden_layers)
+        wanted = [_layer_index(layer, count) for layer in layers]
+        if wanted == [count]:
+            return self.model(**kwargs).last_hidden_state  # type: ignore[no-any-return]
+        states = self._hidden_states(kwargs, wanted, count)
+        return torch.stack([states[i] for i in wanted]).mean(0)
+
+    def _hidden_states(
+        self, kwargs: dict[str, Any], wanted: list[int], count: int
+    ) -> dict[int, Tensor]:
+        """Return the states that enter the wanted layers, and stop after the last of them."""
+        found: dict[int, Tensor] = {}
+        last = max(wanted)
+
+        def hook_for(index: int) -> Any:
+            def hook(_: nn.Module, args: Any, named: Any) -> None:
+                found[index] = named["hidden_states"] if "hidden_states" in named else args[0]
+                if index == last:
+                    raise _Stop
+
+            return hook
+
+        layers = self.layers
+        hooks = [
+            layers[i].register_forward_pre_hook(hook_for(i), with_kwargs=True)
+            for i in set(wanted)
+            if i < count
+        ]
+        try:
+            with suppress(_Stop):
+                found[count] = self.model(**kwargs).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def logits(self, h_TD: Tensor) -> Tensor:
+        """Return the language-model head's logits of final states, logits_TV.
+
+        Raises:
+            UnsupportedError: the model was loaded without a head, or has none.
+        """
+        if self.head is None:
+            raise UnsupportedError(
+                f"{self.name!r} has no language-model head, which a sparse head needs; load a "
+                "checkpoint of a causal or masked language model with its head"
+            )
+        self._states.h_1TD = h_TD[None]
+        try:
+            dummy = torch.zeros(1, len(h_TD), dtype=torch.long, device=h_TD.device)
+            return self.head(input_ids=dummy).logits[0]  # type: ignore[no-any-return]
+        finally:
+            self._states.h_1TD = None
+
+    def save(self, folder: Path) -> None:
+        """Write config and weights (with the head, where it was loaded) as safetensors."""
+        model: Any = self.head if self.head is not None else self.model
+        implementation = self.config._attn_implementation
+        if self.head is not None:
+            setattr(model, str(model.base_model_prefix), self.model)
+        try:
+            with quiet():
+                model.save_pretrained(folder)
+        finally:
+            if self.head is not None:
+                setattr(model, str(model.base_model_prefix), self._states)
+            self.config._attn_implementation = implementation
+
+    # -- for the probe ------------------------------------------------------------------------
+
+    def run_rows(self, rows: Rows) -> Tensor:
+        """Run rows by the implementation in use."""
+        packed = self.implementation == "packed"
+        return self.packed_states(rows) if packed else self.padded_states(rows)
+
+    @contextmanager
+    def rows_layout(self, rows: Rows) -> Iterator[None]:
+        """Hold the layout of rows, for running single layers on them."""
+        lengths = tuple(map(len, rows))
+        inside = attention.layout(attention.Layout(lengths, self.causal))
+        with inside if self.implementation == "packed" else nullcontext():
+            yield
+
+
+def _layer_index(layer: int, count: int) -> int:
+    index = layer if layer >= 0 else count + 1 + layer
+    if not 0 <= index <= count:
+        raise InputError(
+            f"layer {layer} is not one of this model's: allowed are 0 (embeddings) to {count} "
+            f"(last), or -1 to {-count - 1}"
+        )
+    return index
+
+
+def _position_offset(model: nn.Module) -> int:
+    """Return the first position id: padding_idx + 1 in the RoBERTa family, else 0."""
+    for module in model.modules():
+        if hasattr(module, "create_position_ids_from_input_ids") and hasattr(module, "padding_idx"):
+            return int(module.padding_idx) + 1  # type: ignore[arg-type]
+    return 0

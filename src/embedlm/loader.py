@@ -1,0 +1,74 @@
+"""Opening a model: which files, which recipe, on which device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from embedlm.backbone import load_backbone
+from embedlm.embedder import Embedder
+from embedlm.errors import ModelError
+from embedlm.persistence import derive_recipe, resolve_adapters
+from embedlm.recipe import Recipe, Sparse
+
+__all__ = ["load"]
+
+BUILTIN = Path(__file__).parent / "builtin"
+
+
+def load(
+    model: str | Path | None = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    *,
+    device: Any = None,
+    dtype: Any = "auto",
+    adapters: Sequence[str] = (),
+    merge: bool = True,
+    max_length: int | dict[str, int] | None = None,
+    attn: str = "auto",
+    generator: Any = None,
+) -> Embedder:
+    """Load a model and a recipe.
+
+    Args:
+        model: a folder or hub id; None is the built-in model (no network), as is "builtin" or
+            "builtin-base".
+        recipe: a name, path, mapping or `Recipe`; None takes the one saved with the model or
+            derived from its files, else plain-mean.
+        device: None chooses CUDA, MPS or CPU.
+        dtype: "auto" keeps float32 checkpoints and runs half-precision ones in bfloat16 where fast.
+        adapters: adapter folders or hub ids, applied in order.
+        merge: merge the adapters into the weights.
+        max_length: in tokens, for all roles or by role.
+        attn: auto, packed, sdpa or eager.
+        generator: writes the texts that a recipe such as geneol wants: a model folder, an endpoint
+            "http://host/v1#model", or None for the model itself.
+
+    Raises:
+        ModelError: nothing that can be loaded is there.
+        RecipeError: no such recipe.
+        UnsupportedError: the model cannot do what the recipe asks.
+    """
+    name = "builtin" if model is None else str(model)
+    source = _builtin(name) if name in ("builtin", "builtin-base") else name
+    chosen = Recipe.load(recipe) if recipe is not None else derive_recipe(source)
+    backbone = load_backbone(
+        resolve_adapters(source, [*chosen.backbone.adapters, *adapters], merge=merge),
+        chosen.backbone,
+        device=device,
+        dtype=dtype,
+        head=any(isinstance(head, Sparse) for head in chosen.heads),
+        attn=attn,
+    )
+    return Embedder(backbone, chosen, name=name, max_length=max_length, generator=generator)
+
+
+def _builtin(name: str) -> str:
+    for folder in ("tuned", "base") if name == "builtin" else ("base",):
+        if (BUILTIN / folder / "config.json").is_file():
+            return str(BUILTIN / folder)
+    raise ModelError(
+        "the built-in model's files are missing from this installation; reinstall embedlm, or "
+        "give a model folder or hub id"
+    )

@@ -1,0 +1,29 @@
+"""Fixtures shared by all tests: tiny random models, made once a session."""
+
+import pytest
+import torch
+
+from tests import models
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """Return a function from an architecture's name to the folder of a tiny model of it."""
+    made = {}
+
+    def folder(name, **options):
+        key = (name, *sorted(options.items()))
+        if key not in made:
+            target = tmp_path_factory.mktemp(name.replace("/", "-")) / "model"
+            made[key] = models.build(name, target, **options)
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(model_folder):
+    """Return the folder of a tiny Llama with its language-model head."""
+    return model_folder("llama")
