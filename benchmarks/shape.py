@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ def build_model(folder: Path, *, layers: int = 28, head: bool = False) -> Path:
         tie_word_embeddings=True,
         dtype="bfloat16",
     )
-    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16)
     (model if head else model.model).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder
@@ -72,11 +74,11 @@ def flops_per_token(folder: Path) -> float:
     width, ffn = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"] + config["num_key_value_heads"]
     layer = 2 * width * heads * config["head_dim"] + 3 * width * ffn
-    return 2.0 * layer * int(config["num_hidden_layers"])
+    return float(2 * layer * config["num_hidden_layers"])
 
 
 def mixed_texts(
-    tokenizer: PreTrainedTokenizerFast, count: int, low: int = 4, high: int = 450, seed: int = 0
+    tokenizer: Any, count: int, low: int = 4, high: int = 450, seed: int = 0
 ) -> list[str]:
     """Return texts of log-normal length between `low` and `high` tokens."""
     generator = random.Random(seed)
@@ -85,11 +87,11 @@ def mixed_texts(
     texts = []
     for length in lengths.tolist():
         ids = tokenizer(" ".join(_words(generator, length)), add_special_tokens=False)["input_ids"]
-        texts.append(tokenizer.decode(ids[:length]))
+        texts.append(str(tokenizer.decode(ids[:length])))
     return texts
 
 
-def prompts(tokenizer: PreTrainedTokenizerFast, tokens: int, shots: int = 5) -> list[dict[str, str]]:
+def prompts(tokenizer: Any, tokens: int, shots: int = 5) -> list[dict[str, str]]:
     """Return demonstrations of about `tokens` tokens in all."""
     each = tokens // shots
     texts = mixed_texts(tokenizer, 2 * shots, low=each // 2, high=each // 2, seed=7)

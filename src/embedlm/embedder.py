@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from embedlm import frequency, similarity
 from embedlm._inputs import (
+    Options,
     check_demonstrations,
     check_instructions,
     check_texts,
-    translate_aliases,
+    translate_spellings,
 )
 from embedlm._progress import progress
 from embedlm.backbone import Backbone, load_backbone
@@ -31,20 +33,6 @@ __all__ = ["Embedder"]
 
 Array = npt.NDArray[Any]
 _STREAM_WINDOW = 4096
-_NOT_OURS = ("batch_size", "convert_to_tensor", "convert_to_numpy", "prompt", "device")
-_OPTIONS = (
-    "role",
-    "instruction",
-    "demonstrations",
-    "heads",
-    "dim",
-    "precision",
-    "normalize",
-    "batch_tokens",
-    "show_progress",
-    "max_length",
-    *_NOT_OURS,
-)
 
 
 class Embedder:
@@ -138,14 +126,26 @@ class Embedder:
 
     # -- encoding -----------------------------------------------------------------------------
 
-    def encode(self, texts: Any, **options: Any) -> Any:
+    def encode(
+        self,
+        texts: Any,
+        role: str | None = None,
+        instruction: str | Sequence[str] | None = None,
+        demonstrations: Sequence[Mapping[str, str]] | None = None,
+        heads: Any = None,
+        dim: int | None = None,
+        precision: str = "float32",
+        normalize: bool | None = None,
+        batch_tokens: int | None = None,
+        show_progress: bool | None = None,
+        *,
+        max_length: int | None = None,
+        **spellings: Any,
+    ) -> Any:
         """Return vectors of texts, in their order.
 
         Args:
             texts: a string (one vector, 1-D), or a list of strings or of `{"text": ...}`.
-            **options: see below.
-
-        Options:
             role: None, "query", "document" or a name the recipe defines.
             instruction: one string or one per text; None takes the recipe's, "" means none.
             demonstrations: list of `{"instruct": ..., "query": ..., "response": ...}`.
@@ -154,8 +154,11 @@ class Embedder:
             precision: float32, float16, int8, uint8, binary or ubinary.
             normalize: None takes the recipe's.
             batch_tokens: tokens run at once.
-            max_length: in tokens; shortens the text, not the prompt.
             show_progress: None shows a bar for long jobs on a terminal.
+            max_length: in tokens; shortens the text, not the prompt.
+            **spellings: sentence-transformers' names: show_progress_bar, normalize_embeddings,
+                prompt_name, truncate_dim, prompt (written before each text), convert_to_tensor;
+                convert_to_numpy, batch_size and device are taken and change nothing.
 
         Returns:
             One dense head: array (n, dim). Anything else: `Embeddings`.
@@ -163,22 +166,27 @@ class Embedder:
         Raises:
             InputError: texts or options that cannot be used.
         """
-        options = translate_aliases(options, _OPTIONS)
-        tensor = options.pop("convert_to_tensor", False)
-        for name in ("batch_size", "convert_to_numpy", "device"):
-            options.pop(name, None)
-        lead = options.pop("prompt", None)
+        foreign = translate_spellings(spellings)
+        options = Options(
+            role=foreign.get("role", role),
+            instruction=instruction,
+            demonstrations=check_demonstrations(demonstrations),
+            heads=heads,
+            dim=foreign.get("dim", dim),
+            precision=precision,
+            normalize=foreign.get("normalize", normalize),
+            batch_tokens=batch_tokens,
+            show_progress=foreign.get("show_progress", show_progress),
+            max_length=max_length,
+        )
         given = check_texts(texts)
+        lead = foreign.get("prompt")
         items = [lead + text for text in given.items] if lead else given.items
-        found = self._encode(items, **options)
-        plain = isinstance(found, np.ndarray)
-        if given.single:
-            found = found[0] if plain else found
-        if tensor and plain:
-            import torch
-
-            return torch.from_numpy(found)
-        return found
+        found = self._encode(items, options)
+        if not isinstance(found, np.ndarray):
+            return found
+        found = found[0] if given.single else found
+        return torch.from_numpy(found) if foreign.get("convert_to_tensor") else found
 
     def encode_query(self, texts: Any, **options: Any) -> Any:
         """Encode with role "query"."""
@@ -194,46 +202,28 @@ class Embedder:
         while window := list(islice(source, _STREAM_WINDOW)):
             yield from self.encode(window, **options)
 
-    def _encode(
-        self,
-        items: list[str],
-        *,
-        role: str | None = None,
-        instruction: str | Sequence[str] | None = None,
-        demonstrations: Sequence[Mapping[str, str]] | None = None,
-        heads: Any = None,
-        dim: int | None = None,
-        precision: str = "float32",
-        normalize: bool | None = None,
-        batch_tokens: int | None = None,
-        show_progress: bool | None = None,
-        max_length: int | None = None,
-    ) -> Any:
-        wanted = self._heads(heads)
-        request = Request(role, check_demonstrations(demonstrations), max_length)
-        instructions = check_instructions(instruction, len(items)) or [None] * len(items)
-        self.renderer.templates(role)
+    def _encode(self, items: list[str], options: Options) -> Any:
+        wanted = self._heads(options.heads, options.role)
+        request = Request(options.role, options.demonstrations, options.max_length)
+        own = check_instructions(options.instruction, len(items))
+        instructions: Sequence[str | None] = own if own is not None else [None] * len(items)
         keys = list(zip(items, instructions, strict=True))
-        distinct = dict.fromkeys(keys)
-        place = {key: index for index, key in enumerate(distinct)}
-        jobs = self._jobs(list(distinct))
-        if batch_tokens is not None and batch_tokens < 1:
-            raise InputError(f"batch_tokens is {batch_tokens}; give a number above 0")
+        place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        jobs = self._jobs(list(place))
         engine = Engine(
             self.backbone,
             self.renderer,
             self.recipe.pooling,
             wanted,
-            batch_tokens or default_budget(self.device),
+            options.batch_tokens or default_budget(self.device),
             self._token_weights(),
         )
-        with progress(show_progress, len(jobs)) as bar:
-            results = engine.run(jobs, len(distinct), request, bar)
+        with progress(options.show_progress, len(jobs)) as bar:
+            results = engine.run(jobs, len(place), request, bar)
         order = np.array([place[key] for key in keys], dtype=np.int64)
-        unit = self.recipe.normalize if normalize is None else normalize
-        return self._finish(results, order, wanted, dim, precision, unit)
+        return self._finish(results, order, wanted, options)
 
-    def _heads(self, heads: Any) -> tuple[Head, ...]:
+    def _heads(self, heads: Any, role: str | None) -> tuple[Head, ...]:
         if heads is None:
             wanted = self.recipe.heads
         else:
@@ -246,7 +236,7 @@ class Embedder:
             raise InputError(f"heads names one kind twice: {', '.join(kinds)}")
         if any(isinstance(head, Sparse) for head in wanted) and self.backbone.head is None:
             self.backbone = _with_head(self)
-        several = self.recipe.transform is not None or len(self.renderer.templates(None)) > 1
+        several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
         if several and any(isinstance(head, MultiVector) for head in wanted):
             raise UnsupportedError(
                 f"recipe {self.recipe.name!r} averages several prompts, which token vectors cannot "
@@ -275,20 +265,19 @@ class Embedder:
         results: Results,
         order: npt.NDArray[np.int64],
         heads: tuple[Head, ...],
-        dim: int | None,
-        precision: str,
-        unit: bool,
+        options: Options,
     ) -> Any:
+        unit = self.recipe.normalize if options.normalize is None else options.normalize
         dense: Array | None = None
         if results.dense is not None:
             vectors = results.dense[order]
             if self._statistics is not None:
                 vectors = self._statistics.remove_components(vectors)
-            if dim is not None:
-                vectors = truncate(vectors, dim, renormalize=False)
+            if options.dim is not None:
+                vectors = truncate(vectors, options.dim, renormalize=False)
             if unit:
                 vectors = similarity.normalize(vectors)
-            dense = quantize(vectors, precision)
+            dense = quantize(vectors, options.precision)
         if len(heads) == 1 and isinstance(heads[0], Dense):
             return dense
         sparse = multi = None

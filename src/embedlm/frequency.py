@@ -50,8 +50,8 @@ class Statistics:
         """Take the common components out of vectors."""
         if self.components_KD is None:
             return vectors_ND
-        found: Floats = vectors_ND - vectors_ND @ self.components_KD.T @ self.components_KD
-        return found
+        common_ND = vectors_ND @ self.components_KD.T @ self.components_KD
+        return (vectors_ND - common_ND).astype(np.float32)
 
 
 def count(rows: Iterable[Sequence[int]], vocab_size: int) -> Statistics:

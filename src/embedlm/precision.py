@@ -92,5 +92,5 @@ def _to_bytes(
     steps = np.where(steps == 0, np.ones_like(steps), steps)
     scaled = np.clip(np.floor((values - low) / steps), 0, 255)
     if precision == "uint8":
-        return scaled.astype(np.uint8)
-    return (scaled - 128).astype(np.int8)
+        return np.asarray(scaled, dtype=np.uint8)
+    return np.asarray(scaled - 128, dtype=np.int8)

@@ -48,9 +48,8 @@ def dot(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> 
     _same_width(a, b)
     if pairwise:
         _same_count(len(a), len(b))
-        return np.einsum("nd,nd->n", a, b)
-    found: Floats = a @ b.T
-    return found
+        return np.asarray((a * b).sum(axis=1), dtype=np.float32)
+    return np.asarray(a @ b.T, dtype=np.float32)
 
 
 def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> Floats:
@@ -85,7 +84,7 @@ def maxsim(
     filled = np.flatnonzero(lengths)
     if not len(filled):
         return out
-    tokens_TD = np.concatenate([documents[i] for i in filled])
+    tokens_TD = np.concatenate([documents[i] for i in filled.tolist()])
     starts = np.cumsum(lengths[filled]) - lengths[filled]
     for row, query_QD in enumerate(queries):
         if len(query_QD) == 0:

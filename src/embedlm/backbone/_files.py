@@ -1,4 +1,4 @@
-"""From a folder or a hub id to a config, a tokenizer and a network, with errors that tell what is wrong."""
+"""From a folder or a hub id to config, tokenizer and network, with errors that tell what is wrong."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 def _bfloat16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return any(
             bool(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)())

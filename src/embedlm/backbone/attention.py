@@ -141,7 +141,8 @@ def _packed(
 
 
 def _split(x_HTD: Tensor, count: int) -> Tensor:
-    return x_HTD.unflatten(1, (count, -1)).transpose(0, 1)
+    heads, tokens, width = x_HTD.shape
+    return x_HTD.reshape(heads, count, tokens // count, width).transpose(0, 1)
 
 
 def _after(prefix_1KPD: Tensor, x_BKLD: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class Backbone:
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, name: str) -> None:
         self.model = model
-        self.config: Any = model.config
+        network: Any = model
+        self.config: Any = network.config
         self.tokenizer = tokenizer
         self.name = name
         self.head: nn.Module | None = None
@@ -60,7 +61,7 @@ class Backbone:
         self.causal = True
         self.packs = False
         self.compiling: Compiling | None = None
-        self.text_config = self.config.get_text_config()
+        self.text_config: Any = self.config.get_text_config()
         self._accepts = set(inspect.signature(model.forward).parameters)
         self._position_offset = _position_offset(model)
 
@@ -180,7 +181,7 @@ class Backbone:
             kwargs["position_ids"] = positions
         if "use_cache" in self._accepts:
             kwargs["use_cache"] = False
-        if "token_type_ids" in self._accepts and getattr(self.text_config, "type_vocab_size", 0):
+        if "token_type_ids" in self._accepts and hasattr(self.text_config, "type_vocab_size"):
             kwargs["token_type_ids"] = torch.zeros_like(ids)
         count = int(self.text_config.num_hidden_layers)
         wanted = [_layer_index(layer, count) for layer in layers]

@@ -81,12 +81,13 @@ def _moves(layer: nn.Module, args: Any, kwargs: Any, first: int) -> bool:
     changed[:, first + 1 :] += 3 * spread * noise.to(hidden)
 
     def first_state(states: Tensor) -> Tensor:
-        out = (
+        out: Any = (
             layer(*args, **{**kwargs, "hidden_states": states})
             if named
             else layer(states, *args[1:], **kwargs)
         )
-        return (out[0] if isinstance(out, tuple) else out)[..., first, :].float().reshape(-1)
+        states = out[0] if isinstance(out, tuple) else out
+        return states[..., first, :].float().reshape(-1)
 
     before, after = first_state(hidden), first_state(changed)
     return bool((before - after).abs().max() > 1e-6 * before.abs().max().clamp_min(1e-6))

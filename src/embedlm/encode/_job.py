@@ -173,7 +173,8 @@ class Job:
     def save(self, index: int, block: Block) -> None:
         """Write a finished block; it is on the disk when this returns."""
         buffer = io.BytesIO()
-        np.savez(buffer, **block)
+        save: Any = np.savez
+        save(buffer, **block)
         with disk_errors(self.part):
             write_whole(self._path(index), lambda handle: handle.write(buffer.getbuffer()))
 

@@ -61,7 +61,7 @@ class Finished:
 
 def lines(array: Array) -> list[str]:
     """Return the lines that a block holds as bytes."""
-    return array.tobytes().decode("utf-8").splitlines()
+    return array.tobytes().decode("utf-8").split("\n")[:-1]
 
 
 def write_npy(handle: BinaryIO, done: Finished) -> None:
@@ -79,7 +79,7 @@ def _array(handle: Any, done: Finished, name: str) -> None:
 def _header(handle: Any, dtype: Any, shape: tuple[int, ...]) -> None:
     description = np.lib.format.dtype_to_descr(np.dtype(dtype))
     facts = {"descr": description, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(handle, facts)  # type: ignore[no-untyped-call]
+    np.lib.format.write_array_header_1_0(handle, facts)
 
 
 def write_npz(handle: BinaryIO, done: Finished) -> None:
@@ -222,10 +222,10 @@ def _fixed(arrow: Any, vectors: Array) -> Any:
 
 def _column(arrow: Any, values: list[Any], kinds: set[str]) -> Any:
     """Return a column in the one type that all its values have, else as strings."""
-    if kinds in ({"int"}, {"bool"}, {"float"}, {"int", "float"}):
-        kind = {"int": arrow.int64(), "bool": arrow.bool_()}.get(min(kinds), arrow.float64())
-        kind = arrow.float64() if "float" in kinds else kind
-        return arrow.array(values, kind)
+    if kinds in ({"int"}, {"bool"}):
+        return arrow.array(values, arrow.int64() if kinds == {"int"} else arrow.bool_())
+    if kinds in ({"float"}, {"int", "float"}):
+        return arrow.array(values, arrow.float64())
     texts = [v if isinstance(v, str) or v is None else json.dumps(v) for v in values]
     return arrow.array(texts, arrow.string())
 

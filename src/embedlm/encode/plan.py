@@ -28,7 +28,7 @@ class Pack:
     """Leading ids that all of them share and that are run once; 0: none."""
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[list[int]]) -> int:
     """Return how many leading ids all rows share."""
     low, high = min(rows), max(rows)
     for index, (a, b) in enumerate(zip(low, high, strict=False)):
@@ -37,7 +37,7 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return min(len(low), len(high))
 
 
-def plan(rows: Sequence[Sequence[int]], budget: int, *, share: bool) -> Iterator[Pack]:
+def plan(rows: Sequence[list[int]], budget: int, *, share: bool) -> Iterator[Pack]:
     """Yield packs of at most `budget` tokens (a longer row is a pack of its own).
 
     Args:

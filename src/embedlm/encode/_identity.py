@@ -1,0 +1,70 @@
+"""What decides a job's numbers beside its options: the model, its recipe, the libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["fixed_kernels", "identity"]
+
+_SAMPLE = 64
+
+
+def identity(model: Embedder) -> dict[str, Any]:
+    """Return what must be the same for two runs to give the same vectors.
+
+    Weights are known by a sample of every tensor: training changes all of a tensor's values, and
+    hashing every byte of a large model would take longer than many jobs.
+    """
+    backbone = model.backbone
+    statistics = getattr(model, "_statistics", None)
+    return {
+        "model": {
+            "weights": _weights(backbone.model)
+            + (_weights(backbone.head) if backbone.head else ""),
+            "tokenizer": _short(model.tokenizer.backend_tokenizer.to_str().encode("utf-8")),
+            "dtype": str(backbone.dtype),
+            "device": backbone.device.type,
+            "attention": backbone.implementation,
+            "causal": backbone.causal,
+            "statistics": None if statistics is None else _short(repr(statistics).encode("utf-8")),
+        },
+        "recipe": json.loads(model.recipe.model_dump_json()),
+        "software": {name: version(name) for name in ("embedlm", "torch", "transformers")},
+    }
+
+
+def _weights(network: Any) -> str:
+    seen = hashlib.sha256()
+    for name, value in network.named_parameters():
+        flat = value.detach().flatten()
+        some = flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE].float().cpu().numpy()
+        seen.update(f"{name}{tuple(value.shape)}".encode())
+        seen.update(some.tobytes())
+    return seen.hexdigest()[:16]
+
+
+def _short(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@contextmanager
+def fixed_kernels(model: Embedder, compile: bool) -> Iterator[None]:
+    """Decide at the start of a job whether layers run compiled, not by the time it has taken."""
+    compiling = model.backbone.compiling
+    if compiling is None:
+        yield
+        return
+    before = compiling.mode
+    compiling.mode = "on" if compile else "off"
+    try:
+        yield
+    finally:
+        compiling.mode = before

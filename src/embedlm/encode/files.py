@@ -1,0 +1,241 @@
+"""Encodes a file of any size into a file of vectors, and goes on where it was killed.
+
+The input is read in blocks of records. A finished block is kept in a folder beside the output
+(`OUT.part`, see `_job.py`); a later run with the same input, model and options skips it. At the end
+the blocks are put together and the output appears under its name at once, whole. Blocks are cut by
+the input alone, so a resumed job gives the very bytes of one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.encode._identity import fixed_kernels, identity
+from embedlm.encode._job import Job, disk_errors, write_whole
+from embedlm.encode._records import Fields, Record, Source
+from embedlm.encode._worker import Worker
+from embedlm.encode._writers import OUTPUT_COLUMNS, WRITERS, Finished, lines
+from embedlm.errors import InputError, JobError, closest, require
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["Encoded", "encode_file"]
+
+BLOCK = 1024
+"""Records a block: little is lost by a kill, and packs are still full."""
+BLOCK_OF_TOKENS = 128
+"""The same where every token has a vector."""
+_ANEW = "To begin anew use --restart (restart=True), or choose another output"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a finished job did."""
+
+    output: str
+    rows: int
+    """Texts encoded."""
+    rejected: int
+    """Records set aside."""
+    dim: int | None
+    """Width of the dense vectors, in elements of the output."""
+    blocks: int
+    resumed: int
+    """Blocks that an earlier run had finished."""
+
+
+def encode_file(
+    model: Embedder,
+    source: str | Path,
+    target: str | Path,
+    *,
+    input_format: str | None = None,
+    text_field: str = "text",
+    id_field: str = "id",
+    keep: Sequence[str] = (),
+    rejects: str | Path | None = None,
+    calibration: str | Path | None = None,
+    restart: bool = False,
+    compile: bool = False,
+    block: int | None = None,
+    show_progress: bool | None = None,
+    **options: Any,
+) -> Encoded:
+    """Encode the records of a file (or "-", standard input) into a file of vectors.
+
+    Args:
+        model: encodes.
+        source: .txt (a text a line), .jsonl, .csv, .tsv or .parquet, or "-".
+        target: .npy, .npz, .jsonl or .parquet; what these hold is told in `_writers.py`.
+        input_format: says what `source` is where its name does not.
+        text_field: field or column that holds the text.
+        id_field: field or column that holds the id; without one the line number is the id.
+        keep: further fields to copy into .jsonl or .parquet.
+        rejects: where bad records are set aside, as JSON lines; None: the first one is an error.
+        calibration: texts from which int8 and uint8 take their ranges; None: the first block.
+        restart: throw away what an earlier run has finished.
+        compile: compile the model first; resumed blocks are then equal up to rounding.
+        block: records a block.
+        show_progress: None shows a bar on a terminal.
+        **options: as for `Embedder.encode`: role, instruction, demonstrations, heads, dim,
+            precision, normalize, batch_tokens, max_length.
+
+    Raises:
+        InputError: an input, output or option that cannot be used.
+        RecordError: a bad record, with file and line.
+        JobError: the job cannot be started, continued or finished; finished blocks are kept.
+    """
+    reader = Source(source, Fields(text_field, id_field, tuple(keep)), input_format)
+    sample = None if calibration is None else Source(calibration, Fields(text_field))
+    worker = Worker(model, options, set_aside=rejects is not None)
+    out = Path(target)
+    _check_output(out, reader, worker)
+    if rejects is not None:
+        _check_place(Path(rejects), reader, "rejects file")
+    size = block or (BLOCK_OF_TOKENS if "tokens" in worker.empty else BLOCK)
+    if size < 1:
+        raise InputError(f"block is {block}; give a number of records above 0")
+    manifest = {
+        "version": 1,
+        "input": reader.fingerprint(),
+        "calibration": None if sample is None else sample.fingerprint(),
+        "options": {**options, "block": size, "compile": compile, "rejects": rejects is not None},
+        **identity(model),
+    }
+    manifest = json.loads(json.dumps(manifest, default=str))
+    with Job.open(out, manifest, restart=restart) as job, fixed_kernels(model, compile):
+        report = job.finished()
+        if report is None or not out.exists():
+            if worker.needs_ranges:
+                _take_ranges(worker, job, sample, size)
+            with _bar(reader, show_progress) as moved:
+                count = _run(worker, job, reader, size, moved)
+            report = _put_together(
+                Finished(job, count, worker.empty, worker.vocabulary), out, rejects
+            )
+        job.finish(report)
+    return replace(Encoded(**report), resumed=job.kept)
+
+
+def _check_output(out: Path, reader: Source, worker: Worker) -> None:
+    """Refuse an output that cannot be written or cannot hold what is asked."""
+    kind, keep = out.suffix.lower(), reader.fields.keep
+    if kind not in WRITERS:
+        raise InputError(
+            f"the output {str(out)!r} must end in one of {', '.join(WRITERS)}."
+            + closest(kind, list(WRITERS))
+        )
+    _check_place(out, reader, "output")
+    arrays = set(worker.empty) - {"columns", "rejects"}
+    if kind == ".npy" and arrays != {"dense"}:
+        raise InputError(
+            "a .npy file holds dense vectors alone; write sparse and multi-vector heads to .npz, "
+            ".jsonl or .parquet, or ask for the dense head only"
+        )
+    if keep and kind in (".npy", ".npz"):
+        raise InputError(f"a {kind} file cannot keep fields; write .jsonl or .parquet")
+    taken = [name for name in keep if name in OUTPUT_COLUMNS]
+    if taken:
+        raise InputError(f"the field {taken[0]!r} cannot be kept: an output column has that name")
+    if kind == ".parquet":
+        require("pyarrow.parquet", "parquet")
+
+
+def _check_place(path: Path, reader: Source, what: str) -> None:
+    if path.is_dir():
+        raise InputError(f"the {what} {str(path)!r} is a folder; give a file name")
+    if not path.parent.is_dir():
+        raise InputError(f"the {what}'s folder {str(path.parent)!r} does not exist; make it first")
+    if path.exists() and not reader.stdin and path.samefile(reader.path):
+        raise InputError(f"the {what} is the input itself; give another name")
+
+
+def _blocks(source: Source, size: int) -> Iterator[list[Record]]:
+    records = iter(source)
+    while chunk := list(islice(records, size)):
+        yield chunk
+
+
+def _digest(records: Sequence[Record]) -> npt.NDArray[np.uint8]:
+    seen = hashlib.sha256()
+    for r in records:
+        seen.update(json.dumps([r.place, r.text, r.columns, r.error]).encode("utf-8"))
+    return np.frombuffer(seen.digest(), dtype=np.uint8)
+
+
+def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any) -> int:
+    """Encode every block that is not yet there; return how many there are."""
+    count = 0
+    for index, records in enumerate(_blocks(source, size)):
+        digest = _digest(records)
+        block = job.load(index)
+        if block is None:
+            block = {**worker(records, source.name), "digest": digest}
+            if worker.ranges is not None and job.ranges() is None:
+                job.fix_ranges(worker.ranges)
+            job.save(index, block)
+        elif not np.array_equal(block["digest"], digest):
+            raise JobError(
+                f"{source.name} has changed since the job was begun: the records at "
+                f"{records[0].place} to {records[-1].place} are other ones. {_ANEW}"
+            )
+        elif worker.needs_ranges and worker.ranges is None and len(block["columns"]):
+            raise JobError(f"{job.part} has lost its ranges.npy. {_ANEW}")
+        count = index + 1
+        moved()
+    if job.count() > count:
+        raise JobError(f"{source.name} is shorter than when the job was begun. {_ANEW}")
+    return count
+
+
+def _take_ranges(worker: Worker, job: Job, sample: Source | None, size: int) -> None:
+    """Take the ranges of int8 and uint8 from an earlier run, or from the calibration texts."""
+    worker.ranges = job.ranges()
+    if worker.ranges is not None or sample is None:
+        return
+    for records in _blocks(sample, size):
+        bad = [record for record in records if record.error is not None]
+        if bad:
+            raise InputError(f"{sample.name}:{bad[0].place}: {bad[0].error}")
+        worker.find_ranges([record.text for record in records])
+    if worker.ranges is None:
+        raise InputError(f"the calibration file {sample.name} holds no texts")
+    job.fix_ranges(worker.ranges)
+
+
+@contextmanager
+def _bar(source: Source, show: bool | None) -> Iterator[Any]:
+    """Yield a function that brings the bar to the source's position."""
+    from tqdm.auto import tqdm
+
+    disable = None if show is None else not show
+    with tqdm(
+        total=source.total, unit=source.unit, unit_scale=True, desc="encode", disable=disable
+    ) as bar:
+        yield lambda: bar.update(source.position - bar.n)
+
+
+def _put_together(done: Finished, out: Path, rejects: str | Path | None) -> dict[str, Any]:
+    """Write the output and the rejects file; return the report."""
+    bad = sum(len(lines(array)) for array in done.arrays("rejects"))
+    rows = sum(len(lines(array)) for array in done.arrays("columns"))
+    with disk_errors(done.job.part):
+        if rejects is not None:
+            write_whole(
+                Path(rejects),
+                lambda handle: handle.writelines(a.tobytes() for a in done.arrays("rejects")),
+            )
+        write_whole(out, lambda handle: WRITERS[out.suffix.lower()](handle, done))
+    dim = done.empty["dense"].shape[1] if "dense" in done.empty else None
+    return asdict(Encoded(str(out), rows, bad, dim, done.count, 0))
