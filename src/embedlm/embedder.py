@@ -62,6 +62,7 @@ class Embedder:
             recipe.prompt,
             boundary=recipe.pooling.boundary,
             limit=backbone.max_positions,
+            positions=backbone.positions,
         )
         self._statistics: frequency.Statistics | None = None
 

@@ -34,6 +34,10 @@ class _Stop(Exception):
     """Ends a forward pass once the states that were asked for are there."""
 
 
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+"""Names of modules that hold a learned vector a position (GPT-2, OPT, BERT and their kin)."""
+
+
 class _States(nn.Module):
     """Stands in for the body of a model, so that its head can be run on given states."""
 
@@ -114,6 +118,16 @@ class Backbone:
         if declared and declared < 1_000_000:
             return min(int(declared), limit) if limit else int(declared)
         return limit
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens a learned table of positions has; None where positions are computed."""
+        tables = (name.rsplit(".", 1)[-1] for name, _ in self.model.named_modules())
+        if self.static or not any(name in _POSITION_TABLES for name in tables):
+            return None
+        size = getattr(self.text_config, "max_position_embeddings", None)
+        size = size or getattr(self.text_config, "n_positions", None)
+        return int(size) - self._position_offset if size else None
 
     # -- running ------------------------------------------------------------------------------
 
@@ -237,12 +251,17 @@ class Backbone:
         finally:
             self._states.h_1TD = None
 
-    def save(self, folder: Path) -> None:
-        """Write config and weights (with the head, where it was loaded) as safetensors."""
+    def whole_model(self) -> Any:
+        """Return body and head as one model again; `logits` cannot be used after that."""
         model: Any = self.head if self.head is not None else self.model
-        implementation = self.config._attn_implementation
         if self.head is not None:
             setattr(model, str(model.base_model_prefix), self.model)
+        return model
+
+    def save(self, folder: Path) -> None:
+        """Write config and weights (with the head, where it was loaded) as safetensors."""
+        implementation = self.config._attn_implementation
+        model = self.whole_model()
         try:
             with quiet():
                 model.save_pretrained(folder)

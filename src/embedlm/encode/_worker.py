@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm._inputs import Options
 from embedlm.encode._job import Block
 from embedlm.encode._records import Record
 from embedlm.errors import InputError, RecordError, closest
-from embedlm.precision import PRECISIONS, quantize, ranges_of
+from embedlm.precision import quantize, ranges_of
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -52,14 +53,11 @@ class Worker:
                 )
         given = dict(options)
         self.precision = str(given.pop("precision", None) or "float32")
-        if self.precision not in PRECISIONS:
-            raise InputError(
-                f"precision {self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}."
-                + closest(self.precision, list(PRECISIONS))
-            )
+        Options(precision=self.precision)  # says what is allowed
         self.set_aside = set_aside
         # Vectors are made smaller here: after the check for NaN, and by ranges all blocks share.
-        self.encode = partial(model.encode, **given, show_progress=False)
+        encode: Any = model.encode
+        self.encode = partial(encode, **given, show_progress=False)
         self.ranges: npt.NDArray[np.float32] | None = None
         nothing = self.encode([])
         dense, sparse, tokens = _heads(nothing)

@@ -217,7 +217,7 @@ def _take_ranges(worker: Worker, job: Job, sample: Source | None, size: int) -> 
 @contextmanager
 def _bar(source: Source, show: bool | None) -> Iterator[Any]:
     """Yield a function that brings the bar to the source's position."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     disable = None if show is None else not show
     with tqdm(

@@ -1,8 +1,8 @@
 """Texts in, token ids and a segment id per token out.
 
-Two ways to the ids. Joined: the prompt is one string, tokenised once; spans of the template's pieces
-are mapped to tokens by character offsets. Pieces: every piece is tokenised alone and the ids are
-concatenated, as some references do. Truncation shortens the text, never the prompt, unless the
+Two ways to the ids. Joined: the prompt is one string, tokenised once; spans of the template's
+pieces are mapped to tokens by character offsets. Pieces: every piece is tokenised alone and the ids
+are concatenated, as some references do. Truncation shortens the text, never the prompt, unless the
 recipe says otherwise.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from embedlm.errors import InputError, RecipeError, UnsupportedError, closest
+from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
 from embedlm.prompt.template import (
     DEMONSTRATION_SLOTS,
     Piece,
@@ -24,20 +24,12 @@ from embedlm.prompt.template import (
     fill,
     parse_template,
 )
-from embedlm.recipe import SEGMENTS, Message, Prompt, Template
+from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
+from embedlm.recipe import Message, Prompt, Template
 
-__all__ = ["RenderedBatch", "Renderer", "Request"]
+__all__ = ["SEGMENT_ID", "RenderedBatch", "Renderer", "Request"]
 
-Ids = list[int]
-Segments = npt.NDArray[np.uint8]
-SEGMENT_ID = {name: index for index, name in enumerate(SEGMENTS)}
-_SPECIAL, _TEXT, _REPEAT, _EOS = (SEGMENT_ID[s] for s in ("special", "text", "repeat", "eos"))
-_SLOT_SEGMENT = {"literal": "literal", "bos": "special"}
-# Where two pieces meet inside one token, the text wins, then the instruction.
-_PRIORITY = np.zeros(len(SEGMENTS), dtype=np.uint8)
-for _rank, _name in enumerate(("literal", "demonstrations", "instruction", "repeat", "text"), 1):
-    _PRIORITY[SEGMENT_ID[_name]] = _rank
-_CUTTABLE = (_TEXT, _REPEAT)
+_SPECIAL, _EOS = SEGMENT_ID["special"], SEGMENT_ID["eos"]
 
 
 @dataclass(slots=True)
@@ -82,7 +74,17 @@ class Renderer:
         *,
         boundary: Literal["offsets", "count_prefix", "count_text"] = "offsets",
         limit: int | None = None,
+        positions: int | None = None,
     ) -> None:
+        """Take a fast tokenizer and a recipe's prompt.
+
+        Args:
+            tokenizer: of transformers, with a tokenizer.json.
+            prompt: the recipe's.
+            boundary: the recipe's `pooling.boundary`.
+            limit: tokens that the model asks for, unless the recipe or the call says otherwise.
+            positions: tokens that the model cannot exceed (a learned table ends there).
+        """
         if not getattr(tokenizer, "is_fast", False):
             raise UnsupportedError(
                 f"{type(tokenizer).__name__} has no fast implementation (tokenizer.json); "
@@ -92,11 +94,12 @@ class Renderer:
         self.prompt = prompt
         self.boundary = boundary
         self.limit = limit
+        self.positions = positions
         self._core = tokenizer.backend_tokenizer
         self._core.no_truncation()
         self._core.no_padding()
         self._adds_eos = _tokenizer_adds_eos(tokenizer)
-        self._piece_cache: dict[tuple[str, int | None], Ids] = {}
+        self._piece_cache: dict[str, Ids] = {}
 
     # -- what the recipe says for a role ------------------------------------------------------
 
@@ -167,7 +170,8 @@ class Renderer:
         """
         if instructions is None:
             instructions = [self.instruction(request.role)] * len(texts)
-        limit = request.max_length or self.max_length(request.role)
+        given = request.max_length
+        limit = self.max_length(request.role) if given is None else given
         if limit is not None and limit < 1:
             raise InputError(f"max_length is {limit}; give a number of tokens above 0")
         demonstrations = self._demonstrations(request.demonstrations)
@@ -280,35 +284,50 @@ class Renderer:
         encode = self._core.encode_batch if offsets else self._core.encode_batch_fast
         encodings = encode(strings, add_special_tokens=special)
         batch = RenderedBatch([], [], strings, [])
-        appended = not (self._adds_eos and special)
+        eos_id = self.tokenizer.eos_token_id
+        appended = eos_id is not None and not (self._adds_eos and special)
         for row, encoding, eos, string in zip(
             bodies, encodings, ends_with_eos, strings, strict=True
         ):
             ids: Ids = encoding.ids
-            tail = [self.tokenizer.eos_token_id] if eos and appended else []
-            cut = limit is not None and (
-                self.prompt.truncate == "slot" or len(ids) + len(tail) > limit
-            )
+            tail = [eos_id] if eos and appended else []
+            total = len(ids) + len(tail)
+            cut = self._too_long(total, limit)
             if cut and not offsets:
                 encoding = self._core.encode(string, add_special_tokens=special)
-            if offsets or cut:
-                marks = self._mark(row, encoding, special)
-            else:
-                marks = np.empty(0, dtype=np.uint8)
-            if tail:
-                ids = ids + tail
-                marks = np.append(marks, np.uint8(_EOS)) if len(marks) else marks
-            elif eos and len(marks):
-                marks[-1] = _EOS
+            marks = np.empty(0, dtype=np.uint8)
             shortened = False
-            if cut and limit is not None:
-                ids, marks, shortened = self._shorten(ids, marks, limit)
+            if offsets or cut:
+                marks = mark(row, encoding)
+                if self.boundary != "offsets":
+                    count_boundary(row, marks, self._core, self.boundary, special)
+                marks = np.append(marks, np.full(len(tail), _EOS, dtype=np.uint8))
+                if eos and self._adds_eos and special and len(marks):
+                    marks[-1] = _EOS
+            ids = ids + tail
+            if cut:
+                ids, marks, shortened = self._cut_joined(ids, marks, limit)
             if not ids:
                 ids, marks = self._nothing()
             batch.ids.append(ids)
             batch.segments.append(marks)
             batch.truncated.append(shortened)
         return batch
+
+    def _too_long(self, total: int, limit: int | None) -> bool:
+        """Tell whether a prompt of that many tokens may have to be cut."""
+        slot = limit is not None and self.prompt.truncate == "slot"
+        return slot or any(total > most for most in (limit, self.positions) if most is not None)
+
+    def _cut_joined(
+        self, ids: Ids, marks: Segments, limit: int | None
+    ) -> tuple[Ids, Segments, bool]:
+        cut = False
+        if limit is not None:
+            ids, marks, cut = cut_ids(ids, marks, limit, self.prompt.truncate)
+        if self.positions is not None and len(ids) > self.positions:
+            ids, marks, cut = cut_ids(ids, marks, self.positions, "text")
+        return ids, marks, cut
 
     def _nothing(self) -> tuple[Ids, Segments]:
         """Return one token for an empty prompt, so that every text has a vector."""
@@ -318,81 +337,7 @@ class Renderer:
                 break
         return [int(token)], np.array([_SPECIAL], dtype=np.uint8)
 
-    def _mark(self, row: list[Piece], encoding: Any, special: bool) -> Segments:
-        """Return the segment of each token of the joined string."""
-        starts_ends = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
-        bounds = np.cumsum([0, *(len(piece.value) for piece in row)])
-        kinds = np.array([_segment(piece) for piece in row], dtype=np.uint8)
-        first = np.searchsorted(bounds, starts_ends[:, 0], side="right") - 1
-        last = np.searchsorted(bounds, starts_ends[:, 1] - 1, side="right") - 1
-        first = np.clip(first, 0, len(row) - 1)
-        last = np.clip(np.maximum(last, first), 0, len(row) - 1)
-        marks = kinds[last]
-        for index in np.flatnonzero(last > first):
-            inside = kinds[first[index] : last[index] + 1]
-            marks[index] = inside[np.argmax(_PRIORITY[inside])]
-        # The widths say nothing of tokens without characters: BOS, CLS, SEP.
-        marks[is_special] = _SPECIAL
-        if self.boundary != "offsets":
-            self._count(row, marks, special)
-        return marks
-
-    def _count(self, row: list[Piece], marks: Segments, special: bool) -> None:
-        """Find the text by counting tokens, as some references do, in place of offsets."""
-        place = next(i for i, piece in enumerate(row) if piece.kind == "text")
-        total = len(marks)
-        if self.boundary == "count_text":
-            count = len(self._encode(row[place].value, None))
-            start = max(total - count, 0)
-        else:
-            prefix = "".join(piece.value for piece in row[:place])
-            encoding = self._core.encode(prefix, add_special_tokens=special)
-            trailing = 0
-            for flag in reversed(encoding.special_tokens_mask):
-                if not flag or trailing == len(encoding.ids) - 1:
-                    break
-                trailing += 1
-            start = len(encoding.ids) - trailing if prefix else int(np.sum(marks == _SPECIAL) > 0)
-            if not prefix:
-                start = _leading(marks == _SPECIAL)
-        before = marks[:start]
-        before[before == _TEXT] = SEGMENT_ID["literal"]
-        after = marks[start:]
-        after[after != _EOS] = np.where(
-            after[after != _EOS] == _SPECIAL, _SPECIAL, _TEXT
-        )
-
-    def _shorten(
-        self, ids: Ids, marks: Segments, limit: int
-    ) -> tuple[Ids, Segments, bool]:
-        """Cut the ids to the limit by the rule `prompt.truncate`."""
-        if self.prompt.truncate == "end":
-            return ids[:limit], marks[:limit], len(ids) > limit
-        counts = [int(np.sum(marks == kind)) for kind in _CUTTABLE]
-        copies = sum(1 for count in counts if count)
-        if self.prompt.truncate == "slot":
-            keep = [min(count, limit) for count in counts]
-        else:
-            room = limit - (len(ids) - sum(counts))
-            if room < max(copies, 0) or (room < 1 and not copies):
-                raise InputError(
-                    f"the prompt alone takes {len(ids) - sum(counts)} tokens, which leaves no "
-                    f"room for the text within max_length {limit}; give a larger max_length"
-                )
-            keep = [min(count, room // max(copies, 1)) for count in counts]
-        chosen = np.ones(len(ids), dtype=bool)
-        for kind, count in zip(_CUTTABLE, keep, strict=True):
-            chosen[np.flatnonzero(marks == kind)[count:]] = False
-        if chosen.all():
-            return ids, marks, False
-        return [i for i, ok in zip(ids, chosen.tolist(), strict=True) if ok], marks[chosen], True
-
     # -- pieces -------------------------------------------------------------------------------
-
-    def _encode(self, text: str, limit: int | None) -> Ids:
-        ids: Ids = self._core.encode(text, add_special_tokens=False).ids
-        return ids[:limit] if limit else ids
 
     def _pieces(self, rows: list[list[Piece]], limit: int | None) -> RenderedBatch:
         groups = [_blocks(row) for row in rows]
@@ -403,10 +348,13 @@ class Renderer:
         batch = RenderedBatch([], [], ["".join(p.value for p in row) for row in rows], [])
         for row in groups:
             parts = [self._piece(piece, table) for piece in row]
-            marks = [np.full(len(p), _segment(g), np.uint8) for p, g in zip(parts, row, strict=True)]
+            kinds = [segment_of(piece) for piece in row]
+            marks = [np.full(len(p), k, np.uint8) for p, k in zip(parts, kinds, strict=True)]
             cut = False
             if limit is not None:
-                parts, marks, cut = self._shorten_pieces(row, parts, marks, limit)
+                parts, marks, cut = cut_parts(parts, marks, limit, self.prompt.truncate)
+            if self.positions is not None and sum(map(len, parts)) > self.positions:
+                parts, marks, cut = cut_parts(parts, marks, self.positions, "text")
             ids = [token for part in parts for token in part]
             joined = np.concatenate(marks) if marks else np.empty(0, dtype=np.uint8)
             if not ids:
@@ -422,47 +370,12 @@ class Renderer:
             return [] if token is None else [int(token)]
         if piece.kind in ("text", "repeat"):
             return table[piece.value]
-        key = (piece.value, None)
-        if key not in self._piece_cache:
+        if piece.value not in self._piece_cache:
             if len(self._piece_cache) > 10_000:
                 self._piece_cache.clear()
-            self._piece_cache[key] = self._encode(piece.value, None)
-        return self._piece_cache[key]
-
-    def _shorten_pieces(
-        self, row: list[Piece], parts: list[Ids], marks: list[Segments], limit: int
-    ) -> tuple[list[Ids], list[Segments], bool]:
-        """Cut the pieces to the limit by the rule `prompt.truncate`."""
-        rule = self.prompt.truncate
-        total = sum(map(len, parts))
-        if rule == "end":
-            ids = [token for part in parts for token in part][:limit]
-            return [ids], [np.concatenate(marks)[:limit]], total > limit
-        texts = [i for i, piece in enumerate(row) if piece.kind in ("text", "repeat")]
-        if rule == "text":
-            if total <= limit:
-                return parts, marks, False
-            room = limit - (total - sum(len(parts[i]) for i in texts))
-            if room < len(texts):
-                raise InputError(
-                    f"the prompt alone takes {limit - room} tokens, which leaves no room for the "
-                    f"text within max_length {limit}; give a larger max_length"
-                )
-            limits = {i: room // len(texts) for i in texts}
-        else:
-            limits = dict.fromkeys(texts if rule == "slot" else range(len(row)), limit)
-        parts = [part[: limits.get(i)] for i, part in enumerate(parts)]
-        marks = [mark[: limits.get(i)] for i, mark in enumerate(marks)]
-        return parts, marks, sum(map(len, parts)) < total
-
-
-def _leading(flags: npt.NDArray[np.bool_]) -> int:
-    """Return how many flags are set before the first that is not."""
-    return int(np.argmin(flags)) if len(flags) and not flags.all() else len(flags)
-
-
-def _segment(piece: Piece) -> int:
-    return SEGMENT_ID[_SLOT_SEGMENT.get(piece.kind, piece.kind)]
+            ids = self._core.encode(piece.value, add_special_tokens=False).ids
+            self._piece_cache[piece.value] = ids
+        return self._piece_cache[piece.value]
 
 
 def _blocks(row: list[Piece]) -> list[Piece]:

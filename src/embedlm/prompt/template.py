@@ -65,9 +65,7 @@ def _scan(template: str) -> Iterator[Piece]:
                 f"a lone {mark!r} in the template {template!r}: write {mark * 2!r} for a brace"
             )
         elif mark.startswith("{?"):
-            when = _slot(mark[2:-1], _OPTIONAL, template)
-            if block:
-                raise TemplateError(f"{mark} stands inside another block in {template!r}")
+            when = _opened(mark, block, template)
             blocks += 1
             block = blocks
         elif mark.startswith("{/"):
@@ -80,6 +78,12 @@ def _scan(template: str) -> Iterator[Piece]:
         raise TemplateError(f"{{?{when}}} is not closed by {{/{when}}} in {template!r}")
     if position < len(template):
         yield Piece("literal", template[position:])
+
+
+def _opened(mark: str, block: int, template: str) -> str:
+    if block:
+        raise TemplateError(f"{mark} stands inside another block in {template!r}")
+    return _slot(mark[2:-1], _OPTIONAL, template)
 
 
 def _slot(name: str, allowed: tuple[str, ...], template: str) -> str:

@@ -1,0 +1,85 @@
+"""Which segment of the template each token of a joined prompt belongs to."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.prompt.template import Piece
+from embedlm.recipe import SEGMENTS
+
+__all__ = ["SEGMENT_ID", "Segments", "count_boundary", "mark", "segment_of"]
+
+Segments = npt.NDArray[np.uint8]
+"""For each token the index of its segment in `embedlm.recipe.SEGMENTS`."""
+
+SEGMENT_ID = {name: index for index, name in enumerate(SEGMENTS)}
+_SPECIAL, _TEXT, _EOS = (SEGMENT_ID[name] for name in ("special", "text", "eos"))
+# Where two pieces meet inside one token, the text wins, then the instruction.
+_PRIORITY = np.zeros(len(SEGMENTS), dtype=np.uint8)
+for _rank, _name in enumerate(("literal", "demonstrations", "instruction", "repeat", "text"), 1):
+    _PRIORITY[SEGMENT_ID[_name]] = _rank
+
+
+def segment_of(piece: Piece) -> int:
+    """Return the segment of a piece's tokens."""
+    return SEGMENT_ID["special" if piece.kind == "bos" else piece.kind]
+
+
+def mark(row: list[Piece], encoding: Any) -> Segments:
+    """Return the segment of each token of the joined pieces, by character offsets."""
+    starts_ends = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
+    bounds = np.cumsum([0, *(len(piece.value) for piece in row)])
+    kinds = np.array([segment_of(piece) for piece in row], dtype=np.uint8)
+    first = np.searchsorted(bounds, starts_ends[:, 0], side="right") - 1
+    last = np.searchsorted(bounds, starts_ends[:, 1] - 1, side="right") - 1
+    first = np.clip(first, 0, len(row) - 1)
+    last = np.clip(np.maximum(last, first), 0, len(row) - 1)
+    marks = kinds[last]
+    for index in np.flatnonzero(last > first):
+        inside = kinds[first[index] : last[index] + 1]
+        marks[index] = inside[np.argmax(_PRIORITY[inside])]
+    # The widths say nothing of tokens without characters: BOS, CLS, SEP.
+    marks[is_special] = _SPECIAL
+    return marks
+
+
+def count_boundary(
+    row: list[Piece],
+    marks: Segments,
+    core: Any,
+    boundary: Literal["count_prefix", "count_text"],
+    special: bool,
+) -> None:
+    """Find the text by counting tokens, as some references do; changes the marks in place.
+
+    Args:
+        row: the pieces that were joined.
+        marks: segments by offsets.
+        core: the tokenizer's backend.
+        boundary: count what stands before the text, or the text's own tokens from the end.
+        special: whether the tokenizer adds its own special tokens.
+    """
+    place = next(i for i, piece in enumerate(row) if piece.kind == "text")
+    prefix = "".join(piece.value for piece in row[:place])
+    if boundary == "count_text":
+        count = len(core.encode(row[place].value, add_special_tokens=False).ids)
+        start = max(len(marks) - count, 0)
+    elif prefix:
+        encoding = core.encode(prefix, add_special_tokens=special)
+        is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
+        # A closing SEP or EOS belongs to the whole and not to the prefix.
+        start = len(is_special) - min(_leading(is_special[::-1]), len(is_special) - 1)
+    else:
+        start = _leading(marks == _SPECIAL)
+    before, after = marks[:start], marks[start:]
+    before[before == _TEXT] = SEGMENT_ID["literal"]
+    after[(after != _EOS) & (after != _SPECIAL)] = _TEXT
+
+
+def _leading(flags: npt.NDArray[np.bool_]) -> int:
+    """Return how many flags are set before the first that is not."""
+    return int(np.argmin(flags)) if len(flags) and not flags.all() else len(flags)

@@ -1,0 +1,70 @@
+"""Shortening rendered prompts, by the rules that `prompt.truncate` names.
+
+text: the text gives way until all fits; slot: the limit counts each copy of the text alone; pieces:
+it counts every piece alone; end: the rendered end is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedlm.errors import InputError
+from embedlm.prompt.segments import SEGMENT_ID, Segments
+
+__all__ = ["Ids", "cut_ids", "cut_parts"]
+
+Ids = list[int]
+_CUTTABLE = (SEGMENT_ID["text"], SEGMENT_ID["repeat"])
+
+
+def cut_ids(ids: Ids, marks: Segments, limit: int, rule: str) -> tuple[Ids, Segments, bool]:
+    """Return the ids and marks of a joined prompt within the limit, and whether they were cut."""
+    if rule == "end":
+        return ids[:limit], marks[:limit], len(ids) > limit
+    counts = [int(np.sum(marks == kind)) for kind in _CUTTABLE]
+    if rule == "slot":
+        keep = [limit] * len(counts)
+    elif len(ids) <= limit:
+        return ids, marks, False
+    else:
+        copies = sum(1 for count in counts if count)
+        keep = [_share(limit, len(ids) - sum(counts), copies)] * len(counts)
+    chosen = np.ones(len(ids), dtype=bool)
+    for kind, count in zip(_CUTTABLE, keep, strict=True):
+        chosen[np.flatnonzero(marks == kind)[count:]] = False
+    if chosen.all():
+        return ids, marks, False
+    return [i for i, ok in zip(ids, chosen.tolist(), strict=True) if ok], marks[chosen], True
+
+
+def cut_parts(
+    parts: Sequence[Ids], marks: Sequence[Segments], limit: int, rule: str
+) -> tuple[list[Ids], list[Segments], bool]:
+    """Return the pieces' ids and marks within the limit, and whether they were cut."""
+    total = sum(map(len, parts))
+    if rule == "end":
+        ids = [token for part in parts for token in part][:limit]
+        return [ids], [np.concatenate(marks)[:limit]], total > limit
+    texts = [i for i, one in enumerate(marks) if len(one) and one[0] in _CUTTABLE]
+    if rule == "text":
+        if total <= limit:
+            return list(parts), list(marks), False
+        prompt = total - sum(len(parts[i]) for i in texts)
+        limits = dict.fromkeys(texts, _share(limit, prompt, len(texts)))
+    else:
+        limits = dict.fromkeys(texts if rule == "slot" else range(len(parts)), limit)
+    short = [part[: limits.get(i)] for i, part in enumerate(parts)]
+    kept = [one[: limits.get(i)] for i, one in enumerate(marks)]
+    return short, kept, sum(map(len, short)) < total
+
+
+def _share(limit: int, prompt: int, copies: int) -> int:
+    """Return how many tokens each copy of the text may have beside the prompt's own."""
+    if limit - prompt < max(copies, 1):
+        raise InputError(
+            f"the prompt alone takes {prompt} tokens, which leaves no room for the text within "
+            f"max_length {limit}; give a larger max_length"
+        )
+    return (limit - prompt) // max(copies, 1)
