@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from embedlm.backbone import attention
 from embedlm.backbone._files import quiet
@@ -45,9 +45,14 @@ class _States(nn.Module):
         super().__init__()
         self.h_1TD: Tensor | None = None
 
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
+    @property
+    def decoder(self) -> _States:
+        """Return itself: OPT's head calls the decoder inside its body."""
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> _Output:
         """Return the states that were put in."""
-        return BaseModelOutputWithPast(last_hidden_state=self.h_1TD)
+        return _Output(last_hidden_state=self.h_1TD)
 
 
 class Backbone:
