@@ -3,9 +3,9 @@
     python data.py CORPUS.txt.xz --tokenizer WORK/tokenizer -o WORK/tokens
 
 A document is cut at paragraph ends into pieces of 250 to 2,000 characters, so that the model meets
-many beginnings of texts of all lengths; a piece becomes `<|bos|> tokens <|eos|>`. The pieces of both
-sources are shuffled together once, here: training then reads the stream from front to back, and a
-position in it is one number.
+many beginnings of texts of all lengths; a piece becomes `<|bos|> tokens <|eos|>`. The pieces of
+both sources are shuffled together once, here: training then reads the stream from front to back,
+and a position in it is one number.
 """
 
 from __future__ import annotations

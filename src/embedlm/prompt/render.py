@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embedlm.errors import InputError, RecipeError, UnsupportedError, closest
+from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
 from embedlm.prompt.template import (
     DEMONSTRATION_SLOTS,
@@ -170,10 +170,7 @@ class Renderer:
         """
         if instructions is None:
             instructions = [self.instruction(request.role)] * len(texts)
-        given = request.max_length
-        limit = self.max_length(request.role) if given is None else given
-        if limit is not None and limit < 1:
-            raise InputError(f"max_length is {limit}; give a number of tokens above 0")
+        limit = self._limit(request)
         demonstrations = self._demonstrations(request.demonstrations)
         cleaned = [clean_text(text, self.prompt.clean) for text in texts]
         batches = []
@@ -191,6 +188,16 @@ class Renderer:
                 special = special and not self._is_chat(request.role)
                 batches.append(self._joined(rows, limit, special, segments))
         return batches
+
+    def _limit(self, request: Request) -> int | None:
+        """Return the number of tokens that `prompt.truncate` counts for this call."""
+        given = request.max_length
+        if given is not None and given < 1:
+            raise InputError(f"max_length is {given}; give a number of tokens above 0")
+        limit = self.max_length(request.role) if given is None else given
+        if self.positions is not None and self.prompt.truncate not in ("slot", "pieces"):
+            limit = self.positions if limit is None else min(limit, self.positions)
+        return limit
 
     def _check_slots(
         self, pieces: tuple[Piece, ...], instructions: Sequence[str], demonstrations: str
@@ -387,10 +394,3 @@ def _blocks(row: list[Piece]) -> list[Piece]:
         else:
             joined.append(replace(piece, kind=piece.when) if piece.block else piece)
     return joined
-
-
-def known_slots(prompt: Prompt) -> dict[str, Any]:
-    """Return the templates of the prompt by role, for showing."""
-    if not any((prompt.default, prompt.query, prompt.document, prompt.roles)):
-        raise RecipeError("the recipe has no template")
-    return {"default": prompt.default, "query": prompt.query, "document": prompt.document}

@@ -65,6 +65,6 @@ def _share(limit: int, prompt: int, copies: int) -> int:
     if limit - prompt < max(copies, 1):
         raise InputError(
             f"the prompt alone takes {prompt} tokens, which leaves no room for the text within "
-            f"max_length {limit}; give a larger max_length"
+            f"max_length {limit}; give a larger max_length or a shorter prompt"
         )
     return (limit - prompt) // max(copies, 1)

@@ -1,0 +1,48 @@
+# Two targets set everything up by themselves: `make demo` and `make test`.
+
+PYTHON ?= python3
+# Pinned here only: without it pip takes the newest build, with gigabytes of CUDA on a CPU machine.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+CORE := $(VENV)/.core
+DEV := $(VENV)/.dev
+
+.PHONY: demo test check lint types bench docs clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV): $(CORE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+demo: $(CORE)  ## Ask three questions over the project's own docs.
+	$(BIN)/python examples/demo.py
+
+test: $(DEV)  ## Run the tests.
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(DEV)
+	$(BIN)/mypy
+
+check: lint types test  ## All that CI checks.
+
+bench: $(DEV)  ## Measure against the peers; takes a while and wants a quiet machine.
+	$(BIN)/python benchmarks/encode.py
+
+docs: $(DEV)  ## Build the documentation into site/.
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

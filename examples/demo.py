@@ -1,0 +1,75 @@
+"""Three questions over the project's own documentation, with the built-in model and two recipes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import embedlm
+
+DOCS = Path(__file__).parent.parent / "docs"
+QUESTIONS = (
+    "How do I resume an interrupted encode job?",
+    "Which prompt asks for one word?",
+    "How is bidirectional attention checked?",
+)
+RECIPES = ("static-sif", "echo")
+
+
+def passages() -> list[tuple[str, str]]:
+    """Return (page, paragraph) of every paragraph of the docs that is prose."""
+    found = []
+    for page in sorted(DOCS.rglob("*.md")):
+        for block in page.read_text(encoding="utf-8").split("\n\n"):
+            text = " ".join(block.split())
+            if len(text) > 60 and not text.startswith(("```", "|", "#", "    ")):
+                found.append((page.relative_to(DOCS).as_posix(), text))
+    return found
+
+
+def ask(console: Console, recipe: str, found: list[tuple[str, str]]) -> None:
+    """Embed the passages by one recipe and show the best for each question."""
+    start = time.perf_counter()
+    model = embedlm.load(recipe=recipe)
+    texts = [text for _, text in found]
+    if model.recipe.pooling.weights != "none":
+        model.fit(texts)
+    loaded = time.perf_counter()
+    documents = model.encode_document(texts)
+    embedded = time.perf_counter()
+    queries = model.encode_query(list(QUESTIONS))
+    scores = model.similarity(queries, documents)
+    answered = time.perf_counter()
+    table = Table(title=f"recipe {recipe}", title_justify="left", show_lines=True)
+    for column in ("question", "score", "page", "passage"):
+        table.add_column(column, overflow="fold")
+    for question, row in zip(QUESTIONS, scores, strict=True):
+        for place, index in enumerate(np.argsort(-row)[:2].tolist()):
+            page, text = found[index]
+            short = text if len(text) <= 160 else text[:157] + "..."
+            table.add_row("" if place else question, f"{row[index]:.3f}", page, short)
+    console.print(table)
+    console.print(
+        f"load {loaded - start:.2f} s, {len(texts)} passages {embedded - loaded:.2f} s "
+        f"({len(texts) / (embedded - loaded):.0f} a second), "
+        f"{len(QUESTIONS)} questions {answered - embedded:.3f} s\n"
+    )
+
+
+def main() -> None:
+    """Show what both recipes find."""
+    console = Console(width=110)
+    found = passages()
+    console.print(
+        f"EmbedLM {embedlm.__version__}, built-in model, {len(found)} passages of docs/\n"
+    )
+    for recipe in RECIPES:
+        ask(console, recipe, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What several commands share: choosing a model, and printing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from embedlm.errors import InputError
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = [
+    "AS_IS",
+    "BUILT_IN",
+    "Json",
+    "ModelOptions",
+    "Prompting",
+    "emit",
+    "parse_heads",
+    "read_demonstrations",
+]
+
+
+def flag(text: str, name: str | None = None) -> Parameter:
+    """Return a switch without a --no- form."""
+    return Parameter(name=name, negative=(), show_default=False, help=text)
+
+
+def repeated(text: str, name: str | None = None) -> Parameter:
+    """Return an option that may be given several times."""
+    return Parameter(name=name, negative=(), show_default=False, help=f"{text} (repeat).")
+
+
+Json = Annotated[bool, flag("Print JSON for programs.", "--json")]
+
+
+@Parameter(name="*", group="Model")
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model is loaded, by which recipe."""
+
+    model: Annotated[
+        str | None,
+        Parameter(name=["--model", "-m"], help="Folder or hub id; without it the built-in model."),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        Parameter(
+            name=["--recipe", "-r"],
+            help="Name (embedlm recipes) or .yaml file; without it the model's own.",
+        ),
+    ] = None
+    change: Annotated[
+        tuple[str, ...],
+        repeated("Change a recipe's field: pooling.kind=mean", "--set"),
+    ] = ()
+    adapter: Annotated[
+        tuple[str, ...],
+        repeated("Adapter to apply, in order", "--adapter"),
+    ] = ()
+    device: Annotated[
+        str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
+    ] = None
+    dtype: Annotated[str, Parameter(help="auto, float32, bfloat16 or float16.")] = "auto"
+
+    def load(self) -> Embedder:
+        """Load the model."""
+        import embedlm
+
+        recipe: Any = self.recipe
+        if self.change:
+            recipe = self._own_recipe().override(dict(map(_change, self.change)))
+        loaded: Embedder = embedlm.load(
+            self.model, recipe, device=self.device, dtype=self.dtype, adapters=self.adapter
+        )
+        return loaded
+
+    def _own_recipe(self) -> Any:
+        from embedlm.persistence import derive_recipe
+        from embedlm.recipe import Recipe
+
+        if self.recipe is not None:
+            return Recipe.load(self.recipe)
+        if self.model is None:
+            raise InputError("--set changes a recipe's field; say which recipe: --recipe NAME")
+        return derive_recipe(self.model)
+
+
+@Parameter(name="*", group="Prompt")
+@dataclass(frozen=True)
+class Prompting:
+    """What goes around the texts."""
+
+    role: Annotated[
+        str | None, Parameter(help="query, document, or a name that the recipe defines.")
+    ] = None
+    instruction: Annotated[
+        str | None, Parameter(help='Fills the prompt; "" for none; without it the recipe\'s.')
+    ] = None
+    demonstrations: Annotated[
+        str | None,
+        Parameter(help="JSON file: a list of {instruct, query, response}, or one a line."),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of `Embedder.encode` and `Embedder.render` that were given."""
+        found = read_demonstrations(self.demonstrations)
+        given = {"role": self.role, "instruction": self.instruction, "demonstrations": found}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+BUILT_IN = ModelOptions()
+AS_IS = Prompting()
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """Return field and value of `field=value`, the value read as YAML."""
+    import yaml
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise InputError(f"--set {text!r}: write field=value, e.g. pooling.kind=mean")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+
+
+def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
+    """Return the demonstrations of a JSON or JSON-lines file."""
+    if path is None:
+        return None
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the demonstrations {path!r}: {error}") from error
+    try:
+        if text.lstrip().startswith("["):
+            return list(json.loads(text))
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{error.lineno}: not valid JSON: {error.msg}; write a list of "
+            '{"instruct": ..., "query": ..., "response": ...}'
+        ) from error
+
+
+def parse_heads(text: str | None) -> list[Any] | None:
+    """Return the heads of `dense,sparse` or of a YAML list with options."""
+    import yaml
+
+    if text is None:
+        return None
+    try:
+        found = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"--heads {text!r}: write names with commas between, or with options: "
+            f"dense,{{sparse: {{top_k: 128}}}} ({error})"
+        ) from error
+    return list(found)
+
+
+def emit(value: Any) -> None:
+    """Print a value as JSON."""
+    json.dump(value, sys.stdout, ensure_ascii=False)
+    sys.stdout.write("\n")

@@ -1,0 +1,124 @@
+"""`embedlm encode`: a file of texts to a file of vectors."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from embedlm.cli._common import (
+    AS_IS,
+    BUILT_IN,
+    Json,
+    ModelOptions,
+    Prompting,
+    emit,
+    flag,
+    parse_heads,
+    repeated,
+)
+from embedlm.errors import InputError
+
+__all__ = ["EXAMPLES", "NAME", "command"]
+
+NAME = "encode"
+EXAMPLES = """A job that was stopped goes on where it was when the same command is given again.
+
+Examples:
+  embedlm encode texts.txt -o vectors.npy
+  embedlm encode docs.jsonl -m Qwen/Qwen3-0.6B -r prompteol --role document -o docs.parquet
+  embedlm encode docs.jsonl -m FOLDER --precision int8 --calibration sample.jsonl -o docs.npy
+  embedlm encode docs.csv --text-field body --keep title --rejects bad.jsonl -o docs.jsonl
+  embedlm encode docs.jsonl -m FOLDER -r promptreps --heads dense,sparse -o docs.npz
+  zcat texts.gz | embedlm encode - -o vectors.npy"""
+
+
+def command(
+    source: Annotated[
+        str,
+        Parameter(
+            name="IN",
+            allow_leading_hyphen=True,
+            help=".txt (a text a line), .jsonl, .csv, .tsv or .parquet; - reads standard input.",
+        ),
+    ],
+    /,
+    *,
+    output: Annotated[
+        str, Parameter(name=["--output", "-o"], help=".npy, .npz, .parquet or .jsonl.")
+    ],
+    model: ModelOptions = BUILT_IN,
+    prompting: Prompting = AS_IS,
+    heads: Annotated[
+        str | None,
+        Parameter(help="dense,sparse,multi_vector; with options dense,{sparse: {top_k: 128}}."),
+    ] = None,
+    dim: Annotated[int | None, Parameter(help="Keep only so many dimensions.")] = None,
+    precision: Annotated[
+        str, Parameter(help="float32, float16, int8, uint8, binary or ubinary.")
+    ] = "float32",
+    normalize: Annotated[
+        bool | None, Parameter(help="Vectors of length 1 or not; without it as the recipe says.")
+    ] = None,
+    max_length: Annotated[
+        int | None, Parameter(help="In tokens; shortens the text, not the prompt.")
+    ] = None,
+    batch_tokens: Annotated[int | None, Parameter(help="Tokens run at once.")] = None,
+    format: Annotated[
+        str | None, Parameter(help="Of the input: txt, jsonl, csv, tsv or parquet.")
+    ] = None,
+    text_field: Annotated[str, Parameter(help="Field or column with the text.")] = "text",
+    id_field: Annotated[
+        str, Parameter(help="Field or column with the id; without one the line number.")
+    ] = "id",
+    keep: Annotated[
+        tuple[str, ...],
+        repeated("Field to copy into .jsonl or .parquet"),
+    ] = (),
+    rejects: Annotated[
+        str | None, Parameter(help="Set bad records aside here; without it the first one stops.")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        Parameter(help="Texts that set the ranges of int8 and uint8; without it the first block."),
+    ] = None,
+    restart: Annotated[bool, flag("Throw away what an earlier run has finished.")] = False,
+    compile: Annotated[bool, flag("Compile the model first; pays for long jobs.")] = False,
+    block: Annotated[int | None, Parameter(help="Records written at once.")] = None,
+    json: Json = False,
+) -> None:
+    """Encode the texts of a file, of any size, into a file of vectors."""
+    if source.startswith("-") and source != "-":
+        raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
+    from embedlm.encode.files import encode_file
+
+    report = encode_file(
+        model.load(),
+        source,
+        output,
+        input_format=format,
+        text_field=text_field,
+        id_field=id_field,
+        keep=keep,
+        rejects=rejects,
+        calibration=calibration,
+        restart=restart,
+        compile=compile,
+        block=block,
+        heads=parse_heads(heads),
+        dim=dim,
+        precision=precision,
+        normalize=normalize,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        **prompting.options(),
+    )
+    if json:
+        emit(asdict(report))
+        return
+    what = f"{report.rows} texts" + (f" x {report.dim}" if report.dim else "")
+    aside = f", {report.rejected} set aside in {rejects}" if rejects is not None else ""
+    resumed = f", {report.resumed} of {report.blocks} blocks were there" if report.resumed else ""
+    print(f"{what} -> {report.output}{aside}{resumed}", file=sys.stderr)

@@ -1,0 +1,71 @@
+"""`embedlm recipes`: what systems there are, and what they are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from embedlm.cli._common import Json, emit
+
+__all__ = ["app"]
+
+app = App(
+    name="recipes",
+    help="List the recipes, one a system; show one; print the schema of a recipe file.",
+    help_epilogue="""Examples:
+  embedlm recipes
+  embedlm recipes show prompteol > mine.yaml
+  embedlm encode texts.txt -m FOLDER -r mine.yaml -o vectors.npy
+  embedlm recipes schema > recipe.schema.json""",
+)
+
+
+@app.default
+def list_recipes(*, json: Json = False) -> None:
+    """List the recipes, one a system; show one; print the schema of a recipe file."""
+    from embedlm.recipe import Recipe, recipes
+
+    found = [Recipe.load(name) for name in recipes()]
+    if json:
+        fields = ("name", "summary", "paper", "citation", "section")
+        emit([{field: getattr(recipe, field) for field in fields} for recipe in found])
+        return
+    width = max(len(recipe.name) for recipe in found)
+    for recipe in found:
+        source = f" ({recipe.paper})" if recipe.paper else ""
+        print(f"{recipe.name:<{width}}  {recipe.summary}{source}")
+
+
+@app.command(
+    name="show",
+    help_epilogue="""Examples:
+  embedlm recipes show prompteol
+  embedlm recipes show mine.yaml --json""",
+)
+def show(
+    name: Annotated[str, Parameter(name="NAME", help="A name from the list, or a .yaml file.")],
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """Print a recipe as YAML, ready to be changed and used."""
+    from embedlm.recipe import Recipe
+
+    recipe = Recipe.load(name)
+    if json:
+        emit(recipe.model_dump(mode="json"))
+    else:
+        print(recipe.dump(), end="")
+
+
+@app.command(
+    name="schema",
+    help_epilogue="""Examples:
+  embedlm recipes schema > recipe.schema.json""",
+)
+def schema() -> None:
+    """Print the JSON Schema of a recipe file, for editors."""
+    from embedlm.recipe import Recipe
+
+    emit(Recipe.json_schema())

@@ -1,0 +1,71 @@
+"""`embedlm render`: what the model will see."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from embedlm.cli._common import AS_IS, BUILT_IN, Json, ModelOptions, Prompting, emit
+from embedlm.errors import InputError
+
+__all__ = ["EXAMPLES", "NAME", "command"]
+
+NAME = "render"
+EXAMPLES = """Each line of tokens begins with the segment they belong to; pooling chooses by it.
+
+Examples:
+  embedlm render "a river"
+  embedlm render "a river" -m Qwen/Qwen3-0.6B -r echo
+  embedlm render "what is a river?" -m FOLDER -r mine.yaml --role query --json"""
+
+
+def command(
+    *texts: Annotated[str, Parameter(name="TEXT", help="One text or more.")],
+    model: ModelOptions = BUILT_IN,
+    prompting: Prompting = AS_IS,
+    max_length: Annotated[
+        int | None, Parameter(help="In tokens; shortens the text, not the prompt.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print what the model will see of each text: the prompt, its tokens and their segments."""
+    if not texts:
+        raise InputError('no text was given; e.g. embedlm render "a river" -r prompteol')
+    loaded = model.load()
+    found = loaded.render(list(texts), **prompting.options(), max_length=max_length)
+    batches = found if isinstance(found, list) else [found]
+    rows = [
+        _row(batch, place, loaded.tokenizer) for place in range(len(texts)) for batch in batches
+    ]
+    if json:
+        emit(rows)
+        return
+    for number, row in enumerate(rows):
+        print("\n" if number else "", end="")
+        _print(row)
+
+
+def _row(batch: Any, place: int, tokenizer: Any) -> dict[str, Any]:
+    from embedlm.recipe import SEGMENTS
+
+    ids = batch.ids[place]
+    return {
+        "text": batch.text[place],
+        "ids": ids,
+        "tokens": tokenizer.convert_ids_to_tokens(ids),
+        "segments": [SEGMENTS[number] for number in batch.segments[place].tolist()],
+        "truncated": batch.truncated[place],
+    }
+
+
+def _print(row: dict[str, Any]) -> None:
+    short = ", shortened" if row["truncated"] else ""
+    print(f"{row['text']}\n\n{len(row['ids'])} tokens{short}:")
+    runs: list[tuple[str, list[str]]] = []
+    for segment, token in zip(row["segments"], row["tokens"], strict=True):
+        if not runs or runs[-1][0] != segment:
+            runs.append((segment, []))
+        runs[-1][1].append(str(token))
+    for segment, tokens in runs:
+        print(f"  {segment:<14} {' '.join(tokens)}")

@@ -1,0 +1,68 @@
+"""`embedlm search`: the passages of files that answer a query."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from embedlm.cli._common import BUILT_IN, Json, ModelOptions, emit
+
+__all__ = ["EXAMPLES", "NAME", "command"]
+
+NAME = "search"
+EXAMPLES = """Examples:
+  embedlm search docs/ "how do I resume a job?"
+  embedlm search notes.md "tyre pressure" --top-k 3
+  embedlm search corpus.jsonl "photosynthesis" -m FOLDER -r promptreps --mode hybrid --json"""
+
+
+def command(
+    place: Annotated[
+        str,
+        Parameter(
+            name="FILE_OR_DIR",
+            help="Text (.txt, .md, .rst, ...), records (.jsonl, .csv, ...), or a folder of these.",
+        ),
+    ],
+    query: Annotated[str, Parameter(name="QUERY", help="What to look for.")],
+    /,
+    *,
+    model: ModelOptions = BUILT_IN,
+    mode: Annotated[
+        str, Parameter(help="dense, sparse, hybrid (both) or late-interaction.")
+    ] = "dense",
+    top_k: Annotated[int, Parameter(name=["--top-k", "-k"], help="How many hits.")] = 10,
+    instruction: Annotated[
+        str | None, Parameter(help="Of the query; without it the recipe's.")
+    ] = None,
+    split: Annotated[
+        str, Parameter(help="paragraph: text is cut at blank lines; line: at every line.")
+    ] = "paragraph",
+    text_field: Annotated[str, Parameter(help="Field or column with the text.")] = "text",
+    json: Json = False,
+) -> None:
+    """Print the passages of a file or folder that are nearest to a query, with file and line."""
+    from embedlm.search import ExactIndex, read_passages
+
+    passages = read_passages(place, split=split, text_field=text_field)
+    index = ExactIndex(model.load(), passages, mode)
+    hits = index.search(query, top_k, instruction=instruction)
+    if json:
+        emit(
+            [
+                {
+                    "rank": hit.rank,
+                    "score": hit.score,
+                    "file": hit.passage.file,
+                    "line": hit.passage.line,
+                    "text": hit.passage.text,
+                }
+                for hit in hits
+            ]
+        )
+        return
+    for hit in hits:
+        text = " ".join(hit.passage.text.split())
+        text = text if len(text) <= 200 else text[:197] + "..."
+        print(f"{hit.score:.4f}  {hit.passage.file}:{hit.passage.line}  {text}")

@@ -1,0 +1,53 @@
+"""`embedlm similarity`: how alike texts are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from embedlm.cli._common import AS_IS, BUILT_IN, Json, ModelOptions, Prompting, emit, parse_heads
+from embedlm.errors import InputError
+
+__all__ = ["EXAMPLES", "NAME", "command"]
+
+NAME = "similarity"
+EXAMPLES = """Examples:
+  embedlm similarity "a river" "a stream" "a bank"
+  embedlm similarity "good" "bad" -m Qwen/Qwen3-0.6B -r prompteol
+  embedlm similarity "a river" "a stream" -r promptreps -m FOLDER --heads dense,sparse --json
+  embedlm similarity -- "-5 degrees" "freezing\""""
+
+
+def command(
+    *texts: Annotated[str, Parameter(name="TEXT", help="Two texts or more.")],
+    model: ModelOptions = BUILT_IN,
+    prompting: Prompting = AS_IS,
+    heads: Annotated[
+        str | None, Parameter(help="dense, sparse, multi_vector; of several the sum.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print how alike each text is to each other one."""
+    if len(texts) < 2:
+        raise InputError(
+            f"{len(texts)} texts were given; give two or more, e.g. "
+            'embedlm similarity "a river" "a stream"'
+        )
+    loaded = model.load()
+    found = loaded.encode(list(texts), heads=parse_heads(heads), **prompting.options())
+    scores = loaded.similarity(found, found)
+    if json:
+        emit({"texts": list(texts), "scores": [[float(f"{v:.7g}") for v in row] for row in scores]})
+    else:
+        _print(list(texts), scores)
+
+
+def _print(texts: list[str], scores: Any) -> None:
+    """Print the matrix, its columns numbered, a text at the end of each row."""
+    width = max(8, *(len(f"{value:.4f}") + 1 for row in scores for value in row))
+    print(" " * 4 + "".join(f"{number:>{width}}" for number in range(1, len(texts) + 1)))
+    for number, (row, text) in enumerate(zip(scores, texts, strict=True), 1):
+        shown = " ".join(text.split())
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        print(f"{number:>4}" + "".join(f"{value:>{width}.4f}" for value in row) + f"  {shown}")
