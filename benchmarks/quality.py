@@ -22,7 +22,7 @@ from embedlm.evaluation import evaluate
 RECIPES = (
     "static-mean,static-tfidf,static-sif,plain-last,plain-mean,weighted-mean,prompteol,"
     "prompteol-icl,promptsth,promptsum,pretended-cot,knowledge-enhancement,metaeol,geneol,"
-    "promptreps,echo,echo-mean,echo-last,promptbert"
+    "promptreps,echo,echo-last,echo-zero-shot,promptbert"
 )
 
 

@@ -17,7 +17,7 @@ QUESTIONS = (
     "Which prompt asks for one word?",
     "How is bidirectional attention checked?",
 )
-RECIPES = ("static-sif", "echo")
+RECIPES = ("static-sif", "echo-zero-shot")
 
 
 def passages() -> list[tuple[str, str]]:

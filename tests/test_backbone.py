@@ -81,7 +81,7 @@ def test_the_probe_holds_in_every_implementation(model_folder, name, attn):
 
 
 def test_an_architecture_that_cannot_is_refused(model_folder):
-    with pytest.raises(UnsupportedError, match="bidirectional.*do not look ahead"):
+    with pytest.raises(UnsupportedError, match=r"bidirectional.*do not look ahead"):
         load(model_folder, "gpt-neo", "bidirectional")
 
 
@@ -140,7 +140,7 @@ def test_a_chosen_layer_is_the_hidden_state_of_that_index(model_folder, layer):
 
 def test_a_layer_that_is_not_there_is_refused(model_folder):
     recipe = embedlm.Recipe.load("plain-mean").override({"pooling.layer": 9})
-    with pytest.raises(embedlm.errors.InputError, match="0 .embeddings. to 3"):
+    with pytest.raises(embedlm.errors.InputError, match=r"0 .embeddings. to 3"):
         embedlm.load(model_folder("llama"), recipe=recipe).encode(TEXTS)
 
 

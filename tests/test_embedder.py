@@ -124,7 +124,7 @@ def test_roles_and_instructions(model_folder):
     np.testing.assert_allclose(each[1], model.encode_query(TEXTS[1], instruction="two"), atol=1e-5)
     with pytest.raises(InputError, match="3 instructions were given for 2 texts"):
         model.encode_query(TEXTS[:2], instruction=["a", "b", "c"])
-    with pytest.raises(InputError, match="'title'.*Did you mean 'title'"):
+    with pytest.raises(InputError, match=r"'title'.*Did you mean 'title'"):
         model.encode("x", role="titel")
 
 
@@ -252,7 +252,7 @@ def test_static_floors_weigh_tokens(model_folder):
 
 
 def test_options_that_are_not_there_are_named(model):
-    with pytest.raises(InputError, match="no option 'normalise'.*Did you mean 'normalize'"):
+    with pytest.raises(InputError, match=r"no option 'normalise'.*Did you mean 'normalize'"):
         model.encode("x", normalise=True)
     with pytest.raises(RecipeError, match="'densse' is not a head; allowed: dense, sparse"):
         model.encode("x", heads=["densse"])

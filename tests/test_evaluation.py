@@ -16,7 +16,20 @@ from embedlm.evaluation import evaluate
 from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
 from embedlm.evaluation.readers import read_lines, read_retrieval
 
-WORDS = "plants food light energy fox dog river committee pump harvest violin museum".split()
+WORDS = [
+    "plants",
+    "food",
+    "light",
+    "energy",
+    "fox",
+    "dog",
+    "river",
+    "committee",
+    "pump",
+    "harvest",
+    "violin",
+    "museum",
+]
 
 
 def write(path, records):
@@ -83,13 +96,13 @@ def test_unjudged_queries_are_left_out(data):
 
 
 def test_clear_errors(tiny_llama, data, tmp_path):
-    with pytest.raises(InputError, match="'stsb' is not a task.*Did you mean 'stsb_"):
+    with pytest.raises(InputError, match=r"'stsb' is not a task.*Did you mean 'stsb_"):
         evaluate(tiny_llama, ["stsb"], data=data)
     with pytest.raises(InputError, match="EMBEDLM_DATA"):
         evaluate(tiny_llama, ["adi"], data=tmp_path / "no")
-    with pytest.raises(InputError, match="corpus.jsonl is not there"):
+    with pytest.raises(InputError, match=r"corpus\.jsonl is not there"):
         evaluate(tiny_llama, ["cisi"], data=data)
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"a": 1}\n[1]\n')
-    with pytest.raises(RecordError, match="bad.jsonl:2: not a JSON object"):
+    with pytest.raises(RecordError, match=r"bad\.jsonl:2: not a JSON object"):
         list(read_lines(bad))

@@ -50,7 +50,7 @@ def test_metaeol(name):
 
 def test_echo_renders_the_reference_ids_and_mask():
     case = facts("11_echo")
-    model = embedlm.load(folder("11_echo"), recipe="echo-mean")
+    model = embedlm.load(folder("11_echo"), recipe="echo")
     batch = model.render(texts()[:1], role="query", instruction=case["prompt"])
     assert batch.ids[0] == case["first_query"]["input_ids"]
     pooled = [embedlm.recipe.SEGMENTS[s] in ("repeat", "eos") for s in batch.segments[0]]
@@ -82,7 +82,7 @@ def test_promptreps_dense_and_logits(role, word):
 def test_promptreps_sparse_words(role, word, expand):
     model = embedlm.load(folder("12_promptreps"), recipe="promptreps-raw")
     # The reference ran with a short stand-in for NLTK's list of stop words.
-    head = {"sparse": {"expand": expand, "stop_words": "short"}}
+    head = {"sparse": {"expand": expand}}
     found = model.encode(texts(), role=role, heads=[head]).sparse
     file = folder("12_promptreps") / "expected_sparse.json"
     wanted = json.loads(file.read_text())[word + ("_expand5" if expand else "")]

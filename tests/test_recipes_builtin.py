@@ -30,7 +30,7 @@ ONE_TEMPLATE = {
     "pretended-cot": 'After thinking step by step , this sentence : "{text}" means in one word:"',
     "knowledge-enhancement": KNOWLEDGE,
     "geneol": "{bos}" + KNOWLEDGE,
-    "echo": "Rewrite the sentence: {text}, rewritten sentence: {text}",
+    "echo-zero-shot": "Rewrite the sentence: {text}, rewritten sentence: {text}",
     "splade": "{text}",
     "static-mean": "{text}",
     "static-tfidf": "{text}",
@@ -276,7 +276,7 @@ def test_promptbert_marks_the_mask_between_cls_and_sep():
 
 
 def test_the_second_copy_of_echo_is_marked_repeat():
-    tokens, segments, _ = rendered("echo", tokenizer(), "that cat")
+    tokens, segments, _ = rendered("echo-zero-shot", tokenizer(), "that cat")
     assert [t for t, s in zip(tokens, segments, strict=True) if s == "repeat"] == ["that", "cat"]
     assert tokens[-2:] == ["that", "cat"]
 

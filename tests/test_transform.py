@@ -119,7 +119,7 @@ def test_passing_trouble_is_tried_again(serve, cache, trouble):
 @pytest.mark.parametrize("trouble", [401, "empty", "malformed"])
 def test_lasting_trouble_is_told_and_nothing_is_lost(serve, cache, trouble):
     server = serve([200, 200, trouble])
-    with pytest.raises(GenerationError, match="writer|choices"):
+    with pytest.raises(GenerationError, match=r"writer|choices"):
         transform_texts(TEXTS[:1], CONFIG, endpoint(server, concurrency=1, retries=0), cache)
     before = len(server.requests)
     transform_texts(TEXTS[:1], CONFIG, endpoint(server, concurrency=1), cache)
@@ -220,5 +220,5 @@ def test_a_damaged_cache_is_set_aside(tmp_path, caplog):
 
 @pytest.mark.parametrize("spec", ["http://127.0.0.1:1/v1", 7])
 def test_a_generator_that_is_none(spec):
-    with pytest.raises(GenerationError, match="names no model|generator is int"):
+    with pytest.raises(GenerationError, match=r"names no model|generator is int"):
         resolve_generator(spec)

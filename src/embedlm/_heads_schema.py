@@ -66,8 +66,10 @@ class Sparse(_Part):
     stop_words: Literal["short", "english", "none"] = Field(
         "short", description="With restrict text: the list of words left out (heads/words.py)."
     )
-    reduce: Literal["pool", "last", "max", "sum"] = Field(
-        "max", description="pool: logits of the pooled state; else over the pooled tokens."
+    reduce: Literal["auto", "pool", "last", "max", "sum"] = Field(
+        "auto",
+        description="pool: logits of the pooled state; last, max, sum: over the pooled tokens; "
+        "auto: last where the pooling is last, else max.",
     )
     fallback_top_k: int = Field(
         10, gt=0, description="With restrict text: weights kept when the text has no valid word."

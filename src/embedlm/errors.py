@@ -1,7 +1,7 @@
 """Everything EmbedLM raises on purpose, as one tree.
 
     EmbedLMError
-    ├── RecipeError          a recipe that cannot be: unknown name or field, a value that is not allowed
+    ├── RecipeError          a recipe that cannot be: unknown name or field, wrong value
     │   └── TemplateError    a prompt template that cannot be rendered
     ├── InputError           what the caller gave cannot be embedded: type, shape, option
     │   └── RecordError      a record of a file, with its file and line

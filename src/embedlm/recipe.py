@@ -234,6 +234,7 @@ class Recipe(_Part):
             raise RecipeError(
                 f"{source!r} is no recipe: give a name, a file, a mapping or a Recipe"
             )
+        source = ALIASES.get(str(source), source)
         if source in recipes():  # before the folders: one may have the same name
             return cls._from_file(Path(str(files("embedlm"))) / "recipes" / f"{source}.yaml")
         path = Path(source)
@@ -301,6 +302,10 @@ def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
+
+
+ALIASES = {"echo-mean": "echo"}
+"""Other names that built-in recipes go by."""
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""From a folder or a hub id to config, tokenizer and network, with errors that tell what is wrong."""
+"""From folder or hub id to config, tokenizer and network, with errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def _bfloat16_is_fast(device: torch.device) -> bool:
 def choose_dtype(dtype: str | torch.dtype, config: Any, device: torch.device) -> torch.dtype:
     """Return the dtype to run in.
 
-    `auto` keeps a float32 checkpoint in float32, so that its vectors equal the reference's, and runs
-    a half-precision one in bfloat16 where the hardware has it fast, else in float32.
+    `auto` keeps a float32 checkpoint in float32, so that its vectors equal the reference's, and
+    runs a half-precision one in bfloat16 where the hardware has it fast, else in float32.
     """
     if isinstance(dtype, torch.dtype):
         return dtype

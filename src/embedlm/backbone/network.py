@@ -30,7 +30,7 @@ __all__ = ["Backbone", "Rows"]
 Rows = Sequence[Sequence[int]]
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818 (no error: a way out)
     """Ends a forward pass once the states that were asked for are there."""
 
 

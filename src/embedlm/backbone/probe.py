@@ -1,4 +1,4 @@
-"""Proofs made at load: what a token can see, and that the packed path gives the padded one's states.
+"""Proofs made at load: what a token can see, and that packed states equal padded ones.
 
 A flag in a config proves nothing: architectures ignore it, sliding-window layers may keep their
 mask, one attention implementation may lose it. So each layer is run twice on the same input, the

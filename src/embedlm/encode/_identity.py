@@ -17,7 +17,7 @@ __all__ = ["fixed_kernels", "identity"]
 _SAMPLE = 64
 
 
-def identity(model: Embedder) -> dict[str, Any]:
+def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     """Return what must be the same for two runs to give the same vectors.
 
     Weights are known by a sample of every tensor: training changes all of a tensor's values, and
@@ -27,8 +27,8 @@ def identity(model: Embedder) -> dict[str, Any]:
     statistics = getattr(model, "_statistics", None)
     return {
         "model": {
-            "weights": _weights(backbone.model)
-            + (_weights(backbone.head) if backbone.head else ""),
+            "weights": _weights(backbone.model),
+            "head": _weights(backbone.head) if with_head and backbone.head is not None else None,
             "tokenizer": _short(model.tokenizer.backend_tokenizer.to_str().encode("utf-8")),
             "dtype": str(backbone.dtype),
             "device": backbone.device.type,

@@ -103,15 +103,13 @@ def encode_file(
     _check_output(out, reader, worker)
     if rejects is not None:
         _check_place(Path(rejects), reader, "rejects file")
-    size = block or (BLOCK_OF_TOKENS if "tokens" in worker.empty else BLOCK)
-    if size < 1:
-        raise InputError(f"block is {block}; give a number of records above 0")
+    size = _block_size(block, worker)
     manifest = {
         "version": 1,
         "input": reader.fingerprint(),
         "calibration": None if sample is None else sample.fingerprint(),
         "options": {**options, "block": size, "compile": compile, "rejects": rejects is not None},
-        **identity(model),
+        **identity(model, with_head="indices" in worker.empty),
     }
     manifest = json.loads(json.dumps(manifest, default=str))
     with Job.open(out, manifest, restart=restart) as job, fixed_kernels(model, compile):
@@ -150,6 +148,14 @@ def _check_output(out: Path, reader: Source, worker: Worker) -> None:
         raise InputError(f"the field {taken[0]!r} cannot be kept: an output column has that name")
     if kind == ".parquet":
         require("pyarrow.parquet", "parquet")
+
+
+def _block_size(given: int | None, worker: Worker) -> int:
+    if given is None:
+        return BLOCK_OF_TOKENS if "tokens" in worker.empty else BLOCK
+    if given < 1:
+        raise InputError(f"block is {given}; give a number of records above 0")
+    return given
 
 
 def _check_place(path: Path, reader: Source, what: str) -> None:

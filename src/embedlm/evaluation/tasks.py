@@ -75,7 +75,7 @@ def _retrieval(
     _fit(model, texts)
     documents = model.encode_document(texts)
     queries = model.encode_query(list(data.queries.values()))
-    heads = [head.kind for head in model.recipe.heads]
+    heads: list[str] = [head.kind for head in model.recipe.heads]
     runs = {head: rank(model.similarity(queries, documents, heads=[head]), names) for head in heads}
     if any(isinstance(head, Sparse) for head in model.recipe.heads) and len(heads) > 1:
         every = zip(*runs.values(), strict=True)
@@ -93,7 +93,7 @@ def _retrieval_scores(
     queries: Sequence[str],
     relevant: Mapping[str, Mapping[str, float]],
 ) -> dict[str, float]:
-    ordered = [sorted(run, key=lambda d: -run[d]) for run in runs]  # noqa: B023 (used at once)
+    ordered = [sorted(run, key=lambda d: -run[d]) for run in runs]
     metrics: dict[str, Callable[[Sequence[str], Mapping[str, float]], float]] = {
         "ndcg@10": ndcg,
         "recall@100": recall,
@@ -109,11 +109,13 @@ def _retrieval_scores(
 
 Task = Callable[[Embedder, Path], tuple[str, float, dict[str, float]]]
 
+
+def _sts(name: str) -> Task:
+    return lambda model, data: _similarity(model, data / "sts" / f"{name}.jsonl")
+
+
 TASKS: dict[str, Task] = {
-    **{
-        name: lambda model, data, file=name: _similarity(model, data / "sts" / f"{file}.jsonl")
-        for name in ("sts12", "sts13", "sts15", "sts16", "stsb_dev", "stsb_test")
-    },
+    **{name: _sts(name) for name in ("sts12", "sts13", "sts15", "sts16", "stsb_dev", "stsb_test")},
     "scifact": lambda model, data: _retrieval(model, data / "ir_scifact", "validation"),
     "cranfield": lambda model, data: _retrieval(model, data / "ir_cranfield", None),
     "cisi": lambda model, data: _retrieval(model, data / "ir_cisi", None),

@@ -50,12 +50,15 @@ def sparse_rows(
         pool: the recipe's pooling, for `reduce: pool`.
         allowed: ids that each row may use, for `restrict: text`.
     """
-    if head.reduce in ("pool", "last"):
-        v_BD = pool(h_TD, tokens) if head.reduce == "pool" else last(h_TD, tokens)
+    reduce = head.reduce
+    if reduce == "auto":
+        reduce = "last" if pool is last else "max"
+    if reduce in ("pool", "last"):
+        v_BD = pool(h_TD, tokens) if reduce == "pool" else last(h_TD, tokens)
         blocks = v_BD.to(h_TD.dtype).split(_BLOCK)
         w_BV = torch.cat([_weights(backbone.logits(v)) for v in blocks])
     else:
-        w_BV = _reduced(backbone, h_TD, tokens, head.reduce)
+        w_BV = _reduced(backbone, h_TD, tokens, reduce)
     may = allowed if allowed is not None else [None] * len(w_BV)
     others = _word_like(backbone.tokenizer) if head.expand else None
     return [_row(w_V, ids, head, others) for w_V, ids in zip(w_BV.cpu().numpy(), may, strict=True)]

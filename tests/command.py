@@ -1,0 +1,156 @@
+"""Runs the command line: as a user would, or in forks of a process that has imported all of it.
+
+Importing torch and transformers takes seconds; a fork of a process that has done so is a process of
+its own (it can be killed, its files and memory be limited) and starts in milliseconds.
+"""
+
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+WORDS = """river mountain the a of and water bridge quick brown fox jumps over lazy dog winter
+summer engine repairs music theory paints blue red seven eight cities trade grain iron"""
+
+
+def sentences(count, seed=0, longest=24):
+    """Return sentences of random words; some are equal."""
+    rng, words = random.Random(seed), WORDS.split()
+    return [
+        " ".join(rng.choice(words) for _ in range(rng.randint(1, longest))).capitalize() + "."
+        for _ in range(count)
+    ]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    """Exit status; -9 where it was killed."""
+    out: str
+    err: str
+
+    def one_line(self):
+        """Return the one line of a refusal, which must be all there is."""
+        assert self.code == 2, self
+        assert self.out == "", self
+        assert self.err.endswith("\n"), self
+        assert self.err.count("\n") == 1, self.err
+        assert "Traceback" not in self.err
+        return self.err
+
+
+def real(*arguments, stdin=None, **environment):
+    """Run the command line in a process of its own, from the start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "embedlm.cli", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Server:
+    """A process that has imported all of the command line and forks for every command."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.command"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        )
+
+    def __call__(self, *arguments, folder, kill_after=None, largest_file=None, stdin=""):
+        """Run a command; kill -9 it after some seconds; let it write files only so large."""
+        order = {
+            "arguments": [str(one) for one in arguments],
+            "folder": str(folder),
+            "kill_after": kill_after,
+            "largest_file": largest_file,
+            "stdin": stdin,
+        }
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
+        self.process.stdin.flush()
+        return Ran(**json.loads(self.process.stdout.readline()))
+
+    def close(self):
+        """End the process."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(30)
+
+
+def _child(order, folder):
+    """Run one command in this process, which ends with it."""
+    from embedlm.cli import main
+
+    (folder / "stdin").write_bytes(order["stdin"].encode("utf-8", "surrogateescape"))
+    for number, name, flags in (
+        (0, "stdin", os.O_RDONLY),
+        (1, "stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        (2, "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        os.dup2(os.open(folder / name, flags), number)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
+    sys.stdin = os.fdopen(0, encoding="utf-8")
+    if order["largest_file"]:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"], hard))
+    code = 1
+    try:
+        main(order["arguments"])
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _serve():
+    import torch
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import embedlm.cli._app
+    import embedlm.encode.files
+    import embedlm.loader
+    import embedlm.search  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        folder = Path(order["folder"]) / ".command"
+        folder.mkdir(exist_ok=True)
+        child = os.fork()
+        if child == 0:
+            _child(order, folder)
+        if order["kill_after"] is not None:
+            time.sleep(order["kill_after"])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        texts = {
+            "out": (folder / "stdout").read_text() if (folder / "stdout").exists() else "",
+            "err": (folder / "stderr").read_text() if (folder / "stderr").exists() else "",
+        }
+        answer = {"code": os.waitstatus_to_exitcode(status), **texts}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

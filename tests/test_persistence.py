@@ -1,0 +1,115 @@
+"""Saved models open again, here and in sentence-transformers, with the same vectors."""
+
+import json
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+import embedlm
+from embedlm.errors import InputError, ModelError, UnsupportedError
+from embedlm.persistence.write import is_expressible
+
+TEXTS = ["plants make food", "x", "the quick brown fox jumps", "a committee met on Tuesday"]
+PREFIX = {"default": "{text}", "query": "Query: {text}", "document": "Title {{x}}: {text}"}
+
+
+@pytest.mark.parametrize("kind", ["last", "mean", "weighted_mean", "cls", "max"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_round_trip_through_sentence_transformers(model_folder, tmp_path, kind, normalize):
+    recipe = {
+        "name": "mine",
+        "backbone": {"attention": "causal"},
+        "prompt": PREFIX,
+        "pooling": {"kind": kind},
+        "normalize": normalize,
+    }
+    model = embedlm.load(model_folder("llama"), recipe=recipe)
+    model.save_pretrained(tmp_path / "saved")
+    again = embedlm.load(tmp_path / "saved")
+    assert again.recipe == model.recipe
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+
+    peer = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    np.testing.assert_allclose(peer.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
+    for role in ("query", "document"):
+        theirs = peer.encode(TEXTS, prompt_name=role)
+        np.testing.assert_allclose(theirs, model.encode(TEXTS, role=role), atol=1e-5)
+
+    peer.save(str(tmp_path / "theirs"))
+    back = embedlm.load(tmp_path / "theirs")
+    assert back.recipe.pooling.kind == kind
+    for role in (None, "query", "document"):
+        ours = model.encode(TEXTS, role=role)
+        np.testing.assert_allclose(back.encode(TEXTS, role=role), ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_bidirectional_attention_survives_saving(model_folder, tmp_path, name):
+    recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "bidirectional"})
+    model = embedlm.load(model_folder(name), recipe=recipe)
+    model.save_pretrained(tmp_path / "saved")
+    again = embedlm.load(tmp_path / "saved")
+    assert not again.backbone.causal
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    if name == "qwen3":
+        peer = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+        np.testing.assert_allclose(peer.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["prompteol", "promptreps", "echo", "static-sif", "pretended-cot"])
+def test_what_cannot_be_expressed_says_so_and_still_round_trips(model_folder, tmp_path, name):
+    model = embedlm.load(model_folder("llama"), recipe=name)
+    assert not is_expressible(model.recipe)
+    model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "modules.json").exists()
+    assert "cannot express" in (tmp_path / "saved" / "README.md").read_text()
+    again = embedlm.load(tmp_path / "saved")
+    ours, theirs = model.encode(TEXTS), again.encode(TEXTS)
+    if name == "promptreps":
+        np.testing.assert_allclose(theirs.sparse.toarray(), ours.sparse.toarray(), atol=1e-6)
+        ours, theirs = ours.dense, theirs.dense
+    np.testing.assert_allclose(theirs, ours, atol=1e-6)
+
+
+def test_saving_replaces_a_model_and_nothing_else(model_folder, tmp_path):
+    model = embedlm.load(model_folder("llama"), recipe="plain-mean")
+    model.save_pretrained(tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    other = tmp_path / "holiday"
+    other.mkdir()
+    (other / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="holds something that is no model"):
+        model.save_pretrained(other)
+    with pytest.raises(InputError, match="is a file"):
+        model.save_pretrained(other / "photo.jpg")
+    assert (other / "photo.jpg").read_bytes() == b"x"
+
+
+def test_a_recipe_given_wins_over_the_folder(model_folder, tmp_path):
+    embedlm.load(model_folder("llama"), recipe="prompteol").save_pretrained(tmp_path / "saved")
+    assert embedlm.load(tmp_path / "saved").recipe.name == "prompteol"
+    assert embedlm.load(tmp_path / "saved", recipe="plain-last").recipe.name == "plain-last"
+
+
+def test_unknown_modules_are_named(model_folder, tmp_path):
+    folder = tmp_path / "saved"
+    embedlm.load(model_folder("llama"), recipe="plain-mean").save_pretrained(folder)
+    (folder / "embedlm.yaml").unlink()
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_X", "type": "sentence_transformers.models.X"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UnsupportedError, match=r"models\.X.*known: Transformer"):
+        embedlm.load(folder)
+    (folder / "modules.json").write_text("[")
+    with pytest.raises(ModelError, match="cannot be read as JSON"):
+        embedlm.load(folder)
+
+
+def test_the_built_in_model_needs_nothing():
+    model = embedlm.load()
+    vectors = model.encode(["A dog runs.", "The dog is running.", "Shares fell sharply."])
+    assert vectors.shape == (3, model.dim)
+    assert np.isfinite(vectors).all()
+    assert embedlm.load("builtin-base").dim == model.dim
