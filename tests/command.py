@@ -4,7 +4,7 @@ Importing torch and transformers takes seconds; a fork of a process that has don
 its own (it can be killed, its files and memory be limited) and starts in milliseconds.
 """
 
-import contextlib
+import atexit
 import json
 import os
 import random
@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
+from glob import glob
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -73,12 +75,20 @@ class Server:
             cwd=ROOT,
         )
 
-    def __call__(self, *arguments, folder, kill_after=None, largest_file=None, stdin=""):
-        """Run a command; kill -9 it after some seconds; let it write files only so large."""
+    def __call__(self, *arguments, folder, kill_at=None, largest_file=None, stdin=""):
+        """Run a command.
+
+        Args:
+            arguments: of the command line.
+            folder: where its output is caught.
+            kill_at: (glob, count, delay): kill -9 it so long after so many files are there.
+            largest_file: bytes that a file of it may have.
+            stdin: its standard input.
+        """
         order = {
             "arguments": [str(one) for one in arguments],
             "folder": str(folder),
-            "kill_after": kill_after,
+            "kill_at": kill_at,
             "largest_file": largest_file,
             "stdin": stdin,
         }
@@ -91,6 +101,14 @@ class Server:
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(30)
+
+
+@cache
+def server():
+    """Return the one server of this test run."""
+    started = Server()
+    atexit.register(started.close)
+    return started
 
 
 def _child(order, folder):
@@ -121,6 +139,21 @@ def _child(order, folder):
         os._exit(code)
 
 
+def _wait(child, kill_at):
+    """Wait for a child and return its status, killing it when that is due."""
+    while kill_at is not None:
+        pattern, count, delay = kill_at
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        if len(glob(pattern)) >= count:
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    return os.waitpid(child, 0)[1]
+
+
 def _serve():
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -138,11 +171,7 @@ def _serve():
         child = os.fork()
         if child == 0:
             _child(order, folder)
-        if order["kill_after"] is not None:
-            time.sleep(order["kill_after"])
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
+        status = _wait(child, order["kill_at"])
         texts = {
             "out": (folder / "stdout").read_text() if (folder / "stdout").exists() else "",
             "err": (folder / "stderr").read_text() if (folder / "stderr").exists() else "",

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import subprocess
+import sys
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +18,7 @@ import embedlm
 from embedlm.encode._records import Fields, Source
 from embedlm.encode.files import encode_file
 from embedlm.errors import InputError, JobError, RecordError
-from tests.command import Server, real, sentences
+from tests.command import real, sentences, server
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -32,9 +34,7 @@ def model(tiny_llama):
 
 @pytest.fixture(scope="module")
 def command():
-    server = Server()
-    yield server
-    server.close()
+    return server()
 
 
 @pytest.fixture
@@ -347,17 +347,15 @@ def test_a_job_killed_at_random_moments_gives_the_same_bytes(
     done = command("encode", large, "-o", whole, *options, folder=tmp_path)
     assert done.code == 0, done.err
     rng = random.Random(suffix)
-    kills, found = 0, None
-    for _ in range(40):
-        wait = rng.uniform(0.2, 1.2) if kills < 5 else None
-        found = command("encode", large, "-o", killed, *options, folder=tmp_path, kill_after=wait)
-        if found.code == 0:
-            break
-        assert found.code == -9, found.err
+    blocks = f"{killed}.part/blocks/*.npz"
+    # Before the first block, among them, and (32 are all) while the output is put together.
+    for count in sorted([0, 32, 32, *rng.sample(range(1, 31), 3)]):
+        moment = (blocks, count, rng.uniform(0, 0.03))
+        found = command("encode", large, "-o", killed, *options, folder=tmp_path, kill_at=moment)
+        assert found.code == -9 or (count == 32 and found.code == 0), found.err
         assert not killed.exists() or killed.read_bytes() == whole.read_bytes()
-        kills += 1
-    assert found.code == 0
-    assert kills >= 2
+    last = command("encode", large, "-o", killed, *options, folder=tmp_path)
+    assert last.code == 0, last.err
     assert killed.read_bytes() == whole.read_bytes()
     assert not killed.with_name(killed.name + ".part").exists()
     assert list(tmp_path.glob("*.tmp")) == []
@@ -365,9 +363,6 @@ def test_a_job_killed_at_random_moments_gives_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_real_process_killed_and_started_again(tiny_llama, large, tmp_path):
-    import sys
-    import time
-
     options = ["-m", str(tiny_llama), "-r", "plain-mean", "--block", "32"]
     whole = real("encode", large, "-o", tmp_path / "whole.npy", *options)
     assert whole.code == 0, whole.err
@@ -558,8 +553,9 @@ def test_no_room_is_told_and_costs_nothing(command, tiny_llama, large, tmp_path,
     assert "no space left while writing" in told
     assert "run the same command again" in told
     assert not out.exists()
-    kept = len(list((tmp_path / "out.npy.part" / "blocks").iterdir()))
+    kept = len(list(tmp_path.glob("out.npy.part/blocks/*.npz")))
     assert kept == (0 if limit == 8_000 else 32)
+    assert (tmp_path / "out.npy.part").exists() == (kept > 0)
     again = command("encode", large, "-o", out, *options, folder=tmp_path)
     assert json.loads(again.out)["resumed"] == kept
     command("encode", large, "-o", tmp_path / "whole.npy", *options, folder=tmp_path)

@@ -246,14 +246,18 @@ def load_checkpoint(
     return Progress(step=state["step"], decay_from=state["decay_from"], last=state["last"])
 
 
-def heed_finish(path: Path, progress: Progress) -> bool:
-    """Let the decay begin now if somebody wrote its number of steps into the file `finish`."""
+def heed_finish(path: Path, progress: Progress, factor: float) -> bool:
+    """Decay to zero from now on if somebody wrote a number of steps into the file `finish`.
+
+    The line starts at today's `factor`, so that an end can also be moved during the decay.
+    """
     steps = torch.tensor(int(path.read_text()) if path.is_file() else -1)
     if dist.is_initialized():
         dist.broadcast(steps, src=0)
     if steps < 0:
         return False
-    progress.decay_from, progress.last = progress.step, progress.step + int(steps)
+    progress.last = progress.step + int(steps)
+    progress.decay_from = progress.last - round(int(steps) / factor)
     return True
 
 
@@ -300,7 +304,7 @@ class Run:
 
         while progress.step < min(progress.last, self.stop_at or progress.last):
             started = time.perf_counter()
-            finishing = heed_finish(finish, progress)
+            finishing = heed_finish(finish, progress, rate(progress, plan.warmup))
             set_rates(optimizers, plan, factor := rate(progress, plan.warmup))
             batches = self.batches(ids, progress.step)
             entry = {"loss": train_step(loss, model, optimizers, batches, plan.accumulate)}

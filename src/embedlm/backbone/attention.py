@@ -121,23 +121,78 @@ def _packed(
     if plan is None or query.shape[0] != 1:
         raise RuntimeError("packed attention runs one packed row inside `layout(...)`")
     how = _How(plan.causal, scale, window, softcap, dropout)
-    query_HTD, key_KTD, value_KTD = query[0], key[0], value[0]
-    prefix = plan.prefix
-    parts: list[Tensor] = []
-    if prefix:
-        one = slice(0, prefix)
-        parts.append(_attend(query[:, :, one], key[:, :, one], value[:, :, one], how)[0])
+    if not plan.prefix:
+        return _joined([_own(group, query, key, value, how) for group in plan.groups()])
+    one = slice(0, plan.prefix)
+    first = _attend(query[:, :, one], key[:, :, one], value[:, :, one], how)[0]
+    longest = plan.prefix + max(plan.lengths)
+    merged = query.device.type == "cpu" and not softcap and not dropout
+    if merged and (window is None or longest <= window) and not torch.is_grad_enabled():
+        return _joined([first, _merged(plan, query, key, value, how)])
+    shared = (key[:, :, one], value[:, :, one])
+    return _joined(
+        [first, *(_own(group, query, key, value, how, shared) for group in plan.groups())]
+    )
+
+
+def _joined(parts_HTD: list[Tensor]) -> Tensor:
+    """Return the parts of a row one after the other, out_1THD."""
+    out_HTD = parts_HTD[0] if len(parts_HTD) == 1 else torch.cat(parts_HTD, dim=1)
+    return out_HTD.transpose(0, 1).unsqueeze(0)
+
+
+def _own(
+    group: tuple[int, int, int],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    how: _How,
+    shared: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Attend within the sequences of a group, after the shared keys and values; out_HTD."""
+    start, count, length = group
+    rows = slice(start, start + count * length)
+    q_BHLD, k_BKLD, v_BKLD = (_split(x[0][:, rows], count) for x in (query, key, value))
+    if shared is not None:
+        k_BKLD, v_BKLD = _after(shared[0], k_BKLD), _after(shared[1], v_BKLD)
+    out_BHLD = _attend(q_BHLD, k_BKLD, v_BKLD, how)
+    return out_BHLD.transpose(0, 1).reshape(query.shape[1], count * length, -1)
+
+
+def _merged(plan: Layout, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    """Attend to the prefix and to each own sequence apart, and merge the two softmaxes; out_HTD.
+
+    softmax over a and b = w softmax(a) + (1 - w) softmax(b), w = sigmoid(lse(a) - lse(b)). All own
+    tokens meet the prefix in one product, without a copy of it for each sequence and without a mask.
+    """
+    prefix, heads, kinds = plan.prefix, query.shape[1], key.shape[1]
+    own_HTD = query[0][:, prefix:]
+    # Heads that share keys become further queries of one head.
+    folded = own_HTD.reshape(1, kinds, heads // kinds * own_HTD.shape[1], -1)
+    before, lse_before = _flash(folded, key[:, :, :prefix], value[:, :, :prefix], False, how)
+    before_HTD = before.reshape(own_HTD.shape)
+    lse_before_HT = lse_before.reshape(own_HTD.shape[:2])
+    parts, sums = [], []
     for start, count, length in plan.groups():
         rows = slice(start, start + count * length)
-        q_BHLD = _split(query_HTD[:, rows], count)
-        k_BKLD, v_BKLD = _split(key_KTD[:, rows], count), _split(value_KTD[:, rows], count)
-        if prefix:
-            k_BKLD = _after(key[:, :, :prefix], k_BKLD)
-            v_BKLD = _after(value[:, :, :prefix], v_BKLD)
-        out_BHLD = _attend(q_BHLD, k_BKLD, v_BKLD, how)
-        parts.append(out_BHLD.permute(1, 0, 2, 3).reshape(query.shape[1], count * length, -1))
-    out_HTD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return out_HTD.transpose(0, 1).unsqueeze(0)
+        q_BHLD, k_BKLD, v_BKLD = (_split(x[0][:, rows], count) for x in (query, key, value))
+        k_BHLD, v_BHLD = (x.repeat_interleave(heads // kinds, 1) for x in (k_BKLD, v_BKLD))
+        out_BHLD, lse_BHL = _flash(q_BHLD, k_BHLD, v_BHLD, True, how)
+        parts.append(out_BHLD.transpose(0, 1).reshape(heads, count * length, -1))
+        sums.append(lse_BHL.transpose(0, 1).reshape(heads, count * length))
+    within_HTD, lse_within_HT = torch.cat(parts, dim=1), torch.cat(sums, dim=1)
+    share_HT1 = torch.sigmoid(lse_before_HT - lse_within_HT).unsqueeze(-1).to(query.dtype)
+    return torch.lerp(within_HTD, before_HTD, share_HT1)
+
+
+def _flash(
+    q_BHLD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, causal: bool, how: _How
+) -> tuple[Tensor, Tensor]:
+    """Return attention and the log of its softmax's denominator, out_BHLD and lse_BHL."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q_BHLD, k_BHTD, v_BHTD, 0.0, causal, scale=how.scale
+    )
+    return out, lse
 
 
 def _split(x_HTD: Tensor, count: int) -> Tensor:

@@ -81,7 +81,7 @@ def _usage(error: CycloptsError, given: list[str]) -> str:
     command = given[0] if given and given[0] in [*names, "recipes"] else ""
     text = str(error).strip().rstrip(".")
     if isinstance(error, UnusedCliTokensError):
-        tokens = " ".join(map(repr, error.unused_tokens))
+        tokens = " ".join(map(repr, error.unused_tokens or ()))
         text = f"{tokens} is too much, or an option before it is misspelt"
     return f"{text}. See: embedlm {command + ' ' if command else ''}--help"
 

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AS_IS",
-    "BUILT_IN",
+    "AS_LOADED",
     "Json",
-    "ModelOptions",
+    "Loading",
+    "Model",
     "Prompting",
     "emit",
     "parse_heads",
@@ -40,15 +41,21 @@ def repeated(text: str, name: str | None = None) -> Parameter:
 Json = Annotated[bool, flag("Print JSON for programs.", "--json")]
 
 
+Model = Annotated[
+    str | None,
+    Parameter(
+        name=["--model", "-m"],
+        group="Model",
+        help="Folder or hub id; without it the built-in model.",
+    ),
+]
+
+
 @Parameter(name="*", group="Model")
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which model is loaded, by which recipe."""
+class Loading:
+    """By which recipe and where a model is loaded."""
 
-    model: Annotated[
-        str | None,
-        Parameter(name=["--model", "-m"], help="Folder or hub id; without it the built-in model."),
-    ] = None
     recipe: Annotated[
         str | None,
         Parameter(
@@ -57,39 +64,46 @@ class ModelOptions:
         ),
     ] = None
     change: Annotated[
-        tuple[str, ...],
-        repeated("Change a recipe's field: pooling.kind=mean", "--set"),
+        tuple[str, ...], repeated("Change a recipe's field: pooling.kind=mean", "--set")
     ] = ()
-    adapter: Annotated[
-        tuple[str, ...],
-        repeated("Adapter to apply, in order", "--adapter"),
-    ] = ()
+    adapter: Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--adapter")] = ()
     device: Annotated[
         str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
     ] = None
     dtype: Annotated[str, Parameter(help="auto, float32, bfloat16 or float16.")] = "auto"
+    generator: Annotated[
+        str | None,
+        Parameter(help="Writes for recipe geneol: a model folder, or http://host/v1#model."),
+    ] = None
 
-    def load(self) -> Embedder:
-        """Load the model."""
+    def load(self, model: str | None, recipe: str | None = None) -> Embedder:
+        """Load a model; `recipe` is for where none was given."""
         import embedlm
 
-        recipe: Any = self.recipe
-        if self.change:
-            recipe = self._own_recipe().override(dict(map(_change, self.change)))
+        chosen: Any = self.recipe if self.recipe is not None else recipe
+        changes = dict(map(_change, self.change))
+        if changes:
+            chosen = _recipe(model, chosen).override(changes)
         loaded: Embedder = embedlm.load(
-            self.model, recipe, device=self.device, dtype=self.dtype, adapters=self.adapter
+            model,
+            chosen,
+            device=self.device,
+            dtype=self.dtype,
+            adapters=self.adapter,
+            generator=self.generator,
         )
         return loaded
 
-    def _own_recipe(self) -> Any:
-        from embedlm.persistence import derive_recipe
-        from embedlm.recipe import Recipe
 
-        if self.recipe is not None:
-            return Recipe.load(self.recipe)
-        if self.model is None:
-            raise InputError("--set changes a recipe's field; say which recipe: --recipe NAME")
-        return derive_recipe(self.model)
+def _recipe(model: str | None, name: str | None) -> Any:
+    from embedlm.persistence import derive_recipe
+    from embedlm.recipe import Recipe
+
+    if name is not None:
+        return Recipe.load(name)
+    if model is None:
+        raise InputError("--set changes a recipe's field; say which recipe's: --recipe NAME")
+    return derive_recipe(model)
 
 
 @Parameter(name="*", group="Prompt")
@@ -115,8 +129,9 @@ class Prompting:
         return {name: value for name, value in given.items() if value is not None}
 
 
-BUILT_IN = ModelOptions()
+AS_LOADED = Loading()
 AS_IS = Prompting()
+_SHAPE = 'write a list of {"instruct": ..., "query": ..., "response": ...}'
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -142,13 +157,15 @@ def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
         raise InputError(f"cannot read the demonstrations {path!r}: {error}") from error
     try:
         if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+            found = json.loads(text)
+        else:
+            found = [json.loads(line) for line in text.split("\n") if line.strip()]
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}:{error.lineno}: not valid JSON: {error.msg}; write a list of "
-            '{"instruct": ..., "query": ..., "response": ...}'
-        ) from error
+        raise InputError(f"{path!r} is not valid JSON: {error}; {_SHAPE}") from error
+    for number, one in enumerate(found, 1):
+        if not isinstance(one, dict) or not all(isinstance(v, str) for v in one.values()):
+            raise InputError(f"{path!r}: entry {number} is no object of strings; {_SHAPE}")
+    return list(found)
 
 
 def parse_heads(text: str | None) -> list[Any] | None:

@@ -10,9 +10,10 @@ from cyclopts import Parameter
 
 from embedlm.cli._common import (
     AS_IS,
-    BUILT_IN,
+    AS_LOADED,
     Json,
-    ModelOptions,
+    Loading,
+    Model,
     Prompting,
     emit,
     flag,
@@ -49,7 +50,8 @@ def command(
     output: Annotated[
         str, Parameter(name=["--output", "-o"], help=".npy, .npz, .parquet or .jsonl.")
     ],
-    model: ModelOptions = BUILT_IN,
+    model: Model = None,
+    loading: Loading = AS_LOADED,
     prompting: Prompting = AS_IS,
     heads: Annotated[
         str | None,
@@ -84,6 +86,10 @@ def command(
         str | None,
         Parameter(help="Texts that set the ranges of int8 and uint8; without it the first block."),
     ] = None,
+    fit: Annotated[
+        str | None,
+        Parameter(help="Texts whose word frequencies static-tfidf and static-sif take."),
+    ] = None,
     restart: Annotated[bool, flag("Throw away what an earlier run has finished.")] = False,
     compile: Annotated[bool, flag("Compile the model first; pays for long jobs.")] = False,
     block: Annotated[int | None, Parameter(help="Records written at once.")] = None,
@@ -92,10 +98,13 @@ def command(
     """Encode the texts of a file, of any size, into a file of vectors."""
     if source.startswith("-") and source != "-":
         raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
-    from embedlm.encode.files import encode_file
+    from embedlm.encode.files import encode_file, read_texts
 
+    embedder = loading.load(model)
+    if fit is not None:
+        embedder.fit(read_texts(fit, text_field))
     report = encode_file(
-        model.load(),
+        embedder,
         source,
         output,
         input_format=format,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import AS_IS, BUILT_IN, Json, ModelOptions, Prompting, emit
+from embedlm.cli._common import AS_IS, AS_LOADED, Json, Loading, Model, Prompting, emit
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -22,7 +22,8 @@ Examples:
 
 def command(
     *texts: Annotated[str, Parameter(name="TEXT", help="One text or more.")],
-    model: ModelOptions = BUILT_IN,
+    model: Model = None,
+    loading: Loading = AS_LOADED,
     prompting: Prompting = AS_IS,
     max_length: Annotated[
         int | None, Parameter(help="In tokens; shortens the text, not the prompt.")
@@ -32,7 +33,7 @@ def command(
     """Print what the model will see of each text: the prompt, its tokens and their segments."""
     if not texts:
         raise InputError('no text was given; e.g. embedlm render "a river" -r prompteol')
-    loaded = model.load()
+    loaded = loading.load(model)
     found = loaded.render(list(texts), **prompting.options(), max_length=max_length)
     batches = found if isinstance(found, list) else [found]
     rows = [

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import BUILT_IN, Json, ModelOptions, emit
+from embedlm.cli._common import AS_LOADED, Json, Loading, Model, emit
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -28,7 +28,8 @@ def command(
     query: Annotated[str, Parameter(name="QUERY", help="What to look for.")],
     /,
     *,
-    model: ModelOptions = BUILT_IN,
+    model: Model = None,
+    loading: Loading = AS_LOADED,
     mode: Annotated[
         str, Parameter(help="dense, sparse, hybrid (both) or late-interaction.")
     ] = "dense",
@@ -46,7 +47,10 @@ def command(
     from embedlm.search import ExactIndex, read_passages
 
     passages = read_passages(place, split=split, text_field=text_field)
-    index = ExactIndex(model.load(), passages, mode)
+    loaded = loading.load(model)
+    if loaded.recipe.pooling.weights != "none":
+        loaded.fit([passage.text for passage in passages])
+    index = ExactIndex(loaded, passages, mode)
     hits = index.search(query, top_k, instruction=instruction)
     if json:
         emit(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import AS_IS, BUILT_IN, Json, ModelOptions, Prompting, emit, parse_heads
+from embedlm.cli._common import AS_IS, AS_LOADED, Json, Loading, Model, Prompting, emit, parse_heads
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -21,7 +21,8 @@ EXAMPLES = """Examples:
 
 def command(
     *texts: Annotated[str, Parameter(name="TEXT", help="Two texts or more.")],
-    model: ModelOptions = BUILT_IN,
+    model: Model = None,
+    loading: Loading = AS_LOADED,
     prompting: Prompting = AS_IS,
     heads: Annotated[
         str | None, Parameter(help="dense, sparse, multi_vector; of several the sum.")
@@ -34,7 +35,7 @@ def command(
             f"{len(texts)} texts were given; give two or more, e.g. "
             'embedlm similarity "a river" "a stream"'
         )
-    loaded = model.load()
+    loaded = loading.load(model)
     found = loaded.encode(list(texts), heads=parse_heads(heads), **prompting.options())
     scores = loaded.similarity(found, found)
     if json:

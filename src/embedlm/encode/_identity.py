@@ -6,8 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -34,7 +37,7 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
             "device": backbone.device.type,
             "attention": backbone.implementation,
             "causal": backbone.causal,
-            "statistics": None if statistics is None else _short(repr(statistics).encode("utf-8")),
+            "statistics": None if statistics is None else _short(_bytes(statistics)),
         },
         "recipe": json.loads(model.recipe.model_dump_json()),
         "software": {name: version(name) for name in ("embedlm", "torch", "transformers")},
@@ -49,6 +52,11 @@ def _weights(network: Any) -> str:
         seen.update(f"{name}{tuple(value.shape)}".encode())
         seen.update(some.tobytes())
     return seen.hexdigest()[:16]
+
+
+def _bytes(statistics: Any) -> bytes:
+    values = [getattr(statistics, field.name) for field in fields(statistics)]
+    return b"".join(np.asarray(0 if value is None else value).tobytes() for value in values)
 
 
 def _short(data: bytes) -> str:

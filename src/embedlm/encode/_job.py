@@ -107,7 +107,12 @@ class Job:
         with lock or nullcontext():
             with disk_errors(job.part):
                 job._begin(dict(manifest), restart)
-            yield job
+            try:
+                yield job
+            except BaseException:
+                if not job.started():
+                    job.remove()
+                raise
 
     def _begin(self, manifest: dict[str, Any], restart: bool) -> None:
         file = self.part / "manifest.json"
@@ -117,10 +122,15 @@ class Job:
                 f"{self.part} is where the unfinished output would go, but it holds other files "
                 f"({strange[0]}); move it away or choose another output"
             )
-        if restart or not file.is_file():
+        changed = self._changed(file, manifest) if file.is_file() else "all"
+        if changed and not restart and self.started():
+            raise JobError(
+                f"{self.part} holds an unfinished job that differs from this one: {changed}. To go "
+                "on, give it what it was begun with. To begin anew use --restart (restart=True), "
+                "or choose another output"
+            )
+        if changed or restart:
             self._clear()
-        else:
-            self._compare(file, manifest)
         for left in [*self.part.glob("*.tmp"), *self.blocks.glob("*.tmp")]:
             left.unlink()
         self.blocks.mkdir(exist_ok=True)
@@ -134,25 +144,24 @@ class Job:
             path = self.part / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _compare(self, file: Path, manifest: dict[str, Any]) -> None:
-        advice = "To begin anew use --restart (restart=True), or choose another output"
+    def _changed(self, file: Path, manifest: dict[str, Any]) -> str:
+        """Return what differs from the manifest of the job that is there; "" for nothing."""
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise JobError(f"{file} cannot be read ({error}). {advice}") from error
-        old, new = _flat(before), _flat(json.loads(json.dumps(manifest)))
+            return f"its manifest.json cannot be read ({error})"
+        old, new = _flat(before), _flat(manifest)
         changed = [
             f"{key} was {_brief(old.get(key))}, is {_brief(new.get(key))}"
             for key in dict.fromkeys([*old, *new])
             if old.get(key) != new.get(key)
         ]
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise JobError(
-                f"{self.part} holds an unfinished job that differs from this one: "
-                f"{'; '.join(changed[:3])}{more}. To go on, give it what it was begun with. "
-                f"{advice}"
-            )
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        return "; ".join(changed[:3]) + more
+
+    def started(self) -> bool:
+        """Tell whether anything is there that took work to make."""
+        return (self.part / "manifest.json").is_file() and any(self.blocks.glob("*.npz"))
 
     # -- blocks -------------------------------------------------------------------------------
 
@@ -162,7 +171,7 @@ class Job:
     def load(self, index: int, names: tuple[str, ...] = ()) -> Block | None:
         """Return a finished block; None where it is missing or damaged and must be done again."""
         try:
-            with np.load(self._path(index), allow_pickle=False) as file:
+            with self._path(index).open("rb") as handle, np.load(handle) as file:
                 return {name: file[name] for name in names or file.files}
         except FileNotFoundError:
             return None

@@ -25,12 +25,12 @@ from embedlm.encode._job import Job, disk_errors, write_whole
 from embedlm.encode._records import Fields, Record, Source
 from embedlm.encode._worker import Worker
 from embedlm.encode._writers import OUTPUT_COLUMNS, WRITERS, Finished, lines
-from embedlm.errors import InputError, JobError, closest, require
+from embedlm.errors import InputError, JobError, RecordError, closest, require
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["Encoded", "encode_file"]
+__all__ = ["Encoded", "encode_file", "read_texts"]
 
 BLOCK = 1024
 """Records a block: little is lost by a kill, and packs are still full."""
@@ -167,6 +167,18 @@ def _check_place(path: Path, reader: Source, what: str) -> None:
         raise InputError(f"the {what} is the input itself; give another name")
 
 
+def read_texts(path: str | Path, text_field: str = "text") -> list[str]:
+    """Return the texts of a file; a bad record is an error."""
+    source = Source(path, Fields(text_field))
+    return [_good(record, source.name) for record in source]
+
+
+def _good(record: Record, name: str) -> str:
+    if record.error is not None:
+        raise RecordError(f"{name}:{record.place}: {record.error}. Mend the record")
+    return record.text
+
+
 def _blocks(source: Source, size: int) -> Iterator[list[Record]]:
     records = iter(source)
     while chunk := list(islice(records, size)):
@@ -211,10 +223,7 @@ def _take_ranges(worker: Worker, job: Job, sample: Source | None, size: int) -> 
     if worker.ranges is not None or sample is None:
         return
     for records in _blocks(sample, size):
-        bad = [record for record in records if record.error is not None]
-        if bad:
-            raise InputError(f"{sample.name}:{bad[0].place}: {bad[0].error}")
-        worker.find_ranges([record.text for record in records])
+        worker.find_ranges([_good(record, sample.name) for record in records])
     if worker.ranges is None:
         raise InputError(f"the calibration file {sample.name} holds no texts")
     job.fix_ranges(worker.ranges)

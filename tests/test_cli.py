@@ -1,0 +1,424 @@
+"""The commands as a user runs them: what they print, and how they fail."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+import embedlm
+from embedlm.cli import demonstrations, encode, recipes, render, search, similarity
+from tests.command import ROOT, real, sentences, server
+
+COMMANDS = {module.NAME: module for module in (demonstrations, encode, render, search, similarity)}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs the command line in a fork."""
+
+    def run(*arguments, **how):
+        return server()(*arguments, folder=tmp_path, **how)
+
+    return run
+
+
+@pytest.fixture
+def with_model(tiny_llama):
+    return ("-m", tiny_llama, "-r", "plain-mean", "--device", "cpu")
+
+
+# -- help -----------------------------------------------------------------------------------------
+
+
+def test_help_starts_fast_and_without_torch():
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from embedlm.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(time.perf_counter() - start, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    runs = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        seconds, *imported = done.stdout.decode().splitlines()[-1].split()
+        assert imported == ["False", "False"]
+        runs.append(float(seconds))
+    assert min(runs) < 1  # 0.2 s on an idle machine
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "recipes", "recipes show", "recipes schema"])
+def test_every_command_has_help_with_examples(run, command):
+    done = run(*command.split(), "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"Usage: embedlm {command}" in done.out
+    assert "Examples:\n" in done.out
+    assert f"  embedlm {command.split()[0]}" in done.out.split("Examples:")[1]
+
+
+def test_the_script_is_installed():
+    script = shutil.which("embedlm", path=os.path.dirname(sys.executable))
+    assert script is not None
+    done = subprocess.run([script, "--version"], capture_output=True, check=True)
+    assert done.stdout.decode() == f"{embedlm.__version__}\n"
+
+
+def test_without_a_command_there_is_help(run):
+    done = run()
+    assert done.code == 0
+    for name in (*COMMANDS, "recipes"):
+        assert name in done.out
+
+
+# -- what commands print --------------------------------------------------------------------------
+
+
+def test_recipes_lists_all(run):
+    done = run("recipes")
+    names = [line.split()[0] for line in done.out.splitlines()]
+    assert names == embedlm.recipes()
+    rows = json.loads(run("recipes", "--json").out)
+    assert [row["name"] for row in rows] == names
+    assert all(row["summary"] for row in rows)
+
+
+@pytest.mark.parametrize("name", embedlm.recipes())
+def test_a_shown_recipe_can_be_used_again(run, tmp_path, name):
+    done = run("recipes", "show", name)
+    (tmp_path / "mine.yaml").write_text(done.out)
+    assert embedlm.Recipe.load(tmp_path / "mine.yaml") == embedlm.Recipe.load(name)
+    shown = json.loads(run("recipes", "show", tmp_path / "mine.yaml", "--json").out)
+    assert embedlm.Recipe.load(shown) == embedlm.Recipe.load(name)
+
+
+def test_the_schema_is_the_recipes_own(run):
+    assert json.loads(run("recipes", "schema").out) == embedlm.Recipe.json_schema()
+
+
+def test_similarity_prints_a_matrix(run, with_model, model):
+    texts = ["plants make food", "the quick brown fox", "light"]
+    wanted = model.similarity(model.encode(texts), model.encode(texts))
+    done = run("similarity", *texts, *with_model)
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split() for line in done.out.splitlines()[1:]]
+    found = [[float(value) for value in row[1:4]] for row in rows]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert [" ".join(row[4:]) for row in rows] == texts
+    answer = json.loads(run("similarity", *texts, *with_model, "--json").out)
+    assert answer["texts"] == texts
+    np.testing.assert_allclose(answer["scores"], wanted, atol=1e-5)
+
+
+def test_similarity_of_chosen_heads(run, with_model, model):
+    heads = ["sparse", "multi_vector"]
+    done = run("similarity", "light", "fox", *with_model, "--heads", ",".join(heads), "--json")
+    found = model.encode(["light", "fox"], heads=heads)
+    np.testing.assert_allclose(
+        json.loads(done.out)["scores"], model.similarity(found, found), rtol=1e-4
+    )
+
+
+def test_a_recipe_is_changed_on_the_line(run, tiny_llama, model):
+    done = run(
+        "similarity", "light", "fox", "-m", tiny_llama, "--set", "pooling.kind=last", "--json"
+    )
+    last = embedlm.load(tiny_llama, "plain-last", device="cpu")
+    vectors = last.encode(["light", "fox"])
+    np.testing.assert_allclose(
+        json.loads(done.out)["scores"], last.similarity(vectors, vectors), atol=1e-5
+    )
+
+
+def test_texts_may_begin_with_a_hyphen(run, with_model):
+    done = run("similarity", *with_model, "--json", "--", "-5 degrees", "freezing")
+    assert json.loads(done.out)["texts"] == ["-5 degrees", "freezing"]
+
+
+def test_render_shows_tokens_and_segments(run, tiny_llama):
+    options = ("-m", tiny_llama, "-r", "prompteol")
+    done = run("render", "plants make food", *options, "--json")
+    (row,) = json.loads(done.out)
+    batch = embedlm.load(tiny_llama, "prompteol").render(["plants make food"])
+    assert row["ids"] == batch.ids[0]
+    assert row["text"] == batch.text[0]
+    assert {"text", "literal"} <= set(row["segments"])
+    assert len(row["ids"]) == len(row["tokens"]) == len(row["segments"])
+    shown = run("render", "plants make food", *options).out
+    assert shown.startswith(f"{batch.text[0]}\n\n{len(batch.ids[0])} tokens:\n")
+    several = run("render", "light", "fox", "-m", tiny_llama, "-r", "metaeol", "--json")
+    assert len(json.loads(several.out)) == 16
+    short = run("render", "plants " * 50, "-m", tiny_llama, "--max-length", 9)
+    assert "9 tokens, shortened:" in short.out
+
+
+def test_search_prints_file_and_line(run, with_model, tmp_path):
+    (tmp_path / "a.md").write_text("Plants make food.\n\nThe quick brown fox\njumps.\n")
+    done = run("search", tmp_path, "The quick brown fox jumps.", *with_model)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == f"1.0000  {tmp_path}/a.md:3  The quick brown fox jumps."
+    rows = json.loads(run("search", tmp_path, "light", *with_model, "--json", "-k", 1).out)
+    assert [sorted(row) for row in rows] == [["file", "line", "rank", "score", "text"]]
+    for mode in ("sparse", "hybrid", "late-interaction"):
+        assert run("search", tmp_path, "light", *with_model, "--mode", mode).code == 0
+
+
+def test_search_fits_recipes_that_weigh_words(run, tiny_llama, tmp_path):
+    (tmp_path / "a.md").write_text("plants plants\n\nplants make\n\nplants fox\n")
+    done = run("search", tmp_path, "fox", "-m", tiny_llama, "-r", "static-tfidf")
+    assert done.out.splitlines()[0].endswith("a.md:5  plants fox")
+
+
+def test_encode_tells_what_it_did(run, with_model, tmp_path, model):
+    (tmp_path / "in.jsonl").write_text('{"text": "light"}\n{broken\n{"text": "fox"}\n')
+    arguments = ("encode", tmp_path / "in.jsonl", "-o", tmp_path / "out.npy", *with_model)
+    assert ":2: not valid JSON" in run(*arguments).one_line()
+    done = run(*arguments, "--rejects", tmp_path / "bad.jsonl")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == (
+        f"2 texts x 32 -> {tmp_path}/out.npy, 1 set aside in {tmp_path}/bad.jsonl\n"
+    )
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), model.encode(["light", "fox"]), atol=1e-6
+    )
+    report = json.loads(run(*arguments, "--rejects", tmp_path / "bad.jsonl", "--json").out)
+    assert report == {
+        "output": f"{tmp_path}/out.npy",
+        "rows": 2,
+        "rejected": 1,
+        "dim": 32,
+        "blocks": 1,
+        "resumed": 0,
+    }
+
+
+def test_encode_reads_standard_input(run, with_model, tmp_path, model):
+    out = tmp_path / "out.npy"
+    done = run("encode", "-", "-o", out, *with_model, stdin="light\nfox\n")
+    assert done.code == 0, done.err
+    np.testing.assert_allclose(np.load(out), model.encode(["light", "fox"]), atol=1e-6)
+    line = json.dumps({"body": "fox"}) + "\n"
+    options = ("--format", "jsonl", "--text-field", "body")
+    assert run("encode", "-", "-o", out, *options, *with_model, stdin=line).code == 0
+    np.testing.assert_allclose(np.load(out), model.encode(["fox"]), atol=1e-6)
+
+
+def test_a_stream_resumes_when_it_is_given_again(run, with_model, tmp_path):
+    text = "".join(f"{line}\n" for line in sentences(200))
+    out, blocks = tmp_path / "out.npy", f"{tmp_path}/out.npy.part/blocks/*.npz"
+    arguments = ("encode", "-", "-o", out, "--block", 20, *with_model)
+    assert run(*arguments, stdin=text, kill_at=(blocks, 3, 0)).code == -9
+    changed = run(*arguments, stdin="other\n" + text)
+    assert "stdin has changed since the job was begun" in changed.one_line()
+    done = run(*arguments, "--json", stdin=text)
+    assert json.loads(done.out)["resumed"] >= 3
+    other = (*arguments[:3], tmp_path / "whole.npy", *arguments[4:])
+    assert run(*other, stdin=text).code == 0
+    assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_prompting_options_reach_the_model(run, tiny_llama, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "prompt": {
+                    "default": "{demonstrations}{?instruction}{instruction}: {/instruction}{text}",
+                    "query": "q: {text}",
+                    "demonstration": "{query} is {response}. ",
+                }
+            }
+        )
+    )
+    (tmp_path / "shots.jsonl").write_text('{"query": "fox", "response": "brown"}\n')
+    options = ("-m", tiny_llama, "-r", tmp_path / "mine.yaml", "--json")
+    for given, wanted in (
+        ((), "light"),
+        (("--instruction", "Find"), "Find: light"),
+        (("--role", "query"), "q: light"),
+        (("--demonstrations", tmp_path / "shots.jsonl"), "fox is brown. light"),
+    ):
+        assert json.loads(run("render", "light", *options, *given).out)[0]["text"] == wanted
+
+
+def test_encode_fits_recipes_that_weigh_words(run, tiny_llama, tmp_path):
+    lines = sentences(30)
+    (tmp_path / "in.txt").write_text("\n".join(lines))
+    options = ("-m", tiny_llama, "-r", "static-sif", "-o", tmp_path / "out.npy")
+    done = run("encode", tmp_path / "in.txt", *options, "--fit", tmp_path / "in.txt")
+    assert done.code == 0, done.err
+    fitted = embedlm.load(tiny_llama, "static-sif").fit(lines)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), fitted.encode(lines), atol=1e-5)
+
+
+def test_demonstrations_are_scored(run, tiny_llama, tmp_path):
+    rows = [{"s1": a, "s2": b, "score": i} for i, (a, b) in enumerate([("a", "b"), ("c", "d")])]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("demonstrations", tiny_llama, "--dev", tmp_path / "dev.jsonl", "--limit", 2)
+    found = json.loads(run(*arguments, "--json", "--log", tmp_path / "log.jsonl").out)
+    assert len(found) == 3
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+    shown = run(*arguments, "-k", 1)
+    assert shown.out.count("\n") == 1
+    (tmp_path / "dev.jsonl").write_text('{"s1": "a", "score": 1}\n')
+    told = run(*arguments).one_line()
+    assert "dev.jsonl:1: give the fields s1 and s2" in told
+
+
+# -- how commands fail ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["simlarity", "a", "b"], 'Unknown command "simlarity". Did you mean "similarity"'),
+        (["encode", "in.txt"], "--output requires an argument. See: embedlm encode --help"),
+        (["encode", "-o", "x.npy"], "IN requires an argument. See: embedlm encode --help"),
+        (["encode", "in.txt", "-o", "x.npy", "--modle", "x"], "Unknown option: --modle"),
+        (["encode", "--modle", "in.txt", "-o", "x.npy"], "'in.txt' is too much, or an option"),
+        (["encode", "--modle", "-o", "x.npy"], "unknown option '--modle'"),
+        (["encode", "in.txt", "-o", "x.npy", "--dim", "many"], "--dim"),
+        (["similarity", "one"], "1 texts were given; give two or more"),
+        (["render"], "no text was given"),
+        (["recipes", "show", "promteol"], "'promteol' is no recipe.* Did you mean 'prompteol'"),
+        (["recipes", "show"], "NAME requires an argument"),
+        (["search", "."], "QUERY requires an argument"),
+        (["similarity", "a", "b", "--set", "pooling"], "--set 'pooling': write field=value"),
+        (["similarity", "a", "b", "--set", "x=[1"], "the value is not valid YAML"),
+        (["similarity", "a", "b", "--set", "x=1"], "say which recipe"),
+        (["similarity", "a", "b", "-r", "echo", "--set", "pooling.knd=mean"], "pooling.knd"),
+        (["demonstrations", "x", "--dev", "y", "--limit", "0"], "--limit is 0"),
+        (["demonstrations", "x", "--dev", "none.jsonl"], "none.jsonl is not there"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(run, arguments, told):
+    assert re.search(told, run(*arguments).one_line())
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("[{broken", "is not valid JSON"),
+        ('"text"', "entry 1 is no object of strings"),
+        ('[{"query": 5}]', "entry 1 is no object of strings"),
+        (None, "cannot read the demonstrations"),
+    ],
+)
+def test_bad_demonstrations_are_told(run, with_model, tmp_path, data, told):
+    if data is not None:
+        (tmp_path / "shots.json").write_text(data)
+    done = run("render", "light", *with_model, "--demonstrations", tmp_path / "shots.json")
+    assert told in done.one_line()
+
+
+def test_an_unexpected_fault_is_one_line_too(run, with_model, tmp_path, monkeypatch):
+    # A file where the tokenizer's configuration should be a mapping: nothing foresees this.
+    code = (
+        "import sys, embedlm.cli._app as a\n"
+        "def broken(*_): raise ZeroDivisionError('by zero')\n"
+        "a.app = broken\n"
+        "a.main(['recipes'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    told = done.stderr.decode()
+    assert told.startswith("embedlm: ZeroDivisionError: by zero. This is a fault in embedlm")
+    assert "EMBEDLM_DEBUG=1" in told
+    assert told.count("\n") == 1
+    debug = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+        env={**os.environ, "EMBEDLM_DEBUG": "1"},
+    )
+    assert "Traceback" in debug.stderr.decode()
+
+
+def test_debug_shows_where_a_refusal_came_from():
+    done = real("recipes", "show", "none", EMBEDLM_DEBUG="1")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("embedlm: 'none' is no recipe")
+
+
+def test_a_reader_that_leaves_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m embedlm.cli recipes schema | head -c 1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout == b"{0\n"
+    assert done.stderr == b""
+
+
+def test_an_interrupt_is_told_and_costs_nothing(tiny_llama, tmp_path):
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in sentences(3000)))
+    out, part = tmp_path / "out.npy", tmp_path / "out.npy.part"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "embedlm.cli", "encode", tmp_path / "in.txt", "-o", out),
+            *("-m", tiny_llama, "-r", "plain-mean", "--block", "10"),
+        ],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    deadline = time.monotonic() + 120
+    while not list(part.glob("blocks/*.npz")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert told == "embedlm: interrupted\n"
+    assert list(part.glob("blocks/*.npz"))
+
+
+def test_a_terminal_shows_a_bar(tiny_llama, tmp_path):
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in sentences(50)))
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "embedlm.cli", "encode", tmp_path / "in.txt"),
+            *("-o", tmp_path / "out.npy", "-m", tiny_llama, "-r", "plain-mean", "--block", "10"),
+        ],
+        stderr=theirs,
+        cwd=ROOT,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            data = os.read(ours, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"encode: 100%" in shown
+
+
+def test_help_pages_and_modules_are_one_to_one():
+    for name, module in COMMANDS.items():
+        assert module.__name__ == f"embedlm.cli.{name}"
+    assert recipes.app.name == ("recipes",)

@@ -1,0 +1,153 @@
+"""Passages know where they stand, and the nearest come first."""
+
+import json
+
+import numpy as np
+import pytest
+
+import embedlm
+from embedlm.errors import InputError, RecordError
+from embedlm.search import MODES, ExactIndex, Passage, read_passages
+
+GUIDE = """\
+# Guide
+
+Plants make food
+from sunlight.
+
+
+The quick brown fox.
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "docs"
+    (root / "inner").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    (root / "guide.md").write_text(GUIDE)
+    (root / "inner" / "rows.jsonl").write_text('{"text": "A committee met."}\n\n"On Tuesday."\n')
+    (root / "inner" / "table.csv").write_text('text\n"two\nlines"\nlast\n')
+    (root / ".hidden" / "secret.md").write_text("secret")
+    (root / ".secret.md").write_text("secret")
+    (root / "picture.png").write_bytes(b"\xff\xfe")
+    return root
+
+
+def places(passages, root):
+    return [(p.file.removeprefix(f"{root}/"), p.line, p.text) for p in passages]
+
+
+def test_a_folder_is_cut_into_passages_with_file_and_line(folder):
+    assert places(read_passages(folder), folder) == [
+        ("guide.md", 1, "# Guide"),
+        ("guide.md", 3, "Plants make food from sunlight."),
+        ("guide.md", 7, "The quick brown fox."),
+        ("inner/rows.jsonl", 1, "A committee met."),
+        ("inner/rows.jsonl", 3, "On Tuesday."),
+        ("inner/table.csv", 2, "two\nlines"),
+        ("inner/table.csv", 4, "last"),
+    ]
+
+
+def test_lines_are_passages_by_choice(folder):
+    assert places(read_passages(folder / "guide.md", split="line"), folder) == [
+        ("guide.md", 1, "# Guide"),
+        ("guide.md", 3, "Plants make food"),
+        ("guide.md", 4, "from sunlight."),
+        ("guide.md", 7, "The quick brown fox."),
+    ]
+
+
+def test_long_paragraphs_are_cut_and_nothing_is_lost(tmp_path):
+    lines = [f"Sentence {i} is here. It has {'very ' * i}many words." for i in range(30)]
+    text = "\n".join(lines) + "\n\n" + "x" * 250
+    (tmp_path / "long.txt").write_text(text)
+    found = read_passages(tmp_path / "long.txt", longest=100)
+    assert all(len(passage.text) <= 100 for passage in found)
+    assert "".join("".join(p.text for p in found).split()) == "".join(text.split())
+    for passage in found:
+        first_word = passage.text.split()[0]
+        assert first_word[:90] in text.split("\n")[passage.line - 1]
+
+
+def test_bad_files_are_told_with_file_and_line(folder):
+    (folder / "inner" / "rows.jsonl").write_text('"fine"\n{"body": "x"}\n')
+    with pytest.raises(RecordError, match=r"rows\.jsonl:2: no field 'text'"):
+        read_passages(folder)
+    (folder / "guide.md").write_bytes(b"fine\n\nfine\xff\n")
+    with pytest.raises(RecordError, match=r"guide\.md:3: not valid UTF-8"):
+        read_passages(folder)
+
+
+def test_nothing_to_search_is_told(tmp_path):
+    with pytest.raises(InputError, match="is not there"):
+        read_passages(tmp_path / "none")
+    with pytest.raises(InputError, match=r"holds no file that ends in one of \.txt"):
+        read_passages(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(InputError, match="holds no text to search"):
+        read_passages(tmp_path)
+    with pytest.raises(InputError, match="split 'word' is not known; allowed: paragraph, line"):
+        read_passages(tmp_path, split="word")
+
+
+TEXTS = ["Plants make food.", "The quick brown fox.", "A committee met.", "Photosynthesis!"]
+PASSAGES = [Passage("a.txt", i + 1, text) for i, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_ranks_by_its_scores(model, mode):
+    index = ExactIndex(model, PASSAGES, mode)
+    found = index.search("The quick brown fox.", 4)
+    assert [hit.rank for hit in found] == [1, 2, 3, 4]
+    assert sorted(hit.passage.line for hit in found) == [1, 2, 3, 4]
+    scores = [hit.score for hit in found]
+    assert scores == sorted(scores, reverse=True)
+    if mode in ("dense", "late-interaction"):
+        assert found[0].passage == PASSAGES[1]
+    if len(MODES[mode]) == 1:
+        heads = list(MODES[mode])
+        query = model.encode_query(["The quick brown fox."], heads=heads)
+        wanted = model.similarity(query, model.encode_document(TEXTS, heads=heads))[0]
+        found_scores = {hit.passage.line - 1: hit.score for hit in found}
+        np.testing.assert_allclose([found_scores[i] for i in range(4)], wanted, rtol=1e-5)
+
+
+def test_hybrid_fuses_both_runs_after_scaling_them(model):
+    runs = [ExactIndex(model, PASSAGES, mode).search("Plants", 4) for mode in ("dense", "sparse")]
+    wanted = np.zeros(4)
+    for run in runs:
+        scores = {hit.passage.line - 1: hit.score for hit in run}
+        low, high = min(scores.values()), max(scores.values())
+        wanted += [(scores[i] - low) / (high - low) / 2 for i in range(4)]
+    found = ExactIndex(model, PASSAGES, "hybrid").search("Plants", 4)
+    np.testing.assert_allclose(
+        [hit.score for hit in found], np.sort(wanted)[::-1], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_equal_passages_keep_the_order_of_the_files(model):
+    same = [Passage("a.txt", line, "Plants make food.") for line in (1, 2, 3)]
+    found = ExactIndex(model, same).search("food", 2)
+    assert [hit.passage.line for hit in found] == [1, 2]
+
+
+def test_search_refuses_what_it_cannot_do(model):
+    with pytest.raises(InputError, match="search mode 'bm52' is not known; allowed: dense"):
+        ExactIndex(model, PASSAGES, "bm52")
+    index = ExactIndex(model, PASSAGES)
+    with pytest.raises(InputError, match="the query is empty"):
+        index.search("  ")
+    with pytest.raises(InputError, match="top_k is 0"):
+        index.search("x", 0)
+
+
+def test_the_records_of_a_jsonl_may_name_their_text(tmp_path):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"body": "Plants."}) + "\n")
+    assert read_passages(tmp_path / "in.jsonl", text_field="body")[0].text == "Plants."
