@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -17,17 +18,22 @@ QUESTIONS = (
     "Which prompt asks for one word?",
     "How is bidirectional attention checked?",
 )
-RECIPES = ("static-sif", "echo-zero-shot")
+RECIPES = ("static-sif", "promptreps")
 
 
 def passages() -> list[tuple[str, str]]:
-    """Return (page, paragraph) of every paragraph of the docs that is prose."""
+    """Return (page, paragraph) of every paragraph of the docs that is prose; code is left out."""
     found = []
     for page in sorted(DOCS.rglob("*.md")):
-        for block in page.read_text(encoding="utf-8").split("\n\n"):
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        name = page.relative_to(DOCS).as_posix()
+        for block in prose.split("\n\n"):
+            if block.lstrip().startswith("#"):
+                name = f"{page.relative_to(DOCS).as_posix()}, {block.strip().lstrip('# ')}"
+                continue
             text = " ".join(block.split())
-            if len(text) > 60 and not text.startswith(("```", "|", "#", "    ")):
-                found.append((page.relative_to(DOCS).as_posix(), text))
+            if len(text) > 60 and not text.startswith("|"):
+                found.append((name, text))
     return found
 
 
@@ -45,7 +51,7 @@ def ask(console: Console, recipe: str, found: list[tuple[str, str]]) -> None:
     scores = model.similarity(queries, documents)
     answered = time.perf_counter()
     table = Table(title=f"recipe {recipe}", title_justify="left", show_lines=True)
-    for column in ("question", "score", "page", "passage"):
+    for column in ("question", "score", "page, heading", "passage"):
         table.add_column(column, overflow="fold")
     for question, row in zip(QUESTIONS, scores, strict=True):
         for place, index in enumerate(np.argsort(-row)[:2].tolist()):

@@ -149,7 +149,7 @@ def test_texts_may_begin_with_a_hyphen(run, with_model):
     assert json.loads(done.out)["texts"] == ["-5 degrees", "freezing"]
 
 
-def test_render_shows_tokens_and_segments(run, tiny_llama):
+def test_render_shows_tokens_and_segments(run, tiny_llama, tmp_path):
     options = ("-m", tiny_llama, "-r", "prompteol")
     done = run("render", "plants make food", *options, "--json")
     (row,) = json.loads(done.out)
@@ -160,8 +160,10 @@ def test_render_shows_tokens_and_segments(run, tiny_llama):
     assert len(row["ids"]) == len(row["tokens"]) == len(row["segments"])
     shown = run("render", "plants make food", *options).out
     assert shown.startswith(f"{batch.text[0]}\n\n{len(batch.ids[0])} tokens:\n")
-    several = run("render", "light", "fox", "-m", tiny_llama, "-r", "metaeol", "--json")
-    assert len(json.loads(several.out)) == 16
+    (tmp_path / "two.yaml").write_text('prompt: {default: ["A {text}", "B {text}"]}')
+    options = ("-m", tiny_llama, "-r", tmp_path / "two.yaml", "--json")
+    rows = json.loads(run("render", "light", "fox", *options).out)
+    assert [row["text"] for row in rows] == ["A light", "B light", "A fox", "B fox"]
     short = run("render", "plants " * 50, "-m", tiny_llama, "--max-length", 9)
     assert "9 tokens, shortened:" in short.out
 

@@ -163,7 +163,7 @@ def _merged(plan: Layout, query: Tensor, key: Tensor, value: Tensor, how: _How) 
     """Attend to the prefix and to each own sequence apart, and merge the two softmaxes; out_HTD.
 
     softmax over a and b = w softmax(a) + (1 - w) softmax(b), w = sigmoid(lse(a) - lse(b)). All own
-    tokens meet the prefix in one product, without a copy of it for each sequence and without a mask.
+    tokens meet the prefix in one product, without a copy of it for each sequence or a mask.
     """
     prefix, heads, kinds = plan.prefix, query.shape[1], key.shape[1]
     own_HTD = query[0][:, prefix:]
