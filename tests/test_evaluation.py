@@ -12,7 +12,7 @@ from sklearn.metrics import ndcg_score
 
 import embedlm
 from embedlm.errors import InputError, RecordError
-from embedlm.evaluation import evaluate
+from embedlm.evaluation import evaluate, search_layers
 from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
 from embedlm.evaluation.readers import read_lines, read_retrieval
 
@@ -106,3 +106,18 @@ def test_clear_errors(tiny_llama, data, tmp_path):
     bad.write_text('{"a": 1}\n[1]\n')
     with pytest.raises(RecordError, match=r"bad\.jsonl:2: not a JSON object"):
         list(read_lines(bad))
+
+
+def test_layers_are_scored_as_their_override_would(tiny_llama):
+    dev = [(a, b, float(i % 5)) for i, a in enumerate(WORDS) for b in WORDS[:3]]
+    model = embedlm.load(tiny_llama, recipe="pretended-cot")
+    found = search_layers(model, dev)
+    assert {entry.layer for entry in found} == {-1, -2}
+    best = found[0]
+    recipe = model.recipe.override({"pooling.layer": best.layer})
+    texts = [text for a, b, _ in dev for text in (a, b)]
+    vectors = embedlm.load(tiny_llama, recipe=recipe).encode(texts)
+    scores = model.similarity_pairwise(vectors[::2], vectors[1::2])
+    assert best.score == pytest.approx(spearman(scores, [gold for *_, gold in dev]), abs=1e-6)
+    with pytest.raises(InputError, match="layer 9"):
+        search_layers(model, dev, [9])

@@ -169,7 +169,7 @@ def train_step(
     for ids_BL, targets_BL in batches:
         value = loss(ids_BL.to(model.device), targets_BL.to(model.device))
         losses.append(value.detach())
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
     average_gradients(model, micro_batches)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -36,15 +37,17 @@ _IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' loading reports and bars off the terminal; errors are raised here."""
-    level = transformers_logging.get_verbosity()
+    """Keep the libraries' loading reports and bars off the terminal; errors are raised here."""
+    level, hub_level = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -57,7 +60,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.empty(1, device=chosen).cpu()  # "meta" holds no values
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {str(device)!r} cannot be used: {error}") from error
     return chosen
@@ -118,12 +121,15 @@ def load_config(source: str) -> Any:
                 "config.json, *.safetensors and tokenizer.json"
             )
         try:
-            json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ModelError(f"{file} cannot be read as JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ModelError(f"{file} holds a JSON {type(found).__name__}, not an object")
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        with quiet():
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # the libraries' own errors have no common base
         raise _explained(source, "config", error) from error
 
 

@@ -60,8 +60,7 @@ def _from_sentence_transformers(folder: Path) -> Recipe:
         "prompt": {"default": "{text}"},
         "heads": ["dense"],
     }
-    modules = read_json(folder / "modules.json")
-    for module in modules:
+    for module in _modules(folder / "modules.json"):
         kind = str(module["type"]).rsplit(".", 1)[-1]
         if kind not in _MODULES:
             raise UnsupportedError(
@@ -77,6 +76,14 @@ def _from_sentence_transformers(folder: Path) -> Recipe:
     if settings.get("similarity_fn_name") in ("cosine", "dot"):
         data["similarity"] = settings["similarity_fn_name"]
     return Recipe.load(data)
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    found = read_json(path)
+    listed = found if isinstance(found, list) else [None]
+    if not all(isinstance(module, dict) and {"type", "path"} <= set(module) for module in listed):
+        raise ModelError(f'{path} is not a list of modules, each with "type" and "path"')
+    return listed
 
 
 def _prompts(data: dict[str, Any], settings: dict[str, Any]) -> None:
