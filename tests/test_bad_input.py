@@ -4,6 +4,7 @@ Full disks, kills and bad records of files are in test_files.py.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -403,12 +404,17 @@ def test_a_sparse_head_without_a_language_model_head(
 
 @pytest.mark.parametrize(
     "environment",
-    [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}],
-    ids=["offline", "unreachable"],
+    [
+        pytest.param({"HF_HUB_OFFLINE": "1"}, id="offline"),
+        # The hub's library tries six times, for half a minute.
+        pytest.param(
+            {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
+            id="unreachable",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_a_hub_id_without_network(tmp_path, environment):
-    import os
-
     done = subprocess.run(
         [sys.executable, "-m", "embedlm.cli", "similarity", "a", "b", "-m", "nobody/nothing"],
         capture_output=True,

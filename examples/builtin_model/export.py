@@ -53,7 +53,7 @@ def write_card(
     plan = Plan(**state["plan"])
     model = make_model(plan)
     seen = state["step"] * plan.step_tokens
-    decayed = "to zero" if state["step"] == state["last"] else "not yet (an intermediate state)"
+    decayed = "to zero" if state["step"] == state["last"] else "this is an intermediate state"
     numbers = {
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M",
         "layers": str(plan.layers),
@@ -67,7 +67,6 @@ def write_card(
         "batch": f"{plan.step_tokens:,}",
         "seen": f"{seen / 1e6:.1f} M",
         "epochs": f"{seen / train_tokens:.2f}",
-        "decay_steps": f"{max(state['step'] - state['decay_from'], 0):,}",
         "decayed": decayed,
         "held_out": held_out_table(found),
     }

@@ -80,10 +80,10 @@ def _from_sentence_transformers(folder: Path) -> Recipe:
 
 def _modules(path: Path) -> list[dict[str, Any]]:
     found = read_json(path)
-    listed = found if isinstance(found, list) else [None]
-    if not all(isinstance(module, dict) and {"type", "path"} <= set(module) for module in listed):
-        raise ModelError(f'{path} is not a list of modules, each with "type" and "path"')
-    return listed
+    for module in found if isinstance(found, list) else [found]:
+        if not isinstance(module, dict) or not {"type", "path"} <= set(module):
+            raise ModelError(f'{path} is not a list of modules, each with "type" and "path"')
+    return list(found)
 
 
 def _prompts(data: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from embedlm.transform.generator import Chat, Generator, Sampling, batches, reso
 __all__ = ["chats_for", "transform_texts"]
 
 log = logging.getLogger(__name__)
-_SAVED_EVERY = 32
+_SAVED_EVERY = 64
 
 
 @lru_cache(maxsize=1)

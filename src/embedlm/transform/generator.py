@@ -23,6 +23,9 @@ __all__ = [
     "resolve_generator",
 ]
 
+BATCH = 64
+"""Chats that a local model continues at once."""
+
 Chat = list[dict[str, str]]
 """Turns of {"role": ..., "content": ...}."""
 
@@ -51,10 +54,10 @@ class Generator(Protocol):
 
 
 class LocalGenerator:
-    """Generates with a causal language model of transformers, one chat after the other.
+    """Generates with a causal language model of transformers, many chats at once.
 
-    Each chat has a random stream of its own, so that its answer is the same whatever it is
-    generated together with.
+    Each chat has a random stream of its own, so that its answer does not depend on what it is
+    generated together with (up to the rounding of the model's logits).
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
@@ -90,29 +93,48 @@ class LocalGenerator:
     ) -> Iterator[str]:
         """Yield the answer to each chat."""
         chat_format = bool(getattr(self.tokenizer, "chat_template", None))
-        for chat, seed in zip(chats, seeds, strict=True):
-            ids = self.tokenizer(self.prompt(chat), add_special_tokens=not chat_format)["input_ids"]
-            yield self._continue(ids, sampling, seed)
-
-    def _continue(self, ids: list[int], sampling: Sampling, seed: int) -> str:
         limit = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
-        ids = ids[-max(1, limit - sampling.max_new_tokens) :]
-        random = torch.Generator().manual_seed(seed)
+        for part in batches(zip(chats, seeds, strict=True), BATCH):
+            prompts = [self.prompt(chat) for chat, _ in part]
+            ids = self.tokenizer(prompts, add_special_tokens=not chat_format)["input_ids"]
+            rows = [row[-max(1, limit - sampling.max_new_tokens) :] for row in ids]
+            yield from self._continue(rows, sampling, [seed for _, seed in part])
+
+    def _continue(self, rows: list[list[int]], sampling: Sampling, seeds: list[int]) -> list[str]:
+        """Continue rows padded on the left, each until it stops."""
         device = next(self.model.parameters()).device
+        longest = max(map(len, rows))
+        pads = [longest - len(row) for row in rows]
+        step = torch.tensor([[0] * pad + row for pad, row in zip(pads, rows, strict=True)])
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
+        places = (mask.cumsum(1) - 1).clamp_min(0)
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         stops = _stop_ids(self.model, self.tokenizer)
-        new: list[int] = []
-        step = torch.tensor([ids], device=device)
+        new: list[list[int]] = [[] for _ in rows]
+        running = [True] * len(rows)
         cache: Any = None
         with torch.inference_mode():
             for _ in range(sampling.max_new_tokens):
-                out = self.model(input_ids=step, past_key_values=cache, use_cache=True)
+                out = self.model(
+                    input_ids=step.to(device),
+                    attention_mask=mask.to(device),
+                    position_ids=places.to(device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
                 cache = out.past_key_values
-                token = _draw(out.logits[0, -1].float().cpu(), sampling, random)
-                if token in stops:
+                logits_BV = out.logits[:, -1].float().cpu()
+                drawn = [_draw(v, sampling, g) for v, g in zip(logits_BV, streams, strict=True)]
+                for row, token in enumerate(drawn):
+                    running[row] = running[row] and token not in stops
+                    if running[row]:
+                        new[row].append(token)
+                if not any(running):
                     break
-                new.append(token)
-                step = torch.tensor([[token]], device=device)
-        return str(self.tokenizer.decode(new, skip_special_tokens=True))
+                step = torch.tensor(drawn)[:, None]
+                mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
+                places = places[:, -1:] + 1
+        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in new]
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
