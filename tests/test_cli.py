@@ -326,8 +326,7 @@ def test_bad_demonstrations_are_told(run, with_model, tmp_path, data, told):
     assert told in done.one_line()
 
 
-def test_an_unexpected_fault_is_one_line_too(run, with_model, tmp_path, monkeypatch):
-    # A file where the tokenizer's configuration should be a mapping: nothing foresees this.
+def test_an_unexpected_fault_is_one_line_too():
     code = (
         "import sys, embedlm.cli._app as a\n"
         "def broken(*_): raise ZeroDivisionError('by zero')\n"

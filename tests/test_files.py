@@ -634,6 +634,9 @@ def test_inputs_that_cannot_be_read_are_refused(model, source, tmp_path):
     (tmp_path / "in.doc").write_text("x")
     with pytest.raises(InputError, match=r"ends in none of \.txt.*--format"):
         encode_file(model, tmp_path / "in.doc", tmp_path / "out.npy")
+    if os.path.exists("/proc/self/mem"):  # opens, but its first byte cannot be read
+        with pytest.raises(InputError, match="cannot read the input '/proc/self/mem'"):
+            encode_file(model, "/proc/self/mem", tmp_path / "out.npy", input_format="txt")
     same = source.rename(tmp_path / "in.jsonl")
     with pytest.raises(InputError, match="the output is the input itself"):
         encode_file(model, same, same)

@@ -1,12 +1,12 @@
-"""Variants written by a real local model or by a real server, and kept on disk."""
+"""Variants written behind a real server, and where they end up in an embedder."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,56 +14,27 @@ import pytest
 import embedlm
 from embedlm.errors import GenerationError
 from embedlm.recipe import Transform
-from embedlm.transform import EndpointGenerator, LocalGenerator, resolve_generator, transform_texts
-from embedlm.transform.cache import Cache
-from embedlm.transform.geneol import chats_for
+from embedlm.transform import (
+    Cache,
+    EndpointGenerator,
+    Sampling,
+    resolve_generator,
+    transform_texts,
+)
+from embedlm.transform.geneol import _tasks, chats_for
+from tests.chat_server import Server
 
 TEXTS = ["plants make food", "the quick brown fox", "light"]
 CONFIG = Transform(max_new_tokens=6, demonstrations=1)
-
-
-class Server(ThreadingHTTPServer):
-    """Speaks chat completions; answers what `script` says first, then always well."""
-
-    def __init__(self, script=()):
-        self.script, self.requests, self.lock = list(script), [], threading.Lock()
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.requests.append(body)
-            step = self.server.script.pop(0) if self.server.script else 200
-        text = body["messages"][-1]["content"].removeprefix("Input: ").upper()
-        message = {"role": "assistant", "content": f'Output: "{text} {body["seed"]}"'}
-        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
-        answer["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
-        payload = b"{not json" if step == "malformed" else json.dumps(answer).encode()
-        if step == "empty":
-            payload = json.dumps({**answer, "choices": []}).encode()
-        self.send_response(step if isinstance(step, int) else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
 def serve():
     running = []
 
-    def start(script=()):
-        server = Server(script)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+    def start(script=(), delay=0.0):
+        server = Server(script, delay)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         running.append((server, thread))
         return server
@@ -77,15 +48,15 @@ def serve():
 
 @pytest.fixture
 def cache(tmp_path):
-    store = Cache(tmp_path / "cache" / "generations.sqlite")
-    yield store
-    store.close()
+    with closing(Cache(tmp_path / "cache" / "generations.sqlite")) as store:
+        yield store
 
 
 def endpoint(server, **options):
-    generator = EndpointGenerator(server.url, "writer", **options)
-    generator.wait = 0.01
-    return generator
+    return EndpointGenerator(server.url, "writer", **{"wait": 0.01, **options})
+
+
+# -- an endpoint ----------------------------------------------------------------------------------
 
 
 def test_an_endpoint_writes_and_the_cache_keeps(serve, cache):
@@ -96,66 +67,137 @@ def test_an_endpoint_writes_and_the_cache_keeps(serve, cache):
     assert len(server.requests) == 12
     assert transform_texts(TEXTS[::-1], CONFIG, endpoint(server), cache) == found[::-1]
     assert len(server.requests) == 12
-    turns = server.requests[0]["messages"]
-    assert turns[1] == {"role": "assistant", "content": "Alright."}
-    assert "do not provide any alternative or reasoning or explanation" in turns[0]["content"]
+    body = server.requests[0]
+    assert (body["model"], body["max_tokens"], body["top_p"]) == ("writer", 6, 1.0)
+    assert body["messages"][1] == {"role": "assistant", "content": "Alright."}
+    assert "do not provide any alternative or reasoning" in body["messages"][0]["content"]
+
+
+def test_other_sampling_is_asked_for_anew(serve, cache):
+    server = serve()
+    for changes in ({}, {"temperature": 0.1}, {"top_p": 0.5}, {"seed": 1}, {"max_new_tokens": 7}):
+        transform_texts(TEXTS[:1], CONFIG.model_copy(update=changes), endpoint(server), cache)
+    transform_texts(TEXTS[:1], CONFIG, endpoint(server, name="another"), cache)
+    assert len(server.requests) == 6 * 4
+
+
+def test_duplicates_are_written_once_and_blanks_never(serve, cache):
+    server = serve()
+    found = transform_texts(["light", " ", "light", ""], CONFIG, endpoint(server), cache)
+    assert len(server.requests) == 4
+    assert found[0] == found[2]
+    assert (found[1], found[3]) == ([" "] * 4, [""] * 4)
+
+
+def test_several_samples_a_prompt_differ(serve, cache):
+    server = serve()
+    config = CONFIG.model_copy(update={"per_prompt": 3})
+    found = transform_texts(TEXTS[:1], config, endpoint(server), cache)[0]
+    assert len(set(found)) == 12
 
 
 def test_compositional_summarises_each_variant(serve, cache):
     server = serve()
     config = CONFIG.model_copy(update={"compositional": True})
-    transform_texts(TEXTS[:1], config, endpoint(server), cache)
+    found = transform_texts(TEXTS[:1], config, endpoint(server), cache)[0]
     assert len(server.requests) == 8
+    assert "summary" in server.requests[-1]["messages"][0]["content"]
+    assert all(len(variant.split()) == 5 for variant in found)  # two seeds behind the text
 
 
-@pytest.mark.parametrize("trouble", [429, 500, 503])
+def test_order_holds_and_requests_are_bounded(serve, cache):
+    server = serve(delay=0.02)
+    texts = [f"text {i}" for i in range(20)]
+    found = transform_texts(texts, CONFIG, endpoint(server, concurrency=3), cache)
+    assert all(v.startswith(t.upper()) for t, row in zip(texts, found, strict=True) for v in row)
+    assert 1 < server.most_at_once <= 3
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, "malformed", "empty"])
 def test_passing_trouble_is_tried_again(serve, cache, trouble):
     server = serve([trouble, trouble])
+    start = time.monotonic()
     found = transform_texts(TEXTS[:1], CONFIG, endpoint(server, concurrency=1), cache)
-    assert len(found[0]) == 4
+    assert all(variant.startswith("PLANTS") for variant in found[0])
     assert len(server.requests) == 6
+    assert time.monotonic() - start > (0.4 if trouble == 429 else 0)  # Retry-After is heeded
 
 
-@pytest.mark.parametrize("trouble", [401, "empty", "malformed"])
+def test_a_timeout_is_tried_again(serve, cache):
+    server = serve(["late"])
+    writer = endpoint(server, concurrency=1, timeout=0.3)
+    assert len(transform_texts(TEXTS[:1], CONFIG, writer, cache)[0]) == 4
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("trouble", [401, 404, "no such", "empty", "malformed"])
 def test_lasting_trouble_is_told_and_nothing_is_lost(serve, cache, trouble):
     server = serve([200, 200, trouble])
-    with pytest.raises(GenerationError, match=r"writer|choices"):
+    with pytest.raises(GenerationError, match=r"writer.*after 1 attempt:.*in the cache"):
         transform_texts(TEXTS[:1], CONFIG, endpoint(server, concurrency=1, retries=0), cache)
     before = len(server.requests)
     transform_texts(TEXTS[:1], CONFIG, endpoint(server, concurrency=1), cache)
-    assert len(server.requests) - before == 2
+    assert len(server.requests) - before == 4 - (before - 1)
+
+
+def test_answers_after_a_failed_one_are_kept(serve, cache):
+    server = serve([401], delay=0.05)
+    with pytest.raises(GenerationError):
+        transform_texts(TEXTS, CONFIG, endpoint(server, concurrency=4), cache)
+    asked = len(server.requests)
+    assert 4 <= asked < 12
+    transform_texts(TEXTS, CONFIG, endpoint(server), cache)
+    assert len(server.requests) - asked == 12 - (asked - 1)
+
+
+@pytest.mark.parametrize("trouble", ["filtered", 422, 413, "silent"])
+def test_a_refused_chat_becomes_the_text_itself(serve, cache, caplog, trouble):
+    server = serve([trouble])
+    found = transform_texts(TEXTS[:1], CONFIG, endpoint(server, concurrency=1), cache)[0]
+    assert found[0] == TEXTS[0]
+    assert all(variant.startswith("PLANTS") for variant in found[1:])
+    assert "1 of 4 variants" in caplog.text
+    transform_texts(TEXTS[:1], CONFIG, endpoint(server), cache)
+    assert len(server.requests) == (4 if trouble == "silent" else 5)
+
+
+def test_a_server_that_refuses_everything_is_told(serve, cache):
+    server = serve(["filtered"] * 64)
+    with pytest.raises(GenerationError, match="refused each of 64"):
+        transform_texts([f"text {i}" for i in range(16)], CONFIG, endpoint(server), cache)
 
 
 def test_no_server_is_told():
-    generator = EndpointGenerator("http://127.0.0.1:9/v1", "writer", retries=1)
-    generator.wait = 0.01
+    generator = EndpointGenerator("http://127.0.0.1:9/v1", "writer", retries=1, wait=0.01)
     with pytest.raises(GenerationError, match="after 2 attempts"):
-        list(generator.generate([[{"role": "user", "content": "x"}]], sampling(), [0]))
+        list(generator.generate([[{"role": "user", "content": "x"}]], Sampling(), [0]))
 
 
-def sampling(**options):
-    from embedlm.transform.generator import Sampling
+def test_a_killed_job_goes_on_where_it_was(serve, tmp_path):
+    server = serve(delay=0.1)
+    texts = [f"text {i}" for i in range(16)]
+    code = (
+        "import sys; from embedlm.recipe import Transform; from embedlm.transform import *\n"
+        "config = Transform(max_new_tokens=6, demonstrations=1)\n"
+        "transform_texts([f'text {i}' for i in range(16)], config,\n"
+        "                EndpointGenerator(sys.argv[1], 'writer', concurrency=2))\n"
+    )
+    surroundings = {**os.environ, "EMBEDLM_CACHE": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code, server.url], env=surroundings) as process:
+        while len(server.requests) < 50:
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    time.sleep(0.3)
+    server.delay, asked = 0.0, len(server.requests)
+    with closing(Cache(tmp_path / "generations.sqlite")) as store:
+        found = transform_texts(texts, CONFIG, endpoint(server), store)
+    again = len(server.requests) - asked
+    assert 64 - asked <= again < 64 - asked / 2  # at most the last second's answers anew
+    assert all(v.startswith(t.upper()) for t, row in zip(texts, found, strict=True) for v in row)
 
-    return Sampling(max_new_tokens=8, **options)
 
-
-def test_a_local_answer_does_not_depend_on_its_company(tiny_llama):
-    generator = LocalGenerator.load(str(tiny_llama))
-    chats = [chats_for(text, CONFIG)[0] for text in TEXTS]
-    together = list(generator.generate([c for c, _ in chats], sampling(), [s for _, s in chats]))
-    alone = [next(generator.generate([c], sampling(), [s])) for c, s in chats]
-    assert together == alone
-    again = next(generator.generate([chats[0][0]], sampling(), [chats[0][1] + 1]))
-    assert again != alone[0]
-
-
-def test_greedy_and_nucleus(tiny_llama):
-    generator = LocalGenerator.load(str(tiny_llama))
-    chat = chats_for("light", CONFIG)[0][0]
-    greedy = [next(generator.generate([chat], sampling(temperature=0), [s])) for s in (1, 2)]
-    assert greedy[0] == greedy[1]
-    tiny = [next(generator.generate([chat], sampling(top_p=1e-6), [s])) for s in (1, 2)]
-    assert tiny[0] == tiny[1] == greedy[0]
+# -- in an embedder -------------------------------------------------------------------------------
 
 
 def test_geneol_averages_text_and_variants(serve, tiny_llama, tmp_path, monkeypatch):
@@ -165,60 +207,41 @@ def test_geneol_averages_text_and_variants(serve, tiny_llama, tmp_path, monkeypa
     model = embedlm.load(tiny_llama, recipe=recipe, generator=f"{server.url}#writer")
     plain = embedlm.load(tiny_llama, recipe=recipe.override({"transform": None}))
     found = model.encode(TEXTS)
-    with Closing(Cache()) as store:
-        variants = transform_texts(TEXTS, recipe.transform, f"{server.url}#writer", store)
+    variants = transform_texts(TEXTS, recipe.transform, f"{server.url}#writer")
+    assert len(server.requests) == 12
     for text, row, vector in zip(TEXTS, variants, found, strict=True):
         wanted = plain.encode([text, *row]).mean(0)
         np.testing.assert_allclose(vector, wanted, atol=1e-4)
 
 
-class Closing:
-    def __init__(self, value):
-        self.value = value
-
-    def __enter__(self):
-        return self.value
-
-    def __exit__(self, *_):
-        self.value.close()
+# -- what a generator may be ----------------------------------------------------------------------
 
 
-def test_geneol_writes_with_its_own_model(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
-    changes = {"transform.max_new_tokens": 4, "transform.demonstrations": 0}
-    recipe = embedlm.Recipe.load("geneol").override(changes)
-    model = embedlm.load(tiny_llama, recipe=recipe)
-    assert model.encode(TEXTS).shape == (3, 32)
+def shout(chat, sampling, seed):
+    return chat[-1]["content"].removeprefix("Input: ").upper()
 
 
-def test_a_killed_writer_loses_nothing_that_was_saved(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from embedlm.transform.cache import Cache\n"
-        "store = Cache(Path(sys.argv[1]))\n"
-        "for i in range(10**6):\n"
-        "    store.put([(str(i), 'text')]); print(i, flush=True)\n"
-    )
-    path = tmp_path / "generations.sqlite"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        last = [int(process.stdout.readline()) for _ in range(20)][-1]
-        os.kill(process.pid, signal.SIGKILL)
-    with Closing(Cache(path)) as store:
-        assert len(store.get([str(i) for i in range(last + 1)])) == last + 1
+def test_a_function_writes(cache):
+    assert transform_texts(["light"], CONFIG, shout, cache) == [["LIGHT"] * 4]
+    assert resolve_generator(shout).name == "function:tests.test_transform.shout"
 
 
-def test_a_damaged_cache_is_set_aside(tmp_path, caplog):
-    path = tmp_path / "generations.sqlite"
-    path.write_bytes(b"no database, but long enough to be taken for one" * 100)
-    with Closing(Cache(path)) as store:
-        store.put([("a", "b")])
-        assert store.get(["a"]) == {"a": "b"}
-    assert (tmp_path / "generations.damaged").is_file()
-    assert "damaged" in caplog.text
-
-
-@pytest.mark.parametrize("spec", ["http://127.0.0.1:1/v1", 7])
+@pytest.mark.parametrize("spec", ["http://127.0.0.1:1/v1", 7, lambda chat, sampling, seed: ""])
 def test_a_generator_that_is_none(spec):
-    with pytest.raises(GenerationError, match=r"names no model|generator is int"):
+    with pytest.raises(GenerationError, match=r"names no model|generator is int|no name of its"):
         resolve_generator(spec)
+
+
+def test_the_examples_are_complete():
+    tasks = _tasks()["transformations"]
+    assert len(tasks) == 4
+    for task in tasks.values():
+        assert task["instruction"].endswith(
+            "do not provide any alternative or reasoning or explanation."
+        )
+        assert len({given for given, _ in task["examples"]}) == 10
+        assert all(given != wanted for given, wanted in task["examples"])
+    shots = [turn["content"] for turn in chats_for("light", Transform())[0][0][2:-1:2]]
+    assert len(set(shots)) == 5
+
+

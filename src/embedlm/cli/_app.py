@@ -65,6 +65,8 @@ def _run(given: list[str]) -> int:
         return _complain("interrupted", 130)
     except BrokenPipeError:
         raise
+    except PermissionError as error:
+        return _complain(f"cannot read or write {error.filename or 'a file'}: {error.strerror}", 2)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise

@@ -78,8 +78,7 @@ class Source:
         try:
             mode = self.path.stat().st_mode
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"cannot read the input {self.name!r}: {reason}") from error
+            raise self._unreadable(error) from error
         if stat.S_ISDIR(mode):
             raise InputError(f"the input {self.name!r} is a folder; give a file, or - for stdin")
         self.regular = stat.S_ISREG(mode)
@@ -128,10 +127,13 @@ class Source:
         if not self.regular:
             return {**facts, "stream": True}
         size = self.path.stat().st_size
-        with self.path.open("rb") as handle:
-            head = handle.read(_EDGE)
-            handle.seek(max(0, size - _EDGE))
-            tail = handle.read(_EDGE)
+        try:
+            with self.path.open("rb") as handle:
+                head = handle.read(_EDGE)
+                handle.seek(max(0, size - _EDGE))
+                tail = handle.read(_EDGE)
+        except OSError as error:
+            raise self._unreadable(error) from error
         return {
             **facts,
             "size": size,
@@ -144,8 +146,14 @@ class Source:
             yield from self._from_parquet()
             return
         read = {"txt": self._from_txt, "jsonl": self._from_jsonl}.get(self.kind, self._from_csv)
-        with nullcontext(sys.stdin.buffer) if self.stdin else self.path.open("rb") as handle:
-            yield from read(handle)
+        try:
+            with nullcontext(sys.stdin.buffer) if self.stdin else self.path.open("rb") as handle:
+                yield from read(handle)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> InputError:
+        return InputError(f"cannot read the input {self.name!r}: {error.strerror or error}")
 
     # -- lines --------------------------------------------------------------------------------
 

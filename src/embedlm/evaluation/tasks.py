@@ -68,10 +68,12 @@ def rank(scores_QN: npt.NDArray[np.float32], names: Sequence[str]) -> list[dict[
 
 
 def _retrieval(
-    model: Embedder, folder: Path, split: str | None
+    model: Embedder, folder: Path, split: str | None, words: int | None
 ) -> tuple[str, float, dict[str, float]]:
     data = read_retrieval(folder, split)
     names, texts = list(data.documents), list(data.documents.values())
+    if words is not None:
+        texts = [" ".join(text.split()[:words]) for text in texts]
     _fit(model, texts)
     documents = model.encode_document(texts)
     queries = model.encode_query(list(data.queries.values()))

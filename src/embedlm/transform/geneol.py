@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from embedlm._progress import progress
 from embedlm.recipe import Transform
 from embedlm.transform.cache import Cache, key_of
 from embedlm.transform.generator import Chat, Generator, Sampling, batches, resolve_generator
@@ -23,7 +25,14 @@ from embedlm.transform.generator import Chat, Generator, Sampling, batches, reso
 __all__ = ["chats_for", "transform_texts"]
 
 log = logging.getLogger(__name__)
-_SAVED_EVERY = 64
+_AT_ONCE = 64
+"""Chats given to a generator in one call."""
+_WINDOW = 256
+"""Texts whose chats are held in memory at once."""
+_SAVED_AFTER = 1.0
+"""Seconds of generation that a kill may cost."""
+
+Request = tuple[Chat, int]
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +59,7 @@ def _chat(instruction: str, shots: Sequence[Sequence[str]], text: str) -> Chat:
     return chat
 
 
-def chats_for(text: str, config: Transform) -> list[tuple[Chat, int]]:
+def chats_for(text: str, config: Transform) -> list[Request]:
     """Return the chats that ask for a text's variants, and their seeds."""
     found = []
     for name, task in _tasks()["transformations"].items():
@@ -69,73 +78,117 @@ def _clean(answer: str) -> str:
 
 
 def transform_texts(
-    texts: Sequence[str], config: Transform, generator: Any, cache: Cache | None = None
+    texts: Sequence[str],
+    config: Transform,
+    generator: Any,
+    cache: Cache | None = None,
+    *,
+    show_progress: bool | None = None,
 ) -> list[list[str]]:
     """Return the variants of each text, the text itself not among them.
 
-    An answer that is empty counts as the text itself, so that every text has as many variants.
+    Where the generator gives no answer to a chat (too long, refused) or an empty one, the text
+    itself takes the variant's place, so that every text has as many variants; a warning says how
+    many these are. Blank texts are their own variants. A text given twice is written once.
 
     Args:
         texts: what to write anew.
         config: how often and how.
         generator: see `resolve_generator`.
         cache: where answers are kept; None opens the default one.
+        show_progress: None shows a bar for long jobs on a terminal.
 
     Raises:
         GenerationError: the generator failed; what it wrote before is in the cache.
     """
-    if not texts:
-        return []
-    writer = resolve_generator(generator)
-    store = cache or Cache()
-    try:
-        sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
-        requests = [request for text in texts for request in chats_for(text, config)]
-        answers = _answers(writer, store, sampling, requests)
-        each = len(requests) // len(texts)
-        owners = [text for text in texts for _ in range(each)]
-        variants = [_clean(answer) or text for answer, text in zip(answers, owners, strict=True)]
-        if config.compositional:
-            variants = _summaries(variants, config, writer, store, sampling)
-    finally:
-        if cache is None:
-            store.close()
-    same = sum(variant == text for variant, text in zip(variants, owners, strict=True))
-    if same:
-        log.info("%d of %d variants are the text itself", same, len(variants))
-    return [variants[i : i + each] for i in range(0, len(variants), each)]
+    each = len(_tasks()["transformations"]) * config.per_prompt
+    variants = {text: [text] * each for text in texts}
+    written = [text for text in variants if text.strip()]
+    if written:
+        writer = resolve_generator(generator)
+        store = cache or Cache()
+        try:
+            with progress(show_progress, len(written), label="write variants") as bar:
+                for part in batches(written, _WINDOW):
+                    variants.update(_variants(part, config, writer, store))
+                    bar(len(part))
+        finally:
+            if cache is None:
+                store.close()
+    return [list(variants[text]) for text in texts]
 
 
-def _summaries(
-    variants: list[str], config: Transform, writer: Generator, store: Cache, sampling: Sampling
+def _variants(
+    texts: list[str], config: Transform, writer: Generator, store: Cache
+) -> dict[str, list[str]]:
+    """Return the variants of some distinct texts."""
+    sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
+    requests = [request for text in texts for request in chats_for(text, config)]
+    each = len(requests) // len(texts)
+    owners = [text for text in texts for _ in range(each)]
+    variants = _written(requests, owners, sampling, writer, store)
+    if config.compositional:
+        task = _tasks()["summary"]
+        requests = [
+            (_chat(task["instruction"], [], variant), _seed(config, variant, "summary", 0))
+            for variant in variants
+        ]
+        variants = _written(requests, variants, sampling, writer, store)
+    return {text: variants[i * each : (i + 1) * each] for i, text in enumerate(texts)}
+
+
+def _written(
+    requests: list[Request],
+    givens: list[str],
+    sampling: Sampling,
+    writer: Generator,
+    store: Cache,
 ) -> list[str]:
-    """Summarise every variant once more (the compositional form)."""
-    instruction = _tasks()["summary"]["instruction"]
-    requests = [
-        (_chat(instruction, [], variant), _seed(config, variant, "summary", 0))
-        for variant in variants
-    ]
-    answers = _answers(writer, store, sampling, requests)
-    return [_clean(answer) or variant for answer, variant in zip(answers, variants, strict=True)]
+    """Return the answer to each request; what was given where there is none."""
+    answers = [_clean(answer or "") for answer in _answers(writer, store, sampling, requests)]
+    empty = answers.count("")
+    if empty:
+        log.warning(
+            "%s wrote nothing for %d of %d variants; the text itself takes their place",
+            writer.name,
+            empty,
+            len(answers),
+        )
+    return [answer or given for answer, given in zip(answers, givens, strict=True)]
 
 
 def _answers(
-    writer: Generator, store: Cache, sampling: Sampling, requests: list[tuple[Chat, int]]
-) -> list[str]:
+    writer: Generator, store: Cache, sampling: Sampling, requests: list[Request]
+) -> list[str | None]:
     """Return the answers, those in the cache not generated again."""
     keys = [key_of(writer.name, chat, sampling, seed) for chat, seed in requests]
     known = store.get(list(dict.fromkeys(keys)))
     missing = {
         key: request for key, request in zip(keys, requests, strict=True) if key not in known
     }
-    for part in batches(missing.items(), _SAVED_EVERY):
-        chats = [chat for _, (chat, _) in part]
-        seeds = [seed for _, (_, seed) in part]
-        fresh: list[tuple[str, str]] = []
-        try:
-            for (key, _), text in zip(part, writer.generate(chats, sampling, seeds), strict=True):
-                fresh.append((key, text))
-        finally:
-            store.put(fresh)
-        known.update(fresh)
-    return [known[key] for key in keys]
+    for part in batches(missing.items(), _AT_ONCE):
+        _generate(dict(part), sampling, writer, store, known)
+    return [known.get(key) for key in keys]
+
+
+def _generate(
+    part: dict[str, Request],
+    sampling: Sampling,
+    writer: Generator,
+    store: Cache,
+    known: dict[str, str],
+) -> None:
+    """Add the answers to some requests to the cache and to `known` as they come."""
+    chats, seeds = [chat for chat, _ in part.values()], [seed for _, seed in part.values()]
+    fresh: dict[str, str] = {}
+    saved = time.monotonic()
+    try:
+        for key, answer in zip(part, writer.generate(chats, sampling, seeds), strict=True):
+            if answer is not None:
+                fresh[key] = known[key] = answer
+            if fresh and time.monotonic() - saved > _SAVED_AFTER:
+                store.put(fresh.items())
+                fresh, saved = {}, time.monotonic()
+    finally:
+        if fresh:
+            store.put(fresh.items())
