@@ -243,5 +243,3 @@ def test_the_examples_are_complete():
         assert all(given != wanted for given, wanted in task["examples"])
     shots = [turn["content"] for turn in chats_for("light", Transform())[0][0][2:-1:2]]
     assert len(set(shots)) == 5
-
-

@@ -77,7 +77,7 @@ def test_greedy_equals_the_generate_of_transformers(writer):
     ids = writer.model.generate(**given, do_sample=False, max_new_tokens=8)
     new = ids[0, given["input_ids"].shape[1] :]
     wanted = writer.tokenizer.decode(new, skip_special_tokens=True)
-    assert found == wanted or wanted.startswith(found) and found.endswith("\n")
+    assert found == wanted or (wanted.startswith(found) and found.endswith("\n"))
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
@@ -147,7 +147,9 @@ def test_other_architectures_write(model_folder, kind):
     generator = LocalGenerator.load(str(model_folder(kind)))
     chats = [ONE, [{"role": "user", "content": "a much longer input than the other"}]]
     together = list(generator.generate(chats, sampling(), [1, 2]))
-    assert together == [next(generator.generate([c], sampling(), [s])) for c, s in zip(chats, [1, 2])]
+    assert together == [
+        next(generator.generate([c], sampling(), [s])) for c, s in zip(chats, [1, 2], strict=True)
+    ]
 
 
 # -- in an embedder -------------------------------------------------------------------------------
@@ -181,5 +183,3 @@ def test_a_model_loaded_with_its_head_is_not_copied(writer_folder, cache):
     assert alone.name == generator.name
     with closing(Cache(cache.path.with_name("other.sqlite"))) as other:
         assert transform_texts(TEXTS, config, alone, other) == found
-
-

@@ -109,21 +109,23 @@ def _retrieval_scores(
     }
 
 
-Task = Callable[[Embedder, Path], tuple[str, float, dict[str, float]]]
+Task = Callable[[Embedder, Path, int | None], tuple[str, float, dict[str, float]]]
 
 
 def _sts(name: str) -> Task:
-    return lambda model, data: _similarity(model, data / "sts" / f"{name}.jsonl")
+    return lambda model, data, _: _similarity(model, data / "sts" / f"{name}.jsonl")
+
+
+def _ir(name: str, split: str | None = None) -> Task:
+    return lambda model, data, words: _retrieval(model, data / f"ir_{name}", split, words)
 
 
 TASKS: dict[str, Task] = {
     **{name: _sts(name) for name in ("sts12", "sts13", "sts15", "sts16", "stsb_dev", "stsb_test")},
-    "scifact": lambda model, data: _retrieval(model, data / "ir_scifact", "validation"),
-    "cranfield": lambda model, data: _retrieval(model, data / "ir_cranfield", None),
-    "cisi": lambda model, data: _retrieval(model, data / "ir_cisi", None),
-    "adi": lambda model, data: _retrieval(model, data / "ir_adi", None),
+    "scifact": _ir("scifact", "validation"),
+    **{name: _ir(name) for name in ("cranfield", "cisi", "adi")},
 }
-"""Each task takes a model and the data folder."""
+"""Each task takes a model, the data folder and how many words of a document are read."""
 
 
 def evaluate(
@@ -131,6 +133,7 @@ def evaluate(
     tasks: Sequence[str] = ("stsb_dev",),
     *,
     data: str | Path | None = None,
+    words: int | None = None,
     **options: Any,
 ) -> list[Result]:
     """Score a model on tasks.
@@ -139,6 +142,7 @@ def evaluate(
         model: an embedder, or what `embedlm.load` takes.
         tasks: names out of `TASKS`.
         data: folder of the data sets; None takes $EMBEDLM_DATA.
+        words: read only that many words of each document; None reads all.
         **options: passed to `embedlm.load`.
 
     Raises:
@@ -157,6 +161,6 @@ def evaluate(
     results = []
     for name in tasks:
         start = time.perf_counter()
-        metric, score, more = TASKS[name](embedder, Path(place))
+        metric, score, more = TASKS[name](embedder, Path(place), words)
         results.append(Result(name, metric, score, time.perf_counter() - start, more))
     return results

@@ -2,8 +2,8 @@
 
 from embedlm.transform.cache import Cache
 from embedlm.transform.endpoint import EndpointGenerator
-from embedlm.transform.generator import FunctionGenerator, Generator, Sampling, resolve_generator
 from embedlm.transform.geneol import transform_texts
+from embedlm.transform.generator import FunctionGenerator, Generator, Sampling, resolve_generator
 from embedlm.transform.local import LocalGenerator
 
 __all__ = [

@@ -159,7 +159,7 @@ class EndpointGenerator:
 
     def _pause(self, problem: Any, attempt: int) -> float:
         """Return how long to wait: what the server says, or ever longer."""
-        told = getattr(getattr(problem, "response", None), "headers", {}).get("retry-after")
+        told: Any = getattr(getattr(problem, "response", None), "headers", {}).get("retry-after")
         with suppress(TypeError, ValueError):
             return min(max(float(told), 0.0), _LONGEST_WAIT)
         return float(min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT))

@@ -237,9 +237,7 @@ def _whole(backbone: Any) -> Iterator[Any]:
         setattr(backbone.head, place, apart)
 
 
-def draw(
-    logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generator]
-) -> list[int]:
+def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generator]) -> list[int]:
     """Draw a token for each row by temperature and nucleus (top-p) sampling.
 
     One number is taken from each row's stream and looked up in the row's cumulative distribution.
