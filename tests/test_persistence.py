@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 
 import embedlm
 from embedlm.errors import InputError, ModelError, UnsupportedError
-from embedlm.persistence.write import is_expressible
+from embedlm.persistence.expressible import is_expressible
 
 TEXTS = ["plants make food", "x", "the quick brown fox jumps", "a committee met on Tuesday"]
 PREFIX = {"default": "{text}", "query": "Query: {text}", "document": "Title {{x}}: {text}"}

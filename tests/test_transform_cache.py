@@ -34,14 +34,14 @@ def test_processes_share_a_cache(tmp_path):
     code = (
         "import sys; from pathlib import Path; from embedlm.transform.cache import Cache\n"
         "store = Cache(Path(sys.argv[1]))\n"
-        "for i in range(100): store.put([(f'{sys.argv[2]}-{i}', 'text')])\n"
+        "for i in range(30): store.put([(f'{sys.argv[2]}-{i}', 'text')])\n"
     )
     path = tmp_path / "generations.sqlite"
     line = [sys.executable, "-c", code, str(path)]
-    running = [subprocess.Popen([*line, str(n)], stderr=subprocess.PIPE) for n in range(4)]
-    assert [process.communicate()[1] for process in running] == [b""] * 4
+    running = [subprocess.Popen([*line, str(n)], stderr=subprocess.PIPE) for n in range(3)]
+    assert [process.communicate()[1] for process in running] == [b""] * 3
     with closing(Cache(path)) as store:
-        assert len(store.get([f"{n}-{i}" for n in range(4) for i in range(100)])) == 400
+        assert len(store.get([f"{n}-{i}" for n in range(3) for i in range(30)])) == 90
 
 
 def test_a_damaged_cache_is_set_aside(tmp_path, caplog):

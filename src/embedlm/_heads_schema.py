@@ -53,6 +53,11 @@ class Dense(_Part):
     """One vector a text."""
 
     kind: Literal["dense"] = "dense"
+    projection: Literal["none", "auto"] = Field(
+        "none",
+        description="auto: through the linear layers that the checkpoint has after its pooling "
+        "(sentence-transformers' Dense modules), where it has any.",
+    )
 
 
 class Sparse(_Part):

@@ -24,6 +24,7 @@ from embedlm.backbone import Backbone, load_backbone
 from embedlm.embeddings import Embeddings, scores
 from embedlm.encode.engine import Engine, Job, Results, default_budget
 from embedlm.errors import InputError, UnsupportedError
+from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import stack
 from embedlm.precision import quantize, truncate
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
@@ -50,6 +51,7 @@ class Embedder:
         name: str,
         max_length: int | dict[str, int] | None = None,
         generator: Any = None,
+        projection: Projection | None = None,
     ) -> None:
         if max_length is not None:
             recipe = recipe.override({"prompt.max_length": max_length})
@@ -57,6 +59,7 @@ class Embedder:
         self.recipe = recipe
         self.name = name
         self.generator = generator
+        self.projection = projection
         self.renderer = Renderer(
             backbone.tokenizer,
             recipe.prompt,
@@ -81,7 +84,8 @@ class Embedder:
     @property
     def dim(self) -> int:
         """Width of a dense vector."""
-        return self.backbone.dim
+        projection = self.projection
+        return self.backbone.dim if projection is None else projection.out_features
 
     @property
     def max_length(self) -> int | None:
@@ -218,6 +222,7 @@ class Embedder:
             wanted,
             options.batch_tokens or default_budget(self.device),
             self._token_weights(),
+            self.projection,
         )
         with progress(options.show_progress, len(jobs)) as bar:
             results = engine.run(jobs, len(place), request, bar)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedlm.backbone import load_backbone
+from embedlm.backbone import Backbone, load_backbone
 from embedlm.embedder import Embedder
 from embedlm.errors import ModelError
-from embedlm.persistence import derive_recipe, resolve_adapters
-from embedlm.recipe import Recipe, Sparse
+from embedlm.heads.projection import Projection, load_projection
+from embedlm.persistence import derive_recipe, layout_folder, resolve_adapters
+from embedlm.recipe import Dense, Recipe, Sparse
 
 __all__ = ["load"]
 
@@ -61,7 +62,22 @@ def load(
         head=any(isinstance(head, Sparse) for head in chosen.heads),
         attn=attn,
     )
-    return Embedder(backbone, chosen, name=name, max_length=max_length, generator=generator)
+    return Embedder(
+        backbone,
+        chosen,
+        name=name,
+        max_length=max_length,
+        generator=generator,
+        projection=_projection(source, chosen, backbone),
+    )
+
+
+def _projection(source: str, recipe: Recipe, backbone: Backbone) -> Projection | None:
+    """Return the linear layers after pooling, where the recipe asks for them."""
+    if not any(isinstance(head, Dense) and head.projection == "auto" for head in recipe.heads):
+        return None
+    found = load_projection(layout_folder(source), backbone.dim)
+    return None if found is None else found.to(backbone.device)
 
 
 def _builtin(name: str) -> str:

@@ -56,6 +56,7 @@ __all__ = [
     "recipes",
 ]
 
+Boundary = Literal["offsets", "count_prefix", "count_instruction", "count_text"]
 PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max"]
 POOLINGS: tuple[str, ...] = get_args(PoolingKind)
 """Names of the functions in `embedlm.pooling`; one line there, one name here."""
@@ -111,10 +112,11 @@ class Prompt(_Part):
         (), description="Default demonstrations; each fills `demonstration`."
     )
     separator: str = Field("", description="Written after each demonstration.")
-    clean: Literal["none", "strip", "promptbert", "prompteol"] = Field(
+    clean: Literal["none", "strip", "strip_all", "promptbert", "prompteol"] = Field(
         "none",
-        description="Text clean-up before the template; promptbert: a full stop where none is; "
-        "prompteol: also quotes to apostrophes and a final ? to a full stop.",
+        description="Text clean-up before the template; strip_all: white space around the filled "
+        "prompt goes too; promptbert: a full stop where none is; prompteol: also quotes to "
+        "apostrophes and a final ? to a full stop.",
     )
     tokenize: Literal["joined", "pieces"] = Field(
         "joined", description="Tokenise the joined string, or each segment alone."
@@ -122,10 +124,11 @@ class Prompt(_Part):
     special_tokens: Literal["tokenizer", "none"] = Field(
         "tokenizer", description="Whether the tokenizer adds its own (BOS, CLS, SEP, EOS)."
     )
-    truncate: Literal["text", "slot", "pieces", "end"] = Field(
+    truncate: Literal["text", "turn", "slot", "pieces", "end"] = Field(
         "text",
-        description="text: shorten the text until all fits max_length; slot: max_length counts "
-        "the text alone; pieces: every segment is cut to max_length; end: cut the rendered end.",
+        description="text: shorten the text until all fits max_length; turn: the same, but the "
+        "demonstrations do not count; slot: max_length counts the text alone; pieces: every "
+        "segment is cut to max_length; end: cut the rendered end.",
     )
     max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
         None, description="In tokens; one for all roles, or by role. None: the model's own."
@@ -150,10 +153,11 @@ class Pooling(_Part):
 
     kind: PoolingKind = "last"
     over: Over = Field("all", description="The segments that are pooled.")
-    boundary: Literal["offsets", "count_prefix", "count_text"] = Field(
+    boundary: Boundary = Field(
         "offsets",
-        description="How the first pooled token is found: by character offsets, by counting the "
-        "tokens of what stands before the text, or by counting the text's own from the end.",
+        description="How the first pooled token is found: by character offsets; by counting the "
+        "tokens of what stands before the text (count_instruction: white space around it left "
+        "out, a single token not counted); or by counting the text's own from the end.",
     )
     layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         -1,

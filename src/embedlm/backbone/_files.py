@@ -27,8 +27,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
+from embedlm._json import optional_json
 from embedlm.errors import ModelError, UnsupportedError
+from embedlm.prompt.special import keep_declared
 
 __all__ = ["choose_device", "choose_dtype", "load_config", "load_network", "load_tokenizer"]
 
@@ -135,11 +138,17 @@ def load_config(source: str) -> Any:
 
 
 def load_tokenizer(source: str) -> Any:
-    """Return the fast tokenizer of a folder or hub id."""
+    """Return the fast tokenizer of a folder or hub id, with the EOS that its config declares."""
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+        file = cached_file(
+            source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False
+        )
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise _explained(source, "tokenizer", error) from error
+    if file is not None and getattr(tokenizer, "is_fast", False):
+        keep_declared(tokenizer, optional_json(Path(file)))
+    return tokenizer
 
 
 def _explained(source: str, what: str, error: BaseException) -> ModelError:

@@ -13,9 +13,10 @@ import torch
 from embedlm.backbone import Backbone
 from embedlm.encode.plan import plan
 from embedlm.encode.run import Output, needs_segments, run_pack
+from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, text_token_ids
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.recipe import Head, Pooling, Sparse
+from embedlm.recipe import Dense, Head, Pooling, Sparse
 
 __all__ = ["Engine", "Results", "default_budget"]
 
@@ -58,6 +59,15 @@ class Engine:
     heads: tuple[Head, ...]
     budget: int
     weight_V: npt.NDArray[np.float32] | None = None
+    projection: Projection | None = None
+
+    @property
+    def width(self) -> int:
+        """Width of a dense vector."""
+        projected = any(isinstance(h, Dense) and h.projection == "auto" for h in self.heads)
+        if projected and self.projection is not None:
+            return self.projection.out_features
+        return self.backbone.dim
 
     def run(
         self,
@@ -75,7 +85,7 @@ class Engine:
             progress: told the number of jobs finished.
         """
         wants = {head.kind for head in self.heads}
-        dense = np.zeros((targets, self.backbone.dim), np.float32) if "dense" in wants else None
+        dense = np.zeros((targets, self.width), np.float32) if "dense" in wants else None
         sparse: list[list[SparseRow]] = [[] for _ in range(targets)] if "sparse" in wants else []
         multi: list[npt.NDArray[np.float32]] = (
             [np.empty((0, 0), np.float32)] * targets if "multi_vector" in wants else []
@@ -144,5 +154,6 @@ class Engine:
                     self.heads,
                     allowed=allowed,
                     weight_V=self.weight_V,
+                    projection=self.projection,
                 ),
             )

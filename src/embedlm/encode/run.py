@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embedlm.backbone import Backbone
 from embedlm.encode.plan import Pack
+from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, sparse_rows
 from embedlm.pooling import POOL, Tokens
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
@@ -100,6 +101,7 @@ def run_pack(
     *,
     allowed: Sequence[npt.NDArray[np.int64] | None] | None = None,
     weight_V: npt.NDArray[np.float32] | None = None,
+    projection: Projection | None = None,
 ) -> Output:
     """Run a pack and read out every head from the same states.
 
@@ -111,6 +113,7 @@ def run_pack(
         heads: what is read out.
         allowed: for each text of the batch the vocabulary ids its sparse vector may use.
         weight_V: a weight for each id of the vocabulary.
+        projection: the checkpoint's linear layers after pooling, for heads that want them.
     """
     rows = [batch.ids[item] for item in pack.items.tolist()]
     layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
@@ -121,6 +124,8 @@ def run_pack(
     for head in heads:
         if isinstance(head, Dense):
             output.dense = POOL[pooling.kind](h_TD, tokens)
+            if projection is not None and head.projection == "auto":
+                output.dense = projection(output.dense)
         elif isinstance(head, Sparse):
             may = [allowed[i] for i in pack.items.tolist()] if allowed is not None else None
             output.sparse = sparse_rows(backbone, h_TD, tokens, head, POOL[pooling.kind], may)

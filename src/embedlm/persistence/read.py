@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedlm.errors import ModelError, UnsupportedError
+from embedlm._json import optional_json, read_json
+from embedlm.errors import UnsupportedError
+from embedlm.persistence.hub import layout_folder
+from embedlm.persistence.systems import (
+    closes_with_eos,
+    instructed,
+    recipe_of_checkpoint,
+    recognise,
+)
 from embedlm.recipe import Recipe
 
 __all__ = ["RECIPE_FILE", "derive_recipe", "resolve_adapters"]
@@ -26,35 +33,30 @@ _POOLING_NAMES = {"weightedmean": "weighted_mean", "lasttoken": "last"}
 def derive_recipe(source: str) -> Recipe:
     """Return the recipe saved in a folder, else one derived from its files, else plain-mean.
 
+    A hub id that a recipe names among its checkpoints gets that recipe.
+
     Raises:
         ModelError: a layout file that cannot be read.
         UnsupportedError: a module that no recipe can express.
     """
-    folder = Path(source)
+    named = None if Path(source).is_dir() else recipe_of_checkpoint(source)
+    if named is not None:
+        return named
+    folder = layout_folder(source)
     if (folder / RECIPE_FILE).is_file():
         return Recipe.load(folder / RECIPE_FILE)
+    known = recognise(folder)
+    if known is not None:
+        return known
     if (folder / "modules.json").is_file():
-        return _from_sentence_transformers(folder)
+        return _from_sentence_transformers(folder, Path(source).name)
     return Recipe.load("plain-mean")
 
 
-def read_json(path: Path) -> Any:
-    """Return a JSON file's content."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _from_sentence_transformers(folder: Path) -> Recipe:
+def _from_sentence_transformers(folder: Path, name: str) -> Recipe:
     """Read modules.json (versions 2 to 6) and what it points to."""
     data: dict[str, Any] = {
-        "name": folder.name.lower().replace("_", "-") or "model",
+        "name": name.lower().replace("_", "-") or "model",
         "summary": "derived from a sentence-transformers folder",
         "pooling": {},
         "prompt": {"default": "{text}"},
@@ -67,12 +69,16 @@ def _from_sentence_transformers(folder: Path) -> Recipe:
                 f"{folder.name!r} has the module {module['type']!r}, which EmbedLM does not know; "
                 f"known: {', '.join(_MODULES)}. Give recipe= to say how to pool"
             )
-        _MODULES[kind](data, _optional(folder / module["path"] / "config.json"))
-    bert = _optional(folder / "sentence_bert_config.json")
+        _MODULES[kind](data, optional_json(folder / module["path"] / "config.json"))
+    bert = optional_json(folder / "sentence_bert_config.json")
     if bert.get("max_seq_length"):
         data["prompt"]["max_length"] = int(bert["max_seq_length"])
-    settings = _optional(folder / "config_sentence_transformers.json")
+    settings = optional_json(folder / "config_sentence_transformers.json")
     _prompts(data, settings)
+    if "over" in data["pooling"]:
+        _leave_prompt_out(data, folder)
+    if "t5" in str(optional_json(folder / "config.json").get("model_type")):
+        _instructor(data)
     if settings.get("similarity_fn_name") in ("cosine", "dot"):
         data["similarity"] = settings["similarity_fn_name"]
     return Recipe.load(data)
@@ -90,6 +96,11 @@ def _prompts(data: dict[str, Any], settings: dict[str, Any]) -> None:
     """Turn named prefix prompts into roles."""
     prompts = settings.get("prompts") or {}
     prompt = data["prompt"]
+    task = instructed(prompts)
+    if task is not None:
+        prompt["default"] = prompt["query"] = task[0]
+        prompt["instruction"] = {"query": task[1]}
+        prompts = {name: prefix for name, prefix in prompts.items() if name != "query"}
     for name, prefix in prompts.items():
         template = str(prefix).replace("{", "{{").replace("}", "}}") + "{text}"
         if name in ("query", "document"):
@@ -115,6 +126,40 @@ def _pooling(data: dict[str, Any], config: dict[str, Any]) -> None:
         data["pooling"]["over"] = ["text", "eos"]
 
 
+def _leave_prompt_out(data: dict[str, Any], folder: Path) -> None:
+    """Pool what follows the prompt, the closing EOS too, as sentence-transformers counts it."""
+    data["pooling"]["boundary"] = "count_prefix"
+    if not closes_with_eos(folder):
+        return
+    prompt = data["prompt"]
+    for name in ("default", "query", "document"):
+        if name in prompt:
+            prompt[name] += "{eos}"
+    prompt["roles"] = {name: one + "{eos}" for name, one in prompt.get("roles", {}).items()}
+
+
+def _dense(data: dict[str, Any], config: dict[str, Any]) -> None:
+    if not data["pooling"] or data.get("normalize"):
+        raise UnsupportedError(
+            "the folder has a Dense module that does not stand right after the pooling; give "
+            "recipe= to say what to do"
+        )
+    data["heads"] = [{"dense": {"projection": "auto"}}]
+
+
+def _instructor(data: dict[str, Any]) -> None:
+    """Take instructions as Instructor does: nothing in its files tells it from GTR.
+
+    Without an instruction the vectors are GTR's.
+    """
+    plain = data["pooling"] == {"kind": "mean"} and data["prompt"]["default"] == "{text}"
+    if data["heads"] == ["dense"] or not plain:
+        return
+    own = Recipe.load("instructor")
+    data["prompt"] |= {"default": own.prompt.default, "clean": own.prompt.clean}
+    data["pooling"] |= {"over": own.pooling.over, "boundary": own.pooling.boundary}
+
+
 def _splade(data: dict[str, Any], config: dict[str, Any]) -> None:
     data["heads"] = [{"sparse": {"reduce": config.get("pooling_strategy", "max")}}]
     data["similarity"] = "dot"
@@ -124,6 +169,7 @@ _MODULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "Transformer": lambda data, config: None,
     "MLMTransformer": lambda data, config: None,
     "Pooling": _pooling,
+    "Dense": _dense,
     "Normalize": lambda data, config: data.update(normalize=True),
     "SpladePooling": _splade,
 }

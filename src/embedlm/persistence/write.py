@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import InputError
+from embedlm.heads.projection import save_projection
+from embedlm.persistence.expressible import Prefixes, is_expressible, pools_alike, prefixes_of
 from embedlm.persistence.read import RECIPE_FILE
-from embedlm.recipe import Dense, Recipe
+from embedlm.prompt.special import add_eos
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -26,38 +30,6 @@ _POOLING = {
     "last": "pooling_mode_lasttoken",
 }
 _PREFIX = "sentence_transformers.models."
-
-
-def is_expressible(recipe: Recipe) -> bool:
-    """Tell whether sentence-transformers can do the same: prefix prompts and a plain pooling."""
-    prompt = recipe.prompt
-    templates = [prompt.default, prompt.query, prompt.document, *prompt.roles.values()]
-    return (
-        all(t is None or _prefix_of(t) is not None for t in templates)
-        and prompt.clean == "none"
-        and prompt.tokenize == "joined"
-        and prompt.special_tokens == "tokenizer"
-        and recipe.pooling.over == "all"
-        and recipe.pooling.layer == -1
-        and recipe.pooling.weights == "none"
-        and recipe.backbone.kind == "transformer"
-        and recipe.transform is None
-        and recipe.heads == (Dense(),)
-    )
-
-
-def _prefix_of(template: Any) -> str | None:
-    """Return a template's prefix if it is nothing but a prefix and the text."""
-    from embedlm.prompt.template import parse_template
-
-    if not isinstance(template, str):
-        return None
-    pieces = parse_template(template)
-    if [p.kind for p in pieces] == ["text"]:
-        return ""
-    if [p.kind for p in pieces] == ["literal", "text"]:
-        return pieces[0].value
-    return None
 
 
 def save(embedder: Embedder, folder: Path) -> None:
@@ -83,18 +55,25 @@ def save(embedder: Embedder, folder: Path) -> None:
 
 
 def _write(embedder: Embedder, folder: Path) -> None:
-    embedder.backbone.save(folder)
-    embedder.tokenizer.save_pretrained(folder)
     recipe = embedder.recipe
+    prefixes = prefixes_of(recipe) if is_expressible(recipe) else None
+    if prefixes is not None and not pools_alike(embedder, prefixes):
+        prefixes = None
+    embedder.backbone.save(folder)
+    _tokenizer(embedder, prefixes is not None and prefixes.eos).save_pretrained(folder)
+    dense = []
+    if embedder.projection is not None:
+        dense = save_projection(embedder.projection, folder)
     (folder / RECIPE_FILE).write_text(recipe.dump(), encoding="utf-8")
-    expressible = is_expressible(recipe)
-    if expressible:
-        _write_modules(embedder, folder)
+    if prefixes is not None:
+        _write_modules(embedder, folder, prefixes, dense)
     note = (
         "sentence-transformers opens this folder with the same vectors."
-        if expressible
+        if prefixes is not None
         else "sentence-transformers cannot express this recipe; open the folder with EmbedLM."
     )
+    if prefixes is not None and recipe.prompt.clean != "none":
+        note += " It does not strip white space around a text, as this recipe does."
     (folder / "README.md").write_text(
         f"# {recipe.name}\n\n{recipe.summary}\n\nSaved by EmbedLM. {note}\n\n"
         f"```python\nimport embedlm\n\nmodel = embedlm.load({folder.name!r})\n```\n\n"
@@ -103,33 +82,40 @@ def _write(embedder: Embedder, folder: Path) -> None:
     )
 
 
-def _write_modules(embedder: Embedder, folder: Path) -> None:
+def _tokenizer(embedder: Embedder, eos: bool) -> Any:
+    """Return the tokenizer, closing texts with the EOS where the prompts of the layout cannot."""
+    if not eos or embedder.tokenizer.eos_token_id is None:
+        return embedder.tokenizer
+    tokenizer = copy.deepcopy(embedder.tokenizer)
+    add_eos(tokenizer)
+    return tokenizer
+
+
+def _write_modules(
+    embedder: Embedder, folder: Path, prefixes: Prefixes, dense: Sequence[str]
+) -> None:
     recipe = embedder.recipe
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *((name, "Dense") for name in dense)]
     if recipe.normalize:
-        modules.append(("2_Normalize", "Normalize"))
+        modules.append((f"{len(modules)}_Normalize", "Normalize"))
+        (folder / modules[-1][0]).mkdir()
     entries = [
         {"idx": i, "name": str(i), "path": path, "type": _PREFIX + kind}
         for i, (path, kind) in enumerate(modules)
     ]
     _json(folder / "modules.json", entries)
-    pooling = {"word_embedding_dimension": embedder.dim, "include_prompt": True}
+    pooling = {
+        "word_embedding_dimension": embedder.backbone.dim,
+        "include_prompt": recipe.pooling.over == "all",
+    }
     for kind, key in _POOLING.items():
         pooling[key] = kind == recipe.pooling.kind
     (folder / "1_Pooling").mkdir()
     _json(folder / "1_Pooling" / "config.json", pooling)
-    if recipe.normalize:
-        (folder / "2_Normalize").mkdir()
-    prompt = recipe.prompt
-    named = {"query": prompt.query, "document": prompt.document, **prompt.roles}
-    prompts = {name: _prefix_of(template) for name, template in named.items() if template}
-    default = _prefix_of(prompt.default) if prompt.default else ""
-    if default:
-        prompts["default"] = default
     settings = {
         "model_type": "SentenceTransformer",
-        "prompts": prompts,
-        "default_prompt_name": "default" if default else None,
+        "prompts": prefixes.named,
+        "default_prompt_name": prefixes.default,
         "similarity_fn_name": recipe.similarity,
     }
     _json(folder / "config_sentence_transformers.json", settings)

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
+from embedlm.prompt.special import adds_eos
 from embedlm.prompt.template import (
-    DEMONSTRATION_SLOTS,
     Piece,
     chat_template,
     clean_text,
-    fill,
+    join_blocks,
     parse_template,
+    spell,
+    spell_demonstrations,
+    strip_row,
 )
 from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
-from embedlm.recipe import Message, Prompt, Template
+from embedlm.recipe import Boundary, Message, Prompt, Template
 
 __all__ = ["SEGMENT_ID", "RenderedBatch", "Renderer", "Request"]
 
@@ -58,12 +61,6 @@ class Request:
     max_length: int | None = None
 
 
-def _tokenizer_adds_eos(tokenizer: Any) -> bool:
-    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    return bool(ids) and ids[-1] == tokenizer.eos_token_id and ids[-len(bare) :] != bare
-
-
 class Renderer:
     """Renders texts by one prompt for one tokenizer."""
 
@@ -72,7 +69,7 @@ class Renderer:
         tokenizer: Any,
         prompt: Prompt,
         *,
-        boundary: Literal["offsets", "count_prefix", "count_text"] = "offsets",
+        boundary: Boundary = "offsets",
         limit: int | None = None,
         positions: int | None = None,
     ) -> None:
@@ -98,7 +95,7 @@ class Renderer:
         self._core = tokenizer.backend_tokenizer
         self._core.no_truncation()
         self._core.no_padding()
-        self._adds_eos = _tokenizer_adds_eos(tokenizer)
+        self._adds_eos = adds_eos(tokenizer)
         self._piece_cache: dict[str, Ids] = {}
 
     # -- what the recipe says for a role ------------------------------------------------------
@@ -171,7 +168,7 @@ class Renderer:
         if instructions is None:
             instructions = [self.instruction(request.role)] * len(texts)
         limit = self._limit(request)
-        demonstrations = self._demonstrations(request.demonstrations)
+        demonstrations = spell_demonstrations(self.prompt, request.demonstrations)
         cleaned = [clean_text(text, self.prompt.clean) for text in texts]
         batches = []
         for template in self.templates(request.role):
@@ -215,27 +212,6 @@ class Renderer:
                 "{demonstrations}; leave them out or choose a recipe that takes them"
             )
 
-    def _demonstrations(self, given: tuple[dict[str, str], ...] | None) -> str:
-        shots = self.prompt.demonstrations if given is None else given
-        template = self.prompt.demonstration
-        if not shots:
-            return ""
-        if template is None:
-            raise InputError(
-                "demonstrations were given, but the recipe has no prompt.demonstration template"
-            )
-        for shot in shots:
-            unknown = [key for key in shot if key not in DEMONSTRATION_SLOTS]
-            if unknown:
-                raise InputError(
-                    f"a demonstration has the field {unknown[0]!r}; allowed: "
-                    f"{', '.join(DEMONSTRATION_SLOTS)}"
-                )
-        return "".join(
-            fill(template, dict(shot), DEMONSTRATION_SLOTS) + self.prompt.separator
-            for shot in shots
-        )
-
     def _fill(
         self, pieces: tuple[Piece, ...], text: str, instruction: str, demonstrations: str
     ) -> list[Piece]:
@@ -261,11 +237,7 @@ class Renderer:
             kind = "repeat" if piece.kind == "text" and seen_text else piece.kind
             seen_text = seen_text or piece.kind == "text"
             row.append(Piece(kind, values[piece.kind], piece.block, piece.when))
-        if self.prompt.clean == "prompteol":
-            # The references strip the whole prompt; only a text at an end can hold white space.
-            row[0] = replace(row[0], value=row[0].value.lstrip())
-            row[-1] = replace(row[-1], value=row[-1].value.rstrip())
-        return row
+        return strip_row(row) if self.prompt.clean in ("prompteol", "strip_all") else row
 
     def _token(self, name: str) -> str:
         return str(getattr(self.tokenizer, f"{name}_token", None) or "")
@@ -286,7 +258,7 @@ class Renderer:
     ) -> RenderedBatch:
         ends_with_eos = [row[-1].kind == "eos" for row in rows]
         bodies = [row[:-1] if eos else row for row, eos in zip(rows, ends_with_eos, strict=True)]
-        strings = ["".join(piece.value for piece in row) for row in bodies]
+        strings = [spell(row) for row in bodies]
         offsets = segments or self.boundary != "offsets"
         encode = self._core.encode_batch if offsets else self._core.encode_batch_fast
         encodings = encode(strings, add_special_tokens=special)
@@ -305,21 +277,43 @@ class Renderer:
             marks = np.empty(0, dtype=np.uint8)
             shortened = False
             if offsets or cut:
-                marks = mark(row, encoding)
-                if self.boundary != "offsets":
-                    count_boundary(row, marks, self._core, self.boundary, special)
-                marks = np.append(marks, np.full(len(tail), _EOS, dtype=np.uint8))
-                if eos and self._adds_eos and special and len(marks):
-                    marks[-1] = _EOS
+                marks = self._marked(row, encoding, tail, eos, special)
             ids = ids + tail
             if cut:
                 ids, marks, shortened = self._cut_joined(ids, marks, limit)
+                if shortened and self.prompt.truncate == "turn":
+                    row = self._written_out(row, ids, marks)
+                    encoding = self._core.encode(spell(row), add_special_tokens=special)
+                    marks = self._marked(row, encoding, tail, eos, special)
+                    ids = encoding.ids + tail
             if not ids:
                 ids, marks = self._nothing()
             batch.ids.append(ids)
             batch.segments.append(marks)
             batch.truncated.append(shortened)
         return batch
+
+    def _marked(
+        self, row: list[Piece], encoding: Any, tail: Ids, eos: bool, special: bool
+    ) -> Segments:
+        """Return the segments of a joined prompt's tokens and of the EOS appended to them."""
+        marks = mark(row, encoding)
+        if self.boundary != "offsets":
+            count_boundary(row, marks, self._core, self.boundary, special)
+        marks = np.append(marks, np.full(len(tail), _EOS, dtype=np.uint8))
+        if eos and self._adds_eos and special and len(marks):
+            marks[-1] = _EOS
+        return marks
+
+    def _written_out(self, row: list[Piece], ids: Ids, marks: Segments) -> list[Piece]:
+        """Return the pieces with the text as its kept tokens spell it.
+
+        FlagEmbedding cuts a turn, spells it and tokenises the whole anew: a character cut in two
+        becomes a replacement character.
+        """
+        kept = [ids[index] for index in np.flatnonzero(marks == SEGMENT_ID["text"]).tolist()]
+        text = self._core.decode(kept, skip_special_tokens=False)
+        return [replace(piece, value=text) if piece.kind == "text" else piece for piece in row]
 
     def _too_long(self, total: int, limit: int | None) -> bool:
         """Tell whether a prompt of that many tokens may have to be cut."""
@@ -347,12 +341,12 @@ class Renderer:
     # -- pieces -------------------------------------------------------------------------------
 
     def _pieces(self, rows: list[list[Piece]], limit: int | None) -> RenderedBatch:
-        groups = [_blocks(row) for row in rows]
+        groups = [join_blocks(row) for row in rows]
         texts = [g.value for row in groups for g in row if g.kind in ("text", "repeat")]
         known = dict.fromkeys(texts)
         encoded = self._core.encode_batch(list(known), add_special_tokens=False)
         table: dict[str, Ids] = {k: e.ids for k, e in zip(known, encoded, strict=True)}
-        batch = RenderedBatch([], [], ["".join(p.value for p in row) for row in rows], [])
+        batch = RenderedBatch([], [], [spell(row) for row in rows], [])
         for row in groups:
             parts = [self._piece(piece, table) for piece in row]
             kinds = [segment_of(piece) for piece in row]
@@ -383,14 +377,3 @@ class Renderer:
             ids = self._core.encode(piece.value, add_special_tokens=False).ids
             self._piece_cache[piece.value] = ids
         return self._piece_cache[piece.value]
-
-
-def _blocks(row: list[Piece]) -> list[Piece]:
-    """Join the pieces of each optional block, which is tokenised as one."""
-    joined: list[Piece] = []
-    for piece in row:
-        if joined and piece.block and piece.block == joined[-1].block:
-            joined[-1] = replace(joined[-1], kind=piece.when, value=joined[-1].value + piece.value)
-        else:
-            joined.append(replace(piece, kind=piece.when) if piece.block else piece)
-    return joined

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedlm.prompt.template import Piece
-from embedlm.recipe import SEGMENTS
+from embedlm.recipe import SEGMENTS, Boundary
 
 __all__ = ["SEGMENT_ID", "Segments", "count_boundary", "mark", "segment_of"]
 
@@ -51,7 +51,7 @@ def count_boundary(
     row: list[Piece],
     marks: Segments,
     core: Any,
-    boundary: Literal["count_prefix", "count_text"],
+    boundary: Boundary,
     special: bool,
 ) -> None:
     """Find the text by counting tokens, as some references do; changes the marks in place.
@@ -61,6 +61,7 @@ def count_boundary(
         marks: segments by offsets.
         core: the tokenizer's backend.
         boundary: count what stands before the text, or the text's own tokens from the end.
+            Instructor's own count leaves out white space, and leaves a single token in the mean.
         special: whether the tokenizer adds its own special tokens.
     """
     place = next(i for i, piece in enumerate(row) if piece.kind == "text")
@@ -68,6 +69,9 @@ def count_boundary(
     if boundary == "count_text":
         count = len(core.encode(row[place].value, add_special_tokens=False).ids)
         start = max(len(marks) - count, 0)
+    elif boundary == "count_instruction":
+        count = len(core.encode(prefix.strip(), add_special_tokens=False).ids)
+        start = _leading(marks == _SPECIAL) + (count if count > 1 else 0)
     elif prefix:
         encoding = core.encode(prefix, add_special_tokens=special)
         is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)

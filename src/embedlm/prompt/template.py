@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from embedlm.errors import TemplateError, closest
+from embedlm.errors import InputError, TemplateError, closest
 
 if TYPE_CHECKING:
     from embedlm.recipe import Message, Prompt
 
-__all__ = ["SLOTS", "Piece", "check_prompt", "clean_text", "fill", "parse_template"]
+__all__ = [
+    "SLOTS",
+    "Piece",
+    "check_prompt",
+    "clean_text",
+    "fill",
+    "join_blocks",
+    "parse_template",
+    "spell",
+    "spell_demonstrations",
+    "strip_row",
+]
 
 SLOTS = ("text", "instruction", "demonstrations", "eos", "bos", "mask")
 _OPTIONAL = ("instruction", "demonstrations")
@@ -151,6 +162,26 @@ def check_prompt(prompt: Prompt) -> None:
 DEMONSTRATION_SLOTS = ("instruct", "query", "response")
 
 
+def spell_demonstrations(prompt: Prompt, given: tuple[dict[str, str], ...] | None) -> str:
+    """Return what {demonstrations} stands for: the call's own, else the recipe's."""
+    shots = prompt.demonstrations if given is None else given
+    if not shots:
+        return ""
+    if prompt.demonstration is None:
+        raise InputError(
+            "demonstrations were given, but the recipe has no prompt.demonstration template"
+        )
+    for shot in shots:
+        unknown = [key for key in shot if key not in DEMONSTRATION_SLOTS]
+        if unknown:
+            raise InputError(
+                f"a demonstration has the field {unknown[0]!r}; allowed: "
+                f"{', '.join(DEMONSTRATION_SLOTS)}"
+            )
+    filled = (fill(prompt.demonstration, dict(shot), DEMONSTRATION_SLOTS) for shot in shots)
+    return "".join(one + prompt.separator for one in filled)
+
+
 def _clean_promptbert(text: str) -> str:
     """Add a full stop where the sentence ends in none of . ? " ' (kongds/Prompt-BERT)."""
     return text if text[-1:] in (".", "?", '"', "'") else text + "."
@@ -165,6 +196,7 @@ def _clean_prompteol(text: str) -> str:
 _CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "strip": str.strip,
+    "strip_all": str.strip,
     "promptbert": _clean_promptbert,
     "prompteol": _clean_prompteol,
 }
@@ -173,6 +205,35 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
 def clean_text(text: str, rule: str) -> str:
     """Return the text after the clean-up rule of that name (`prompt.clean`)."""
     return _CLEANERS[rule](text)
+
+
+def strip_row(row: list[Piece]) -> list[Piece]:
+    """Strip the whole prompt, BOS and EOS apart, as some references do before tokenising."""
+    out = list(row)
+    for order, strip in ((range(len(out)), str.lstrip), (reversed(range(len(out))), str.rstrip)):
+        for index in order:
+            if out[index].kind in ("bos", "eos"):
+                continue
+            out[index] = replace(out[index], value=strip(out[index].value))
+            if out[index].value:
+                break
+    return out
+
+
+def spell(row: list[Piece]) -> str:
+    """Return the prompt that the pieces make."""
+    return "".join(piece.value for piece in row)
+
+
+def join_blocks(row: list[Piece]) -> list[Piece]:
+    """Join the pieces of each optional block, which is tokenised as one."""
+    joined: list[Piece] = []
+    for piece in row:
+        if joined and piece.block and piece.block == joined[-1].block:
+            joined[-1] = replace(joined[-1], kind=piece.when, value=joined[-1].value + piece.value)
+        else:
+            joined.append(replace(piece, kind=piece.when) if piece.block else piece)
+    return joined
 
 
 def chat_template(messages: tuple[Message, ...], tokenizer: Any) -> str:

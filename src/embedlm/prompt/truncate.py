@@ -1,7 +1,8 @@
 """Shortening rendered prompts, by the rules that `prompt.truncate` names.
 
-text: the text gives way until all fits; slot: the limit counts each copy of the text alone; pieces:
-it counts every piece alone; end: the rendered end is cut off.
+text: the text gives way until all fits; turn: the same, the demonstrations beside the limit; slot:
+the limit counts each copy of the text alone; pieces: it counts every piece alone; end: the rendered
+end is cut off.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = ["Ids", "cut_ids", "cut_parts"]
 
 Ids = list[int]
 _CUTTABLE = (SEGMENT_ID["text"], SEGMENT_ID["repeat"])
+_SHOTS = SEGMENT_ID["demonstrations"]
 
 
 def cut_ids(ids: Ids, marks: Segments, limit: int, rule: str) -> tuple[Ids, Segments, bool]:
@@ -24,6 +26,8 @@ def cut_ids(ids: Ids, marks: Segments, limit: int, rule: str) -> tuple[Ids, Segm
     if rule == "end":
         return ids[:limit], marks[:limit], len(ids) > limit
     counts = [int(np.sum(marks == kind)) for kind in _CUTTABLE]
+    if rule == "turn":
+        limit += int(np.sum(marks == _SHOTS))
     if rule == "slot":
         keep = [limit] * len(counts)
     elif len(ids) <= limit:
@@ -48,7 +52,9 @@ def cut_parts(
         ids = [token for part in parts for token in part][:limit]
         return [ids], [np.concatenate(marks)[:limit]], total > limit
     texts = [i for i, one in enumerate(marks) if len(one) and one[0] in _CUTTABLE]
-    if rule == "text":
+    if rule == "turn":
+        limit += sum(int(np.sum(one == _SHOTS)) for one in marks)
+    if rule in ("text", "turn"):
         if total <= limit:
             return list(parts), list(marks), False
         prompt = total - sum(len(parts[i]) for i in texts)

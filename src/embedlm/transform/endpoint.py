@@ -87,7 +87,7 @@ class EndpointGenerator:
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             jobs = [
-                pool.submit(self._ask, chat, sampling, seed, stopped)
+                pool.submit(self._job, chat, sampling, seed, stopped)
                 for chat, seed in zip(chats, seeds, strict=True)
             ]
             for job in jobs:
@@ -97,9 +97,6 @@ class EndpointGenerator:
                     refused, answered = refused + (answer is None), answered + (answer is not None)
                 except GenerationError as error:
                     failure = failure or error
-                    stopped.set()
-                    for other in jobs:
-                        other.cancel()
                 yield answer
         finally:
             stopped.set()
@@ -111,6 +108,17 @@ class EndpointGenerator:
                 f"{self.base_url} (model {self.model!r}) refused each of {refused} requests; the "
                 "last log lines say why"
             )
+
+    def _job(
+        self, chat: Chat, sampling: Sampling, seed: int, stopped: threading.Event
+    ) -> str | None:
+        if stopped.is_set():
+            raise CancelledError
+        try:
+            return self._ask(chat, sampling, seed, stopped)
+        except BaseException:
+            stopped.set()
+            raise
 
     def _ask(
         self, chat: Chat, sampling: Sampling, seed: int, stopped: threading.Event

@@ -29,7 +29,7 @@ _AT_ONCE = 64
 """Chats given to a generator in one call."""
 _WINDOW = 256
 """Texts whose chats are held in memory at once."""
-_SAVED_AFTER = 1.0
+_SAVED_AFTER = 0.5
 """Seconds of generation that a kill may cost."""
 
 Request = tuple[Chat, int]

@@ -1,0 +1,39 @@
+"""Where a model's small files lie: its folder, or a copy of them from the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+__all__ = ["layout_folder"]
+
+_FILES = (
+    "embedlm.yaml",
+    "config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "*_Pooling/config.json",
+    "*_SpladePooling/config.json",
+    "*_Dense/*",
+)
+"""What tells a layout and the parts beside the network; the weights stay where they are."""
+
+
+def layout_folder(source: str) -> Path:
+    """Return the folder of a model, or of a hub model's small files.
+
+    A hub model that cannot be reached gives a folder that does not exist: loading its network says
+    what is wrong.
+    """
+    path = Path(source)
+    if path.exists() or source.startswith((".", "/", "~")):
+        return path
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, OSError, ValueError):
+        return path

@@ -1,0 +1,80 @@
+"""Published systems told by their files, where the layout alone does not say how they prompt."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from embedlm._json import optional_json
+from embedlm.errors import ModelError
+from embedlm.recipe import Recipe, recipes
+
+__all__ = ["instructed", "recipe_of_checkpoint", "recognise"]
+
+_ICL_TOKENS = {"<instruct>", "<query>", "<response>"}
+_TASK = re.compile(r"Instruct: (?P<task>.+)(?P<end>\nQuery: ?)", re.DOTALL)
+_MAIN_PROMPTS = ("query", "web_search_query")
+
+
+@lru_cache(maxsize=1)
+def _checkpoints() -> dict[str, str]:
+    """Return the recipe's name for each published checkpoint."""
+    found: dict[str, str] = {}
+    for name in recipes():
+        for checkpoint in Recipe.load(name).checkpoints:
+            found.setdefault(checkpoint.lower(), name)
+    return found
+
+
+def recipe_of_checkpoint(source: str) -> Recipe | None:
+    """Return the recipe that names this hub id among its checkpoints."""
+    name = _checkpoints().get(source.lower())
+    return None if name is None else Recipe.load(name)
+
+
+def recognise(folder: Path) -> Recipe | None:
+    """Return the recipe of a system whose files give it away: GritLM, BGE-ICL."""
+    config = optional_json(folder / "config.json")
+    auto_map = config.get("auto_map")
+    if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
+        return Recipe.load("gritlm")
+    added = optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    if isinstance(added, dict):
+        tokens = {str(entry.get("content")) for entry in added.values() if isinstance(entry, dict)}
+        if tokens >= _ICL_TOKENS:
+            return Recipe.load("bge-icl")
+    return None
+
+
+def instructed(prompts: dict[str, Any]) -> tuple[str, str] | None:
+    """Return (template, instruction) where prompts read `Instruct: ...`, the form of E5-Mistral.
+
+    The instruction is the one of the prompt for queries, which is replaced where a caller gives
+    another.
+    """
+    ordered = [name for name in _MAIN_PROMPTS if name in prompts]
+    for name in [*ordered, *(name for name in prompts if name not in ordered)]:
+        found = _TASK.fullmatch(str(prompts[name]))
+        if found:
+            head = f"Instruct: {{instruction}}{found['end']}"
+            return f"{{?instruction}}{head}{{/instruction}}{{text}}", found["task"]
+    return None
+
+
+def closes_with_eos(folder: Path) -> bool:
+    """Tell whether a folder's tokenizer closes texts with its EOS."""
+    config = optional_json(folder / "tokenizer_config.json")
+    eos = config.get("eos_token")
+    eos = eos.get("content") if isinstance(eos, dict) else eos
+    file = folder / "tokenizer.json"
+    if eos is None or not file.is_file():
+        return False
+    try:
+        tokens = Tokenizer.from_file(str(file)).encode("a").tokens
+    except Exception as error:  # the library raises bare Exceptions
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    return bool(config.get("add_eos_token")) or tokens[-1:] == [eos]

@@ -1,0 +1,85 @@
+"""The special tokens that a tokenizer adds by itself, and giving it back an EOS that it lost.
+
+A published tokenizer_config.json may say `add_eos_token: true` while the post-processor of its
+tokenizer.json adds none. transformers 4 went by the config, transformers 5 goes by the
+post-processor: models that read the state of the EOS then read the last word's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import processors
+
+from embedlm.errors import ModelError
+
+__all__ = ["add_eos", "adds_eos", "keep_declared", "surround"]
+
+
+def surround(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and after a text."""
+    encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    flags = [bool(flag) for flag in encoding.special_tokens_mask]
+    if all(flags):
+        return list(encoding.ids), []
+    start, end = flags.index(False), flags[::-1].index(False)
+    return list(encoding.ids[:start]), list(encoding.ids[len(flags) - end :])
+
+
+def adds_eos(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer closes every text with its EOS."""
+    return tokenizer.eos_token_id is not None and surround(tokenizer)[1][-1:] == [
+        tokenizer.eos_token_id
+    ]
+
+
+def add_eos(tokenizer: Any, *, bos: bool = False) -> None:
+    """Make a tokenizer close every text with its EOS (and open it with its BOS); in place.
+
+    Raises:
+        ModelError: the tokenizer has no EOS, or does not add it even so.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer shall add an EOS, but it has none")
+    if adds_eos(tokenizer):
+        return
+    before, after = surround(tokenizer)
+    if bos and tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in before:
+        before = [tokenizer.bos_token_id, *before]
+    after = [*after, tokenizer.eos_token_id]
+    core = tokenizer.backend_tokenizer
+    core.post_processor = _processor(tokenizer, before, after)
+    if core.encode("a").ids[-1] != tokenizer.eos_token_id:
+        raise ModelError("the tokenizer does not close texts with its EOS, as its config demands")
+
+
+def _processor(tokenizer: Any, before: list[int], after: list[int]) -> Any:
+    """Return a post-processor that adds those ids and else does what the tokenizer's own did."""
+    names = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in (*before, *after)}
+    head, tail = [names[i] for i in before], [names[i] for i in after]
+    template = processors.TemplateProcessing(
+        single=[*head, "$A", *tail],
+        pair=[*head, "$A", *tail, *(f"{name}:1" for name in head), "$B:1"]
+        + [f"{name}:1" for name in tail],
+        special_tokens=[(name, i) for i, name in names.items()],
+    )
+    own = tokenizer.backend_tokenizer.post_processor
+    state = {} if own is None else json.loads(own.__getstate__())
+    parts = state.get("processors", [state])
+    levels = [part for part in parts if part.get("type") == "ByteLevel"]
+    if not levels:
+        return template
+    level = processors.ByteLevel(
+        add_prefix_space=levels[0].get("add_prefix_space", True),
+        trim_offsets=levels[0].get("trim_offsets", True),
+        use_regex=levels[0].get("use_regex", True),
+    )
+    return processors.Sequence([level, template])
+
+
+def keep_declared(tokenizer: Any, declared: Mapping[str, Any]) -> None:
+    """Add the EOS that a tokenizer_config.json declares, where the tokenizer lost it."""
+    if declared.get("add_eos_token") is True and tokenizer.eos_token_id is not None:
+        add_eos(tokenizer, bos=declared.get("add_bos_token") is True)
