@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm._json import optional_json, read_json
-from embedlm.errors import UnsupportedError
+from embedlm.errors import ModelError, UnsupportedError
 from embedlm.persistence.hub import layout_folder
 from embedlm.persistence.systems import (
     closes_with_eos,
