@@ -37,10 +37,11 @@ class Handler(BaseHTTPRequestHandler):
             step = server.script.pop(0) if server.script else 200
         try:
             time.sleep(1.0 if step == "late" else server.delay)
-            self.answer(step, body)
         finally:
+            # Before the answer: once the client has it, its next request may already be here.
             with server.lock:
                 server.at_once -= 1
+        self.answer(step, body)
 
     def answer(self, step, body):
         text = body["messages"][-1]["content"].removeprefix("Input: ").upper()
