@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.errors import InputError
 
@@ -78,7 +78,7 @@ def group_size(q_BD: Tensor, d_MD: Tensor, *, at_least: int = 1) -> int:
 def prepared(x: Tensor, similarity: Similarity) -> Tensor:
     """Return what the inner product is taken of: float32, of length 1 for the cosine."""
     choice("similarity", similarity, get_args(Similarity))
-    return F.normalize(full(x), dim=-1) if similarity == "cosine" else full(x)
+    return functional.normalize(full(x), dim=-1) if similarity == "cosine" else full(x)
 
 
 def product(a_AD: Tensor, b_CD: Tensor) -> Tensor:

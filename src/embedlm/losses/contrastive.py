@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.errors import InputError
 from embedlm.losses._scores import (
@@ -89,10 +90,13 @@ def info_nce(
             if name in kept:
                 dropped = dropped & ~kept[name]
             logits[name] = logits[name].masked_fill(dropped, -torch.inf)
-    blocks = list(logits.values())
-    joined = [torch.cat(blocks, dim=1)] if partition == "joint" else blocks
-    log_z_B = torch.stack([block.logsumexp(dim=1) for block in joined]).mean(0)
-    return (log_z_B - positive_B / temperature).mean()
+    forward = logits.pop("query_to_doc")
+    if partition == "joint":
+        return functional.cross_entropy(torch.cat((forward, *logits.values()), dim=1), column_B)
+    loss = functional.cross_entropy(forward, column_B)
+    for block in logits.values():  # only doc_to_query has a positive: the query of the same row
+        loss = loss + functional.cross_entropy(block, targets(len(block), 1, block.device))
+    return loss / (1 + len(logits))
 
 
 def improved_info_nce(

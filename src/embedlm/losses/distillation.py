@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.errors import InputError
 from embedlm.losses._scores import (
@@ -51,7 +51,7 @@ def margin_mse(
     teacher = full(teacher).detach().to(s_BG)
     if teacher.shape == (rows, group):
         teacher = teacher[:, :1] - teacher[:, 1:]
-    return F.mse_loss(s_BG[:, :1] - s_BG[:, 1:], teacher.view(rows, group - 1))
+    return functional.mse_loss(s_BG[:, :1] - s_BG[:, 1:], teacher.view(rows, group - 1))
 
 
 def kl_distill(
@@ -67,7 +67,7 @@ def kl_distill(
     """T^2 mean_i KL(softmax(t_i / T') || softmax(s_i / T)) over each query's own documents.
 
     Lin et al., arXiv 2010.11386, as in sentence-transformers; T' is T unless given. The form
-    "cross_entropy" is FlagEmbedding's kl_div: -mean_i sum p log softmax(s_i / T), without T^2; there
+    "cross_entropy" is FlagEmbedding's kl_div, -mean_i sum p log softmax(s_i / T) without T^2; there
     T' is 1 unless given.
 
     Raises:
@@ -83,13 +83,13 @@ def kl_distill(
     p_BG = (full(teacher_BG).detach().to(s_BG) / teacher_temperature).softmax(1)
     if form == "cross_entropy":
         return _soft(s_BG, p_BG)
-    return F.kl_div(s_BG.log_softmax(1), p_BG, reduction="batchmean") * temperature**2
+    return functional.kl_div(s_BG.log_softmax(1), p_BG, reduction="batchmean") * temperature**2
 
 
 def embedding_distill(student_BD: Tensor, teacher_BD: Tensor, *, metric: Metric = "mse") -> Tensor:
     """Distance of the student's embeddings to the teacher's (Kim et al., arXiv 2301.12005).
 
-    mse: mean over all numbers of (x - t)^2; l2: mean_i |x_i - t_i|; cosine: mean_i 1 - cos(x_i, t_i).
+    mse: mean over all numbers of (x - t)^2; l2: mean_i |x_i - t_i|; cosine: mean_i 1 - cos.
 
     Raises:
         InputError: for shapes or a metric that do not fit; project the student first.
@@ -98,9 +98,10 @@ def embedding_distill(student_BD: Tensor, teacher_BD: Tensor, *, metric: Metric 
     choice("metric", metric, get_args(Metric))
     x_BD, t_BD = full(student_BD), full(teacher_BD).detach()
     if metric == "mse":
-        return F.mse_loss(x_BD, t_BD.to(x_BD))
+        return functional.mse_loss(x_BD, t_BD.to(x_BD))
     if metric == "l2":
-        return torch.linalg.vector_norm(x_BD - t_BD, dim=1).mean()
+        distance_B: Tensor = torch.linalg.vector_norm(x_BD - t_BD, dim=1)
+        return distance_B.mean()
     return (1 - (prepared(x_BD, "cosine") * prepared(t_BD, "cosine")).sum(1)).mean()
 
 
@@ -135,7 +136,7 @@ def m3_self_distill(
     dense, sparse, multi = (full(x) / temperature for x in (dense_BM, sparse_BM, multi_BM))
     both = dense + sparse_weight * sparse + multi_weight * multi
     index_B = targets(len(dense), group, dense.device)
-    hard = [F.cross_entropy(x, index_B) for x in (dense, sparse, multi, both)]
+    hard = [functional.cross_entropy(x, index_B) for x in (dense, sparse, multi, both)]
     loss = (hard[0] + sparse_loss_weight * hard[1] + hard[2] + hard[3]) / 4
     if not distill:
         return loss
@@ -171,7 +172,10 @@ def stable_distill(
     loss = s_BM.new_zeros(())
     for g in range(group):
         left = s_BM.masked_fill(mine & (rank_M < g), -torch.inf)
-        loss = loss + (p_BG[:, g] * F.cross_entropy(left, first_B + g, reduction="none")).mean()
+        loss = (
+            loss
+            + (p_BG[:, g] * functional.cross_entropy(left, first_B + g, reduction="none")).mean()
+        )
     return loss
 
 

@@ -1,6 +1,6 @@
 """Contrastive loss whose false negatives a guide model finds.
 
-Shapes: B queries, G documents a query (positive first), M = B * G documents, D width, E the guide's.
+Shapes: B queries, G documents a query (positive first), M = B * G, D and E widths.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.errors import InputError
 from embedlm.losses._scores import choice, group_size, positive, prepared, product, targets
@@ -64,4 +65,4 @@ def gist(
             dropped = (product(guide, guide) > limit_B1) | itself
             blocks.append(product(x, x).masked_fill(dropped, -torch.inf))
     logits = torch.cat(blocks, dim=1) / temperature
-    return (logits.logsumexp(1) - s_BM[keep] / temperature).mean()
+    return functional.cross_entropy(logits, index_B1[:, 0])

@@ -6,8 +6,8 @@ Shapes: B queries, G documents a query (positive first), M = B * G, Q and T toke
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.errors import InputError
 from embedlm.losses._scores import full, positive, shaped, targets
@@ -26,8 +26,8 @@ def late_interaction(
 ) -> Tensor:
     """InfoNCE over s(q, d) = sum_i max_j q_i . d_j (ColBERT, Khattab and Zaharia, SIGIR 2020).
 
-    `length_normalize` divides s by the query's tokens (BGE-M3, arXiv 2402.03216). The masks are true
-    at the tokens that count.
+    `length_normalize` divides s by the query's tokens (BGE-M3, arXiv 2402.03216). The masks are
+    true at the tokens that count.
 
     Raises:
         InputError: for shapes that do not fit, or a text without a token.
@@ -49,7 +49,7 @@ def late_interaction(
     s_BM = best_BMQ.masked_fill(~q_mask_BQ[:, None], 0).sum(2)
     if length_normalize:
         s_BM = s_BM / q_mask_BQ.sum(1, keepdim=True)
-    return F.cross_entropy(s_BM / temperature, targets(len(q_BQD), group, s_BM.device))
+    return functional.cross_entropy(s_BM / temperature, targets(len(q_BQD), group, s_BM.device))
 
 
 def _mask(name: str, mask: Tensor | None, x: Tensor) -> Tensor:

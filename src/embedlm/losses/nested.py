@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.errors import InputError
 from embedlm.losses._scores import full
@@ -26,8 +26,8 @@ def matryoshka(
 ) -> Tensor:
     """sum_m c_m loss(v[:m], ...), Kusupati et al., arXiv 2205.13147; each v[:m] of length 1.
 
-    `embeddings` are cut; `others` (labels, a guide's embeddings) and `options` go to the loss as they
-    are. c_m is 1 unless given; `average` divides by the number of widths (FlagEmbedding).
+    `embeddings` are cut; `others` (labels, a guide's embeddings) and `options` go to the loss as
+    they are. c_m is 1 unless given; `average` divides by the number of widths (FlagEmbedding).
 
     Raises:
         InputError: for a width the embeddings do not have, or not one weight a width.
@@ -43,7 +43,7 @@ def matryoshka(
     for dim, weight in zip(dims, weights, strict=True):
         cut = [full(x)[..., :dim] for x in embeddings]
         if renormalize:
-            cut = [F.normalize(x, dim=-1) for x in cut]
+            cut = [functional.normalize(x, dim=-1) for x in cut]
         parts.append(weight * loss(*cut, *others, **options))
     total = parts[0]
     for part in parts[1:]:

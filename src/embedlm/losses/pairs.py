@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.losses._scores import choice, full, group_size, prepared, same_shape, shaped
 
@@ -26,7 +26,7 @@ def cosine_mse(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor) -> Tensor:
     same_shape(a=a_BD, b=b_BD)
     shaped("labels", labels_B, (len(a_BD),))
     cosine_B = (prepared(a_BD, "cosine") * prepared(b_BD, "cosine")).sum(1)
-    return F.mse_loss(cosine_B, full(labels_B).to(cosine_B))
+    return functional.mse_loss(cosine_B, full(labels_B).to(cosine_B))
 
 
 def triplet(
@@ -46,5 +46,5 @@ def triplet(
     if distance == "cosine":
         far_BG = 1 - (prepared(q_B1D, "cosine") * prepared(d_BGD, "cosine")).sum(-1)
     else:
-        far_BG = F.pairwise_distance(q_B1D, d_BGD, p=2 if distance == "euclidean" else 1)
-    return F.relu(far_BG[:, :1] - far_BG[:, 1:] + margin).mean()
+        far_BG = functional.pairwise_distance(q_B1D, d_BGD, p=2 if distance == "euclidean" else 1)
+    return functional.relu(far_BG[:, :1] - far_BG[:, 1:] + margin).mean()

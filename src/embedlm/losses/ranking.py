@@ -6,8 +6,8 @@ Shapes: B pairs, D width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm.losses._scores import full, positive, prepared, same_shape, shaped
 
@@ -23,7 +23,9 @@ def cosent(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, *, temperature: float =
         InputError: for shapes that do not fit.
     """
     same_shape(a=a_BD, b=b_BD)
-    return _ordered((prepared(a_BD, "cosine") * prepared(b_BD, "cosine")).sum(1), labels_B, temperature)
+    return _ordered(
+        (prepared(a_BD, "cosine") * prepared(b_BD, "cosine")).sum(1), labels_B, temperature
+    )
 
 
 def angle(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, *, temperature: float = 0.05) -> Tensor:
@@ -37,7 +39,10 @@ def angle(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, *, temperature: float = 
     """
     same_shape(a=a_BD, b=b_BD)
     pad = (0, a_BD.shape[1] % 2)
-    a_BD, b_BD = F.pad(prepared(a_BD, "cosine"), pad), F.pad(prepared(b_BD, "cosine"), pad)
+    a_BD, b_BD = (
+        functional.pad(prepared(a_BD, "cosine"), pad),
+        functional.pad(prepared(b_BD, "cosine"), pad),
+    )
     (a_re, a_im), (b_re, b_im) = a_BD.chunk(2, dim=1), b_BD.chunk(2, dim=1)
     sine_B = (a_im * b_re - a_re * b_im).sum(1)
     return _ordered(((a_BD * b_BD).sum(1) + sine_B).abs(), labels_B, temperature)
