@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embedlm.recipe import Recipe, recipes
 
 if TYPE_CHECKING:
+    from embedlm import losses
     from embedlm.embedder import Embedder
     from embedlm.embeddings import Embeddings
     from embedlm.evaluation import evaluate
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "load",
+    "losses",
     "quantize",
     "recipes",
 ]
@@ -33,9 +35,12 @@ _LAZY = {
     "evaluate": "embedlm.evaluation",
     "quantize": "embedlm.precision",
 }
+_LAZY_MODULES = {"losses"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return import_module(f"embedlm.{name}")
     if name in _LAZY:
         value = getattr(import_module(_LAZY[name]), name)
         globals()[name] = value

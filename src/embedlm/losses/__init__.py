@@ -1,0 +1,40 @@
+"""Objectives as pure functions: embeddings or scores in, a scalar out.
+
+Documents come query after query, d_MD with M = B * G: row i * G is the positive of query i and the
+G - 1 rows after it are its hard negatives. Half precision is computed in float32.
+"""
+
+from embedlm.losses.contrastive import improved_info_nce, info_nce
+from embedlm.losses.distillation import (
+    embedding_distill,
+    kl_distill,
+    m3_self_distill,
+    margin_mse,
+    stable_distill,
+)
+from embedlm.losses.guided import gist
+from embedlm.losses.multi_vector import late_interaction
+from embedlm.losses.nested import matryoshka
+from embedlm.losses.pairs import cosine_mse, triplet
+from embedlm.losses.ranking import angle, cosent
+from embedlm.losses.regularizers import alignment, flops, uniformity
+
+__all__ = [
+    "alignment",
+    "angle",
+    "cosent",
+    "cosine_mse",
+    "embedding_distill",
+    "flops",
+    "gist",
+    "improved_info_nce",
+    "info_nce",
+    "kl_distill",
+    "late_interaction",
+    "m3_self_distill",
+    "margin_mse",
+    "matryoshka",
+    "stable_distill",
+    "triplet",
+    "uniformity",
+]

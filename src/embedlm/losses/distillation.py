@@ -1,0 +1,183 @@
+"""Losses against a teacher's scores or embeddings.
+
+Shapes: B queries, G documents a query (positive first), M = B * G documents, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from embedlm.errors import InputError
+from embedlm.losses._scores import (
+    Similarity,
+    choice,
+    full,
+    group_size,
+    own,
+    own_mask,
+    positive,
+    prepared,
+    product,
+    same_shape,
+    shaped,
+    targets,
+)
+
+__all__ = ["embedding_distill", "kl_distill", "m3_self_distill", "margin_mse", "stable_distill"]
+
+Divergence = Literal["kl", "cross_entropy"]
+Metric = Literal["mse", "l2", "cosine"]
+
+
+def margin_mse(
+    q_BD: Tensor, d_MD: Tensor, teacher: Tensor, *, similarity: Similarity = "dot"
+) -> Tensor:
+    """mean ((s(q, d+) - s(q, d-)) - (t(q, d+) - t(q, d-)))^2 (Hofstätter et al., arXiv 2010.02666).
+
+    `teacher` holds scores (B, G), or margins (B, G - 1), or (B,) where there is one negative.
+
+    Raises:
+        InputError: for shapes that do not fit.
+    """
+    group = group_size(q_BD, d_MD, at_least=2)
+    rows = len(q_BD)
+    allowed: list[tuple[int, ...]] = [(rows, group), (rows, group - 1)]
+    shaped("teacher", teacher, *allowed, *([(rows,)] if group == 2 else []))
+    s_BG = own(prepared(q_BD, similarity), prepared(d_MD, similarity))
+    teacher = full(teacher).detach().to(s_BG)
+    if teacher.shape == (rows, group):
+        teacher = teacher[:, :1] - teacher[:, 1:]
+    return functional.mse_loss(s_BG[:, :1] - s_BG[:, 1:], teacher.view(rows, group - 1))
+
+
+def kl_distill(
+    q_BD: Tensor,
+    d_MD: Tensor,
+    teacher_BG: Tensor,
+    *,
+    temperature: float = 1.0,
+    teacher_temperature: float | None = None,
+    similarity: Similarity = "dot",
+    form: Divergence = "kl",
+) -> Tensor:
+    """T^2 mean_i KL(softmax(t_i / T') || softmax(s_i / T)) over each query's own documents.
+
+    Lin et al., arXiv 2010.11386, as in sentence-transformers; T' is T unless given. The form
+    "cross_entropy" is FlagEmbedding's kl_div, -mean_i sum p log softmax(s_i / T) without T^2; there
+    T' is 1 unless given.
+
+    Raises:
+        InputError: for shapes or options that do not fit.
+    """
+    group = group_size(q_BD, d_MD, at_least=2)
+    shaped("teacher", teacher_BG, (len(q_BD), group))
+    choice("form", form, get_args(Divergence))
+    if teacher_temperature is None:
+        teacher_temperature = temperature if form == "kl" else 1.0
+    positive(temperature=temperature, teacher_temperature=teacher_temperature)
+    s_BG = own(prepared(q_BD, similarity), prepared(d_MD, similarity)) / temperature
+    p_BG = (full(teacher_BG).detach().to(s_BG) / teacher_temperature).softmax(1)
+    if form == "cross_entropy":
+        return _soft(s_BG, p_BG)
+    return functional.kl_div(s_BG.log_softmax(1), p_BG, reduction="batchmean") * temperature**2
+
+
+def embedding_distill(student_BD: Tensor, teacher_BD: Tensor, *, metric: Metric = "mse") -> Tensor:
+    """Distance of the student's embeddings to the teacher's (Kim et al., arXiv 2301.12005).
+
+    mse: mean over all numbers of (x - t)^2; l2: mean_i |x_i - t_i|; cosine: mean_i 1 - cos.
+
+    Raises:
+        InputError: for shapes or a metric that do not fit; project the student first.
+    """
+    same_shape(student=student_BD, teacher=teacher_BD)
+    choice("metric", metric, get_args(Metric))
+    x_BD, t_BD = full(student_BD), full(teacher_BD).detach()
+    if metric == "mse":
+        return functional.mse_loss(x_BD, t_BD.to(x_BD))
+    if metric == "l2":
+        distance_B: Tensor = torch.linalg.vector_norm(x_BD - t_BD, dim=1)
+        return distance_B.mean()
+    return (1 - (prepared(x_BD, "cosine") * prepared(t_BD, "cosine")).sum(1)).mean()
+
+
+def m3_self_distill(
+    dense_BM: Tensor,
+    sparse_BM: Tensor,
+    multi_BM: Tensor,
+    *,
+    temperature: float = 0.02,
+    sparse_weight: float = 0.3,
+    multi_weight: float = 1.0,
+    sparse_loss_weight: float = 0.1,
+    distill: bool = True,
+) -> Tensor:
+    """BGE-M3's loss of three heads that learn from their sum (arXiv 2402.03216; FlagEmbedding).
+
+    All scores are divided by t. s_all = s_dense + 0.3 s_sparse + s_multi; with L = cross entropy to
+    the positive, L1 = (L_dense + 0.1 L_sparse + L_multi + L_all) / 4; with K_h = -mean sum p
+    log softmax(s_h) and p = softmax(stop_grad(s_all)), L2 = (K_dense + 0.1 K_sparse + K_multi) / 3.
+    Returns (L1 + L2) / 2, or L1 without `distill`. Row i's positive is column i * M / B.
+
+    Raises:
+        InputError: for shapes that do not fit.
+    """
+    same_shape(dense=dense_BM, sparse=sparse_BM, multi=multi_BM)
+    positive(temperature=temperature)
+    group, rest = divmod(dense_BM.shape[1], len(dense_BM))
+    if rest or not group:
+        raise InputError(
+            f"scores have shape {tuple(dense_BM.shape)}; give a column for each query's documents"
+        )
+    dense, sparse, multi = (full(x) / temperature for x in (dense_BM, sparse_BM, multi_BM))
+    both = dense + sparse_weight * sparse + multi_weight * multi
+    index_B = targets(len(dense), group, dense.device)
+    hard = [functional.cross_entropy(x, index_B) for x in (dense, sparse, multi, both)]
+    loss = (hard[0] + sparse_loss_weight * hard[1] + hard[2] + hard[3]) / 4
+    if not distill:
+        return loss
+    p_BM = both.detach().softmax(1)
+    soft = [_soft(x, p_BM) for x in (dense, sparse, multi)]
+    return (loss + (soft[0] + sparse_loss_weight * soft[1] + soft[2]) / 3) / 2
+
+
+def stable_distill(
+    q_BD: Tensor,
+    d_MD: Tensor,
+    teacher_BG: Tensor,
+    *,
+    temperature: float = 0.02,
+    similarity: Similarity = "dot",
+) -> Tensor:
+    """sum_g mean_i p_ig CE(s_i over the batch without own documents 0..g-1, document g of i).
+
+    p_i = softmax(t_i); FlagEmbedding's m3_kd_loss (LLM-Embedder, arXiv 2310.07554). A query's
+    documents should come by falling teacher score.
+
+    Raises:
+        InputError: for shapes that do not fit.
+    """
+    group = group_size(q_BD, d_MD)
+    shaped("teacher", teacher_BG, (len(q_BD), group))
+    positive(temperature=temperature)
+    s_BM = product(prepared(q_BD, similarity), prepared(d_MD, similarity)) / temperature
+    p_BG = full(teacher_BG).detach().to(s_BM).softmax(1)
+    first_B = targets(len(q_BD), group, s_BM.device)
+    mine = own_mask(len(q_BD), group, s_BM.device)
+    rank_M = torch.arange(len(d_MD), device=s_BM.device) % group
+    loss = s_BM.new_zeros(())
+    for g in range(group):
+        left = s_BM.masked_fill(mine & (rank_M < g), -torch.inf)
+        loss = (
+            loss
+            + (p_BG[:, g] * functional.cross_entropy(left, first_B + g, reduction="none")).mean()
+        )
+    return loss
+
+
+def _soft(logits: Tensor, p: Tensor) -> Tensor:
+    return -(p * logits.log_softmax(1)).sum(1).mean()

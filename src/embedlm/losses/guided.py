@@ -1,0 +1,68 @@
+"""Contrastive loss whose false negatives a guide model finds.
+
+Shapes: B queries, G documents a query (positive first), M = B * G, D and E widths.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from embedlm.errors import InputError
+from embedlm.losses._scores import choice, group_size, positive, prepared, product, targets
+
+__all__ = ["gist"]
+
+Margin = Literal["absolute", "relative"]
+
+
+def gist(
+    q_BD: Tensor,
+    d_MD: Tensor,
+    guide_q_BE: Tensor,
+    guide_d_ME: Tensor,
+    *,
+    temperature: float = 0.01,
+    margin: float = 0.0,
+    margin_strategy: Margin = "absolute",
+    contrast_queries: bool = True,
+    contrast_positives: bool = True,
+) -> Tensor:
+    """InfoNCE without candidates that the guide g finds too near (GISTEmbed, arXiv 2402.16829).
+
+    Candidate c of query i is dropped where g(., c) > g(q_i, d_i+) - margin (absolute) or
+    > g(q_i, d_i+) - |g(q_i, d_i+)| * margin (relative); the positive never is. Candidates are all
+    documents, all other queries, and the other positives against d_i+.
+
+    Raises:
+        InputError: for shapes or options that do not fit.
+    """
+    group = group_size(q_BD, d_MD)
+    if group_size(guide_q_BE, guide_d_ME) != group or len(guide_q_BE) != len(q_BD):
+        raise InputError(
+            f"the guide has {len(guide_q_BE)} queries and {len(guide_d_ME)} documents, the model "
+            f"{len(q_BD)} and {len(d_MD)}; embed the same texts with both"
+        )
+    positive(temperature=temperature)
+    choice("margin_strategy", margin_strategy, get_args(Margin))
+    q, d, guide_q, guide_d = (
+        prepared(x, "cosine") for x in (q_BD, d_MD, guide_q_BE.detach(), guide_d_ME.detach())
+    )
+    p, guide_p = d[::group], guide_d[::group]
+    itself = torch.eye(len(q), dtype=torch.bool, device=q.device)
+    index_B1 = targets(len(q), group, q.device)[:, None]
+    guide_BM = product(guide_q, guide_d)
+    near_B1 = guide_BM.gather(1, index_B1)
+    limit_B1 = near_B1 - (margin if margin_strategy == "absolute" else near_B1.abs() * margin)
+    keep = torch.zeros_like(guide_BM, dtype=torch.bool).scatter(1, index_B1, True)
+    s_BM = product(q, d).masked_fill((guide_BM > limit_B1) & ~keep, -torch.inf)
+    blocks = [s_BM]
+    for wanted, x, guide in ((contrast_queries, q, guide_q), (contrast_positives, p, guide_p)):
+        if wanted:
+            dropped = (product(guide, guide) > limit_B1) | itself
+            blocks.append(product(x, x).masked_fill(dropped, -torch.inf))
+    logits = torch.cat(blocks, dim=1) / temperature
+    return functional.cross_entropy(logits, index_B1[:, 0])
