@@ -66,6 +66,7 @@ def info_nce(
     directions = tuple(dict.fromkeys(directions))
     _check(directions, partition, hardness, hardness_strength, own_group_only)
     q_BD, d_MD = prepared(q_BD, similarity), prepared(d_MD, similarity)
+    scores: dict[Direction, Tensor]
     if own_group_only:
         scores = {"query_to_doc": own(q_BD, d_MD)}
         mine = torch.ones_like(scores["query_to_doc"], dtype=torch.bool)
@@ -83,20 +84,10 @@ def info_nce(
         logits["query_to_doc"] = logits["query_to_doc"] + penalty * chosen
     if false_negative_margin is not None:
         limit_B1 = positive_B.detach()[:, None] + false_negative_margin
-        pair = torch.eye(len(q_BD), dtype=torch.bool, device=q_BD.device)
-        kept = {"query_to_doc": first, "doc_to_query": pair}
         for name, block in scores.items():
-            dropped = block.detach() > limit_B1
-            if name in kept:
-                dropped = dropped & ~kept[name]
+            dropped = (block.detach() > limit_B1) & ~_is_positive(name, first)
             logits[name] = logits[name].masked_fill(dropped, -torch.inf)
-    forward = logits.pop("query_to_doc")
-    if partition == "joint":
-        return functional.cross_entropy(torch.cat((forward, *logits.values()), dim=1), column_B)
-    loss = functional.cross_entropy(forward, column_B)
-    for block in logits.values():  # only doc_to_query has a positive: the query of the same row
-        loss = loss + functional.cross_entropy(block, targets(len(block), 1, block.device))
-    return loss / (1 + len(logits))
+    return _entropy(logits, column_B, partition)
 
 
 def improved_info_nce(
@@ -143,6 +134,25 @@ def _harder(hardness: Hardness, mine: Tensor, first: Tensor) -> Tensor:
     if hardness == "in_batch_negatives":
         return ~mine
     return mine & ~first if hardness == "hard_negatives" else ~first
+
+
+def _is_positive(name: str, first: Tensor) -> Tensor:
+    """Which scores of a direction are a query's with its positive."""
+    if name == "query_to_doc":
+        return first
+    pair = torch.eye(len(first), dtype=torch.bool, device=first.device)
+    return pair if name == "doc_to_query" else torch.zeros_like(pair[:, :1])
+
+
+def _entropy(logits: dict[Direction, Tensor], column_B: Tensor, partition: Partition) -> Tensor:
+    """Cross entropy to the positive: a softmax over all blocks, or the mean of one for each."""
+    forward = logits.pop("query_to_doc")
+    if partition == "joint":
+        return functional.cross_entropy(torch.cat((forward, *logits.values()), dim=1), column_B)
+    loss = functional.cross_entropy(forward, column_B)
+    for block in logits.values():  # only doc_to_query has a positive: the query of the same row
+        loss = loss + functional.cross_entropy(block, targets(len(block), 1, block.device))
+    return loss / (1 + len(logits))
 
 
 def _check(
