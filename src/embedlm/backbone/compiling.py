@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 REPAID_AFTER = 20.0
 """Seconds of uncompiled work after which layers are compiled."""
 
+LEAST = 512
+"""Tokens from which a pack runs compiled: kernels are tuned to the sizes seen first and kept on
+disk, and those tuned to a few tokens are several times slower on many."""
+
 Mode = Literal["auto", "on", "off"]
 
 
@@ -36,6 +40,10 @@ class Compiling:
         self.active = False
         self._failed = False
         self._spent = 0.0
+
+    def suits(self, tokens: int) -> bool:
+        """Tell whether a pack of this size may run compiled."""
+        return tokens >= LEAST
 
     @contextmanager
     def step(self) -> Iterator[None]:

@@ -164,7 +164,7 @@ class Backbone:
         ids_1T = torch.tensor([ids], device=self.device)
         positions_1T = torch.tensor([positions], device=self.device) + self._position_offset
         with attention.layout(attention.Layout(tuple(own), self.causal, prefix)):
-            if self.compiling is None or not self._whole(layers):
+            if self.compiling is None or not self.compiling.suits(len(ids)):
                 with torch.compiler.set_stance("force_eager"):
                     return self._forward(ids_1T, positions_1T, None, layers)[0]
             try:
@@ -174,11 +174,6 @@ class Backbone:
                 if not self.compiling.give_up(error):
                     raise
                 return self._forward(ids_1T, positions_1T, None, layers)[0]
-
-    def _whole(self, layers: tuple[int, ...]) -> bool:
-        """Tell whether only the last layer's states are asked for."""
-        count = int(self.text_config.num_hidden_layers)
-        return all(_layer_index(layer, count) == count for layer in layers)
 
     def padded_states(self, rows: Rows, *, layers: tuple[int, ...] = (-1,)) -> Tensor:
         """Run the rows padded on the right; h_TD without the padding."""
@@ -225,17 +220,23 @@ class Backbone:
             return hook
 
         layers = self.layers
+        hooked = [layers[i] for i in sorted(set(wanted)) if i < count]
         hooks = [
             layers[i].register_forward_pre_hook(hook_for(i), with_kwargs=True)
-            for i in set(wanted)
+            for i in sorted(set(wanted))
             if i < count
         ]
+        # A hook is no part of a compiled layer: what is hooked runs uncompiled.
+        compiled: list[Any] = [layer._compiled_call_impl for layer in hooked]
+        for layer in hooked:
+            layer._compiled_call_impl = None
         try:
             with suppress(_Stop):
                 found[count] = self.model(**kwargs).last_hidden_state
         finally:
-            for hook in hooks:
+            for hook, layer, before in zip(hooks, hooked, compiled, strict=True):
                 hook.remove()
+                layer._compiled_call_impl = before
         return found
 
     def logits(self, h_TD: Tensor) -> Tensor:
