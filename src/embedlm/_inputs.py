@@ -10,6 +10,7 @@ from embedlm.errors import InputError, closest
 from embedlm.precision import PRECISIONS
 
 __all__ = [
+    "AUTO",
     "Options",
     "Texts",
     "check_demonstrations",
@@ -17,6 +18,10 @@ __all__ = [
     "check_texts",
     "translate_spellings",
 ]
+
+
+AUTO = "auto"
+"""The adapter that the recipe gives the role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ class Options:
     batch_tokens: int | None = None
     show_progress: bool | None = None
     max_length: int | None = None
+    adapter: str | None = AUTO
 
     def __post_init__(self) -> None:
         for name in ("dim", "batch_tokens", "max_length"):

@@ -13,6 +13,7 @@ import torch
 
 from embedlm import frequency, similarity
 from embedlm._inputs import (
+    AUTO,
     Options,
     check_demonstrations,
     check_instructions,
@@ -24,6 +25,7 @@ from embedlm.backbone import Backbone, load_backbone
 from embedlm.embeddings import Embeddings, scores
 from embedlm.encode.engine import Engine, Job, Results, default_budget
 from embedlm.errors import InputError, UnsupportedError
+from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import stack
 from embedlm.precision import quantize, truncate
@@ -52,6 +54,7 @@ class Embedder:
         max_length: int | dict[str, int] | None = None,
         generator: Any = None,
         projection: Projection | None = None,
+        latent: LatentAttention | None = None,
     ) -> None:
         if max_length is not None:
             recipe = recipe.override({"prompt.max_length": max_length})
@@ -60,6 +63,7 @@ class Embedder:
         self.name = name
         self.generator = generator
         self.projection = projection
+        self.latent = latent
         self.renderer = Renderer(
             backbone.tokenizer,
             recipe.prompt,
@@ -145,6 +149,7 @@ class Embedder:
         show_progress: bool | None = None,
         *,
         max_length: int | None = None,
+        adapter: str | None = AUTO,
         **spellings: Any,
     ) -> Any:
         """Return vectors of texts, in their order.
@@ -161,6 +166,8 @@ class Embedder:
             batch_tokens: tokens run at once.
             show_progress: None shows a bar for long jobs on a terminal.
             max_length: in tokens; shortens the text, not the prompt.
+            adapter: a switchable adapter's name, or None for the base alone; "auto" takes the one
+                that the recipe gives the role.
             **spellings: sentence-transformers' names: show_progress_bar, normalize_embeddings,
                 prompt_name, truncate_dim, prompt (written before each text), convert_to_tensor;
                 convert_to_numpy, batch_size and device are taken and change nothing.
@@ -183,6 +190,7 @@ class Embedder:
             batch_tokens=batch_tokens,
             show_progress=foreign.get("show_progress", show_progress),
             max_length=max_length,
+            adapter=adapter,
         )
         given = check_texts(texts)
         lead = foreign.get("prompt")
@@ -214,7 +222,7 @@ class Embedder:
         instructions: Sequence[str | None] = own if own is not None else [None] * len(items)
         keys = list(zip(items, instructions, strict=True))
         place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-        jobs = self._jobs(list(place))
+        jobs = self._jobs(list(place), options.show_progress)
         engine = Engine(
             self.backbone,
             self.renderer,
@@ -223,11 +231,29 @@ class Embedder:
             options.batch_tokens or default_budget(self.device),
             self._token_weights(),
             self.projection,
+            self.latent,
         )
-        with progress(options.show_progress, len(jobs)) as bar:
+        chosen = self.backbone.using(self._adapter(options))
+        with chosen, progress(options.show_progress, len(jobs)) as bar:
             results = engine.run(jobs, len(place), request, bar)
         order = np.array([place[key] for key in keys], dtype=np.int64)
         return self._finish(results, order, wanted, options)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the switchable adapters."""
+        loaded = self.backbone.adapters
+        return () if loaded is None else loaded.names
+
+    def _adapter(self, options: Options) -> str | None:
+        """Return the adapter that serves a call."""
+        if options.adapter != AUTO:
+            return options.adapter
+        roles = self.recipe.backbone.adapter_roles
+        name = roles.get(options.role or "default", options.role)
+        if name in self.adapters:
+            return name
+        return self.adapters[0] if len(self.adapters) == 1 and not roles else None
 
     def _heads(self, heads: Any, role: str | None) -> tuple[Head, ...]:
         if heads is None:
@@ -250,13 +276,18 @@ class Embedder:
             )
         return wanted
 
-    def _jobs(self, distinct: list[tuple[str, str | None]]) -> list[Job]:
+    def _jobs(
+        self, distinct: list[tuple[str, str | None]], show_progress: bool | None
+    ) -> list[Job]:
         if self.recipe.transform is None:
             return [Job(text, own, i, 1.0) for i, (text, own) in enumerate(distinct)]
         from embedlm.transform import transform_texts
 
         variants = transform_texts(
-            [text for text, _ in distinct], self.recipe.transform, self.generator or self
+            [text for text, _ in distinct],
+            self.recipe.transform,
+            self.generator or self,
+            show_progress=show_progress,
         )
         return [
             Job(text, own, index, 1 / (1 + len(rewritten)))
@@ -371,4 +402,6 @@ def _with_head(embedder: Embedder) -> Backbone:
         dtype=old.dtype,
         head=True,
         attn=old.implementation if not old.packs else "auto",
+        adapters=old.adapter_folders,
+        merge=old.adapters is None,
     )

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.backbone import Backbone, load_backbone
+from embedlm.backbone.adapters import adapter_folder, own_adapters, split_adapters
 from embedlm.embedder import Embedder
 from embedlm.errors import ModelError
+from embedlm.heads.latent import LatentAttention, load_latent
 from embedlm.heads.projection import Projection, load_projection
-from embedlm.persistence import derive_recipe, layout_folder, resolve_adapters
+from embedlm.persistence import derive_recipe, layout_folder
 from embedlm.recipe import Dense, Recipe, Sparse
 
 __all__ = ["load"]
@@ -25,7 +27,7 @@ def load(
     device: Any = None,
     dtype: Any = "auto",
     adapters: Sequence[str] = (),
-    merge: bool = True,
+    merge: bool | None = None,
     max_length: int | dict[str, int] | None = None,
     attn: str = "auto",
     generator: Any = None,
@@ -39,8 +41,11 @@ def load(
             derived from its files, else plain-mean.
         device: None chooses CUDA, MPS or CPU.
         dtype: "auto" keeps float32 checkpoints and runs half-precision ones in bfloat16 where fast.
-        adapters: adapter folders or hub ids, applied in order.
-        merge: merge the adapters into the weights.
+        adapters: adapter folders or hub ids, applied in order; a relative one is also looked for
+            below the model's folder and beside it. A model that is itself an adapter is put on its
+            base.
+        merge: merge the adapters into the weights, or keep them switchable by `adapter=` in
+            `encode`; None takes the recipe's.
         max_length: in tokens, for all roles or by role.
         attn: auto, packed, sdpa or eager.
         generator: writes the texts that a recipe such as geneol wants: a model folder, an endpoint
@@ -54,14 +59,23 @@ def load(
     name = "builtin" if model is None else str(model)
     source = _builtin(name) if name in ("builtin", "builtin-base") else name
     chosen = Recipe.load(recipe) if recipe is not None else derive_recipe(source)
+    # A model that writes the variants of texts itself needs its language-model head for that.
+    writes = chosen.transform is not None and generator is None
+    merge = chosen.backbone.merge if merge is None else merge
+    base, found = _adapters(source, chosen, adapters, merge)
     backbone = load_backbone(
-        resolve_adapters(source, [*chosen.backbone.adapters, *adapters], merge=merge),
+        base,
         chosen.backbone,
         device=device,
         dtype=dtype,
-        head=any(isinstance(head, Sparse) for head in chosen.heads),
+        head=writes or any(isinstance(head, Sparse) for head in chosen.heads),
         attn=attn,
+        adapters=found,
+        merge=merge,
     )
+    latent = _latent(source, chosen, backbone)
+    if latent is not None:
+        chosen = chosen.override({"pooling.latent": latent.config})
     return Embedder(
         backbone,
         chosen,
@@ -69,7 +83,20 @@ def load(
         max_length=max_length,
         generator=generator,
         projection=_projection(source, chosen, backbone),
+        latent=latent,
     )
+
+
+def _adapters(
+    source: str, recipe: Recipe, given: Sequence[str], merge: bool
+) -> tuple[str, list[Path]]:
+    """Return the base model and the adapters to put on it: the recipe's, the given, its own."""
+    base, names = split_adapters(source)
+    names += [*recipe.backbone.adapters, *map(str, given)]
+    folders = [adapter_folder(base, name) for name in names]
+    if not folders and not merge:
+        folders = own_adapters(layout_folder(base), recipe.backbone.adapter_roles.values())
+    return base, list({folder.resolve(): folder for folder in folders}.values())
 
 
 def _projection(source: str, recipe: Recipe, backbone: Backbone) -> Projection | None:
@@ -78,6 +105,14 @@ def _projection(source: str, recipe: Recipe, backbone: Backbone) -> Projection |
         return None
     found = load_projection(layout_folder(source), backbone.dim)
     return None if found is None else found.to(backbone.device)
+
+
+def _latent(source: str, recipe: Recipe, backbone: Backbone) -> LatentAttention | None:
+    """Return the latent attention before pooling, where the recipe asks for it."""
+    if recipe.pooling.latent is None:
+        return None
+    layer = load_latent(source, backbone.dim, recipe.pooling.latent)
+    return layer.to(backbone.device, backbone.dtype)
 
 
 def _builtin(name: str) -> str:

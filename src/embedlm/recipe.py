@@ -44,6 +44,7 @@ __all__ = [
     "Backbone",
     "Dense",
     "Head",
+    "Latent",
     "Message",
     "MultiVector",
     "Pooling",
@@ -56,7 +57,9 @@ __all__ = [
     "recipes",
 ]
 
-Boundary = Literal["offsets", "count_prefix", "count_instruction", "count_text"]
+Boundary = Literal[
+    "offsets", "count_prefix", "count_prefix_bare", "count_instruction", "count_text"
+]
 PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max"]
 POOLINGS: tuple[str, ...] = get_args(PoolingKind)
 """Names of the functions in `embedlm.pooling`; one line there, one name here."""
@@ -77,6 +80,11 @@ class Backbone(_Part):
         "native", description="native: as the checkpoint's own config says."
     )
     adapters: tuple[str, ...] = Field((), description="Adapter folders or hub ids, in order.")
+    merge: bool = Field(True, description="Merge the adapters; else they stay switchable.")
+    adapter_roles: dict[str, str] = Field(
+        default_factory=dict,
+        description="Which switchable adapter serves a role; `default` serves no role.",
+    )
     sliding_window: Literal["keep", "off"] | PositiveInt = Field(
         "keep", description="Keep, switch off or set the width of sliding-window layers."
     )
@@ -148,6 +156,15 @@ class Prompt(_Part):
         return tuple(value) if isinstance(value, list) else value
 
 
+class Latent(_Part):
+    """Latent attention between the token states and their pooling (NV-Embed)."""
+
+    latents: PositiveInt = Field(512, description="Rows of the trained dictionary.")
+    heads: PositiveInt = 8
+    head_width: PositiveInt | None = Field(None, description="None: the width of a state.")
+    seed: int = Field(0, description="Of the weights where the checkpoint has none.")
+
+
 class Pooling(_Part):
     """How token states become one vector."""
 
@@ -156,8 +173,9 @@ class Pooling(_Part):
     boundary: Boundary = Field(
         "offsets",
         description="How the first pooled token is found: by character offsets; by counting the "
-        "tokens of what stands before the text (count_instruction: white space around it left "
-        "out, a single token not counted); or by counting the text's own from the end.",
+        "tokens of what stands before the text (count_prefix_bare: without BOS, so that its last "
+        "token is pooled; count_instruction: white space around it left out, a single token not "
+        "counted); or by counting the text's own from the end.",
     )
     layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         -1,
@@ -168,6 +186,9 @@ class Pooling(_Part):
         "none", description="Token weights from corpus frequencies (see Embedder.fit)."
     )
     sif_a: float = Field(1e-3, gt=0, description="SIF's smoothing constant a in a / (a + p(w)).")
+    latent: Latent | None = Field(
+        None, description="Token states pass through latent attention before they are pooled."
+    )
     remove_components: int = Field(
         0, ge=0, description="Principal components of the fitted corpus taken out of each vector."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -20,6 +21,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PretrainedConfig,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -29,12 +31,22 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from embedlm._json import optional_json
+from embedlm._json import optional_json, read_json
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.prompt.special import keep_declared
 
-__all__ = ["choose_device", "choose_dtype", "load_config", "load_network", "load_tokenizer"]
+__all__ = [
+    "choose_device",
+    "choose_dtype",
+    "load_config",
+    "load_network",
+    "load_tokenizer",
+    "raw_config",
+    "read_tensors",
+]
 
+_WRAPPED = {"nvembed": ("mistral", "embedding_model.")}
+"""Published wrappers: the type of the network inside, and what its weights' names begin with."""
 _HALF = (torch.float16, torch.bfloat16)
 _IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions.decoder.bias")
 
@@ -132,15 +144,60 @@ def load_config(source: str) -> Any:
             raise ModelError(f"{file} holds a JSON {type(found).__name__}, not an object")
     try:
         with quiet():
+            given = raw_config(source)
+            if given.get("model_type") in _WRAPPED:
+                kind, _ = _WRAPPED[given["model_type"]]
+                inner = {**given["text_config"], "model_type": kind}
+                return AutoConfig.for_model(**inner)
             return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # the libraries' own errors have no common base
         raise _explained(source, "config", error) from error
 
 
+def raw_config(source: str) -> dict[str, Any]:
+    """Return a folder's or hub id's config.json as it stands."""
+    found, _ = PretrainedConfig.get_config_dict(source)
+    return dict(found)
+
+
+def _key_mapping(source: str) -> dict[str, str] | None:
+    """Return how a checkpoint's names become those of the network inside it."""
+    wrapped = _WRAPPED.get(raw_config(source).get("model_type", ""))
+    return None if wrapped is None else {f"^{re.escape(wrapped[1])}": ""}
+
+
+def read_tensors(source: str, prefix: str, file: str = "model.safetensors") -> dict[str, Tensor]:
+    """Return the tensors of a folder or hub id whose names begin so, without that beginning.
+
+    Raises:
+        ModelError: a file that cannot be read.
+    """
+    silent = {"_raise_exceptions_for_missing_entries": False}
+    index = cached_file(source, f"{file}.index.json", **silent)
+    one = cached_file(source, file, **silent)
+    names = [file] if one is not None else []
+    if index is not None:
+        places: dict[str, str] = read_json(Path(index))["weight_map"]
+        names = sorted({place for key, place in places.items() if key.startswith(prefix)})
+    found: dict[str, Tensor] = {}
+    try:
+        for name in names:
+            with safe_open(str(cached_file(source, name)), "pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 (not a mapping)
+                    if key.startswith(prefix):
+                        found[key.removeprefix(prefix)] = tensors.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise _explained(source, "weights", error) from error
+    return found
+
+
 def load_tokenizer(source: str) -> Any:
     """Return the fast tokenizer of a folder or hub id, with the EOS that its config declares."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+        # Given the config, the library does not ask a wrapper's own for remote code.
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, config=load_config(source), trust_remote_code=False, use_fast=True
+        )
         file = cached_file(
             source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False
         )
@@ -205,11 +262,14 @@ def load_network(
             trust_remote_code=False,
             attn_implementation=implementation,
             output_loading_info=True,
+            key_mapping=_key_mapping(source),
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
             return load_network(source, config, dtype, head=head, implementation="eager")
         raise _explained(source, "weights", error) from error
+    if raw_config(source).get("model_type") in _WRAPPED:
+        model._weight_conversions = []  # it is saved as the network that it is
     missing = [
         key for key in info["missing_keys"] if not any(part in key for part in _IGNORED_MISSING)
     ]

@@ -215,7 +215,8 @@ def _with_lse(
 
 def _split(x_HTD: Tensor, count: int) -> Tensor:
     """Return the sequences of equal length apart, x_BHLD; a view."""
-    return x_HTD.unflatten(1, (count, -1)).transpose(0, 1)
+    x_HBLD: Tensor = x_HTD.unflatten(1, (count, -1))
+    return x_HBLD.transpose(0, 1)
 
 
 def _after(prefix_1KPD: Tensor, x_BKLD: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from embedlm.backbone._files import (
     load_tokenizer,
     quiet,
 )
+from embedlm.backbone.adapters import apply_adapters
 from embedlm.backbone.compiling import Compiling
 from embedlm.backbone.network import Backbone
 from embedlm.backbone.probe import (
@@ -90,6 +93,8 @@ def load_backbone(
     dtype: str | torch.dtype = "auto",
     head: bool = False,
     attn: str = "auto",
+    adapters: Sequence[Path] = (),
+    merge: bool = True,
 ) -> Backbone:
     """Load the network and tokenizer of a folder or hub id and prove its attention.
 
@@ -100,6 +105,8 @@ def load_backbone(
         dtype: see `choose_dtype`.
         head: also load the language-model head.
         attn: auto (packed where proven), packed, sdpa or eager.
+        adapters: folders of adapters, in order.
+        merge: merge them into the weights, or keep them switchable.
 
     Raises:
         ModelError: nothing that can be loaded is there.
@@ -125,9 +132,13 @@ def load_backbone(
             f"{source!r} has no language-model head (missing: {missing_head[0]}), which the "
             "recipe's sparse head needs; use a checkpoint saved with its head"
         )
+    with quiet():
+        switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
     network = network.to(place)
     body: nn.Module = network.base_model if head else network  # type: ignore[assignment]
     backbone = Backbone(body, load_tokenizer(source), name=source)
+    backbone.adapters = switchable
+    backbone.adapter_folders = tuple(adapters)
     if head:
         setattr(network, str(network.base_model_prefix), backbone._states)
         backbone.head = network
@@ -136,4 +147,6 @@ def load_backbone(
         return backbone
     with torch.no_grad(), quiet():
         _settle(backbone, recipe.attention, attn)
+    if switchable is not None:
+        backbone.compiling = None  # each switch would compile anew
     return backbone

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from embedlm.backbone import attention
 from embedlm.backbone._files import quiet
+from embedlm.backbone.adapters import Adapters
 from embedlm.backbone.compiling import Compiling
 from embedlm.backbone.probe import find_layers
 from embedlm.errors import InputError, UnsupportedError
@@ -65,6 +66,8 @@ class Backbone:
         self.tokenizer = tokenizer
         self.name = name
         self.head: nn.Module | None = None
+        self.adapters: Adapters | None = None
+        self.adapter_folders: tuple[Path, ...] = ()
         self._states = _States()
         self.static = False
         self.causal = True
@@ -265,16 +268,38 @@ class Backbone:
         return model
 
     def save(self, folder: Path) -> None:
-        """Write config and weights (with the head, where it was loaded) as safetensors."""
+        """Write config, weights (with the head, where it was loaded) and switchable adapters."""
         implementation = self.config._attn_implementation
         model = self.whole_model()
         try:
             with quiet():
-                model.save_pretrained(folder)
+                if self.adapters is None:
+                    model.save_pretrained(folder)
+                else:
+                    model.save_pretrained(folder, state_dict=self.adapters.base_weights())
+                    self.adapters.save(folder / "adapters")
         finally:
             if self.head is not None:
                 setattr(model, str(model.base_model_prefix), self._states)
             self.config._attn_implementation = implementation
+
+    @contextmanager
+    def using(self, adapter: str | None) -> Iterator[None]:
+        """Run what is inside with one of the switchable adapters, or with none.
+
+        Raises:
+            InputError: no such adapter.
+        """
+        if self.adapters is not None:
+            with self.adapters.using(adapter):
+                yield
+            return
+        if adapter is not None:
+            raise InputError(
+                f"adapter {adapter!r} is not loaded, nor is any other that can be switched; load "
+                "the model with adapters=[...] and merge=False"
+            )
+        yield
 
     # -- for the probe ------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import torch
 from embedlm.backbone import Backbone
 from embedlm.encode.plan import plan
 from embedlm.encode.run import Output, needs_segments, run_pack
+from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, text_token_ids
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
@@ -60,6 +61,7 @@ class Engine:
     budget: int
     weight_V: npt.NDArray[np.float32] | None = None
     projection: Projection | None = None
+    latent: LatentAttention | None = None
 
     @property
     def width(self) -> int:
@@ -155,5 +157,6 @@ class Engine:
                     allowed=allowed,
                     weight_V=self.weight_V,
                     projection=self.projection,
+                    latent=self.latent,
                 ),
             )

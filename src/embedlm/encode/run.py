@@ -6,7 +6,7 @@ Shapes: T tokens of a pack, N pooled tokens, B rows, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embedlm.backbone import Backbone
 from embedlm.encode.plan import Pack
+from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, sparse_rows
 from embedlm.pooling import POOL, Tokens
@@ -102,6 +103,7 @@ def run_pack(
     allowed: Sequence[npt.NDArray[np.int64] | None] | None = None,
     weight_V: npt.NDArray[np.float32] | None = None,
     projection: Projection | None = None,
+    latent: LatentAttention | None = None,
 ) -> Output:
     """Run a pack and read out every head from the same states.
 
@@ -114,6 +116,7 @@ def run_pack(
         allowed: for each text of the batch the vocabulary ids its sparse vector may use.
         weight_V: a weight for each id of the vocabulary.
         projection: the checkpoint's linear layers after pooling, for heads that want them.
+        latent: what token states pass through before they are pooled.
     """
     rows = [batch.ids[item] for item in pack.items.tolist()]
     layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
@@ -123,7 +126,7 @@ def run_pack(
     output = Output()
     for head in heads:
         if isinstance(head, Dense):
-            output.dense = POOL[pooling.kind](h_TD, tokens)
+            output.dense = _pooled(h_TD, tokens, pooling, latent)
             if projection is not None and head.projection == "auto":
                 output.dense = projection(output.dense)
         elif isinstance(head, Sparse):
@@ -132,6 +135,16 @@ def run_pack(
         else:
             output.multi_vector = _token_vectors(batch, pack, h_TD, head)
     return output
+
+
+def _pooled(
+    h_TD: Tensor, tokens: Tokens, pooling: Pooling, latent: LatentAttention | None
+) -> Tensor:
+    if latent is None:
+        return POOL[pooling.kind](h_TD, tokens)
+    h_ND = latent(h_TD.index_select(0, tokens.index_N))
+    every_N = torch.arange(len(h_ND), device=h_ND.device)
+    return POOL[pooling.kind](h_ND, replace(tokens, index_N=every_N))
 
 
 def _token_vectors(

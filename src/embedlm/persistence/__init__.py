@@ -1,7 +1,7 @@
 """Reading and writing model folders in every layout the field uses."""
 
 from embedlm.persistence.hub import layout_folder
-from embedlm.persistence.read import derive_recipe, resolve_adapters
+from embedlm.persistence.read import derive_recipe
 from embedlm.persistence.write import save
 
-__all__ = ["derive_recipe", "layout_folder", "resolve_adapters", "save"]
+__all__ = ["derive_recipe", "layout_folder", "save"]

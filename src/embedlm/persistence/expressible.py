@@ -80,6 +80,7 @@ def is_expressible(recipe: Recipe) -> bool:
         and (pooling.over == "all" or pooling.boundary in ("count_prefix", "count_instruction"))
         and pooling.layer == -1
         and pooling.weights == "none"
+        and pooling.latent is None
         and recipe.backbone.kind == "transformer"
         and recipe.transform is None
         and len(recipe.heads) == 1

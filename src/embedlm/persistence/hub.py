@@ -20,6 +20,10 @@ _FILES = (
     "*_Pooling/config.json",
     "*_SpladePooling/config.json",
     "*_Dense/*",
+    "llm2vec_config.json",
+    "adapter_config.json",
+    "latent_attention.safetensors",
+    "*/adapter_*",
 )
 """What tells a layout and the parts beside the network; the weights stay where they are."""
 

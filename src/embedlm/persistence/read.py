@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from embedlm.persistence.systems import (
 )
 from embedlm.recipe import Recipe
 
-__all__ = ["RECIPE_FILE", "derive_recipe", "resolve_adapters"]
+__all__ = ["RECIPE_FILE", "derive_recipe"]
 
 RECIPE_FILE = "embedlm.yaml"
 _POOLING_KEYS = {
@@ -173,10 +173,3 @@ _MODULES: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "Normalize": lambda data, config: data.update(normalize=True),
     "SpladePooling": _splade,
 }
-
-
-def resolve_adapters(source: str, adapters: Sequence[str], *, merge: bool) -> str:
-    """Return the folder to load once adapters are applied; without adapters, the source itself."""
-    if not adapters:
-        return source
-    raise UnsupportedError("adapters are not supported in this version; merge them beforehand")

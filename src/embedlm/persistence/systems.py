@@ -37,8 +37,14 @@ def recipe_of_checkpoint(source: str) -> Recipe | None:
 
 
 def recognise(folder: Path) -> Recipe | None:
-    """Return the recipe of a system whose files give it away: GritLM, BGE-ICL."""
+    """Return the recipe of a system whose files give it away."""
     config = optional_json(folder / "config.json")
+    if config.get("model_type") == "nvembed":
+        return _nv_embed(config)
+    if config.get("model_type") == "jina_embeddings_v3":
+        return Recipe.load("jina-v3")
+    if (folder / "llm2vec_config.json").is_file():
+        return _llm2vec(optional_json(folder / "llm2vec_config.json"))
     auto_map = config.get("auto_map")
     if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
         return Recipe.load("gritlm")
@@ -48,6 +54,24 @@ def recognise(folder: Path) -> Recipe | None:
         if tokens >= _ICL_TOKENS:
             return Recipe.load("bge-icl")
     return None
+
+
+def _nv_embed(config: dict[str, Any]) -> Recipe:
+    """Return the recipe of NV-Embed's version."""
+    name = "nv-embed-v1" if "v1" in str(config.get("_name_or_path")).lower() else "nv-embed-v2"
+    given = config.get("latent_attention_config") or {}
+    return Recipe.load(name).override({"normalize": given.get("output_normalize", True)})
+
+
+def _llm2vec(config: dict[str, Any]) -> Recipe:
+    """Return LLM2Vec's recipe with the pooling of the folder's own config."""
+    kinds = {"weighted_mean": "weighted_mean", "eos_token": "last", "last_token": "last"}
+    changes: dict[str, Any] = {"pooling.kind": kinds.get(str(config.get("pooling_mode")), "mean")}
+    if config.get("max_length"):
+        changes["prompt.max_length"] = int(config["max_length"])
+    if config.get("skip_instruction") is False:
+        changes |= {"pooling.over": "all", "pooling.boundary": "offsets"}
+    return Recipe.load("llm2vec").override(changes)
 
 
 def instructed(prompts: dict[str, Any]) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import InputError
+from embedlm.heads.latent import save_latent
 from embedlm.heads.projection import save_projection
 from embedlm.persistence.expressible import Prefixes, is_expressible, pools_alike, prefixes_of
 from embedlm.persistence.read import RECIPE_FILE
@@ -64,6 +65,8 @@ def _write(embedder: Embedder, folder: Path) -> None:
     dense = []
     if embedder.projection is not None:
         dense = save_projection(embedder.projection, folder)
+    if embedder.latent is not None:
+        save_latent(embedder.latent, folder)
     (folder / RECIPE_FILE).write_text(recipe.dump(), encoding="utf-8")
     if prefixes is not None:
         _write_modules(embedder, folder, prefixes, dense)

@@ -62,6 +62,7 @@ def count_boundary(
         core: the tokenizer's backend.
         boundary: count what stands before the text, or the text's own tokens from the end.
             Instructor's own count leaves out white space, and leaves a single token in the mean.
+            NV-Embed's leaves out BOS, which is pooled where no prefix stands before the text.
         special: whether the tokenizer adds its own special tokens.
     """
     place = next(i for i, piece in enumerate(row) if piece.kind == "text")
@@ -69,6 +70,9 @@ def count_boundary(
     if boundary == "count_text":
         count = len(core.encode(row[place].value, add_special_tokens=False).ids)
         start = max(len(marks) - count, 0)
+    elif boundary == "count_prefix_bare":
+        start = len(core.encode(prefix, add_special_tokens=False).ids)
+        marks[marks == _SPECIAL] = SEGMENT_ID["literal"]  # a BOS that is not counted is pooled
     elif boundary == "count_instruction":
         count = len(core.encode(prefix.strip(), add_special_tokens=False).ids)
         start = _leading(marks == _SPECIAL) + (count if count > 1 else 0)
