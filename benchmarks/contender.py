@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,14 +66,16 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    """Warm up, embed the workload `--repeats` times, and print seconds and peak memory."""
+    """Warm up, embed the workload once for each line of standard input, and say how long it took.
+
+    At the end of the input the vectors are written and the peak memory is printed.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=("embedlm", "sentence-transformers"))
     parser.add_argument("--folder", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch-size", type=int, default=32, help="sentence-transformers only")
     args = parser.parse_args()
@@ -83,13 +86,15 @@ def main() -> None:
     else:
         call = run_peer(args.folder, work, args.device, args.batch_size)
     call(WARM_UP)
-    seconds = []
-    for _ in range(args.repeats):
+    print("ready", flush=True)
+    vectors: Vectors | None = None
+    for _ in sys.stdin:
         start = time.perf_counter()
         vectors = call(len(work["texts"]))
-        seconds.append(time.perf_counter() - start)
-    np.save(args.out, np.asarray(vectors, dtype=np.float32))
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}))
+        print(time.perf_counter() - start, flush=True)
+    if vectors is not None:
+        np.save(args.out, np.asarray(vectors, dtype=np.float32))
+    print(peak_mb())
 
 
 if __name__ == "__main__":

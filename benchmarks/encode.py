@@ -3,8 +3,9 @@
     python benchmarks/encode.py [--quick] [--repeats 3] [--json]
 
 Each contender runs in a process of its own (contender.py), so that peak memory is its own.
-Throughput is the median of the repeats after a warm-up on eight texts. sentence-transformers is
-measured with its default batch size and, once each, with others: the best of all is shown too.
+After a warm-up on eight texts they take turns, and the ratio is the median of the repeats' ratios.
+sentence-transformers is measured with its default batch size and, once each, with others: the best
+of all is shown too.
 The ceiling is the bfloat16 matrix-product rate measured in the same run.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer
 
@@ -29,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.shape import build_model, flops_per_token, mixed_texts, prompts
 
+Vectors = npt.NDArray[np.float32]
 OURS, PEER = "embedlm", "sentence-transformers"
 PEER_BATCH = 32
 """The default of sentence-transformers."""
@@ -74,25 +77,51 @@ def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
     return {**work, "recipe": ICL, "demonstrations": shots, "strings": strings}
 
 
-def run(name: str, folder: Path, args: argparse.Namespace, **options: Any) -> dict[str, Any]:
-    """Run one contender and return its seconds, peak memory and vectors."""
-    out = folder.parent / f"{name}.npy"
-    given = {
-        "folder": folder,
-        "work": folder.parent / "work.json",
-        "out": out,
-        "device": args.device,
-        "repeats": args.repeats,
-        "threads": args.threads,
-        **options,
-    }
-    command = [sys.executable, str(Path(__file__).with_name("contender.py")), name]
-    command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return {**found, "vectors": np.load(out)}
+class Contender:
+    """A process that embeds the workload each time it is told to."""
+
+    def __init__(self, name: str, folder: Path, args: argparse.Namespace, batch_size: int) -> None:
+        self.name = name
+        self.out = folder.parent / f"{name}.npy"
+        given = {
+            "folder": folder,
+            "work": folder.parent / "work.json",
+            "out": self.out,
+            "device": args.device,
+            "threads": args.threads,
+            "batch-size": batch_size,
+        }
+        command = [sys.executable, str(Path(__file__).with_name("contender.py")), name]
+        command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True
+        )
+        self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise SystemExit(f"{self.name} failed:\n{self.errors.read()[-2000:]}")
+        return line
+
+    def seconds(self) -> float:
+        """Return how long one go takes."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return float(self._line())
+
+    def end(self) -> tuple[Vectors, float]:
+        """Return the vectors and the peak memory in MB."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        peak = float(self._line())
+        self.process.wait()
+        return np.load(self.out), peak
 
 
 def ceiling() -> float:
@@ -115,23 +144,30 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
     (folder.parent / "work.json").write_text(json.dumps(work), encoding="utf-8")
     strings = [string for row in work["strings"] for string in row]
     tokens = sum(len(ids) for ids in tokenizer(strings)["input_ids"])
-    ours = run(OURS, folder, args)
-    peer = run(PEER, folder, args, **{"batch-size": PEER_BATCH})
-    a, b = ours.pop("vectors"), peer.pop("vectors")
+    # In turn, so that a change of the machine's pace meets both.
+    ours = Contender(OURS, folder, args, PEER_BATCH)
+    peer = Contender(PEER, folder, args, PEER_BATCH)
+    pairs = [(ours.seconds(), peer.seconds()) for _ in range(args.repeats)]
+    (a, our_peak), (b, peer_peak) = ours.end(), peer.end()
     cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    seconds = {OURS: statistics.median(ours["seconds"]), PEER: statistics.median(peer["seconds"])}
+    seconds = {
+        OURS: statistics.median(pair[0] for pair in pairs),
+        PEER: statistics.median(pair[1] for pair in pairs),
+    }
     others = {PEER_BATCH: seconds[PEER]}
     for size in args.batch_sizes:
-        found = run(PEER, folder, args, **{"batch-size": size, "repeats": 1})
-        others[size] = min(found["seconds"][0], others.get(size, float("inf")))
+        one = Contender(PEER, folder, args, size)
+        others[size] = min(one.seconds(), others.get(size, float("inf")))
+        one.end()
     best = min(others, key=lambda size: others[size])
-    ratio, peaks = seconds[PEER] / seconds[OURS], {OURS: ours["peak_mb"], PEER: peer["peak_mb"]}
+    ratio = statistics.median(theirs / own for own, theirs in pairs)
+    peaks = {OURS: our_peak, PEER: peer_peak}
     return {
         "workload": name,
         "texts": len(work["texts"]),
         "tokens": tokens,
         "seconds": seconds,
-        "all_seconds": {OURS: ours["seconds"], PEER: peer["seconds"]},
+        "pairs": pairs,
         "ratio": ratio,
         "target": target,
         "peer_batch_sizes": others,

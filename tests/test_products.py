@@ -1,69 +1,84 @@
 """Attention by matrix products equals attention by its formula."""
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from embedlm.backbone import products
-from embedlm.backbone.products import How, attend, suits, visible
+from embedlm.backbone import prepacked, products
+from embedlm.backbone.attention import Layout
+from embedlm.backbone.products import How, attend_packed, suits, visible
 
 
-def by_formula(q_BHLD, k_BKTD, v_BKTD, how):
-    repeat = q_BHLD.shape[1] // k_BKTD.shape[1]
-    k_BHTD, v_BHTD = (x.float().repeat_interleave(repeat, 1) for x in (k_BKTD, v_BKTD))
-    score_BHLT = q_BHLD.float() @ k_BHTD.transpose(2, 3) * how.scale
-    if how.softcap:
-        score_BHLT = torch.tanh(score_BHLT / how.softcap) * how.softcap
-    length, total = score_BHLT.shape[2:]
-    seen_LT = visible(total - length, length, total, how.causal, how.window)
-    score_BHLT = score_BHLT.masked_fill(~seen_LT, -torch.inf)
-    return score_BHLT.softmax(-1) @ v_BHTD, score_BHLT.logsumexp(-1, keepdim=True)
+def by_formula(query, key, value, layout, how):
+    repeat = query.shape[1] // key.shape[1]
+    k_HTD, v_HTD = (x[0].float().repeat_interleave(repeat, 0) for x in (key, value))
+    out_THD = torch.zeros(query.shape[2], query.shape[1], value.shape[-1])
+
+    def fill(rows, keys):
+        score_HLE = query[0][:, rows].float() @ k_HTD[:, keys].transpose(1, 2) * how.scale
+        if how.softcap:
+            score_HLE = torch.tanh(score_HLE / how.softcap) * how.softcap
+        first = len(keys) - len(rows)
+        seen = visible(first, len(rows), len(keys), how.causal, how.window)
+        weight_HLE = score_HLE.masked_fill(~seen, -torch.inf).softmax(-1)
+        out_THD[rows] = (weight_HLE @ v_HTD[:, keys]).transpose(0, 1)
+
+    before = torch.arange(layout.prefix)
+    if layout.prefix:
+        fill(before, before)
+    start = layout.prefix
+    for length in layout.lengths:
+        rows = torch.arange(start, start + length)
+        fill(rows, torch.cat([before, rows]))
+        start += length
+    return out_THD[None]
+
+
+def row(tokens, heads, kinds, width=16):
+    """Return query, key and value as a layer gives them: THD in memory."""
+    sizes = ((heads, width), (kinds, width), (kinds, 8))
+    return [torch.randn(1, tokens, h, w).bfloat16().transpose(1, 2) for h, w in sizes]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    count=st.integers(1, 3),
+    lengths=st.lists(st.sampled_from([1, 2, 2, 7, 33, 70]), min_size=1, max_size=5),
+    prefix=st.sampled_from([0, 1, 9, 40]),
     kinds=st.sampled_from([1, 2, 4]),
-    length=st.integers(1, 70),
-    before=st.integers(0, 40),
     causal=st.booleans(),
-    window=st.sampled_from([None, 5]),
+    window=st.sampled_from([None, 5, 50]),
     softcap=st.sampled_from([None, 3.0]),
     scratch=st.sampled_from([1, 500, 1 << 20]),
     seed=st.integers(0, 99),
 )
-def test_any_shape_mask_and_block(
-    count, kinds, length, before, causal, window, softcap, scratch, seed
-):
+def test_any_layout_mask_and_block(lengths, prefix, kinds, causal, window, softcap, scratch, seed):
     torch.manual_seed(seed)
-    q_BHLD = torch.randn(count, 4, length, 16).bfloat16()
-    k_BKTD, v_BKTD = torch.randn(2, count, kinds, before + length, 16).bfloat16()
+    layout = Layout(tuple(sorted(lengths)), causal, prefix if causal else 0)
+    query, key, value = row(layout.prefix + sum(lengths), 4, kinds)
     how = How(causal, 0.3, window, softcap)
     kept = products.BLOCK, products.SCRATCH
     products.BLOCK, products.SCRATCH = 32, scratch
+    products._plan.cache_clear()
     try:
         with torch.inference_mode():
-            out_BHLD, lse_BHL1 = attend(q_BHLD, k_BKTD, v_BKTD, how)
+            out_1THD = attend_packed(query, key, value, layout, how)
     finally:
         products.BLOCK, products.SCRATCH = kept
-    want_BHLD, want_BHL1 = by_formula(q_BHLD, k_BKTD, v_BKTD, how)
-    assert (out_BHLD - want_BHLD).abs().max() < 0.06
-    assert (lse_BHL1 - want_BHL1).abs().max() < 0.06
+        products._plan.cache_clear()
+    assert (out_1THD - by_formula(query, key, value, layout, how)).abs().max() < 0.06
 
 
-def test_compiled_equals_uncompiled_and_writes_where_it_is_told():
+def test_compiled_equals_the_formula():
     torch.manual_seed(0)
-    for length, causal in itertools.product((1, 30, 150), (True, False)):
-        q_BHLD = torch.randn(2, 4, length, 16).bfloat16()
-        k_BKTD, v_BKTD = torch.randn(2, 2, 2, length, 16).bfloat16()
-        into_BHLD = torch.zeros(2, length, 4, 16, dtype=torch.bfloat16).transpose(1, 2)
+    for lengths, causal, prefix in (((1, 30, 150), True, 9), ((30, 30), False, 0)):
+        layout = Layout(lengths, causal, prefix)
+        query, key, value = row(prefix + sum(lengths), 4, 2)
         with torch.inference_mode():
-            attend(q_BHLD, k_BKTD, v_BKTD, How(causal, 0.3, fused=True), into_BHLD)
-        want_BHLD, _ = by_formula(q_BHLD, k_BKTD, v_BKTD, How(causal, 0.3))
-        assert (into_BHLD - want_BHLD).abs().max() < 0.04
+            out_1THD = attend_packed(query, key, value, layout, How(causal, 0.3, fused=True))
+        wanted_1THD = by_formula(query, key, value, layout, How(causal, 0.3))
+        assert (out_1THD - wanted_1THD).abs().max() < 0.04
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -71,3 +86,35 @@ def test_only_bfloat16_without_gradient(dtype):
     with torch.inference_mode():
         assert not suits(torch.zeros(1, dtype=dtype))
     assert not suits(torch.zeros(1, dtype=torch.bfloat16))  # a gradient might be asked for
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no fast bfloat16"
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_weights_give_the_same_and_come_back(bias):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(48, 80, bias=bias), nn.GELU(), nn.Linear(80, 33, bias=bias))
+    body = body.bfloat16().requires_grad_(False)
+    before = {name: value.clone() for name, value in body.state_dict().items()}
+    x_BD = torch.randn(7, 48).bfloat16()
+    with torch.inference_mode():
+        wanted_BD = body(x_BD)
+        prepacked.pack([body])
+        assert body[0].weight.stride() == (0, 0)  # the plain weight is given up
+        torch.testing.assert_close(body(x_BD), wanted_BD, rtol=2e-2, atol=2e-2)
+        prepacked.unpack([body])
+        for name, value in body.state_dict().items():
+            assert torch.equal(value, before[name])
+        assert torch.equal(body(x_BD), wanted_BD)
+
+
+def test_what_is_trained_is_not_packed_and_what_is_gone_is_released():
+    trained = nn.Sequential(nn.Linear(8, 8).bfloat16())
+    prepacked.pack([trained])
+    assert type(trained[0]) is nn.Linear
+    held = len(prepacked._packed)
+    body = nn.Sequential(nn.Linear(8, 8).bfloat16()).requires_grad_(False)
+    prepacked.pack([body])
+    del body
+    assert len(prepacked._packed) == held

@@ -125,6 +125,8 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
     plan = _now()
     if query.shape[0] != 1:
         raise RuntimeError("packed attention runs one packed row")
+    if products.suits(query) and not how.dropout:
+        return products.attend_packed(query, key, value, plan, how)
     shared, out_HTD, parts_HTD = None, None, []
     if not torch.is_grad_enabled():
         # Each part writes its rows where they belong.
@@ -202,8 +204,6 @@ def _with_lse(
     q_BHLD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, how: How, out_BHLD: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return attention and the log of its softmax's denominator, out_BHLD and lse_BHL1."""
-    if products.suits(q_BHLD):
-        return products.attend(q_BHLD, k_BKTD, v_BKTD, how, out_BHLD)
     repeat = q_BHLD.shape[1] // k_BKTD.shape[1]
     k_BHTD, v_BHTD = (x.repeat_interleave(repeat, 1) for x in (k_BKTD, v_BKTD))
     found, lse_BHL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -227,8 +227,6 @@ def _attend(
     q_BHLD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, how: How, out_BHLD: Tensor | None = None
 ) -> Tensor:
     """Attend from the last L of T positions, each seeing what the mask allows."""
-    if products.suits(q_BHLD) and not how.dropout:
-        return products.attend(q_BHLD, k_BKTD, v_BKTD, how, out_BHLD)[0]
     length, total = q_BHLD.shape[2], k_BKTD.shape[2]
     windowed = how.window is not None and total > how.window
     mask_LT = None

@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from embedlm.backbone import prepacked
+
 __all__ = ["Compiling"]
 
 log = logging.getLogger(__name__)
@@ -53,17 +55,20 @@ class Compiling:
             if due:
                 self._start()
         elif self.active and self.mode == "off":
-            self._stop()
+            self.stop()
         start = time.perf_counter()
         yield
         self._spent += time.perf_counter() - start
 
     def _start(self) -> None:
+        prepacked.pack(self.layers)
         for layer in self.layers:
             layer.compile(dynamic=True)
         self.active = True
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Go back to plain layers."""
+        prepacked.unpack(self.layers)
         for layer in self.layers:
             layer._compiled_call_impl = None
         self.active = False
@@ -74,5 +79,5 @@ class Compiling:
             return False
         log.warning("layers run uncompiled, because compiling failed: %s", str(error)[:200])
         self._failed = True
-        self._stop()
+        self.stop()
         return True

@@ -270,6 +270,8 @@ class Backbone:
     def save(self, folder: Path) -> None:
         """Write config, weights (with the head, where it was loaded) and switchable adapters."""
         implementation = self.config._attn_implementation
+        if self.compiling is not None:
+            self.compiling.stop()
         model = self.whole_model()
         try:
             with quiet():

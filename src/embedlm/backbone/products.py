@@ -1,25 +1,30 @@
 """Attention by matrix products, for a CPU whose bfloat16 units outrun its attention kernel.
 
 PyTorch's flash kernel on the CPU reaches about a fifth of the machine's matrix-product rate at the
-lengths of sentences and paragraphs. Here scores are a batched matrix product into a scratch buffer
-that stays in the cache, their softmax is one fused pass where layers are compiled, and heads that
-share keys are further rows of one product, so that no key is copied for each of them.
+lengths of sentences and paragraphs. Here the rows of a pack are gathered once in the order in which
+products want them, scores are a batched product into a scratch buffer that stays in the cache,
+their softmax is one pass, and heads that share keys are further rows of one product, so that no key
+is copied for each of them. A shared prefix stands before each sequence's own keys.
 
-Shapes: B sequences, H heads, K key-value heads, G = H / K, L queries, T keys, D width of a head,
-N = B * K, R = queries of a block.
+Shapes: T tokens of the pack, H heads, K key-value heads, G = H / K, D width of a head, B sequences
+of a step, N = B * K, R rows of queries, E keys.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["How", "attend", "suits", "visible"]
+if TYPE_CHECKING:
+    from embedlm.backbone.attention import Layout
+
+__all__ = ["How", "attend_packed", "suits", "visible"]
 
 BLOCK = 128
 """Queries of a block: what a causal mask hides of the keys after it is not computed."""
@@ -42,101 +47,187 @@ class How:
     """Called from a compiled layer."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Queries that meet their keys in one product."""
+
+    rows: slice
+    """Of the gathered queries: N times R."""
+    batch: slice
+    """Which of the step's N pairs of sequence and key-value head."""
+    first: int
+    """The position of the first query in its sequence, and how many follow it there."""
+    count: int
+    keys: int
+    """How many keys they may see, from the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Sequences of one length whose keys are gathered together."""
+
+    index: Tensor
+    """Rows of the keys, N times E."""
+    keys: int
+    blocks: tuple[_Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a pack is gone through; the same for all its layers."""
+
+    gather: Tensor
+    """Rows of the queries in the order of the blocks."""
+    scatter: Tensor
+    """Where each row's result is found."""
+    steps: tuple[_Step, ...]
+    scratch: int
+
+
 @lru_cache(maxsize=1)
 def _fast_products() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def suits(query: Tensor) -> bool:
-    """Tell whether `attend` is the faster way for such queries; it has no gradient."""
+    """Tell whether products are the faster way for such queries; they have no gradient."""
     cheap = query.device.type == "cpu" and query.dtype == torch.bfloat16
     return cheap and not torch.is_grad_enabled() and _fast_products()
 
 
-def attend(
-    q_BHLD: Tensor,
-    k_BKTD: Tensor,
-    v_BKTD: Tensor,
-    how: How,
-    out_BHLD: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return attention and the log of its softmax's denominator, out_BHLD and lse_BHL1 (float32).
+def attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how: How) -> Tensor:
+    """Attend within each sequence of a packed row, after the shared prefix; out_1THD.
 
     Args:
-        q_BHLD: queries; the last of them stands at the last of the keys.
-        k_BKTD: keys.
-        v_BKTD: values.
+        query: q_1HTD, in memory best as THD.
+        key: k_1KTD.
+        value: v_1KTD.
+        layout: where the sequences lie.
         how: mask, scale and whether the softmax runs compiled.
-        out_BHLD: where to write, of any strides.
     """
-    (count, heads, length, width), (kinds, total) = q_BHLD.shape, k_BKTD.shape[1:3]
-    group = heads // kinds
-    if out_BHLD is None:
-        out_BHLD = v_BKTD.new_empty(count, heads, length, v_BKTD.shape[-1])
-    out_BKGLD = out_BHLD.unflatten(1, (kinds, group))
-    q_BKGLD = q_BHLD.reshape(count, kinds, group, length, width)
-    k_BKDT = k_BKTD.contiguous().transpose(2, 3)
-    v_BKTD = v_BKTD.contiguous()
-    lse_BKGL1 = q_BHLD.new_empty((count, kinds, group, length, 1), dtype=torch.float32)
+    heads, kinds, tokens = query.shape[1], key.shape[1], query.shape[2]
+    plan = _plan(layout, heads, kinds, how.causal)
+    q_QD = _rows(query).index_select(0, plan.gather)
+    k_SD, v_SD = _rows(key), _rows(value)
+    out_QD = q_QD.new_empty(tokens * heads, v_SD.shape[1])
+    scratch = q_QD.new_empty(plan.scratch)
     weigh: Any = _compiled() if how.fused and how.softcap is None else _weigh
-    rows = BLOCK if how.causal else max(BLOCK, SCRATCH // (group * total))
-    scratch = q_BHLD.new_empty(max(SCRATCH, group * min(rows, length) * total))
-    for start in range(0, length, rows):
-        stop = min(start + rows, length)
-        end = total - length + stop if how.causal else total
-        mask_RT = _hidden(start + total - length, stop - start, end, how.causal, how.window)
-        for some in _chunks(count, kinds, SCRATCH // (group * (stop - start) * end)):
-            here = (*some, slice(None), slice(start, stop))
-            q_NRD = q_BKGLD[here].flatten(2, 3).flatten(0, 1)
-            score_NRT = scratch[: q_NRD.shape[0] * q_NRD.shape[1] * end].view(len(q_NRD), -1, end)
-            torch.bmm(q_NRD, k_BKDT[some][..., :end].flatten(0, 1), out=score_NRT)
-            lse_MR1 = weigh(score_NRT.view(-1, stop - start, end), how.scale, how.softcap, mask_RT)
-            found_NRD = torch.bmm(score_NRT, v_BKTD[some][:, :, :end].flatten(0, 1))
-            shape = (*out_BKGLD[here].shape[:-1], -1)
-            out_BKGLD[here] = found_NRD.view(shape)
-            lse_BKGL1[here] = lse_MR1.view(shape)
-    return out_BHLD, lse_BKGL1.flatten(1, 2)
+    for step in plan.steps:
+        k_NED = k_SD.index_select(0, step.index).view(-1, step.keys, k_SD.shape[1])
+        v_NED = v_SD.index_select(0, step.index).view(-1, step.keys, v_SD.shape[1])
+        for block in step.blocks:
+            pairs = block.batch.stop - block.batch.start
+            q_NRD = q_QD[block.rows].view(pairs, -1, q_QD.shape[1])
+            score_NRE = scratch[: pairs * q_NRD.shape[1] * block.keys].view(pairs, -1, block.keys)
+            k_NDE = k_NED[block.batch, : block.keys].transpose(1, 2)
+            torch.bmm(q_NRD, k_NDE, out=score_NRE)
+            mask_CE = _hidden(block.first, block.count, block.keys, how.causal, how.window)
+            weigh(score_NRE.view(-1, block.count, block.keys), how.scale, how.softcap, mask_CE)
+            v_NED_seen = v_NED[block.batch, : block.keys]
+            torch.bmm(score_NRE, v_NED_seen, out=out_QD[block.rows].view(pairs, -1, v_SD.shape[1]))
+    return out_QD.index_select(0, plan.scatter).view(1, tokens, heads, -1)
 
 
-def _chunks(count: int, kinds: int, size: int) -> list[tuple[slice, slice]]:
-    """Return slices of sequences and key-value heads, of about `size` pairs of them."""
-    if size >= kinds:
-        step = size // kinds
-        return [(slice(b, b + step), slice(None)) for b in range(0, count, step)]
-    step = max(1, size)
-    return [
-        (slice(b, b + 1), slice(k, k + step)) for b in range(count) for k in range(0, kinds, step)
-    ]
+def _rows(x_1HTD: Tensor) -> Tensor:
+    """Return a row for each token and head."""
+    return x_1HTD[0].transpose(0, 1).reshape(-1, x_1HTD.shape[-1])
 
 
-def _weigh(
-    score_MRT: Tensor, scale: float, softcap: float | None, mask_RT: Tensor | None
+@lru_cache(maxsize=8)
+def _plan(layout: Layout, heads: int, kinds: int, causal: bool) -> _Plan:
+    """Return the order of work for a layout."""
+    steps, gathers, place, most = [], [], 0, 0
+    for start, count, length in _sequences(layout):
+        before = layout.prefix if start else 0
+        keys = before + length
+        size = heads * min(length, BLOCK if causal else length) * keys
+        for first in range(0, count, max(1, SCRATCH // size)):
+            last = min(first + max(1, SCRATCH // size), count)
+            begin_B = start + length * torch.arange(first, last)
+            blocks = []
+            for low, high, some in _blocks(len(begin_B), length, keys, heads, kinds, causal):
+                rows_BKGC = _query_rows(begin_B[some[0]], some[1], low, high, heads, kinds)
+                gathers.append(rows_BKGC.flatten())
+                end = place + rows_BKGC.numel()
+                pairs = slice(
+                    some[0].start * kinds + some[1].start,
+                    (some[0].stop - 1) * kinds + some[1].stop,
+                )
+                seen = before + high if causal else keys
+                blocks.append(_Block(slice(place, end), pairs, before + low, high - low, seen))
+                most = max(most, rows_BKGC.numel() * seen)
+                place = end
+            index = _key_rows(begin_B, length, before, kinds)
+            steps.append(_Step(index, keys, tuple(blocks)))
+    gather = torch.cat(gathers)
+    scatter = torch.empty_like(gather).scatter_(0, gather, torch.arange(len(gather)))
+    return _Plan(gather, scatter, tuple(steps), most)
+
+
+def _sequences(layout: Layout) -> Iterator[tuple[int, int, int]]:
+    """Yield (first token, sequences, length) of the prefix and of each run of equal lengths."""
+    if layout.prefix:
+        yield 0, 1, layout.prefix
+    yield from layout.groups()
+
+
+def _blocks(
+    count: int, length: int, keys: int, heads: int, kinds: int, causal: bool
+) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+    """Yield (first query, end, sequences and key-value heads) so that scores fit the scratch."""
+    block = BLOCK if causal else max(BLOCK, SCRATCH // (heads * keys))
+    for low in range(0, length, block):
+        high = min(low + block, length)
+        if count > 1 or heads * (high - low) * keys <= SCRATCH:
+            yield low, high, (slice(0, count), slice(0, kinds))
+            continue
+        step = max(1, SCRATCH // (heads // kinds * (high - low) * keys))
+        for kind in range(0, kinds, step):
+            yield low, high, (slice(0, 1), slice(kind, min(kind + step, kinds)))
+
+
+def _query_rows(
+    begin_B: Tensor, kind: slice, low: int, high: int, heads: int, kinds: int
 ) -> Tensor:
-    """Turn scores into their softmax, in place; return the log of its denominator, lse_MR1."""
-    score_MRT.mul_(scale)
+    """Return the rows of queries low to high of some sequences and key-value heads, BKGC."""
+    token_BC = begin_B[:, None] + torch.arange(low, high)
+    head_KG = torch.arange(heads).view(kinds, -1)[kind]
+    return token_BC[:, None, None, :] * heads + head_KG[None, :, :, None]
+
+
+def _key_rows(begin_B: Tensor, length: int, prefix: int, kinds: int) -> Tensor:
+    """Return the rows of the prefix's and the sequences' own keys, BKE as one row."""
+    own_BE = begin_B[:, None] + torch.arange(length)
+    token_BE = torch.cat([torch.arange(prefix).expand(len(begin_B), -1), own_BE], dim=1)
+    return (token_BE[:, None, :] * kinds + torch.arange(kinds)[None, :, None]).flatten()
+
+
+def _weigh(score_MCE: Tensor, scale: float, softcap: float | None, mask_CE: Tensor | None) -> None:
+    """Turn scores into their softmax, in place."""
+    score_MCE.mul_(scale)
     if softcap is not None:
-        score_MRT.div_(softcap).tanh_().mul_(softcap)
-    if mask_RT is not None:
-        score_MRT.add_(mask_RT)
-    most_MR1 = score_MRT.amax(-1, keepdim=True)
-    score_MRT.sub_(most_MR1).exp_()
-    sum_MR1 = score_MRT.sum(-1, keepdim=True, dtype=torch.float32)
-    score_MRT.mul_(sum_MR1.reciprocal().to(score_MRT.dtype))
-    return most_MR1.float() + sum_MR1.log()
+        score_MCE.div_(softcap).tanh_().mul_(softcap)
+    if mask_CE is not None:
+        score_MCE.add_(mask_CE)
+    torch.softmax(score_MCE, dim=-1, out=score_MCE)
 
 
 def _weigh_fused(
-    score_MRT: Tensor, scale: float, softcap: float | None, mask_RT: Tensor | None
+    score_MCE: Tensor, scale: float, softcap: float | None, mask_CE: Tensor | None
 ) -> Tensor:
-    """Do what `_weigh` does in float32 between one reading and one writing of the scores."""
-    x_MRT = score_MRT.float() * scale
-    if mask_RT is not None:
-        x_MRT = x_MRT + mask_RT
-    most_MR1 = x_MRT.amax(-1, keepdim=True)
-    e_MRT = (x_MRT - most_MR1).exp()
-    sum_MR1 = e_MRT.sum(-1, keepdim=True)
-    score_MRT.copy_(e_MRT / sum_MR1)
-    return most_MR1 + sum_MR1.log()
+    """Do what `_weigh` does in float32 between one reading and one writing of the scores.
+
+    Returns the log of the denominators, lse_MC1: nobody reads it, but without a second result
+    Inductor (PyTorch 2.13) fails on what is written in place.
+    """
+    x_MCE = score_MCE.float() * scale
+    if mask_CE is not None:
+        x_MCE = x_MCE + mask_CE
+    most_MC1 = x_MCE.amax(-1, keepdim=True)
+    e_MCE = (x_MCE - most_MC1).exp()
+    sum_MC1 = e_MCE.sum(-1, keepdim=True)
+    score_MCE.copy_(e_MCE / sum_MC1)
+    return most_MC1 + sum_MC1.log()
 
 
 @lru_cache(maxsize=1)
@@ -144,10 +235,10 @@ def _compiled() -> Any:
     """Return the softmax compiled for any shape."""
     made = torch.compile(_weigh_fused, dynamic=True)
     # What is compiled is tuned to the sizes seen first, and kept on disk: let them be usual ones.
-    score_MRT, mask_RT = torch.zeros(16, 128, 384).bfloat16(), torch.zeros(128, 384).bfloat16()
-    for mask in (mask_RT, None):
+    score_MCE, mask_CE = torch.zeros(16, 128, 384).bfloat16(), torch.zeros(128, 384).bfloat16()
+    for mask in (mask_CE, None):
         for scale in (0.1, 0.2):
-            made(score_MRT, scale, None, mask)
+            made(score_MCE, scale, None, mask)
     return made
 
 
@@ -156,22 +247,22 @@ def _hidden(first: int, rows: int, total: int, causal: bool, window: int | None)
     """Return what is added to the scores of `rows` queries from position `first`; None: nothing."""
     if (not causal or rows == 1) and (window is None or total <= window):
         return None
-    seen_RT = visible(first, rows, total, causal, window)
-    return torch.zeros(seen_RT.shape, dtype=torch.bfloat16).masked_fill_(~seen_RT, -math.inf)
+    seen_CE = visible(first, rows, total, causal, window)
+    return torch.zeros(seen_CE.shape, dtype=torch.bfloat16).masked_fill_(~seen_CE, -math.inf)
 
 
 def visible(
     first: int, rows: int, total: int, causal: bool, window: int | None, device: Any = None
 ) -> Tensor:
     """Return which of `total` keys each of `rows` queries from position `first` may see."""
-    query_R1 = torch.arange(first, first + rows, device=device)[:, None]
-    key_1T = torch.arange(total, device=device)[None, :]
-    allowed_RT = torch.ones(rows, total, dtype=torch.bool, device=device)
+    query_C1 = torch.arange(first, first + rows, device=device)[:, None]
+    key_1E = torch.arange(total, device=device)[None, :]
+    allowed_CE = torch.ones(rows, total, dtype=torch.bool, device=device)
     if causal:
-        allowed_RT &= key_1T <= query_R1
+        allowed_CE &= key_1E <= query_C1
         if window is not None:
-            allowed_RT &= key_1T > query_R1 - window
+            allowed_CE &= key_1E > query_C1 - window
     elif window is not None:
         # transformers counts the window inclusively once attention is bidirectional.
-        allowed_RT &= (key_1T - query_R1).abs() <= window
-    return allowed_RT
+        allowed_CE &= (key_1E - query_C1).abs() <= window
+    return allowed_CE

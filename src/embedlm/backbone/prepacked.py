@@ -1,0 +1,76 @@
+"""Linear layers whose weights lie in the blocked layout that the CPU's matrix products want.
+
+oneDNN brings a plain weight into that layout on every call; done once, products of bfloat16 are
+about 5 % faster. The plain weight is given up meanwhile, so that memory stays the same, and comes
+back from the packed one.
+
+Shapes: I inputs, O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary, finalize
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["pack", "unpack"]
+
+TOKENS = 2048
+"""The pack size that the layout is chosen for; others work too."""
+
+_packed: dict[int, Tensor] = {}
+"""Packed weights by the address of what stands in for the plain one."""
+_release: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""Gives a packed weight up when its layer is gone."""
+
+
+class _Prepacked(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        out: Tensor = torch.ops.embedlm.prepacked_linear(input, self.weight, self.bias)
+        return out
+
+
+@torch.library.custom_op("embedlm::prepacked_linear", mutates_args=())
+def _linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    packed = _packed[weight_OI.data_ptr()]
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias_O, "none", [], "")
+    return out
+
+
+@_linear.register_fake
+def _(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight_OI.shape[0])
+
+
+def pack(modules: Iterable[nn.Module]) -> None:
+    """Pack the weights of plain bfloat16 linear layers, on a CPU that has such products fast."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
+    for module in modules:
+        for layer in module.modules():
+            if type(layer) is not nn.Linear or layer.weight.requires_grad:
+                continue
+            weight_OI = layer.weight
+            if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16:
+                continue
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), TOKENS)
+            stand_in = weight_OI.new_zeros(1)
+            _packed[stand_in.data_ptr()] = packed
+            _release[layer] = finalize(layer, _packed.pop, stand_in.data_ptr(), None)
+            layer.weight.data = stand_in.expand(weight_OI.shape)
+            layer.__class__ = _Prepacked
+
+
+def unpack(modules: Iterable[nn.Module]) -> None:
+    """Give the layers their plain weights back."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, _Prepacked):
+                _release.pop(layer).detach()
+                packed = _packed.pop(layer.weight.data_ptr())
+                layer.weight.data = packed.to_dense()
+                layer.__class__ = nn.Linear  # type: ignore[assignment]
