@@ -64,6 +64,14 @@ class Sparse(_Part):
     """Weights over the vocabulary: log(1 + relu(logits)) of the language-model head."""
 
     kind: Literal["sparse"] = "sparse"
+    weights: Literal["lm_head", "token"] = Field(
+        "lm_head",
+        description="token: a layer of the checkpoint gives each token of the text its weight "
+        "(BGE-M3).",
+    )
+    over: Over | None = Field(
+        None, description="With weights token: the segments that are read; None: the pooling's."
+    )
     top_k: int | None = Field(None, gt=0, description="Keep the largest k weights.")
     restrict: Literal["none", "text"] = Field(
         "none", description="text: only tokens of the text's own words (PromptReps)."
@@ -95,6 +103,15 @@ class MultiVector(_Part):
     kind: Literal["multi_vector"] = "multi_vector"
     over: Over = Field("all", description="The segments whose states are kept.")
     normalize: bool = True
+    projection: Literal["none", "auto"] = Field(
+        "none", description="auto: through the checkpoint's layer for token vectors, if it has one."
+    )
+    score: Literal["sum", "mean"] = Field(
+        "sum", description="MaxSim: the sum or the mean over the query's tokens."
+    )
+    skip: tuple[str, ...] = Field(
+        (), description="Tokens without a vector, except under role query (ColBERT's skip list)."
+    )
 
 
 Head = Dense | Sparse | MultiVector

@@ -28,6 +28,7 @@ from embedlm.errors import InputError, UnsupportedError
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import stack
+from embedlm.heads.tokens import TokenLayers
 from embedlm.precision import quantize, truncate
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.recipe import Dense, Head, MultiVector, Recipe, Sparse, parse_head
@@ -55,6 +56,7 @@ class Embedder:
         generator: Any = None,
         projection: Projection | None = None,
         latent: LatentAttention | None = None,
+        token_layers: TokenLayers | None = None,
     ) -> None:
         if max_length is not None:
             recipe = recipe.override({"prompt.max_length": max_length})
@@ -64,6 +66,7 @@ class Embedder:
         self.generator = generator
         self.projection = projection
         self.latent = latent
+        self.token_layers = token_layers
         self.renderer = Renderer(
             backbone.tokenizer,
             recipe.prompt,
@@ -232,6 +235,7 @@ class Embedder:
             self._token_weights(),
             self.projection,
             self.latent,
+            self.token_layers,
         )
         chosen = self.backbone.using(self._adapter(options))
         with chosen, progress(options.show_progress, len(jobs)) as bar:
@@ -266,7 +270,7 @@ class Embedder:
         kinds = [head.kind for head in wanted]
         if len(set(kinds)) < len(kinds):
             raise InputError(f"heads names one kind twice: {', '.join(kinds)}")
-        if any(isinstance(head, Sparse) for head in wanted) and self.backbone.head is None:
+        if any(needs_lm_head(head) for head in wanted) and self.backbone.head is None:
             self.backbone = _with_head(self)
         several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
         if several and any(isinstance(head, MultiVector) for head in wanted):
@@ -368,7 +372,9 @@ class Embedder:
 
         Cosine or dot for dense, dot for sparse, MaxSim for multi-vector, or their weighted sum.
         """
-        return scores(a, b, heads, weights, dense=self.recipe.similarity, pairwise=False)
+        return scores(
+            a, b, heads, weights, dense=self.recipe.similarity, pairwise=False, mean=self._mean()
+        )
 
     def similarity_pairwise(
         self,
@@ -378,7 +384,14 @@ class Embedder:
         weights: Sequence[float] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the scores of a[i] with b[i], (n,)."""
-        return scores(a, b, heads, weights, dense=self.recipe.similarity, pairwise=True)
+        return scores(
+            a, b, heads, weights, dense=self.recipe.similarity, pairwise=True, mean=self._mean()
+        )
+
+    def _mean(self) -> bool:
+        """Whether MaxSim is a mean over the query's tokens."""
+        own = (head for head in self.recipe.heads if isinstance(head, MultiVector))
+        return any(head.score == "mean" for head in own)
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -390,6 +403,11 @@ class Embedder:
         from embedlm.persistence import save
 
         save(self, Path(folder))
+
+
+def needs_lm_head(head: Head) -> bool:
+    """Tell whether a head reads the language-model head's logits."""
+    return isinstance(head, Sparse) and head.weights == "lm_head"
 
 
 def _with_head(embedder: Embedder) -> Backbone:

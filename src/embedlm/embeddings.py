@@ -58,8 +58,11 @@ def scores(
     *,
     dense: str,
     pairwise: bool,
+    mean: bool = False,
 ) -> npt.NDArray[np.float32]:
     """Return the weighted sum of the heads' scores, (n, m) or, for pairs, (n,).
+
+    With `mean`, MaxSim is divided by the number of the query's tokens.
 
     Raises:
         InputError: a head that one side lacks, or another number of weights than heads.
@@ -83,7 +86,12 @@ def scores(
     total = sum(
         share
         * similarity.score(
-            name, getattr(left, name), getattr(right, name), dense=dense, pairwise=pairwise
+            name,
+            getattr(left, name),
+            getattr(right, name),
+            dense=dense,
+            pairwise=pairwise,
+            mean=mean,
         )
         for name, share in zip(names, shares, strict=True)
     )

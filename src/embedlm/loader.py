@@ -8,12 +8,13 @@ from typing import Any
 
 from embedlm.backbone import Backbone, load_backbone
 from embedlm.backbone.adapters import adapter_folder, own_adapters, split_adapters
-from embedlm.embedder import Embedder
+from embedlm.embedder import Embedder, needs_lm_head
 from embedlm.errors import ModelError
 from embedlm.heads.latent import LatentAttention, load_latent
 from embedlm.heads.projection import Projection, load_projection
-from embedlm.persistence import derive_recipe, layout_folder
-from embedlm.recipe import Dense, Recipe, Sparse
+from embedlm.heads.tokens import TokenLayers, load_token_layers
+from embedlm.persistence import derive_recipe, layout_folder, recognise
+from embedlm.recipe import Dense, MultiVector, Recipe, Sparse
 
 __all__ = ["load"]
 
@@ -58,7 +59,7 @@ def load(
     """
     name = "builtin" if model is None else str(model)
     source = _builtin(name) if name in ("builtin", "builtin-base") else name
-    chosen = Recipe.load(recipe) if recipe is not None else derive_recipe(source)
+    chosen = derive_recipe(source) if recipe is None else _asked_for(recipe, source)
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
     merge = chosen.backbone.merge if merge is None else merge
@@ -68,7 +69,7 @@ def load(
         chosen.backbone,
         device=device,
         dtype=dtype,
-        head=writes or any(isinstance(head, Sparse) for head in chosen.heads),
+        head=writes or any(needs_lm_head(head) for head in chosen.heads),
         attn=attn,
         adapters=found,
         merge=merge,
@@ -84,7 +85,18 @@ def load(
         generator=generator,
         projection=_projection(source, chosen, backbone),
         latent=latent,
+        token_layers=_token_layers(source, chosen, backbone),
     )
+
+
+def _asked_for(recipe: Any, source: str) -> Recipe:
+    """Return the recipe that was given; a system's own folder says its constants better."""
+    chosen = Recipe.load(recipe)
+    if isinstance(recipe, str):
+        own = recognise(layout_folder(source))
+        if own is not None and own.name == chosen.name:
+            return own
+    return chosen
 
 
 def _adapters(
@@ -113,6 +125,19 @@ def _latent(source: str, recipe: Recipe, backbone: Backbone) -> LatentAttention 
         return None
     layer = load_latent(source, backbone.dim, recipe.pooling.latent)
     return layer.to(backbone.device, backbone.dtype)
+
+
+def _token_layers(source: str, recipe: Recipe, backbone: Backbone) -> TokenLayers | None:
+    """Return the layers that read single tokens, where the recipe asks for them."""
+    weight = any(isinstance(head, Sparse) and head.weights == "token" for head in recipe.heads)
+    vector = any(
+        isinstance(head, MultiVector) and head.projection == "auto" for head in recipe.heads
+    )
+    if not weight and not vector:
+        return None
+    folder = layout_folder(source)
+    layers = load_token_layers(folder, backbone.dim, weight=weight, vector=vector)
+    return layers.to(backbone.device)
 
 
 def _builtin(name: str) -> str:

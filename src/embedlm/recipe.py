@@ -43,6 +43,7 @@ __all__ = [
     "SEGMENTS",
     "Backbone",
     "Dense",
+    "Expansion",
     "Head",
     "Latent",
     "Message",
@@ -101,6 +102,14 @@ Template = str | tuple[Message, ...] | tuple[str, ...]
 """One template, one chat, or several templates whose vectors are averaged."""
 
 
+class Expansion(_Part):
+    """Mask tokens that fill a query up (ColBERT)."""
+
+    length: PositiveInt = Field(32, description="Tokens that the query has with them.")
+    role: str = "query"
+    attended: bool = Field(False, description="Whether tokens look at the expansion.")
+
+
 class Prompt(_Part):
     """What the model sees around a text."""
 
@@ -141,6 +150,7 @@ class Prompt(_Part):
     max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
         None, description="In tokens; one for all roles, or by role. None: the model's own."
     )
+    expansion: Expansion | None = None
     aggregate: Literal["mean"] = Field("mean", description="How several templates become one.")
 
     @field_validator("clean", mode="before")

@@ -94,19 +94,30 @@ def maxsim(
     return out
 
 
-def maxsim_pairwise(queries: Sequence[Floats], documents: Sequence[Floats]) -> Floats:
+def maxsim_pairwise(
+    queries: Sequence[Floats], documents: Sequence[Floats], *, length_normalize: bool = False
+) -> Floats:
     """MaxSim of queries[i] with documents[i], (n,)."""
     _same_count(len(queries), len(documents))
     pairs = zip(queries, documents, strict=True)
-    return np.array([maxsim([q], [d])[0, 0] for q, d in pairs], dtype=np.float32)
+    found = [maxsim([q], [d], length_normalize=length_normalize)[0, 0] for q, d in pairs]
+    return np.array(found, dtype=np.float32)
 
 
-def score(head: str, a: Any, b: Any, *, dense: str = "cosine", pairwise: bool = False) -> Floats:
-    """Scores of one head's outputs; dense vectors by "cosine" or "dot"."""
+def score(
+    head: str,
+    a: Any,
+    b: Any,
+    *,
+    dense: str = "cosine",
+    pairwise: bool = False,
+    mean: bool = False,
+) -> Floats:
+    """Scores of one head's outputs; dense vectors by "cosine" or "dot", MaxSim's mean or sum."""
     if head == "sparse":
         return sparse_dot(a, b, pairwise=pairwise)
     if head == "multi_vector":
-        return maxsim_pairwise(a, b) if pairwise else maxsim(a, b)
+        return (maxsim_pairwise if pairwise else maxsim)(a, b, length_normalize=mean)
     return (cosine if dense == "cosine" else dot)(a, b, pairwise=pairwise)
 
 

@@ -139,14 +139,24 @@ class Backbone:
 
     # -- running ------------------------------------------------------------------------------
 
-    def run(self, rows: Rows, *, prefix: int = 0, layers: tuple[int, ...] = (-1,)) -> Tensor:
+    def run(
+        self,
+        rows: Rows,
+        *,
+        prefix: int = 0,
+        layers: tuple[int, ...] = (-1,),
+        unseen: Sequence[int] = (),
+    ) -> Tensor:
         """Return the states of the prefix and then of each row's own tokens, h_TD.
 
         Args:
             rows: token ids; with `prefix`, every row begins with the same `prefix` ids.
             prefix: tokens shared by all rows, computed once (packed and causal only).
             layers: indices into the hidden states; several are averaged.
+            unseen: how many tokens at each row's end no token looks at (padded path only).
         """
+        if any(unseen):
+            return self._with_unseen(rows, layers, unseen)
         if self.static:
             flat = [*rows[0][:prefix], *(i for row in rows for i in row[prefix:])]
             table = self.model.get_input_embeddings()  # type: ignore[operator]
@@ -178,16 +188,33 @@ class Backbone:
                     raise
                 return self._forward(ids_1T, positions_1T, None, layers)[0]
 
-    def padded_states(self, rows: Rows, *, layers: tuple[int, ...] = (-1,)) -> Tensor:
+    def _with_unseen(self, rows: Rows, layers: tuple[int, ...], unseen: Sequence[int]) -> Tensor:
+        model: Any = self.model
+        before = self.config._attn_implementation
+        if self.packs:
+            model.set_attn_implementation("sdpa")
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                return self.padded_states(rows, layers=layers, unseen=unseen)
+        finally:
+            if self.packs:
+                model.set_attn_implementation(before)
+
+    def padded_states(
+        self, rows: Rows, *, layers: tuple[int, ...] = (-1,), unseen: Sequence[int] = ()
+    ) -> Tensor:
         """Run the rows padded on the right; h_TD without the padding."""
         longest = max(map(len, rows))
         pad = getattr(self.text_config, "pad_token_id", None)
         pad = int(pad) if pad is not None and 0 <= int(pad) < self.vocab_size else 0
         ids_BL = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
         mask_BL = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        seen_BL = mask_BL.clone()
+        for row_L, row, hidden in zip(seen_BL, rows, unseen, strict=False):
+            row_L[len(row) - hidden :] = 0
         positions_1L = torch.arange(longest)[None] + self._position_offset
         positions_BL = positions_1L.expand(len(rows), -1).to(self.device)
-        h_BLD = self._forward(ids_BL.to(self.device), positions_BL, mask_BL.to(self.device), layers)
+        h_BLD = self._forward(ids_BL.to(self.device), positions_BL, seen_BL.to(self.device), layers)
         return h_BLD[mask_BL.to(self.device).bool()]
 
     def _forward(

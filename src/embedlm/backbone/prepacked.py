@@ -9,7 +9,10 @@ Shapes: I inputs, O outputs of a layer.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
+from mmap import PAGESIZE
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
@@ -18,6 +21,8 @@ from torch import Tensor, nn
 
 __all__ = ["pack", "unpack"]
 
+_DONT_NEED = 4
+"""MADV_DONTNEED."""
 TOKENS = 2048
 """The pack size that the layout is chosen for; others work too."""
 
@@ -50,6 +55,7 @@ def pack(modules: Iterable[nn.Module]) -> None:
     """Pack the weights of plain bfloat16 linear layers, on a CPU that has such products fast."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
+    mapped = _mapped_files()
     for module in modules:
         for layer in module.modules():
             if type(layer) is not nn.Linear or layer.weight.requires_grad:
@@ -58,11 +64,36 @@ def pack(modules: Iterable[nn.Module]) -> None:
             if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16:
                 continue
             packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), TOKENS)
+            _forget(weight_OI, mapped)
             stand_in = weight_OI.new_zeros(1)
             _packed[stand_in.data_ptr()] = packed
             _release[layer] = finalize(layer, _packed.pop, stand_in.data_ptr(), None)
             layer.weight.data = stand_in.expand(weight_OI.shape)
             layer.__class__ = _Prepacked
+
+
+def _mapped_files() -> list[tuple[int, int]]:
+    """Return the address ranges where files are mapped privately, as safetensors maps weights."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return []
+    fields = [line.split(maxsplit=5) for line in lines]
+    ranges = [row[0].split("-") for row in fields if len(row) == 6 and row[5].startswith("/")]
+    return [(int(start, 16), int(end, 16)) for start, end in ranges]
+
+
+def _forget(weight_OI: Tensor, mapped: list[tuple[int, int]]) -> None:
+    """Let go of the pages of a weight that lies in a mapped file: nobody reads them any more.
+
+    Freeing the tensor frees no memory there, for its neighbours keep the mapping. Pages that are
+    read again after all come back from the file.
+    """
+    start = -(-weight_OI.data_ptr() // PAGESIZE) * PAGESIZE
+    end = (weight_OI.data_ptr() + weight_OI.nbytes) // PAGESIZE * PAGESIZE
+    if start < end and any(low <= start and end <= high for low, high in mapped):
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
 
 
 def unpack(modules: Iterable[nn.Module]) -> None:

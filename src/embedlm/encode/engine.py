@@ -16,8 +16,9 @@ from embedlm.encode.run import Output, needs_segments, run_pack
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, text_token_ids
+from embedlm.heads.tokens import TokenLayers
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.recipe import Dense, Head, Pooling, Sparse
+from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
 __all__ = ["Engine", "Results", "default_budget"]
 
@@ -62,6 +63,7 @@ class Engine:
     weight_V: npt.NDArray[np.float32] | None = None
     projection: Projection | None = None
     latent: LatentAttention | None = None
+    token_layers: TokenLayers | None = None
 
     @property
     def width(self) -> int:
@@ -98,7 +100,7 @@ class Engine:
         with torch.inference_mode():
             for chunk, batches, allowed in self._rendered(chunks, request):
                 for batch in batches:
-                    for items, output in self._packs(batch, allowed):
+                    for items, output in self._packs(batch, allowed, request.role):
                         for place, item in enumerate(items.tolist()):
                             job = chunk[item]
                             share = job.share / len(batches)
@@ -141,10 +143,20 @@ class Engine:
                 allowed = text_token_ids(texts, self.backbone.tokenizer, head.stop_words)
         return chunk, batches, allowed
 
+    def _skipped(self, role: str | None) -> npt.NDArray[np.int64]:
+        """Return the ids of tokens without a vector of their own."""
+        words = [w for h in self.heads if isinstance(h, MultiVector) for w in h.skip]
+        known = self.backbone.tokenizer.get_vocab() if words and role != "query" else {}
+        return np.array(sorted(known[w] for w in words if w in known), dtype=np.int64)
+
     def _packs(
-        self, batch: RenderedBatch, allowed: list[npt.NDArray[np.int64]] | None
+        self,
+        batch: RenderedBatch,
+        allowed: list[npt.NDArray[np.int64]] | None,
+        role: str | None,
     ) -> Iterator[tuple[npt.NDArray[np.int64], Output]]:
-        share = self.backbone.packs and self.backbone.causal
+        share = self.backbone.packs and self.backbone.causal and not batch.unseen
+        skipped = self._skipped(role)
         for pack in plan(batch.ids, self.budget, share=share):
             yield (
                 pack.items,
@@ -158,5 +170,7 @@ class Engine:
                     weight_V=self.weight_V,
                     projection=self.projection,
                     latent=self.latent,
+                    token_layers=self.token_layers,
+                    skipped=skipped,
                 ),
             )

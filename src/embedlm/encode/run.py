@@ -18,6 +18,7 @@ from embedlm.encode.plan import Pack
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, sparse_rows
+from embedlm.heads.tokens import TokenLayers, token_weights
 from embedlm.pooling import POOL, Tokens
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
@@ -26,6 +27,9 @@ __all__ = ["Output", "needs_segments", "run_pack", "tokens_of"]
 
 Mask = npt.NDArray[np.bool_]
 Over = str | tuple[str, ...]
+
+
+_NONE = np.empty(0, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -39,8 +43,8 @@ class Output:
 
 def needs_segments(pooling: Pooling, heads: Sequence[Head]) -> bool:
     """Tell whether pooling asks which segment a token belongs to."""
-    overs = [pooling.over, *(h.over for h in heads if isinstance(h, MultiVector))]
-    return any(over != "all" for over in overs)
+    overs = [pooling.over, *(h.over for h in heads if not isinstance(h, Dense))]
+    return any(over not in ("all", None) for over in overs)
 
 
 def _mask(segments: npt.NDArray[np.uint8], length: int, over: Over) -> Mask:
@@ -104,6 +108,8 @@ def run_pack(
     weight_V: npt.NDArray[np.float32] | None = None,
     projection: Projection | None = None,
     latent: LatentAttention | None = None,
+    token_layers: TokenLayers | None = None,
+    skipped: npt.NDArray[np.int64] = _NONE,
 ) -> Output:
     """Run a pack and read out every head from the same states.
 
@@ -117,10 +123,13 @@ def run_pack(
         weight_V: a weight for each id of the vocabulary.
         projection: the checkpoint's linear layers after pooling, for heads that want them.
         latent: what token states pass through before they are pooled.
+        token_layers: the checkpoint's layers for single tokens.
+        skipped: ids of tokens that have no vector of their own.
     """
     rows = [batch.ids[item] for item in pack.items.tolist()]
     layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
-    h_TD = backbone.run(rows, prefix=pack.prefix, layers=layers)
+    unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
+    h_TD = backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen)
     total = pooling.weights == "idf"
     tokens = tokens_of(batch, pack, pooling.over, h_TD.device, weight_V, total)
     output = Output()
@@ -129,11 +138,13 @@ def run_pack(
             output.dense = _pooled(h_TD, tokens, pooling, latent)
             if projection is not None and head.projection == "auto":
                 output.dense = projection(output.dense)
+        elif isinstance(head, Sparse) and head.weights == "token":
+            output.sparse = _token_weights(batch, pack, h_TD, head, pooling, token_layers)
         elif isinstance(head, Sparse):
             may = [allowed[i] for i in pack.items.tolist()] if allowed is not None else None
             output.sparse = sparse_rows(backbone, h_TD, tokens, head, POOL[pooling.kind], may)
         else:
-            output.multi_vector = _token_vectors(batch, pack, h_TD, head)
+            output.multi_vector = _token_vectors(batch, pack, h_TD, head, skipped, token_layers)
     return output
 
 
@@ -147,12 +158,46 @@ def _pooled(
     return POOL[pooling.kind](h_ND, replace(tokens, index_N=every_N))
 
 
+def _token_weights(
+    batch: RenderedBatch,
+    pack: Pack,
+    h_TD: Tensor,
+    head: Sparse,
+    pooling: Pooling,
+    layers: TokenLayers | None,
+) -> list[SparseRow]:
+    assert layers is not None
+    assert layers.weight is not None
+    over = pooling.over if head.over is None else head.over
+    tokens = tokens_of(batch, pack, over, h_TD.device)
+    ids = [
+        np.asarray(batch.ids[item])[_mask(batch.segments[item], len(batch.ids[item]), over)]
+        for item in pack.items.tolist()
+    ]
+    return token_weights(layers.weight, tokens.states(h_TD), ids, head.top_k)
+
+
 def _token_vectors(
-    batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: MultiVector
+    batch: RenderedBatch,
+    pack: Pack,
+    h_TD: Tensor,
+    head: MultiVector,
+    skipped: npt.NDArray[np.int64],
+    layers: TokenLayers | None,
 ) -> list[npt.NDArray[np.float32]]:
     tokens = tokens_of(batch, pack, head.over, h_TD.device)
     h_ND = tokens.states(h_TD)
+    if layers is not None and layers.vector is not None and head.projection == "auto":
+        h_ND = layers.vector(h_ND)
     if head.normalize:
         h_ND = torch.nn.functional.normalize(h_ND, dim=-1)
-    vectors = h_ND.cpu().numpy()
-    return np.split(vectors, tokens.starts_B.cpu().numpy()[1:])
+    vectors = np.split(h_ND.cpu().numpy(), tokens.starts_B.cpu().numpy()[1:])
+    if not len(skipped):
+        return vectors
+    kept = []
+    for item, own in zip(pack.items.tolist(), vectors, strict=True):
+        ids = np.asarray(batch.ids[item])
+        ids = ids[_mask(batch.segments[item], len(ids), head.over)]
+        stays = ~np.isin(ids, skipped)
+        kept.append(own[stays] if stays.any() else own)
+    return kept

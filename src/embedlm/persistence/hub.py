@@ -23,6 +23,9 @@ _FILES = (
     "llm2vec_config.json",
     "adapter_config.json",
     "latent_attention.safetensors",
+    "token_layers.safetensors",
+    "sparse_linear.pt",
+    "colbert_linear.pt",
     "*/adapter_*",
 )
 """What tells a layout and the parts beside the network; the weights stay where they are."""

@@ -43,6 +43,11 @@ def recognise(folder: Path) -> Recipe | None:
         return _nv_embed(config)
     if config.get("model_type") == "jina_embeddings_v3":
         return Recipe.load("jina-v3")
+    if (folder / "sparse_linear.pt").is_file() and (folder / "colbert_linear.pt").is_file():
+        return Recipe.load("bge-m3")
+    settings = optional_json(folder / "config_sentence_transformers.json")
+    if "query_length" in settings and "document_length" in settings:
+        return _colbert(settings)
     if (folder / "llm2vec_config.json").is_file():
         return _llm2vec(optional_json(folder / "llm2vec_config.json"))
     auto_map = config.get("auto_map")
@@ -61,6 +66,26 @@ def _nv_embed(config: dict[str, Any]) -> Recipe:
     name = "nv-embed-v1" if "v1" in str(config.get("_name_or_path")).lower() else "nv-embed-v2"
     given = config.get("latent_attention_config") or {}
     return Recipe.load(name).override({"normalize": given.get("output_normalize", True)})
+
+
+def _colbert(settings: dict[str, Any]) -> Recipe:
+    """Return ColBERT's recipe with a folder's prefixes, lengths and skip list (PyLate)."""
+    prefixes = {
+        role: str(settings.get(f"{role}_prefix") or "").replace("{", "{{").replace("}", "}}")
+        for role in ("query", "document")
+    }
+    length = int(settings["query_length"])
+    return Recipe.load("colbert").override(
+        {
+            "prompt.default": prefixes["document"] + "{text}",
+            "prompt.query": prefixes["query"] + "{text}",
+            "prompt.document": prefixes["document"] + "{text}",
+            "prompt.max_length": {"query": length, "document": int(settings["document_length"])},
+            "prompt.expansion.length": length,
+            "prompt.expansion.attended": bool(settings.get("attend_to_expansion_tokens", False)),
+            "heads.multi_vector.skip": list(settings.get("skiplist_words") or ()),
+        }
+    )
 
 
 def _llm2vec(config: dict[str, Any]) -> Recipe:

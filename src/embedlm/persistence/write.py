@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import InputError
 from embedlm.heads.latent import save_latent
-from embedlm.heads.projection import save_projection
+from embedlm.heads.projection import Projection, save_projection
+from embedlm.heads.tokens import save_token_layers
 from embedlm.persistence.expressible import Prefixes, is_expressible, pools_alike, prefixes_of
 from embedlm.persistence.read import RECIPE_FILE
 from embedlm.prompt.special import add_eos
@@ -67,6 +68,10 @@ def _write(embedder: Embedder, folder: Path) -> None:
         dense = save_projection(embedder.projection, folder)
     if embedder.latent is not None:
         save_latent(embedder.latent, folder)
+    if embedder.token_layers is not None:
+        save_token_layers(embedder.token_layers, folder)
+        if isinstance(embedder.token_layers.vector, Projection):
+            save_projection(embedder.token_layers.vector, folder)
     (folder / RECIPE_FILE).write_text(recipe.dump(), encoding="utf-8")
     if prefixes is not None:
         _write_modules(embedder, folder, prefixes, dense)

@@ -47,6 +47,8 @@ class RenderedBatch:
     """The prompt as a string, before truncation."""
     truncated: list[bool] = field(default_factory=list)
     """Whether the row was shortened."""
+    unseen: list[int] = field(default_factory=list)
+    """How many tokens at each row's end no other token looks at; empty: none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,7 +186,24 @@ class Renderer:
                 special = self.prompt.special_tokens == "tokenizer"
                 special = special and not self._is_chat(request.role)
                 batches.append(self._joined(rows, limit, special, segments))
+        for batch in batches:
+            self._expand(batch, request.role)
         return batches
+
+    def _expand(self, batch: RenderedBatch, role: str | None) -> None:
+        """Fill the rows up with mask tokens, where the recipe says so and there is such a token."""
+        expansion = self.prompt.expansion
+        mask_id = getattr(self.tokenizer, "mask_token_id", None)
+        if expansion is None or role != expansion.role or mask_id is None:
+            return
+        missing = [max(0, expansion.length - len(ids)) for ids in batch.ids]
+        mask = SEGMENT_ID["mask"]
+        batch.ids = [[*i, *[mask_id] * n] for i, n in zip(batch.ids, missing, strict=True)]
+        batch.segments = [
+            np.append(marks, np.full(n, mask, np.uint8))
+            for marks, n in zip(batch.segments, missing, strict=True)
+        ]
+        batch.unseen = [] if expansion.attended else missing
 
     def _limit(self, request: Request) -> int | None:
         """Return the number of tokens that `prompt.truncate` counts for this call."""
