@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests import models
+from tests.command import server
 
 torch.set_num_threads(1)
 
@@ -27,3 +28,19 @@ def model_folder(tmp_path_factory):
 def tiny_llama(model_folder):
     """Return the folder of a tiny Llama with its language-model head."""
     return model_folder("llama")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs the command line in a fork."""
+
+    def run(*arguments, **how):
+        return server()(*arguments, folder=tmp_path, **how)
+
+    return run
+
+
+@pytest.fixture
+def with_model(tiny_llama):
+    """Return the options of a command that name a tiny model."""
+    return ("-m", tiny_llama, "-r", "plain-mean", "--device", "cpu")

@@ -4,7 +4,6 @@ Full disks, kills and bad records of files are in test_files.py.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,23 +14,13 @@ import pytest
 import yaml
 
 import embedlm
-from embedlm.errors import EmbedLMError, InputError, ModelError, RecipeError, UnsupportedError
-from tests.command import ROOT, server
+from embedlm.errors import EmbedLMError, InputError, RecipeError
+from tests.command import ROOT
 
 
 @pytest.fixture(scope="module")
 def model(tiny_llama):
     return embedlm.load(tiny_llama, "plain-mean", device="cpu")
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Return a function that runs the command line in a fork."""
-
-    def run(*arguments, **how):
-        return server()(*arguments, folder=tmp_path, **how)
-
-    return run
 
 
 @pytest.fixture
@@ -278,171 +267,3 @@ def test_overrides_that_cannot_be_are_refused(run, tiny_llama):
 
 
 # -- models ---------------------------------------------------------------------------------------
-
-
-def test_a_folder_that_is_no_model(refused, tmp_path):
-    (tmp_path / "empty").mkdir()
-    refused(ModelError, "is no model: it has no config.json", str(tmp_path / "empty"))
-    (tmp_path / "empty" / "notes.txt").write_text("x")
-    refused(ModelError, "is no model: it has no config.json", str(tmp_path / "empty"), None)
-    file = tmp_path / "empty" / "notes.txt"
-    refused(ModelError, "is not a folder; give a model folder", str(file))
-    refused(ModelError, "is not a folder; give a model folder", str(tmp_path / "none"))
-    refused(ModelError, "is not a folder; give a model folder", "./none")
-
-
-@pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_a_missing_file(refused, copy, missing):
-    (copy / missing).unlink()
-    refused(ModelError, "model", str(copy))
-
-
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "list", "number", "binary"])
-def test_a_corrupt_json_file(refused, copy, file, damage):
-    text = (copy / file).read_bytes()
-    (copy / file).write_bytes(
-        {
-            "cut": text[: len(text) // 2],
-            "empty": b"",
-            "list": b"[]",
-            "number": b"5",
-            "binary": b"\x80\xff\x00",
-        }[damage]
-    )
-    refused(ModelError, re.escape(str(copy)), str(copy))
-
-
-@pytest.mark.parametrize("damage", ["half", "head", "empty", "garbage", "page", "pointer"])
-def test_corrupt_weights(refused, copy, damage):
-    file = copy / "model.safetensors"
-    data = file.read_bytes()
-    file.write_bytes(
-        {
-            "half": data[: len(data) // 2],
-            "head": data[:20],
-            "empty": b"",
-            "garbage": b"\xff" * len(data),
-            "page": b"<html>404</html>",
-            "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
-        }[damage]
-    )
-    refused(ModelError, f"weights in '{re.escape(str(copy))}' cannot be loaded", str(copy))
-
-
-def test_weights_that_do_not_fit_the_config(refused, copy):
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
-    refused(ModelError, "do not fit its config", str(copy))
-    (copy / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
-    refused(ModelError, "do not fit its config|cannot be loaded", str(copy))
-
-
-def test_a_missing_shard(refused, copy):
-    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
-    names = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}
-    names["lm_head.weight"] = "model-00002-of-00002.safetensors"
-    index = {"metadata": {"total_size": 1}, "weight_map": names}
-    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(ModelError, re.escape(str(copy)), str(copy))
-    (copy / "model.safetensors.index.json").write_text("{broken")
-    refused(ModelError, re.escape(str(copy)), str(copy))
-
-
-def test_an_architecture_that_is_not_known(refused, copy):
-    config = json.loads((copy / "config.json").read_text())
-    for changes, told in (
-        ({"model_type": "llamma"}, "llamma"),
-        ({"model_type": None}, "model"),
-        ({"hidden_size": "wide"}, "model"),
-        ({"num_attention_heads": 0}, "model"),
-    ):
-        (copy / "config.json").write_text(json.dumps({**config, **changes}))
-        refused(ModelError, told, str(copy))
-
-
-def test_a_model_that_wants_its_own_code_run(refused, copy):
-    config = json.loads((copy / "config.json").read_text())
-    code = {"AutoConfig": "configuration_x.XConfig", "AutoModel": "modeling_x.XModel"}
-    (copy / "config.json").write_text(json.dumps({**config, "model_type": "x", "auto_map": code}))
-    for name in ("configuration_x", "modeling_x"):
-        (copy / f"{name}.py").write_text(f"open({str(copy / 'ran')!r}, 'w').close()")
-    refused(UnsupportedError, "never runs remote code", str(copy))
-    assert not (copy / "ran").exists()
-
-
-def test_a_layout_file_that_cannot_be_read(refused, copy):
-    (copy / "modules.json").write_text("{broken")
-    refused(ModelError, r"modules\.json cannot be read as JSON", str(copy), None)
-    for wrong in ("{}", '[{"path": "x"}]', "5", '[{"type": "x.y.Strange", "path": ""}]'):
-        (copy / "modules.json").write_text(wrong)
-        refused(ModelError, "modules.json|Strange", str(copy), None)
-    (copy / "modules.json").unlink()
-    (copy / "embedlm.yaml").write_text("pooling: {kind: median}")
-    refused(RecipeError, "given 'median'", str(copy), None)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "options"), [("llama", {"head": False}), ("t5", {}), ("bert", {"head": False})]
-)
-def test_a_sparse_head_without_a_language_model_head(
-    refused, run, model_folder, tmp_path, architecture, options
-):
-    folder = str(model_folder(architecture, **options))
-    told = "no language-model head"
-    (tmp_path / "sparse.yaml").write_text("heads: [sparse]")
-    refused(UnsupportedError, told, folder, str(tmp_path / "sparse.yaml"))
-    loaded = embedlm.load(folder, "plain-mean", device="cpu")
-    before = loaded.encode(["light"])
-    with pytest.raises(UnsupportedError, match=told):
-        loaded.encode(["light"], heads=["sparse"])
-    np.testing.assert_array_equal(loaded.encode(["light"]), before)
-    (tmp_path / "in.txt").write_text("light\n")
-    line = ("-m", folder, "-r", "plain-mean", "--heads", "sparse", "-o", tmp_path / "out.npz")
-    assert told in run("encode", tmp_path / "in.txt", *line).one_line()
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        pytest.param({"HF_HUB_OFFLINE": "1"}, id="offline"),
-        # The hub's library tries six times, for half a minute.
-        pytest.param(
-            {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
-            id="unreachable",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_a_hub_id_without_network(tmp_path, environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "embedlm.cli", "similarity", "a", "b", "-m", "nobody/nothing"],
-        capture_output=True,
-        cwd=ROOT,
-        check=False,
-        timeout=120,
-        env={**os.environ, "HF_HOME": str(tmp_path), **environment},
-    )
-    assert done.returncode == 2
-    told = done.stderr.decode()
-    assert told.startswith("embedlm: cannot load 'nobody/nothing' from the Hugging Face hub")
-    assert told.count("\n") == 1
-    assert "give the path of a local folder" in told
-
-
-def test_what_is_no_hub_id(refused, tmp_path):
-    refused(ModelError, "a//b", "a//b")
-    refused(ModelError, "no such model!", "no such model!")
-    refused(ModelError, "model", "")
-
-
-def test_devices_and_types_that_are_not_there(refused, tiny_llama):
-    refused(ModelError, "device 'gpu' cannot be used", tiny_llama, device="gpu")
-    refused(ModelError, "device 'meta' cannot be used", tiny_llama, device="meta")
-    refused(ModelError, "dtype 'float8' is not known; allowed: auto", tiny_llama, dtype="float8")
-
-
-def test_adapters_that_are_not_there(run, tiny_llama, tmp_path):
-    with pytest.raises(ModelError):
-        embedlm.load(tiny_llama, "plain-mean", adapters=[str(tmp_path / "none")])
-    run("render", "a", "-m", tiny_llama, "--adapter", tmp_path / "none").one_line()

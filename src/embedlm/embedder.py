@@ -24,14 +24,15 @@ from embedlm._progress import progress
 from embedlm.backbone import Backbone, load_backbone
 from embedlm.embeddings import Embeddings, scores
 from embedlm.encode.engine import Engine, Job, Results, default_budget
-from embedlm.errors import InputError, UnsupportedError
+from embedlm.errors import InputError
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import stack
 from embedlm.heads.tokens import TokenLayers
+from embedlm.heads.wanted import needs_lm_head, wanted_heads
 from embedlm.precision import quantize, truncate
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.recipe import Dense, Head, MultiVector, Recipe, Sparse, parse_head
+from embedlm.recipe import Dense, Head, MultiVector, Recipe, Sparse
 
 __all__ = ["Embedder"]
 
@@ -260,24 +261,10 @@ class Embedder:
         return self.adapters[0] if len(self.adapters) == 1 and not roles else None
 
     def _heads(self, heads: Any, role: str | None) -> tuple[Head, ...]:
-        if heads is None:
-            wanted = self.recipe.heads
-        else:
-            given = [heads] if isinstance(heads, str | Mapping) else list(heads)
-            wanted = tuple(parse_head(head, self.recipe.heads) for head in given)
-        if not wanted:
-            raise InputError("heads is empty; give at least one of dense, sparse, multi_vector")
-        kinds = [head.kind for head in wanted]
-        if len(set(kinds)) < len(kinds):
-            raise InputError(f"heads names one kind twice: {', '.join(kinds)}")
+        several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
+        wanted = wanted_heads(heads, self.recipe, several=several)
         if any(needs_lm_head(head) for head in wanted) and self.backbone.head is None:
             self.backbone = _with_head(self)
-        several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
-        if several and any(isinstance(head, MultiVector) for head in wanted):
-            raise UnsupportedError(
-                f"recipe {self.recipe.name!r} averages several prompts, which token vectors cannot "
-                "be; ask for dense or sparse heads"
-            )
         return wanted
 
     def _jobs(
@@ -372,9 +359,7 @@ class Embedder:
 
         Cosine or dot for dense, dot for sparse, MaxSim for multi-vector, or their weighted sum.
         """
-        return scores(
-            a, b, heads, weights, dense=self.recipe.similarity, pairwise=False, mean=self._mean()
-        )
+        return scores(a, b, heads, weights, recipe=self.recipe, pairwise=False)
 
     def similarity_pairwise(
         self,
@@ -384,14 +369,7 @@ class Embedder:
         weights: Sequence[float] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the scores of a[i] with b[i], (n,)."""
-        return scores(
-            a, b, heads, weights, dense=self.recipe.similarity, pairwise=True, mean=self._mean()
-        )
-
-    def _mean(self) -> bool:
-        """Whether MaxSim is a mean over the query's tokens."""
-        own = (head for head in self.recipe.heads if isinstance(head, MultiVector))
-        return any(head.score == "mean" for head in own)
+        return scores(a, b, heads, weights, recipe=self.recipe, pairwise=True)
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -403,11 +381,6 @@ class Embedder:
         from embedlm.persistence import save
 
         save(self, Path(folder))
-
-
-def needs_lm_head(head: Head) -> bool:
-    """Tell whether a head reads the language-model head's logits."""
-    return isinstance(head, Sparse) and head.weights == "lm_head"
 
 
 def _with_head(embedder: Embedder) -> Backbone:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from embedlm import similarity
 from embedlm.errors import InputError
+from embedlm.recipe import MultiVector, Recipe
 
 __all__ = ["Embeddings", "as_embeddings", "scores"]
 
@@ -56,17 +57,18 @@ def scores(
     heads: Sequence[str] | str | None,
     weights: Sequence[float] | None,
     *,
-    dense: str,
+    recipe: Recipe,
     pairwise: bool,
-    mean: bool = False,
 ) -> npt.NDArray[np.float32]:
     """Return the weighted sum of the heads' scores, (n, m) or, for pairs, (n,).
 
-    With `mean`, MaxSim is divided by the number of the query's tokens.
+    The recipe says whether dense vectors are compared by cosine or dot, and whether MaxSim is a
+    sum or a mean over the query's tokens.
 
     Raises:
         InputError: a head that one side lacks, or another number of weights than heads.
     """
+    mean = any(isinstance(head, MultiVector) and head.score == "mean" for head in recipe.heads)
     left, right = as_embeddings(a), as_embeddings(b)
     present = [
         name
@@ -89,7 +91,7 @@ def scores(
             name,
             getattr(left, name),
             getattr(right, name),
-            dense=dense,
+            dense=recipe.similarity,
             pairwise=pairwise,
             mean=mean,
         )

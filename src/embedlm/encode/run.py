@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embedlm.backbone import Backbone
 from embedlm.encode.plan import Pack
+from embedlm.errors import UnsupportedError
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, sparse_rows
@@ -166,8 +167,11 @@ def _token_weights(
     pooling: Pooling,
     layers: TokenLayers | None,
 ) -> list[SparseRow]:
-    assert layers is not None
-    assert layers.weight is not None
+    if layers is None or layers.weight is None:
+        raise UnsupportedError(
+            "the sparse head's `weights: token` needs a layer of the checkpoint that weighs "
+            "tokens, and this model was loaded without one; load it with a recipe such as bge-m3"
+        )
     over = pooling.over if head.over is None else head.over
     tokens = tokens_of(batch, pack, over, h_TD.device)
     ids = [
