@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 import embedlm
-from embedlm.cli import demonstrations, encode, render, search, similarity
+from embedlm.cli import demonstrations, encode, parity, render, search, similarity
 from tests.command import sentences
 
-COMMANDS = {module.NAME: module for module in (demonstrations, encode, render, search, similarity)}
+COMMANDS = {
+    module.NAME: module for module in (demonstrations, encode, parity, render, search, similarity)
+}
 
 
 @pytest.fixture(scope="module")

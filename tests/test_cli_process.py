@@ -12,10 +12,12 @@ import time
 import pytest
 
 import embedlm
-from embedlm.cli import demonstrations, encode, recipes, render, search, similarity
+from embedlm.cli import demonstrations, encode, parity, recipes, render, search, similarity
 from tests.command import ROOT, real, sentences
 
-COMMANDS = {module.NAME: module for module in (demonstrations, encode, render, search, similarity)}
+COMMANDS = {
+    module.NAME: module for module in (demonstrations, encode, parity, render, search, similarity)
+}
 
 
 @pytest.fixture(scope="module")

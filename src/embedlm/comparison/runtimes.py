@@ -1,0 +1,115 @@
+"""What can be compared: EmbedLM, sentence-transformers, and an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.errors import InputError, ModelError, require
+
+__all__ = ["Runtime", "open_runtime"]
+
+Vectors = npt.NDArray[np.float32]
+_PEER = "st:"
+_BATCH = 64
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One side of a comparison."""
+
+    name: str
+    kind: str
+    """embedlm, sentence-transformers or endpoint."""
+    model: Any
+    role: str | None = None
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """Return a vector a text, (n, D)."""
+        if self.kind == "endpoint":
+            return self._asked(texts)
+        if self.kind == "embedlm":
+            found = self.model.encode(list(texts), role=self.role, heads=["dense"])
+        else:
+            named = {"prompt_name": self.role} if self.role in (self.model.prompts or {}) else {}
+            found = self.model.encode(list(texts), show_progress_bar=False, **named)
+        return np.asarray(found, dtype=np.float32)
+
+    def _asked(self, texts: Sequence[str]) -> Vectors:
+        address, _, name = self.name.partition("#")
+        rows: list[Any] = []
+        try:
+            for start in range(0, len(texts), _BATCH):
+                part = list(texts[start : start + _BATCH])
+                answer = self.model.embeddings.create(model=name, input=part)
+                by_place = sorted(answer.data, key=lambda entry: entry.index)
+                rows += [entry.embedding for entry in by_place]
+        except Exception as error:  # the library's own errors, and the network's
+            raise ModelError(f"{address} gave no embeddings: {str(error)[:200]}") from error
+        if len(rows) != len(texts):
+            raise ModelError(f"{address} gave {len(rows)} embeddings for {len(texts)} texts")
+        return np.asarray(rows, dtype=np.float32)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]] | None:
+        """Return the token ids of each text; None where the runtime does not tell."""
+        if self.kind == "embedlm":
+            batch = self.model.render(list(texts), role=self.role)
+            return None if isinstance(batch, list) else list(batch.ids)
+        if self.kind == "endpoint":
+            return None
+        prompt = (self.model.prompts or {}).get(self.role or self.model.default_prompt_name, "")
+        limit = self.model.max_seq_length
+        found = self.model.tokenizer(
+            [prompt + text for text in texts], truncation=limit is not None, max_length=limit
+        )["input_ids"]
+        return [list(row) for row in found]
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Return tokens as text."""
+        return str(self.model.tokenizer.decode(list(ids)))
+
+
+def open_runtime(
+    spec: str, recipe: Any = None, *, role: str | None = None, dtype: str = "auto"
+) -> Runtime:
+    """Return the runtime that a spec names.
+
+    Args:
+        spec: a folder, hub id or "builtin" (EmbedLM), `st:FOLDER` (sentence-transformers), or
+            `http://host/v1#model` (an OpenAI-compatible endpoint; $OPENAI_API_KEY if it wants one).
+        recipe: for EmbedLM.
+        role: query, document or another that the model knows.
+        dtype: for EmbedLM.
+
+    Raises:
+        ModelError: nothing that can be opened is there.
+        MissingExtraError: the runtime's library is not installed.
+    """
+    if spec.startswith(("http://", "https://")):
+        address, _, name = spec.partition("#")
+        if not name:
+            raise InputError(f"{spec!r} names no model; write http://host:port/v1#model")
+        openai = require("openai", "synth")
+        key = os.environ.get("OPENAI_API_KEY") or "none"
+        client = openai.OpenAI(base_url=address, api_key=key, max_retries=2)
+        return Runtime(spec, "endpoint", client, role)
+    if spec.startswith(_PEER):
+        peer = require("sentence_transformers", "eval")
+        try:
+            model = peer.SentenceTransformer(
+                spec.removeprefix(_PEER), device="cpu", trust_remote_code=False
+            )
+        except Exception as error:  # the library's own errors have no common base
+            raise ModelError(
+                f"sentence-transformers cannot open {spec.removeprefix(_PEER)!r}: "
+                f"{str(error)[:200]}"
+            ) from error
+        return Runtime(spec, "sentence-transformers", model, role)
+    from embedlm.loader import load
+
+    return Runtime(spec, "embedlm", load(spec, recipe, dtype=dtype), role)
