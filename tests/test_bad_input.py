@@ -59,7 +59,11 @@ def test_an_empty_list_gives_no_rows(model, run, tiny_llama, tmp_path):
     assert np.load(tmp_path / "out.npy").shape == (0, 32)
 
 
-@pytest.mark.parametrize("name", [n for n in embedlm.recipes() if n not in ("geneol", "metaeol")])
+SPECIAL = ("geneol", "metaeol", "bge-m3")
+"""Recipes that write first, want more layers, or layers that only a published checkpoint has."""
+
+
+@pytest.mark.parametrize("name", [n for n in embedlm.recipes() if n not in SPECIAL])
 @pytest.mark.parametrize("text", ["", " ", "\n", "\x00", "\u200b", "🦊"])
 def test_an_empty_string_gives_a_vector(model_folder, name, text):
     architecture = "bert" if name in ("promptbert", "splade") else "llama"
@@ -70,7 +74,8 @@ def test_an_empty_string_gives_a_vector(model_folder, name, text):
         assert dense.shape[0] == 2
         assert np.isfinite(dense).all()
     if not isinstance(found, np.ndarray):
-        assert np.isfinite(found.sparse.data).all()
+        assert found.sparse is None or np.isfinite(found.sparse.data).all()
+        assert all(np.isfinite(one).all() for one in found.multi_vector or ())
 
 
 def test_an_empty_line_gives_a_vector(model, run, tiny_llama, tmp_path):

@@ -164,7 +164,9 @@ def test_geneol_writes_with_its_own_model(writer_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
     model = own_writer(writer_folder, ["dense"])
     assert model.encode(TEXTS).shape == (3, 32)
-    assert resolve_generator(model) is resolve_generator(model)
+    assert model.backbone.head is not None, "its head is loaded at once, not a second copy of it"
+    late = embedlm.load(writer_folder, recipe="plain-mean")
+    assert resolve_generator(late) is resolve_generator(late), "one copy serves every call"
 
 
 def test_a_model_loaded_with_its_head_is_not_copied(writer_folder, cache):

@@ -57,15 +57,15 @@ class Adapters:
             with self.tuner.disable_adapter():
                 yield
             return
-        self.tuner.base_model.set_adapter(name, inference_mode=True)
+        self.tuner.base_model.set_adapter(_inner(self.names.index(name)), inference_mode=True)
         yield
 
     def save(self, folder: Path) -> None:
         """Write each adapter below `folder`, as peft does."""
-        for name in self.names:
-            # peft gives each a folder of its name, but for this one.
-            place = folder / name if name == "default" else folder
-            self.tuner.save_pretrained(str(place), selected_adapters=[name])
+        inner = [_inner(index) for index in range(len(self.names))]
+        self.tuner.save_pretrained(str(folder), selected_adapters=inner)
+        for name, written in zip(self.names, inner, strict=True):
+            (folder / written).rename(folder / name)
 
     def base_weights(self) -> dict[str, Tensor]:
         """Return the network's own weights under their own names."""
@@ -76,6 +76,11 @@ class Adapters:
             for key, value in state.items()
             if prefix not in key
         }
+
+
+def _inner(index: int) -> str:
+    """Return peft's own name of an adapter: a folder's may hold dots, or be part of a weight's."""
+    return f"embedlm-{index}"
 
 
 def adapter_folder(source: str, name: str) -> Path:
@@ -159,8 +164,8 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
     if not merge and len(set(names)) < len(names):
         raise ModelError(f"two adapters have the same name: {', '.join(names)}; rename a folder")
     tuner: Any = None
-    for folder, name in zip(folders, names, strict=True):
-        config = _config(folder)
+    for index, folder in enumerate(folders):
+        config, name = _config(folder), _inner(index)
         config.base_model_name_or_path = getattr(network, "name_or_path", None) or None
         try:
             if tuner is None or merge:
@@ -177,7 +182,7 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
         if merge:
             tuner.merge_and_unload()
     if tuner is not None and not merge:
-        tuner.base_model.set_adapter(names[0], inference_mode=True)
+        tuner.base_model.set_adapter(_inner(0), inference_mode=True)
     network.requires_grad_(False)
     return None if merge or tuner is None else Adapters(tuner, names)
 
