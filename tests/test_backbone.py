@@ -120,6 +120,13 @@ def test_shared_prefixes_change_nothing(model_folder, name, pooling):
     assert any(pack.prefix >= 8 for pack in plan(rows, 10_000, share=True))
     alone = np.stack([model.encode(text) for text in TEXTS])
     assert relative(model.encode(TEXTS), alone) < 1e-4
+    tokens = []
+    run = model.backbone._packed
+    model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
+    assert relative(model.encode(TEXTS, batch_tokens=60), alone) < 1e-4
+    prefix = common_prefix(rows)
+    assert len(tokens) > 2
+    assert sum(tokens) == prefix + sum(len(row) - prefix for row in rows), "run once in all"
 
 
 @pytest.mark.parametrize("layer", [0, 1, -2, -1, (1, 3)])
@@ -166,7 +173,13 @@ def test_a_plan_holds_every_row_once(rows, budget, share):
         assert pack.prefix < min(map(len, inside))
         assert pack.prefix <= common_prefix(inside)
         own = sum(len(row) - pack.prefix for row in inside)
-        assert len(inside) == 1 or pack.prefix + own <= budget
+        assert len(inside) == 1 or pack.prefix + own <= max(budget, pack.prefix + budget // 2)
+
+
+def test_packs_of_a_job_are_about_equal():
+    rows = [[i] * 10 for i in range(110)]
+    sizes = [len(pack.items) * 10 for pack in plan(rows, 1000, share=False)]
+    assert sizes == [550, 550]
 
 
 @given(

@@ -26,7 +26,7 @@ from transformers import AttentionInterface
 from embedlm.backbone import products
 from embedlm.backbone.products import How
 
-__all__ = ["NAME", "Layout", "layout"]
+__all__ = ["NAME", "Kept", "Layout", "layout"]
 
 NAME = "embedlm_packed"
 
@@ -39,10 +39,20 @@ class Layout:
     """Own tokens of each sequence, in row order; equal lengths stand together."""
     causal: bool
     prefix: int = 0
-    """Tokens of the shared prefix at the row's start."""
+    """Tokens of the shared prefix, which stand before all sequences."""
+    held: bool = False
+    """The prefix's keys and values are kept from an earlier row, and its tokens not in this one."""
+
+    @property
+    def absent(self) -> int:
+        """How many of the leading tokens are not in the row."""
+        return self.prefix if self.held else 0
 
     def groups(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (first token, sequences, length) of each run of equal lengths."""
+        """Yield (first token, sequences, length) of each run of equal lengths.
+
+        Tokens are counted from the prefix's first, in the row or not.
+        """
         start, index = self.prefix, 0
         while index < len(self.lengths):
             length = self.lengths[index]
@@ -54,22 +64,55 @@ class Layout:
             index = end
 
 
+class Kept:
+    """What the rows of one template keep of their prefix: it is run with the first of them only."""
+
+    def __init__(self) -> None:
+        self.states: Tensor | None = None
+        """The prefix's states, h_PD, once a row has been run."""
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        self._turn = 0
+
+    def begin(self) -> None:
+        """Start a pass through the layers."""
+        self._turn = 0
+        if self.states is None:
+            self._layers.clear()
+
+    def join(self, key: Tensor, value: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+        """Return the next layer's keys and values with the prefix's before them."""
+        if self.states is None:
+            self._layers.append((key[:, :, :prefix].clone(), value[:, :, :prefix].clone()))
+            return key, value
+        before = self._layers[self._turn]
+        self._turn += 1
+        return _joined(before[0], key), _joined(before[1], value)
+
+
+def _joined(before_1KPD: Tensor, x_1KTD: Tensor) -> Tensor:
+    """Return both, in memory token by token, as projections write them."""
+    return torch.cat([before_1KPD.transpose(1, 2), x_1KTD.transpose(1, 2)], dim=1).transpose(1, 2)
+
+
 class _Current(threading.local):
     layout: Layout | None = None
+    kept: Kept | None = None
 
 
 _current = _Current()
 
 
 @contextmanager
-def layout(value: Layout) -> Iterator[None]:
-    """Say what the rows that are run inside look like."""
-    before = _current.layout
-    _current.layout = value
+def layout(value: Layout, kept: Kept | None = None) -> Iterator[None]:
+    """Say what the row that is run inside looks like, and what is kept of its prefix."""
+    before = _current.layout, _current.kept
+    _current.layout, _current.kept = value, kept
+    if kept is not None:
+        kept.begin()
     try:
         yield
     finally:
-        _current.layout = before
+        _current.layout, _current.kept = before
 
 
 def packed_attention(
@@ -125,6 +168,8 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
     plan = _now()
     if query.shape[0] != 1:
         raise RuntimeError("packed attention runs one packed row")
+    if _current.kept is not None:
+        key, value = _current.kept.join(key, value, plan.prefix)
     if products.suits(query) and not how.dropout:
         return products.attend_packed(query, key, value, plan, how)
     shared, out_HTD, parts_HTD = None, None, []
@@ -135,11 +180,15 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
     if plan.prefix:
         one = slice(0, plan.prefix)
         shared = (key[:, :, one], value[:, :, one])
+    if plan.prefix and not plan.held:
         parts_HTD.append(_own((0, 1, plan.prefix), query, key, value, how, None, out_HTD))
     if shared is not None and out_HTD is not None and _mergeable(plan, query, how):
         _merged(plan, query, key, value, how, out_HTD)
     else:
-        parts_HTD += [_own(g, query, key, value, how, shared, out_HTD) for g in plan.groups()]
+        parts_HTD += [
+            _own(group, query, key, value, how, shared, out_HTD, plan.absent)
+            for group in plan.groups()
+        ]
     joined_HTD = torch.cat(parts_HTD, dim=1) if out_HTD is None else out_HTD
     return joined_HTD.transpose(0, 1).unsqueeze(0)
 
@@ -152,11 +201,12 @@ def _own(
     how: How,
     shared: tuple[Tensor, Tensor] | None,
     out_HTD: Tensor | None,
+    absent: int = 0,
 ) -> Tensor:
     """Attend within the sequences of a group, after the shared keys and values; their out_HTD."""
     start, count, length = group
-    rows = slice(start, start + count * length)
-    q_BHLD, k_BKLD, v_BKLD = (_split(x[0][:, rows], count) for x in (query, key, value))
+    q_BHLD, k_BKLD, v_BKLD = _sequences(group, query, key, value, absent)
+    rows = slice(start - absent, start - absent + count * length)
     if shared is not None:
         k_BKLD, v_BKLD = _after(shared[0], k_BKLD), _after(shared[1], v_BKLD)
     if out_HTD is not None:
@@ -164,6 +214,17 @@ def _own(
         return out_HTD[:, rows]
     out_BHLD = _attend(q_BHLD, k_BKLD, v_BKLD, how)
     return out_BHLD.transpose(0, 1).reshape(query.shape[1], count * length, -1)
+
+
+def _sequences(
+    group: tuple[int, int, int], query: Tensor, key: Tensor, value: Tensor, absent: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a group's queries, keys and values, a sequence apart; the first lack `absent` rows."""
+    start, count, length = group
+    rows = slice(start, start + count * length)
+    asking = slice(rows.start - absent, rows.stop - absent)
+    k_BKLD, v_BKLD = (_split(x[0][:, rows], count) for x in (key, value))
+    return _split(query[0][:, asking], count), k_BKLD, v_BKLD
 
 
 def _mergeable(plan: Layout, query: Tensor, how: How) -> bool:
@@ -182,7 +243,7 @@ def _merged(
     tokens meet the prefix in one product, without a copy of it for each sequence or a mask.
     """
     prefix, heads, kinds = plan.prefix, query.shape[1], key.shape[1]
-    q_HTD = query[0][:, prefix:]
+    q_HTD, into_HTD = query[0][:, prefix - plan.absent :], out_HTD[:, prefix - plan.absent :]
     # Heads that share keys become further queries of one head.
     folded = q_HTD.reshape(1, kinds, heads // kinds * q_HTD.shape[1], -1)
     one = slice(0, prefix)
@@ -190,14 +251,15 @@ def _merged(
     before_HTD = before.reshape(*q_HTD.shape[:2], -1)
     lse_before_HT1 = lse.reshape(*q_HTD.shape[:2], 1)
     lse_HT1 = torch.empty_like(lse_before_HT1)
-    for start, count, length in plan.groups():
-        rows = slice(start, start + count * length)
-        q_BHLD, k_BKLD, v_BKLD = (_split(x[0][:, rows], count) for x in (query, key, value))
-        into_BHLD = _split(out_HTD[:, rows], count)
+    for group in plan.groups():
+        start, count, length = group
+        rows = slice(start - prefix, start - prefix + count * length)
+        q_BHLD, k_BKLD, v_BKLD = _sequences(group, query, key, value, plan.absent)
+        into_BHLD = _split(into_HTD[:, rows], count)
         _, lse_BHL1 = _with_lse(q_BHLD, k_BKLD, v_BKLD, how, into_BHLD)
-        _split(lse_HT1[:, start - prefix : rows.stop - prefix], count).copy_(lse_BHL1)
+        _split(lse_HT1[:, rows], count).copy_(lse_BHL1)
     share_HT1 = torch.sigmoid(lse_before_HT1 - lse_HT1).to(query.dtype)
-    out_HTD[:, prefix:].lerp_(before_HTD, share_HT1)
+    into_HTD.lerp_(before_HTD, share_HT1)
 
 
 def _with_lse(

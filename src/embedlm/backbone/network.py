@@ -146,6 +146,7 @@ class Backbone:
         prefix: int = 0,
         layers: tuple[int, ...] = (-1,),
         unseen: Sequence[int] = (),
+        kept: attention.Kept | None = None,
     ) -> Tensor:
         """Return the states of the prefix and then of each row's own tokens, h_TD.
 
@@ -154,6 +155,7 @@ class Backbone:
             prefix: tokens shared by all rows, computed once (packed and causal only).
             layers: indices into the hidden states; several are averaged.
             unseen: how many tokens at each row's end no token looks at (padded path only).
+            kept: what calls with the same prefix keep of it (packed only).
         """
         if any(unseen):
             return self._with_unseen(rows, layers, unseen)
@@ -162,22 +164,46 @@ class Backbone:
             table = self.model.get_input_embeddings()  # type: ignore[operator]
             return table(torch.tensor(flat, device=self.device))  # type: ignore[no-any-return]
         if self.packs:
-            return self.packed_states(rows, prefix=prefix, layers=layers)
+            return self.packed_states(rows, prefix=prefix, layers=layers, kept=kept)
         if prefix:
             raise InputError("only a packed causal backbone shares prefixes")
         return self.padded_states(rows, layers=layers)
 
     def packed_states(
-        self, rows: Rows, *, prefix: int = 0, layers: tuple[int, ...] = (-1,)
+        self,
+        rows: Rows,
+        *,
+        prefix: int = 0,
+        layers: tuple[int, ...] = (-1,),
+        kept: attention.Kept | None = None,
     ) -> Tensor:
         """Run all rows as one row without padding; h_TD."""
         own = [len(row) - prefix for row in rows]
-        ids = [*rows[0][:prefix], *(i for row in rows for i in row[prefix:])]
-        positions = [*range(prefix), *(p for n in own for p in range(prefix, prefix + n))]
+        kept = kept if prefix else None
+        before_PD = kept.states if kept is not None else None
+        held = prefix if before_PD is not None else 0
+        ids = [*rows[0][held:prefix], *(i for row in rows for i in row[prefix:])]
+        positions = [*range(held, prefix), *(p for n in own for p in range(prefix, prefix + n))]
         ids_1T = torch.tensor([ids], device=self.device)
         positions_1T = torch.tensor([positions], device=self.device) + self._position_offset
-        with attention.layout(attention.Layout(tuple(own), self.causal, prefix)):
-            if self.compiling is None or not self.compiling.suits(len(ids)):
+        plan = attention.Layout(tuple(own), self.causal, prefix, held > 0)
+        h_TD = self._packed(ids_1T, positions_1T, plan, layers, kept)
+        if before_PD is not None:
+            return torch.cat([before_PD, h_TD])
+        if kept is not None:
+            kept.states = h_TD[:prefix].clone()
+        return h_TD
+
+    def _packed(
+        self,
+        ids_1T: Tensor,
+        positions_1T: Tensor,
+        plan: attention.Layout,
+        layers: tuple[int, ...],
+        kept: attention.Kept | None,
+    ) -> Tensor:
+        with attention.layout(plan, kept):
+            if self.compiling is None or not self.compiling.suits(ids_1T.shape[1]):
                 with torch.compiler.set_stance("force_eager"):
                     return self._forward(ids_1T, positions_1T, None, layers)[0]
             try:
@@ -186,6 +212,8 @@ class Backbone:
             except Exception as error:
                 if not self.compiling.give_up(error):
                     raise
+                if kept is not None:
+                    kept.begin()
                 return self._forward(ids_1T, positions_1T, None, layers)[0]
 
     def _with_unseen(self, rows: Rows, layers: tuple[int, ...], unseen: Sequence[int]) -> Tensor:

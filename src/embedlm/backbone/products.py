@@ -100,7 +100,7 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how
 
     Args:
         query: q_1HTD, in memory best as THD.
-        key: k_1KTD.
+        key: k_1KTD, with the prefix's before them even where its tokens are not in the row.
         value: v_1KTD.
         layout: where the sequences lie.
         how: mask, scale and whether the softmax runs compiled.
@@ -144,9 +144,10 @@ def _plan(layout: Layout, heads: int, kinds: int, causal: bool) -> _Plan:
         for first in range(0, count, max(1, SCRATCH // size)):
             last = min(first + max(1, SCRATCH // size), count)
             begin_B = start + length * torch.arange(first, last)
+            asking_B = begin_B - layout.absent
             blocks = []
             for low, high, some in _blocks(len(begin_B), length, keys, heads, kinds, causal):
-                rows_BKGC = _query_rows(begin_B[some[0]], some[1], low, high, heads, kinds)
+                rows_BKGC = _query_rows(asking_B[some[0]], some[1], low, high, heads, kinds)
                 gathers.append(rows_BKGC.flatten())
                 end = place + rows_BKGC.numel()
                 pairs = slice(
@@ -166,7 +167,7 @@ def _plan(layout: Layout, heads: int, kinds: int, causal: bool) -> _Plan:
 
 def _sequences(layout: Layout) -> Iterator[tuple[int, int, int]]:
     """Yield (first token, sequences, length) of the prefix and of each run of equal lengths."""
-    if layout.prefix:
+    if layout.prefix and not layout.held:
         yield 0, 1, layout.prefix
     yield from layout.groups()
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from embedlm.backbone import Backbone
+from embedlm.backbone.attention import Kept
 from embedlm.encode.plan import plan
 from embedlm.encode.run import Output, needs_segments, run_pack
 from embedlm.heads.latent import LatentAttention
@@ -27,8 +28,12 @@ CHUNK = 2048
 
 
 def default_budget(device: torch.device) -> int:
-    """Return how many tokens run at once by default."""
-    return 32_768 if device.type == "cuda" else 4096
+    """Return how many tokens run at once by default.
+
+    On a CPU: as many as make products efficient, and no more than leave a layer's activations near
+    its caches.
+    """
+    return 32_768 if device.type == "cuda" else 1536
 
 
 @dataclass(slots=True)
@@ -157,7 +162,9 @@ class Engine:
     ) -> Iterator[tuple[npt.NDArray[np.int64], Output]]:
         share = self.backbone.packs and self.backbone.causal and not batch.unseen
         skipped = self._skipped(role)
-        for pack in plan(batch.ids, self.budget, share=share):
+        packs = list(plan(batch.ids, self.budget, share=share))
+        kept = Kept() if len(packs) > 1 else None
+        for pack in packs:
             yield (
                 pack.items,
                 run_pack(
@@ -172,5 +179,6 @@ class Engine:
                     latent=self.latent,
                     token_layers=self.token_layers,
                     skipped=skipped,
+                    kept=kept,
                 ),
             )

@@ -40,6 +40,8 @@ def common_prefix(rows: Sequence[list[int]]) -> int:
 def plan(rows: Sequence[list[int]], budget: int, *, share: bool) -> Iterator[Pack]:
     """Yield packs of at most `budget` tokens (a longer row is a pack of its own).
 
+    A shared prefix leaves at least half of the budget to the rows' own tokens.
+
     Args:
         rows: token ids of every text of one template.
         budget: tokens run at once.
@@ -54,14 +56,22 @@ def plan(rows: Sequence[list[int]], budget: int, *, share: bool) -> Iterator[Pac
         prefix = min(common_prefix(rows), int(lengths.min()) - 1)
         prefix = prefix if prefix >= MIN_SHARED else 0
     order = np.argsort(lengths, kind="stable")
+    own = lengths[order] - prefix
     start = 0
     while start < len(order):
-        used, end = prefix, start
-        while end < len(order):
-            own = int(lengths[order[end]]) - prefix
-            if end > start and used + own > budget:
-                break
-            used += own
-            end += 1
-        yield Pack(order[start:end], prefix if end - start > 1 else 0)
+        end = start + _fill(own[start:], max(budget - prefix, budget // 2, 1))
+        yield Pack(order[start:end], prefix)
         start = end
+
+
+def _fill(own: npt.NDArray[np.int64], budget: int) -> int:
+    """Return how many rows the next pack takes.
+
+    As many packs as are needed share what is left about equally: a small last pack would run at a
+    fraction of the rate of a full one.
+    """
+    ends = np.cumsum(own)
+    packs = -(-int(ends[-1]) // budget)
+    fits = int(np.searchsorted(ends, budget, side="right"))
+    even = int(np.searchsorted(ends, ends[-1] / packs)) + 1
+    return max(1, min(fits, even))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone import Backbone
+from embedlm.backbone.attention import Kept
 from embedlm.encode.plan import Pack
 from embedlm.errors import UnsupportedError
 from embedlm.heads.latent import LatentAttention
@@ -111,6 +112,7 @@ def run_pack(
     latent: LatentAttention | None = None,
     token_layers: TokenLayers | None = None,
     skipped: npt.NDArray[np.int64] = _NONE,
+    kept: Kept | None = None,
 ) -> Output:
     """Run a pack and read out every head from the same states.
 
@@ -126,11 +128,12 @@ def run_pack(
         latent: what token states pass through before they are pooled.
         token_layers: the checkpoint's layers for single tokens.
         skipped: ids of tokens that have no vector of their own.
+        kept: what the packs of one template keep of their prefix.
     """
     rows = [batch.ids[item] for item in pack.items.tolist()]
     layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
     unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
-    h_TD = backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen)
+    h_TD = backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen, kept=kept)
     total = pooling.weights == "idf"
     tokens = tokens_of(batch, pack, pooling.over, h_TD.device, weight_V, total)
     output = Output()
