@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -136,6 +135,21 @@ def ceiling() -> float:
     return 2 * 2048 * 1024 * 3072 / best
 
 
+def other_work(seconds: float = 3.0) -> float:
+    """Return the share of the processors' time that other work takes while this waits."""
+
+    def spent() -> tuple[float, float]:
+        values = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(values) - values[3] - values[4], sum(values)
+
+    if not Path("/proc/stat").is_file():
+        return 0.0
+    before = spent()
+    time.sleep(seconds)
+    after = spent()
+    return (after[0] - before[0]) / max(1.0, after[1] - before[1])
+
+
 def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run both contenders on a workload, one after the other."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -179,11 +193,11 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def show(rows: list[dict[str, Any]], rate: float, load: float, args: argparse.Namespace) -> None:
+def show(rows: list[dict[str, Any]], rate: float, busy: float, args: argparse.Namespace) -> None:
     """Print one table."""
     print(f"bfloat16 matrix products: {rate / 1e9:.0f} GFLOP/s, {args.threads} threads")
-    if load > 0.5:
-        print(f"Other work was running (load {load:.1f}): these numbers are not to be quoted.")
+    if busy > 0.1:
+        print(f"Other work took {busy:.0%} of the machine: these numbers are not to be quoted.")
     # A prefix computed once counts for every text, so that a share can exceed the ceiling.
     print(
         "\n| workload | texts | tokens | EmbedLM s | ST s | ratio | wanted | ratio to ST's best "
@@ -227,7 +241,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure every workload and print one table."""
     args = arguments()
-    load = os.getloadavg()[0]
+    busy = other_work()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.model or Path(temporary)) / "model"
@@ -236,10 +250,10 @@ def main() -> None:
         rows = [measure(folder, name, args) for name in WORKLOADS if args.only in (None, name)]
         rate = max(rate, ceiling())
     if args.json:
-        about = {"ceiling": rate, "threads": args.threads, "load": load, "quick": args.quick}
+        about = {"ceiling": rate, "threads": args.threads, "busy": busy, "quick": args.quick}
         print(json.dumps({**about, "rows": rows}, indent=2))
     else:
-        show(rows, rate, load, args)
+        show(rows, rate, busy, args)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ STUBBORN = {
 ALL = {**DECODERS, **ENCODERS, **STUBBORN}
 
 
-def build_tokenizer(kind="decoder"):
+def build_tokenizer(kind="decoder", max_length=200):
     """A byte-level BPE tokenizer: BOS in front for decoders, CLS and SEP around for encoders."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -118,15 +118,15 @@ def build_tokenizer(kind="decoder"):
         mask_token="<mask>",
         cls_token="<s>",
         sep_token="</s>",
-        model_max_length=200,
+        model_max_length=max_length,
     )
 
 
-def build(name: str, folder: Path, *, dtype=torch.float32, head: bool = True) -> Path:
+def build(name: str, folder: Path, *, dtype=torch.float32, head: bool = True, **changes) -> Path:
     """Save a tiny random model of that architecture and return its folder."""
     config_class, options = ALL[name]
     torch.manual_seed(sum(map(ord, name)))
-    config = config_class(**options)
+    config = config_class(**{**options, **changes})
     config.dtype = dtype
     kind = "t5" if name == "t5" else "encoder" if name in ENCODERS else "decoder"
     if name == "t5":
@@ -137,5 +137,6 @@ def build(name: str, folder: Path, *, dtype=torch.float32, head: bool = True) ->
         loader = tf.AutoModelForCausalLM if head else tf.AutoModel
     model = loader(config) if name == "t5" else loader.from_config(config)
     model.to(dtype).save_pretrained(folder)
-    build_tokenizer(kind).save_pretrained(folder)
+    max_length = changes.get("max_position_embeddings", 200)
+    build_tokenizer(kind, max_length).save_pretrained(folder)
     return folder

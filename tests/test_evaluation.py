@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 import embedlm
+from embedlm.data import read_lines
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation import evaluate, search_layers
 from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
-from embedlm.evaluation.readers import read_lines, read_retrieval
+from embedlm.evaluation.readers import read_retrieval
 
 WORDS = [
     "plants",

@@ -121,3 +121,32 @@ def test_a_model_without_a_head_is_refused(model_folder):
     model = embedlm.load(model_folder("t5"), recipe="plain-mean")
     with pytest.raises(UnsupportedError, match="no language-model head"):
         model.encode(["a"], heads=["sparse"])
+
+
+def test_three_outputs_cost_one_forward_pass(tiny_llama):
+    model = embedlm.load(tiny_llama, recipe="one-pass", device="cpu")
+    texts, seen = ["plants make food", "the lazy dog jumps over the fox"], []
+    layer = model.backbone.layers[0]
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
+    found = model.encode(texts)
+    handle.remove()
+    ids = model.tokenizer([model.recipe.prompt.default.replace("{text}", t) for t in texts])
+    width = model.backbone.config.hidden_size
+    assert sum(seen) <= sum(map(len, ids["input_ids"])) * width, "no token is run twice"
+    for kind in ("dense", "sparse", "multi_vector"):
+        alone = embedlm.load(
+            tiny_llama, recipe=model.recipe.override({"heads": [wanted(model, kind)]}), device="cpu"
+        ).encode(texts)
+        alone = alone if kind == "dense" else getattr(alone, kind)
+        for ours, theirs in zip(rows(getattr(found, kind)), rows(alone), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def wanted(model, kind):
+    """Return the one head of that kind, as a recipe file writes it."""
+    (head,) = [head for head in model.recipe.heads if head.kind == kind]
+    return {kind: head.model_dump(exclude={"kind"})}
+
+
+def rows(found):
+    return found.toarray() if hasattr(found, "toarray") else found

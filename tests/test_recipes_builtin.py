@@ -341,10 +341,8 @@ def test_promptreps_leaves_the_assistants_turn_open(role):
     _, _, batch = rendered("promptreps", tok, " the {cat} ", role=role)
     asked = ("Query", "query") if role == "query" else ("Passage", "passage")
     assert batch.text[0].startswith("<system>You are an AI assistant")
-    assert (
-        f'<user>{asked[0]}: "the {{cat}}". Use one word to represent the {asked[1]} in'
-        in (batch.text[0])
-    )
+    wording = f'<user>{asked[0]}: "the {{cat}}". Use one word to represent the {asked[1]} in'
+    assert wording in batch.text[0]
     assert batch.text[0].endswith('lowercase.</><assistant>The word is "')
 
 

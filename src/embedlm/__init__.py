@@ -13,18 +13,22 @@ if TYPE_CHECKING:
     from embedlm.embeddings import Embeddings
     from embedlm.evaluation import evaluate
     from embedlm.precision import quantize
+    from embedlm.rerank import Reranker
+    from embedlm.training import train
 
 __version__ = "0.1.0"
 __all__ = [
     "Embedder",
     "Embeddings",
     "Recipe",
+    "Reranker",
     "__version__",
     "evaluate",
     "load",
     "losses",
     "quantize",
     "recipes",
+    "train",
 ]
 
 # What needs torch (or takes long to import) is loaded when it is first asked for.
@@ -34,6 +38,8 @@ _LAZY = {
     "load": "embedlm.loader",
     "evaluate": "embedlm.evaluation",
     "quantize": "embedlm.precision",
+    "Reranker": "embedlm.rerank",
+    "train": "embedlm.training",
 }
 _LAZY_MODULES = {"losses"}
 

@@ -89,6 +89,9 @@ class Stage(_Part):
     optimizer: Optimizer = Optimizer()
     max_length: int | dict[str, int] | None = None
     dropout: float | None = Field(None, ge=0, lt=1, description="Attention dropout (SimCSE views).")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute layers again in the backward pass: less memory, more time."
+    )
     mask_probability: float | None = Field(None, gt=0, lt=1, description="For masked objectives.")
     hard_negatives: dict[str, Any] = Field(
         default_factory=dict, description="Mining rule and its constants."

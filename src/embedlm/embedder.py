@@ -21,7 +21,7 @@ from embedlm._inputs import (
     translate_spellings,
 )
 from embedlm._progress import progress
-from embedlm.backbone import Backbone, load_backbone
+from embedlm.backbone import Backbone, with_head
 from embedlm.embeddings import Embeddings, scores
 from embedlm.encode.engine import Engine, Job, Results, default_budget
 from embedlm.errors import InputError
@@ -264,7 +264,7 @@ class Embedder:
         several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
         wanted = wanted_heads(heads, self.recipe, several=several)
         if any(needs_lm_head(head) for head in wanted) and self.backbone.head is None:
-            self.backbone = _with_head(self)
+            self.backbone = with_head(self.backbone, self.recipe.backbone)
         return wanted
 
     def _jobs(
@@ -373,26 +373,27 @@ class Embedder:
 
     # -- saving -------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save model, tokenizer and recipe; `embedlm.load(folder)` gives the same vectors.
+    def save_pretrained(self, folder: str | Path, **card: Any) -> None:
+        """Save a model for `load`, and for sentence-transformers where it can express the method.
 
-        sentence-transformers opens the folder too where the method can be expressed there.
+        Args:
+            folder: new, empty, or that of a model, which is replaced.
+            **card: license (an identifier of the hub), base_model, scores (numbers by task).
         """
-        from embedlm.persistence import save
+        from embedlm.persistence import Card, save
 
-        save(self, Path(folder))
+        save(self, Path(folder), Card(**card))
 
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Save the model to a repository of the Hugging Face hub and return its address.
 
-def _with_head(embedder: Embedder) -> Backbone:
-    """Load the backbone once more, with its language-model head."""
-    old = embedder.backbone
-    return load_backbone(
-        old.name,
-        embedder.recipe.backbone,
-        device=old.device,
-        dtype=old.dtype,
-        head=True,
-        attn=old.implementation if not old.packs else "auto",
-        adapters=old.adapter_folders,
-        merge=old.adapters is None,
-    )
+        Args:
+            repo: "owner/name"; created if it is not there.
+            **options: private, token, revision and message; and those of `save_pretrained`.
+
+        Raises:
+            ModelError: the hub cannot be reached, or refuses.
+        """
+        from embedlm.persistence import push
+
+        return push(self, repo, **options)

@@ -19,6 +19,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
     AutoTokenizer,
     PretrainedConfig,
@@ -38,6 +39,7 @@ from embedlm.prompt.special import keep_declared
 __all__ = [
     "choose_device",
     "choose_dtype",
+    "load_classifier",
     "load_config",
     "load_network",
     "load_tokenizer",
@@ -254,6 +256,33 @@ def load_network(
             )
     elif MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
         loader = AutoModelForTextEncoding
+    model, missing, mismatched = _opened(loader, source, config, dtype, implementation)
+    prefix = f"{model.base_model_prefix}." if head else ""
+    body = [key for key in missing if key.startswith(prefix)] + mismatched
+    _refuse(source, body)
+    return model.eval().requires_grad_(False), [key for key in missing if key not in body]
+
+
+def load_classifier(source: str, config: Any, dtype: torch.dtype) -> nn.Module:
+    """Return the sequence classification network of a folder or hub id.
+
+    Raises:
+        ModelError: weights that are missing, truncated or do not fit the config.
+    """
+    loader = AutoModelForSequenceClassification
+    with quiet():
+        model, missing, mismatched = _opened(loader, source, config, dtype, "sdpa")
+    # A pooler that a classifier lacks is read by it, so that here it may not be missing.
+    unread = [key for key in missing if not key.endswith("position_ids")]
+    _refuse(source, unread + mismatched)
+    ready: nn.Module = model.eval().requires_grad_(False)
+    return ready
+
+
+def _opened(
+    loader: Any, source: str, config: Any, dtype: torch.dtype, implementation: str
+) -> tuple[Any, list[str], list[str]]:
+    """Return a network and which of its weights the files lack, or have in another shape."""
     try:
         model, info = loader.from_pretrained(
             source,
@@ -266,19 +295,18 @@ def load_network(
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
-            return load_network(source, config, dtype, head=head, implementation="eager")
+            return _opened(loader, source, config, dtype, "eager")
         raise _explained(source, "weights", error) from error
     if raw_config(source).get("model_type") in _WRAPPED:
         model._weight_conversions = []  # it is saved as the network that it is
-    missing = [
-        key for key in info["missing_keys"] if not any(part in key for part in _IGNORED_MISSING)
-    ]
-    mismatched = [str(key) for key in info.get("mismatched_keys", ())]
-    prefix = f"{model.base_model_prefix}." if head else ""
-    body = [key for key in missing if key.startswith(prefix)] + mismatched
-    if body:
+    ignored = () if loader is AutoModelForSequenceClassification else _IGNORED_MISSING
+    missing = [key for key in info["missing_keys"] if not any(part in key for part in ignored)]
+    return model, missing, [str(key) for key in info.get("mismatched_keys", ())]
+
+
+def _refuse(source: str, unfit: list[str]) -> None:
+    if unfit:
         raise ModelError(
-            f"the weights in {source!r} do not fit its config: {len(body)} tensors are missing or "
-            f"of another shape, e.g. {body[0]}"
+            f"the weights in {source!r} do not fit its config: {len(unfit)} tensors are missing or "
+            f"of another shape, e.g. {unfit[0]}"
         )
-    return model.eval().requires_grad_(False), [key for key in missing if key not in body]

@@ -26,7 +26,7 @@ from transformers import AttentionInterface
 from embedlm.backbone import products
 from embedlm.backbone.products import How
 
-__all__ = ["NAME", "Kept", "Layout", "layout"]
+__all__ = ["NAME", "Kept", "Layout", "current", "layout"]
 
 NAME = "embedlm_packed"
 
@@ -113,6 +113,11 @@ def layout(value: Layout, kept: Kept | None = None) -> Iterator[None]:
         yield
     finally:
         _current.layout, _current.kept = before
+
+
+def current() -> Layout | None:
+    """Return the layout of what is being run."""
+    return _current.layout
 
 
 def packed_attention(

@@ -30,7 +30,7 @@ from embedlm.backbone.probe import (
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.recipe import Backbone as BackboneRecipe
 
-__all__ = ["load_backbone"]
+__all__ = ["load_backbone", "with_head"]
 
 IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager")
 
@@ -150,3 +150,17 @@ def load_backbone(
     if switchable is not None:
         backbone.compiling = None  # each switch would compile anew
     return backbone
+
+
+def with_head(backbone: Backbone, recipe: BackboneRecipe) -> Backbone:
+    """Return the same backbone, loaded once more with its language-model head."""
+    return load_backbone(
+        backbone.name,
+        recipe,
+        device=backbone.device,
+        dtype=backbone.dtype,
+        head=True,
+        attn=backbone.implementation if not backbone.packs else "auto",
+        adapters=backbone.adapter_folders,
+        merge=backbone.adapters is None,
+    )

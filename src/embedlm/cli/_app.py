@@ -11,7 +11,17 @@ from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 
 import embedlm
-from embedlm.cli import demonstrations, encode, parity, recipes, render, search, similarity
+from embedlm.cli import (
+    demonstrations,
+    encode,
+    parity,
+    recipes,
+    render,
+    rerank,
+    search,
+    similarity,
+    train,
+)
 from embedlm.errors import EmbedLMError
 
 __all__ = ["app", "main"]
@@ -37,7 +47,8 @@ A command's own options and examples: embedlm COMMAND --help""",
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-for module in (encode, similarity, search, render, demonstrations, parity):
+MODULES = (encode, similarity, search, rerank, train, render, demonstrations, parity)
+for module in MODULES:
     app.command(module.command, name=module.NAME, help_epilogue=module.EXAMPLES)
 app.command(recipes.app)
 
@@ -79,7 +90,7 @@ def _run(given: list[str]) -> int:
 
 
 def _usage(error: CycloptsError, given: list[str]) -> str:
-    names = [module.NAME for module in (encode, similarity, search, render, demonstrations, parity)]
+    names = [module.NAME for module in MODULES]
     command = given[0] if given and given[0] in [*names, "recipes"] else ""
     text = str(error).strip().rstrip(".")
     if isinstance(error, UnusedCliTokensError):

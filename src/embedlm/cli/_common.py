@@ -14,6 +14,7 @@ from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
+    from embedlm.search import Hit
 
 __all__ = [
     "AS_IS",
@@ -25,6 +26,7 @@ __all__ = [
     "emit",
     "parse_heads",
     "read_demonstrations",
+    "show_hits",
 ]
 
 
@@ -188,3 +190,25 @@ def emit(value: Any) -> None:
     """Print a value as JSON."""
     json.dump(value, sys.stdout, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def show_hits(hits: list[Hit], *, json: bool) -> None:
+    """Print passages with score, file and line, a line each or as JSON."""
+    if json:
+        emit(
+            [
+                {
+                    "rank": hit.rank,
+                    "score": hit.score,
+                    "file": hit.passage.file,
+                    "line": hit.passage.line,
+                    "text": hit.passage.text,
+                }
+                for hit in hits
+            ]
+        )
+        return
+    for hit in hits:
+        text = " ".join(hit.passage.text.split())
+        text = text if len(text) <= 200 else text[:197] + "..."
+        print(f"{hit.score:.4f}  {hit.passage.file}:{hit.passage.line}  {text}")

@@ -67,7 +67,7 @@ def command(
 
 def _pairs(path: Path) -> list[tuple[str, str, float]]:
     """Return the sentence pairs of a dev set."""
-    from embedlm.evaluation.readers import read_lines
+    from embedlm.data import read_lines
 
     pairs = []
     for number, record in enumerate(read_lines(path), 1):

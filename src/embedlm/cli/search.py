@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import AS_LOADED, Json, Loading, Model, emit
+from embedlm.cli._common import AS_LOADED, Json, Loading, Model, show_hits
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -51,22 +51,4 @@ def command(
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])
     index = ExactIndex(loaded, passages, mode)
-    hits = index.search(query, top_k, instruction=instruction)
-    if json:
-        emit(
-            [
-                {
-                    "rank": hit.rank,
-                    "score": hit.score,
-                    "file": hit.passage.file,
-                    "line": hit.passage.line,
-                    "text": hit.passage.text,
-                }
-                for hit in hits
-            ]
-        )
-        return
-    for hit in hits:
-        text = " ".join(hit.passage.text.split())
-        text = text if len(text) <= 200 else text[:197] + "..."
-        print(f"{hit.score:.4f}  {hit.passage.file}:{hit.passage.line}  {text}")
+    show_hits(index.search(query, top_k, instruction=instruction), json=json)

@@ -25,7 +25,7 @@ from embedlm.pooling import POOL, Tokens
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
-__all__ = ["Output", "needs_segments", "run_pack", "tokens_of"]
+__all__ = ["Output", "needs_segments", "pooled", "run_pack", "token_states", "tokens_of"]
 
 Mask = npt.NDArray[np.bool_]
 Over = str | tuple[str, ...]
@@ -139,7 +139,7 @@ def run_pack(
     output = Output()
     for head in heads:
         if isinstance(head, Dense):
-            output.dense = _pooled(h_TD, tokens, pooling, latent)
+            output.dense = pooled(h_TD, tokens, pooling, latent)
             if projection is not None and head.projection == "auto":
                 output.dense = projection(output.dense)
         elif isinstance(head, Sparse) and head.weights == "token":
@@ -152,9 +152,10 @@ def run_pack(
     return output
 
 
-def _pooled(
+def pooled(
     h_TD: Tensor, tokens: Tokens, pooling: Pooling, latent: LatentAttention | None
 ) -> Tensor:
+    """Return one vector a text, v_BD."""
     if latent is None:
         return POOL[pooling.kind](h_TD, tokens)
     h_ND = latent(h_TD.index_select(0, tokens.index_N))
@@ -184,6 +185,16 @@ def _token_weights(
     return token_weights(layers.weight, tokens.states(h_TD), ids, head.top_k)
 
 
+def token_states(
+    h_TD: Tensor, tokens: Tokens, head: MultiVector, layers: TokenLayers | None
+) -> Tensor:
+    """Return a vector for each token, h_ND."""
+    h_ND = tokens.states(h_TD)
+    if layers is not None and layers.vector is not None and head.projection == "auto":
+        h_ND = layers.vector(h_ND)
+    return torch.nn.functional.normalize(h_ND, dim=-1) if head.normalize else h_ND
+
+
 def _token_vectors(
     batch: RenderedBatch,
     pack: Pack,
@@ -193,11 +204,7 @@ def _token_vectors(
     layers: TokenLayers | None,
 ) -> list[npt.NDArray[np.float32]]:
     tokens = tokens_of(batch, pack, head.over, h_TD.device)
-    h_ND = tokens.states(h_TD)
-    if layers is not None and layers.vector is not None and head.projection == "auto":
-        h_ND = layers.vector(h_ND)
-    if head.normalize:
-        h_ND = torch.nn.functional.normalize(h_ND, dim=-1)
+    h_ND = token_states(h_TD, tokens, head, layers)
     vectors = np.split(h_ND.cpu().numpy(), tokens.starts_B.cpu().numpy()[1:])
     if not len(skipped):
         return vectors

@@ -93,12 +93,13 @@ class Projection(nn.Module):
         return v_BD
 
 
-def load_projection(folder: Path, width: int) -> Projection | None:
+def load_projection(folder: Path, width: int, *, tokens: bool = False) -> Projection | None:
     """Return the Dense modules of a model folder; None where it has none.
 
     Args:
         folder: of the model.
-        width: of the pooled vectors that go in.
+        width: of the vectors that go in.
+        tokens: whether these are token states, and not what comes out of the pooling.
 
     Raises:
         ModelError: files that are missing, cannot be read or do not fit.
@@ -107,7 +108,7 @@ def load_projection(folder: Path, width: int) -> Projection | None:
     places = _dense_folders(folder)
     if not places:
         return None
-    projection = Projection([_read(place) for place in places])
+    projection = Projection([_read(place, tokens) for place in places])
     for place, layer in zip(places, projection.parts(), strict=True):
         if layer.linear.in_features != width:
             raise ModelError(
@@ -127,11 +128,12 @@ def _dense_folders(folder: Path) -> list[Path]:
     return [folder / entry["path"] for entry in entries if entry["type"].endswith(".Dense")]
 
 
-def _read(folder: Path) -> ProjectionLayer:
+def _read(folder: Path, tokens: bool) -> ProjectionLayer:
     config = read_json(folder / "config.json")
-    if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
+    given = config.get("module_input_name", "sentence_embedding")
+    if given != "sentence_embedding" and not (tokens and given == "token_embeddings"):
         raise UnsupportedError(
-            f"{str(folder)!r} projects {config['module_input_name']!r}; only what comes out of the "
+            f"{str(folder)!r} projects {given!r}; only what comes out of the "
             "pooling (sentence_embedding) is projected"
         )
     layer = ProjectionLayer(

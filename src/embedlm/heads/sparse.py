@@ -23,7 +23,7 @@ from embedlm.heads.words import valid_words
 from embedlm.pooling import Tokens, last
 from embedlm.recipe import Sparse
 
-__all__ = ["SparseRow", "sparse_rows", "stack", "text_token_ids"]
+__all__ = ["SparseRow", "sparse_rows", "stack", "term_weights", "text_token_ids"]
 
 SparseRow = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 """Ids of the vocabulary, ascending, and their weights."""
@@ -50,18 +50,28 @@ def sparse_rows(
         pool: the recipe's pooling, for `reduce: pool`.
         allowed: ids that each row may use, for `restrict: text`.
     """
+    w_BV = term_weights(backbone, h_TD, tokens, head, pool)
+    may = allowed if allowed is not None else [None] * len(w_BV)
+    others = _word_like(backbone.tokenizer) if head.expand else None
+    return [_row(w_V, ids, head, others) for w_V, ids in zip(w_BV.cpu().numpy(), may, strict=True)]
+
+
+def term_weights(
+    backbone: Backbone,
+    h_TD: Tensor,
+    tokens: Tokens,
+    head: Sparse,
+    pool: Callable[[Tensor, Tokens], Tensor],
+) -> Tensor:
+    """Return each row's weights of the whole vocabulary, w_BV."""
     reduce = head.reduce
     if reduce == "auto":
         reduce = "last" if pool is last else "max"
     if reduce in ("pool", "last"):
         v_BD = pool(h_TD, tokens) if reduce == "pool" else last(h_TD, tokens)
         blocks = v_BD.to(h_TD.dtype).split(_BLOCK)
-        w_BV = torch.cat([_weights(backbone.logits(v)) for v in blocks])
-    else:
-        w_BV = _reduced(backbone, h_TD, tokens, reduce)
-    may = allowed if allowed is not None else [None] * len(w_BV)
-    others = _word_like(backbone.tokenizer) if head.expand else None
-    return [_row(w_V, ids, head, others) for w_V, ids in zip(w_BV.cpu().numpy(), may, strict=True)]
+        return torch.cat([_weights(backbone.logits(v)) for v in blocks])
+    return _reduced(backbone, h_TD, tokens, reduce)
 
 
 _WORD_LIKE: WeakKeyDictionary[Any, npt.NDArray[np.int64]] = WeakKeyDictionary()
@@ -90,6 +100,8 @@ def _reduced(backbone: Backbone, h_TD: Tensor, tokens: Tokens, reduce: str) -> T
             out_BV = w.new_zeros(len(tokens.starts_B), w.shape[1])
         if reduce == "sum":
             out_BV.index_add_(0, sequence, w)
+        elif w.requires_grad:  # what was written in place has no gradient
+            out_BV = out_BV.scatter_reduce(0, sequence[:, None].expand_as(w), w, "amax")
         else:
             out_BV.scatter_reduce_(0, sequence[:, None].expand_as(w), w, "amax")
     assert out_BV is not None

@@ -60,7 +60,7 @@ def load_token_layers(folder: Path, width: int, *, weight: bool, vector: bool) -
         )
     own: nn.Module | None = found["vector"]
     if vector and own is None:
-        own = load_projection(folder, width)
+        own = load_projection(folder, width, tokens=True)
     layers = TokenLayers(found["weight"], own if vector else None)
     return layers.eval().requires_grad_(False)
 

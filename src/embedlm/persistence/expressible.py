@@ -1,18 +1,23 @@
-"""What of a recipe sentence-transformers can do: prefix prompts, a plain pooling, Dense modules."""
+"""What of a recipe sentence-transformers can do.
+
+Prefix prompts with a plain pooling and linear layers (SentenceTransformer), log(1 + relu) of a
+masked language model (SparseEncoder), a vector a token (MultiVectorEncoder).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from embedlm.heads.projection import Projection
 from embedlm.prompt.special import surround
 from embedlm.prompt.template import parse_template, spell_demonstrations
-from embedlm.recipe import Dense, Recipe
+from embedlm.recipe import Dense, MultiVector, Recipe, Sparse
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["Prefixes", "is_expressible", "pools_alike", "prefixes_of"]
+__all__ = ["Form", "Prefixes", "form_of", "is_expressible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +69,90 @@ def _prefix(recipe: Recipe, role: str | None, template: Any) -> tuple[str, bool]
     return before, bool(closing)
 
 
+Kind = Literal["dense", "sparse", "multi_vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How sentence-transformers opens a model."""
+
+    kind: Kind
+    prefixes: Prefixes
+
+
+def form_of(embedder: Embedder) -> Form | None:
+    """Return the form in which the model can be opened with the same vectors; None: in none."""
+    kind = _kind(embedder.recipe)
+    prefixes = prefixes_of(embedder.recipe) if kind else None
+    if kind is None or prefixes is None:
+        return None
+    if kind == "dense":
+        fits = _pools_alike(embedder, prefixes)
+    elif kind == "sparse":
+        fits = "MaskedLM" in type(embedder.backbone.head).__name__
+    else:
+        fits = _is_colbert(embedder)
+    return Form(kind, prefixes) if fits else None
+
+
 def is_expressible(recipe: Recipe) -> bool:
-    """Tell whether sentence-transformers can do what the recipe does.
+    """Tell whether sentence-transformers can do what the recipe does (with a fitting model).
 
     White space around a text is stripped by some recipes and not by sentence-transformers; that
     is no hindrance.
     """
+    return _kind(recipe) is not None
+
+
+def _kind(recipe: Recipe) -> Kind | None:
+    if len(recipe.heads) != 1 or not _is_plain(recipe):
+        return None
+    (head,), over = recipe.heads, recipe.pooling.over
+    if isinstance(head, Dense):
+        whole = over == "all"
+        counted = recipe.pooling.boundary in ("count_prefix", "count_instruction")
+        part = over != "all" and set(over) in ({"text"}, {"text", "eos"}) and counted
+        return "dense" if recipe.prompt.expansion is None and (whole or part) else None
+    if isinstance(head, Sparse):
+        all_words = head.restrict == "none" and head.top_k is None and not head.expand
+        reduced = head.reduce in ("max", "sum") or (head.reduce, recipe.pooling.kind) == (
+            "auto",
+            "max",
+        )
+        return "sparse" if head.weights == "lm_head" and all_words and reduced else None
+    every = head.over == "all" and head.normalize and head.score == "sum"
+    lengths = recipe.prompt.max_length
+    known = isinstance(lengths, dict) and {"query", "document"} <= set(lengths)
+    return "multi_vector" if every and known else None
+
+
+def _is_plain(recipe: Recipe) -> bool:
+    """Tell whether what stands around the heads is no hindrance."""
     prompt, pooling = recipe.prompt, recipe.pooling
     return (
         prefixes_of(recipe) is not None
         and prompt.clean in ("none", "strip", "strip_all")
         and prompt.tokenize == "joined"
         and prompt.special_tokens == "tokenizer"
-        and (pooling.over == "all" or set(pooling.over) in ({"text"}, {"text", "eos"}))
-        and (pooling.over == "all" or pooling.boundary in ("count_prefix", "count_instruction"))
         and pooling.layer == -1
         and pooling.weights == "none"
         and pooling.latent is None
         and recipe.backbone.kind == "transformer"
         and recipe.transform is None
-        and len(recipe.heads) == 1
-        and isinstance(recipe.heads[0], Dense)
     )
 
 
-def pools_alike(embedder: Embedder, prefixes: Prefixes) -> bool:
+def _is_colbert(embedder: Embedder) -> bool:
+    """Tell whether token vectors are made as ColBERT makes them: by a layer, or bare."""
+    (head,), layers = embedder.recipe.heads, embedder.token_layers
+    assert isinstance(head, MultiVector)
+    expansion, lengths = embedder.recipe.prompt.expansion, embedder.recipe.prompt.max_length
+    assert isinstance(lengths, dict)
+    same = expansion is None or (expansion.role == "query" and expansion.length == lengths["query"])
+    return same and layers is not None and isinstance(layers.vector, Projection)
+
+
+def _pools_alike(embedder: Embedder, prefixes: Prefixes) -> bool:
     """Tell whether leaving the prompt out (include_prompt false) pools the recipe's tokens.
 
     sentence-transformers counts the prompt's tokens, with what the tokenizer puts before it, and

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from embedlm._json import optional_json
+from embedlm._json import optional_json, read_json
 from embedlm.errors import ModelError
 from embedlm.recipe import Recipe, recipes
 
@@ -48,6 +48,8 @@ def recognise(folder: Path) -> Recipe | None:
     settings = optional_json(folder / "config_sentence_transformers.json")
     if "query_length" in settings and "document_length" in settings:
         return _colbert(settings)
+    if settings.get("model_type") == "MultiVectorEncoder":
+        return _multi_vector(folder, settings)
     if (folder / "llm2vec_config.json").is_file():
         return _llm2vec(optional_json(folder / "llm2vec_config.json"))
     auto_map = config.get("auto_map")
@@ -86,6 +88,40 @@ def _colbert(settings: dict[str, Any]) -> Recipe:
             "heads.multi_vector.skip": list(settings.get("skiplist_words") or ()),
         }
     )
+
+
+def _multi_vector(folder: Path, settings: dict[str, Any]) -> Recipe:
+    """Return the recipe of a MultiVectorEncoder (sentence-transformers 6)."""
+    own = optional_json(folder / "sentence_bert_config.json")
+    listed = folder / "modules.json"
+    modules: list[dict[str, Any]] = read_json(listed) if listed.is_file() else []
+    kinds = {str(entry["type"]).rsplit(".", 1)[-1]: folder / entry["path"] for entry in modules}
+    mask = optional_json(kinds.get("MultiVectorMask", folder) / "config.json")
+    prompts = settings.get("prompts") or {}
+    named = {
+        role: str(prompts.get(role) or "").replace("{", "{{").replace("}", "}}") + "{text}"
+        for role in ("query", "document")
+    }
+    expansion = own.get("query_expansion") or {}
+    length = expansion.get("length") or own.get("query_length")
+    longest = own.get("max_seq_length")
+    limits = {"query": length or longest, "document": own.get("document_length") or longest}
+    changes = {
+        "prompt.default": named["document"],
+        "prompt.query": named["query"],
+        "prompt.document": named["document"],
+        "prompt.clean": "none",
+        "prompt.max_length": {role: n for role, n in limits.items() if n} or None,
+        "prompt.expansion": None,
+        "heads.multi_vector.skip": list(mask.get("skiplist_words") or ()),
+        "heads.multi_vector.normalize": "Normalize" in kinds,
+    }
+    if expansion:
+        changes["prompt.expansion"] = {
+            "length": int(expansion["length"]),
+            "attended": bool(expansion.get("attend")),
+        }
+    return Recipe.load("colbert").override(changes)
 
 
 def _llm2vec(config: dict[str, Any]) -> Recipe:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,26 +13,26 @@ from embedlm.errors import InputError
 from embedlm.heads.latent import save_latent
 from embedlm.heads.projection import Projection, save_projection
 from embedlm.heads.tokens import save_token_layers
-from embedlm.persistence.expressible import Prefixes, is_expressible, pools_alike, prefixes_of
+from embedlm.persistence.card import Card
+from embedlm.persistence.expressible import form_of
+from embedlm.persistence.modules import write_modules
 from embedlm.persistence.read import RECIPE_FILE
 from embedlm.prompt.special import add_eos
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["is_expressible", "save"]
+__all__ = ["save"]
 
-_POOLING = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "max": "pooling_mode_max_tokens",
-    "weighted_mean": "pooling_mode_weightedmean_tokens",
-    "last": "pooling_mode_lasttoken",
+_OPENED = {
+    "dense": "SentenceTransformer",
+    "sparse": "SparseEncoder",
+    "multi_vector": "MultiVectorEncoder",
 }
-_PREFIX = "sentence_transformers.models."
+"""Its class for each form."""
 
 
-def save(embedder: Embedder, folder: Path) -> None:
+def save(embedder: Embedder, folder: Path, card: Card) -> None:
     """Write the model's folder; nothing is left half written.
 
     Raises:
@@ -47,7 +45,7 @@ def save(embedder: Embedder, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(embedder, part)
+        _write(embedder, part, card, folder.name)
         if folder.is_dir():
             shutil.rmtree(folder)
         os.chmod(part, 0o755)
@@ -56,13 +54,11 @@ def save(embedder: Embedder, folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(embedder: Embedder, folder: Path) -> None:
+def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
     recipe = embedder.recipe
-    prefixes = prefixes_of(recipe) if is_expressible(recipe) else None
-    if prefixes is not None and not pools_alike(embedder, prefixes):
-        prefixes = None
+    form = form_of(embedder)
     embedder.backbone.save(folder)
-    _tokenizer(embedder, prefixes is not None and prefixes.eos).save_pretrained(folder)
+    _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
     dense = []
     if embedder.projection is not None:
         dense = save_projection(embedder.projection, folder)
@@ -71,23 +67,16 @@ def _write(embedder: Embedder, folder: Path) -> None:
     if embedder.token_layers is not None:
         save_token_layers(embedder.token_layers, folder)
         if isinstance(embedder.token_layers.vector, Projection):
-            save_projection(embedder.token_layers.vector, folder)
+            dense = save_projection(embedder.token_layers.vector, folder)
     (folder / RECIPE_FILE).write_text(recipe.dump(), encoding="utf-8")
-    if prefixes is not None:
-        _write_modules(embedder, folder, prefixes, dense)
-    note = (
-        "sentence-transformers opens this folder with the same vectors."
-        if prefixes is not None
-        else "sentence-transformers cannot express this recipe; open the folder with EmbedLM."
-    )
-    if prefixes is not None and recipe.prompt.clean != "none":
-        note += " It does not strip white space around a text, as this recipe does."
-    (folder / "README.md").write_text(
-        f"# {recipe.name}\n\n{recipe.summary}\n\nSaved by EmbedLM. {note}\n\n"
-        f"```python\nimport embedlm\n\nmodel = embedlm.load({folder.name!r})\n```\n\n"
-        f"## Recipe\n\n```yaml\n{recipe.dump()}```\n",
-        encoding="utf-8",
-    )
+    note = "sentence-transformers cannot express this recipe; open the folder with EmbedLM."
+    if form is not None:
+        write_modules(embedder, folder, form, dense)
+        opened = _OPENED[form.kind]
+        note = f"sentence-transformers opens this folder with the same vectors ({opened})."
+        if recipe.prompt.clean != "none":
+            note += " It does not strip white space around a text, as this recipe does."
+    card.write(embedder, folder, note, name)
 
 
 def _tokenizer(embedder: Embedder, eos: bool) -> Any:
@@ -97,41 +86,3 @@ def _tokenizer(embedder: Embedder, eos: bool) -> Any:
     tokenizer = copy.deepcopy(embedder.tokenizer)
     add_eos(tokenizer)
     return tokenizer
-
-
-def _write_modules(
-    embedder: Embedder, folder: Path, prefixes: Prefixes, dense: Sequence[str]
-) -> None:
-    recipe = embedder.recipe
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *((name, "Dense") for name in dense)]
-    if recipe.normalize:
-        modules.append((f"{len(modules)}_Normalize", "Normalize"))
-        (folder / modules[-1][0]).mkdir()
-    entries = [
-        {"idx": i, "name": str(i), "path": path, "type": _PREFIX + kind}
-        for i, (path, kind) in enumerate(modules)
-    ]
-    _json(folder / "modules.json", entries)
-    pooling = {
-        "word_embedding_dimension": embedder.backbone.dim,
-        "include_prompt": recipe.pooling.over == "all",
-    }
-    for kind, key in _POOLING.items():
-        pooling[key] = kind == recipe.pooling.kind
-    (folder / "1_Pooling").mkdir()
-    _json(folder / "1_Pooling" / "config.json", pooling)
-    settings = {
-        "model_type": "SentenceTransformer",
-        "prompts": prefixes.named,
-        "default_prompt_name": prefixes.default,
-        "similarity_fn_name": recipe.similarity,
-    }
-    _json(folder / "config_sentence_transformers.json", settings)
-    _json(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": embedder.max_length, "do_lower_case": False},
-    )
-
-
-def _json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,70 @@
+"""`embedlm rerank`: passages ordered by reading each with the query."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from embedlm.cli._common import Json, repeated, show_hits
+
+__all__ = ["EXAMPLES", "NAME", "command"]
+
+NAME = "rerank"
+EXAMPLES = """Examples:
+  embedlm rerank docs/ "how do I resume a job?" -m Qwen/Qwen3-Reranker-0.6B
+  embedlm rerank hits.jsonl "photosynthesis" -m BAAI/bge-reranker-v2-m3 --top-k 3 --json"""
+
+
+def command(
+    place: Annotated[
+        str,
+        Parameter(
+            name="FILE_OR_DIR",
+            help="Text (.txt, .md, .rst, ...), records (.jsonl, .csv, ...), or a folder of these.",
+        ),
+    ],
+    query: Annotated[str, Parameter(name="QUERY", help="What is asked.")],
+    /,
+    *,
+    model: Annotated[
+        str,
+        Parameter(
+            name=["--model", "-m"],
+            help="Folder or hub id: a cross-encoder, or any causal language model.",
+        ),
+    ],
+    method: Annotated[
+        str | None,
+        Parameter(
+            help="cross-encoder, qwen3-reranker, bge-reranker-gemma or yes-no; without it the "
+            "model's own."
+        ),
+    ] = None,
+    adapter: Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--adapter")] = (),
+    device: Annotated[
+        str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
+    ] = None,
+    dtype: Annotated[str, Parameter(help="auto, float32, bfloat16 or float16.")] = "auto",
+    top_k: Annotated[int, Parameter(name=["--top-k", "-k"], help="How many are shown.")] = 10,
+    instruction: Annotated[
+        str | None, Parameter(help="Of the task; without it the method's.")
+    ] = None,
+    split: Annotated[
+        str, Parameter(help="paragraph: text is cut at blank lines; line: at every line.")
+    ] = "paragraph",
+    text_field: Annotated[str, Parameter(help="Field or column with the text.")] = "text",
+    json: Json = False,
+) -> None:
+    """Print the passages of a file or folder by how well they answer a query."""
+    from embedlm.rerank import Reranker
+    from embedlm.search import Hit, read_passages
+
+    passages = read_passages(place, split=split, text_field=text_field)
+    loaded = Reranker(model, method, device=device, dtype=dtype, adapters=adapter)
+    texts = [passage.text for passage in passages]
+    ranked = loaded.rank(query, texts, top_k, instruction=instruction)
+    show_hits(
+        [Hit(passages[one["corpus_id"]], one["score"], rank) for rank, one in enumerate(ranked, 1)],
+        json=json,
+    )

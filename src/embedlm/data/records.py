@@ -1,0 +1,233 @@
+"""What a model is trained on: groups of a query with its documents, scored pairs, or bare texts.
+
+The field names of the common layouts are read: sentence-transformers (anchor, positive, negative;
+sentence1, sentence2, score), FlagEmbedding (query, pos, neg, pos_scores, neg_scores), BEIR-like
+(q, d), natural language inference (premise, hypothesis, label) and labelled texts (text, label).
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from embedlm.data.lines import read_lines
+from embedlm.errors import InputError, RecordError
+
+__all__ = ["Group", "Kind", "Pair", "Records", "read_records"]
+
+Kind = Literal["groups", "pairs", "texts"]
+_QUERY = ("query", "anchor", "question", "q")
+_POSITIVE = ("positive", "positives", "pos", "document", "passage", "answer", "d")
+_NEGATIVE = ("negative", "negatives", "neg", "hard_negatives")
+_FIRST = ("sentence1", "s1", "text1", "a")
+_SECOND = ("sentence2", "s2", "text2", "b")
+_SCORE = ("score", "similarity")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A query, what answers it, and what does not."""
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    """A teacher's score of each positive and then of each negative; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts and how alike they are."""
+
+    first: str
+    second: str
+    score: float
+
+
+Item = Group | Pair | str
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of one source, all of one kind."""
+
+    name: str
+    kind: Kind
+    items: tuple[Any, ...]
+    has_negatives: bool = False
+    has_scores: bool = False
+
+
+def read_records(source: str | Path, limit: int | None = None) -> Records:
+    """Return the records of a file: .jsonl (.gz), or plain .txt (.gz, .xz) with a text a line.
+
+    Args:
+        source: a path, with or without its .gz.
+        limit: read only the first ones.
+
+    Raises:
+        InputError: nothing is there, it is empty, or its records are of several kinds.
+        RecordError: a record that cannot be used, with file and line.
+    """
+    path = Path(source)
+    if path.suffix in (".txt", ".xz") or path.name.endswith(".txt.gz"):
+        return _made(path, _texts(path), limit)
+    return _made(path, _read(path, limit), limit)
+
+
+def _made(path: Path, items: Iterable[Item], limit: int | None) -> Records:
+    found: list[Item] = []
+    for item in items:
+        found.append(item)
+        if limit is not None and len(found) >= limit:
+            break
+    if not found:
+        raise InputError(f"{path} holds no record; give a file with at least two")
+    kinds = {type(item) for item in found}
+    if len(kinds) > 1:
+        raise InputError(f"{path} mixes records of several kinds; give a file for each")
+    groups = [item for item in found if isinstance(item, Group)]
+    kind: Kind = "groups" if groups else "pairs" if isinstance(found[0], Pair) else "texts"
+    negatives = bool(groups) and all(group.negatives for group in groups)
+    scores = bool(groups) and all(group.scores for group in groups)
+    return Records(path.name.split(".")[0], kind, tuple(found), negatives, scores)
+
+
+def _texts(path: Path) -> Iterator[str]:
+    import gzip
+
+    opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    if not path.is_file():
+        raise InputError(f"{path} is not there; check the plan's data")
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                if line.strip():
+                    yield line.strip()
+    except (OSError, UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
+        raise RecordError(f"{path} cannot be read as text: {error}") from error
+
+
+def _read(path: Path, limit: int | None) -> Iterator[Item]:
+    labelled: dict[str, list[str]] = {}
+    entailed: dict[str, tuple[list[str], list[str]]] = {}
+    for number, record in enumerate(read_lines(path), 1):
+        place = f"{path}:{number}"
+        if "premise" in record and "hypothesis" in record:
+            _inferred(record, entailed, place)
+        elif "text" in record and "label" in record:
+            text = _text(record["text"], place, "text")
+            labelled.setdefault(str(record["label"]), []).append(text)
+        else:
+            yield _item(record, place)
+    yield from _of_labels(labelled)
+    for premise, (positives, negatives) in entailed.items():
+        if positives:
+            yield Group(premise, tuple(positives), tuple(negatives))
+
+
+def _inferred(
+    record: Mapping[str, Any], found: dict[str, tuple[list[str], list[str]]], place: str
+) -> None:
+    """Take an entailed hypothesis as a positive, a contradicted one as a hard negative."""
+    premise = _text(record["premise"], place, "premise")
+    label = str(record.get("label"))
+    row = found.setdefault(premise, ([], []))
+    if label in ("entailment", "0", "contradiction", "2"):
+        which = row[0] if label in ("entailment", "0") else row[1]
+        which.append(_text(record["hypothesis"], place, "hypothesis"))
+
+
+def _of_labels(labelled: Mapping[str, list[str]]) -> Iterator[Group]:
+    """Yield texts of one label as each other's positives, one of the next label as a negative."""
+    labels = [label for label, texts in labelled.items() if len(texts) > 1]
+    for place, label in enumerate(labels):
+        own = labelled[label]
+        others = labelled[labels[(place + 1) % len(labels)]] if len(labels) > 1 else []
+        for index, text in enumerate(own):
+            positive = own[(index + 1) % len(own)]
+            if positive != text:
+                negative = (others[index % len(others)],) if others else ()
+                yield Group(text, (positive,), negative)
+
+
+def _item(record: Mapping[str, Any], place: str) -> Item:
+    query, first = _name(record, _QUERY), _name(record, _FIRST)
+    if query is not None:
+        return _group(record, query, place)
+    if first is not None:
+        second, score = _name(record, _SECOND), _name(record, _SCORE)
+        if second is None:
+            raise RecordError(f"{place}: has {first!r} and no {' or '.join(_SECOND)}")
+        a, b = _text(record[first], place, first), _text(record[second], place, second)
+        if score is None:
+            return Group(a, (b,))
+        return Pair(a, b, _number(record[score], place, score))
+    if "text" in record:
+        return _text(record["text"], place, "text")
+    raise RecordError(
+        f"{place}: has the fields {', '.join(map(repr, record)) or 'none'}; expected are query and "
+        "positive (with negative), sentence1, sentence2 and score, or text"
+    )
+
+
+def _group(record: Mapping[str, Any], query: str, place: str) -> Group:
+    positive, negative = _name(record, _POSITIVE), _name(record, _NEGATIVE)
+    if positive is None:
+        raise RecordError(f"{place}: has no positive; give one of {', '.join(_POSITIVE)}")
+    asked = _text(record[query], place, query)
+    positives = _several(record[positive], place, positive)
+    negatives = _several(record[negative], place, negative) if negative is not None else ()
+    if not positives:
+        raise RecordError(f"{place}: {positive!r} is empty; give at least one positive")
+    both = set(positives) & set(negatives)
+    if both:
+        raise RecordError(f"{place}: {min(both)[:60]!r} is a positive and a negative")
+    return Group(asked, positives, negatives, _scores(record, len(positives), negatives, place))
+
+
+def _scores(
+    record: Mapping[str, Any], positives: int, negatives: tuple[str, ...], place: str
+) -> tuple[float, ...]:
+    """Return a teacher's scores, for positives and then for negatives."""
+    given: list[Any] = []
+    if "scores" in record or "teacher_scores" in record:
+        given = list(record.get("scores") or record.get("teacher_scores") or ())
+    elif "pos_scores" in record:
+        given = [*record["pos_scores"], *(record.get("neg_scores") or ())]
+    if given and len(given) != positives + len(negatives):
+        raise RecordError(
+            f"{place}: {len(given)} scores for {positives} positives and {len(negatives)} "
+            "negatives; give one for each"
+        )
+    return tuple(_number(value, place, "scores") for value in given)
+
+
+def _name(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in record), None)
+
+
+def _text(value: Any, place: str, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise RecordError(f"{place}: {name!r} is {value!r}, not a text")
+    return value.strip()
+
+
+def _several(value: Any, place: str, name: str) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list):
+        raise RecordError(f"{place}: {name!r} is {type(value).__name__}; give a text or a list")
+    return tuple(_text(one, place, name) for one in values)
+
+
+def _number(value: Any, place: str, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number != number or number in (float("inf"), float("-inf")):
+        raise RecordError(f"{place}: {name!r} holds {value!r}, which is no number")
+    return number

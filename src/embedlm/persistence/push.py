@@ -1,0 +1,56 @@
+"""A whole model to a repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
+
+from embedlm.errors import InputError, ModelError
+from embedlm.persistence.card import Card
+from embedlm.persistence.write import save
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["push"]
+
+
+def push(
+    embedder: Embedder,
+    repo: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    **card: Any,
+) -> str:
+    """Save a model to a repository of the hub; see `Embedder.push_to_hub`."""
+    about = Card(**card)
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / (repo.rsplit("/", 1)[-1] or "model")
+        save(embedder, folder, about)
+        try:
+            made = api.create_repo(repo, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(made.repo_id, branch=revision, exist_ok=True)
+            api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=message or f"Save {embedder.recipe.name} with EmbedLM",
+            )
+        except HFValidationError as error:
+            raise InputError(f"{repo!r} is no repository id; write owner/name: {error}") from error
+        except Exception as error:  # the hub's client and its transport have no common base
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"cannot save to {repo!r} on the Hugging Face hub: {reason}. Check the network, "
+                "the id, and that the token may write (`hf auth login`, or token=...)"
+            ) from error
+    return str(made)
