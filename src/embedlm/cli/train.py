@@ -1,0 +1,85 @@
+"""`embedlm train`: a plan's stages turn a language model into an embedding model."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from embedlm.cli._common import Json, emit, flag
+
+__all__ = ["EXAMPLES", "NAME", "command"]
+
+NAME = "train"
+EXAMPLES = """Examples:
+  embedlm train plan.yaml -o tuned
+  embedlm train examples/llm2vec.yaml -o tuned --scale tiny --data DATA
+  embedlm encode texts.txt -m tuned/model -o vectors.npy"""
+
+
+def command(
+    plan: Annotated[
+        str, Parameter(name="PLAN", help="A .yaml file, or a recipe with a tuning part.")
+    ],
+    /,
+    *,
+    output: Annotated[
+        str,
+        Parameter(
+            name=["--output", "-o"],
+            help="Folder for stages, checkpoints and the model; an interrupted run goes on there.",
+        ),
+    ],
+    model: Annotated[
+        str | None, Parameter(name=["--model", "-m"], help="In place of the plan's.")
+    ] = None,
+    data: Annotated[
+        str | None, Parameter(help="Folder of the data sets; without it $EMBEDLM_DATA.")
+    ] = None,
+    scale: Annotated[
+        str | None, Parameter(help="tiny: the same stages for two cores, on the built-in model.")
+    ] = None,
+    device: Annotated[
+        str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
+    ] = None,
+    restart: Annotated[bool, flag("Begin anew, whatever the folder holds.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a model by a plan's stages."""
+    from embedlm.training import train
+
+    def say(kind: str, values: dict[str, Any]) -> None:
+        if json:
+            emit({"kind": kind, **values})
+        else:
+            print(_line(kind, values), file=sys.stderr)
+
+    train(
+        plan,
+        output,
+        model=model,
+        data=data,
+        scale=scale,
+        device=device,
+        restart=restart,
+        say=say,
+    )
+    if json:
+        emit({"kind": "done", "model": f"{output}/model"})
+    else:
+        print(f"the model is in {output}/model")
+
+
+def _line(kind: str, values: dict[str, Any]) -> str:
+    """Return what happened as a line."""
+    if kind == "stage":
+        return f"stage {values['stage']}: from {values['model']}"
+    if kind == "dev":
+        metric, score = values["metric"], values["score"]
+        return f"{values['stage']}  step {values['step']}: dev {metric} {score:.4f}"
+    shown = {k: v for k, v in values.items() if k not in ("stage", "step", "of", "rate", "s")}
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    pace = f"{values['s']:.0f} s"
+    where = f"{values['stage']}  step {values['step']}/{values['of']}"
+    return f"{where}  {losses}  rate {values['rate']:.2e}  {pace}"

@@ -1,0 +1,146 @@
+"""Where a stage stands, written so that a kill at any moment loses no more than the last steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedlm._json import read_json
+from embedlm.errors import JobError
+from embedlm.training.gradcache import RandomState
+
+__all__ = ["Checkpoints", "Progress", "identity", "trainable"]
+
+KEEP = 2
+"""Checkpoints kept beside the best one."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a stage has done."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+    stale: int = 0
+    """Evaluations without a better score."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """Dev scores: step, score."""
+
+
+def identity(*parts: Any) -> str:
+    """Return what tells a stage's settings and data from others."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Checkpoints:
+    """The checkpoints of a stage's folder."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder, self.identity = folder, identity
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".part-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that are there, in order."""
+        return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+
+    def save(
+        self,
+        progress: Progress,
+        weights: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> Path:
+        """Write a checkpoint under its final name only when it is whole.
+
+        Raises:
+            JobError: the disk is full, or cannot be written.
+        """
+        part, target = self.folder / f".part-{progress.step}", self._place(progress.step)
+        state = RandomState.now()
+        try:
+            part.mkdir(exist_ok=True)
+            torch.save({n: w.detach().cpu() for n, w in weights.items()}, part / "weights.pt")
+            torch.save(optimizer.state_dict(), part / "optimizer.pt")
+            torch.save({"cpu": state.cpu, "cuda": list(state.cuda)}, part / "random.pt")
+            facts = {"identity": self.identity, **_plain(progress)}
+            (part / "progress.json").write_text(json.dumps(facts), encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(part, target)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            last = self.steps()
+            kept = f"; the checkpoint of step {last[-1]} is whole" if last else ""
+            raise JobError(
+                f"the checkpoint of step {progress.step} cannot be written to {self.folder}: "
+                f"{error}{kept}. Make room and run the same command again"
+            ) from error
+        self._prune(progress)
+        return target
+
+    def load(
+        self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    ) -> Progress | None:
+        """Put the last whole checkpoint back and return where it stands; None: there is none.
+
+        Raises:
+            JobError: it belongs to other settings or other data.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        place = self._place(steps[-1])
+        facts = read_json(place / "progress.json")
+        if facts.pop("identity", None) != self.identity:
+            raise JobError(
+                f"{place} is a checkpoint of another plan or of other data; give another output "
+                "folder, or --restart to begin anew"
+            )
+        self.restore(steps[-1], weights)
+        options = {"map_location": "cpu", "weights_only": True}
+        optimizer.load_state_dict(torch.load(place / "optimizer.pt", **options))  # type: ignore[arg-type]
+        random = torch.load(place / "random.pt", **options)  # type: ignore[arg-type]
+        RandomState(random["cpu"], tuple(random["cuda"])).restore()
+        return Progress(**facts)
+
+    def restore(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Put the weights of a checkpoint back."""
+        found = torch.load(self._place(step) / "weights.pt", map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                tensor.copy_(found[name])
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step}"
+
+    def _prune(self, progress: Progress) -> None:
+        for step in self.steps()[:-KEEP]:
+            if step != progress.best_step:
+                shutil.rmtree(self._place(step), ignore_errors=True)
+
+
+def _plain(progress: Progress) -> dict[str, Any]:
+    return {
+        "step": progress.step,
+        "best_step": progress.best_step,
+        "best_score": progress.best_score,
+        "stale": progress.stale,
+        "history": progress.history,
+    }
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name; shared ones once."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}

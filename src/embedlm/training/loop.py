@@ -1,0 +1,172 @@
+"""The steps of one stage: optimiser, schedule, dev scores, checkpoints, and a clean stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from embedlm._tuning_schema import Stage
+from embedlm.data import Records
+from embedlm.errors import JobError
+from embedlm.training.batches import Batches
+from embedlm.training.checkpoint import Checkpoints, Progress, trainable
+from embedlm.training.dev import dev_score, metric_of
+from embedlm.training.devices import rank, sum_gradients
+from embedlm.training.schedule import learning_rate
+from embedlm.training.step import Stepper
+
+__all__ = ["Every", "run_steps", "steps_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """How often what is done beside the steps."""
+
+    log: int = 10
+    evaluate: int | None = None
+    checkpoint: int = 200
+    keep: Literal["best", "last"] = "best"
+    """Which weights a stage ends with, where there is a dev set."""
+    patience: int | None = None
+    """Evaluations without a better score before the stage ends early."""
+
+
+def steps_of(stage: Stage, batches: Batches) -> int:
+    """Return how many steps a stage has: as given, or so many times through the data."""
+    if stage.optimizer.steps is not None:
+        return stage.optimizer.steps
+    epochs = stage.optimizer.epochs or 1.0
+    return max(1, math.ceil(epochs * batches.total / batches.size))
+
+
+def run_steps(
+    stepper: Stepper,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    every: Every,
+    dev: Records | None,
+    say: Callable[[str, dict[str, Any]], None],
+) -> Progress:
+    """Train a stage from where its last checkpoint stands; the best weights are left in the model.
+
+    Args:
+        stepper: gives a batch's gradient.
+        batches: of the stage, at its first step.
+        checkpoints: of the stage's folder.
+        every: how often it is logged, evaluated and saved.
+        dev: held-out records, or None.
+        say: told what happens: "step" and "dev" with their numbers.
+
+    Raises:
+        JobError: the loss or the gradient is no number, or a checkpoint cannot be written.
+    """
+    stage, modules = stepper.stage, stepper.student.modules()
+    steps, parameters = steps_of(stage, batches), trainable(modules)
+    torch.manual_seed(stepper.seed + rank())
+    optimizer = _optimizer(stage, parameters)
+    progress = checkpoints.load(parameters, optimizer) or Progress()
+    batches.skip(progress.step)
+    embedder = stepper.student.embedder
+    ended = every.patience is not None and progress.stale >= every.patience
+    if dev is not None and not progress.history:
+        _evaluate(embedder, dev, progress, say)
+        if rank() == 0:
+            checkpoints.save(progress, parameters, optimizer)
+    start = time.perf_counter()
+    while progress.step < steps and not ended:
+        modules.train()
+        rate = learning_rate(stage.optimizer, progress.step, steps)
+        told = _step(stepper, batches, optimizer, parameters, rate, progress, checkpoints)
+        progress.step += 1
+        if progress.step % every.log == 0 or progress.step == steps:
+            spent = time.perf_counter() - start
+            say("step", {"step": progress.step, "of": steps, "rate": rate, **told, "s": spent})
+        last = progress.step == steps
+        if dev is not None and (last or _due(progress.step, every.evaluate)):
+            modules.eval()
+            better = _evaluate(embedder, dev, progress, say)
+            ended = every.patience is not None and progress.stale >= every.patience
+            if better and rank() == 0:
+                checkpoints.save(progress, parameters, optimizer)
+        if (last or ended or _due(progress.step, every.checkpoint)) and rank() == 0:
+            checkpoints.save(progress, parameters, optimizer)
+    modules.eval()
+    best = every.keep == "best" and progress.best_step in checkpoints.steps()
+    if best and progress.best_step is not None:
+        checkpoints.restore(progress.best_step, parameters)
+    return progress
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _optimizer(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """Return AdamW; vectors (biases and norms) do not decay."""
+    decay = [p for p in parameters.values() if p.ndim > 1]
+    plain = [p for p in parameters.values() if p.ndim <= 1]
+    groups = [
+        {"params": decay, "weight_decay": stage.optimizer.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=stage.optimizer.learning_rate
+    )
+
+
+def _step(
+    stepper: Stepper,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    parameters: dict[str, nn.Parameter],
+    rate: float,
+    progress: Progress,
+    checkpoints: Checkpoints,
+) -> dict[str, float]:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    told = stepper.backward(batches.next())
+    sum_gradients(parameters.values())
+    limit = stepper.stage.optimizer.max_grad_norm
+    norm = float(nn.utils.clip_grad_norm_(parameters.values(), limit or math.inf))
+    if not math.isfinite(told["loss"]) or not math.isfinite(norm):
+        kept = checkpoints.steps()
+        where = f"step {kept[-1]} in {checkpoints.folder}" if kept else "none yet"
+        raise JobError(
+            f"stage {stepper.stage.name!r} diverged at step {progress.step + 1}: the loss is "
+            f"{told['loss']}, the gradient's norm {norm}. The weights were not changed; the last "
+            f"good checkpoint: {where}. Take a smaller learning rate or a longer warm-up"
+        )
+    optimizer.step()
+    return {**told, "norm": norm}
+
+
+def _evaluate(
+    embedder: Any, dev: Records, progress: Progress, say: Callable[[str, dict[str, Any]], None]
+) -> bool:
+    """Score the dev set; tell whether it is better than ever (the start counts)."""
+    score = dev_score(embedder, dev)
+    progress.history.append({"step": progress.step, "score": score})
+    say("dev", {"step": progress.step, "metric": metric_of(dev), "score": score})
+    better = progress.best_score is None or score > progress.best_score
+    if better:
+        progress.best_score, progress.best_step = score, progress.step
+        progress.stale = 0
+    else:
+        progress.stale += 1
+    return better
+
+
+def write_log(path: Path, kind: str, values: dict[str, Any]) -> None:
+    """Append a line to a stage's log."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"kind": kind, **values}) + "\n")

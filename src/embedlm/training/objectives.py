@@ -1,0 +1,199 @@
+"""From a stage's losses to the gradient of a batch.
+
+Losses on embeddings share one pass over the batch's texts, in chunks where it does not fit
+(GradCache), over all devices where there are several; language modelling has a pass of its own.
+
+Shapes: B queries, G documents a query, M = B * G, N = B + M, D width, L longest text in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedlm import losses
+from embedlm._tuning_schema import Loss
+from embedlm.errors import InputError, closest
+from embedlm.training.language import LANGUAGE
+
+__all__ = ["EMBEDDING", "Parts", "check_objective", "head_of", "loss_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a loss wants of the data."""
+
+    kind: str
+    """groups, pairs, texts, or any."""
+    function: Callable[..., Tensor]
+    negatives: bool = False
+    teacher: bool = False
+    """Scores of a teacher in the data."""
+    guide: bool = False
+    """Embeddings of another model."""
+    head: str = "dense"
+
+
+EMBEDDING: dict[str, Needs] = {
+    "info_nce": Needs("groups", losses.info_nce),
+    "improved_info_nce": Needs("groups", losses.improved_info_nce),
+    "triplet": Needs("groups", losses.triplet, negatives=True),
+    "kl_distill": Needs("groups", losses.kl_distill, teacher=True),
+    "margin_mse": Needs("groups", losses.margin_mse, negatives=True, teacher=True),
+    "stable_distill": Needs("groups", losses.stable_distill, teacher=True),
+    "gist": Needs("groups", losses.gist, guide=True),
+    "late_interaction": Needs("groups", losses.late_interaction, head="multi_vector"),
+    "alignment": Needs("groups", losses.alignment),
+    "cosent": Needs("pairs", losses.cosent),
+    "angle": Needs("pairs", losses.angle),
+    "cosine_mse": Needs("pairs", losses.cosine_mse),
+    "simcse": Needs("texts", losses.info_nce),
+    "embedding_distill": Needs("any", losses.embedding_distill, guide=True),
+    "uniformity": Needs("any", losses.uniformity),
+    "flops": Needs("any", losses.flops, head="sparse"),
+}
+"""Losses on embeddings, by the name that a plan gives them."""
+_OWN = ("head", "teacher")
+"""Options that are not the function's."""
+
+
+def check_objective(
+    objective: Sequence[Loss], kind: str, *, has_negatives: bool, has_scores: bool, group_size: int
+) -> None:
+    """Refuse a loss that is not known or that the data cannot feed.
+
+    Raises:
+        InputError: with what the loss needs.
+    """
+    known = [*EMBEDDING, *LANGUAGE]
+    for loss in objective:
+        if loss.kind not in known:
+            raise InputError(
+                f"objective {loss.kind!r} is not known; allowed: {', '.join(known)}."
+                + closest(loss.kind, known)
+            )
+        if loss.kind in LANGUAGE:
+            continue
+        needs = EMBEDDING[loss.kind]
+        if needs.kind not in ("any", kind):
+            wanted = {
+                "groups": "a query with its positive (and negatives)",
+                "pairs": "two texts and their score",
+                "texts": "bare texts",
+            }[needs.kind]
+            raise InputError(f"objective {loss.kind!r} needs {wanted}, but the data are {kind}")
+        if needs.negatives and (not has_negatives or group_size < 2):
+            raise InputError(
+                f"objective {loss.kind!r} needs hard negatives in every record and a group_size "
+                "of 2 or more; mine some first, or take info_nce"
+            )
+        if needs.teacher and not has_scores:
+            raise InputError(
+                f"objective {loss.kind!r} needs a teacher's scores in every record (`scores`, or "
+                "pos_scores and neg_scores)"
+            )
+        if needs.guide and not loss.options.get("teacher"):
+            raise InputError(
+                f"objective {loss.kind!r} compares with another model; name it: "
+                "options: {teacher: MODEL}"
+            )
+
+
+def head_of(loss: Loss) -> str:
+    """Return the kind of head whose output a loss reads."""
+    return str(loss.options.get("head", EMBEDDING[loss.kind].head))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A batch's embeddings, and what the data say of it."""
+
+    rows: int
+    """B."""
+    kind: str
+    in_batch: bool
+    width: Mapping[str, int]
+    """Columns of each head's output, in the order they stand in a row."""
+    token_width: int
+    """Of one token's vector, where there is a multi-vector head."""
+    labels_B: Tensor | None = None
+    teacher_BG: Tensor | None = None
+    guide_ND: Tensor | None = None
+    """Another model's embeddings of the same texts."""
+
+    def head(self, v_NX: Tensor, kind: str) -> Tensor:
+        """Return one head's columns."""
+        names = list(self.width)
+        columns: tuple[Tensor, ...] = v_NX.split(list(self.width.values()), dim=1)
+        return columns[names.index(kind)]
+
+
+def loss_of(
+    objective: Sequence[Loss], parts: Parts, v_NX: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the weighted sum of a stage's losses on embeddings, and each one's value.
+
+    Args:
+        objective: those of `EMBEDDING` are counted.
+        parts: what is known of the batch.
+        v_NX: rows of queries, then of documents query after query (pairs: first, then second texts;
+            texts: one view, then the other).
+    """
+    total = v_NX.new_zeros(())
+    told: dict[str, float] = {}
+    for loss in objective:
+        if loss.kind not in EMBEDDING:
+            continue
+        value = _value(loss, parts, parts.head(v_NX, head_of(loss)))
+        name = loss.kind if head_of(loss) == "dense" else f"{head_of(loss)}_{loss.kind}"
+        told[name] = float(value.detach())
+        total = total + loss.weight * value
+    return total, told
+
+
+def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:
+    options: dict[str, Any] = {k: v for k, v in loss.options.items() if k not in _OWN}
+    if loss.temperature is not None:
+        options["temperature"] = loss.temperature
+    first, second = v_ND[: parts.rows], v_ND[parts.rows :]
+    if loss.kind == "late_interaction":
+        q_BLD, d_MLD = (x.unflatten(1, (-1, parts.token_width)) for x in (first, second))
+        masks = [(x != 0).any(-1) for x in (q_BLD, d_MLD)]
+        return losses.late_interaction(q_BLD, d_MLD, *masks, **options)
+    if loss.kind in ("uniformity", "flops"):
+        halves = [x for x in (first, second) if len(x)]
+        each = [EMBEDDING[loss.kind].function(x, **options) for x in halves]
+        return torch.stack(each).mean()
+    embeddings, others = _arguments(loss, parts, v_ND, first, second)
+    if loss.kind == "info_nce" and not parts.in_batch:
+        options["own_group_only"] = True
+    function = EMBEDDING[loss.kind].function
+    if loss.matryoshka:
+        widths = sorted({*loss.matryoshka, v_ND.shape[1]}, reverse=True)
+        return losses.matryoshka(function, embeddings, *others, dims=widths, **options)
+    return function(*embeddings, *others, **options)
+
+
+def _arguments(
+    loss: Loss, parts: Parts, v_ND: Tensor, first: Tensor, second: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what a loss is called with: embeddings, and what is not cut to a width."""
+    if loss.kind == "embedding_distill":
+        assert parts.guide_ND is not None
+        return [v_ND], [parts.guide_ND]
+    if loss.kind == "gist":
+        assert parts.guide_ND is not None
+        return [first, second], [parts.guide_ND[: parts.rows], parts.guide_ND[parts.rows :]]
+    if EMBEDDING[loss.kind].teacher:
+        assert parts.teacher_BG is not None
+        return [first, second], [parts.teacher_BG]
+    if EMBEDDING[loss.kind].kind == "pairs":
+        assert parts.labels_B is not None
+        return [first, second], [parts.labels_B]
+    if loss.kind == "alignment":
+        return [first, second[:: len(second) // parts.rows]], []
+    return [first, second], []

@@ -1,0 +1,176 @@
+"""A plan: which model becomes which system, by which stages, on which data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from embedlm._tuning_schema import Stage
+from embedlm._validation import validated
+from embedlm.errors import InputError, RecipeError
+from embedlm.recipe import Recipe, recipes
+
+__all__ = ["Dev", "Plan", "find_data", "load_plan", "tiny"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dev(_Part):
+    """Held-out records that say how training goes; never a test set."""
+
+    source: str = Field(description="A file of scored pairs, or of queries with positives.")
+    every: int = Field(100, gt=0, description="Steps between two scores.")
+    patience: int | None = Field(
+        None, gt=0, description="Scores without a better one before a stage ends early."
+    )
+    max_records: int = Field(1000, gt=0)
+
+
+class Plan(_Part):
+    """Everything a training run is told."""
+
+    name: str = "plan"
+    model: str = Field("builtin-base", description="Folder or hub id of what is trained.")
+    recipe: str | dict[str, Any] = Field(
+        "plain-mean", description="Prompt, pooling and attention: a name, a file or fields."
+    )
+    change: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of the recipe that are replaced."
+    )
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int = 0
+    dev: Dev | None = None
+    checkpoint_every: int = Field(200, gt=0, description="Steps between two checkpoints.")
+    notes: str | None = None
+
+    def loaded_recipe(self, folder: Path) -> Recipe:
+        """Return the recipe; a relative file is looked for beside the plan."""
+        given: Any = self.recipe
+        if isinstance(given, str) and (folder / given).is_file():
+            given = folder / given
+        return Recipe.load(given).override(self.change) if self.change else Recipe.load(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A plan and where it stands."""
+
+    plan: Plan
+    folder: Path
+    """Against which relative paths are read."""
+
+
+def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Source:
+    """Return the plan of a file, a mapping, or of a recipe's own tuning part.
+
+    Raises:
+        RecipeError: no such plan, or one with an unknown field or a value not allowed.
+    """
+    if isinstance(source, Plan):
+        return Source(source, Path())
+    if isinstance(source, Mapping):
+        return Source(validated(Plan, source, str(source.get("name", "plan"))), Path())
+    name = str(source)
+    if name in recipes():
+        return Source(_of_recipe(name), Path())
+    path = Path(name)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"cannot read the plan {name!r}: {error}; give a .yaml file, or the name of a recipe "
+            "with a tuning part"
+        ) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path.name} holds no mapping of fields")
+    return Source(validated(Plan, {"name": path.stem, **data}, path.name), path.parent)
+
+
+def _of_recipe(name: str) -> Plan:
+    recipe = Recipe.load(name)
+    if recipe.tuning is None:
+        raise RecipeError(
+            f"recipe {name!r} has no tuning part; write a plan: see the examples folder"
+        )
+    return Plan(
+        name=name,
+        model=recipe.backbone.base or "builtin-base",
+        recipe=name,
+        stages=recipe.tuning.stages,
+        precision=recipe.tuning.precision,
+    )
+
+
+def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
+    """Return the file of a data set: beside the plan, or in the data folder.
+
+    Raises:
+        InputError: it is nowhere.
+    """
+    root = data or os.environ.get("EMBEDLM_DATA")
+    places = [folder / source, *([Path(root) / source] if root else [])]
+    for place in places:
+        for path in (place, place.with_name(place.name + ".gz")):
+            if path.is_file():
+                return path
+    looked = ", ".join(str(place) for place in places)
+    raise InputError(
+        f"the data set {source!r} is not there (looked for {looked}, also with .gz); put it "
+        "there, or name the data folder with --data or $EMBEDLM_DATA"
+    )
+
+
+def tiny(plan: Plan) -> Plan:
+    """Return a plan of the same stages and objectives at a size for two cores.
+
+    The model is the built-in one, a stage has at most 30 steps of 32 queries and 64 tokens, and a
+    learning rate fit for a small model.
+    """
+    stages = []
+    for stage in plan.stages:
+        batching = stage.batching.model_copy(
+            update={
+                "size": min(stage.batching.size, 32),
+                "group_size": min(stage.batching.group_size, 3),
+                "chunk_tokens": stage.batching.chunk_tokens and 2048,
+            }
+        )
+        optimizer = stage.optimizer.model_copy(
+            update={
+                "steps": min(stage.optimizer.steps or 30, 30),
+                "epochs": None,
+                "warmup": 0.1,
+                "learning_rate": max(stage.optimizer.learning_rate, 2e-4),
+            }
+        )
+        stages.append(
+            stage.model_copy(
+                update={
+                    "batching": batching,
+                    "optimizer": optimizer,
+                    "max_length": 64,
+                    "gradient_checkpointing": False,
+                    "adapter": stage.adapter and stage.adapter.model_copy(update={"kind": "lora"}),
+                }
+            )
+        )
+    dev = plan.dev and plan.dev.model_copy(update={"every": 15, "max_records": 300})
+    return plan.model_copy(
+        update={
+            "model": "builtin-base",
+            "stages": tuple(stages),
+            "precision": "float32",
+            "dev": dev,
+        }
+    )

@@ -1,0 +1,211 @@
+"""A plan's stages, one after the other, each from the folder that the one before has written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from embedlm._tuning_schema import Stage
+from embedlm.data import Records, read_records
+from embedlm.embedder import Embedder
+from embedlm.errors import InputError
+from embedlm.loader import load
+from embedlm.recipe import Recipe
+from embedlm.training.batches import Batches
+from embedlm.training.checkpoint import Checkpoints, identity
+from embedlm.training.devices import rank
+from embedlm.training.guide import Guide
+from embedlm.training.language import LANGUAGE
+from embedlm.training.loop import Every, run_steps, write_log
+from embedlm.training.objectives import check_objective
+from embedlm.training.plan import Plan, Source, find_data, load_plan, tiny
+from embedlm.training.prepare import dropped, remembered, set_trainable
+from embedlm.training.step import Stepper, heads_of
+from embedlm.training.student import Student
+
+__all__ = ["train"]
+
+Say = Callable[[str, dict[str, Any]], None]
+PACK = 4096
+"""Tokens of a chunk where a stage does not say."""
+
+
+def train(
+    plan: str | Path | Mapping[str, Any] | Plan,
+    output: str | Path,
+    *,
+    model: str | None = None,
+    data: str | Path | None = None,
+    scale: str | None = None,
+    device: Any = None,
+    restart: bool = False,
+    say: Say | None = None,
+) -> Embedder:
+    """Train a model by a plan; a run that was interrupted goes on where it stood.
+
+    Args:
+        plan: a .yaml file, its fields, or the name of a recipe with a tuning part.
+        output: folder for the stages, their checkpoints and logs, and the model (`output/model`).
+        model: in place of the plan's.
+        data: folder in which the plan's data sets are looked for; None takes $EMBEDLM_DATA.
+        scale: "tiny" runs the same stages at a size for two cores, with the built-in model.
+        device: None chooses CUDA, MPS or CPU.
+        restart: begin anew, whatever the output folder holds.
+        say: told what happens: "stage", "step" and "dev" with their numbers.
+
+    Returns:
+        The trained model, as `embedlm.load(output/model)` opens it.
+
+    Raises:
+        RecipeError: a plan that cannot be.
+        InputError: data that are missing, or that an objective cannot use.
+        JobError: training diverged, or the folder holds another plan's checkpoints.
+    """
+    source = load_plan(plan)
+    if scale not in (None, "tiny"):
+        raise InputError(f"scale {scale!r} is not known; allowed: tiny")
+    chosen = tiny(source.plan) if scale == "tiny" else source.plan
+    if model is not None:
+        chosen = chosen.model_copy(update={"model": model})
+    target, source = Path(output), Source(chosen, source.folder)
+    if target.is_file():
+        raise InputError(f"{str(target)!r} is a file; give a folder to train in")
+    if restart:
+        for folder in (*target.glob("stage-*"), target / "model"):
+            shutil.rmtree(folder, ignore_errors=True)
+    target.mkdir(parents=True, exist_ok=True)
+    sets = [_sets(stage, source, data) for stage in chosen.stages]
+    dev = None
+    if chosen.dev is not None:
+        dev = read_records(
+            find_data(chosen.dev.source, source.folder, data), chosen.dev.max_records
+        )
+    here, recipe = chosen.model, chosen.loaded_recipe(source.folder)
+    for number, (stage, records) in enumerate(zip(chosen.stages, sets, strict=True)):
+        folder = target / f"stage-{number + 1}-{stage.name}"
+        if not (folder / "model" / "config.json").is_file():
+            _stage(chosen, stage, records, dev, here, recipe, folder, device, say or _silent)
+        here = str(folder / "model")
+    if rank() == 0:
+        shutil.rmtree(target / "model", ignore_errors=True)
+        shutil.copytree(here, target / "model")
+    return load(str(target / "model"), device=device)
+
+
+def _silent(kind: str, values: dict[str, Any]) -> None:
+    pass
+
+
+def _sets(stage: Stage, source: Source, data: str | Path | None) -> list[Records]:
+    """Read a stage's data and refuse before the first step what it cannot be trained with."""
+    if not stage.data:
+        raise InputError(f"stage {stage.name!r} has no data; give at least one source")
+    found = [
+        read_records(find_data(one.source, source.folder, data), one.max_records)
+        for one in stage.data
+    ]
+    Batches(found, stage.data, stage.batching, source.plan.seed)
+    check_objective(
+        stage.objective,
+        found[0].kind,
+        has_negatives=all(one.has_negatives for one in found),
+        has_scores=all(one.has_scores for one in found),
+        group_size=stage.batching.group_size,
+    )
+    return found
+
+
+def _stage(
+    plan: Plan,
+    stage: Stage,
+    sets: list[Records],
+    dev: Records | None,
+    here: str,
+    recipe: Recipe,
+    folder: Path,
+    device: Any,
+    say: Say,
+) -> None:
+    """Train one stage and write its model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    say("stage", {"stage": stage.name, "model": here})
+    student = _student(stage, here, recipe, device)
+    tuner = set_trainable(student, stage)
+    batches = Batches(sets, stage.data, stage.batching, plan.seed)
+    facts = identity(stage.model_dump(mode="json"), here, recipe.dump(), plan.seed, _prints(sets))
+    guide = _guide(stage, device)
+    stepper = Stepper(student, stage, batches.kind, plan.seed, plan.precision, guide)
+
+    def told(kind: str, values: dict[str, Any]) -> None:
+        if rank() == 0:
+            write_log(folder / "log.jsonl", kind, values)
+            say(kind, {"stage": stage.name, **values})
+
+    with dropped(student, stage.dropout):
+        checkpoints = Checkpoints(folder / "checkpoints", facts)
+        progress = run_steps(stepper, batches, checkpoints, _every(plan, stage), dev, told)
+    if tuner is not None:
+        if rank() == 0:
+            tuner.save_pretrained(str(folder / "adapter"))
+        tuner.merge_and_unload()
+    if rank() == 0:
+        student.embedder.save_pretrained(folder / "model")
+        summary = {"steps": progress.step, "best_step": progress.best_step}
+        text = json.dumps({**summary, "best_score": progress.best_score, "dev": progress.history})
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
+    """Load what a stage trains, with the language-model head where an objective reads it."""
+    own = recipe
+    if stage.attention is not None:
+        own = recipe.override({"backbone.attention": stage.attention})
+    heads = heads_of(own.heads, stage.objective)
+    loading = own
+    reads_head = _is_language(stage) or any(head.kind == "sparse" for head in heads)
+    if reads_head and not any(head.kind == "sparse" for head in own.heads):
+        loading = own.override({"heads": [*own.model_dump(mode="json")["heads"], {"sparse": {}}]})
+    embedder = load(here, loading, device=device, dtype="float32")
+    embedder.recipe = own
+    student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
+    if stage.gradient_checkpointing:
+        network: Any = embedder.backbone.model
+        network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": remembered})
+    return student
+
+
+def _is_language(stage: Stage) -> bool:
+    return any(loss.kind in LANGUAGE for loss in stage.objective)
+
+
+def _every(plan: Plan, stage: Stage) -> Every:
+    keep: Literal["best", "last"] = "last" if _is_language(stage) else "best"
+    if plan.dev is None:
+        return Every(checkpoint=plan.checkpoint_every, keep=keep)
+    return Every(
+        evaluate=plan.dev.every,
+        checkpoint=plan.checkpoint_every,
+        keep=keep,
+        patience=plan.dev.patience,
+    )
+
+
+def _prints(sets: list[Records]) -> list[Any]:
+    """Return what tells data sets from others: their names, sizes and a few records."""
+    return [[one.name, len(one.items), one.items[0], one.items[-1]] for one in sets]
+
+
+def _guide(stage: Stage, device: Any) -> Guide | None:
+    """Return the model that a stage's losses compare with."""
+    named = [loss.options["teacher"] for loss in stage.objective if "teacher" in loss.options]
+    if not named:
+        return None
+    if len(set(named)) > 1:
+        raise InputError(
+            f"stage {stage.name!r} names several teachers: {', '.join(named)}; take one"
+        )
+    return Guide(load(str(named[0]), device=device))

@@ -1,0 +1,173 @@
+"""The gradient of one batch.
+
+Shapes: B queries of all ranks, N texts of this rank, X columns of all heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedlm._tuning_schema import Loss, Stage
+from embedlm.errors import InputError
+from embedlm.recipe import Dense, Head, MultiVector, parse_head
+from embedlm.training.asks import asks_of
+from embedlm.training.batches import Batch, Row
+from embedlm.training.devices import gather_rows, rank, share, world
+from embedlm.training.gradcache import backward_cached, backward_plain
+from embedlm.training.guide import Guide
+from embedlm.training.language import LANGUAGE, backward_language
+from embedlm.training.objectives import EMBEDDING, Parts, head_of, loss_of
+from embedlm.training.student import Ask, Student
+
+__all__ = ["Stepper", "heads_of"]
+
+LENGTH = 512
+"""Tokens of a text in a language modelling objective, where nothing else is said."""
+
+
+def heads_of(embedder_heads: Sequence[Head], objective: Sequence[Loss]) -> tuple[Head, ...]:
+    """Return the heads that the losses read, with the recipe's own options."""
+    kinds = dict.fromkeys(head_of(loss) for loss in objective if loss.kind in EMBEDDING)
+    return tuple(parse_head(kind, tuple(embedder_heads)) for kind in kinds)
+
+
+@dataclass(slots=True)
+class Stepper:
+    """Turns a batch into gradients."""
+
+    student: Student
+    stage: Stage
+    kind: str
+    seed: int
+    precision: str = "float32"
+    guide: Guide | None = None
+
+    def backward(self, batch: Batch) -> dict[str, float]:
+        """Add the batch's gradient to the parameters; return the losses, `loss` being their sum."""
+        chance = np.random.default_rng([self.seed, 3, batch.step, rank()])
+        rows = list(share(batch.rows))
+        told: dict[str, float] = {}
+        total = 0.0
+        if any(loss.kind in EMBEDDING for loss in self.stage.objective):
+            loss, told = self._embedding(batch, rows, chance)
+            total += loss
+        for loss_ in self.stage.objective:
+            if loss_.kind in LANGUAGE:
+                told[loss_.kind] = self._language(loss_, rows, chance)
+                total += loss_.weight * told[loss_.kind]
+        return {"loss": total, **told}
+
+    def _embedding(
+        self, batch: Batch, rows: Sequence[Row], chance: np.random.Generator
+    ) -> tuple[float, dict[str, float]]:
+        stage, embedder = self.stage, self.student.embedder
+        asks = asks_of(
+            embedder,
+            batch,
+            self.kind,
+            stage.data,
+            stage.batching,
+            rows,
+            stage.max_length,
+            chance,
+        )
+        plan = self.student.plan(asks)
+        told: dict[str, float] = {}
+        labels_B, teacher_BG, guide_ND = self._beside(batch, asks)
+        own = len(rows)
+
+        def loss(v_NX: Tensor) -> Tensor:
+            ordered = v_NX[plan.order_N]
+            queries, documents = gather_rows(ordered[:own]), gather_rows(ordered[own:])
+            parts = Parts(
+                len(queries),
+                self.kind,
+                batch.in_batch,
+                self._width(v_NX.shape[1]),
+                self._token_width(),
+                labels_B,
+                teacher_BG,
+                guide_ND,
+            )
+            found, values = loss_of(stage.objective, parts, torch.cat([queries, documents]))
+            told.update(values)
+            return found
+
+        cached = stage.batching.chunk_tokens is not None and len(plan.chunks) > 1
+        run = backward_cached if cached else backward_plain
+        chunks = [lambda c=chunk: self._cast(c) for chunk in plan.chunks]
+        return float(run(chunks, loss)), told
+
+    def _cast(self, chunk: Any) -> Tensor:
+        with self._autocast():
+            found: Tensor = chunk()
+        return found
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        device = self.student.backbone.device.type
+        return torch.autocast(device, dtype=getattr(torch, self.precision))
+
+    def _beside(
+        self, batch: Batch, asks: Sequence[Ask]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return what the data and another model say of the whole batch."""
+        device = self.student.backbone.device
+        each = len(batch.rows) // world() * world()
+        rows = batch.rows[:each]
+        labels = teacher = guide = None
+        if self.kind == "pairs":
+            labels = torch.tensor([row.score for row in rows], device=device)
+        if rows and rows[0].teacher:
+            teacher = torch.tensor([row.teacher for row in rows], device=device)
+        if self.guide is not None:
+            queries, documents = (gather_rows(self.guide.embed(ask).to(device)) for ask in asks)
+            guide = torch.cat([queries, documents])
+        return labels, teacher, guide
+
+    def _width(self, columns: int) -> dict[str, int]:
+        """Return how many columns each head has."""
+        model = self.student.embedder
+        fixed = {"dense": model.dim, "sparse": model.backbone.vocab_size}
+        for head in self.student.heads:
+            if isinstance(head, Dense) and head.projection == "none":
+                fixed["dense"] = model.backbone.dim
+        known = sum(fixed[h.kind] for h in self.student.heads if h.kind in fixed)
+        return {h.kind: fixed.get(h.kind, columns - known) for h in self.student.heads}
+
+    def _token_width(self) -> int:
+        model = self.student.embedder
+        for head in self.student.heads:
+            if isinstance(head, MultiVector) and head.projection == "auto":
+                layers = model.token_layers
+                vector: Any = None if layers is None else layers.vector
+                if vector is not None:
+                    return int(vector.out_features)
+        return model.backbone.dim
+
+    def _language(self, loss: Loss, rows: Sequence[Row], chance: np.random.Generator) -> float:
+        texts = [text for row in rows for text in (row.query, *row.documents[:1])]
+        limit = self.stage.max_length
+        length = max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
+        if self.student.backbone.head is None:
+            raise InputError(f"objective {loss.kind!r} needs a model with a language-model head")
+        with self._autocast():
+            found = backward_language(
+                self.student.backbone,
+                texts,
+                loss,
+                max_length=length,
+                budget=self.student.budget,
+                probability=self.stage.mask_probability or 0.15,
+                chance=chance,
+                scale=loss.weight / world(),
+            )
+        return float(found)

@@ -1,0 +1,173 @@
+"""A model in training: text in, embeddings with gradients out, by the path that `encode` takes.
+
+Shapes: T tokens of a pack, N texts of all packs, R texts of a pack, D width of a vector, V
+vocabulary, L longest text in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedlm.embedder import Embedder
+from embedlm.encode.plan import Pack, plan
+from embedlm.encode.run import pooled, token_states, tokens_of
+from embedlm.errors import UnsupportedError
+from embedlm.heads.sparse import term_weights
+from embedlm.pooling import POOL
+from embedlm.prompt.render import RenderedBatch, Request
+from embedlm.recipe import Dense, Head, MultiVector, Sparse
+
+__all__ = ["Ask", "Plan", "Student"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Texts of one role that are embedded together."""
+
+    texts: tuple[str, ...]
+    role: str | None
+    instructions: tuple[str, ...] | None = None
+    demonstrations: tuple[tuple[dict[str, str], ...], ...] | None = None
+    """Those of each text; None: none of its own."""
+    max_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a batch's texts are embedded: chunk by chunk, and then put in order."""
+
+    chunks: tuple[Callable[[], Tensor], ...]
+    order_N: Tensor
+    """Where each text's row is found in the chunks' rows."""
+    tokens: int
+    """How many are run."""
+
+
+class Student:
+    """Embeds with gradients."""
+
+    def __init__(self, embedder: Embedder, heads: Sequence[Head], budget: int) -> None:
+        """Take the model to be trained.
+
+        Args:
+            embedder: whose network is trained in place.
+            heads: what is read out; a vector holds all of them, one after the other.
+            budget: tokens of a chunk.
+
+        Raises:
+            UnsupportedError: a recipe whose vectors are averages over several prompts.
+        """
+        if embedder.recipe.transform is not None or len(embedder.renderer.templates(None)) > 1:
+            raise UnsupportedError(
+                f"recipe {embedder.recipe.name!r} averages several prompts or rewritten texts, "
+                "which is not trained; take a recipe with one prompt, such as prompteol"
+            )
+        self.embedder, self.heads, self.budget = embedder, tuple(heads), budget
+        self.backbone = embedder.backbone
+        if self.backbone.compiling is not None:
+            self.backbone.compiling.stop()
+            self.backbone.compiling.mode = "off"
+
+    def modules(self) -> nn.ModuleDict:
+        """Return everything with parameters, by the part's name."""
+        parts: dict[str, Any] = {
+            "backbone": self.backbone.model,
+            "head": self.backbone.head,
+            "projection": self.embedder.projection,
+            "latent": self.embedder.latent,
+            "token_layers": self.embedder.token_layers,
+        }
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    def plan(self, asks: Sequence[Ask]) -> Plan:
+        """Render texts and return the chunks that embed them, asks after asks in order."""
+        chunks: list[Callable[[], Tensor]] = []
+        items: list[int] = []
+        tokens = start = 0
+        rendered = [self._render(ask) for ask in asks]
+        longest = max(len(ids) for batch in rendered for ids in batch.ids)
+        for ask, batch in zip(asks, rendered, strict=True):
+            share = self.backbone.packs and self.backbone.causal and not batch.unseen
+            # A shared prefix would share its dropout too.
+            share = share and not self._drops()
+            for pack in plan(batch.ids, self.budget, share=share):
+                chunks.append(lambda b=batch, p=pack: self._run(b, p, longest))  # type: ignore[misc]
+                items += [start + item for item in pack.items.tolist()]
+                own = sum(len(batch.ids[item]) - pack.prefix for item in pack.items.tolist())
+                tokens += own + pack.prefix
+            start += len(ask.texts)
+        order_N = torch.empty(start, dtype=torch.long)
+        order_N[torch.tensor(items)] = torch.arange(start)
+        return Plan(tuple(chunks), order_N.to(self.backbone.device), tokens)
+
+    def _drops(self) -> bool:
+        """Tell whether a forward pass draws random numbers."""
+        return any(
+            module.training
+            and ((isinstance(module, nn.Dropout) and module.p > 0) or _rate(module) > 0)
+            for module in self.backbone.model.modules()
+        )
+
+    def _render(self, ask: Ask) -> RenderedBatch:
+        renderer = self.embedder.renderer
+        if ask.demonstrations is None:
+            request = Request(ask.role, None, ask.max_length)
+            return renderer.render(list(ask.texts), request, ask.instructions)[0]
+        whole: RenderedBatch | None = None
+        for index, text in enumerate(ask.texts):
+            request = Request(ask.role, ask.demonstrations[index], ask.max_length)
+            own = None if ask.instructions is None else [ask.instructions[index]]
+            one = renderer.render([text], request, own)[0]
+            if whole is None:
+                whole = one
+                continue
+            whole.ids += one.ids
+            whole.segments += one.segments
+            whole.text += one.text
+            whole.unseen += one.unseen
+        assert whole is not None
+        return whole
+
+    def _run(self, batch: RenderedBatch, pack: Pack, longest: int) -> Tensor:
+        """Return what all heads read from a pack, v_RD."""
+        model, pooling = self.embedder, self.embedder.recipe.pooling
+        rows = [batch.ids[item] for item in pack.items.tolist()]
+        unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
+        layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
+        h_TD = self.backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen)
+        tokens = tokens_of(batch, pack, pooling.over, h_TD.device)
+        parts = []
+        for head in self.heads:
+            if isinstance(head, Dense):
+                v_RD = pooled(h_TD, tokens, pooling, model.latent)
+                if model.projection is not None and head.projection == "auto":
+                    v_RD = model.projection(v_RD)
+                parts.append(v_RD)
+            elif isinstance(head, Sparse):
+                weigh = POOL[pooling.kind]
+                parts.append(term_weights(self.backbone, h_TD, tokens, head, weigh))
+            else:
+                parts.append(self._token_vectors(batch, pack, h_TD, head, longest))
+        return torch.cat(parts, dim=1)
+
+    def _token_vectors(
+        self, batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: MultiVector, longest: int
+    ) -> Tensor:
+        """Return each text's token vectors, filled up with zeros, as one row: L * D wide."""
+        tokens = tokens_of(batch, pack, head.over, h_TD.device)
+        h_ND = token_states(h_TD, tokens, head, self.embedder.token_layers)
+        filled_RLD = h_ND.new_zeros(len(tokens.counts_B), longest, h_ND.shape[1])
+        place_N = torch.arange(len(h_ND), device=h_ND.device) - tokens.starts_B[tokens.sequence_N]
+        filled_RLD = filled_RLD.index_put((tokens.sequence_N, place_N), h_ND)
+        return filled_RLD.flatten(1)
+
+
+def _rate(module: nn.Module) -> float:
+    """Return a layer's attention dropout, where it has such."""
+    rate = getattr(module, "attention_dropout", 0.0)
+    return float(rate) if isinstance(rate, int | float) else 0.0
