@@ -177,25 +177,47 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         key, value = _current.kept.join(key, value, plan.prefix)
     if products.suits(query) and not how.dropout:
         return products.attend_packed(query, key, value, plan, how)
-    shared, out_HTD, parts_HTD = None, None, []
-    if not torch.is_grad_enabled():
-        # Each part writes its rows where they belong.
-        _, heads, tokens, _ = query.shape
-        out_HTD = value.new_empty(tokens, heads, value.shape[-1]).transpose(0, 1)
+    if torch.is_grad_enabled():
+        return _recorded(query, key, value, plan, how).transpose(0, 1).unsqueeze(0)
+    # Each part writes its rows where they belong.
+    _, heads, tokens, _ = query.shape
+    out_HTD = value.new_empty(tokens, heads, value.shape[-1]).transpose(0, 1)
+    shared = None
     if plan.prefix:
         one = slice(0, plan.prefix)
         shared = (key[:, :, one], value[:, :, one])
-    if plan.prefix and not plan.held:
-        parts_HTD.append(_own((0, 1, plan.prefix), query, key, value, how, None, out_HTD))
-    if shared is not None and out_HTD is not None and _mergeable(plan, query, how):
+        if not plan.held:
+            _own((0, 1, plan.prefix), query, key, value, how, None, out_HTD)
+    if shared is not None and _mergeable(plan, query, how):
         _merged(plan, query, key, value, how, out_HTD)
     else:
-        parts_HTD += [
+        for group in plan.groups():
             _own(group, query, key, value, how, shared, out_HTD, plan.absent)
-            for group in plan.groups()
-        ]
-    joined_HTD = torch.cat(parts_HTD, dim=1) if out_HTD is None else out_HTD
-    return joined_HTD.transpose(0, 1).unsqueeze(0)
+    return out_HTD.transpose(0, 1).unsqueeze(0)
+
+
+def _recorded(query: Tensor, key: Tensor, value: Tensor, plan: Layout, how: How) -> Tensor:
+    """Attend with a graph for gradients; out_HTD.
+
+    The rows are split once, so that their gradients are joined once: a slice a group would fill a
+    tensor of the whole pack with zeros for each.
+    """
+    groups = list(plan.groups())
+    sizes = [count * length for _, count, length in groups]
+    if plan.prefix:
+        sizes, groups = [plan.prefix, *sizes], [(0, 1, plan.prefix), *groups]
+    parts_HTD = []
+    shared = None
+    rows = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    for (start, count, length), own in zip(groups, rows, strict=True):
+        q_BHLD, k_BKLD, v_BKLD = (_split(x_HTD, count) for x_HTD in own)
+        if plan.prefix and start == 0:
+            shared = k_BKLD, v_BKLD
+        elif shared is not None:
+            k_BKLD, v_BKLD = _after(shared[0], k_BKLD), _after(shared[1], v_BKLD)
+        out_BHLD = _attend(q_BHLD, k_BKLD, v_BKLD, how)
+        parts_HTD.append(out_BHLD.transpose(0, 1).reshape(len(query[0]), count * length, -1))
+    return torch.cat(parts_HTD, dim=1)
 
 
 def _own(
@@ -205,20 +227,16 @@ def _own(
     value: Tensor,
     how: How,
     shared: tuple[Tensor, Tensor] | None,
-    out_HTD: Tensor | None,
+    out_HTD: Tensor,
     absent: int = 0,
-) -> Tensor:
-    """Attend within the sequences of a group, after the shared keys and values; their out_HTD."""
+) -> None:
+    """Attend within the sequences of a group, after the shared keys and values, into out_HTD."""
     start, count, length = group
     q_BHLD, k_BKLD, v_BKLD = _sequences(group, query, key, value, absent)
     rows = slice(start - absent, start - absent + count * length)
     if shared is not None:
         k_BKLD, v_BKLD = _after(shared[0], k_BKLD), _after(shared[1], v_BKLD)
-    if out_HTD is not None:
-        _attend(q_BHLD, k_BKLD, v_BKLD, how, _split(out_HTD[:, rows], count))
-        return out_HTD[:, rows]
-    out_BHLD = _attend(q_BHLD, k_BKLD, v_BKLD, how)
-    return out_BHLD.transpose(0, 1).reshape(query.shape[1], count * length, -1)
+    _attend(q_BHLD, k_BKLD, v_BKLD, how, _split(out_HTD[:, rows], count))
 
 
 def _sequences(

@@ -23,6 +23,7 @@ def asks_of(
     rows: Sequence[Row],
     max_length: int | dict[str, int] | None,
     chance: np.random.Generator,
+    views: int = 2,
 ) -> list[Ask]:
     """Return the texts of some of a batch's rows: queries and documents, or both of each pair.
 
@@ -35,11 +36,11 @@ def asks_of(
         rows: those of the batch that this process embeds.
         max_length: in tokens, for all or by role.
         chance: draws examples.
+        views: how often a bare text is embedded, by dropout each time otherwise.
     """
     queries = tuple(row.query for row in rows)
     if kind == "texts":
-        views = [Ask(queries, None, max_length=_length(max_length, None))]
-        return views * 2
+        return [Ask(queries, None, max_length=_length(max_length, None))] * views
     documents = tuple(text for row in rows for text in row.documents)
     sources = [row.source for row in rows for _ in row.documents]
     roles = ("query", "document") if kind == "groups" else (None, None)
@@ -49,7 +50,12 @@ def asks_of(
         of_documents = list(given)
     shots = None
     if batching.demonstrations and kind == "groups":
-        shots = tuple(_shots(batch, row, given[0] or "", batching, chance) for row in rows)
+        own = embedder.renderer.instruction("query")
+        asked = [own if one is None else one for one in given]
+        shots = tuple(
+            _shots(batch, row, instruction, batching, chance)
+            for row, instruction in zip(rows, asked, strict=True)
+        )
     return [
         Ask(
             queries,

@@ -79,7 +79,7 @@ class Checkpoints:
             if target.exists():
                 shutil.rmtree(target)
             os.replace(part, target)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch's writer raises the second
             shutil.rmtree(part, ignore_errors=True)
             last = self.steps()
             kept = f"; the checkpoint of step {last[-1]} is whole" if last else ""

@@ -138,7 +138,8 @@ def _step(
     sum_gradients(parameters.values())
     limit = stepper.stage.optimizer.max_grad_norm
     norm = float(nn.utils.clip_grad_norm_(parameters.values(), limit or math.inf))
-    if not math.isfinite(told["loss"]) or not math.isfinite(norm):
+    collapsed = norm == 0 and told["loss"] > 0  # all texts have one vector
+    if collapsed or not math.isfinite(told["loss"]) or not math.isfinite(norm):
         kept = checkpoints.steps()
         where = f"step {kept[-1]} in {checkpoints.folder}" if kept else "none yet"
         raise JobError(

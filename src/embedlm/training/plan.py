@@ -16,7 +16,7 @@ from embedlm._validation import validated
 from embedlm.errors import InputError, RecipeError
 from embedlm.recipe import Recipe, recipes
 
-__all__ = ["Dev", "Plan", "find_data", "load_plan", "tiny"]
+__all__ = ["Dev", "Plan", "find_data", "find_model", "load_plan", "tiny"]
 
 
 class _Part(BaseModel):
@@ -118,8 +118,7 @@ def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
     Raises:
         InputError: it is nowhere.
     """
-    root = data or os.environ.get("EMBEDLM_DATA")
-    places = [folder / source, *([Path(root) / source] if root else [])]
+    places = _places(source, folder, data)
     for place in places:
         for path in (place, place.with_name(place.name + ".gz")):
             if path.is_file():
@@ -129,6 +128,16 @@ def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
         f"the data set {source!r} is not there (looked for {looked}, also with .gz); put it "
         "there, or name the data folder with --data or $EMBEDLM_DATA"
     )
+
+
+def find_model(name: str, folder: Path, data: str | Path | None) -> str:
+    """Return a model's folder beside the plan or in the data folder, or else the name itself."""
+    return next((str(p) for p in _places(name, folder, data) if p.is_dir()), name)
+
+
+def _places(name: str, folder: Path, data: str | Path | None) -> list[Path]:
+    root = data or os.environ.get("EMBEDLM_DATA")
+    return [folder / name, *([Path(root) / name] if root else [])]
 
 
 def tiny(plan: Plan) -> Plan:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from embedlm._tuning_schema import Stage
 from embedlm.data import Records, read_records
@@ -15,13 +18,14 @@ from embedlm.errors import InputError
 from embedlm.loader import load
 from embedlm.recipe import Recipe
 from embedlm.training.batches import Batches
-from embedlm.training.checkpoint import Checkpoints, identity
+from embedlm.training.checkpoint import Checkpoints, Progress, identity
+from embedlm.training.dev import metric_of
 from embedlm.training.devices import rank
 from embedlm.training.guide import Guide
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.objectives import check_objective
-from embedlm.training.plan import Plan, Source, find_data, load_plan, tiny
+from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
 from embedlm.training.prepare import dropped, remembered, set_trainable
 from embedlm.training.step import Stepper, heads_of
 from embedlm.training.student import Student
@@ -83,11 +87,13 @@ def train(
         dev = read_records(
             find_data(chosen.dev.source, source.folder, data), chosen.dev.max_records
         )
+        metric_of(dev)  # refuses records that say nothing of similarity
+    run = _Run(source, data, device, say or _silent, dev)
     here, recipe = chosen.model, chosen.loaded_recipe(source.folder)
     for number, (stage, records) in enumerate(zip(chosen.stages, sets, strict=True)):
         folder = target / f"stage-{number + 1}-{stage.name}"
         if not (folder / "model" / "config.json").is_file():
-            _stage(chosen, stage, records, dev, here, recipe, folder, device, say or _silent)
+            run.stage(stage, records, here, recipe, folder)
         here = str(folder / "model")
     if rank() == 0:
         shutil.rmtree(target / "model", ignore_errors=True)
@@ -118,45 +124,72 @@ def _sets(stage: Stage, source: Source, data: str | Path | None) -> list[Records
     return found
 
 
-def _stage(
-    plan: Plan,
-    stage: Stage,
-    sets: list[Records],
-    dev: Records | None,
-    here: str,
-    recipe: Recipe,
-    folder: Path,
-    device: Any,
-    say: Say,
-) -> None:
-    """Train one stage and write its model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    say("stage", {"stage": stage.name, "model": here})
-    student = _student(stage, here, recipe, device)
-    tuner = set_trainable(student, stage)
-    batches = Batches(sets, stage.data, stage.batching, plan.seed)
-    facts = identity(stage.model_dump(mode="json"), here, recipe.dump(), plan.seed, _prints(sets))
-    guide = _guide(stage, device)
-    stepper = Stepper(student, stage, batches.kind, plan.seed, plan.precision, guide)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all stages of a run share."""
 
-    def told(kind: str, values: dict[str, Any]) -> None:
-        if rank() == 0:
-            write_log(folder / "log.jsonl", kind, values)
-            say(kind, {"stage": stage.name, **values})
+    source: Source
+    data: str | Path | None
+    device: Any
+    say: Say
+    dev: Records | None
 
-    with dropped(student, stage.dropout):
-        checkpoints = Checkpoints(folder / "checkpoints", facts)
-        progress = run_steps(stepper, batches, checkpoints, _every(plan, stage), dev, told)
-    if tuner is not None:
+    def stage(
+        self, stage: Stage, sets: list[Records], here: str, recipe: Recipe, folder: Path
+    ) -> None:
+        """Train one stage from the model that is here and write its own."""
+        plan = self.source.plan
+        folder.mkdir(parents=True, exist_ok=True)
+        self.say("stage", {"stage": stage.name, "model": here})
+        torch.manual_seed(plan.seed)  # an adapter's first weights are random
+        student = _student(stage, here, recipe, self.device)
+        tuner = set_trainable(student, stage)
+        batches = Batches(sets, stage.data, stage.batching, plan.seed)
+        settings = stage.model_dump(mode="json")
+        facts = identity(settings, here, recipe.dump(), plan.seed, _prints(sets))
+        stepper = Stepper(
+            student, stage, batches.kind, plan.seed, plan.precision, self._guide(stage)
+        )
+
+        def told(kind: str, values: dict[str, Any]) -> None:
+            if rank() == 0:
+                write_log(folder / "log.jsonl", kind, values)
+                self.say(kind, {"stage": stage.name, **values})
+
+        with dropped(student, stage.dropout):
+            checkpoints = Checkpoints(folder / "checkpoints", facts)
+            every = _every(plan, stage)
+            progress = run_steps(stepper, batches, checkpoints, every, self.dev, told)
+        if tuner is not None:
+            if rank() == 0:
+                tuner.save_pretrained(str(folder / "adapter"))
+            tuner.merge_and_unload()
         if rank() == 0:
-            tuner.save_pretrained(str(folder / "adapter"))
-        tuner.merge_and_unload()
-    if rank() == 0:
-        student.embedder.save_pretrained(folder / "model")
-        summary = {"steps": progress.step, "best_step": progress.best_step}
-        text = json.dumps({**summary, "best_score": progress.best_score, "dev": progress.history})
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            student.embedder.save_pretrained(folder / "model")
+            _write_summary(folder, progress)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def _guide(self, stage: Stage) -> Guide | None:
+        """Return the model that a stage's losses compare with, in the precision of training."""
+        named = [loss.options["teacher"] for loss in stage.objective if "teacher" in loss.options]
+        if not named:
+            return None
+        if len(set(named)) > 1:
+            raise InputError(
+                f"stage {stage.name!r} names several teachers: {', '.join(named)}; take one"
+            )
+        teacher = find_model(str(named[0]), self.source.folder, self.data)
+        return Guide(load(teacher, device=self.device, dtype=self.source.plan.precision))
+
+
+def _write_summary(folder: Path, progress: Progress) -> None:
+    summary = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "best_score": progress.best_score,
+        "dev": progress.history,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
 
 
 def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
@@ -197,15 +230,3 @@ def _every(plan: Plan, stage: Stage) -> Every:
 def _prints(sets: list[Records]) -> list[Any]:
     """Return what tells data sets from others: their names, sizes and a few records."""
     return [[one.name, len(one.items), one.items[0], one.items[-1]] for one in sets]
-
-
-def _guide(stage: Stage, device: Any) -> Guide | None:
-    """Return the model that a stage's losses compare with."""
-    named = [loss.options["teacher"] for loss in stage.objective if "teacher" in loss.options]
-    if not named:
-        return None
-    if len(set(named)) > 1:
-        raise InputError(
-            f"stage {stage.name!r} names several teachers: {', '.join(named)}; take one"
-        )
-    return Guide(load(str(named[0]), device=device))

@@ -77,6 +77,7 @@ class Stepper:
             rows,
             stage.max_length,
             chance,
+            views=2 if any(loss.kind == "simcse" for loss in stage.objective) else 1,
         )
         plan = self.student.plan(asks)
         told: dict[str, float] = {}
@@ -129,8 +130,7 @@ class Stepper:
         if rows and rows[0].teacher:
             teacher = torch.tensor([row.teacher for row in rows], device=device)
         if self.guide is not None:
-            queries, documents = (gather_rows(self.guide.embed(ask).to(device)) for ask in asks)
-            guide = torch.cat([queries, documents])
+            guide = torch.cat([gather_rows(self.guide.embed(ask).to(device)) for ask in asks])
         return labels, teacher, guide
 
     def _width(self, columns: int) -> dict[str, int]:
