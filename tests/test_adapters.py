@@ -137,3 +137,16 @@ def test_untrained_latent_attention_depends_on_its_seed_alone(tiny_llama, tmp_pa
     np.testing.assert_allclose(alone, vectors, atol=1e-5)
     first.save_pretrained(tmp_path / "saved")
     np.testing.assert_array_equal(embedlm.load(tmp_path / "saved").encode(TEXTS), vectors)
+
+
+def test_the_command_chooses_an_adapter(run, tiny_llama, adapters, tmp_path):
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    options = ["-m", tiny_llama, "-r", "plain-mean", "--set", "backbone.merge=false"]
+    options += [part for one in adapters for part in ("--adapter", one)]
+    switched = load(tiny_llama, adapters, merge=False)
+    out = tmp_path / "out.npy"
+    for name, own in (("none", None), ("b", "b"), ("a", "a")):
+        done = run("encode", tmp_path / "in.txt", "-o", out, *options, "--encode-adapter", name)
+        assert done.code == 0, done.err
+        wanted = switched.encode(TEXTS, adapter=own)
+        np.testing.assert_allclose(np.load(out), wanted, atol=1e-5)

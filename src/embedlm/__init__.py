@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from embedlm.precision import quantize
     from embedlm.rerank import Reranker
     from embedlm.training import train
+    from embedlm.writer import Writer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Embeddings",
     "Recipe",
     "Reranker",
+    "Writer",
     "__version__",
     "evaluate",
     "load",
@@ -40,6 +42,7 @@ _LAZY = {
     "quantize": "embedlm.precision",
     "Reranker": "embedlm.rerank",
     "train": "embedlm.training",
+    "Writer": "embedlm.writer",
 }
 _LAZY_MODULES = {"losses"}
 

@@ -20,6 +20,7 @@ from embedlm.backbone._files import (
 )
 from embedlm.backbone.adapters import apply_adapters
 from embedlm.backbone.compiling import Compiling
+from embedlm.backbone.direction import set_direction
 from embedlm.backbone.network import Backbone
 from embedlm.backbone.probe import (
     layers_looking_ahead,
@@ -35,24 +36,9 @@ __all__ = ["load_backbone", "with_head"]
 IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager")
 
 
-def _set_direction(backbone: Backbone, wanted: str) -> None:
-    """Ask for the direction everywhere an architecture may read it; the probe tells the truth."""
-    if wanted == "native":
-        return
-    causal = wanted == "causal"
-    for config in {id(c): c for c in (backbone.config, backbone.text_config)}.values():
-        config.is_causal = causal
-    for module in backbone.model.modules():
-        if isinstance(getattr(module, "is_causal", None), bool):
-            module.is_causal = causal  # type: ignore[assignment]
-        own = getattr(module, "config", None)
-        if own is not None and own is not backbone.config:
-            own.is_causal = causal
-
-
 def _settle(backbone: Backbone, wanted: str, attn: str) -> None:
     """Set and prove direction and implementation."""
-    _set_direction(backbone, wanted)
+    set_direction(backbone, wanted)
     uniform = True
     if wanted == "native":
         ahead = layers_looking_ahead(backbone, probe_rows(backbone, (6,)))

@@ -124,8 +124,19 @@ class Prompting:
         Parameter(help="JSON file: a list of {instruct, query, response}, or one a line."),
     ] = None
 
+    encode_adapter: Annotated[
+        str | None,
+        Parameter(help="Of switchable adapters the one to use, or none; without it the role's."),
+    ] = None
+
     def options(self) -> dict[str, Any]:
-        """Return the options of `Embedder.encode` and `Embedder.render` that were given."""
+        """Return the options of `Embedder.encode` that were given."""
+        own = self.encode_adapter
+        adapter = {} if own is None else {"adapter": None if own == "none" else own}
+        return {**self.around(), **adapter}
+
+    def around(self) -> dict[str, Any]:
+        """Return the options of `Embedder.render` that were given."""
         found = read_demonstrations(self.demonstrations)
         given = {"role": self.role, "instruction": self.instruction, "demonstrations": found}
         return {name: value for name, value in given.items() if value is not None}
@@ -184,6 +195,16 @@ def parse_heads(text: str | None) -> list[Any] | None:
             f"dense,{{sparse: {{top_k: 128}}}} ({error})"
         ) from error
     return list(found)
+
+
+def parse_weights(text: str | None) -> list[float] | None:
+    """Return the numbers of `0.7,0.3`."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--weights {text!r}: write a number a head, e.g. 0.7,0.3") from error
 
 
 def emit(value: Any) -> None:

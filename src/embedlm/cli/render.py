@@ -34,7 +34,7 @@ def command(
     if not texts:
         raise InputError('no text was given; e.g. embedlm render "a river" -r prompteol')
     loaded = loading.load(model)
-    found = loaded.render(list(texts), **prompting.options(), max_length=max_length)
+    found = loaded.render(list(texts), **prompting.around(), max_length=max_length)
     batches = found if isinstance(found, list) else [found]
     rows = [
         _row(batch, place, loaded.tokenizer) for place in range(len(texts)) for batch in batches

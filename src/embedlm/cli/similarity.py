@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import AS_IS, AS_LOADED, Json, Loading, Model, Prompting, emit, parse_heads
+from embedlm.cli._common import (
+    AS_IS,
+    AS_LOADED,
+    Json,
+    Loading,
+    Model,
+    Prompting,
+    emit,
+    parse_heads,
+    parse_weights,
+)
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -15,7 +25,7 @@ NAME = "similarity"
 EXAMPLES = """Examples:
   embedlm similarity "a river" "a stream" "a bank"
   embedlm similarity "good" "bad" -m Qwen/Qwen3-0.6B -r prompteol
-  embedlm similarity "a river" "a stream" -r promptreps -m FOLDER --heads dense,sparse --json
+  embedlm similarity "a river" "a stream" -r one-pass --heads dense,sparse --weights 0.7,0.3
   embedlm similarity -- "-5 degrees" "freezing\""""
 
 
@@ -27,6 +37,9 @@ def command(
     heads: Annotated[
         str | None, Parameter(help="dense, sparse, multi_vector; of several the sum.")
     ] = None,
+    weights: Annotated[
+        str | None, Parameter(help="A number for each head, e.g. 0.7,0.3; without it 1 each.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print how alike each text is to each other one."""
@@ -37,7 +50,7 @@ def command(
         )
     loaded = loading.load(model)
     found = loaded.encode(list(texts), heads=parse_heads(heads), **prompting.options())
-    scores = loaded.similarity(found, found)
+    scores = loaded.similarity(found, found, weights=parse_weights(weights))
     if json:
         emit({"texts": list(texts), "scores": [[float(f"{v:.7g}") for v in row] for row in scores]})
     else:

@@ -32,6 +32,7 @@ OPTIONS = (
     "normalize",
     "batch_tokens",
     "max_length",
+    "adapter",
 )
 """What `Embedder.encode` takes that a job takes too."""
 _WITH_RANGES = ("int8", "uint8")

@@ -89,7 +89,7 @@ def encode_file(
         block: records a block.
         show_progress: None shows a bar on a terminal.
         **options: as for `Embedder.encode`: role, instruction, demonstrations, heads, dim,
-            precision, normalize, batch_tokens, max_length.
+            precision, normalize, batch_tokens, max_length, adapter.
 
     Raises:
         InputError: an input, output or option that cannot be used.

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from embedlm._tuning_schema import Loss
 from embedlm.backbone import Backbone
+from embedlm.backbone.direction import looking
 from embedlm.encode.plan import plan
 from embedlm.errors import UnsupportedError
 
@@ -84,12 +85,15 @@ def backward_language(
     rows = _rows(backbone, texts, loss, max_length, probability, chance)
     count = sum(len(row.at) for row in rows)
     device = backbone.device
+    # The next token would be seen in both directions (GritLM's generative part is causal).
+    direction = "causal" if loss.kind == "ntp" or backbone.causal else "bidirectional"
     total = torch.zeros((), device=device)
     if not count:
         return total
     for pack in plan([row.ids for row in rows], budget, share=False):
         chosen = [rows[item] for item in pack.items.tolist()]
-        h_TD = backbone.run([row.ids for row in chosen])
+        with looking(backbone, direction):
+            h_TD = backbone.run([row.ids for row in chosen])
         starts = np.cumsum([0, *(len(row.ids) for row in chosen)])
         places = [int(s) + at for s, row in zip(starts, chosen, strict=False) for at in row.at]
         if not places:

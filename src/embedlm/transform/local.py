@@ -18,7 +18,14 @@ from torch import Tensor
 from embedlm.errors import GenerationError
 from embedlm.transform.generator import Chat, Sampling
 
-__all__ = ["LocalGenerator", "OwnGenerator", "StoredGenerator", "draw", "model_name"]
+__all__ = [
+    "LocalGenerator",
+    "OwnGenerator",
+    "StoredGenerator",
+    "draw",
+    "model_name",
+    "whole",
+]
 
 Rows = list[list[int]]
 _SAMPLE = 1 << 20
@@ -113,6 +120,10 @@ class LocalGenerator:
             yield None
         yield from self._run(jobs, sampling)
 
+    def continue_after(self, cache: Any, held: int, row: list[int], sampling: Sampling) -> str:
+        """Return what follows a row that stands after cached tokens; the cache is changed."""
+        return self._continue([row], sampling, [0], cache, held)[0]
+
     def _full(self, jobs: list[tuple[list[int], int]], new: int) -> bool:
         longest = max(len(row) for row, _ in jobs)
         return len(jobs) > self.batch_size or len(jobs) * (longest + new) > self.batch_tokens
@@ -133,19 +144,33 @@ class LocalGenerator:
         return self._run(jobs[:half], sampling) + self._run(jobs[half:], sampling)
 
     @torch.inference_mode()
-    def _continue(self, rows: Rows, sampling: Sampling, seeds: list[int]) -> list[str]:
-        """Continue rows padded on the left, each until it stops."""
+    def _continue(
+        self,
+        rows: Rows,
+        sampling: Sampling,
+        seeds: list[int],
+        cache: Any = None,
+        held: int = 0,
+    ) -> list[str]:
+        """Continue rows padded on the left, each until it stops.
+
+        Args:
+            rows: token ids.
+            sampling: how tokens are drawn.
+            seeds: of each row's stream.
+            cache: keys and values of what stands before every row; it is changed.
+            held: tokens of the cache.
+        """
         device = next(self.model.parameters()).device
         longest = max(map(len, rows))
         pads = [longest - len(row) for row in rows]
         step = torch.tensor([[0] * pad + row for pad, row in zip(pads, rows, strict=True)])
-        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
-        places = (mask.cumsum(1) - 1).clamp_min(0)
+        mask = torch.tensor([[1] * held + [0] * pad + [1] * (longest - pad) for pad in pads])
+        places = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         stops = _stop_ids(self.model, self.tokenizer)
         new: Rows = [[] for _ in rows]
         running = [True] * len(rows)
-        cache: Any = None
         for _ in range(sampling.max_new_tokens):
             given = {"input_ids": step, "attention_mask": mask, "position_ids": places}
             logits_BV, cache = self._step(
@@ -216,14 +241,14 @@ class OwnGenerator:
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
         """Yield the answer to each chat."""
-        with _whole(self.backbone) as model:
+        with whole(self.backbone) as model:
             writer = LocalGenerator(model, self.backbone.tokenizer, self._name)
             answers = list(writer.generate(chats, sampling, seeds))
         yield from answers
 
 
 @contextmanager
-def _whole(backbone: Any) -> Iterator[Any]:
+def whole(backbone: Any) -> Iterator[Any]:
     """Lend a backbone's model with its head on and with attention that keeps keys and values."""
     before = backbone.config._attn_implementation
     place = str(backbone.head.base_model_prefix)
