@@ -51,7 +51,9 @@ def recognise(folder: Path) -> Recipe | None:
     if settings.get("model_type") == "MultiVectorEncoder":
         return _multi_vector(folder, settings)
     if (folder / "llm2vec_config.json").is_file():
-        return _llm2vec(optional_json(folder / "llm2vec_config.json"))
+        adapter = optional_json(folder / "adapter_config.json")
+        base = config.get("_name_or_path") or adapter.get("base_model_name_or_path")
+        return _llm2vec(optional_json(folder / "llm2vec_config.json"), str(base))
     auto_map = config.get("auto_map")
     if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
         return Recipe.load("gritlm")
@@ -124,15 +126,38 @@ def _multi_vector(folder: Path, settings: dict[str, Any]) -> Recipe:
     return Recipe.load("colbert").override(changes)
 
 
-def _llm2vec(config: dict[str, Any]) -> Recipe:
-    """Return LLM2Vec's recipe with the pooling of the folder's own config."""
+_LLM2VEC_CHAT = {
+    "llama-3-8b-instruct": ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+    "mistral-7b-instruct": ("[INST] ", " [/INST]"),
+    "llama-2-7b-chat": ("[INST] ", " [/INST]"),
+    "gemma-2-9b-it": ("<bos><start_of_turn>user\n", "<end_of_turn>"),
+    "qwen2-1.5b-instruct": ("<|im_start|>user\n", "<|im_end|>"),
+    "qwen2-7b-instruct": ("<|im_start|>user\n", "<|im_end|>"),
+}
+"""What LLM2Vec writes around instruction and text, by a part of the base's name."""
+
+
+def _llm2vec(config: dict[str, Any], base: str) -> Recipe:
+    """Return LLM2Vec's recipe with the pooling of the folder's own config.
+
+    A base that is a chat model has its turn written around the text; what closes the turn is pooled
+    with the text, as the reference does.
+    """
+    chat = next((turn for name, turn in _LLM2VEC_CHAT.items() if name in base.lower()), None)
     kinds = {"weighted_mean": "weighted_mean", "eos_token": "last", "last_token": "last"}
     changes: dict[str, Any] = {"pooling.kind": kinds.get(str(config.get("pooling_mode")), "mean")}
     if config.get("max_length"):
         changes["prompt.max_length"] = int(config["max_length"])
     if config.get("skip_instruction") is False:
         changes |= {"pooling.over": "all", "pooling.boundary": "offsets"}
-    return Recipe.load("llm2vec").override(changes)
+    plain = Recipe.load("llm2vec")
+    if chat is not None:
+        before, after = chat
+        for role in ("default", "document"):
+            template = getattr(plain.prompt, role)
+            changes[f"prompt.{role}"] = before + str(template) + after
+        changes["prompt.clean"] = "strip"
+    return plain.override(changes)
 
 
 def instructed(prompts: dict[str, Any]) -> tuple[str, str] | None:

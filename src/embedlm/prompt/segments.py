@@ -60,7 +60,8 @@ def count_boundary(
         row: the pieces that were joined.
         marks: segments by offsets.
         core: the tokenizer's backend.
-        boundary: count what stands before the text, or the text's own tokens from the end.
+        boundary: count what stands before the text, or from the end the tokens of the text and of
+            what follows it.
             Instructor's own count leaves out white space, and leaves a single token in the mean.
             NV-Embed's leaves out BOS, which is pooled where no prefix stands before the text.
         special: whether the tokenizer adds its own special tokens.
@@ -68,7 +69,8 @@ def count_boundary(
     place = next(i for i, piece in enumerate(row) if piece.kind == "text")
     prefix = "".join(piece.value for piece in row[:place])
     if boundary == "count_text":
-        count = len(core.encode(row[place].value, add_special_tokens=False).ids)
+        rest = "".join(piece.value for piece in row[place:])
+        count = len(core.encode(rest, add_special_tokens=False).ids)
         start = max(len(marks) - count, 0)
     elif boundary == "count_prefix_bare":
         start = len(core.encode(prefix, add_special_tokens=False).ids)
