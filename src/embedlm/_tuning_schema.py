@@ -26,7 +26,9 @@ class Loss(_Part):
     options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the loss."
     )
-    matryoshka: tuple[int, ...] = Field((), description="Also apply the loss at these widths.")
+    matryoshka: tuple[int, ...] = Field(
+        (), description="Also apply the loss at those of these widths that are below the whole."
+    )
 
 
 class Data(_Part):

@@ -37,6 +37,7 @@ from embedlm.errors import ModelError, UnsupportedError
 from embedlm.prompt.special import keep_declared
 
 __all__ = [
+    "bfloat16_is_fast",
     "choose_device",
     "choose_dtype",
     "load_classifier",
@@ -84,7 +85,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _bfloat16_is_fast(device: torch.device) -> bool:
+def bfloat16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -111,7 +112,7 @@ def choose_dtype(dtype: str | torch.dtype, config: Any, device: torch.device) ->
             return torch.float32
         if device.type == "cuda" and stored == torch.float16:
             return torch.float16
-        return torch.bfloat16 if _bfloat16_is_fast(device) else torch.float32
+        return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in allowed:
         raise ModelError(f"dtype {dtype!r} is not known; allowed: auto, {', '.join(allowed)}")

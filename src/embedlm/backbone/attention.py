@@ -173,6 +173,8 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
     plan = _now()
     if query.shape[0] != 1:
         raise RuntimeError("packed attention runs one packed row")
+    if query.dtype != value.dtype:  # rotary positions are float32 under autocast
+        query, key = query.to(value.dtype), key.to(value.dtype)
     if _current.kept is not None:
         key, value = _current.kept.join(key, value, plan.prefix)
     if products.suits(query) and not how.dropout:

@@ -8,6 +8,7 @@ Shapes: B queries, G documents a query, M = B * G, N = B + M, D width, L longest
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ EMBEDDING: dict[str, Needs] = {
     "flops": Needs("any", losses.flops, head="sparse"),
 }
 """Losses on embeddings, by the name that a plan gives them."""
-_OWN = ("head", "teacher")
+_OWN = ("head", "teacher", "reranker")
 """Options that are not the function's."""
 
 
@@ -91,15 +92,30 @@ def check_objective(
                 f"objective {loss.kind!r} needs hard negatives in every record and a group_size "
                 "of 2 or more; mine some first, or take info_nce"
             )
-        if needs.teacher and not has_scores:
+        if needs.teacher and not has_scores and not {"teacher", "reranker"} & set(loss.options):
             raise InputError(
                 f"objective {loss.kind!r} needs a teacher's scores in every record (`scores`, or "
-                "pos_scores and neg_scores)"
+                "pos_scores and neg_scores), or one that gives them: options: {reranker: MODEL} or "
+                "{teacher: MODEL}"
             )
+        _check_options(loss, needs)
         if needs.guide and not loss.options.get("teacher"):
             raise InputError(
                 f"objective {loss.kind!r} compares with another model; name it: "
                 "options: {teacher: MODEL}"
+            )
+
+
+def _check_options(loss: Loss, needs: Needs) -> None:
+    """Refuse an option that the loss does not have."""
+    parameters = inspect.signature(needs.function).parameters.values()
+    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    allowed = sorted({*own, *_OWN})
+    for name in loss.options:
+        if name not in allowed:
+            raise InputError(
+                f"objective {loss.kind!r} has no option {name!r}; allowed: {', '.join(allowed)}."
+                + closest(name, allowed)
             )
 
 
@@ -173,7 +189,8 @@ def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:
         options["own_group_only"] = True
     function = EMBEDDING[loss.kind].function
     if loss.matryoshka:
-        widths = sorted({*loss.matryoshka, v_ND.shape[1]}, reverse=True)
+        whole = v_ND.shape[1]
+        widths = sorted({*(n for n in loss.matryoshka if n < whole), whole}, reverse=True)
         return losses.matryoshka(function, embeddings, *others, dims=widths, **options)
     return function(*embeddings, *others, **options)
 

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from embedlm._tuning_schema import Stage
+from embedlm._tuning_schema import Data, Loss, Stage
 from embedlm._validation import validated
+from embedlm.backbone._files import bfloat16_is_fast, choose_device
 from embedlm.errors import InputError, RecipeError
 from embedlm.recipe import Recipe, recipes
+from embedlm.training.objectives import EMBEDDING
 
 __all__ = ["Dev", "Plan", "find_data", "find_model", "load_plan", "tiny"]
 
@@ -45,7 +47,13 @@ class Plan(_Part):
     change: dict[str, Any] = Field(
         default_factory=dict, description="Fields of the recipe that are replaced."
     )
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field((), description="None: those of the recipe's tuning part.")
+    data: dict[str, tuple[Data, ...]] = Field(
+        default_factory=dict, description="Data sets by the stage's name, for stages without."
+    )
+    teacher: str | None = Field(
+        None, description="Model that distilling losses learn from, where they name none."
+    )
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
     dev: Dev | None = None
@@ -76,12 +84,14 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Source:
         RecipeError: no such plan, or one with an unknown field or a value not allowed.
     """
     if isinstance(source, Plan):
-        return Source(source, Path())
+        return Source(_filled(source, Path()), Path())
     if isinstance(source, Mapping):
-        return Source(validated(Plan, source, str(source.get("name", "plan"))), Path())
+        given = validated(Plan, source, str(source.get("name", "plan")))
+        return Source(_filled(given, Path()), Path())
     name = str(source)
     if name in recipes():
-        return Source(_of_recipe(name), Path())
+        base = Recipe.load(name).backbone.base or "builtin-base"
+        return Source(_filled(Plan(name=name, model=base, recipe=name), Path()), Path())
     path = Path(name)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -94,22 +104,44 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Source:
         raise RecipeError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path.name} holds no mapping of fields")
-    return Source(validated(Plan, {"name": path.stem, **data}, path.name), path.parent)
+    given = validated(Plan, {"name": path.stem, **data}, path.name)
+    return Source(_filled(given, path.parent), path.parent)
 
 
-def _of_recipe(name: str) -> Plan:
-    recipe = Recipe.load(name)
-    if recipe.tuning is None:
-        raise RecipeError(
-            f"recipe {name!r} has no tuning part; write a plan: see the examples folder"
-        )
-    return Plan(
-        name=name,
-        model=recipe.backbone.base or "builtin-base",
-        recipe=name,
-        stages=recipe.tuning.stages,
-        precision=recipe.tuning.precision,
-    )
+def _filled(plan: Plan, folder: Path) -> Plan:
+    """Return a plan whose stages are there, each with its data and its teacher."""
+    stages, precision = plan.stages, plan.precision
+    if not stages:
+        recipe = plan.loaded_recipe(folder)
+        if recipe.tuning is None:
+            raise RecipeError(
+                f"recipe {recipe.name!r} has no tuning part; write the plan's stages: see the "
+                "examples folder"
+            )
+        stages = recipe.tuning.stages
+        if "precision" not in plan.model_fields_set:
+            precision = recipe.tuning.precision
+    names = [stage.name for stage in stages]
+    for name in plan.data:
+        if name not in names:
+            raise RecipeError(
+                f"data: {name!r} is no stage of the plan; its stages: {', '.join(names)}"
+            )
+    filled = []
+    for stage in stages:
+        data = stage.data or plan.data.get(stage.name, ())
+        losses = tuple(_taught(loss, plan.teacher) for loss in stage.objective)
+        filled.append(stage.model_copy(update={"data": data, "objective": losses}))
+    return plan.model_copy(update={"stages": tuple(filled), "precision": precision})
+
+
+def _taught(loss: Loss, teacher: str | None) -> Loss:
+    """Return a loss with the plan's teacher, if it takes one and names none."""
+    needs = EMBEDDING.get(loss.kind)
+    takes = needs is not None and (needs.teacher or needs.guide)
+    if teacher is None or not takes or {"teacher", "reranker"} & set(loss.options):
+        return loss
+    return loss.model_copy(update={"options": {**loss.options, "teacher": teacher}})
 
 
 def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
@@ -140,11 +172,11 @@ def _places(name: str, folder: Path, data: str | Path | None) -> list[Path]:
     return [folder / name, *([Path(root) / name] if root else [])]
 
 
-def tiny(plan: Plan) -> Plan:
+def tiny(plan: Plan, device: Any = None) -> Plan:
     """Return a plan of the same stages and objectives at a size for two cores.
 
-    The model is the built-in one, a stage has at most 30 steps of 32 queries and 64 tokens, and a
-    learning rate fit for a small model.
+    The model is the built-in one, a stage has at most 30 steps of 32 queries and 128 tokens, and a
+    learning rate fit for a small model. A model without biases trains all weights in their place.
     """
     stages = []
     for stage in plan.stages:
@@ -160,7 +192,9 @@ def tiny(plan: Plan) -> Plan:
                 "steps": min(stage.optimizer.steps or 30, 30),
                 "epochs": None,
                 "warmup": 0.1,
-                "learning_rate": max(stage.optimizer.learning_rate, 2e-4),
+                "learning_rate": max(
+                    stage.optimizer.learning_rate, 1e-3 if stage.train == "adapter" else 2e-4
+                ),
             }
         )
         stages.append(
@@ -168,7 +202,8 @@ def tiny(plan: Plan) -> Plan:
                 update={
                     "batching": batching,
                     "optimizer": optimizer,
-                    "max_length": 64,
+                    "max_length": 128,
+                    "train": "all" if stage.train == "bias" else stage.train,
                     "gradient_checkpointing": False,
                     "adapter": stage.adapter and stage.adapter.model_copy(update={"kind": "lora"}),
                 }
@@ -179,7 +214,7 @@ def tiny(plan: Plan) -> Plan:
         update={
             "model": "builtin-base",
             "stages": tuple(stages),
-            "precision": "float32",
+            "precision": "bfloat16" if bfloat16_is_fast(choose_device(device)) else "float32",
             "dev": dev,
         }
     )

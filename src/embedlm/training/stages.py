@@ -17,11 +17,12 @@ from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.loader import load
 from embedlm.recipe import Recipe
+from embedlm.rerank import Reranker
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, Progress, identity
 from embedlm.training.dev import metric_of
 from embedlm.training.devices import rank
-from embedlm.training.guide import Guide
+from embedlm.training.guide import Guide, Judge
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.objectives import check_objective
@@ -71,7 +72,7 @@ def train(
     source = load_plan(plan)
     if scale not in (None, "tiny"):
         raise InputError(f"scale {scale!r} is not known; allowed: tiny")
-    chosen = tiny(source.plan) if scale == "tiny" else source.plan
+    chosen = tiny(source.plan, device) if scale == "tiny" else source.plan
     if model is not None:
         chosen = chosen.model_copy(update={"model": model})
     target, source = Path(output), Source(chosen, source.folder)
@@ -147,9 +148,7 @@ class _Run:
         batches = Batches(sets, stage.data, stage.batching, plan.seed)
         settings = stage.model_dump(mode="json")
         facts = identity(settings, here, recipe.dump(), plan.seed, _prints(sets))
-        stepper = Stepper(
-            student, stage, batches.kind, plan.seed, plan.precision, self._guide(stage)
-        )
+        stepper = self._stepper(stage, student, batches.kind)
 
         def told(kind: str, values: dict[str, Any]) -> None:
             if rank() == 0:
@@ -169,17 +168,27 @@ class _Run:
             _write_summary(folder, progress)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
-    def _guide(self, stage: Stage) -> Guide | None:
-        """Return the model that a stage's losses compare with, in the precision of training."""
-        named = [loss.options["teacher"] for loss in stage.objective if "teacher" in loss.options]
+    def _stepper(self, stage: Stage, student: Student, kind: str) -> Stepper:
+        """Return what takes a stage's steps, with the other models that its losses name."""
+        plan, options = self.source.plan, {"device": self.device, "dtype": "auto"}
+        stepper = Stepper(student, stage, kind, plan.seed, plan.precision)
+        if (teacher := self._named(stage, "teacher")) is not None:
+            stepper.guide = Guide(load(teacher, **{**options, "dtype": plan.precision}))
+        if (reranker := self._named(stage, "reranker")) is not None:
+            stepper.judge = Judge(Reranker(reranker, **options))
+        return stepper
+
+    def _named(self, stage: Stage, option: str) -> str | None:
+        """Return the other model that a stage's losses name: a teacher, or a re-ranker."""
+        named = [loss.options[option] for loss in stage.objective if option in loss.options]
         if not named:
             return None
         if len(set(named)) > 1:
             raise InputError(
-                f"stage {stage.name!r} names several teachers: {', '.join(named)}; take one"
+                f"stage {stage.name!r} names several models as {option}: {', '.join(named)}; take "
+                "one"
             )
-        teacher = find_model(str(named[0]), self.source.folder, self.data)
-        return Guide(load(teacher, device=self.device, dtype=self.source.plan.precision))
+        return find_model(str(named[0]), self.source.folder, self.data)
 
 
 def _write_summary(folder: Path, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from embedlm.training.asks import asks_of
 from embedlm.training.batches import Batch, Row
 from embedlm.training.devices import gather_rows, rank, share, world
 from embedlm.training.gradcache import backward_cached, backward_plain
-from embedlm.training.guide import Guide
+from embedlm.training.guide import Guide, Judge
 from embedlm.training.language import LANGUAGE, backward_language
 from embedlm.training.objectives import EMBEDDING, Parts, head_of, loss_of
 from embedlm.training.student import Ask, Student
@@ -48,6 +48,8 @@ class Stepper:
     seed: int
     precision: str = "float32"
     guide: Guide | None = None
+    judge: Judge | None = None
+    """Gives the scores that records lack."""
 
     def backward(self, batch: Batch) -> dict[str, float]:
         """Add the batch's gradient to the parameters; return the losses, `loss` being their sum."""
@@ -121,7 +123,7 @@ class Stepper:
         self, batch: Batch, asks: Sequence[Ask]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return what the data and another model say of the whole batch."""
-        device = self.student.backbone.device
+        device, losses = self.student.backbone.device, self.stage.objective
         each = len(batch.rows) // world() * world()
         rows = batch.rows[:each]
         labels = teacher = guide = None
@@ -129,6 +131,10 @@ class Stepper:
             labels = torch.tensor([row.score for row in rows], device=device)
         if rows and rows[0].teacher:
             teacher = torch.tensor([row.teacher for row in rows], device=device)
+        elif any(loss.kind in EMBEDDING and EMBEDDING[loss.kind].teacher for loss in losses):
+            judge = self.judge or self.guide
+            assert judge is not None
+            teacher = gather_rows(judge.scores(share(rows)).to(device))
         if self.guide is not None:
             guide = torch.cat([gather_rows(self.guide.embed(ask).to(device)) for ask in asks])
         return labels, teacher, guide
