@@ -27,21 +27,16 @@ def model(tiny_llama):
 # -- help -----------------------------------------------------------------------------------------
 
 
-def test_help_starts_fast_and_without_torch():
+def test_help_starts_without_torch():
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from embedlm.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert not end.code\n"
-        "print(time.perf_counter() - start, 'torch' in sys.modules, 'numpy' in sys.modules)"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
-    runs = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-        seconds, *imported = done.stdout.decode().splitlines()[-1].split()
-        assert imported == ["False", "False"]
-        runs.append(float(seconds))
-    assert min(runs) < 1  # 0.2 s on an idle machine
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.decode().splitlines()[-1] == "False False"
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "recipes", "recipes show", "recipes schema"])

@@ -112,7 +112,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_an_interrupt_is_told_and_costs_nothing(tiny_llama, tmp_path):
-    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in sentences(3000)))
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in sentences(20_000)))
     out, part = tmp_path / "out.npy", tmp_path / "out.npy.part"
     process = subprocess.Popen(
         [

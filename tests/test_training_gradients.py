@@ -284,6 +284,42 @@ def test_two_ranks_are_one_with_the_joined_batch(tiny_llama, tmp_path):
     same((found["loss"], found["gradients"]), one, atol=2e-6)
 
 
+def test_torchrun_gives_the_weights_of_one_process(tiny_llama, tmp_path):
+    """A whole plan: stages, dev scores, checkpoints and adapters on two processes."""
+    rows = [{"query": g.query, "pos": [*g.positives], "neg": [*g.negatives]} for g in GROUPS.items]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "groups.jsonl").write_text(text)
+    common = {
+        "objective": [{"kind": "info_nce", "temperature": 0.1}],
+        "data": [{"source": "groups.jsonl"}],
+        "batching": {"size": 8, "group_size": 3, "chunk_tokens": 60},
+        "optimizer": {"steps": 4, "learning_rate": 1e-3},
+    }
+    adapter = {"train": "adapter", "adapter": {"rank": 4}}
+    plan = {
+        "model": str(tiny_llama),
+        "stages": [{"name": "one", **common}, {"name": "two", **common, **adapter}],
+        "dev": {"source": "groups.jsonl", "every": 2},
+        "checkpoint_every": 2,
+    }
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    command = ["train", str(tmp_path / "plan.yaml"), "--device", "cpu", "-o"]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    for name, before in (("one", []), ("two", [*launch, str(free_port())])):
+        subprocess.run(
+            [sys.executable, *before, "-m", "embedlm.cli", *command, str(tmp_path / name)],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+        )
+    ours, theirs = (
+        embedlm.load(tmp_path / name / "model", device="cpu").encode(TEXTS)
+        for name in ("two", "one")
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert np.abs(ours - embedlm.load(tiny_llama, device="cpu").encode(TEXTS)).max() > 1e-2
+
+
 # -- what cannot be trained ------------------------------------------------------------------------
 
 

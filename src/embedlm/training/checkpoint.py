@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from embedlm._json import read_json
 from embedlm.errors import JobError
+from embedlm.training.devices import rank
 from embedlm.training.gradcache import RandomState
 
 __all__ = ["Checkpoints", "Progress", "identity", "trainable"]
@@ -49,8 +50,9 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder, self.identity = folder, identity
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".part-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        if rank() == 0:
+            for left in folder.glob(".part-*"):
+                shutil.rmtree(left, ignore_errors=True)
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that are there, in order."""

@@ -8,14 +8,16 @@ Shapes: N rows of a rank, W ranks, X columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather_rows", "rank", "share", "sum_gradients", "world"]
+__all__ = ["gather_rows", "processes", "rank", "share", "sum_gradients", "wait", "world"]
 
 T = TypeVar("T")
 
@@ -28,6 +30,28 @@ def world() -> int:
 def rank() -> int:
     """Return this process's place among them."""
     return dist.get_rank() if world() > 1 else 0
+
+
+@contextmanager
+def processes(device: Any = None) -> Iterator[None]:
+    """Join the processes that torchrun has started, if it has, and leave them at the end."""
+    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if joins:
+        cuda = torch.cuda.is_available() and (device is None or "cuda" in str(device))
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        if joins:
+            dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Go on only when all processes are here."""
+    if world() > 1:
+        dist.barrier()
 
 
 def share(rows: Sequence[T]) -> Sequence[T]:

@@ -19,7 +19,7 @@ from embedlm.errors import JobError
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, Progress, trainable
 from embedlm.training.dev import dev_score, metric_of
-from embedlm.training.devices import rank, sum_gradients
+from embedlm.training.devices import rank, sum_gradients, wait
 from embedlm.training.schedule import learning_rate
 from embedlm.training.step import Stepper
 
@@ -99,6 +99,7 @@ def run_steps(
         if (last or ended or _due(progress.step, every.checkpoint)) and rank() == 0:
             checkpoints.save(progress, parameters, optimizer)
     modules.eval()
+    wait()
     best = every.keep == "best" and progress.best_step in checkpoints.steps()
     if best and progress.best_step is not None:
         checkpoints.restore(progress.best_step, parameters)

@@ -21,7 +21,7 @@ from embedlm.rerank import Reranker
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, Progress, identity
 from embedlm.training.dev import metric_of
-from embedlm.training.devices import rank
+from embedlm.training.devices import processes, rank, wait
 from embedlm.training.guide import Guide, Judge
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Every, run_steps, write_log
@@ -78,27 +78,14 @@ def train(
     target, source = Path(output), Source(chosen, source.folder)
     if target.is_file():
         raise InputError(f"{str(target)!r} is a file; give a folder to train in")
-    if restart:
-        for folder in (*target.glob("stage-*"), target / "model"):
-            shutil.rmtree(folder, ignore_errors=True)
-    target.mkdir(parents=True, exist_ok=True)
     sets = [_sets(stage, source, data) for stage in chosen.stages]
     dev = None
     if chosen.dev is not None:
-        dev = read_records(
-            find_data(chosen.dev.source, source.folder, data), chosen.dev.max_records
-        )
+        path = find_data(chosen.dev.source, source.folder, data)
+        dev = read_records(path, chosen.dev.max_records)
         metric_of(dev)  # refuses records that say nothing of similarity
-    run = _Run(source, data, device, say or _silent, dev)
-    here, recipe = chosen.model, chosen.loaded_recipe(source.folder)
-    for number, (stage, records) in enumerate(zip(chosen.stages, sets, strict=True)):
-        folder = target / f"stage-{number + 1}-{stage.name}"
-        if not (folder / "model" / "config.json").is_file():
-            run.stage(stage, records, here, recipe, folder)
-        here = str(folder / "model")
-    if rank() == 0:
-        shutil.rmtree(target / "model", ignore_errors=True)
-        shutil.copytree(here, target / "model")
+    with processes(device):
+        _Run(source, data, device, say or _silent, dev).run(sets, target, restart=restart)
     return load(str(target / "model"), device=device)
 
 
@@ -135,13 +122,34 @@ class _Run:
     say: Say
     dev: Records | None
 
+    def run(self, sets: list[list[Records]], target: Path, *, restart: bool) -> None:
+        """Train the stages that are not there yet, and put the last one's model in its place."""
+        plan = self.source.plan
+        if rank() == 0 and restart:
+            for folder in (*target.glob("stage-*"), target / "model"):
+                shutil.rmtree(folder, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        wait()
+        here, recipe = plan.model, plan.loaded_recipe(self.source.folder)
+        for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
+            folder = target / f"stage-{number + 1}-{stage.name}"
+            if not (folder / "model" / "config.json").is_file():
+                self.stage(stage, records, here, recipe, folder)
+            wait()
+            here = str(folder / "model")
+        if rank() == 0:
+            shutil.rmtree(target / "model", ignore_errors=True)
+            shutil.copytree(here, target / "model")
+        wait()
+
     def stage(
         self, stage: Stage, sets: list[Records], here: str, recipe: Recipe, folder: Path
     ) -> None:
         """Train one stage from the model that is here and write its own."""
         plan = self.source.plan
         folder.mkdir(parents=True, exist_ok=True)
-        self.say("stage", {"stage": stage.name, "model": here})
+        if rank() == 0:
+            self.say("stage", {"stage": stage.name, "model": here})
         torch.manual_seed(plan.seed)  # an adapter's first weights are random
         student = _student(stage, here, recipe, self.device)
         tuner = set_trainable(student, stage)
@@ -163,6 +171,7 @@ class _Run:
             if rank() == 0:
                 tuner.save_pretrained(str(folder / "adapter"))
             tuner.merge_and_unload()
+        wait()
         if rank() == 0:
             student.embedder.save_pretrained(folder / "model")
             _write_summary(folder, progress)
