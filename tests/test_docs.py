@@ -24,7 +24,16 @@ LINK = re.compile(r"\]\((?!https?://)([^)\s]*)\)")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|TBD|XXX|QUICKSTART_OUTPUT)\b|lorem ipsum", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.~/:])/(?:work|home|root|tmp|opt|Users|mnt)/|index-url")
-COMMANDS = ("encode", "similarity", "search", "render", "demonstrations", "parity", "rerank", "train")
+COMMANDS = (
+    "encode",
+    "similarity",
+    "search",
+    "render",
+    "demonstrations",
+    "parity",
+    "rerank",
+    "train",
+)
 
 every_page = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()

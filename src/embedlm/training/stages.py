@@ -235,13 +235,13 @@ def _is_language(stage: Stage) -> bool:
 
 def _every(plan: Plan, stage: Stage) -> Every:
     keep: Literal["best", "last"] = "last" if _is_language(stage) else "best"
-    if plan.dev is None:
-        return Every(checkpoint=plan.checkpoint_every, keep=keep)
+    dev = plan.dev
     return Every(
-        evaluate=plan.dev.every,
+        log=plan.log_every,
+        evaluate=dev and dev.every,
         checkpoint=plan.checkpoint_every,
         keep=keep,
-        patience=plan.dev.patience,
+        patience=dev and dev.patience,
     )
 
 

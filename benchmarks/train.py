@@ -1,0 +1,187 @@
+"""Contrastive training against sentence-transformers' trainer: same model, batch, data and precision.
+
+    python benchmarks/train.py [--pairs 1024] [--steps 3] [--threads 2] [--memory 256,8192]
+
+Both train the built-in base on one batch of made-up pairs of mixed lengths, with cached gradients
+(GradCache; CachedMultipleNegativesRankingLoss). Each runs in a process of its own; a step counts
+from the second on. `--memory` measures EmbedLM's peak memory at other batch sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from encode import ceiling, other_work
+from shape import flops_per_token, mixed_texts
+
+LENGTH = 512
+CHUNK = 2048
+"""Tokens of a chunk, and about those of sentence-transformers' mini-batch of 32."""
+RATE = 1e-4
+
+
+def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
+    """Train with EmbedLM; return the losses and the seconds of each step."""
+    from embedlm.training import train
+
+    times, losses = [time.perf_counter()], []
+
+    def say(kind: str, values: dict[str, Any]) -> None:
+        if kind == "step":
+            times.append(time.perf_counter())
+            losses.append(values["loss"])
+
+    stage = {
+        "name": "pairs",
+        "objective": [{"kind": "info_nce", "temperature": 0.05}],
+        "data": [{"source": str(data)}],
+        "batching": {"size": pairs, "group_size": 1, "chunk_tokens": CHUNK},
+        "optimizer": {"steps": steps, "learning_rate": RATE, "schedule": "constant", "warmup": 0},
+        "max_length": LENGTH,
+    }
+    plan = {"model": str(folder), "precision": "bfloat16", "stages": [stage]}
+    plan["log_every"] = 1
+    with tempfile.TemporaryDirectory() as place:
+        train(plan, place, device="cpu", say=say)
+    return {"losses": losses, "seconds": [b - a for a, b in zip(times, times[1:], strict=False)]}
+
+
+def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
+    """Train with sentence-transformers; return the losses and the seconds of each step."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+        losses,
+    )
+    from transformers import TrainerCallback
+
+    logging.disable(logging.WARNING)
+    model = SentenceTransformer(str(folder), device="cpu")
+    model.max_seq_length = LENGTH
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    times: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        """Takes the time at the start and after each step."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            if not times:
+                times.append(time.perf_counter())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as place:
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                place,
+                max_steps=steps,
+                per_device_train_batch_size=pairs,
+                learning_rate=RATE,
+                lr_scheduler_type="constant",
+                bf16=True,
+                use_cpu=True,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list([{"anchor": r["q"], "positive": r["d"]} for r in rows]),
+            loss=losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=32),
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    found = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"losses": found, "seconds": [b - a for a, b in zip(times, times[1:], strict=False)]}
+
+
+def contender(name: str, folder: Path, data: Path, pairs: int, args: Any) -> dict[str, Any]:
+    """Run one side in a process of its own."""
+    command = [sys.executable, __file__, "--side", name, "--folder", str(folder)]
+    command += ["--data", str(data), "--pairs", str(pairs), "--steps", str(args.steps)]
+    command += ["--threads", str(args.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def one_side(args: argparse.Namespace) -> None:
+    """Be one of the contenders."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    run = {"ours": ours, "theirs": theirs}[args.side]
+    found = run(args.folder, args.data, args.pairs, args.steps)
+    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(found))
+
+
+def write_pairs(folder: Path, target: Path, count: int) -> int:
+    """Write pairs of mixed lengths; return their tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = list(dict.fromkeys(mixed_texts(tokenizer, 2 * count + count // 4)))[: 2 * count]
+    rows = [{"q": q, "d": d} for q, d in zip(texts[::2], texts[1::2], strict=True)]
+    target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return sum(min(len(ids), LENGTH) for ids in tokenizer(texts)["input_ids"])
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory", default="")
+    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        return one_side(args)
+    import embedlm
+
+    with tempfile.TemporaryDirectory() as place:
+        folder, data = Path(place) / "model", Path(place) / "pairs.jsonl"
+        embedlm.load("builtin-base", dtype="float32").save_pretrained(folder)
+        tokens, busy = write_pairs(folder, data, args.pairs), other_work()
+        peak = ceiling()
+        work = 4 * tokens * flops_per_token(folder)  # two passes forward, one back (twice the work)
+        print(f"{peak / 1e9:.0f} GFLOP/s of bfloat16 products; other work: {busy:.0%}")
+        print(f"{args.pairs} pairs, {tokens} tokens, {args.threads} threads\n")
+        print("| side | seconds a step | pairs a second | share of ceiling | peak MB | losses |")
+        print("|---|---|---|---|---|---|")
+        found = {}
+        for side in ("ours", "theirs"):
+            one = found[side] = contender(side, folder, data, args.pairs, args)
+            one["step"] = statistics.median(one["seconds"][1:])
+            losses = " ".join(f"{value:.4f}" for value in one["losses"])
+            print(
+                f"| {side} | {one['step']:.2f} | {args.pairs / one['step']:.1f} "
+                f"| {work / one['step'] / peak:.0%} | {one['peak']:.0f} | {losses} |"
+            )
+        print(f"\nratio {found['theirs']['step'] / found['ours']['step']:.2f}, wanted 2")
+        for size in filter(None, args.memory.split(",")):
+            write_pairs(folder, data, int(size))
+            one = contender("ours", folder, data, int(size), args)
+            print(f"batch {size}: peak {one['peak']:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
