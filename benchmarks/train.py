@@ -1,4 +1,4 @@
-"""Contrastive training against sentence-transformers' trainer: same model, batch, data and precision.
+"""Contrastive training against sentence-transformers: same model, batch, data and precision.
 
     python benchmarks/train.py [--pairs 1024] [--steps 3] [--threads 2] [--memory 256,8192]
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
     plan["log_every"] = 1
     with tempfile.TemporaryDirectory() as place:
         train(plan, place, device="cpu", say=say)
-    return {"losses": losses, "seconds": [b - a for a, b in zip(times, times[1:], strict=False)]}
+    return {"losses": losses, "seconds": [b - a for a, b in pairwise(times)]}
 
 
 def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
-        losses,
     )
+    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
     from transformers import TrainerCallback
 
     logging.disable(logging.WARNING)
@@ -75,7 +76,7 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
     times: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         """Takes the time at the start and after each step."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -102,12 +103,12 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
                 disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list([{"anchor": r["q"], "positive": r["d"]} for r in rows]),
-            loss=losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=32),
+            loss=CachedMultipleNegativesRankingLoss(model, mini_batch_size=32),
             callbacks=[Clock()],
         )
         trainer.train()
     found = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"losses": found, "seconds": [b - a for a, b in zip(times, times[1:], strict=False)]}
+    return {"losses": found, "seconds": [b - a for a, b in pairwise(times)]}
 
 
 def contender(name: str, folder: Path, data: Path, pairs: int, args: Any) -> dict[str, Any]:
@@ -154,7 +155,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        return one_side(args)
+        one_side(args)
+        return
     import embedlm
 
     with tempfile.TemporaryDirectory() as place:
