@@ -24,8 +24,10 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from encode import ceiling, other_work
-from shape import flops_per_token, mixed_texts
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.encode import ceiling, other_work
+from benchmarks.shape import flops_per_token, mixed_texts
 
 LENGTH = 512
 CHUNK = 2048
@@ -52,7 +54,7 @@ def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
         "optimizer": {"steps": steps, "learning_rate": RATE, "schedule": "constant", "warmup": 0},
         "max_length": LENGTH,
     }
-    plan = {"model": str(folder), "precision": "bfloat16", "stages": [stage]}
+    plan: dict[str, Any] = {"model": str(folder), "precision": "bfloat16", "stages": [stage]}
     plan["log_every"] = 1
     with tempfile.TemporaryDirectory() as place:
         train(plan, place, device="cpu", say=say)

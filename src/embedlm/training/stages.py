@@ -238,10 +238,10 @@ def _every(plan: Plan, stage: Stage) -> Every:
     dev = plan.dev
     return Every(
         log=plan.log_every,
-        evaluate=dev and dev.every,
+        evaluate=None if dev is None else dev.every,
         checkpoint=plan.checkpoint_every,
         keep=keep,
-        patience=dev and dev.patience,
+        patience=None if dev is None else dev.patience,
     )
 
 
