@@ -143,6 +143,8 @@ def test_packed_gradients_are_those_of_a_padded_batch(model_folder, name, chunk)
         ("info_nce", GROUPS, "splade-causal", {"head": "sparse"}),
         ("flops", BARE, "splade-causal", {}),
         ("late_interaction", GROUPS, "one-pass", {}),
+        ("m3_self_distill", GROUPS, "one-pass", {}),
+        ("m3_self_distill", GROUPS, "bge-m3", {}),
         ("simcse", BARE, "plain-last", {}),
     ],
 )
@@ -154,7 +156,7 @@ def test_every_kind_of_objective_and_head_is_cached_alike(
     cached = gradients(
         tiny_llama, stage(objective, chunk=60, options=options, **known), records, recipe
     )
-    same(plain, cached, atol=1e-5)
+    same(plain, cached, atol=3e-5)
 
 
 def test_layers_computed_again_give_the_same_gradients(tiny_llama):

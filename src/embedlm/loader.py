@@ -37,8 +37,8 @@ def load(
     """Load a model and a recipe.
 
     Args:
-        model: a folder or hub id; None is the built-in model (no network), as is "builtin" or
-            "builtin-base".
+        model: a folder or hub id; None is a built-in model (no network): "builtin", which was
+            tuned, or with a recipe "builtin-base", the language model before that.
         recipe: a name, path, mapping or `Recipe`; None takes the one saved with the model or
             derived from its files, else plain-mean.
         device: None chooses CUDA, MPS or CPU.
@@ -58,7 +58,8 @@ def load(
         RecipeError: no such recipe.
         UnsupportedError: the model cannot do what the recipe asks.
     """
-    name = "builtin" if model is None else str(model)
+    own = "builtin" if recipe is None else "builtin-base"
+    name = own if model is None else str(model)
     source = _builtin(name) if name in ("builtin", "builtin-base") else name
     chosen = derive_recipe(source) if recipe is None else _asked_for(recipe, source)
     # A model that writes the variants of texts itself needs its language-model head for that.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedlm.data import read_lines
 
-__all__ = ["Retrieval", "read_pairs", "read_retrieval"]
+__all__ = ["Retrieval", "read_labelled", "read_pairs", "read_retrieval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,11 @@ class Retrieval:
 def read_pairs(path: Path) -> list[tuple[str, str, float]]:
     """Return sentence pairs with their gold similarity (s1, s2, score)."""
     return [(str(r["s1"]), str(r["s2"]), float(r["score"])) for r in read_lines(path)]
+
+
+def read_labelled(path: Path) -> list[tuple[str, str]]:
+    """Return texts with their class (text, label)."""
+    return [(str(r["text"]), str(r["label"])) for r in read_lines(path)]
 
 
 def read_retrieval(folder: Path, split: str | None = None) -> Retrieval:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.embedder import Embedder
-from embedlm.errors import InputError, closest
+from embedlm.errors import InputError, closest, require
 from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
-from embedlm.evaluation.readers import read_pairs, read_retrieval
+from embedlm.evaluation.readers import read_labelled, read_pairs, read_retrieval
 from embedlm.loader import load
 from embedlm.recipe import Sparse
 from embedlm.similarity import hybrid_runs
@@ -24,6 +24,8 @@ __all__ = ["TASKS", "Result", "evaluate", "rank"]
 
 DEPTH = 1000
 """Documents kept for each query."""
+PROBE = 1.0
+"""Inverse strength of a linear probe's penalty: vectors have length 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,22 @@ def _retrieval_scores(
 Task = Callable[[Embedder, Path, int | None], tuple[str, float, dict[str, float]]]
 
 
+def _classification(model: Embedder, folder: Path) -> tuple[str, float, dict[str, float]]:
+    """Score a linear probe: logistic regression on the training split's unit vectors."""
+    sklearn = require("sklearn.linear_model", "eval")
+    splits = {name: read_labelled(folder / f"{name}.jsonl") for name in ("train", "test")}
+    _fit(model, [text for text, _ in splits["train"]])
+    vectors = {
+        name: model.encode([text for text, _ in rows], heads=["dense"], normalize=True)
+        for name, rows in splits.items()
+    }
+    labels = {name: np.array([label for _, label in rows]) for name, rows in splits.items()}
+    probe = sklearn.LogisticRegression(C=PROBE, max_iter=1000)
+    probe.fit(vectors["train"], labels["train"])
+    found = probe.predict(vectors["test"])
+    return "accuracy", float((found == labels["test"]).mean()), {}
+
+
 def _sts(name: str) -> Task:
     return lambda model, data, _: _similarity(model, data / "sts" / f"{name}.jsonl")
 
@@ -124,6 +142,7 @@ TASKS: dict[str, Task] = {
     **{name: _sts(name) for name in ("sts12", "sts13", "sts15", "sts16", "stsb_dev", "stsb_test")},
     "scifact": _ir("scifact", "validation"),
     **{name: _ir(name) for name in ("cranfield", "cisi", "adi")},
+    "banking77": lambda model, data, _: _classification(model, data / "banking77"),
 }
 """Each task takes a model, the data folder and how many words of a document are read."""
 

@@ -23,11 +23,21 @@ from embedlm.errors import ModelError, UnsupportedError
 from embedlm.heads.projection import load_projection
 from embedlm.heads.sparse import SparseRow
 
-__all__ = ["TokenLayers", "load_token_layers", "save_token_layers", "token_weights"]
+__all__ = [
+    "FILE",
+    "FLAG",
+    "TokenLayers",
+    "load_token_layers",
+    "new_token_layers",
+    "save_token_layers",
+    "spread",
+    "token_weights",
+]
 
 FILE = "token_layers.safetensors"
 _FLAG = {"weight": "sparse_linear.pt", "vector": "colbert_linear.pt"}
 """FlagEmbedding's files."""
+FLAG = _FLAG["weight"]
 
 
 class TokenLayers(nn.Module):
@@ -37,6 +47,11 @@ class TokenLayers(nn.Module):
         super().__init__()
         self.weight = weight
         self.vector = vector
+
+
+def new_token_layers(width: int, *, vector: bool) -> TokenLayers:
+    """Return untrained layers: of a weight for each token, and of a vector as wide as its state."""
+    return TokenLayers(nn.Linear(width, 1), nn.Linear(width, width) if vector else None)
 
 
 def load_token_layers(folder: Path, width: int, *, weight: bool, vector: bool) -> TokenLayers:
@@ -105,6 +120,22 @@ def save_token_layers(layers: TokenLayers, folder: Path) -> None:
                 state[f"{name}.{key}"] = value.contiguous().cpu()
     if state:
         save_file(state, folder / FILE)
+
+
+def spread(layer: nn.Linear, h_ND: Tensor, ids_N: Tensor, text_N: Tensor, shape: Any) -> Tensor:
+    """Return each text's weights over the vocabulary with their gradient, w_BV.
+
+    Args:
+        layer: from a state to its weight.
+        h_ND: states of all texts' tokens.
+        ids_N: their token ids.
+        text_N: which text each is of.
+        shape: (B, V).
+    """
+    w_N = torch.relu(layer(h_ND))[:, 0]
+    w_X = w_N.new_zeros(shape[0] * shape[1])
+    found = w_X.scatter_reduce(0, text_N * shape[1] + ids_N, w_N, "amax")
+    return found.view(shape)
 
 
 def token_weights(

@@ -56,6 +56,7 @@ EMBEDDING: dict[str, Needs] = {
     "embedding_distill": Needs("any", losses.embedding_distill, guide=True),
     "uniformity": Needs("any", losses.uniformity),
     "flops": Needs("any", losses.flops, head="sparse"),
+    "m3_self_distill": Needs("groups", losses.m3_self_distill, head="dense+sparse+multi_vector"),
 }
 """Losses on embeddings, by the name that a plan gives them."""
 _OWN = ("head", "teacher", "reranker")
@@ -120,7 +121,7 @@ def _check_options(loss: Loss, needs: Needs) -> None:
 
 
 def head_of(loss: Loss) -> str:
-    """Return the kind of head whose output a loss reads."""
+    """Return the kind of head whose output a loss reads; of several all, with + between."""
     return str(loss.options.get("head", EMBEDDING[loss.kind].head))
 
 
@@ -164,11 +165,40 @@ def loss_of(
     for loss in objective:
         if loss.kind not in EMBEDDING:
             continue
-        value = _value(loss, parts, parts.head(v_NX, head_of(loss)))
-        name = loss.kind if head_of(loss) == "dense" else f"{head_of(loss)}_{loss.kind}"
+        several = "+" in head_of(loss)
+        value = (
+            _three(loss, parts, v_NX)
+            if several
+            else _value(loss, parts, parts.head(v_NX, head_of(loss)))
+        )
+        plain = several or head_of(loss) == "dense"
+        name = loss.kind if plain else f"{head_of(loss)}_{loss.kind}"
         told[name] = float(value.detach())
         total = total + loss.weight * value
     return total, told
+
+
+def _three(loss: Loss, parts: Parts, v_NX: Tensor) -> Tensor:
+    """Return BGE-M3's loss of the scores of all three heads."""
+    rows, scores = parts.rows, []
+    for kind in head_of(loss).split("+"):
+        v_ND = parts.head(v_NX, kind).float()
+        q, d = v_ND[:rows], v_ND[rows:]
+        if kind == "multi_vector":
+            q_BLD, d_MLD = (x.unflatten(1, (-1, parts.token_width)) for x in (q, d))
+            s_BMQT = torch.einsum("bqd,mtd->bmqt", q_BLD, d_MLD)
+            there_BQ, seen_MT = ((x != 0).any(-1) for x in (q_BLD, d_MLD))
+            best_BMQ = s_BMQT.masked_fill(~seen_MT[None, :, None], -torch.inf).amax(3)
+            total_BM = best_BMQ.masked_fill(~there_BQ[:, None], 0).sum(2)
+            scores.append(total_BM / there_BQ.sum(1, keepdim=True))
+            continue
+        if kind == "dense":
+            q, d = (torch.nn.functional.normalize(x, dim=1) for x in (q, d))
+        scores.append(q @ d.mT)
+    options: dict[str, Any] = {k: v for k, v in loss.options.items() if k not in _OWN}
+    if loss.temperature is not None:
+        options["temperature"] = loss.temperature
+    return losses.m3_self_distill(*scores, **options)
 
 
 def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:

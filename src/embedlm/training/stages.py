@@ -15,8 +15,9 @@ from embedlm._tuning_schema import Stage
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
+from embedlm.heads.tokens import FILE, FLAG, new_token_layers
 from embedlm.loader import load
-from embedlm.recipe import Recipe
+from embedlm.recipe import MultiVector, Recipe, Sparse
 from embedlm.rerank import Reranker
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, Progress, identity
@@ -220,13 +221,25 @@ def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
     reads_head = _is_language(stage) or any(head.kind == "sparse" for head in heads)
     if reads_head and not any(head.kind == "sparse" for head in own.heads):
         loading = own.override({"heads": [*own.model_dump(mode="json")["heads"], {"sparse": {}}]})
-    embedder = load(here, loading, device=device, dtype="float32")
+    embedder = _load(here, loading, device)
     embedder.recipe = own
     student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
     if stage.gradient_checkpointing:
         network: Any = embedder.backbone.model
         network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": remembered})
     return student
+
+
+def _load(here: str, recipe: Recipe, device: Any) -> Embedder:
+    """Load a model, with new layers for the weights of tokens where it has none yet."""
+    weighs = any(isinstance(head, Sparse) and head.weights == "token" for head in recipe.heads)
+    if not weighs or (Path(here) / FILE).is_file() or (Path(here) / FLAG).is_file():
+        return load(here, recipe, device=device, dtype="float32")
+    embedder = load(here, recipe.override({"heads": ["dense"]}), device=device, dtype="float32")
+    vector = any(isinstance(h, MultiVector) and h.projection == "auto" for h in recipe.heads)
+    layers = new_token_layers(embedder.backbone.dim, vector=vector)
+    embedder.token_layers = layers.to(embedder.backbone.device)
+    return embedder
 
 
 def _is_language(stage: Stage) -> bool:

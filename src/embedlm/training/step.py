@@ -34,7 +34,8 @@ LENGTH = 512
 
 def heads_of(embedder_heads: Sequence[Head], objective: Sequence[Loss]) -> tuple[Head, ...]:
     """Return the heads that the losses read, with the recipe's own options."""
-    kinds = dict.fromkeys(head_of(loss) for loss in objective if loss.kind in EMBEDDING)
+    named = [head_of(loss).split("+") for loss in objective if loss.kind in EMBEDDING]
+    kinds = dict.fromkeys(kind for kinds in named for kind in kinds)
     return tuple(parse_head(kind, tuple(embedder_heads)) for kind in kinds)
 
 

@@ -18,6 +18,7 @@ from embedlm.encode.plan import Pack, plan
 from embedlm.encode.run import pooled, token_states, tokens_of
 from embedlm.errors import UnsupportedError
 from embedlm.heads.sparse import term_weights
+from embedlm.heads.tokens import spread
 from embedlm.pooling import POOL
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.recipe import Dense, Head, MultiVector, Sparse
@@ -148,12 +149,30 @@ class Student:
                 if model.projection is not None and head.projection == "auto":
                     v_RD = model.projection(v_RD)
                 parts.append(v_RD)
+            elif isinstance(head, Sparse) and head.weights == "token":
+                parts.append(self._token_weights(batch, pack, h_TD, head))
             elif isinstance(head, Sparse):
                 weigh = POOL[pooling.kind]
                 parts.append(term_weights(self.backbone, h_TD, tokens, head, weigh))
             else:
                 parts.append(self._token_vectors(batch, pack, h_TD, head, longest))
         return torch.cat(parts, dim=1)
+
+    def _token_weights(
+        self, batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: Sparse
+    ) -> Tensor:
+        """Return each text's weights of its own tokens, w_RV."""
+        layers = self.embedder.token_layers
+        assert layers is not None
+        assert layers.weight is not None
+        over = self.embedder.recipe.pooling.over if head.over is None else head.over
+        tokens = tokens_of(batch, pack, over, h_TD.device)
+        ids = [i for item in pack.items.tolist() for i in batch.ids[item][pack.prefix :]]
+        first = pack.items.tolist()[0] if len(pack.items) else 0
+        ids_T = torch.tensor([*batch.ids[first][: pack.prefix], *ids], device=h_TD.device)
+        shape = (len(tokens.counts_B), self.backbone.vocab_size)
+        ids_N = ids_T[tokens.index_N]
+        return spread(layers.weight, tokens.states(h_TD), ids_N, tokens.sequence_N, shape)
 
     def _token_vectors(
         self, batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: MultiVector, longest: int
