@@ -54,21 +54,21 @@ def test_every_tuned_recipe_trains(tiny_llama, data, tmp_path, name):  # noqa: F
         stage.name: [{"source": KINDS.get(stage.objective[0].kind, "groups.jsonl")}]
         for stage in recipe.tuning.stages
     }
-    source = load_plan({"recipe": name, "data": sets, "teacher": str(tiny_llama)})
-    small = tiny(source.plan)
+    latent = {"pooling.latent": {"latents": 8, "heads": 2, "head_width": 16}}
+    change = {} if recipe.pooling.latent is None else latent
+    plan = {"recipe": name, "data": sets, "teacher": str(tiny_llama), "change": change}
+    small = tiny(load_plan(plan).plan)
     stages = []
     for stage in small.stages:
         steps = stage.optimizer.model_copy(update={"steps": 2})
         size = stage.batching.model_copy(update={"size": 6})
-        stages.append(stage.model_copy(update={"optimizer": steps, "batching": size}))
+        update = {"optimizer": steps, "batching": size, "max_length": 200}
+        stages.append(stage.model_copy(update=update))
     plan = small.model_copy(update={"model": str(tiny_llama), "stages": tuple(stages)})
-    long = {"max_length": 150} if name == "bge-icl" else {}
-    if long:
-        stages = [stage.model_copy(update=long) for stage in stages]
-        plan = plan.model_copy(update={"stages": tuple(stages)})
     model = train(plan, tmp_path, data=data, device="cpu")
-    before = embedlm.load(tiny_llama, recipe, device="cpu")
     heads = ["dense"] if any(h.kind == "dense" for h in recipe.heads) else None
+    change |= {"heads": heads} if name == "bge-m3" else {}
+    before = embedlm.load(tiny_llama, recipe.override(change), device="cpu")
     ours, theirs = (m.encode(["river water"], heads=heads) for m in (model, before))
     if not isinstance(ours, np.ndarray):
         kind = recipe.heads[0].kind
