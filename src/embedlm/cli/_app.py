@@ -47,7 +47,7 @@ A command's own options and examples: embedlm COMMAND --help""",
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-MODULES = (encode, similarity, search, rerank, train, render, demonstrations, parity)
+MODULES = (encode, similarity, search, rerank, train, merge, render, demonstrations, parity)
 for module in MODULES:
     app.command(module.command, name=module.NAME, help_epilogue=module.EXAMPLES)
 app.command(recipes.app)

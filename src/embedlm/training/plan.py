@@ -59,6 +59,7 @@ class Plan(_Part):
     dev: Dev | None = None
     checkpoint_every: int = Field(200, gt=0, description="Steps between two checkpoints.")
     log_every: int = Field(10, gt=0, description="Steps between two lines of the log.")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     notes: str | None = None
 
     def loaded_recipe(self, folder: Path) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,10 +31,10 @@ from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan
 from embedlm.training.prepare import dropped, remembered, set_trainable
 from embedlm.training.step import Stepper, heads_of
 from embedlm.training.student import Student
+from embedlm.training.trackers import Say, tracked
 
 __all__ = ["train"]
 
-Say = Callable[[str, dict[str, Any]], None]
 PACK = 4096
 """Tokens of a chunk where a stage does not say."""
 
@@ -85,13 +85,9 @@ def train(
         path = find_data(chosen.dev.source, source.folder, data)
         dev = read_records(path, chosen.dev.max_records)
         metric_of(dev)  # refuses records that say nothing of similarity
-    with processes(device):
-        _Run(source, data, device, say or _silent, dev).run(sets, target, restart=restart)
+    with processes(device), tracked(chosen, target, say) as told:
+        _Run(source, data, device, told, dev).run(sets, target, restart=restart)
     return load(str(target / "model"), device=device)
-
-
-def _silent(kind: str, values: dict[str, Any]) -> None:
-    pass
 
 
 def _sets(stage: Stage, source: Source, data: str | Path | None) -> list[Records]:

@@ -23,7 +23,7 @@ from embedlm.pooling import POOL
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.recipe import Dense, Head, MultiVector, Sparse
 
-__all__ = ["Ask", "Plan", "Student"]
+__all__ = ["Ask", "Plan", "Student", "modules_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,18 @@ class Plan:
     """Where each text's row is found in the chunks' rows."""
     tokens: int
     """How many are run."""
+
+
+def modules_of(embedder: Embedder) -> nn.ModuleDict:
+    """Return all of a model that has parameters, by the part's name."""
+    parts: dict[str, Any] = {
+        "backbone": embedder.backbone.model,
+        "head": embedder.backbone.head,
+        "projection": embedder.projection,
+        "latent": embedder.latent,
+        "token_layers": embedder.token_layers,
+    }
+    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
 
 class Student:
@@ -76,14 +88,7 @@ class Student:
 
     def modules(self) -> nn.ModuleDict:
         """Return everything with parameters, by the part's name."""
-        parts: dict[str, Any] = {
-            "backbone": self.backbone.model,
-            "head": self.backbone.head,
-            "projection": self.embedder.projection,
-            "latent": self.embedder.latent,
-            "token_layers": self.embedder.token_layers,
-        }
-        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+        return modules_of(self.embedder)
 
     def plan(self, asks: Sequence[Ask]) -> Plan:
         """Render texts and return the chunks that embed them, asks after asks in order."""
