@@ -33,6 +33,7 @@ COMMANDS = (
     "parity",
     "rerank",
     "train",
+    "merge",
 )
 
 every_page = pytest.mark.parametrize(

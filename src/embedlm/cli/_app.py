@@ -14,6 +14,7 @@ import embedlm
 from embedlm.cli import (
     demonstrations,
     encode,
+    merge,
     parity,
     recipes,
     render,
