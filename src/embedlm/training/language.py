@@ -22,8 +22,9 @@ from embedlm.errors import UnsupportedError
 
 __all__ = ["LANGUAGE", "backward_language", "mask_token"]
 
-LANGUAGE = ("ntp", "mntp", "mlm")
-"""ntp: next token; mntp: a masked token from the state before it (LLM2Vec); mlm: from its own."""
+LANGUAGE = ("ntp", "mntp", "mlm", "retromae", "tsdae")
+"""ntp: next token; mntp: a masked token from the state before it (LLM2Vec); mlm: from its own;
+retromae and tsdae: see bottleneck.py."""
 _ROWS = 512
 """Rows of logits held at once."""
 

@@ -20,6 +20,7 @@ from embedlm.loader import load
 from embedlm.recipe import MultiVector, Recipe, Sparse
 from embedlm.rerank import Reranker
 from embedlm.training.batches import Batches
+from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
 from embedlm.training.checkpoint import Checkpoints, Progress, identity
 from embedlm.training.dev import metric_of
 from embedlm.training.devices import processes, rank, wait
@@ -29,7 +30,7 @@ from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.objectives import check_objective
 from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
 from embedlm.training.prepare import dropped, remembered, set_trainable
-from embedlm.training.step import Stepper, heads_of
+from embedlm.training.step import LENGTH, Stepper, heads_of
 from embedlm.training.student import Student
 from embedlm.training.trackers import Say, tracked
 
@@ -220,6 +221,12 @@ def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
     embedder = _load(here, loading, device)
     embedder.recipe = own
     student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
+    if any(loss.kind in BOTTLENECK for loss in stage.objective):
+        limit = stage.max_length
+        length = max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
+        heads_of_layer = int(embedder.backbone.text_config.num_attention_heads)
+        decoder = Bottleneck(embedder.backbone.dim, heads_of_layer, length)
+        student.extra["decoder"] = decoder.to(embedder.backbone.device)
     if stage.gradient_checkpointing:
         network: Any = embedder.backbone.model
         network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": remembered})

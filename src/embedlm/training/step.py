@@ -19,6 +19,7 @@ from embedlm.errors import InputError
 from embedlm.recipe import Dense, Head, MultiVector, parse_head
 from embedlm.training.asks import asks_of
 from embedlm.training.batches import Batch, Row
+from embedlm.training.bottleneck import BOTTLENECK, backward_bottleneck
 from embedlm.training.devices import gather_rows, rank, share, world
 from embedlm.training.gradcache import backward_cached, backward_plain
 from embedlm.training.guide import Guide, Judge
@@ -167,6 +168,20 @@ class Stepper:
         if self.student.backbone.head is None:
             raise InputError(f"objective {loss.kind!r} needs a model with a language-model head")
         with self._autocast():
+            if loss.kind in BOTTLENECK:
+                decoder: Any = self.student.extra["decoder"]
+                return float(
+                    backward_bottleneck(
+                        self.student.embedder,
+                        decoder,
+                        texts,
+                        loss,
+                        max_length=length,
+                        budget=self.student.budget,
+                        chance=chance,
+                        scale=loss.weight / world(),
+                    )
+                )
             found = backward_language(
                 self.student.backbone,
                 texts,

@@ -81,6 +81,8 @@ class Student:
                 "which is not trained; take a recipe with one prompt, such as prompteol"
             )
         self.embedder, self.heads, self.budget = embedder, tuple(heads), budget
+        self.extra = nn.ModuleDict()
+        """What learns with the model and is thrown away after the stage."""
         self.backbone = embedder.backbone
         if self.backbone.compiling is not None:
             self.backbone.compiling.stop()
@@ -88,7 +90,10 @@ class Student:
 
     def modules(self) -> nn.ModuleDict:
         """Return everything with parameters, by the part's name."""
-        return modules_of(self.embedder)
+        modules = modules_of(self.embedder)
+        if len(self.extra):
+            modules["extra"] = self.extra
+        return modules
 
     def plan(self, asks: Sequence[Ask]) -> Plan:
         """Render texts and return the chunks that embed them, asks after asks in order."""

@@ -1,0 +1,178 @@
+"""A text rebuilt from its vector: what the vector must hold is learnt without labels.
+
+RetroMAE (Liu and Shao, arXiv:2205.12035): 30 % of the tokens are hidden from the encoder, and one
+decoder layer rebuilds every token from the vector and from half of the others, a different half for
+each. TSDAE (Wang et al., arXiv:2104.06979): 60 % of the words are deleted, and the decoder writes
+the whole text from the vector and the tokens before.
+
+Shapes: B texts of a pack, L longest of them in tokens, K = L + 1 keys, T tokens of a pack, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedlm._tuning_schema import Loss
+from embedlm.embedder import Embedder
+from embedlm.encode.plan import Pack, plan
+from embedlm.encode.run import pooled, tokens_of
+from embedlm.prompt.render import RenderedBatch
+from embedlm.training.language import mask_token
+
+__all__ = ["BOTTLENECK", "Bottleneck", "backward_bottleneck"]
+
+BOTTLENECK = ("retromae", "tsdae")
+HIDDEN, SEEN, DELETED = 0.3, 0.5, 0.6
+"""Shares: hidden from RetroMAE's encoder, shown to its decoder, deleted by TSDAE."""
+
+
+class Bottleneck(nn.Module):
+    """The decoder: one layer of attention whose queries know the vector and their place only."""
+
+    def __init__(self, width: int, heads: int, positions: int) -> None:
+        super().__init__()
+        self.places = nn.Embedding(positions, width)
+        nn.init.normal_(self.places.weight, std=0.02)
+        self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.heads = heads
+
+    def forward(self, v_BD: Tensor, e_BLD: Tensor, hidden_BLK: Tensor) -> Tensor:
+        """Return the states that tokens are foreseen from, h_BLD.
+
+        Args:
+            v_BD: the texts' vectors.
+            e_BLD: the embeddings of their tokens.
+            hidden_BLK: true where a place may not look; the first key is the vector.
+        """
+        places_LD = self.places.weight[: e_BLD.shape[1]]
+        asked_BLD = places_LD + v_BD[:, None]
+        keys_BKD = torch.cat([v_BD[:, None], e_BLD + places_LD], dim=1)
+        mask = hidden_BLK.repeat_interleave(self.heads, 0)
+        found_BLD, _ = self.attend(
+            asked_BLD, keys_BKD, keys_BKD, attn_mask=mask, need_weights=False
+        )
+        h_BLD = self.first(asked_BLD + found_BLD)
+        return self.second(h_BLD + self.feed(h_BLD))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    seen: list[int]
+    """What the encoder sees."""
+    whole: list[int]
+    wanted: list[int]
+    """Places that are rebuilt: all but special tokens."""
+    hidden: list[int]
+    """Places that the encoder has to foresee."""
+
+
+def backward_bottleneck(
+    embedder: Embedder,
+    decoder: Bottleneck,
+    texts: Sequence[str],
+    loss: Loss,
+    *,
+    max_length: int,
+    budget: int,
+    chance: np.random.Generator,
+    scale: float = 1.0,
+) -> Tensor:
+    """Add the objective's gradient to the parameters, pack by pack, and return the loss.
+
+    The loss is the mean cross-entropy of the rebuilt tokens; RetroMAE's adds that of the tokens
+    hidden from the encoder.
+    """
+    rows = [_row(embedder, text, loss.kind, max_length, chance) for text in texts]
+    rows = [row for row in rows if row.wanted]
+    device = embedder.backbone.device
+    total = torch.zeros((), device=device)
+    targets = sum(len(row.wanted) for row in rows)
+    hidden = max(1, sum(len(row.hidden) for row in rows))
+    batch = RenderedBatch(
+        [row.seen for row in rows], [np.zeros(len(row.seen), np.uint8) for row in rows], []
+    )
+    for pack in plan(batch.ids, budget, share=False):
+        found = _rebuilt(embedder, decoder, rows, batch, pack, loss.kind, chance)
+        part = found[0] / targets + found[1] / hidden
+        (part * scale).backward()
+        total += part.detach()
+    return total
+
+
+def _row(
+    embedder: Embedder, text: str, kind: str, max_length: int, chance: np.random.Generator
+) -> _Row:
+    tokenizer = embedder.backbone.tokenizer
+    special = set(tokenizer.all_special_ids)
+    whole = [int(i) for i in tokenizer(text)["input_ids"][:max_length]]
+    wanted = [place for place, token in enumerate(whole) if token not in special]
+    if kind == "tsdae":
+        words = text.split()
+        kept = [word for word in words if chance.random() >= DELETED] or words[:1]
+        seen = [int(i) for i in tokenizer(" ".join(kept))["input_ids"]]
+        return _Row(seen[:max_length], whole, wanted, [])
+    hidden = [place for place in wanted if chance.random() < HIDDEN]
+    seen = list(whole)
+    for place in hidden:
+        seen[place] = mask_token(tokenizer)
+    return _Row(seen, whole, wanted, hidden)
+
+
+def _rebuilt(
+    embedder: Embedder,
+    decoder: Bottleneck,
+    rows: Sequence[_Row],
+    batch: RenderedBatch,
+    pack: Pack,
+    kind: str,
+    chance: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return the summed losses of a pack: of the decoder, and of the encoder's hidden tokens."""
+    backbone = embedder.backbone
+    chosen = [rows[item] for item in pack.items.tolist()]
+    h_TD = backbone.run([row.seen for row in chosen])
+    tokens = tokens_of(batch, pack, "all", h_TD.device)
+    v_BD = pooled(h_TD, tokens, embedder.recipe.pooling, embedder.latent)
+    longest = max(len(row.whole) for row in chosen)
+    ids_BL = torch.zeros(len(chosen), longest, dtype=torch.long)
+    hidden_BLK = torch.ones(len(chosen), longest, longest + 1, dtype=torch.bool)
+    hidden_BLK[:, :, 0] = False
+    for b, row in enumerate(chosen):
+        n = len(row.whole)
+        ids_BL[b, :n] = torch.tensor(row.whole)
+        shown = np.tri(n, k=-1, dtype=bool)
+        if kind == "retromae":
+            shown = chance.random((n, n)) < SEEN
+            np.fill_diagonal(shown, val=False)
+        hidden_BLK[b, :n, 1 : n + 1] = torch.from_numpy(~shown)
+    ids_BL = ids_BL.to(h_TD.device)
+    table: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    h_BLD = decoder(v_BD, table(ids_BL), hidden_BLK.to(h_TD.device))
+    inner = [(b, p) for b, row in enumerate(chosen) for p in row.wanted]
+    rebuilt = _cross_entropy(backbone, h_BLD, ids_BL, inner)
+    if not any(row.hidden for row in chosen):
+        return rebuilt, rebuilt.new_zeros(())
+    starts = np.cumsum([0, *(len(row.seen) for row in chosen)])
+    places = [int(s) + p for s, row in zip(starts, chosen, strict=False) for p in row.hidden]
+    wanted = torch.tensor([row.whole[p] for row in chosen for p in row.hidden], device=h_TD.device)
+    logits = backbone.logits(h_TD[torch.tensor(places, device=h_TD.device)]).float()
+    return rebuilt, functional.cross_entropy(logits, wanted, reduction="sum")
+
+
+def _cross_entropy(
+    backbone: Any, h_BLD: Tensor, ids_BL: Tensor, places: list[tuple[int, int]]
+) -> Tensor:
+    b, p = (torch.tensor(x, device=h_BLD.device) for x in zip(*places, strict=True))
+    logits = backbone.logits(h_BLD[b, p]).float()
+    return functional.cross_entropy(logits, ids_BL[b, p], reduction="sum")
