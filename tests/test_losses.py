@@ -225,3 +225,24 @@ def test_autocast_does_not_halve_the_scores():
 def test_what_does_not_fit_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_several_teachers_are_one_with_their_mean_scores():
+    other = draw(B, G, seed=5)
+    found = losses.multi_teacher_distill(Q, DOCS, [TEACHER, other], weights=[3, 1])
+    wanted = losses.kl_distill(Q, DOCS, 0.75 * TEACHER + 0.25 * other)
+    torch.testing.assert_close(found, wanted)
+    one = losses.multi_teacher_distill(Q, DOCS, [TEACHER], temperature=0.5, similarity="cosine")
+    alone = losses.kl_distill(Q, DOCS, TEACHER, temperature=0.5, similarity="cosine")
+    torch.testing.assert_close(one, alone)
+    for bad in ([], [TEACHER.T]):
+        with pytest.raises(InputError):
+            losses.multi_teacher_distill(Q, DOCS, bad)
+    with pytest.raises(InputError, match="2 weights"):
+        losses.multi_teacher_distill(Q, DOCS, [TEACHER], weights=[1, 2])
+
+
+def test_two_tasks_are_balanced():
+    found = losses.cross_task_balanced(Q, DOCS, Q, PAIR, LABELS, beta=0.3)
+    wanted = losses.info_nce(Q, DOCS, temperature=0.02) + 0.3 * losses.cosent(Q, PAIR, LABELS)
+    torch.testing.assert_close(found, wanted)

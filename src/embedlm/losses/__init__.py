@@ -4,6 +4,7 @@ Documents come query after query, d_MD with M = B * G: row i * G is the positive
 G - 1 rows after it are its hard negatives. Half precision is computed in float32.
 """
 
+from embedlm.losses.combined import cross_task_balanced, multi_teacher_distill
 from embedlm.losses.contrastive import improved_info_nce, info_nce
 from embedlm.losses.distillation import (
     embedding_distill,
@@ -24,6 +25,7 @@ __all__ = [
     "angle",
     "cosent",
     "cosine_mse",
+    "cross_task_balanced",
     "embedding_distill",
     "flops",
     "gist",
@@ -34,6 +36,7 @@ __all__ = [
     "m3_self_distill",
     "margin_mse",
     "matryoshka",
+    "multi_teacher_distill",
     "stable_distill",
     "triplet",
     "uniformity",
