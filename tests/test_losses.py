@@ -29,6 +29,8 @@ CALLS = {
     "triplet": lambda q, d: losses.triplet(q, d),
     "margin_mse": lambda q, d: losses.margin_mse(q, d, TEACHER),
     "kl_distill": lambda q, d: losses.kl_distill(q, d, TEACHER),
+    "multi_teacher_distill": lambda q, d: losses.multi_teacher_distill(q, d, [TEACHER]),
+    "cross_task_balanced": lambda q, d: losses.cross_task_balanced(q, d, q, d[::G], LABELS),
     "stable_distill": lambda q, d: losses.stable_distill(q, d, TEACHER, similarity="cosine"),
     "cosent": lambda q, d: losses.cosent(q, d[::G], LABELS),
     "angle": lambda q, d: losses.angle(q, d[::G], LABELS),
