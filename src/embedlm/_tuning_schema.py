@@ -94,6 +94,11 @@ class Stage(_Part):
     gradient_checkpointing: bool = Field(
         False, description="Compute layers again in the backward pass: less memory, more time."
     )
+    keep: Literal["best", "last"] | None = Field(
+        None,
+        description="Weights it ends with: the best on the dev set, or the last. None: the last of "
+        "language modelling, else the best.",
+    )
     mask_probability: float | None = Field(None, gt=0, lt=1, description="For masked objectives.")
     hard_negatives: dict[str, Any] = Field(
         default_factory=dict, description="Mining rule and its constants."

@@ -250,7 +250,7 @@ def _is_language(stage: Stage) -> bool:
 
 
 def _every(plan: Plan, stage: Stage) -> Every:
-    keep: Literal["best", "last"] = "last" if _is_language(stage) else "best"
+    keep: Literal["best", "last"] = stage.keep or ("last" if _is_language(stage) else "best")
     dev = plan.dev
     return Every(
         log=plan.log_every,
