@@ -164,6 +164,29 @@ def test_a_student_comes_near_its_teacher(tiny_llama, model_folder, data, tmp_pa
     assert values[-1] < 0.8 * values[0]
 
 
+def test_a_mixture_of_records_with_and_without_negatives_has_groups_of_one_size():
+    from embedlm._tuning_schema import Batching, Data
+    from embedlm.data import Group, Records
+    from embedlm.training.batches import Batches
+
+    some = Records("some", "groups", tuple(Group(f"q{i}", (f"p{i}",)) for i in range(9)))
+    every = Records(
+        "every", "groups", tuple(Group(f"r{i}", (f"s{i}",), (f"n{i}",)) for i in range(9)), True
+    )
+    sets = [Data(source="a"), Data(source="b")]
+    batches = Batches([some, every], sets, Batching(size=8, group_size=3), 0)
+    for _ in range(6):
+        for row in batches.next().rows:
+            assert len(row.documents) == 3
+            assert row.query[1:] == row.documents[0][1:]
+            assert row.documents[0] not in row.documents[1:]
+    alone = Batches([some], sets[:1], Batching(size=8, group_size=3), 0)
+    assert {len(row.documents) for row in alone.next().rows} == {1}
+    same = Records("same", "groups", tuple(Group(f"q{i}", ("p",)) for i in range(9)))
+    with pytest.raises(InputError, match="no negatives can be drawn"):
+        Batches([same, every], sets, Batching(size=18, group_size=3), 0).next()
+
+
 # -- records ---------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,11 @@ class Batches:
         self._cursor = [0] * len(sets)
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         self._share = self._shares()
+        some = any(item.negatives for one in sets for item in one.items if isinstance(item, Group))
+        # Scores are a teacher's of the record's own negatives: no others can stand in for them.
+        fills = some and not any(one.has_scores for one in sets)
+        every = all(one.has_negatives for one in sets)
+        self._negatives = batching.group_size - 1 if every or fills else 0
         self.step = 0
 
     def _shares(self) -> npt.NDArray[np.float64]:
@@ -147,7 +152,11 @@ class Batches:
             return Row(source, item.first, (item.second,), item.score)
         assert isinstance(item, Group)
         first = int(chance.integers(len(item.positives)))
-        wanted = self.batching.group_size - 1 if self.sets[source].has_negatives else 0
+        wanted = self._negatives
+        if wanted and not item.negatives:
+            return Row(
+                source, item.query, (item.positives[first], *self._others(source, item, chance))
+            )
         order = chance.permutation(len(item.negatives))[:wanted]
         # Fewer negatives than wanted are taken again, so that all groups have one size.
         places = [int(order[i % len(order)]) for i in range(wanted)] if len(order) else []
@@ -157,3 +166,18 @@ class Batches:
             teacher = (item.scores[first], *(item.scores[own + place] for place in places))
         documents = (item.positives[first], *(item.negatives[place] for place in places))
         return Row(source, item.query, documents, teacher=teacher)
+
+    def _others(self, source: int, item: Group, chance: np.random.Generator) -> list[str]:
+        """Return positives of other records of the set, for a record without negatives."""
+        items = self.sets[source].items
+        found: list[str] = []
+        for place in chance.integers(len(items), size=20 * self._negatives).tolist():
+            text = items[place].positives[0]
+            if text not in item.positives and text != item.query:
+                found.append(text)
+            if len(found) == self._negatives:
+                return found
+        raise InputError(
+            f"the data set {self.sets[source].name!r} has one positive for nearly all records, so "
+            "no negatives can be drawn from it; give records with negatives, or group_size: 1"
+        )
