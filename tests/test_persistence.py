@@ -113,3 +113,16 @@ def test_the_built_in_model_needs_nothing():
     assert vectors.shape == (3, model.dim)
     assert np.isfinite(vectors).all()
     assert embedlm.load("builtin-base").dim == model.dim
+
+
+def test_the_default_is_the_tuned_model_and_a_recipe_takes_the_base():
+    tuned, base = embedlm.load(device="cpu"), embedlm.load(recipe="plain-mean", device="cpu")
+    assert tuned.recipe.name == "builtin"
+    assert not tuned.backbone.causal
+    assert base.backbone.causal
+    a, b, c = tuned.encode(["A man rides a horse.", "Someone is riding.", "Shares fell."])
+    assert a @ b > a @ c + 0.2
+    named = embedlm.load("builtin-base", recipe="plain-mean", device="cpu")
+    np.testing.assert_array_equal(named.encode("light"), base.encode("light"))
+    sparse = embedlm.load("builtin", device="cpu").encode(["plants"], heads=["sparse"])
+    assert sparse.sparse.nnz > 0

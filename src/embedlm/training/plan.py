@@ -187,6 +187,7 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
                 "size": min(stage.batching.size, 32),
                 "group_size": min(stage.batching.group_size, 3),
                 "chunk_tokens": stage.batching.chunk_tokens and 2048,
+                "demonstrations": min(stage.batching.demonstrations, 2),
             }
         )
         optimizer = stage.optimizer.model_copy(
@@ -204,7 +205,7 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
                 update={
                     "batching": batching,
                     "optimizer": optimizer,
-                    "max_length": 128,
+                    "max_length": 384 if stage.batching.demonstrations else 128,
                     "train": "all" if stage.train == "bias" else stage.train,
                     "gradient_checkpointing": False,
                     "adapter": stage.adapter and stage.adapter.model_copy(update={"kind": "lora"}),
