@@ -12,7 +12,7 @@ from torch.nn import functional
 from embedlm.errors import InputError
 from embedlm.losses._scores import full, positive, shaped, targets
 
-__all__ = ["late_interaction"]
+__all__ = ["late_interaction", "maxsim"]
 
 
 def late_interaction(
@@ -43,13 +43,27 @@ def late_interaction(
     positive(temperature=temperature)
     q_mask_BQ = _mask("q_mask", q_mask_BQ, q_BQD)
     d_mask_MT = _mask("d_mask", d_mask_MT, d_MTD)
+    s_BM = maxsim(q_BQD, d_MTD, q_mask_BQ, d_mask_MT, length_normalize=length_normalize)
+    return functional.cross_entropy(s_BM / temperature, targets(len(q_BQD), group, s_BM.device))
+
+
+def maxsim(
+    q_BQD: Tensor,
+    d_MTD: Tensor,
+    q_mask_BQ: Tensor,
+    d_mask_MT: Tensor,
+    *,
+    length_normalize: bool = False,
+) -> Tensor:
+    """Return s(q, d) = sum_i max_j q_i . d_j of every query with every document, s_BM.
+
+    The masks are true at the tokens that count; `length_normalize` divides by the query's.
+    """
     with torch.autocast(q_BQD.device.type, enabled=False):
         s_BMQT = torch.einsum("bqd,mtd->bmqt", full(q_BQD), full(d_MTD))
     best_BMQ = s_BMQT.masked_fill(~d_mask_MT[None, :, None], -torch.inf).amax(3)
     s_BM = best_BMQ.masked_fill(~q_mask_BQ[:, None], 0).sum(2)
-    if length_normalize:
-        s_BM = s_BM / q_mask_BQ.sum(1, keepdim=True)
-    return functional.cross_entropy(s_BM / temperature, targets(len(q_BQD), group, s_BM.device))
+    return s_BM / q_mask_BQ.sum(1, keepdim=True) if length_normalize else s_BM
 
 
 def _mask(name: str, mask: Tensor | None, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from embedlm import losses
 from embedlm._tuning_schema import Loss
 from embedlm.errors import InputError, closest
+from embedlm.losses.multi_vector import maxsim
 from embedlm.training.language import LANGUAGE
 
 __all__ = ["EMBEDDING", "Parts", "check_objective", "head_of", "loss_of"]
@@ -185,31 +186,33 @@ def _three(loss: Loss, parts: Parts, v_NX: Tensor) -> Tensor:
         v_ND = parts.head(v_NX, kind).float()
         q, d = v_ND[:rows], v_ND[rows:]
         if kind == "multi_vector":
-            q_BLD, d_MLD = (x.unflatten(1, (-1, parts.token_width)) for x in (q, d))
-            s_BMQT = torch.einsum("bqd,mtd->bmqt", q_BLD, d_MLD)
-            there_BQ, seen_MT = ((x != 0).any(-1) for x in (q_BLD, d_MLD))
-            best_BMQ = s_BMQT.masked_fill(~seen_MT[None, :, None], -torch.inf).amax(3)
-            total_BM = best_BMQ.masked_fill(~there_BQ[:, None], 0).sum(2)
-            scores.append(total_BM / there_BQ.sum(1, keepdim=True))
+            scores.append(maxsim(*_tokens(parts, q, d), length_normalize=True))
             continue
         if kind == "dense":
             q, d = (torch.nn.functional.normalize(x, dim=1) for x in (q, d))
         scores.append(q @ d.mT)
+    return losses.m3_self_distill(*scores, **_options(loss))
+
+
+def _options(loss: Loss) -> dict[str, Any]:
+    """Return what a loss's function is called with beside the embeddings."""
     options: dict[str, Any] = {k: v for k, v in loss.options.items() if k not in _OWN}
     if loss.temperature is not None:
         options["temperature"] = loss.temperature
-    return losses.m3_self_distill(*scores, **options)
+    return options
+
+
+def _tokens(parts: Parts, *sides: Tensor) -> list[Tensor]:
+    """Return both sides' token vectors, x_NLD, and then where there is a token, x_NL."""
+    vectors = [side.unflatten(1, (-1, parts.token_width)) for side in sides]
+    return [*vectors, *((x_NLD != 0).any(-1) for x_NLD in vectors)]
 
 
 def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:
-    options: dict[str, Any] = {k: v for k, v in loss.options.items() if k not in _OWN}
-    if loss.temperature is not None:
-        options["temperature"] = loss.temperature
+    options = _options(loss)
     first, second = v_ND[: parts.rows], v_ND[parts.rows :]
     if loss.kind == "late_interaction":
-        q_BLD, d_MLD = (x.unflatten(1, (-1, parts.token_width)) for x in (first, second))
-        masks = [(x != 0).any(-1) for x in (q_BLD, d_MLD)]
-        return losses.late_interaction(q_BLD, d_MLD, *masks, **options)
+        return losses.late_interaction(*_tokens(parts, first, second), **options)
     if loss.kind in ("uniformity", "flops"):
         halves = [x for x in (first, second) if len(x)]
         each = [EMBEDDING[loss.kind].function(x, **options) for x in halves]
