@@ -25,7 +25,15 @@ from embedlm.pooling import POOL, Tokens
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
-__all__ = ["Output", "needs_segments", "pooled", "run_pack", "token_states", "tokens_of"]
+__all__ = [
+    "Output",
+    "needs_segments",
+    "pooled",
+    "run_pack",
+    "states_of",
+    "token_states",
+    "tokens_of",
+]
 
 Mask = npt.NDArray[np.bool_]
 Over = str | tuple[str, ...]
@@ -130,10 +138,7 @@ def run_pack(
         skipped: ids of tokens that have no vector of their own.
         kept: what the packs of one template keep of their prefix.
     """
-    rows = [batch.ids[item] for item in pack.items.tolist()]
-    layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
-    unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
-    h_TD = backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen, kept=kept)
+    h_TD = states_of(backbone, batch, pack, pooling, kept)
     total = pooling.weights == "idf"
     tokens = tokens_of(batch, pack, pooling.over, h_TD.device, weight_V, total)
     output = Output()
@@ -150,6 +155,20 @@ def run_pack(
         else:
             output.multi_vector = _token_vectors(batch, pack, h_TD, head, skipped, token_layers)
     return output
+
+
+def states_of(
+    backbone: Backbone,
+    batch: RenderedBatch,
+    pack: Pack,
+    pooling: Pooling,
+    kept: Kept | None = None,
+) -> Tensor:
+    """Return the states that a pooling reads of a pack's tokens, h_TD."""
+    rows = [batch.ids[item] for item in pack.items.tolist()]
+    layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
+    unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
+    return backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen, kept=kept)
 
 
 def pooled(

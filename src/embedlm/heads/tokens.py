@@ -24,20 +24,18 @@ from embedlm.heads.projection import load_projection
 from embedlm.heads.sparse import SparseRow
 
 __all__ = [
-    "FILE",
-    "FLAG",
     "TokenLayers",
     "load_token_layers",
     "new_token_layers",
     "save_token_layers",
     "spread",
     "token_weights",
+    "weighs_tokens",
 ]
 
 FILE = "token_layers.safetensors"
 _FLAG = {"weight": "sparse_linear.pt", "vector": "colbert_linear.pt"}
 """FlagEmbedding's files."""
-FLAG = _FLAG["weight"]
 
 
 class TokenLayers(nn.Module):
@@ -52,6 +50,11 @@ class TokenLayers(nn.Module):
 def new_token_layers(width: int, *, vector: bool) -> TokenLayers:
     """Return untrained layers: of a weight for each token, and of a vector as wide as its state."""
     return TokenLayers(nn.Linear(width, 1), nn.Linear(width, width) if vector else None)
+
+
+def weighs_tokens(folder: Path) -> bool:
+    """Tell whether a model folder has a layer that weighs tokens."""
+    return any((folder / name).is_file() for name in (FILE, _FLAG["weight"]))
 
 
 def load_token_layers(folder: Path, width: int, *, weight: bool, vector: bool) -> TokenLayers:

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from embedlm._tuning_schema import Loss
 from embedlm.embedder import Embedder
 from embedlm.encode.plan import Pack, plan
 from embedlm.encode.run import pooled, tokens_of
 from embedlm.prompt.render import RenderedBatch
-from embedlm.training.language import mask_token
+from embedlm.training.language import cross_entropy, mask_token
 
 __all__ = ["BOTTLENECK", "Bottleneck", "backward_bottleneck"]
 
@@ -123,9 +122,9 @@ def _row(
         seen = [int(i) for i in tokenizer(" ".join(kept))["input_ids"]]
         return _Row(seen[:max_length], whole, wanted, [])
     hidden = [place for place in wanted if chance.random() < HIDDEN]
-    seen = list(whole)
+    seen, mask = list(whole), mask_token(tokenizer)
     for place in hidden:
-        seen[place] = mask_token(tokenizer)
+        seen[place] = mask
     return _Row(seen, whole, wanted, hidden)
 
 
@@ -159,20 +158,13 @@ def _rebuilt(
     ids_BL = ids_BL.to(h_TD.device)
     table: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
     h_BLD = decoder(v_BD, table(ids_BL), hidden_BLK.to(h_TD.device))
-    inner = [(b, p) for b, row in enumerate(chosen) for p in row.wanted]
-    rebuilt = _cross_entropy(backbone, h_BLD, ids_BL, inner)
+    inner = torch.tensor([(b, p) for b, row in enumerate(chosen) for p in row.wanted])
+    b_N, p_N = inner.to(h_TD.device).unbind(1)
+    rebuilt = cross_entropy(backbone, h_BLD[b_N, p_N], ids_BL[b_N, p_N])
     if not any(row.hidden for row in chosen):
         return rebuilt, rebuilt.new_zeros(())
     starts = np.cumsum([0, *(len(row.seen) for row in chosen)])
     places = [int(s) + p for s, row in zip(starts, chosen, strict=False) for p in row.hidden]
     wanted = torch.tensor([row.whole[p] for row in chosen for p in row.hidden], device=h_TD.device)
-    logits = backbone.logits(h_TD[torch.tensor(places, device=h_TD.device)]).float()
-    return rebuilt, functional.cross_entropy(logits, wanted, reduction="sum")
-
-
-def _cross_entropy(
-    backbone: Any, h_BLD: Tensor, ids_BL: Tensor, places: list[tuple[int, int]]
-) -> Tensor:
-    b, p = (torch.tensor(x, device=h_BLD.device) for x in zip(*places, strict=True))
-    logits = backbone.logits(h_BLD[b, p]).float()
-    return functional.cross_entropy(logits, ids_BL[b, p], reduction="sum")
+    h_ND = h_TD[torch.tensor(places, device=h_TD.device)]
+    return rebuilt, cross_entropy(backbone, h_ND, wanted)

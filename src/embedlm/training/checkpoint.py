@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Checkpoints:
             torch.save({n: w.detach().cpu() for n, w in weights.items()}, part / "weights.pt")
             torch.save(optimizer.state_dict(), part / "optimizer.pt")
             torch.save({"cpu": state.cpu, "cuda": list(state.cuda)}, part / "random.pt")
-            facts = {"identity": self.identity, **_plain(progress)}
+            facts = {"identity": self.identity, **asdict(progress)}
             (part / "progress.json").write_text(json.dumps(facts), encoding="utf-8")
             if target.exists():
                 shutil.rmtree(target)
@@ -131,16 +131,6 @@ class Checkpoints:
         for step in self.steps()[:-KEEP]:
             if step != progress.best_step:
                 shutil.rmtree(self._place(step), ignore_errors=True)
-
-
-def _plain(progress: Progress) -> dict[str, Any]:
-    return {
-        "step": progress.step,
-        "best_step": progress.best_step,
-        "best_score": progress.best_score,
-        "stale": progress.stale,
-        "history": progress.history,
-    }
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

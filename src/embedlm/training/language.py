@@ -20,7 +20,7 @@ from embedlm.backbone.direction import looking
 from embedlm.encode.plan import plan
 from embedlm.errors import UnsupportedError
 
-__all__ = ["LANGUAGE", "backward_language", "mask_token"]
+__all__ = ["LANGUAGE", "backward_language", "cross_entropy", "mask_token"]
 
 LANGUAGE = ("ntp", "mntp", "mlm", "retromae", "tsdae")
 """ntp: next token; mntp: a masked token from the state before it (LLM2Vec); mlm: from its own;
@@ -101,12 +101,18 @@ def backward_language(
             continue
         wanted_N = torch.tensor([w for row in chosen for w in row.wanted], device=device)
         h_ND = h_TD[torch.tensor(places, device=device)]
-        part = torch.zeros((), device=device)
-        for h, wanted in zip(h_ND.split(_ROWS), wanted_N.split(_ROWS), strict=True):
-            logits = backbone.logits(h).float()
-            part = part + functional.cross_entropy(logits, wanted, reduction="sum")
+        part = cross_entropy(backbone, h_ND, wanted_N)
         (part * (scale / count)).backward()
         total += part.detach() / count
+    return total
+
+
+def cross_entropy(backbone: Backbone, h_ND: Tensor, wanted_N: Tensor) -> Tensor:
+    """Return the sum over states of -log p(token | state)."""
+    total = h_ND.new_zeros((), dtype=torch.float32)
+    for h, wanted in zip(h_ND.split(_ROWS), wanted_N.split(_ROWS), strict=True):
+        logits = backbone.logits(h).float()
+        total = total + functional.cross_entropy(logits, wanted, reduction="sum")
     return total
 
 

@@ -89,14 +89,13 @@ def run_steps(
         if progress.step % every.log == 0 or progress.step == steps:
             spent = time.perf_counter() - start
             say("step", {"step": progress.step, "of": steps, "rate": rate, **told, "s": spent})
-        last = progress.step == steps
+        last, better = progress.step == steps, False
         if dev is not None and (last or _due(progress.step, every.evaluate)):
             modules.eval()
             better = _evaluate(embedder, dev, progress, say)
             ended = every.patience is not None and progress.stale >= every.patience
-            if better and rank() == 0:
-                checkpoints.save(progress, parameters, optimizer)
-        if (last or ended or _due(progress.step, every.checkpoint)) and rank() == 0:
+        due = better or last or ended or _due(progress.step, every.checkpoint)
+        if due and rank() == 0:
             checkpoints.save(progress, parameters, optimizer)
     modules.eval()
     wait()

@@ -15,7 +15,7 @@ from embedlm._tuning_schema import Stage
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
-from embedlm.heads.tokens import FILE, FLAG, new_token_layers
+from embedlm.heads.tokens import new_token_layers, weighs_tokens
 from embedlm.loader import load
 from embedlm.recipe import MultiVector, Recipe, Sparse
 from embedlm.rerank import Reranker
@@ -30,7 +30,7 @@ from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.objectives import check_objective
 from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
 from embedlm.training.prepare import dropped, remembered, set_trainable
-from embedlm.training.step import LENGTH, Stepper, heads_of
+from embedlm.training.step import Stepper, heads_of, longest
 from embedlm.training.student import Student
 from embedlm.training.trackers import Say, tracked
 
@@ -222,10 +222,8 @@ def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
     embedder.recipe = own
     student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
     if any(loss.kind in BOTTLENECK for loss in stage.objective):
-        limit = stage.max_length
-        length = max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
         heads_of_layer = int(embedder.backbone.text_config.num_attention_heads)
-        decoder = Bottleneck(embedder.backbone.dim, heads_of_layer, length)
+        decoder = Bottleneck(embedder.backbone.dim, heads_of_layer, longest(stage))
         student.extra["decoder"] = decoder.to(embedder.backbone.device)
     if stage.gradient_checkpointing:
         network: Any = embedder.backbone.model
@@ -236,7 +234,7 @@ def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
 def _load(here: str, recipe: Recipe, device: Any) -> Embedder:
     """Load a model, with new layers for the weights of tokens where it has none yet."""
     weighs = any(isinstance(head, Sparse) and head.weights == "token" for head in recipe.heads)
-    if not weighs or (Path(here) / FILE).is_file() or (Path(here) / FLAG).is_file():
+    if not weighs or weighs_tokens(Path(here)):
         return load(here, recipe, device=device, dtype="float32")
     embedder = load(here, recipe.override({"heads": ["dense"]}), device=device, dtype="float32")
     vector = any(isinstance(h, MultiVector) and h.projection == "auto" for h in recipe.heads)

@@ -27,10 +27,16 @@ from embedlm.training.language import LANGUAGE, backward_language
 from embedlm.training.objectives import EMBEDDING, Parts, head_of, loss_of
 from embedlm.training.student import Ask, Student
 
-__all__ = ["Stepper", "heads_of"]
+__all__ = ["Stepper", "heads_of", "longest"]
 
 LENGTH = 512
 """Tokens of a text in a language modelling objective, where nothing else is said."""
+
+
+def longest(stage: Stage) -> int:
+    """Return how many tokens a stage reads of a text of any role."""
+    limit = stage.max_length
+    return max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
 
 
 def heads_of(embedder_heads: Sequence[Head], objective: Sequence[Loss]) -> tuple[Head, ...]:
@@ -163,8 +169,7 @@ class Stepper:
 
     def _language(self, loss: Loss, rows: Sequence[Row], chance: np.random.Generator) -> float:
         texts = [text for row in rows for text in (row.query, *row.documents[:1])]
-        limit = self.stage.max_length
-        length = max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
+        length = longest(self.stage)
         if self.student.backbone.head is None:
             raise InputError(f"objective {loss.kind!r} needs a model with a language-model head")
         with self._autocast():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from embedlm.embedder import Embedder
 from embedlm.encode.plan import Pack, plan
-from embedlm.encode.run import pooled, token_states, tokens_of
+from embedlm.encode.run import pooled, states_of, token_states, tokens_of
 from embedlm.errors import UnsupportedError
 from embedlm.heads.sparse import term_weights
 from embedlm.heads.tokens import spread
@@ -45,8 +45,6 @@ class Plan:
     chunks: tuple[Callable[[], Tensor], ...]
     order_N: Tensor
     """Where each text's row is found in the chunks' rows."""
-    tokens: int
-    """How many are run."""
 
 
 def modules_of(embedder: Embedder) -> nn.ModuleDict:
@@ -99,7 +97,7 @@ class Student:
         """Render texts and return the chunks that embed them, asks after asks in order."""
         chunks: list[Callable[[], Tensor]] = []
         items: list[int] = []
-        tokens = start = 0
+        start = 0
         rendered = [self._render(ask) for ask in asks]
         longest = max(len(ids) for batch in rendered for ids in batch.ids)
         for ask, batch in zip(asks, rendered, strict=True):
@@ -109,12 +107,10 @@ class Student:
             for pack in plan(batch.ids, self.budget, share=share):
                 chunks.append(lambda b=batch, p=pack: self._run(b, p, longest))  # type: ignore[misc]
                 items += [start + item for item in pack.items.tolist()]
-                own = sum(len(batch.ids[item]) - pack.prefix for item in pack.items.tolist())
-                tokens += own + pack.prefix
             start += len(ask.texts)
         order_N = torch.empty(start, dtype=torch.long)
         order_N[torch.tensor(items)] = torch.arange(start)
-        return Plan(tuple(chunks), order_N.to(self.backbone.device), tokens)
+        return Plan(tuple(chunks), order_N.to(self.backbone.device))
 
     def _drops(self) -> bool:
         """Tell whether a forward pass draws random numbers."""
@@ -147,10 +143,7 @@ class Student:
     def _run(self, batch: RenderedBatch, pack: Pack, longest: int) -> Tensor:
         """Return what all heads read from a pack, v_RD."""
         model, pooling = self.embedder, self.embedder.recipe.pooling
-        rows = [batch.ids[item] for item in pack.items.tolist()]
-        unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
-        layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
-        h_TD = self.backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen)
+        h_TD = states_of(self.backbone, batch, pack, pooling)
         tokens = tokens_of(batch, pack, pooling.over, h_TD.device)
         parts = []
         for head in self.heads:
