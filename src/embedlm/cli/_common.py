@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 __all__ = [
     "AS_IS",
     "AS_LOADED",
+    "Adapters",
+    "Device",
+    "Dtype",
     "Json",
     "Loading",
     "Model",
+    "Place",
     "Prompting",
+    "Split",
+    "TextField",
     "emit",
+    "flag",
     "parse_heads",
+    "parse_weights",
     "read_demonstrations",
+    "repeated",
     "show_hits",
 ]
 
@@ -53,6 +62,24 @@ Model = Annotated[
 ]
 
 
+Adapters = Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--adapter")]
+Device = Annotated[
+    str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
+]
+Dtype = Annotated[str, Parameter(help="auto, float32, bfloat16 or float16.")]
+Place = Annotated[
+    str,
+    Parameter(
+        name="FILE_OR_DIR",
+        help="Text (.txt, .md, .rst, ...), records (.jsonl, .csv, ...), or a folder of these.",
+    ),
+]
+Split = Annotated[
+    str, Parameter(help="paragraph: text is cut at blank lines; line: at every line.")
+]
+TextField = Annotated[str, Parameter(help="Field or column with the text.")]
+
+
 @Parameter(name="*", group="Model")
 @dataclass(frozen=True)
 class Loading:
@@ -68,11 +95,9 @@ class Loading:
     change: Annotated[
         tuple[str, ...], repeated("Change a recipe's field: pooling.kind=mean", "--set")
     ] = ()
-    adapter: Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--adapter")] = ()
-    device: Annotated[
-        str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
-    ] = None
-    dtype: Annotated[str, Parameter(help="auto, float32, bfloat16 or float16.")] = "auto"
+    adapter: Adapters = ()
+    device: Device = None
+    dtype: Dtype = "auto"
     generator: Annotated[
         str | None,
         Parameter(help="Writes for recipe geneol: a model folder, or http://host/v1#model."),
@@ -123,7 +148,6 @@ class Prompting:
         str | None,
         Parameter(help="JSON file: a list of {instruct, query, response}, or one a line."),
     ] = None
-
     encode_adapter: Annotated[
         str | None,
         Parameter(help="Of switchable adapters the one to use, or none; without it the role's."),

@@ -15,6 +15,7 @@ from embedlm.cli._common import (
     Loading,
     Model,
     Prompting,
+    TextField,
     emit,
     flag,
     parse_heads,
@@ -71,7 +72,7 @@ def command(
     format: Annotated[
         str | None, Parameter(help="Of the input: txt, jsonl, csv, tsv or parquet.")
     ] = None,
-    text_field: Annotated[str, Parameter(help="Field or column with the text.")] = "text",
+    text_field: TextField = "text",
     id_field: Annotated[
         str, Parameter(help="Field or column with the id; without one the line number.")
     ] = "id",

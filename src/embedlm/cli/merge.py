@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import Json, emit, parse_weights
+from embedlm.cli._common import Device, Json, emit, parse_weights
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -30,7 +30,7 @@ def command(
             help="File of scored pairs or queries: the better a model is on it, the more it weighs."
         ),
     ] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda, mps; without it the best.")] = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Write the weighted mean of models."""

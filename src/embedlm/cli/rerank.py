@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import Json, repeated, show_hits
+from embedlm.cli._common import Adapters, Device, Dtype, Json, Place, Split, TextField, show_hits
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -17,13 +17,7 @@ EXAMPLES = """Examples:
 
 
 def command(
-    place: Annotated[
-        str,
-        Parameter(
-            name="FILE_OR_DIR",
-            help="Text (.txt, .md, .rst, ...), records (.jsonl, .csv, ...), or a folder of these.",
-        ),
-    ],
+    place: Place,
     query: Annotated[str, Parameter(name="QUERY", help="What is asked.")],
     /,
     *,
@@ -41,19 +35,15 @@ def command(
             "model's own."
         ),
     ] = None,
-    adapter: Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--adapter")] = (),
-    device: Annotated[
-        str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
-    ] = None,
-    dtype: Annotated[str, Parameter(help="auto, float32, bfloat16 or float16.")] = "auto",
+    adapter: Adapters = (),
+    device: Device = None,
+    dtype: Dtype = "auto",
     top_k: Annotated[int, Parameter(name=["--top-k", "-k"], help="How many are shown.")] = 10,
     instruction: Annotated[
         str | None, Parameter(help="Of the task; without it the method's.")
     ] = None,
-    split: Annotated[
-        str, Parameter(help="paragraph: text is cut at blank lines; line: at every line.")
-    ] = "paragraph",
-    text_field: Annotated[str, Parameter(help="Field or column with the text.")] = "text",
+    split: Split = "paragraph",
+    text_field: TextField = "text",
     json: Json = False,
 ) -> None:
     """Print the passages of a file or folder by how well they answer a query."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import AS_LOADED, Json, Loading, Model, show_hits
+from embedlm.cli._common import AS_LOADED, Json, Loading, Model, Place, Split, TextField, show_hits
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -18,13 +18,7 @@ EXAMPLES = """Examples:
 
 
 def command(
-    place: Annotated[
-        str,
-        Parameter(
-            name="FILE_OR_DIR",
-            help="Text (.txt, .md, .rst, ...), records (.jsonl, .csv, ...), or a folder of these.",
-        ),
-    ],
+    place: Place,
     query: Annotated[str, Parameter(name="QUERY", help="What to look for.")],
     /,
     *,
@@ -37,10 +31,8 @@ def command(
     instruction: Annotated[
         str | None, Parameter(help="Of the query; without it the recipe's.")
     ] = None,
-    split: Annotated[
-        str, Parameter(help="paragraph: text is cut at blank lines; line: at every line.")
-    ] = "paragraph",
-    text_field: Annotated[str, Parameter(help="Field or column with the text.")] = "text",
+    split: Split = "paragraph",
+    text_field: TextField = "text",
     json: Json = False,
 ) -> None:
     """Print the passages of a file or folder that are nearest to a query, with file and line."""

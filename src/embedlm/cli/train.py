@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import Json, emit, flag
+from embedlm.cli._common import Device, Json, emit, flag
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -40,9 +40,7 @@ def command(
     scale: Annotated[
         str | None, Parameter(help="tiny: the same stages for two cores, on the built-in model.")
     ] = None,
-    device: Annotated[
-        str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
-    ] = None,
+    device: Device = None,
     restart: Annotated[bool, flag("Begin anew, whatever the folder holds.")] = False,
     json: Json = False,
 ) -> None:
