@@ -7,6 +7,7 @@ sentence1, sentence2, score), FlagEmbedding (query, pos, neg, pos_scores, neg_sc
 
 from __future__ import annotations
 
+import gzip
 import lzma
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def read_records(source: str | Path, limit: int | None = None) -> Records:
     path = Path(source)
     if path.suffix in (".txt", ".xz") or path.name.endswith(".txt.gz"):
         return _made(path, _texts(path), limit)
-    return _made(path, _read(path, limit), limit)
+    return _made(path, _read(path), limit)
 
 
 def _made(path: Path, items: Iterable[Item], limit: int | None) -> Records:
@@ -97,8 +98,6 @@ def _made(path: Path, items: Iterable[Item], limit: int | None) -> Records:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    import gzip
-
     opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     if not path.is_file():
         raise InputError(f"{path} is not there; check the plan's data")
@@ -111,7 +110,7 @@ def _texts(path: Path) -> Iterator[str]:
         raise RecordError(f"{path} cannot be read as text: {error}") from error
 
 
-def _read(path: Path, limit: int | None) -> Iterator[Item]:
+def _read(path: Path) -> Iterator[Item]:
     labelled: dict[str, list[str]] = {}
     entailed: dict[str, tuple[list[str], list[str]]] = {}
     for number, record in enumerate(read_lines(path), 1):

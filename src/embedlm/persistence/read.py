@@ -15,6 +15,7 @@ from embedlm.persistence.systems import (
     recipe_of_checkpoint,
     recognise,
 )
+from embedlm.prompt.template import escape
 from embedlm.recipe import Recipe
 
 __all__ = ["RECIPE_FILE", "derive_recipe"]
@@ -102,14 +103,14 @@ def _prompts(data: dict[str, Any], settings: dict[str, Any]) -> None:
         prompt["instruction"] = {"query": task[1]}
         prompts = {name: prefix for name, prefix in prompts.items() if name != "query"}
     for name, prefix in prompts.items():
-        template = str(prefix).replace("{", "{{").replace("}", "}}") + "{text}"
+        template = escape(str(prefix)) + "{text}"
         if name in ("query", "document"):
             prompt[name] = template
         else:
             prompt.setdefault("roles", {})[name] = template
     default = settings.get("default_prompt_name")
     if default in prompts:
-        prompt["default"] = str(prompts[default]).replace("{", "{{").replace("}", "}}") + "{text}"
+        prompt["default"] = escape(str(prompts[default])) + "{text}"
 
 
 def _pooling(data: dict[str, Any], config: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from embedlm._json import optional_json, read_json
 from embedlm.errors import ModelError
+from embedlm.prompt.template import escape
 from embedlm.recipe import Recipe, recipes
 
 __all__ = ["instructed", "recipe_of_checkpoint", "recognise"]
@@ -75,8 +76,7 @@ def _nv_embed(config: dict[str, Any]) -> Recipe:
 def _colbert(settings: dict[str, Any]) -> Recipe:
     """Return ColBERT's recipe with a folder's prefixes, lengths and skip list (PyLate)."""
     prefixes = {
-        role: str(settings.get(f"{role}_prefix") or "").replace("{", "{{").replace("}", "}}")
-        for role in ("query", "document")
+        role: escape(str(settings.get(f"{role}_prefix") or "")) for role in ("query", "document")
     }
     length = int(settings["query_length"])
     return Recipe.load("colbert").override(
@@ -101,8 +101,7 @@ def _multi_vector(folder: Path, settings: dict[str, Any]) -> Recipe:
     mask = optional_json(kinds.get("MultiVectorMask", folder) / "config.json")
     prompts = settings.get("prompts") or {}
     named = {
-        role: str(prompts.get(role) or "").replace("{", "{{").replace("}", "}}") + "{text}"
-        for role in ("query", "document")
+        role: escape(str(prompts.get(role) or "")) + "{text}" for role in ("query", "document")
     }
     expansion = own.get("query_expansion") or {}
     length = expansion.get("length") or own.get("query_length")

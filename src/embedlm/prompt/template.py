@@ -18,6 +18,7 @@ __all__ = [
     "Piece",
     "check_prompt",
     "clean_text",
+    "escape",
     "fill",
     "join_blocks",
     "parse_template",
@@ -29,6 +30,11 @@ __all__ = [
 SLOTS = ("text", "instruction", "demonstrations", "eos", "bos", "mask")
 _OPTIONAL = ("instruction", "demonstrations")
 _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
+
+
+def escape(text: str) -> str:
+    """Return a text as it is written in a template, its braces doubled."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +266,7 @@ def chat_template(messages: tuple[Message, ...], tokenizer: Any) -> str:
             add_generation_prompt=not open_end,
         )
     )
-    rendered = rendered.replace("{", "{{").replace("}", "}}")
+    rendered = escape(rendered)
     for slot, mark in marks.items():
         rendered = rendered.replace(mark, slot)
     return rendered

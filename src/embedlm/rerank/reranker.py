@@ -19,6 +19,7 @@ from embedlm._json import optional_json
 from embedlm.backbone._files import load_config
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.persistence import layout_folder
+from embedlm.prompt.template import escape
 from embedlm.recipe import Recipe
 from embedlm.rerank.classifier import Classifier
 from embedlm.rerank.method import Method, find_method
@@ -206,7 +207,7 @@ class Reranker:
 
 def _recipe(method: Method, limit: int | None) -> Recipe:
     """Return the recipe whose pooled states the answers are read from."""
-    tail = method.template.partition("{text}")[2].replace("{", "{{").replace("}", "}}")
+    tail = escape(method.template.partition("{text}")[2])
     return Recipe.load(
         {
             "name": "reranker",
