@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Adapter", "Batching", "Data", "Loss", "Optimizer", "Stage", "Tuning"]
+__all__ = [
+    "Adapter",
+    "Batching",
+    "Data",
+    "DynamicNegatives",
+    "Loss",
+    "Optimizer",
+    "Stage",
+    "Tuning",
+]
 
 
 class _Part(BaseModel):
@@ -40,6 +49,17 @@ class Data(_Part):
     document_instruction: str | None = Field(None, description="Instruction for its documents.")
     in_batch_negatives: bool = Field(True, description="Off where a task has few labels.")
     max_records: int | None = Field(None, gt=0)
+    adapter: str | dict[str, str] | None = Field(
+        None, description="Switchable adapter that its texts train: one for all, or by role."
+    )
+
+
+class DynamicNegatives(_Part):
+    """When a record's hard negatives are replaced by further ones of its list (Conan-embedding)."""
+
+    every: int = Field(100, gt=0, description="Steps between two looks at a record.")
+    factor: float = Field(1.15, gt=0, description="They are easy once factor * score < the first,")
+    below: float = Field(0.8, description="and the score is below this.")
 
 
 class Adapter(_Part):
@@ -63,6 +83,7 @@ class Batching(_Part):
     mixture_temperature: float = Field(1.0, gt=0, description="p ~ size ** (1 / temperature).")
     cross_device: bool = Field(True, description="Negatives from all devices.")
     demonstrations: int = Field(0, ge=0, description="In-context examples a query, at most.")
+    accumulate: int = Field(1, gt=0, description="Batches whose mean gradient makes a step.")
 
 
 class Optimizer(_Part):
@@ -102,6 +123,9 @@ class Stage(_Part):
     mask_probability: float | None = Field(None, gt=0, lt=1, description="For masked objectives.")
     hard_negatives: dict[str, Any] = Field(
         default_factory=dict, description="Mining rule and its constants."
+    )
+    dynamic_negatives: DynamicNegatives | None = Field(
+        None, description="Replace hard negatives that have become easy; None: draw at random."
     )
 
 

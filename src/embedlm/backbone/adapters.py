@@ -6,6 +6,7 @@ time is active, or none.
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,14 @@ from torch import Tensor, nn
 from embedlm._json import optional_json, read_json
 from embedlm.errors import InputError, ModelError, closest, require
 
-__all__ = ["Adapters", "adapter_folder", "apply_adapters", "own_adapters", "split_adapters"]
+__all__ = [
+    "Adapters",
+    "adapter_folder",
+    "add_adapters",
+    "apply_adapters",
+    "own_adapters",
+    "split_adapters",
+]
 
 CONFIG_FILE = "adapter_config.json"
 _FILES = (CONFIG_FILE, "adapter_model.safetensors", "adapter_model.bin")
@@ -60,12 +68,21 @@ class Adapters:
         self.tuner.base_model.set_adapter(_inner(self.names.index(name)), inference_mode=True)
         yield
 
+    def parameters(self, names: Collection[str]) -> list[nn.Parameter]:
+        """Return the weights of some of the adapters."""
+        marks = [f".{_inner(self.names.index(name))}." for name in names]
+        every = self.tuner.base_model.model.named_parameters()
+        return [p for key, p in every if any(mark in f"{key}." for mark in marks)]
+
     def save(self, folder: Path) -> None:
-        """Write each adapter below `folder`, as peft does."""
+        """Write each adapter below `folder`, itself below the base's, as peft does."""
         inner = [_inner(index) for index in range(len(self.names))]
         self.tuner.save_pretrained(str(folder), selected_adapters=inner)
         for name, written in zip(self.names, inner, strict=True):
             (folder / written).rename(folder / name)
+            config = folder / name / CONFIG_FILE
+            facts = {**read_json(config), "base_model_name_or_path": "../.."}
+            config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def base_weights(self) -> dict[str, Tensor]:
         """Return the network's own weights under their own names."""
@@ -185,6 +202,31 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
         tuner.base_model.set_adapter(_inner(0), inference_mode=True)
     network.requires_grad_(False)
     return None if merge or tuner is None else Adapters(tuner, names)
+
+
+def add_adapters(
+    network: nn.Module, loaded: Adapters | None, names: Sequence[str], config: Any
+) -> Adapters:
+    """Put new switchable adapters on a network beside those that it has; they change nothing yet.
+
+    Args:
+        network: changed in place.
+        loaded: its switchable adapters.
+        names: of the new ones; those that are there already stay as they are.
+        config: of peft, for each new one.
+    """
+    peft = require("peft", "train")
+    own = loaded.names if loaded is not None else ()
+    new = [name for name in dict.fromkeys(names) if name not in own]
+    tuner = None if loaded is None else loaded.tuner
+    for index, _ in enumerate(new, len(own)):
+        if tuner is None:
+            tuner = peft.get_peft_model(
+                network, config, _inner(index), autocast_adapter_dtype=False
+            )
+        else:
+            tuner.add_adapter(_inner(index), config, autocast_adapter_dtype=False)
+    return Adapters(tuner, [*own, *new])
 
 
 def _config(folder: Path) -> Any:

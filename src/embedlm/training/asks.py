@@ -6,41 +6,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embedlm._tuning_schema import Batching, Data
+from embedlm._tuning_schema import Batching, Stage
 from embedlm.embedder import Embedder
 from embedlm.training.batches import Batch, Row
 from embedlm.training.student import Ask
+from embedlm.training.switching import adapter_of
 
 __all__ = ["asks_of"]
 
 
 def asks_of(
     embedder: Embedder,
+    stage: Stage,
     batch: Batch,
     kind: str,
-    data: Sequence[Data],
-    batching: Batching,
     rows: Sequence[Row],
-    max_length: int | dict[str, int] | None,
     chance: np.random.Generator,
-    views: int = 2,
 ) -> list[Ask]:
     """Return the texts of some of a batch's rows: queries and documents, or both of each pair.
 
     Args:
         embedder: whose recipe says what stands around a text.
+        stage: says lengths, examples, and each data set's instructions and adapters.
         batch: of the step.
         kind: of the records.
-        data: the stage's data sets, with the instructions of each.
-        batching: says how many examples a query may have.
         rows: those of the batch that this process embeds.
-        max_length: in tokens, for all or by role.
         chance: draws examples.
-        views: how often a bare text is embedded, by dropout each time otherwise.
     """
-    queries = tuple(row.query for row in rows)
+    queries, data, limit = tuple(row.query for row in rows), stage.data, stage.max_length
+    source = rows[0].source if rows else 0
     if kind == "texts":
-        return [Ask(queries, None, max_length=_length(max_length, None))] * views
+        # SimCSE embeds a text twice, by dropout each time otherwise.
+        views = 2 if any(loss.kind == "simcse" for loss in stage.objective) else 1
+        own = adapter_of(stage, source, None)
+        return [Ask(queries, None, max_length=_length(limit, None), adapter=own)] * views
     documents = tuple(text for row in rows for text in row.documents)
     sources = [row.source for row in rows for _ in row.documents]
     roles = ("query", "document") if kind == "groups" else (None, None)
@@ -49,11 +48,11 @@ def asks_of(
     if kind == "pairs":
         of_documents = list(given)
     shots = None
-    if batching.demonstrations and kind == "groups":
+    if stage.batching.demonstrations and kind == "groups":
         own = embedder.renderer.instruction("query")
         asked = [own if one is None else one for one in given]
         shots = tuple(
-            _shots(batch, row, instruction, batching, chance)
+            _shots(batch, row, instruction, stage.batching, chance)
             for row, instruction in zip(rows, asked, strict=True)
         )
     return [
@@ -62,13 +61,15 @@ def asks_of(
             roles[0],
             _instructions(embedder, given, roles[0]),
             shots,
-            _length(max_length, roles[0]),
+            _length(limit, roles[0]),
+            adapter_of(stage, source, roles[0]),
         ),
         Ask(
             documents,
             roles[1],
             _instructions(embedder, of_documents, roles[1]),
-            max_length=_length(max_length, roles[1]),
+            max_length=_length(limit, roles[1]),
+            adapter=adapter_of(stage, source, roles[1]),
         ),
     ]
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedlm._tuning_schema import Batching, Data
+from embedlm._tuning_schema import Batching, Data, DynamicNegatives
 from embedlm.data import Group, Pair, Records
 from embedlm.errors import InputError
+from embedlm.training.hardness import Hardness
 
 __all__ = ["Batch", "Batches", "Row"]
 
@@ -32,6 +33,8 @@ class Row:
     """Of a pair."""
     teacher: tuple[float, ...] = ()
     """A teacher's score of each document."""
+    index: int = -1
+    """Of the record in its data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,21 @@ class Batches:
     """The batches of a stage, one after the other."""
 
     def __init__(
-        self, sets: Sequence[Records], data: Sequence[Data], batching: Batching, seed: int
+        self,
+        sets: Sequence[Records],
+        data: Sequence[Data],
+        batching: Batching,
+        seed: int,
+        dynamic: DynamicNegatives | None = None,
     ) -> None:
         """Take the records of a stage's data sets.
+
+        Args:
+            sets: of one kind.
+            data: what the plan says of each.
+            batching: how they become batches.
+            seed: of all that is drawn.
+            dynamic: when hard negatives are replaced; None draws them at random.
 
         Raises:
             InputError: sets that are too small for a batch, or of several kinds.
@@ -76,6 +91,7 @@ class Batches:
         fills = some and not any(one.has_scores for one in sets)
         every = all(one.has_negatives for one in sets)
         self._negatives = batching.group_size - 1 if every or fills else 0
+        self.hardness = Hardness(dynamic) if dynamic is not None and self._negatives else None
         self.step = 0
 
     def _shares(self) -> npt.NDArray[np.float64]:
@@ -157,15 +173,17 @@ class Batches:
             return Row(
                 source, item.query, (item.positives[first], *self._others(source, item, chance))
             )
-        order = chance.permutation(len(item.negatives))[:wanted]
+        order = chance.permutation(len(item.negatives))[:wanted].tolist()
+        if self.hardness is not None:
+            order = self.hardness.places(source, index, wanted, len(item.negatives))
         # Fewer negatives than wanted are taken again, so that all groups have one size.
-        places = [int(order[i % len(order)]) for i in range(wanted)] if len(order) else []
+        places = [order[i % len(order)] for i in range(wanted)] if order else []
         teacher: tuple[float, ...] = ()
         if item.scores:
             own = len(item.positives)
             teacher = (item.scores[first], *(item.scores[own + place] for place in places))
         documents = (item.positives[first], *(item.negatives[place] for place in places))
-        return Row(source, item.query, documents, teacher=teacher)
+        return Row(source, item.query, documents, teacher=teacher, index=index)
 
     def _others(self, source: int, item: Group, chance: np.random.Generator) -> list[str]:
         """Return positives of other records of the set, for a record without negatives."""

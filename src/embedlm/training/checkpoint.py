@@ -36,6 +36,8 @@ class Progress:
     """Evaluations without a better score."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """Dev scores: step, score."""
+    negatives: dict[str, list[float]] = field(default_factory=dict)
+    """How hard each record's negatives were (`dynamic_negatives`)."""
 
 
 def identity(*parts: Any) -> str:

@@ -74,10 +74,16 @@ def gather_rows(x_NX: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add up the gradients of all ranks in place."""
+    """Add up the gradients of all ranks in place; what none has one for keeps none."""
     if world() == 1:
         return
-    for parameter in parameters:
+    every = list(parameters)
+    device = every[0].device if every else None
+    has = torch.tensor([parameter.grad is not None for parameter in every], device=device).int()
+    dist.all_reduce(has)
+    for parameter, count in zip(every, has.tolist(), strict=True):
+        if not count:
+            continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)

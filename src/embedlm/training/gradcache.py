@@ -71,7 +71,9 @@ def backward_cached(chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0
         chunks, states, gradient_ND.split([len(part) for part in parts]), strict=True
     ):
         state.restore()
-        chunk().backward(gradient)
+        again = chunk()
+        if again.requires_grad:  # what is not trained is embedded too
+            again.backward(gradient)
     end.restore()
     return loss.detach()
 

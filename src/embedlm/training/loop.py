@@ -44,7 +44,8 @@ def steps_of(stage: Stage, batches: Batches) -> int:
     if stage.optimizer.steps is not None:
         return stage.optimizer.steps
     epochs = stage.optimizer.epochs or 1.0
-    return max(1, math.ceil(epochs * batches.total / batches.size))
+    queries = batches.size * stage.batching.accumulate
+    return max(1, math.ceil(epochs * batches.total / queries))
 
 
 def run_steps(
@@ -73,11 +74,12 @@ def run_steps(
     torch.manual_seed(stepper.seed + rank())
     optimizer = _optimizer(stage, parameters)
     progress = checkpoints.load(parameters, optimizer) or Progress()
-    batches.skip(progress.step)
-    embedder = stepper.student.embedder
+    if batches.hardness is not None:
+        batches.hardness.restore(progress.negatives)
+    batches.skip(progress.step * stage.batching.accumulate)
     ended = every.patience is not None and progress.stale >= every.patience
     if dev is not None and not progress.history:
-        _evaluate(embedder, dev, progress, say)
+        _evaluate(stepper, dev, progress, say)
         if rank() == 0:
             checkpoints.save(progress, parameters, optimizer)
     start = time.perf_counter()
@@ -92,7 +94,7 @@ def run_steps(
         last, better = progress.step == steps, False
         if dev is not None and (last or _due(progress.step, every.evaluate)):
             modules.eval()
-            better = _evaluate(embedder, dev, progress, say)
+            better = _evaluate(stepper, dev, progress, say)
             ended = every.patience is not None and progress.stale >= every.patience
         due = better or last or ended or _due(progress.step, every.checkpoint)
         if due and rank() == 0:
@@ -134,7 +136,9 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    told = stepper.backward(batches.next())
+    told = _gradient(stepper, batches)
+    if batches.hardness is not None:
+        progress.negatives = batches.hardness.state()
     sum_gradients(parameters.values())
     limit = stepper.stage.optimizer.max_grad_norm
     norm = float(nn.utils.clip_grad_norm_(parameters.values(), limit or math.inf))
@@ -151,11 +155,24 @@ def _step(
     return {**told, "norm": norm}
 
 
+def _gradient(stepper: Stepper, batches: Batches) -> dict[str, float]:
+    """Add the mean gradient of a step's batches; return the means of their losses."""
+    count = stepper.stage.batching.accumulate
+    mean: dict[str, float] = {}
+    for _ in range(count):
+        batch = batches.next()
+        for name, value in stepper.backward(batch, 1 / count).items():
+            mean[name] = mean.get(name, 0.0) + value / count
+        if batches.hardness is not None and stepper.negatives_BG is not None:
+            batches.hardness.look(batch.rows, stepper.negatives_BG, batch.step)
+    return mean
+
+
 def _evaluate(
-    embedder: Any, dev: Records, progress: Progress, say: Callable[[str, dict[str, Any]], None]
+    stepper: Stepper, dev: Records, progress: Progress, say: Callable[[str, dict[str, Any]], None]
 ) -> bool:
     """Score the dev set; tell whether it is better than ever (the start counts)."""
-    score = dev_score(embedder, dev)
+    score = dev_score(stepper.student.embedder, dev, stepper.stage)
     progress.history.append({"step": progress.step, "score": score})
     say("dev", {"step": progress.step, "metric": metric_of(dev), "score": score})
     better = progress.best_score is None or score > progress.best_score

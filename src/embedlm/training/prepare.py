@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -10,8 +10,11 @@ from torch import nn
 
 from embedlm._tuning_schema import Adapter, Stage
 from embedlm.backbone import attention
+from embedlm.backbone.adapters import add_adapters
 from embedlm.errors import InputError, UnsupportedError, require
+from embedlm.training.four_bits import in_four_bits
 from embedlm.training.student import Student
+from embedlm.training.switching import adapters_of
 
 __all__ = ["dropped", "remembered", "set_trainable"]
 
@@ -23,8 +26,17 @@ def set_trainable(student: Student, stage: Stage) -> Any:
         InputError: nothing would be trained.
         UnsupportedError: a way of training that is not built.
     """
-    modules = student.modules()
+    modules, names = student.modules(), adapters_of(stage)
     modules.requires_grad_(False)
+    if names:
+        _switchable(student, stage, names)
+        return None
+    if student.backbone.adapters is not None:
+        raise UnsupportedError(
+            f"stage {stage.name!r}: the model has switchable adapters "
+            f"({', '.join(student.backbone.adapters.names)}); train one by name (data: adapter: "
+            "NAME), or merge them into the model first"
+        )
     tuner: Any = None
     others = [part for name, part in modules.items() if name not in ("backbone", "head")]
     if stage.train == "all":
@@ -36,14 +48,9 @@ def set_trainable(student: Student, stage: Stage) -> Any:
     elif stage.train == "heads":
         for part in others:
             part.requires_grad_(True)
-    elif stage.train == "bias":
+    else:
         for name, parameter in modules.named_parameters():
             parameter.requires_grad_(name.endswith("bias"))
-    else:
-        raise UnsupportedError(
-            f"stage {stage.name!r}: train: {stage.train} is not built yet; allowed: all, adapter, "
-            "heads, bias"
-        )
     if not any(parameter.requires_grad for parameter in modules.parameters()):
         raise InputError(
             f"stage {stage.name!r}: train: {stage.train} trains nothing, because this model has no "
@@ -56,12 +63,28 @@ def _with_adapter(student: Student, settings: Adapter) -> Any:
     if settings.kind == "bitfit":
         raise InputError("adapter kind bitfit is `train: bias`")
     if settings.kind == "qlora":
-        raise UnsupportedError(
-            "qlora keeps the base in 4 bits, which needs a CUDA device and bitsandbytes; take lora"
-        )
+        in_four_bits(student.backbone.model, student.backbone.device)
     peft = require("peft", "train")
-    targets: Any = settings.targets
-    config = peft.LoraConfig(
+    with _fitting(student, settings):
+        return peft.get_peft_model(student.backbone.model, _config(settings))
+
+
+def _switchable(student: Student, stage: Stage, names: Sequence[str]) -> None:
+    """Put a stage's switchable adapters on, and turn on the gradients of these alone."""
+    backbone, settings = student.backbone, stage.adapter or Adapter()
+    with _fitting(student, settings):
+        backbone.adapters = add_adapters(
+            backbone.model, backbone.adapters, names, _config(settings)
+        )
+    backbone.model.requires_grad_(False)
+    student.learning = backbone.adapters.parameters(names)
+    for parameter in student.learning:
+        parameter.requires_grad_(True)
+
+
+def _config(settings: Adapter) -> Any:
+    targets = settings.targets
+    return require("peft", "train").LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
@@ -69,24 +92,20 @@ def _with_adapter(student: Student, settings: Adapter) -> Any:
         use_dora=settings.kind == "dora",
         bias="none",
     )
+
+
+@contextmanager
+def _fitting(student: Student, settings: Adapter) -> Iterator[None]:
+    """Say which layers there are where an adapter's targets are none of them."""
     try:
-        return peft.get_peft_model(student.backbone.model, config)
+        yield
     except ValueError as error:
-        names = sorted(
-            {
-                n.rsplit(".", 1)[-1]
-                for n, m in student.backbone.model.named_modules()
-                if _is_linear(m)
-            }
-        )
+        layers = student.backbone.model.named_modules()
+        names = {name.rsplit(".", 1)[-1] for name, part in layers if isinstance(part, nn.Linear)}
         raise InputError(
-            f"adapter targets {targets!r} are not in this model: its linear layers are called "
-            f"{', '.join(names)}"
+            f"adapter targets {settings.targets!r} are not in this model: its linear layers are "
+            f"called {', '.join(sorted(names))}"
         ) from error
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
 
 
 @contextmanager

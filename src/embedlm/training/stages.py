@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from embedlm._tuning_schema import Stage
+from embedlm.backbone.adapters import apply_adapters
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
@@ -32,6 +33,7 @@ from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan
 from embedlm.training.prepare import dropped, remembered, set_trainable
 from embedlm.training.step import Stepper, heads_of, longest
 from embedlm.training.student import Student
+from embedlm.training.switching import changes_of, check_adapters
 from embedlm.training.trackers import Say, tracked
 
 __all__ = ["train"]
@@ -100,6 +102,7 @@ def _sets(stage: Stage, source: Source, data: str | Path | None) -> list[Records
         for one in stage.data
     ]
     Batches(found, stage.data, stage.batching, source.plan.seed)
+    check_adapters(stage, found[0].kind)
     check_objective(
         stage.objective,
         found[0].kind,
@@ -129,6 +132,8 @@ class _Run:
         target.mkdir(parents=True, exist_ok=True)
         wait()
         here, recipe = plan.model, plan.loaded_recipe(self.source.folder)
+        changes = changes_of(plan.stages)
+        recipe = recipe.override(changes) if changes else recipe
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
             if not (folder / "model" / "config.json").is_file():
@@ -151,7 +156,7 @@ class _Run:
         torch.manual_seed(plan.seed)  # an adapter's first weights are random
         student = _student(stage, here, recipe, self.device)
         tuner = set_trainable(student, stage)
-        batches = Batches(sets, stage.data, stage.batching, plan.seed)
+        batches = Batches(sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives)
         settings = stage.model_dump(mode="json")
         facts = identity(settings, here, recipe.dump(), plan.seed, _prints(sets))
         stepper = self._stepper(stage, student, batches.kind)
@@ -168,7 +173,13 @@ class _Run:
         if tuner is not None:
             if rank() == 0:
                 tuner.save_pretrained(str(folder / "adapter"))
-            tuner.merge_and_unload()
+            wait()
+            if stage.adapter is not None and stage.adapter.kind == "qlora":
+                whole = _student(stage, here, recipe, self.device).backbone.model
+                apply_adapters(whole, [folder / "adapter"], merge=True)
+                student.backbone.model = whole
+            else:
+                tuner.merge_and_unload()
         wait()
         if rank() == 0:
             student.embedder.save_pretrained(folder / "model")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from embedlm._tuning_schema import Loss, Stage
 from embedlm.errors import InputError
@@ -58,37 +59,34 @@ class Stepper:
     guide: Guide | None = None
     judge: Judge | None = None
     """Gives the scores that records lack."""
+    negatives_BG: Tensor | None = None
+    """Cosine of each query of the last batch with its own hard negatives, where they may change."""
 
-    def backward(self, batch: Batch) -> dict[str, float]:
-        """Add the batch's gradient to the parameters; return the losses, `loss` being their sum."""
+    def backward(self, batch: Batch, scale: float = 1.0) -> dict[str, float]:
+        """Add the batch's gradient to the parameters; return the losses, `loss` being their sum.
+
+        Args:
+            batch: of the step.
+            scale: of the gradient.
+        """
         chance = np.random.default_rng([self.seed, 3, batch.step, rank()])
         rows = list(share(batch.rows))
         told: dict[str, float] = {}
         total = 0.0
         if any(loss.kind in EMBEDDING for loss in self.stage.objective):
-            loss, told = self._embedding(batch, rows, chance)
+            loss, told = self._embedding(batch, rows, chance, scale)
             total += loss
         for loss_ in self.stage.objective:
             if loss_.kind in LANGUAGE:
-                told[loss_.kind] = self._language(loss_, rows, chance)
+                told[loss_.kind] = self._language(loss_, rows, chance, scale)
                 total += loss_.weight * told[loss_.kind]
         return {"loss": total, **told}
 
     def _embedding(
-        self, batch: Batch, rows: Sequence[Row], chance: np.random.Generator
+        self, batch: Batch, rows: Sequence[Row], chance: np.random.Generator, scale: float
     ) -> tuple[float, dict[str, float]]:
         stage, embedder = self.stage, self.student.embedder
-        asks = asks_of(
-            embedder,
-            batch,
-            self.kind,
-            stage.data,
-            stage.batching,
-            rows,
-            stage.max_length,
-            chance,
-            views=2 if any(loss.kind == "simcse" for loss in stage.objective) else 1,
-        )
+        asks = asks_of(embedder, stage, batch, self.kind, rows, chance)
         plan = self.student.plan(asks)
         told: dict[str, float] = {}
         labels_B, teacher_BG, guide_ND = self._beside(batch, asks)
@@ -107,6 +105,8 @@ class Stepper:
                 teacher_BG,
                 guide_ND,
             )
+            if stage.dynamic_negatives is not None:
+                self.negatives_BG = _negatives(parts, queries, documents)
             found, values = loss_of(stage.objective, parts, torch.cat([queries, documents]))
             told.update(values)
             return found
@@ -114,7 +114,7 @@ class Stepper:
         cached = stage.batching.chunk_tokens is not None and len(plan.chunks) > 1
         run = backward_cached if cached else backward_plain
         chunks = [lambda c=chunk: self._cast(c) for chunk in plan.chunks]
-        return float(run(chunks, loss)), told
+        return float(run(chunks, loss, scale)), told
 
     def _cast(self, chunk: Any) -> Tensor:
         with self._autocast():
@@ -167,7 +167,9 @@ class Stepper:
                     return int(vector.out_features)
         return model.backbone.dim
 
-    def _language(self, loss: Loss, rows: Sequence[Row], chance: np.random.Generator) -> float:
+    def _language(
+        self, loss: Loss, rows: Sequence[Row], chance: np.random.Generator, scale: float
+    ) -> float:
         texts = [text for row in rows for text in (row.query, *row.documents[:1])]
         length = longest(self.stage)
         if self.student.backbone.head is None:
@@ -184,7 +186,7 @@ class Stepper:
                         max_length=length,
                         budget=self.student.budget,
                         chance=chance,
-                        scale=loss.weight / world(),
+                        scale=scale * loss.weight / world(),
                     )
                 )
             found = backward_language(
@@ -195,6 +197,15 @@ class Stepper:
                 budget=self.student.budget,
                 probability=self.stage.mask_probability or 0.15,
                 chance=chance,
-                scale=loss.weight / world(),
+                scale=scale * loss.weight / world(),
             )
         return float(found)
+
+
+def _negatives(parts: Parts, queries: Tensor, documents: Tensor) -> Tensor:
+    """Return the cosine of each query with its own hard negatives, s_BG."""
+    q_BD, d_MD = (parts.head(v_NX, "dense").detach() for v_NX in (queries, documents))
+    q_BD, d_MD = (functional.normalize(v_ND.float(), dim=1) for v_ND in (q_BD, d_MD))
+    d_BGD = d_MD.unflatten(0, (len(q_BD), -1))[:, 1:]
+    scores_BG: Tensor = (q_BD[:, None] * d_BGD).sum(2)
+    return scores_BG.cpu()

@@ -22,6 +22,7 @@ from embedlm.heads.tokens import spread
 from embedlm.pooling import POOL
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.recipe import Dense, Head, MultiVector, Sparse
+from embedlm.training.switching import switched
 
 __all__ = ["Ask", "Plan", "Student", "modules_of"]
 
@@ -36,6 +37,8 @@ class Ask:
     demonstrations: tuple[tuple[dict[str, str], ...], ...] | None = None
     """Those of each text; None: none of its own."""
     max_length: int | None = None
+    adapter: str | None = None
+    """Of the switchable adapters; None: the base alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Student:
         self.embedder, self.heads, self.budget = embedder, tuple(heads), budget
         self.extra = nn.ModuleDict()
         """What learns with the model and is thrown away after the stage."""
+        self.learning: list[nn.Parameter] = []
+        """The weights of switchable adapters that are trained."""
         self.backbone = embedder.backbone
         if self.backbone.compiling is not None:
             self.backbone.compiling.stop()
@@ -105,7 +110,8 @@ class Student:
             # A shared prefix would share its dropout too.
             share = share and not self._drops()
             for pack in plan(batch.ids, self.budget, share=share):
-                chunks.append(lambda b=batch, p=pack: self._run(b, p, longest))  # type: ignore[misc]
+                own = ask.adapter
+                chunks.append(lambda b=batch, p=pack, a=own: self._run(b, p, longest, a))  # type: ignore[misc]
                 items += [start + item for item in pack.items.tolist()]
             start += len(ask.texts)
         order_N = torch.empty(start, dtype=torch.long)
@@ -140,10 +146,11 @@ class Student:
         assert whole is not None
         return whole
 
-    def _run(self, batch: RenderedBatch, pack: Pack, longest: int) -> Tensor:
+    def _run(self, batch: RenderedBatch, pack: Pack, longest: int, adapter: str | None) -> Tensor:
         """Return what all heads read from a pack, v_RD."""
         model, pooling = self.embedder, self.embedder.recipe.pooling
-        h_TD = states_of(self.backbone, batch, pack, pooling)
+        with switched(self.backbone, adapter, self.learning):
+            h_TD = states_of(self.backbone, batch, pack, pooling)
         tokens = tokens_of(batch, pack, pooling.over, h_TD.device)
         parts = []
         for head in self.heads:
