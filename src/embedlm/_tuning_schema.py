@@ -112,6 +112,9 @@ class Stage(_Part):
     optimizer: Optimizer = Optimizer()
     max_length: int | dict[str, int] | None = None
     dropout: float | None = Field(None, ge=0, lt=1, description="Attention dropout (SimCSE views).")
+    denoise: bool | None = Field(
+        None, description="Replaces the recipe's pooling.denoise while the stage trains."
+    )
     gradient_checkpointing: bool = Field(
         False, description="Compute layers again in the backward pass: less memory, more time."
     )

@@ -199,6 +199,11 @@ class Pooling(_Part):
     latent: Latent | None = Field(
         None, description="Token states pass through latent attention before they are pooled."
     )
+    denoise: bool = Field(
+        False,
+        description="Take the state of the same prompt without its text, in the same places, out "
+        "of each vector (PromptBERT's template denoising).",
+    )
     remove_components: int = Field(
         0, ge=0, description="Principal components of the fitted corpus taken out of each vector."
     )

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as _Output
 
 from embedlm.backbone import attention
 from embedlm.backbone._files import quiet
 from embedlm.backbone.adapters import Adapters
 from embedlm.backbone.compiling import Compiling
+from embedlm.backbone.given import GivenStates
 from embedlm.backbone.probe import find_layers
 from embedlm.errors import InputError, UnsupportedError
 
@@ -39,23 +39,6 @@ _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_e
 """Names of modules that hold a learned vector a position (GPT-2, OPT, BERT and their kin)."""
 
 
-class _States(nn.Module):
-    """Stands in for the body of a model, so that its head can be run on given states."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.h_1TD: Tensor | None = None
-
-    @property
-    def decoder(self) -> _States:
-        """Return itself: OPT's head calls the decoder inside its body."""
-        return self
-
-    def forward(self, *args: Any, **kwargs: Any) -> _Output:
-        """Return the states that were put in."""
-        return _Output(last_hidden_state=self.h_1TD)
-
-
 class Backbone:
     """A network ready to turn rows of token ids into token states."""
 
@@ -68,7 +51,7 @@ class Backbone:
         self.head: nn.Module | None = None
         self.adapters: Adapters | None = None
         self.adapter_folders: tuple[Path, ...] = ()
-        self._states = _States()
+        self._states = GivenStates()
         self.static = False
         self.causal = True
         self.packs = False
@@ -147,6 +130,7 @@ class Backbone:
         layers: tuple[int, ...] = (-1,),
         unseen: Sequence[int] = (),
         kept: attention.Kept | None = None,
+        positions: Rows | None = None,
     ) -> Tensor:
         """Return the states of the prefix and then of each row's own tokens, h_TD.
 
@@ -156,7 +140,10 @@ class Backbone:
             layers: indices into the hidden states; several are averaged.
             unseen: how many tokens at each row's end no token looks at (padded path only).
             kept: what calls with the same prefix keep of it (packed only).
+            positions: of each row's tokens, where they are not 0, 1, 2, ...
         """
+        if positions is not None and "position_ids" not in self._accepts:
+            raise UnsupportedError(f"{self.name!r} has no positions that could be given")
         if any(unseen):
             return self._with_unseen(rows, layers, unseen)
         if self.static:
@@ -164,10 +151,12 @@ class Backbone:
             table = self.model.get_input_embeddings()  # type: ignore[operator]
             return table(torch.tensor(flat, device=self.device))  # type: ignore[no-any-return]
         if self.packs:
-            return self.packed_states(rows, prefix=prefix, layers=layers, kept=kept)
+            return self.packed_states(
+                rows, prefix=prefix, layers=layers, kept=kept, positions=positions
+            )
         if prefix:
             raise InputError("only a packed causal backbone shares prefixes")
-        return self.padded_states(rows, layers=layers)
+        return self.padded_states(rows, layers=layers, positions=positions)
 
     def packed_states(
         self,
@@ -176,6 +165,7 @@ class Backbone:
         prefix: int = 0,
         layers: tuple[int, ...] = (-1,),
         kept: attention.Kept | None = None,
+        positions: Rows | None = None,
     ) -> Tensor:
         """Run all rows as one row without padding; h_TD."""
         own = [len(row) - prefix for row in rows]
@@ -183,9 +173,10 @@ class Backbone:
         before_PD = kept.states if kept is not None else None
         held = prefix if before_PD is not None else 0
         ids = [*rows[0][held:prefix], *(i for row in rows for i in row[prefix:])]
-        positions = [*range(held, prefix), *(p for n in own for p in range(prefix, prefix + n))]
+        given = positions or [range(len(row)) for row in rows]
+        places = [*given[0][held:prefix], *(p for row in given for p in row[prefix:])]
         ids_1T = torch.tensor([ids], device=self.device)
-        positions_1T = torch.tensor([positions], device=self.device) + self._position_offset
+        positions_1T = torch.tensor([places], device=self.device) + self._position_offset
         plan = attention.Layout(tuple(own), self.causal, prefix, held > 0)
         h_TD = self._packed(ids_1T, positions_1T, plan, layers, kept)
         if before_PD is not None:
@@ -229,7 +220,12 @@ class Backbone:
                 model.set_attn_implementation(before)
 
     def padded_states(
-        self, rows: Rows, *, layers: tuple[int, ...] = (-1,), unseen: Sequence[int] = ()
+        self,
+        rows: Rows,
+        *,
+        layers: tuple[int, ...] = (-1,),
+        unseen: Sequence[int] = (),
+        positions: Rows | None = None,
     ) -> Tensor:
         """Run the rows padded on the right; h_TD without the padding."""
         longest = max(map(len, rows))
@@ -240,8 +236,9 @@ class Backbone:
         seen_BL = mask_BL.clone()
         for row_L, row, hidden in zip(seen_BL, rows, unseen, strict=False):
             row_L[len(row) - hidden :] = 0
-        positions_1L = torch.arange(longest)[None] + self._position_offset
-        positions_BL = positions_1L.expand(len(rows), -1).to(self.device)
+        given = positions or [range(len(row)) for row in rows]
+        places = [[*row, *range(len(row), longest)] for row in given]
+        positions_BL = torch.tensor(places, device=self.device) + self._position_offset
         h_BLD = self._forward(ids_BL.to(self.device), positions_BL, seen_BL.to(self.device), layers)
         return h_BLD[mask_BL.to(self.device).bool()]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
 from embedlm.encode.plan import Pack
-from embedlm.errors import UnsupportedError
+from embedlm.errors import InputError, UnsupportedError
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, sparse_rows
@@ -31,6 +31,7 @@ __all__ = [
     "pooled",
     "run_pack",
     "states_of",
+    "template_states",
     "token_states",
     "tokens_of",
 ]
@@ -54,7 +55,7 @@ class Output:
 def needs_segments(pooling: Pooling, heads: Sequence[Head]) -> bool:
     """Tell whether pooling asks which segment a token belongs to."""
     overs = [pooling.over, *(h.over for h in heads if not isinstance(h, Dense))]
-    return any(over not in ("all", None) for over in overs)
+    return pooling.denoise or any(over not in ("all", None) for over in overs)
 
 
 def _mask(segments: npt.NDArray[np.uint8], length: int, over: Over) -> Mask:
@@ -145,6 +146,10 @@ def run_pack(
     for head in heads:
         if isinstance(head, Dense):
             output.dense = pooled(h_TD, tokens, pooling, latent)
+            if pooling.denoise:
+                output.dense = output.dense - template_states(
+                    backbone, batch, pack, pooling, latent
+                )
             if projection is not None and head.projection == "auto":
                 output.dense = projection(output.dense)
         elif isinstance(head, Sparse) and head.weights == "token":
@@ -166,9 +171,57 @@ def states_of(
 ) -> Tensor:
     """Return the states that a pooling reads of a pack's tokens, h_TD."""
     rows = [batch.ids[item] for item in pack.items.tolist()]
-    layers = pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
     unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
-    return backbone.run(rows, prefix=pack.prefix, layers=layers, unseen=unseen, kept=kept)
+    return backbone.run(rows, prefix=pack.prefix, layers=_layers(pooling), unseen=unseen, kept=kept)
+
+
+def template_states(
+    backbone: Backbone,
+    batch: RenderedBatch,
+    pack: Pack,
+    pooling: Pooling,
+    latent: LatentAttention | None = None,
+) -> Tensor:
+    """Return what is pooled of each prompt without its text, v_BD.
+
+    What stands after the text keeps the positions that it has with it (PromptBERT,
+    arXiv:2201.04337, section 3.2).
+
+    Raises:
+        InputError: a text without a prompt around it.
+    """
+    places = [np.flatnonzero(batch.segments[i] != SEGMENT_ID["text"]) for i in pack.items.tolist()]
+    if not all(map(len, places)):
+        raise InputError(
+            "pooling.denoise takes the prompt's own state out of a vector, and there is no prompt "
+            "around the text; set it to false or give a template"
+        )
+    rows = {
+        tuple((batch.ids[item][place], place) for place in kept.tolist()): (item, kept)
+        for item, kept in zip(pack.items.tolist(), places, strict=True)
+    }
+    order = {key: index for index, key in enumerate(rows)}
+    empty = RenderedBatch(
+        [[token for token, _ in key] for key in rows],
+        [batch.segments[item][kept] for item, kept in rows.values()],
+        [],
+    )
+    h_TD = backbone.run(
+        empty.ids,
+        layers=_layers(pooling),
+        positions=[[place for _, place in key] for key in rows],
+    )
+    every = Pack(np.arange(len(rows)), 0)
+    v_XD = pooled(h_TD, tokens_of(empty, every, pooling.over, h_TD.device), pooling, latent)
+    own = [
+        order[tuple((batch.ids[item][place], place) for place in kept.tolist())]
+        for item, kept in zip(pack.items.tolist(), places, strict=True)
+    ]
+    return v_XD[torch.tensor(own, device=v_XD.device)]
+
+
+def _layers(pooling: Pooling) -> tuple[int, ...]:
+    return pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
 
 
 def pooled(

@@ -31,7 +31,12 @@ def metric_of(records: Records) -> str:
     return "spearman" if records.kind == "pairs" else f"mrr@{DEPTH}"
 
 
-def dev_score(embedder: Embedder, records: Records, stage: Stage | None = None) -> float:
+def dev_score(
+    embedder: Embedder,
+    records: Records,
+    stage: Stage | None = None,
+    role: str | None = None,
+) -> float:
     """Return Spearman's correlation of scored pairs, or MRR@10 of queries.
 
     A query's positive is ranked among the positives and negatives of all queries. Where a stage
@@ -40,6 +45,7 @@ def dev_score(embedder: Embedder, records: Records, stage: Stage | None = None) 
     """
     options, by_role = _options(stage)
     if records.kind == "pairs":
+        options = {**options, "role": role} if role is not None and not by_role else options
         pairs = [item for item in records.items if isinstance(item, Pair)]
         return _spearman(embedder, pairs, options, by_role=by_role)
     groups = [item for item in records.items if isinstance(item, Group)]

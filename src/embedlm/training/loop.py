@@ -55,6 +55,7 @@ def run_steps(
     every: Every,
     dev: Records | None,
     say: Callable[[str, dict[str, Any]], None],
+    role: str | None = None,
 ) -> Progress:
     """Train a stage from where its last checkpoint stands; the best weights are left in the model.
 
@@ -65,6 +66,7 @@ def run_steps(
         every: how often it is logged, evaluated and saved.
         dev: held-out records, or None.
         say: told what happens: "step" and "dev" with their numbers.
+        role: of the texts of held-out pairs.
 
     Raises:
         JobError: the loss or the gradient is no number, or a checkpoint cannot be written.
@@ -79,7 +81,7 @@ def run_steps(
     batches.skip(progress.step * stage.batching.accumulate)
     ended = every.patience is not None and progress.stale >= every.patience
     if dev is not None and not progress.history:
-        _evaluate(stepper, dev, progress, say)
+        _evaluate(stepper, dev, progress, say, role)
         if rank() == 0:
             checkpoints.save(progress, parameters, optimizer)
     start = time.perf_counter()
@@ -94,7 +96,7 @@ def run_steps(
         last, better = progress.step == steps, False
         if dev is not None and (last or _due(progress.step, every.evaluate)):
             modules.eval()
-            better = _evaluate(stepper, dev, progress, say)
+            better = _evaluate(stepper, dev, progress, say, role)
             ended = every.patience is not None and progress.stale >= every.patience
         due = better or last or ended or _due(progress.step, every.checkpoint)
         if due and rank() == 0:
@@ -169,10 +171,14 @@ def _gradient(stepper: Stepper, batches: Batches) -> dict[str, float]:
 
 
 def _evaluate(
-    stepper: Stepper, dev: Records, progress: Progress, say: Callable[[str, dict[str, Any]], None]
+    stepper: Stepper,
+    dev: Records,
+    progress: Progress,
+    say: Callable[[str, dict[str, Any]], None],
+    role: str | None,
 ) -> bool:
     """Score the dev set; tell whether it is better than ever (the start counts)."""
-    score = dev_score(stepper.student.embedder, dev, stepper.stage)
+    score = dev_score(stepper.student.embedder, dev, stepper.stage, role)
     progress.history.append({"step": progress.step, "score": score})
     say("dev", {"step": progress.step, "metric": metric_of(dev), "score": score})
     better = progress.best_score is None or score > progress.best_score

@@ -34,6 +34,7 @@ class Dev(_Part):
         None, gt=0, description="Scores without a better one before a stage ends early."
     )
     max_records: int = Field(1000, gt=0)
+    role: str | None = Field(None, description="Of the texts of scored pairs.")
 
 
 class Plan(_Part):

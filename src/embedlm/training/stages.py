@@ -169,7 +169,8 @@ class _Run:
         with dropped(student, stage.dropout):
             checkpoints = Checkpoints(folder / "checkpoints", facts)
             every = _every(plan, stage)
-            progress = run_steps(stepper, batches, checkpoints, every, self.dev, told)
+            role = plan.dev.role if plan.dev is not None else None
+            progress = run_steps(stepper, batches, checkpoints, every, self.dev, told, role)
         if tuner is not None:
             if rank() == 0:
                 tuner.save_pretrained(str(folder / "adapter"))
@@ -232,6 +233,7 @@ def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
     embedder = _load(here, loading, device)
     embedder.recipe = own
     student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
+    student.denoise = own.pooling.denoise if stage.denoise is None else stage.denoise
     if any(loss.kind in BOTTLENECK for loss in stage.objective):
         heads_of_layer = int(embedder.backbone.text_config.num_attention_heads)
         decoder = Bottleneck(embedder.backbone.dim, heads_of_layer, longest(stage))

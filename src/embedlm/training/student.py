@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from embedlm.embedder import Embedder
 from embedlm.encode.plan import Pack, plan
-from embedlm.encode.run import pooled, states_of, token_states, tokens_of
+from embedlm.encode.run import pooled, states_of, template_states, token_states, tokens_of
 from embedlm.errors import UnsupportedError
 from embedlm.heads.sparse import term_weights
 from embedlm.heads.tokens import spread
@@ -84,6 +84,7 @@ class Student:
         self.embedder, self.heads, self.budget = embedder, tuple(heads), budget
         self.extra = nn.ModuleDict()
         """What learns with the model and is thrown away after the stage."""
+        self.denoise = embedder.recipe.pooling.denoise
         self.learning: list[nn.Parameter] = []
         """The weights of switchable adapters that are trained."""
         self.backbone = embedder.backbone
@@ -156,6 +157,11 @@ class Student:
         for head in self.heads:
             if isinstance(head, Dense):
                 v_RD = pooled(h_TD, tokens, pooling, model.latent)
+                if self.denoise:
+                    with switched(self.backbone, adapter, self.learning):
+                        v_RD = v_RD - template_states(
+                            self.backbone, batch, pack, pooling, model.latent
+                        )
                 if model.projection is not None and head.projection == "auto":
                     v_RD = model.projection(v_RD)
                 parts.append(v_RD)
