@@ -288,7 +288,8 @@ def test_two_ranks_are_one_with_the_joined_batch(tiny_llama, tmp_path):
     same((found["loss"], found["gradients"]), one, atol=2e-6)
 
 
-def test_torchrun_gives_the_weights_of_one_process(tiny_llama, tmp_path):
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_torchrun_gives_the_weights_of_one_process(tiny_llama, tmp_path, sharding):
     """A whole plan: stages, dev scores, checkpoints and adapters on two processes."""
     rows = [{"query": g.query, "pos": [*g.positives], "neg": [*g.negatives]} for g in GROUPS.items]
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -302,7 +303,12 @@ def test_torchrun_gives_the_weights_of_one_process(tiny_llama, tmp_path):
     adapter = {"train": "adapter", "adapter": {"rank": 4}}
     plan = {
         "model": str(tiny_llama),
-        "stages": [{"name": "one", **common}, {"name": "two", **common, **adapter}],
+        "stages": [
+            {"name": "one", **common},
+            {"name": "two", **common, **adapter},
+            {"name": "three", **common, "objective": [{"kind": "ntp"}], "batching": {"size": 4}},
+        ],
+        "sharding": sharding,
         "dev": {"source": "groups.jsonl", "every": 2},
         "checkpoint_every": 2,
     }

@@ -53,6 +53,7 @@ class Backbone:
         self.adapter_folders: tuple[Path, ...] = ()
         self._states = GivenStates()
         self.static = False
+        self.sharded = False
         self.causal = True
         self.packs = False
         self.compiling: Compiling | None = None

@@ -102,7 +102,8 @@ class Engine:
         # Chunks of like length make packs with little waste and runs of equal lengths.
         ordered = sorted(jobs, key=lambda job: len(job.text))
         chunks = [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
-        with torch.inference_mode():
+        # What a sharded layer joins is kept for training, and must be no inference tensor.
+        with torch.no_grad() if self.backbone.sharded else torch.inference_mode():
             for chunk, batches, allowed in self._rendered(chunks, request):
                 for batch in batches:
                     for items, output in self._packs(batch, allowed, request.role):

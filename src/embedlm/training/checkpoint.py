@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from embedlm._json import read_json
 from embedlm.errors import JobError
-from embedlm.training.devices import rank
+from embedlm.training.devices import rank, wait
 from embedlm.training.gradcache import RandomState
+from embedlm.training.shards import load_local_state, local, local_state
 
 __all__ = ["Checkpoints", "Progress", "identity", "trainable"]
 
@@ -72,17 +74,17 @@ class Checkpoints:
             JobError: the disk is full, or cannot be written.
         """
         part, target = self.folder / f".part-{progress.step}", self._place(progress.step)
-        state = RandomState.now()
         try:
             part.mkdir(exist_ok=True)
-            torch.save({n: w.detach().cpu() for n, w in weights.items()}, part / "weights.pt")
-            torch.save(optimizer.state_dict(), part / "optimizer.pt")
-            torch.save({"cpu": state.cpu, "cuda": list(state.cuda)}, part / "random.pt")
-            facts = {"identity": self.identity, **asdict(progress)}
-            (part / "progress.json").write_text(json.dumps(facts), encoding="utf-8")
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(part, target)
+            self._write(part, weights, optimizer)
+            wait()
+            if rank() == 0:
+                facts = {"identity": self.identity, **asdict(progress)}
+                (part / "progress.json").write_text(json.dumps(facts), encoding="utf-8")
+                if target.exists():
+                    shutil.rmtree(target)
+                os.replace(part, target)
+            wait()
         except (OSError, RuntimeError) as error:  # torch's writer raises the second
             shutil.rmtree(part, ignore_errors=True)
             last = self.steps()
@@ -91,8 +93,25 @@ class Checkpoints:
                 f"the checkpoint of step {progress.step} cannot be written to {self.folder}: "
                 f"{error}{kept}. Make room and run the same command again"
             ) from error
-        self._prune(progress)
+        if rank() == 0:
+            self._prune(progress)
         return target
+
+    def _write(
+        self, part: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Write what is this process's own: its random numbers, and its shards."""
+        state, own = RandomState.now(), self._own(weights)
+        torch.save({"cpu": state.cpu, "cuda": list(state.cuda)}, part / f"random-{rank()}.pt")
+        if own == rank():
+            torch.save(
+                {n: local(w).detach().cpu() for n, w in weights.items()}, part / f"weights-{own}.pt"
+            )
+            torch.save(local_state(optimizer), part / f"optimizer-{own}.pt")
+
+    def _own(self, weights: Mapping[str, Tensor]) -> int:
+        """Return whose weights this process reads: its own shards, or those of the first."""
+        return rank() if any(isinstance(w, DTensor) for w in weights.values()) else 0
 
     def load(
         self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
@@ -114,17 +133,19 @@ class Checkpoints:
             )
         self.restore(steps[-1], weights)
         options = {"map_location": "cpu", "weights_only": True}
-        optimizer.load_state_dict(torch.load(place / "optimizer.pt", **options))  # type: ignore[arg-type]
-        random = torch.load(place / "random.pt", **options)  # type: ignore[arg-type]
+        own = self._own(weights)
+        load_local_state(optimizer, torch.load(place / f"optimizer-{own}.pt", **options))  # type: ignore[arg-type]
+        random = torch.load(place / f"random-{rank()}.pt", **options)  # type: ignore[arg-type]
         RandomState(random["cpu"], tuple(random["cuda"])).restore()
         return Progress(**facts)
 
     def restore(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Put the weights of a checkpoint back."""
-        found = torch.load(self._place(step) / "weights.pt", map_location="cpu", weights_only=True)
+        file = self._place(step) / f"weights-{self._own(weights)}.pt"
+        found = torch.load(file, map_location="cpu", weights_only=True)
         with torch.no_grad():
             for name, tensor in weights.items():
-                tensor.copy_(found[name])
+                local(tensor).copy_(found[name])
 
     def _place(self, step: int) -> Path:
         return self.folder / f"step-{step}"

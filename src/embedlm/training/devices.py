@@ -16,8 +16,19 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-__all__ = ["gather_rows", "processes", "rank", "share", "sum_gradients", "wait", "world"]
+__all__ = [
+    "gather_rows",
+    "largest",
+    "processes",
+    "rank",
+    "share",
+    "sum_gradients",
+    "summed",
+    "wait",
+    "world",
+]
 
 T = TypeVar("T")
 
@@ -54,6 +65,24 @@ def wait() -> None:
         dist.barrier()
 
 
+def summed(count: int) -> int:
+    """Return the sum of the processes' counts."""
+    return _reduced(count, dist.ReduceOp.SUM)
+
+
+def largest(count: int) -> int:
+    """Return the largest of the processes' counts."""
+    return _reduced(count, dist.ReduceOp.MAX)
+
+
+def _reduced(count: int, how: Any) -> int:
+    if world() == 1:
+        return count
+    found = torch.tensor(count, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(found, how)
+    return int(found)
+
+
 def share(rows: Sequence[T]) -> Sequence[T]:
     """Return this rank's rows of a batch, cut into as many even pieces as there are ranks.
 
@@ -77,7 +106,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up the gradients of all ranks in place; what none has one for keeps none."""
     if world() == 1:
         return
-    every = list(parameters)
+    every = [p for p in parameters if not isinstance(p, DTensor)]  # shards are added up already
     device = every[0].device if every else None
     has = torch.tensor([parameter.grad is not None for parameter in every], device=device).int()
     dist.all_reduce(has)

@@ -48,7 +48,9 @@ def backward_plain(chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0)
     return loss.detach()
 
 
-def backward_cached(chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0) -> Tensor:
+def backward_cached(
+    chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0, idle: Sequence[Chunk] = ()
+) -> Tensor:
     """Do what `backward_plain` does with one chunk's graph at a time.
 
     Args:
@@ -56,12 +58,15 @@ def backward_cached(chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0
             numbers.
         loss_of: the loss of all embeddings, in the order of the chunks.
         scale: of the gradient (accumulation).
+        idle: chunks that are run like the others and count for nothing.
     """
     states, parts = [], []
     with torch.no_grad():
         for chunk in chunks:
             states.append(RandomState.now())
             parts.append(chunk())
+        for chunk in idle:
+            chunk()
     after = RandomState.now()
     v_ND = torch.cat(parts).requires_grad_()
     loss = loss_of(v_ND)
@@ -74,6 +79,8 @@ def backward_cached(chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0
         again = chunk()
         if again.requires_grad:  # what is not trained is embedded too
             again.backward(gradient)
+    for chunk in idle:
+        (chunk().sum() * 0).backward()
     end.restore()
     return loss.detach()
 

@@ -19,6 +19,7 @@ from embedlm.backbone import Backbone
 from embedlm.backbone.direction import looking
 from embedlm.encode.plan import plan
 from embedlm.errors import UnsupportedError
+from embedlm.training.devices import largest, summed, world
 
 __all__ = ["LANGUAGE", "backward_language", "cross_entropy", "mask_token"]
 
@@ -81,29 +82,31 @@ def backward_language(
         scale: of the gradient.
 
     Returns:
-        Mean cross-entropy over the predicted tokens of the batch.
+        Mean cross-entropy over the predicted tokens of this process's texts.
     """
     rows = _rows(backbone, texts, loss, max_length, probability, chance)
     count = sum(len(row.at) for row in rows)
+    packs = list(plan([row.ids for row in rows], budget, share=False)) if count else []
     device = backbone.device
     # The next token would be seen in both directions (GritLM's generative part is causal).
     direction = "causal" if loss.kind == "ntp" or backbone.causal else "bidirectional"
     total = torch.zeros((), device=device)
-    if not count:
-        return total
-    for pack in plan([row.ids for row in rows], budget, share=False):
+    every = summed(count)  # of all processes: their gradients are added up
+    for pack in packs:
         chosen = [rows[item] for item in pack.items.tolist()]
         with looking(backbone, direction):
             h_TD = backbone.run([row.ids for row in chosen])
         starts = np.cumsum([0, *(len(row.ids) for row in chosen)])
         places = [int(s) + at for s, row in zip(starts, chosen, strict=False) for at in row.at]
-        if not places:
-            continue
         wanted_N = torch.tensor([w for row in chosen for w in row.wanted], device=device)
         h_ND = h_TD[torch.tensor(places, device=device)]
         part = cross_entropy(backbone, h_ND, wanted_N)
-        (part * (scale / count)).backward()
+        shards = world() if backbone.sharded else 1  # their gradients are means
+        (part * (shards * scale / every)).backward()
         total += part.detach() / count
+    if backbone.sharded:  # all processes run a sharded network as often
+        for _ in range(largest(len(packs)) - len(packs)):
+            (backbone.run([[0]]).sum() * 0).backward()
     return total
 
 

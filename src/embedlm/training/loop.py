@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from embedlm._tuning_schema import Stage
 from embedlm.data import Records
@@ -21,6 +22,7 @@ from embedlm.training.checkpoint import Checkpoints, Progress, trainable
 from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.devices import rank, sum_gradients, wait
 from embedlm.training.schedule import learning_rate
+from embedlm.training.sharding import clip_gradients
 from embedlm.training.step import Stepper
 
 __all__ = ["Every", "run_steps", "steps_of"]
@@ -82,8 +84,7 @@ def run_steps(
     ended = every.patience is not None and progress.stale >= every.patience
     if dev is not None and not progress.history:
         _evaluate(stepper, dev, progress, say, role)
-        if rank() == 0:
-            checkpoints.save(progress, parameters, optimizer)
+        checkpoints.save(progress, parameters, optimizer)
     start = time.perf_counter()
     while progress.step < steps and not ended:
         modules.train()
@@ -99,7 +100,7 @@ def run_steps(
             better = _evaluate(stepper, dev, progress, say, role)
             ended = every.patience is not None and progress.stale >= every.patience
         due = better or last or ended or _due(progress.step, every.checkpoint)
-        if due and rank() == 0:
+        if due:
             checkpoints.save(progress, parameters, optimizer)
     modules.eval()
     wait()
@@ -115,11 +116,18 @@ def _due(step: int, every: int | None) -> bool:
 
 def _optimizer(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     """Return AdamW; vectors (biases and norms) do not decay."""
-    decay = [p for p in parameters.values() if p.ndim > 1]
-    plain = [p for p in parameters.values() if p.ndim <= 1]
+    rate = stage.optimizer.weight_decay
     groups = [
-        {"params": decay, "weight_decay": stage.optimizer.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {
+            "params": [
+                p
+                for p in parameters.values()
+                if (p.ndim > 1) is decays and isinstance(p, DTensor) is sharded
+            ],
+            "weight_decay": rate if decays else 0.0,
+        }
+        for sharded in (False, True)
+        for decays in (True, False)
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=stage.optimizer.learning_rate
@@ -143,7 +151,7 @@ def _step(
         progress.negatives = batches.hardness.state()
     sum_gradients(parameters.values())
     limit = stepper.stage.optimizer.max_grad_norm
-    norm = float(nn.utils.clip_grad_norm_(parameters.values(), limit or math.inf))
+    norm = clip_gradients(parameters.values(), limit)
     collapsed = norm == 0 and told["loss"] > 0  # all texts have one vector
     if collapsed or not math.isfinite(told["loss"]) or not math.isfinite(norm):
         kept = checkpoints.steps()

@@ -57,6 +57,9 @@ class Plan(_Part):
     )
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
+    sharding: Literal["none", "full"] = Field(
+        "none", description="full: split weights and optimiser over the processes (FSDP2)."
+    )
     dev: Dev | None = None
     checkpoint_every: int = Field(200, gt=0, description="Steps between two checkpoints.")
     log_every: int = Field(10, gt=0, description="Steps between two lines of the log.")

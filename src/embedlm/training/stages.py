@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +22,16 @@ from embedlm.recipe import MultiVector, Recipe, Sparse
 from embedlm.rerank import Reranker
 from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
-from embedlm.training.checkpoint import Checkpoints, Progress, identity
+from embedlm.training.checkpoint import Checkpoints, Progress, identity, trainable
 from embedlm.training.dev import metric_of
-from embedlm.training.devices import processes, rank, wait
+from embedlm.training.devices import processes, rank, wait, world
 from embedlm.training.guide import Guide, Judge
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.objectives import check_objective
 from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
 from embedlm.training.prepare import dropped, remembered, set_trainable
+from embedlm.training.sharding import check_sharding, put_weights, shard, whole_weights
 from embedlm.training.step import Stepper, heads_of, longest
 from embedlm.training.student import Student
 from embedlm.training.switching import changes_of, check_adapters
@@ -103,6 +104,8 @@ def _sets(stage: Stage, source: Source, data: str | Path | None) -> list[Records
     ]
     Batches(found, stage.data, stage.batching, source.plan.seed)
     check_adapters(stage, found[0].kind)
+    if source.plan.sharding == "full":
+        check_sharding(stage)
     check_objective(
         stage.objective,
         found[0].kind,
@@ -137,8 +140,7 @@ class _Run:
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
             if not (folder / "model" / "config.json").is_file():
-                self.stage(stage, records, here, recipe, folder)
-            wait()
+                self.stage(number, records, here, recipe, folder)
             here = str(folder / "model")
         if rank() == 0:
             shutil.rmtree(target / "model", ignore_errors=True)
@@ -146,19 +148,25 @@ class _Run:
         wait()
 
     def stage(
-        self, stage: Stage, sets: list[Records], here: str, recipe: Recipe, folder: Path
+        self, number: int, sets: list[Records], here: str, recipe: Recipe, folder: Path
     ) -> None:
         """Train one stage from the model that is here and write its own."""
         plan = self.source.plan
+        stage, later = plan.stages[number], plan.stages[number + 1 :]
         folder.mkdir(parents=True, exist_ok=True)
         if rank() == 0:
             self.say("stage", {"stage": stage.name, "model": here})
         torch.manual_seed(plan.seed)  # an adapter's first weights are random
-        student = _student(stage, here, recipe, self.device)
+        student = _student(stage, here, recipe, self.device, later=later)
         tuner = set_trainable(student, stage)
+        sharded = plan.sharding == "full" and world() > 1
+        if sharded:
+            shard(student)
         batches = Batches(sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives)
         settings = stage.model_dump(mode="json")
-        facts = identity(settings, here, recipe.dump(), plan.seed, _prints(sets))
+        facts = identity(
+            settings, here, recipe.dump(), plan.seed, _prints(sets), world() if sharded else 1
+        )
         stepper = self._stepper(stage, student, batches.kind)
 
         def told(kind: str, values: dict[str, Any]) -> None:
@@ -171,21 +179,41 @@ class _Run:
             every = _every(plan, stage)
             role = plan.dev.role if plan.dev is not None else None
             progress = run_steps(stepper, batches, checkpoints, every, self.dev, told, role)
-        if tuner is not None:
-            if rank() == 0:
-                tuner.save_pretrained(str(folder / "adapter"))
-            wait()
-            if stage.adapter is not None and stage.adapter.kind == "qlora":
-                whole = _student(stage, here, recipe, self.device).backbone.model
-                apply_adapters(whole, [folder / "adapter"], merge=True)
-                student.backbone.model = whole
-            else:
-                tuner.merge_and_unload()
-        wait()
+        self._write(student, tuner, number, (here, recipe), folder)
         if rank() == 0:
-            student.embedder.save_pretrained(folder / "model")
             _write_summary(folder, progress)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        wait()
+
+    def _write(
+        self,
+        student: Student,
+        tuner: Any,
+        number: int,
+        before: tuple[str, Recipe],
+        folder: Path,
+    ) -> None:
+        """Write a stage's adapter and model, from the first process; shards are joined before."""
+        stages = self.source.plan.stages
+        stage, later = stages[number], stages[number + 1 :]
+        if student.backbone.sharded:
+            weights = whole_weights(trainable(student.modules()))
+            if rank() == 0:
+                student = _student(stage, *before, "cpu", later=later)
+                tuner = set_trainable(student, stage)
+                put_weights(trainable(student.modules()), weights)
+        if rank() != 0:
+            return
+        if tuner is not None:
+            tuner.save_pretrained(str(folder / "adapter"))
+        if stage.adapter is not None and stage.adapter.kind == "qlora":
+            # What was learnt on 4 bits becomes part of the whole weights.
+            whole = _student(stage, *before, self.device).backbone.model
+            apply_adapters(whole, [folder / "adapter"], merge=True)
+            student.backbone.model = whole
+        elif tuner is not None:
+            tuner.merge_and_unload()
+        student.embedder.save_pretrained(folder / "model")
 
     def _stepper(self, stage: Stage, student: Student, kind: str) -> Stepper:
         """Return what takes a stage's steps, with the other models that its losses name."""
@@ -220,14 +248,17 @@ def _write_summary(folder: Path, progress: Progress) -> None:
     (folder / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
 
 
-def _student(stage: Stage, here: str, recipe: Recipe, device: Any) -> Student:
-    """Load what a stage trains, with the language-model head where an objective reads it."""
+def _student(
+    stage: Stage, here: str, recipe: Recipe, device: Any, *, later: Sequence[Stage] = ()
+) -> Student:
+    """Load what a stage trains, with the language-model head where it or a later one reads it."""
     own = recipe
     if stage.attention is not None:
         own = recipe.override({"backbone.attention": stage.attention})
     heads = heads_of(own.heads, stage.objective)
     loading = own
-    reads_head = _is_language(stage) or any(head.kind == "sparse" for head in heads)
+    language = any(_is_language(one) for one in (stage, *later))
+    reads_head = language or any(head.kind == "sparse" for head in heads)
     if reads_head and not any(head.kind == "sparse" for head in own.heads):
         loading = own.override({"heads": [*own.model_dump(mode="json")["heads"], {"sparse": {}}]})
     embedder = _load(here, loading, device)

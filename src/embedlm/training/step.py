@@ -21,7 +21,7 @@ from embedlm.recipe import Dense, Head, MultiVector, parse_head
 from embedlm.training.asks import asks_of
 from embedlm.training.batches import Batch, Row
 from embedlm.training.bottleneck import BOTTLENECK, backward_bottleneck
-from embedlm.training.devices import gather_rows, rank, share, world
+from embedlm.training.devices import gather_rows, largest, rank, share, world
 from embedlm.training.gradcache import backward_cached, backward_plain
 from embedlm.training.guide import Guide, Judge
 from embedlm.training.language import LANGUAGE, backward_language
@@ -111,9 +111,14 @@ class Stepper:
             told.update(values)
             return found
 
+        chunks = [lambda c=chunk: self._cast(c) for chunk in plan.chunks]
+        sharded = self.student.backbone.sharded
+        if sharded:
+            idle = [lambda: self._cast(self.student.nothing)] * (largest(len(chunks)) - len(chunks))
+            # Shards' gradients are means over the processes.
+            return float(backward_cached(chunks, loss, scale * world(), idle)), told
         cached = stage.batching.chunk_tokens is not None and len(plan.chunks) > 1
         run = backward_cached if cached else backward_plain
-        chunks = [lambda c=chunk: self._cast(c) for chunk in plan.chunks]
         return float(run(chunks, loss, scale)), told
 
     def _cast(self, chunk: Any) -> Tensor:
@@ -197,7 +202,7 @@ class Stepper:
                 budget=self.student.budget,
                 probability=self.stage.mask_probability or 0.15,
                 chance=chance,
-                scale=scale * loss.weight / world(),
+                scale=scale * loss.weight,
             )
         return float(found)
 

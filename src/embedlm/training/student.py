@@ -22,6 +22,7 @@ from embedlm.heads.tokens import spread
 from embedlm.pooling import POOL
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.recipe import Dense, Head, MultiVector, Sparse
+from embedlm.training.devices import largest
 from embedlm.training.switching import switched
 
 __all__ = ["Ask", "Plan", "Student", "modules_of"]
@@ -105,7 +106,7 @@ class Student:
         items: list[int] = []
         start = 0
         rendered = [self._render(ask) for ask in asks]
-        longest = max(len(ids) for batch in rendered for ids in batch.ids)
+        longest = largest(max(len(ids) for batch in rendered for ids in batch.ids))
         for ask, batch in zip(asks, rendered, strict=True):
             share = self.backbone.packs and self.backbone.causal and not batch.unseen
             # A shared prefix would share its dropout too.
@@ -118,6 +119,11 @@ class Student:
         order_N = torch.empty(start, dtype=torch.long)
         order_N[torch.tensor(items)] = torch.arange(start)
         return Plan(tuple(chunks), order_N.to(self.backbone.device))
+
+    def nothing(self) -> Tensor:
+        """Run one token and return its state: a process that is done keeps in step."""
+        ids = [[int(self.backbone.text_config.vocab_size) - 1]]
+        return self.backbone.run(ids)
 
     def _drops(self) -> bool:
         """Tell whether a forward pass draws random numbers."""
