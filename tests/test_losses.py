@@ -248,3 +248,29 @@ def test_two_tasks_are_balanced():
     found = losses.cross_task_balanced(Q, DOCS, Q, PAIR, LABELS, beta=0.3)
     wanted = losses.info_nce(Q, DOCS, temperature=0.02) + 0.3 * losses.cosent(Q, PAIR, LABELS)
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"own_group_only": True},
+        {"directions": ("query_to_doc", "doc_to_query"), "partition": "per_direction"},
+        {"hardness": "hard_negatives", "hardness_strength": 3.0},
+        {
+            "directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
+            "false_negative_margin": 0.1,
+        },
+    ],
+)
+def test_queries_in_blocks_give_the_loss_and_gradient_of_all_at_once(monkeypatch, options):
+    torch.manual_seed(0)
+    q_BD, d_MD = torch.randn(11, 8), torch.randn(33, 8)
+    found = []
+    for rows in (4, 256):
+        monkeypatch.setattr("embedlm.losses.contrastive.ROWS", rows)
+        inputs = [x.clone().requires_grad_() for x in (q_BD, d_MD)]
+        loss = losses.info_nce(*inputs, temperature=0.1, **options)
+        found.append((loss, *torch.autograd.grad(loss, inputs)))
+    for blocks, whole in zip(*found, strict=True):
+        torch.testing.assert_close(blocks, whole)

@@ -1,16 +1,19 @@
 """Contrastive losses.
 
-Shapes: B queries, G documents a query (positive first), M = B * G documents, D width, C candidates.
+Shapes: B queries, G documents a query (positive first), M = B * G documents, D width, C candidates,
+R queries of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from embedlm.errors import InputError
 from embedlm.losses._scores import (
@@ -18,11 +21,9 @@ from embedlm.losses._scores import (
     choice,
     group_size,
     own,
-    own_mask,
     positive,
     prepared,
     product,
-    targets,
 )
 
 __all__ = ["improved_info_nce", "info_nce"]
@@ -31,6 +32,8 @@ Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_do
 Partition = Literal["joint", "per_direction"]
 Hardness = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 
+ROWS = 256
+"""Queries whose scores are held at once."""
 _ALL: tuple[Direction, ...] = get_args(Direction)
 
 
@@ -66,28 +69,79 @@ def info_nce(
     directions = tuple(dict.fromkeys(directions))
     _check(directions, partition, hardness, hardness_strength, own_group_only)
     q_BD, d_MD = prepared(q_BD, similarity), prepared(d_MD, similarity)
+    how = _How(
+        group,
+        temperature,
+        directions,
+        partition,
+        own_group_only,
+        hardness,
+        hardness_strength,
+        false_negative_margin,
+    )
+    parts = [
+        _kept_small(how, q_BD, d_MD, start, min(start + ROWS, len(q_BD)))
+        for start in range(0, len(q_BD), ROWS)
+    ]
+    return torch.stack(parts).sum() / len(q_BD)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The options of `info_nce`."""
+
+    group: int
+    temperature: float
+    directions: tuple[Direction, ...]
+    partition: Partition
+    own_group_only: bool
+    hardness: Hardness | None
+    hardness_strength: float
+    false_negative_margin: float | None
+
+
+def _kept_small(how: _How, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
+    """Return the summed loss of some queries, whose scores are not kept for the gradient.
+
+    The scores of a large batch would take more memory than the network: those of one block of
+    queries are computed again when its gradient is due.
+    """
+    if len(q_BD) <= ROWS or not torch.is_grad_enabled():
+        return _of_queries(how, q_BD, d_MD, start, stop)
+    found: Tensor = checkpoint(
+        _of_queries, how, q_BD, d_MD, start, stop, use_reentrant=False, preserve_rng_state=False
+    )
+    return found
+
+
+def _of_queries(how: _How, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
+    """Return the summed loss of queries start to stop; R is their number."""
+    rows_R = torch.arange(start, stop, device=q_BD.device)
     scores: dict[Direction, Tensor]
-    if own_group_only:
-        scores = {"query_to_doc": own(q_BD, d_MD)}
-        mine = torch.ones_like(scores["query_to_doc"], dtype=torch.bool)
-        column_B = torch.zeros(len(q_BD), dtype=torch.long, device=q_BD.device)
+    if how.own_group_only:
+        d_XD = d_MD[start * how.group : stop * how.group]
+        scores = {"query_to_doc": own(q_BD[start:stop], d_XD)}
+        mine_RC = torch.ones_like(scores["query_to_doc"], dtype=torch.bool)
+        column_R = torch.zeros_like(rows_R)
     else:
-        mine = own_mask(len(q_BD), group, q_BD.device)
-        scores = {name: _block(name, q_BD, d_MD, mine) for name in directions}
-        column_B = targets(len(q_BD), group, q_BD.device)
-    first = torch.zeros_like(mine).scatter(1, column_B[:, None], True)
-    positive_B = scores["query_to_doc"][first]
-    logits = {name: block / temperature for name, block in scores.items()}
-    if hardness is not None:
-        chosen = _harder(hardness, mine, first)
-        penalty = hardness_strength * scores["query_to_doc"].detach()
+        owner_M = torch.arange(len(d_MD), device=q_BD.device) // how.group
+        mine_RC = owner_M == rows_R[:, None]
+        scores = {n: _block(n, q_BD, d_MD, mine_RC, rows_R) for n in how.directions}
+        column_R = rows_R * how.group
+    first_RC = torch.zeros_like(mine_RC).scatter(1, column_R[:, None], True)
+    positive_R = scores["query_to_doc"][first_RC]
+    logits = {name: block / how.temperature for name, block in scores.items()}
+    if how.hardness is not None:
+        chosen = _harder(how.hardness, mine_RC, first_RC)
+        penalty = how.hardness_strength * scores["query_to_doc"].detach()
         logits["query_to_doc"] = logits["query_to_doc"] + penalty * chosen
-    if false_negative_margin is not None:
-        limit_B1 = positive_B.detach()[:, None] + false_negative_margin
+    if how.false_negative_margin is not None:
+        limit_R1 = positive_R.detach()[:, None] + how.false_negative_margin
+        itself_RB = torch.arange(len(q_BD), device=q_BD.device) == rows_R[:, None]
         for name, block in scores.items():
-            dropped = (block.detach() > limit_B1) & ~_is_positive(name, first)
+            dropped = (block.detach() > limit_R1) & ~_is_positive(name, first_RC, itself_RB)
             logits[name] = logits[name].masked_fill(dropped, -torch.inf)
-    return _entropy(logits, column_B, partition)
+    return _entropy(logits, column_R, rows_R, how.partition)
 
 
 def improved_info_nce(
@@ -116,17 +170,17 @@ def improved_info_nce(
     )
 
 
-def _block(name: Direction, q_BD: Tensor, d_MD: Tensor, mine: Tensor) -> Tensor:
+def _block(name: Direction, q_BD: Tensor, d_MD: Tensor, mine_RM: Tensor, rows_R: Tensor) -> Tensor:
     """Scores of one direction, a row a query, -inf where a text would meet itself."""
-    positive_BD = d_MD[:: len(d_MD) // len(q_BD)]
     if name == "query_to_doc":
-        return product(q_BD, d_MD)
+        return product(q_BD[rows_R], d_MD)
+    positive_RD = d_MD[rows_R * (len(d_MD) // len(q_BD))]
     if name == "doc_to_query":
-        return product(positive_BD, q_BD)
+        return product(positive_RD, q_BD)
     if name == "query_to_query":
-        itself = torch.eye(len(q_BD), dtype=torch.bool, device=q_BD.device)
-        return product(q_BD, q_BD).masked_fill(itself, -torch.inf)
-    return product(positive_BD, d_MD).masked_fill(mine, -torch.inf)
+        itself_RB = torch.arange(len(q_BD), device=q_BD.device) == rows_R[:, None]
+        return product(q_BD[rows_R], q_BD).masked_fill(itself_RB, -torch.inf)
+    return product(positive_RD, d_MD).masked_fill(mine_RM, -torch.inf)
 
 
 def _harder(hardness: Hardness, mine: Tensor, first: Tensor) -> Tensor:
@@ -136,22 +190,24 @@ def _harder(hardness: Hardness, mine: Tensor, first: Tensor) -> Tensor:
     return mine & ~first if hardness == "hard_negatives" else ~first
 
 
-def _is_positive(name: str, first: Tensor) -> Tensor:
+def _is_positive(name: str, first_RM: Tensor, itself_RB: Tensor) -> Tensor:
     """Which scores of a direction are a query's with its positive."""
     if name == "query_to_doc":
-        return first
-    pair = torch.eye(len(first), dtype=torch.bool, device=first.device)
-    return pair if name == "doc_to_query" else torch.zeros_like(pair[:, :1])
+        return first_RM
+    return itself_RB if name == "doc_to_query" else torch.zeros_like(itself_RB[:, :1])
 
 
-def _entropy(logits: dict[Direction, Tensor], column_B: Tensor, partition: Partition) -> Tensor:
+def _entropy(
+    logits: dict[Direction, Tensor], column_R: Tensor, rows_R: Tensor, partition: Partition
+) -> Tensor:
     """Cross entropy to the positive: a softmax over all blocks, or the mean of one for each."""
     forward = logits.pop("query_to_doc")
     if partition == "joint":
-        return functional.cross_entropy(torch.cat((forward, *logits.values()), dim=1), column_B)
-    loss = functional.cross_entropy(forward, column_B)
+        every = torch.cat((forward, *logits.values()), dim=1) if logits else forward
+        return functional.cross_entropy(every, column_R, reduction="sum")
+    loss = functional.cross_entropy(forward, column_R, reduction="sum")
     for block in logits.values():  # only doc_to_query has a positive: the query of the same row
-        loss = loss + functional.cross_entropy(block, targets(len(block), 1, block.device))
+        loss = loss + functional.cross_entropy(block, rows_R, reduction="sum")
     return loss / (1 + len(logits))
 
 

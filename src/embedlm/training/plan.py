@@ -181,11 +181,13 @@ def _places(name: str, folder: Path, data: str | Path | None) -> list[Path]:
 def tiny(plan: Plan, device: Any = None) -> Plan:
     """Return a plan of the same stages and objectives at a size for two cores.
 
-    The model is the built-in one, a stage has at most 30 steps of 32 queries and 128 tokens, and a
-    learning rate fit for a small model. A model without biases trains all weights in their place.
+    The model is the built-in one, a stage has at most 30 steps of 32 queries and 128 tokens (90
+    with examples before the queries, which take longer to learn), and a learning rate fit for a
+    small model. A model without biases trains all weights in their place.
     """
     stages = []
     for stage in plan.stages:
+        most = 90 if stage.batching.demonstrations else 30
         batching = stage.batching.model_copy(
             update={
                 "size": min(stage.batching.size, 32),
@@ -196,7 +198,7 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
         )
         optimizer = stage.optimizer.model_copy(
             update={
-                "steps": min(stage.optimizer.steps or 30, 30),
+                "steps": min(stage.optimizer.steps or most, most),
                 "epochs": None,
                 "warmup": 0.1,
                 "learning_rate": max(
