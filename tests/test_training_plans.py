@@ -43,7 +43,8 @@ def test_an_example_is_a_whole_plan(path):
     assert source.plan.model == recipe.backbone.base or recipe.backbone.base is None
     small = tiny(source.plan)
     assert small.model == "builtin-base"
-    assert all(stage.optimizer.steps <= 30 for stage in small.stages)
+    most = [90 if stage.batching.demonstrations else 30 for stage in small.stages]
+    assert all(s.optimizer.steps <= n for s, n in zip(small.stages, most, strict=True))
 
 
 @pytest.mark.parametrize("name", TUNED)

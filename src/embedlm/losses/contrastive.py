@@ -32,7 +32,7 @@ Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_do
 Partition = Literal["joint", "per_direction"]
 Hardness = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 
-ROWS = 256
+ROWS = 1024
 """Queries whose scores are held at once."""
 _ALL: tuple[Direction, ...] = get_args(Direction)
 
