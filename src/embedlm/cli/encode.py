@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -23,6 +25,9 @@ from embedlm.cli._common import (
 )
 from embedlm.errors import InputError
 
+if TYPE_CHECKING:
+    from embedlm.encode.files import Encoded
+
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "encode"
@@ -34,6 +39,8 @@ Examples:
   embedlm encode docs.jsonl -m FOLDER --precision int8 --calibration sample.jsonl -o docs.npy
   embedlm encode docs.csv --text-field body --keep title --rejects bad.jsonl -o docs.jsonl
   embedlm encode docs.jsonl -m FOLDER -r promptreps --heads dense,sparse -o docs.npz
+  embedlm encode corpus/ -m FOLDER --workers 4 -o vectors/
+  embedlm encode corpus/ -m FOLDER --ray local -o vectors/
   zcat texts.gz | embedlm encode - -o vectors.npy"""
 
 
@@ -43,13 +50,17 @@ def command(
         Parameter(
             name="IN",
             allow_leading_hyphen=True,
-            help=".txt (a text a line), .jsonl, .csv, .tsv or .parquet; - reads standard input.",
+            help=".txt (a text a line), .jsonl, .csv, .tsv, .parquet or a folder of these; - reads "
+            "standard input.",
         ),
     ],
     /,
     *,
     output: Annotated[
-        str, Parameter(name=["--output", "-o"], help=".npy, .npz, .parquet or .jsonl.")
+        str,
+        Parameter(
+            name=["--output", "-o"], help=".npy, .npz, .parquet or .jsonl; of a folder a folder."
+        ),
     ],
     model: Model = None,
     loading: Loading = AS_LOADED,
@@ -94,37 +105,57 @@ def command(
     restart: Annotated[bool, flag("Throw away what an earlier run has finished.")] = False,
     compile: Annotated[bool, flag("Compile the model first; pays for long jobs.")] = False,
     block: Annotated[int | None, Parameter(help="Records written at once.")] = None,
+    workers: Annotated[
+        int | None, Parameter(help="Processes that encode, each with the model; on GPUs in turn.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        Parameter(help="local, or the address of a Ray cluster whose workers encode."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Encode the texts of a file, of any size, into a file of vectors."""
     if source.startswith("-") and source != "-":
         raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
-    from embedlm.encode.files import encode_file, read_texts
+    from embedlm.encode._crew import Duty, crew_of
+    from embedlm.encode.files import encode_file, encode_folder
 
-    embedder = loading.load(model)
-    if fit is not None:
-        embedder.fit(read_texts(fit, text_field))
-    report = encode_file(
-        embedder,
-        source,
-        output,
-        input_format=format,
-        text_field=text_field,
-        id_field=id_field,
-        keep=keep,
-        rejects=rejects,
-        calibration=calibration,
-        restart=restart,
-        compile=compile,
-        block=block,
-        heads=parse_heads(heads),
-        dim=dim,
-        precision=precision,
-        normalize=normalize,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
+    load = partial(_loaded, loading, model, fit, text_field)
+    embedder = load()
+    given = {
+        "heads": parse_heads(heads),
+        "dim": dim,
+        "precision": precision,
+        "normalize": normalize,
+        "max_length": max_length,
+        "batch_tokens": batch_tokens,
         **prompting.options(),
-    )
+    }
+    duty = Duty(load, given, rejects is not None, compile)
+    with crew_of(duty, workers, ray) as crew:
+        how = {
+            "input_format": format,
+            "text_field": text_field,
+            "id_field": id_field,
+            "keep": keep,
+            "rejects": rejects,
+            "calibration": calibration,
+            "restart": restart,
+            "compile": compile,
+            "block": block,
+            "crew": crew,
+            **given,
+        }
+        if Path(source).is_dir():
+            reports = encode_folder(embedder, source, output, **how)
+        else:
+            reports = [encode_file(embedder, source, output, **how)]
+    for report in reports:
+        _show(report, rejects, json=json)
+
+
+def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
+    """Print what was written."""
     if json:
         emit(asdict(report))
         return
@@ -132,3 +163,13 @@ def command(
     aside = f", {report.rejected} set aside in {rejects}" if rejects is not None else ""
     resumed = f", {report.resumed} of {report.blocks} blocks were there" if report.resumed else ""
     print(f"{what} -> {report.output}{aside}{resumed}", file=sys.stderr)
+
+
+def _loaded(loading: Loading, model: str | None, fit: str | None, text_field: str) -> Any:
+    """Return the model, fitted where that is asked; each worker calls it."""
+    from embedlm.encode.files import read_texts
+
+    embedder = loading.load(model)
+    if fit is not None:
+        embedder.fit(read_texts(fit, text_field))
+    return embedder

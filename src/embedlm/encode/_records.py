@@ -23,7 +23,7 @@ from embedlm.errors import InputError, closest, require
 __all__ = ["KINDS", "Fields", "Record", "Source"]
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
-_SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
+SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
@@ -89,12 +89,12 @@ class Source:
                 f"input format {given!r} is not known; allowed: {', '.join(KINDS)}."
                 + closest(given, list(KINDS))
             )
-        kind = given or _SUFFIXES.get(self.path.suffix.lower())
+        kind = given or SUFFIXES.get(self.path.suffix.lower())
         if kind is None and not self.regular:
             kind = "txt"
         if kind is None:
             raise InputError(
-                f"the input {self.name!r} ends in none of {', '.join(_SUFFIXES)}; rename it or say "
+                f"the input {self.name!r} ends in none of {', '.join(SUFFIXES)}; rename it or say "
                 f"its format (--format): {', '.join(KINDS)}"
             )
         if kind == "parquet" and not self.regular:

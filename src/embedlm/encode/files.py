@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm._json import read_json
+from embedlm.encode._crew import Crew, Task, work
 from embedlm.encode._identity import fixed_kernels, identity
-from embedlm.encode._job import Job, disk_errors, write_whole
-from embedlm.encode._records import Fields, Record, Source
+from embedlm.encode._job import Block, Job, disk_errors, write_whole
+from embedlm.encode._records import SUFFIXES, Fields, Record, Source
 from embedlm.encode._worker import Worker
 from embedlm.encode._writers import OUTPUT_COLUMNS, WRITERS, Finished, lines
 from embedlm.errors import InputError, JobError, RecordError, closest, require
@@ -30,7 +32,7 @@ from embedlm.errors import InputError, JobError, RecordError, closest, require
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["Encoded", "encode_file", "read_texts"]
+__all__ = ["Encoded", "encode_file", "encode_folder", "read_texts"]
 
 BLOCK = 1024
 """Records a block: little is lost by a kill, and packs are still full."""
@@ -70,6 +72,8 @@ def encode_file(
     compile: bool = False,
     block: int | None = None,
     show_progress: bool | None = None,
+    crew: Crew | None = None,
+    note: Path | None = None,
     **options: Any,
 ) -> Encoded:
     """Encode the records of a file (or "-", standard input) into a file of vectors.
@@ -88,6 +92,8 @@ def encode_file(
         compile: compile the model first; resumed blocks are then equal up to rounding.
         block: records a block.
         show_progress: None shows a bar on a terminal.
+        crew: other processes that encode (see `crew_of`); None: this one alone.
+        note: file that tells a finished job from others, which is then not done again.
         **options: as for `Embedder.encode`: role, instruction, demonstrations, heads, dim,
             precision, normalize, batch_tokens, max_length, adapter.
 
@@ -112,18 +118,61 @@ def encode_file(
         **identity(model, with_head="indices" in worker.empty),
     }
     manifest = json.loads(json.dumps(manifest, default=str))
+    if note is not None and note.is_file() and out.exists() and not restart:
+        before = read_json(note)
+        if before.get("manifest") == manifest:
+            kept = Encoded(**before["report"])
+            return replace(kept, resumed=kept.blocks)
     with Job.open(out, manifest, restart=restart) as job, fixed_kernels(model, compile):
         report = job.finished()
         if report is None or not out.exists():
             if worker.needs_ranges:
                 _take_ranges(worker, job, sample, size)
             with _bar(reader, show_progress) as moved:
-                count = _run(worker, job, reader, size, moved)
+                count = _run(worker, job, reader, size, moved, crew)
             report = _put_together(
                 Finished(job, count, worker.empty, worker.vocabulary), out, rejects
             )
         job.finish(report)
+    if note is not None:
+        text = json.dumps({"manifest": manifest, "report": report}) + "\n"
+        note.write_text(text, encoding="utf-8")
     return replace(Encoded(**report), resumed=job.kept)
+
+
+def encode_folder(
+    model: Embedder, source: str | Path, target: str | Path, **options: Any
+) -> list[Encoded]:
+    """Encode each file of a folder into a .parquet of its name in another folder.
+
+    A file that is finished is not done again unless it, the model or an option has changed; one
+    that was begun goes on where it was.
+
+    Args:
+        model: encodes.
+        source: folder of .txt, .jsonl, .csv, .tsv or .parquet files; others in it are left alone.
+        target: folder of the outputs, made if it is not there.
+        **options: as for `encode_file`, but rejects.
+
+    Raises:
+        InputError: no file to encode, or two of one name.
+    """
+    files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"{str(source)!r} holds no {', '.join(SUFFIXES)} file")
+    if options.get("rejects") is not None:
+        raise InputError("a folder has no one rejects file; encode its files one by one")
+    names = [path.stem for path in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two files of {str(source)!r} are called {twice!r}; rename one")
+    out = Path(target)
+    out.mkdir(parents=True, exist_ok=True)
+    found = []
+    for path in files:
+        place, note = out / f"{path.stem}.parquet", out / f".{path.stem}.json"
+        found.append(encode_file(model, path, place, note=note, **options))
+    return found
 
 
 def _check_output(out: Path, reader: Source, worker: Worker) -> None:
@@ -192,29 +241,64 @@ def _digest(records: Sequence[Record]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(seen.digest(), dtype=np.uint8)
 
 
-def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any) -> int:
+def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any, crew: Crew | None) -> int:
     """Encode every block that is not yet there; return how many there are."""
     count = 0
-    for index, records in enumerate(_blocks(source, size)):
-        digest = _digest(records)
-        block = job.load(index)
-        if block is None:
-            block = {**worker(records, source.name), "digest": digest}
-            if worker.ranges is not None and job.ranges() is None:
-                job.fix_ranges(worker.ranges)
-            job.save(index, block)
-        elif not np.array_equal(block["digest"], digest):
-            raise JobError(
-                f"{source.name} has changed since the job was begun: the records at "
-                f"{records[0].place} to {records[-1].place} are other ones. {_ANEW}"
-            )
-        elif worker.needs_ranges and worker.ranges is None and len(block["columns"]):
-            raise JobError(f"{job.part} has lost its ranges.npy. {_ANEW}")
-        count = index + 1
-        moved()
+
+    def missing() -> Iterator[Task]:
+        nonlocal count
+        for index, records in enumerate(_blocks(source, size)):
+            count = index + 1
+            digest = _digest(records)
+            if not _is_there(job, index, records, digest, worker, source):
+                yield Task(index, records, digest, source.name, worker.ranges)
+            moved()
+
+    for index, block in _encoded(worker, missing(), source.name, crew):
+        if worker.ranges is not None and job.ranges() is None:
+            job.fix_ranges(worker.ranges)
+        job.save(index, block)
     if job.count() > count:
         raise JobError(f"{source.name} is shorter than when the job was begun. {_ANEW}")
     return count
+
+
+def _encoded(
+    worker: Worker, tasks: Iterator[Task], name: str, crew: Crew | None
+) -> Iterator[tuple[int, Block]]:
+    """Yield each task's index and block; the crew has to wait for the ranges of int8 and uint8."""
+    while crew is None or (worker.needs_ranges and worker.ranges is None):
+        task = next(tasks, None)
+        if task is None:
+            return
+        yield task.index, {**worker(task.records, name), "digest": task.digest}
+    yield from work(crew, tasks)
+
+
+def _is_there(
+    job: Job,
+    index: int,
+    records: Sequence[Record],
+    digest: npt.NDArray[np.uint8],
+    worker: Worker,
+    source: Source,
+) -> bool:
+    """Tell whether an earlier run has finished a block.
+
+    Raises:
+        JobError: it has, of other records.
+    """
+    block = job.load(index)
+    if block is None:
+        return False
+    if not np.array_equal(block["digest"], digest):
+        raise JobError(
+            f"{source.name} has changed since the job was begun: the records at "
+            f"{records[0].place} to {records[-1].place} are other ones. {_ANEW}"
+        )
+    if worker.needs_ranges and worker.ranges is None and len(block["columns"]):
+        raise JobError(f"{job.part} has lost its ranges.npy. {_ANEW}")
+    return True
 
 
 def _take_ranges(worker: Worker, job: Job, sample: Source | None, size: int) -> None:
