@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import embedlm
 from embedlm.backbone import load_backbone
-from embedlm.encode.plan import common_prefix, plan
+from embedlm.encode.plan import PACK_COST, common_prefix, grouped, plan
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.recipe import Backbone
 from tests.models import DECODERS, ENCODERS, STUBBORN
@@ -124,7 +124,7 @@ def test_shared_prefixes_change_nothing(model_folder, name, pooling):
     run = model.backbone._packed
     model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
     assert relative(model.encode(TEXTS, batch_tokens=60), alone) < 1e-4
-    prefix = common_prefix(rows)
+    prefix = common_prefix(min(rows), max(rows))
     assert len(tokens) > 2
     assert sum(tokens) == prefix + sum(len(row) - prefix for row in rows), "run once in all"
 
@@ -171,9 +171,99 @@ def test_a_plan_holds_every_row_once(rows, budget, share):
     for pack in packs:
         inside = [rows[i] for i in pack.items.tolist()]
         assert pack.prefix < min(map(len, inside))
-        assert pack.prefix <= common_prefix(inside)
+        assert pack.prefix <= common_prefix(min(inside), max(inside))
         own = sum(len(row) - pack.prefix for row in inside)
         assert len(inside) == 1 or pack.prefix + own <= max(budget, pack.prefix + budget // 2)
+
+
+LEADS = [[1] * 40, [1] * 20 + [2] * 30, [3] * 60, [3] * 10 + [4] * 2, []]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(LEADS), st.lists(st.integers(5, 7), min_size=1, max_size=9)),
+        min_size=1,
+        max_size=80,
+    )
+)
+def test_groups_share_what_is_worth_it(parts):
+    rows = [lead + own for lead, own in parts]
+    groups = grouped(rows)
+    assert sorted(i for _, items in groups for i in items.tolist()) == list(range(len(rows)))
+    cost = 0
+    for prefix, items in groups:
+        own = [rows[i] for i in items.tolist()]
+        assert prefix < min(map(len, own))
+        assert prefix <= common_prefix(min(own), max(own))
+        cost += prefix + sum(len(row) - prefix for row in own) + PACK_COST
+    one = min(common_prefix(min(rows), max(rows)), min(map(len, rows)) - 1)
+    one = one if one >= 4 and len(rows) > 1 else 0
+    assert cost <= one + sum(len(row) - one for row in rows) + PACK_COST
+
+
+def test_several_prefixes_in_one_batch_are_each_run_once(model_folder):
+    """Two long instructions, and texts without: no one declares what they share."""
+    model = embedlm.load(model_folder("llama"), "e5-mistral", dtype="float32")
+    leads = ["one two three four five six seven " * 4, "seven six five four three " * 5]
+    texts = [f"{TEXTS[i % len(TEXTS)]} {i}" for i in range(36)]
+    instructions = [leads[i % 3] if i % 3 < 2 else "" for i in range(36)]
+    rows = model.render(texts, "query", instructions).ids
+    groups = grouped(rows)
+    assert sorted(prefix > 60 for prefix, _ in groups) == [False, True, True]
+    tokens = []
+    run = model.backbone._packed
+    model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
+    for budget in (100_000, 300):
+        tokens.clear()
+        found = model.encode(texts, "query", instructions, batch_tokens=budget)
+        wanted = sum(
+            prefix + sum(len(rows[i]) - prefix for i in items.tolist()) for prefix, items in groups
+        )
+        assert sum(tokens) == wanted < sum(map(len, rows)) / 2
+    alone = [model.encode(t, "query", own) for t, own in zip(texts, instructions, strict=True)]
+    assert relative(found, np.stack(alone)) < 1e-4
+
+
+def test_int8_stays_close_and_is_not_saved(model_folder, tmp_path):
+    whole = load(model_folder, "qwen3").encode(TEXTS)
+    model = load(model_folder, "qwen3", dtype="int8")
+    found = model.encode(TEXTS)
+    cosine = (whole * found).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(found, axis=1)
+    assert cosine.min() > 0.99
+    assert not np.array_equal(whole, found)
+    alone = np.stack([model.encode(text) for text in TEXTS])  # a token's scale is its own
+    assert relative(found, alone) < 1e-2
+    with pytest.raises(UnsupportedError, match="int8"):
+        model.save_pretrained(tmp_path / "out")
+    with pytest.raises(UnsupportedError, match="no plain linear layers"):
+        load(model_folder, "gpt2", dtype="int8")
+
+
+def test_a_pack_that_does_not_fit_is_halved_and_the_size_remembered(model_folder):
+    model = load(model_folder, "llama")
+    run = model.backbone.run
+    sizes = []
+
+    def small(rows, *, prefix=0, **options):
+        sizes.append(prefix + sum(len(row) - prefix for row in rows))
+        if sizes[-1] > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(rows, prefix=prefix, **options)
+
+    model.backbone.run = small
+    texts = [f"{text} {i}" for i in range(5) for text in TEXTS]
+    found = model.encode(texts)
+    assert max(sizes) > 100
+    first = len(sizes)
+    assert model.backbone.budget <= 100
+    assert relative(found, np.stack([model.encode(text) for text in texts])) < 1e-4
+    sizes.clear()
+    model.encode(texts)
+    assert max(sizes) <= 100
+    assert len(sizes) < first
+    model.backbone.run = lambda rows, **_: small([list(range(200))])
+    with pytest.raises(embedlm.errors.JobError, match="too large for the memory"):
+        model.encode(["one"])
 
 
 def test_packs_of_a_job_are_about_equal():

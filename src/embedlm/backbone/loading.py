@@ -21,6 +21,7 @@ from embedlm.backbone._files import (
 from embedlm.backbone.adapters import apply_adapters
 from embedlm.backbone.compiling import Compiling
 from embedlm.backbone.direction import set_direction
+from embedlm.backbone.int8 import in_int8
 from embedlm.backbone.network import Backbone
 from embedlm.backbone.probe import (
     layers_looking_ahead,
@@ -105,11 +106,12 @@ def load_backbone(
     if recipe.sliding_window != "keep":
         window = None if recipe.sliding_window == "off" else int(recipe.sliding_window)
         config.get_text_config().sliding_window = window
+    integers = dtype == "int8"
     with quiet():
         network, missing_head = load_network(
             source,
             config,
-            choose_dtype(dtype, config, place),
+            choose_dtype("auto" if integers else dtype, config, place),
             head=head,
             implementation="eager" if attn == "eager" else "sdpa",
         )
@@ -120,6 +122,8 @@ def load_backbone(
         )
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
+    if integers and (switchable is not None or recipe.kind == "static"):
+        raise UnsupportedError("int8 is for networks whose adapters are merged; take another dtype")
     network = network.to(place)
     body: nn.Module = network.base_model if head else network  # type: ignore[assignment]
     backbone = Backbone(body, load_tokenizer(source), name=source)
@@ -131,11 +135,28 @@ def load_backbone(
     if recipe.kind == "static":
         backbone.static = True
         return backbone
+    if integers:
+        _to_integers(backbone)
     with torch.no_grad(), quiet():
         _settle(backbone, recipe.attention, attn)
     if switchable is not None:
         backbone.compiling = None  # each switch would compile anew
     return backbone
+
+
+def _to_integers(backbone: Backbone) -> None:
+    """Put the layers' products in int8.
+
+    Raises:
+        UnsupportedError: there are none that could be, or the device has no such products.
+    """
+    if backbone.device.type not in ("cpu", "cuda"):
+        raise UnsupportedError(f"{backbone.device.type} has no products of int8; take bfloat16")
+    if not in_int8(backbone.layers):
+        raise UnsupportedError(
+            f"{backbone.name!r} has no plain linear layers to run in int8; take another dtype"
+        )
+    backbone.integers = True
 
 
 def with_head(backbone: Backbone, recipe: BackboneRecipe) -> Backbone:
@@ -144,7 +165,7 @@ def with_head(backbone: Backbone, recipe: BackboneRecipe) -> Backbone:
         backbone.name,
         recipe,
         device=backbone.device,
-        dtype=backbone.dtype,
+        dtype="int8" if backbone.integers else backbone.dtype,
         head=True,
         attn=backbone.implementation if not backbone.packs else "auto",
         adapters=backbone.adapter_folders,

@@ -53,7 +53,8 @@ class Backbone:
         self.adapter_folders: tuple[Path, ...] = ()
         self._states = GivenStates()
         self.static = False
-        self.sharded = False
+        self.sharded = self.integers = False
+        self.budget: int | None = None  # tokens that fit, once a pack did not
         self.causal = True
         self.packs = False
         self.compiling: Compiling | None = None
@@ -322,6 +323,8 @@ class Backbone:
 
     def save(self, folder: Path) -> None:
         """Write config, weights (with the head, where it was loaded) and switchable adapters."""
+        if self.integers:
+            raise UnsupportedError(f"{self.name!r} runs in int8; load it in another dtype to save")
         implementation = self.config._attn_implementation
         if self.compiling is not None:
             self.compiling.stop()

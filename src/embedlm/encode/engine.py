@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,14 +14,17 @@ import torch
 
 from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
-from embedlm.encode.plan import plan
+from embedlm.encode.plan import Pack, plan
 from embedlm.encode.run import Output, needs_segments, run_pack
+from embedlm.errors import JobError
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, text_token_ids
 from embedlm.heads.tokens import TokenLayers
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Engine", "Results", "default_budget"]
 
@@ -34,6 +39,12 @@ def default_budget(device: torch.device) -> int:
     its caches.
     """
     return 32_768 if device.type == "cuda" else 1536
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is of memory; on a CPU it has no class of its own."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "DefaultCPUAllocator" in str(error)
 
 
 @dataclass(slots=True)
@@ -161,25 +172,62 @@ class Engine:
         allowed: list[npt.NDArray[np.int64]] | None,
         role: str | None,
     ) -> Iterator[tuple[npt.NDArray[np.int64], Output]]:
-        share = self.backbone.packs and self.backbone.causal and not batch.unseen
         skipped = self._skipped(role)
-        packs = list(plan(batch.ids, self.budget, share=share))
-        kept = Kept() if len(packs) > 1 else None
-        for pack in packs:
-            yield (
-                pack.items,
-                run_pack(
-                    self.backbone,
-                    batch,
-                    pack,
-                    self.pooling,
-                    self.heads,
-                    allowed=allowed,
-                    weight_V=self.weight_V,
-                    projection=self.projection,
-                    latent=self.latent,
-                    token_layers=self.token_layers,
-                    skipped=skipped,
-                    kept=kept,
-                ),
-            )
+        left: npt.NDArray[np.int64] = np.arange(len(batch.ids))
+        while len(left):
+            packs = self._planned(batch, left)
+            shares = Counter(pack.group for pack in packs)
+            kept = {group: Kept() for group, count in shares.items() if count > 1}
+            for done, pack in enumerate(packs):
+                try:
+                    output = run_pack(
+                        self.backbone,
+                        batch,
+                        pack,
+                        self.pooling,
+                        self.heads,
+                        allowed=allowed,
+                        weight_V=self.weight_V,
+                        projection=self.projection,
+                        latent=self.latent,
+                        token_layers=self.token_layers,
+                        skipped=skipped,
+                        kept=kept.get(pack.group),
+                    )
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    self._smaller(batch, pack, error)
+                    left = np.concatenate([later.items for later in packs[done:]])
+                    break
+                yield pack.items, output
+            else:
+                return
+
+    def _planned(self, batch: RenderedBatch, left: npt.NDArray[np.int64]) -> list[Pack]:
+        """Return the packs of some of a batch's rows."""
+        share = self.backbone.packs and self.backbone.causal and not batch.unseen
+        budget = min(self.budget, self.backbone.budget or self.budget)
+        packs = plan([batch.ids[item] for item in left.tolist()], budget, share=share)
+        return [Pack(left[pack.items], pack.prefix, pack.group) for pack in packs]
+
+    def _smaller(self, batch: RenderedBatch, pack: Pack, error: Exception) -> None:
+        """Remember that a pack was too large for the memory, and halve what is run at once.
+
+        Raises:
+            Exception: the error, where it is another one.
+            JobError: one text alone is too large.
+        """
+        if not _out_of_memory(error):
+            raise error
+        if self.backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        tokens = sum(len(batch.ids[item]) for item in pack.items.tolist())
+        if len(pack.items) == 1:
+            raise JobError(
+                f"a text of {tokens} tokens is too large for the memory of "
+                f"{self.backbone.device}; shorten texts (max_length), take a smaller dtype or "
+                "another device"
+            ) from error
+        own = tokens - (len(pack.items) - 1) * pack.prefix
+        budget = max(1, min(own, self.backbone.budget or own) // 2)
+        self.backbone.budget = budget
+        log.warning("out of memory with %d tokens at once; %d from now on", own, budget)

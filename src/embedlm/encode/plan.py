@@ -1,21 +1,26 @@
 """Which rendered texts run together, and what they share.
 
-Rows are sorted by length, so that rows of one length stand together, and filled into packs up to a
-token budget. Under a causal mask the ids that all rows begin with are run once a pack.
+Under a causal mask ids that rows begin with alike are run once: rows are grouped by the prefixes
+that a trie of them finds, where that saves more than a further pack costs. Within a group rows are
+sorted by length, so that rows of one length stand together, and filled into packs up to a token
+budget.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Pack", "common_prefix", "plan"]
+__all__ = ["Pack", "common_prefix", "grouped", "plan"]
 
 MIN_SHARED = 4
 """A shorter common prefix is not worth sharing."""
+PACK_COST = 256
+"""Tokens that must be saved for each further group: a small pack runs at a lower rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +31,16 @@ class Pack:
     """Which of the planned rows, shortest first."""
     prefix: int
     """Leading ids that all of them share and that are run once; 0: none."""
+    group: int = 0
+    """Packs of one group share the same prefix."""
 
 
-def common_prefix(rows: Sequence[list[int]]) -> int:
-    """Return how many leading ids all rows share."""
-    low, high = min(rows), max(rows)
-    for index, (a, b) in enumerate(zip(low, high, strict=False)):
-        if a != b:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many leading ids two rows share."""
+    for index, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
             return index
-    return min(len(low), len(high))
+    return min(len(a), len(b))
 
 
 def plan(rows: Sequence[list[int]], budget: int, *, share: bool) -> Iterator[Pack]:
@@ -50,18 +56,90 @@ def plan(rows: Sequence[list[int]], budget: int, *, share: bool) -> Iterator[Pac
     if not rows:
         return
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    prefix = 0
+    groups = [(0, np.arange(len(rows)))]
     if share and len(rows) > 1:
-        # Every row keeps a token of its own, so that it has a state to pool.
-        prefix = min(common_prefix(rows), int(lengths.min()) - 1)
-        prefix = prefix if prefix >= MIN_SHARED else 0
-    order = np.argsort(lengths, kind="stable")
-    own = lengths[order] - prefix
-    start = 0
-    while start < len(order):
-        end = start + _fill(own[start:], max(budget - prefix, budget // 2, 1))
-        yield Pack(order[start:end], prefix)
-        start = end
+        groups = grouped(rows)
+    for number, (prefix, items) in enumerate(groups):
+        order = items[np.argsort(lengths[items], kind="stable")]
+        own = lengths[order] - prefix
+        start = 0
+        while start < len(order):
+            end = start + _fill(own[start:], max(budget - prefix, budget // 2, 1))
+            yield Pack(order[start:end], prefix, number)
+            start = end
+
+
+@dataclass(slots=True)
+class _Node:
+    """Rows that stand together in the trie and begin with the same `prefix` ids."""
+
+    prefix: int
+    start: int
+    stop: int
+    children: list[_Node]
+
+
+def grouped(rows: Sequence[Sequence[int]]) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    """Return (shared prefix, rows) of the groups that leave the fewest tokens to run.
+
+    A group costs its rows' tokens with the prefix once, and PACK_COST. Rows that gain nothing by a
+    group of their own stay with what all of the next larger part of the trie share. Every row keeps
+    a token of its own, so that it has a state to pool.
+    """
+    order = sorted(range(len(rows)), key=lambda item: list(rows[item]))
+    ends = [len(rows[item]) - 1 for item in order]
+    shared = [
+        min(common_prefix(rows[a], rows[b]), ends[place], ends[place + 1])
+        for place, (a, b) in enumerate(pairwise(order))
+    ]
+    found = [
+        (node.prefix, np.array(sorted(order[place] for place in places), dtype=np.int64))
+        for node, places in _split(_tree(shared))
+    ]
+    return [(prefix if prefix >= MIN_SHARED and len(own) > 1 else 0, own) for prefix, own in found]
+
+
+def _tree(shared: Sequence[int]) -> _Node:
+    """Return the trie's branching nodes, from the prefix lengths that neighbours share."""
+    stack = [_Node(0, 0, 0, [])]
+    for place, prefix in enumerate(shared):
+        last: _Node | None = None
+        start = place
+        while stack[-1].prefix > prefix:
+            last = stack.pop()
+            last.stop, start = place + 1, last.start
+            if stack[-1].prefix >= prefix:
+                stack[-1].children.append(last)
+                last = None
+        if stack[-1].prefix < prefix:
+            stack.append(_Node(prefix, start, start, [last] if last is not None else []))
+    while len(stack) > 1:
+        last = stack.pop()
+        last.stop = len(shared) + 1
+        stack[-1].children.append(last)
+    stack[0].stop = len(shared) + 1
+    root = stack[0]
+    whole = len(root.children) == 1 and root.children[0].stop - root.children[0].start == root.stop
+    return root.children[0] if whole else root
+
+
+def _split(node: _Node) -> list[tuple[_Node, list[int]]]:
+    """Return the groups of a node's rows: those that are worth one of their own, and the rest."""
+    found: list[tuple[_Node, list[int]]] = []
+    apart: set[int] = set()
+    waiting = list(node.children)
+    while waiting:
+        child = waiting.pop()
+        count = child.stop - child.start
+        if (count - 1) * child.prefix - count * node.prefix > PACK_COST:
+            found += _split(child)
+            apart |= set(range(child.start, child.stop))
+        else:
+            waiting += child.children
+    rest = [place for place in range(node.start, node.stop) if place not in apart]
+    if rest:
+        found.append((node, rest))
+    return found
 
 
 def _fill(own: npt.NDArray[np.int64], budget: int) -> int:
