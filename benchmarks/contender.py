@@ -23,11 +23,13 @@ WARM_UP = 8
 """Texts embedded before the clock starts."""
 
 
-def run_embedlm(folder: str, work: dict[str, Any], device: str) -> Callable[[int], Vectors]:
+def run_embedlm(
+    folder: str, work: dict[str, Any], device: str, dtype: str
+) -> Callable[[int], Vectors]:
     """Return a call that embeds the first texts of a workload with EmbedLM."""
     import embedlm
 
-    model = embedlm.load(folder, recipe=work["recipe"], device=device, dtype="bfloat16")
+    model = embedlm.load(folder, recipe=work["recipe"], device=device, dtype=dtype)
     shots = work["demonstrations"]
     return lambda count: model.encode(
         work["texts"][:count], demonstrations=shots, show_progress=False
@@ -41,7 +43,9 @@ def run_peer(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
 
-    body = Transformer(folder, model_kwargs={"dtype": torch.bfloat16})
+    body = Transformer(
+        folder, model_kwargs={"dtype": getattr(torch, work.get("dtype", "bfloat16"))}
+    )
     pooling = Pooling(body.get_embedding_dimension(), pooling_mode=work["pooling"])
     model = SentenceTransformer(modules=[body, pooling], device=device)
 
@@ -71,7 +75,7 @@ def main() -> None:
     At the end of the input the vectors are written and the peak memory is printed.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("embedlm", "sentence-transformers"))
+    parser.add_argument("name", choices=("embedlm", "embedlm-int8", "sentence-transformers"))
     parser.add_argument("--folder", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -81,8 +85,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     work = json.loads(args.work.read_text(encoding="utf-8"))
-    if args.name == "embedlm":
-        call = run_embedlm(args.folder, work, args.device)
+    if args.name.startswith("embedlm"):
+        dtype = "int8" if args.name == "embedlm-int8" else work.get("dtype", "bfloat16")
+        call = run_embedlm(args.folder, work, args.device, dtype)
     else:
         call = run_peer(args.folder, work, args.device, args.batch_size)
     call(WARM_UP)

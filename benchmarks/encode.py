@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.shape import build_model, flops_per_token, mixed_texts, prompts
 
 Vectors = npt.NDArray[np.float32]
-OURS, PEER = "embedlm", "sentence-transformers"
+OURS, PEER, INTEGERS = "embedlm", "sentence-transformers", "embedlm-int8"
 PEER_BATCH = 32
 """The default of sentence-transformers."""
 ICL = {
@@ -45,9 +45,13 @@ ICL = {
     "pooling": {"kind": "last"},
 }
 WORKLOADS: dict[str, dict[str, Any]] = {
-    "mixed lengths": {"target": 1.8, "count": 256},
-    "MetaEOL, 8 prompts": {"target": 3.0, "count": 48},
-    "five-shot prompts": {"target": 5.0, "count": 48},
+    "mixed lengths": {"target": 3.0, "count": 256},
+    "MetaEOL, 8 prompts": {"target": 4.0, "count": 48},
+    "five-shot prompts": {"target": 8.0, "count": 48},
+    "short queries": {"target": 3.0, "count": 512, "low": 8, "high": 16},
+    "long documents": {"target": 1.8, "count": 8, "low": 2000, "high": 2000},
+    "MetaEOL, short texts": {"target": 8.0, "count": 48, "low": 8, "high": 16},
+    "sentences, built-in model": {"target": 3.0, "count": 4096, "low": 8, "high": 40},
 }
 
 
@@ -56,9 +60,15 @@ def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
     import embedlm
     from embedlm.prompt.template import clean_text, fill
 
-    texts = mixed_texts(tokenizer, count)
+    sizes = {key: WORKLOADS[name][key] for key in ("low", "high") if key in WORKLOADS[name]}
+    texts = mixed_texts(tokenizer, count, **sizes)
     work: dict[str, Any] = {"texts": texts, "demonstrations": None, "pooling": "lasttoken"}
-    if name == "mixed lengths":
+    if name.startswith("sentences"):
+        recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
+        own = json.loads(recipe.model_dump_json())
+        strings = [[text] for text in texts]
+        return {**work, "recipe": own, "pooling": "mean", "strings": strings, "dtype": "float32"}
+    if name in ("mixed lengths", "short queries", "long documents"):
         recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
         own = json.loads(recipe.model_dump_json())
         return {**work, "recipe": own, "pooling": "mean", "strings": [[text] for text in texts]}
@@ -74,6 +84,16 @@ def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
     lead = "".join(shot + one["separator"] for shot in written)
     strings = [[lead + text] for text in texts]
     return {**work, "recipe": ICL, "demonstrations": shots, "strings": strings}
+
+
+def _builtin(place: Path) -> Path:
+    """Write the built-in base in float32, which both sides can load."""
+    import embedlm
+
+    folder = place / "builtin"
+    if not folder.is_dir():
+        embedlm.load("builtin-base", dtype="float32").save_pretrained(folder)
+    return folder
 
 
 class Contender:
@@ -123,16 +143,20 @@ class Contender:
         return np.load(self.out), peak
 
 
-def ceiling() -> float:
+def ceiling(device: str = "cpu") -> float:
     """Return the bfloat16 matrix-product rate in operations a second."""
-    x, w = torch.randn(2048, 1024).bfloat16(), torch.randn(3072, 1024).bfloat16()
+    wide = 1024 if device == "cpu" else 8192
+    rows, outputs = 2 * wide, wide if device != "cpu" else 3072
+    x, w = (torch.randn(n, wide, device=device).bfloat16() for n in (rows, outputs))
     best = float("inf")
     with torch.inference_mode():
         for _ in range(30):
             start = time.perf_counter()
             torch.nn.functional.linear(x, w)
+            if device != "cpu":
+                torch.cuda.synchronize()
             best = min(best, time.perf_counter() - start)
-    return 2 * 2048 * 1024 * 3072 / best
+    return 2 * rows * wide * outputs / best
 
 
 def other_work(seconds: float = 3.0) -> float:
@@ -152,6 +176,8 @@ def other_work(seconds: float = 3.0) -> float:
 
 def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run both contenders on a workload, one after the other."""
+    if name.startswith("sentences"):
+        folder = _builtin(folder.parent)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     target, count = WORKLOADS[name]["target"], args.count or WORKLOADS[name]["count"]
     work = workload(name, tokenizer, count)
@@ -175,6 +201,13 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
         one.end()
     best = min(others, key=lambda size: others[size])
     ratio = statistics.median(theirs / own for own, theirs in pairs)
+    integers = None
+    if args.int8:
+        one = Contender(INTEGERS, folder, args, PEER_BATCH)
+        spent = statistics.median(one.seconds() for _ in range(args.repeats))
+        c, _ = one.end()
+        close = (a * c).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(c, axis=1))
+        integers = {"ratio": seconds[OURS] / spent, "cosine": float(close.min())}
     peaks = {OURS: our_peak, PEER: peer_peak}
     return {
         "workload": name,
@@ -187,6 +220,7 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
         "peer_batch_sizes": others,
         "peer_best": {"batch_size": best, "ratio": others[best] / seconds[OURS]},
         "cosine": float(cosine.min()),
+        "int8": integers,
         "peak_mb": peaks,
         "flops": tokens * flops_per_token(folder),
         "met": bool(ratio >= target and cosine.min() >= 0.9995 and peaks[OURS] <= peaks[PEER]),
@@ -216,6 +250,10 @@ def show(rows: list[dict[str, Any]], rate: float, busy: float, args: argparse.Na
             f"| {shares[0]:.0%} / {shares[1]:.0%} | {peak[OURS]:.0f} / {peak[PEER]:.0f} "
             f"| {'yes' if row['met'] else 'no'} |"
         )
+    for row in rows:
+        if row["int8"] is not None:
+            times, close = row["int8"]["ratio"], row["int8"]["cosine"]
+            print(f"{row['workload']} in int8: {times:.2f} times as fast, cosine {close:.5f}")
 
 
 def arguments() -> argparse.Namespace:
@@ -234,6 +272,8 @@ def arguments() -> argparse.Namespace:
         default=[8, 16, 64],
         help="of sentence-transformers, tried once each beside its default; empty for none",
     )
+    parser.add_argument("--shape", choices=("0.6B", "7B"), default="0.6B")
+    parser.add_argument("--int8", action="store_true", help="measure EmbedLM in int8 too")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -245,10 +285,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.model or Path(temporary)) / "model"
-        build_model(folder, layers=4 if args.quick else 28)
-        rate = ceiling()
+        build_model(folder, layers=4 if args.quick else 28, shape=args.shape)
+        rate = ceiling(args.device)
         rows = [measure(folder, name, args) for name in WORKLOADS if args.only in (None, name)]
-        rate = max(rate, ceiling())
+        rate = max(rate, ceiling(args.device))
     if args.json:
         about = {"ceiling": rate, "threads": args.threads, "busy": busy, "quick": args.quick}
         print(json.dumps({**about, "rows": rows}, indent=2))

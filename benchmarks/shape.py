@@ -61,23 +61,28 @@ def _built_layers(folder: Path) -> int | None:
     return int(config["num_hidden_layers"])
 
 
-def build_model(folder: Path, *, layers: int = 28, head: bool = False) -> Path:
-    """Write a Qwen3-0.6B-shaped model in bfloat16 with its tokenizer; return the folder."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16},
+    "7B": {"hidden_size": 4096, "intermediate_size": 12_288, "num_attention_heads": 32},
+}
+"""Of Qwen3-0.6B, and about those of a model of 7B."""
+
+
+def build_model(folder: Path, *, layers: int = 28, head: bool = False, shape: str = "0.6B") -> Path:
+    """Write a Qwen3-shaped model in bfloat16 with its tokenizer; return the folder."""
     if _built_layers(folder) == layers:
         build_tokenizer().save_pretrained(folder)
         return folder
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=1024,
-        intermediate_size=3072,
         num_hidden_layers=layers,
-        num_attention_heads=16,
         num_key_value_heads=8,
         head_dim=128,
         max_position_embeddings=32_768,
         tie_word_embeddings=True,
         dtype="bfloat16",
+        **SHAPES[shape],
     )
     model: Any = Qwen3ForCausalLM(config)
     model.to(torch.bfloat16)

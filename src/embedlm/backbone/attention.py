@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import AttentionInterface
 
-from embedlm.backbone import products
+from embedlm.backbone import products, varlen
 from embedlm.backbone.products import How
 
 __all__ = ["NAME", "Kept", "Layout", "current", "layout"]
@@ -177,8 +177,9 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         query, key = query.to(value.dtype), key.to(value.dtype)
     if _current.kept is not None:
         key, value = _current.kept.join(key, value, plan.prefix)
-    if products.suits(query) and not how.dropout:
-        return products.attend_packed(query, key, value, plan, how)
+    at_once = _at_once(query, key, value, plan, how)
+    if at_once is not None:
+        return at_once
     if torch.is_grad_enabled():
         return _recorded(query, key, value, plan, how).transpose(0, 1).unsqueeze(0)
     # Each part writes its rows where they belong.
@@ -196,6 +197,21 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         for group in plan.groups():
             _own(group, query, key, value, how, shared, out_HTD, plan.absent)
     return out_HTD.transpose(0, 1).unsqueeze(0)
+
+
+def _at_once(query: Tensor, key: Tensor, value: Tensor, plan: Layout, how: How) -> Tensor | None:
+    """Attend to all sequences at once, where the device has a fast way that does."""
+    if products.suits(query) and not how.dropout:
+        return products.attend_packed(query, key, value, plan, how)
+    if not varlen.suits(query, how) or (plan.prefix and not _unwindowed(plan, how)):
+        return None
+    try:
+        return varlen.attend(query, key, value, plan, how)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ImportError, TypeError) as error:
+        varlen.switch_off(error)
+        return None
 
 
 def _recorded(query: Tensor, key: Tensor, value: Tensor, plan: Layout, how: How) -> Tensor:
@@ -254,9 +270,13 @@ def _sequences(
 
 def _mergeable(plan: Layout, query: Tensor, how: How) -> bool:
     """Tell whether the prefix can be attended to apart: no window ends inside it."""
-    longest = plan.prefix + max(plan.lengths)
     plain = not how.softcap and not how.dropout
-    return query.device.type == "cpu" and plain and (how.window is None or longest <= how.window)
+    return query.device.type == "cpu" and plain and _unwindowed(plan, how)
+
+
+def _unwindowed(plan: Layout, how: How) -> bool:
+    """Tell whether every token of a sequence sees all of the prefix."""
+    return how.window is None or plan.prefix + max(plan.lengths) <= how.window
 
 
 def _merged(

@@ -177,8 +177,11 @@ class Backbone:
         ids = [*rows[0][held:prefix], *(i for row in rows for i in row[prefix:])]
         given = positions or [range(len(row)) for row in rows]
         places = [*given[0][held:prefix], *(p for row in given for p in row[prefix:])]
-        ids_1T = torch.tensor([ids], device=self.device)
-        positions_1T = torch.tensor([places], device=self.device) + self._position_offset
+        both = torch.tensor([ids, places])
+        if self.device.type == "cuda":  # the copy does not wait for what is being run
+            both = both.pin_memory().to(self.device, non_blocking=True)
+        ids_1T, positions_1T = both.to(self.device)[:, None]
+        positions_1T = positions_1T + self._position_offset
         plan = attention.Layout(tuple(own), self.causal, prefix, held > 0)
         h_TD = self._packed(ids_1T, positions_1T, plan, layers, kept)
         if before_PD is not None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Engine", "Results", "default_budget"]
 
+T = TypeVar("T")
+
 CHUNK = 2048
 """Texts rendered at once, while the chunk before is run."""
 
@@ -39,6 +42,17 @@ def default_budget(device: torch.device) -> int:
     its caches.
     """
     return 32_768 if device.type == "cuda" else 1536
+
+
+def _behind(packs: Iterator[T]) -> Iterator[T]:
+    """Yield each one when the next is under way: an accelerator does not wait for the copy."""
+    before = next(packs, None)
+    for one in packs:
+        assert before is not None
+        yield before
+        before = one
+    if before is not None:
+        yield before
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -117,12 +131,13 @@ class Engine:
         with torch.no_grad() if self.backbone.sharded else torch.inference_mode():
             for chunk, batches, allowed in self._rendered(chunks, request):
                 for batch in batches:
-                    for items, output in self._packs(batch, allowed, request.role):
+                    for items, output in _behind(self._packs(batch, allowed, request.role)):
+                        vectors = None if output.dense is None else output.dense.cpu().numpy()
                         for place, item in enumerate(items.tolist()):
                             job = chunk[item]
                             share = job.share / len(batches)
-                            if dense is not None and output.dense is not None:
-                                dense[job.target] += share * output.dense[place].cpu().numpy()
+                            if dense is not None and vectors is not None:
+                                dense[job.target] += share * vectors[place]
                             if sparse:
                                 sparse[job.target].append(output.sparse[place])
                             if multi:
