@@ -196,6 +196,48 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny_llama, data, t
     assert not (tmp_path / "model").exists()
 
 
+def test_too_little_memory_is_told_before_the_first_step(tiny_llama, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("embedlm.training.loop.free_memory", lambda device: 1000)
+    plan = a_plan(tiny_llama, ("info_nce", {}))
+    with pytest.raises(JobError, match=r"for gradients and the optimiser .* train: adapter"):
+        train(plan, tmp_path, data=data, device="cpu")
+    assert not list(tmp_path.glob("stage-1-s0/checkpoints/*"))
+
+
+def test_running_out_of_memory_keeps_the_last_checkpoint(tiny_llama, data, tmp_path, monkeypatch):
+    from embedlm.training.student import Student
+
+    own, calls = Student.plan, []
+
+    def plan_of(self, asks):
+        calls.append(1)
+        if len(calls) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(self, asks)
+
+    plan = a_plan(tiny_llama, ("info_nce", {}), checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Student, "plan", plan_of)
+        with pytest.raises(JobError, match=r"out of memory at step 5; .*step 4.*chunk_tokens"):
+            train(plan, tmp_path, data=data, device="cpu")
+    train(plan, tmp_path, data=data, device="cpu")  # goes on
+
+
+def test_several_teachers_are_one_with_their_mean_scores(tiny_llama, model_folder, data, tmp_path):
+    from embedlm.training.batches import Row
+    from embedlm.training.guide import Guide, Panel
+
+    folders = [str(tiny_llama), str(model_folder("qwen3"))]
+    guides = [Guide(embedlm.load(folder, "plain-mean", device="cpu")) for folder in folders]
+    rows = [Row(0, "a river", ("water", "an engine")), Row(0, "music", ("piano", "trade"))]
+    mean = sum(guide.scores(rows) for guide in guides) / 2
+    torch.testing.assert_close(Panel(guides).scores(rows), mean)
+    (data / "bare.jsonl").write_text('{"query": "a", "pos": ["b"]}\n{"query": "c", "pos": ["d"]}\n')
+    loss = {"kind": "kl_distill", "options": {"teachers": folders}}
+    stage = {"objective": [loss], "data": [{"source": "bare.jsonl"}], "optimizer": {"steps": 2}}
+    train(a_plan(tiny_llama, ("kl_distill", stage)), tmp_path, data=data, device="cpu")
+
+
 def test_a_full_disk_is_told(run, tiny_llama, data, tmp_path):
     file = tmp_path / "plan.yaml"
     file.write_text(yaml.safe_dump(a_plan(tiny_llama, ("info_nce", {}))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 from embedlm.errors import InputError, closest
@@ -16,6 +17,7 @@ __all__ = [
     "check_demonstrations",
     "check_instructions",
     "check_texts",
+    "led",
     "translate_spellings",
 ]
 
@@ -28,13 +30,18 @@ AUTO = "auto"
 class Texts:
     """Checked texts."""
 
-    items: list[str]
+    items: list[Any]
+    """Strings; or tuples of token ids, where ids were given."""
     single: bool
     """Whether one string was given, so that one vector is wanted."""
 
 
-def check_texts(texts: Any) -> Texts:
+def check_texts(texts: Any, *, ids: bool = False) -> Texts:
     """Return the texts of a string, a mapping with `text`, or an iterable of these.
+
+    Args:
+        texts: what was given.
+        ids: whether rows of token ids may stand in the texts' place.
 
     Raises:
         InputError: something else, or a string that cannot be encoded as UTF-8.
@@ -46,7 +53,32 @@ def check_texts(texts: Any) -> Texts:
             f"texts is {type(texts).__name__}; give a string, or a list of strings or of "
             '{"text": ...}'
         )
-    return Texts([_text(item, index) for index, item in enumerate(texts)], False)
+    given = list(texts)
+    if ids and given and not isinstance(given[0], str | Mapping) and hasattr(given[0], "__len__"):
+        return Texts([_ids(item, index) for index, item in enumerate(given)], False)
+    return Texts([_text(item, index) for index, item in enumerate(given)], False)
+
+
+def _ids(item: Any, index: int) -> tuple[int, ...]:
+    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
+        raise InputError(
+            f"item {index} is {type(item).__name__}, and the first one is a row of token ids; give "
+            "texts or ids, not both"
+        )
+    row = tuple(item)
+    for one in row:
+        if isinstance(one, bool) or not isinstance(one, Integral):
+            raise InputError(f"item {index} holds {_short(one)}, which is no token id")
+    if not row:
+        raise InputError(f"item {index} holds no token id; leave it out")
+    return tuple(int(one) for one in row)
+
+
+def led(items: list[Any], lead: str | None) -> list[Any]:
+    """Return texts with a prompt written before each."""
+    if lead and any(not isinstance(item, str) for item in items):
+        raise InputError("token ids are run as they are; a prompt cannot be written before them")
+    return [lead + item for item in items] if lead else items
 
 
 def _text(item: Any, index: int) -> str:

@@ -18,6 +18,7 @@ from embedlm._inputs import (
     check_demonstrations,
     check_instructions,
     check_texts,
+    led,
     translate_spellings,
 )
 from embedlm._progress import progress
@@ -159,7 +160,8 @@ class Embedder:
         """Return vectors of texts, in their order.
 
         Args:
-            texts: a string (one vector, 1-D), or a list of strings or of `{"text": ...}`.
+            texts: a string (one vector, 1-D), or a list of strings, of `{"text": ...}`, or of rows
+                of token ids, which are run as they are.
             role: None, "query", "document" or a name the recipe defines.
             instruction: one string or one per text; None takes the recipe's, "" means none.
             demonstrations: list of `{"instruct": ..., "query": ..., "response": ...}`.
@@ -196,9 +198,8 @@ class Embedder:
             max_length=max_length,
             adapter=adapter,
         )
-        given = check_texts(texts)
-        lead = foreign.get("prompt")
-        items = [lead + text for text in given.items] if lead else given.items
+        given = check_texts(texts, ids=True)
+        items = led(given.items, foreign.get("prompt"))
         found = self._encode(items, options)
         if not isinstance(found, np.ndarray):
             return found
@@ -270,7 +271,7 @@ class Embedder:
     def _jobs(
         self, distinct: list[tuple[str, str | None]], show_progress: bool | None
     ) -> list[Job]:
-        if self.recipe.transform is None:
+        if self.recipe.transform is None or not all(isinstance(one, str) for one, _ in distinct):
             return [Job(text, own, i, 1.0) for i, (text, own) in enumerate(distinct)]
         from embedlm.transform import transform_texts
 

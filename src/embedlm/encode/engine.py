@@ -15,6 +15,7 @@ import torch
 
 from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
+from embedlm.encode.ids import as_rendered
 from embedlm.encode.plan import Pack, plan
 from embedlm.encode.run import Output, needs_segments, run_pack
 from embedlm.errors import JobError
@@ -22,6 +23,7 @@ from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, text_token_ids
 from embedlm.heads.tokens import TokenLayers
+from embedlm.memory import is_out_of_memory
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
@@ -55,12 +57,6 @@ def _behind(packs: Iterator[T]) -> Iterator[T]:
         yield before
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Tell whether an error is of memory; on a CPU it has no class of its own."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "DefaultCPUAllocator" in str(error)
-
-
 @dataclass(slots=True)
 class Results:
     """The outputs of distinct texts, in the order they were given."""
@@ -74,7 +70,8 @@ class Results:
 class Job:
     """One text to embed, maybe one of several whose outputs are averaged."""
 
-    text: str
+    text: str | tuple[int, ...]
+    """Or its token ids, which are run as they are."""
     instruction: str | None
     target: int
     share: float
@@ -164,9 +161,14 @@ class Engine:
     def _render(
         self, chunk: list[Job], request: Request
     ) -> tuple[list[Job], list[RenderedBatch], list[npt.NDArray[np.int64]] | None]:
+        rows = [job.text for job in chunk if not isinstance(job.text, str)]
+        if rows:
+            batch, may = as_rendered(rows, chunk[0].instruction, request, self.backbone)
+            limited = any(isinstance(h, Sparse) and h.restrict == "text" for h in self.heads)
+            return chunk, [batch], may if limited else None
         own = [job.instruction for job in chunk]
         instructions = None if own[0] is None else [str(one) for one in own]
-        texts = [job.text for job in chunk]
+        texts = [str(job.text) for job in chunk]
         segments = needs_segments(self.pooling, self.heads)
         batches = self.renderer.render(texts, request, instructions, segments=segments)
         allowed = None
@@ -231,7 +233,7 @@ class Engine:
             Exception: the error, where it is another one.
             JobError: one text alone is too large.
         """
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -53,6 +53,17 @@ class Guide:
         return SCALE * (q_BD[:, None] * d_MD.view(len(rows), -1, d_MD.shape[1])).sum(2)
 
 
+class Panel:
+    """Several teachers as one: the mean of their scores (DiSCo)."""
+
+    def __init__(self, teachers: Sequence[Guide]) -> None:
+        self.teachers = tuple(teachers)
+
+    def scores(self, rows: Sequence[Row]) -> Tensor:
+        """Return the teachers' mean score of each query with its own documents, s_BG."""
+        return torch.stack([teacher.scores(rows) for teacher in self.teachers]).mean(0)
+
+
 class Judge:
     """A re-ranker that scores queries with their documents and remembers it."""
 

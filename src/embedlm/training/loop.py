@@ -17,12 +17,14 @@ from torch.distributed.tensor import DTensor
 from embedlm._tuning_schema import Stage
 from embedlm.data import Records
 from embedlm.errors import JobError
+from embedlm.memory import free_memory, is_out_of_memory
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, Progress, trainable
 from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.devices import rank, sum_gradients, wait
 from embedlm.training.schedule import learning_rate
 from embedlm.training.sharding import clip_gradients
+from embedlm.training.shards import local
 from embedlm.training.step import Stepper
 
 __all__ = ["Every", "run_steps", "steps_of"]
@@ -77,6 +79,7 @@ def run_steps(
     steps, parameters = steps_of(stage, batches), trainable(modules)
     torch.manual_seed(stepper.seed + rank())
     optimizer = _optimizer(stage, parameters)
+    _check_memory(stage, parameters, stepper.student.backbone.device)
     progress = checkpoints.load(parameters, optimizer) or Progress()
     if batches.hardness is not None:
         batches.hardness.restore(progress.negatives)
@@ -146,7 +149,17 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    told = _gradient(stepper, batches)
+    try:
+        told = _gradient(stepper, batches)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise JobError(
+            f"stage {stepper.stage.name!r} ran out of memory at step {progress.step + 1}; "
+            f"{_last_good(checkpoints)}. Set batching.chunk_tokens (it is "
+            f"{stepper.stage.batching.chunk_tokens}) or make it smaller, shorten texts "
+            "(max_length), or set gradient_checkpointing: true"
+        ) from error
     if batches.hardness is not None:
         progress.negatives = batches.hardness.state()
     sum_gradients(parameters.values())
@@ -154,15 +167,36 @@ def _step(
     norm = clip_gradients(parameters.values(), limit)
     collapsed = norm == 0 and told["loss"] > 0  # all texts have one vector
     if collapsed or not math.isfinite(told["loss"]) or not math.isfinite(norm):
-        kept = checkpoints.steps()
-        where = f"step {kept[-1]} in {checkpoints.folder}" if kept else "none yet"
         raise JobError(
             f"stage {stepper.stage.name!r} diverged at step {progress.step + 1}: the loss is "
-            f"{told['loss']}, the gradient's norm {norm}. The weights were not changed; the last "
-            f"good checkpoint: {where}. Take a smaller learning rate or a longer warm-up"
+            f"{told['loss']}, the gradient's norm {norm}. The weights were not changed; "
+            f"{_last_good(checkpoints)}. Take a smaller learning rate or a longer warm-up"
         )
     optimizer.step()
     return {**told, "norm": norm}
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+    kept = checkpoints.steps()
+    where = f"step {kept[-1]} in {checkpoints.folder}" if kept else "none yet"
+    return f"the last good checkpoint: {where}"
+
+
+def _check_memory(stage: Stage, parameters: dict[str, nn.Parameter], device: torch.device) -> None:
+    """Refuse a stage whose gradients and optimiser alone do not fit beside the model.
+
+    Raises:
+        JobError: with how much is missing.
+    """
+    free = free_memory(device)
+    # A gradient and AdamW's two moments, in the parameters' own dtype.
+    needs = sum(3 * local(p).numel() * p.element_size() for p in parameters.values())
+    if free is not None and needs > free:
+        raise JobError(
+            f"stage {stage.name!r} needs {needs / 2**30:.1f} GiB for gradients and the optimiser "
+            f"beside the model, and {free / 2**30:.1f} GiB of {device} are free; train an adapter "
+            "(train: adapter), or split the model over several devices (sharding: full)"
+        )
 
 
 def _gradient(stepper: Stepper, batches: Batches) -> dict[str, float]:

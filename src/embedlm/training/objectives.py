@@ -60,8 +60,9 @@ EMBEDDING: dict[str, Needs] = {
     "m3_self_distill": Needs("groups", losses.m3_self_distill, head="dense+sparse+multi_vector"),
 }
 """Losses on embeddings, by the name that a plan gives them."""
-_OWN = ("head", "teacher", "reranker")
+_OWN = ("head", "teacher", "teachers", "reranker")
 """Options that are not the function's."""
+_TEACHERS = _OWN[1:]
 
 
 def check_objective(
@@ -94,11 +95,11 @@ def check_objective(
                 f"objective {loss.kind!r} needs hard negatives in every record and a group_size "
                 "of 2 or more; mine some first, or take info_nce"
             )
-        if needs.teacher and not has_scores and not {"teacher", "reranker"} & set(loss.options):
+        if needs.teacher and not has_scores and not set(_TEACHERS) & set(loss.options):
             raise InputError(
                 f"objective {loss.kind!r} needs a teacher's scores in every record (`scores`, or "
-                "pos_scores and neg_scores), or one that gives them: options: {reranker: MODEL} or "
-                "{teacher: MODEL}"
+                "pos_scores and neg_scores), or one that gives them: options: {reranker: MODEL}, "
+                "{teacher: MODEL} or {teachers: [MODEL, ...]}"
             )
         _check_options(loss, needs)
         if needs.guide and not loss.options.get("teacher"):

@@ -145,7 +145,7 @@ def _taught(loss: Loss, teacher: str | None) -> Loss:
     """Return a loss with the plan's teacher, if it takes one and names none."""
     needs = EMBEDDING.get(loss.kind)
     takes = needs is not None and (needs.teacher or needs.guide)
-    if teacher is None or not takes or {"teacher", "reranker"} & set(loss.options):
+    if teacher is None or not takes or {"teacher", "teachers", "reranker"} & set(loss.options):
         return loss
     return loss.model_copy(update={"options": {**loss.options, "teacher": teacher}})
 

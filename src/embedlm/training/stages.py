@@ -25,7 +25,7 @@ from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
 from embedlm.training.checkpoint import Checkpoints, Progress, identity, trainable
 from embedlm.training.dev import metric_of
 from embedlm.training.devices import processes, rank, wait, world
-from embedlm.training.guide import Guide, Judge
+from embedlm.training.guide import Guide, Judge, Panel
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.objectives import check_objective
@@ -219,8 +219,13 @@ class _Run:
         """Return what takes a stage's steps, with the other models that its losses name."""
         plan, options = self.source.plan, {"device": self.device, "dtype": "auto"}
         stepper = Stepper(student, stage, kind, plan.seed, plan.precision)
+        of_teacher = {**options, "dtype": plan.precision}
         if (teacher := self._named(stage, "teacher")) is not None:
-            stepper.guide = Guide(load(teacher, **{**options, "dtype": plan.precision}))
+            stepper.guide = Guide(load(teacher, **of_teacher))
+        named = {str(t): None for o in stage.objective for t in o.options.get("teachers", ())}
+        if named:
+            found = [find_model(name, self.source.folder, self.data) for name in named]
+            stepper.judge = Panel([Guide(load(name, **of_teacher)) for name in found])
         if (reranker := self._named(stage, "reranker")) is not None:
             stepper.judge = Judge(Reranker(reranker, **options))
         return stepper

@@ -23,7 +23,7 @@ from embedlm.training.batches import Batch, Row
 from embedlm.training.bottleneck import BOTTLENECK, backward_bottleneck
 from embedlm.training.devices import gather_rows, largest, rank, share, world
 from embedlm.training.gradcache import backward_cached, backward_plain
-from embedlm.training.guide import Guide, Judge
+from embedlm.training.guide import Guide, Judge, Panel
 from embedlm.training.language import LANGUAGE, backward_language
 from embedlm.training.objectives import EMBEDDING, Parts, head_of, loss_of
 from embedlm.training.student import Ask, Student
@@ -57,7 +57,7 @@ class Stepper:
     seed: int
     precision: str = "float32"
     guide: Guide | None = None
-    judge: Judge | None = None
+    judge: Judge | Panel | None = None
     """Gives the scores that records lack."""
     negatives_BG: Tensor | None = None
     """Cosine of each query of the last batch with its own hard negatives, where they may change."""

@@ -1,0 +1,52 @@
+"""Token ids in the place of texts: no prompt, no tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.backbone import Backbone
+from embedlm.errors import InputError
+from embedlm.prompt.render import SEGMENT_ID, RenderedBatch, Request
+
+__all__ = ["as_rendered"]
+
+
+def as_rendered(
+    rows: Sequence[tuple[int, ...]], instruction: str | None, request: Request, backbone: Backbone
+) -> tuple[RenderedBatch, list[npt.NDArray[np.int64]]]:
+    """Return rows of ids as what a renderer gives, and the ids that a text's words have.
+
+    All tokens count as text but special ones, EOS and mask, which a pooling finds as in a prompt.
+
+    Raises:
+        InputError: ids that the model does not have, too many of them, or something to write around
+            them.
+    """
+    if instruction is not None or request.demonstrations is not None:
+        raise InputError(
+            "token ids are run as they are: no instruction or demonstrations can be written around "
+            "them; give texts, or ids that hold the prompt"
+        )
+    limit = request.max_length or backbone.max_positions
+    special = np.array(sorted(backbone.tokenizer.all_special_ids), dtype=np.int64)
+    segments, words = [], []
+    for row in rows:
+        ids = np.array(row, dtype=np.int64)
+        if ids.min() < 0 or ids.max() >= backbone.vocab_size:
+            wrong = int(ids.min()) if ids.min() < 0 else int(ids.max())
+            raise InputError(
+                f"token id {wrong} is not in the vocabulary (0 to {backbone.vocab_size - 1})"
+            )
+        if limit is not None and len(ids) > limit:
+            raise InputError(f"a row of {len(ids)} token ids is longer than {limit}; cut it")
+        marks = np.full(len(ids), SEGMENT_ID["text"], dtype=np.uint8)
+        marks[np.isin(ids, special)] = SEGMENT_ID["special"]
+        for name in ("eos", "mask"):
+            marks[ids == getattr(backbone.tokenizer, f"{name}_token_id")] = SEGMENT_ID[name]
+        segments.append(marks)
+        words.append(np.unique(ids[~np.isin(ids, special)]))
+    batch = RenderedBatch([list(row) for row in rows], segments, [""] * len(rows))
+    return batch, words
