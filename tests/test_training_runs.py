@@ -199,7 +199,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(tiny_llama, data, t
 def test_too_little_memory_is_told_before_the_first_step(tiny_llama, data, tmp_path, monkeypatch):
     monkeypatch.setattr("embedlm.training.loop.free_memory", lambda device: 1000)
     plan = a_plan(tiny_llama, ("info_nce", {}))
-    with pytest.raises(JobError, match=r"for gradients and the optimiser .* train: adapter"):
+    with pytest.raises(JobError, match=r"for gradients and the optimiser .*train: adapter"):
         train(plan, tmp_path, data=data, device="cpu")
     assert not list(tmp_path.glob("stage-1-s0/checkpoints/*"))
 
@@ -232,7 +232,11 @@ def test_several_teachers_are_one_with_their_mean_scores(tiny_llama, model_folde
     rows = [Row(0, "a river", ("water", "an engine")), Row(0, "music", ("piano", "trade"))]
     mean = sum(guide.scores(rows) for guide in guides) / 2
     torch.testing.assert_close(Panel(guides).scores(rows), mean)
-    (data / "bare.jsonl").write_text('{"query": "a", "pos": ["b"]}\n{"query": "c", "pos": ["d"]}\n')
+    records = [
+        {"query": "a river", "pos": ["water"], "neg": ["trade"]},
+        {"query": "music", "pos": ["piano"], "neg": ["wheel"]},
+    ]
+    (data / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
     loss = {"kind": "kl_distill", "options": {"teachers": folders}}
     stage = {"objective": [loss], "data": [{"source": "bare.jsonl"}], "optimizer": {"steps": 2}}
     train(a_plan(tiny_llama, ("kl_distill", stage)), tmp_path, data=data, device="cpu")

@@ -54,9 +54,17 @@ def check_texts(texts: Any, *, ids: bool = False) -> Texts:
             '{"text": ...}'
         )
     given = list(texts)
-    if ids and given and not isinstance(given[0], str | Mapping) and hasattr(given[0], "__len__"):
+    if ids and given and _begins_with_id(given[0]):
         return Texts([_ids(item, index) for index, item in enumerate(given)], False)
     return Texts([_text(item, index) for index, item in enumerate(given)], False)
+
+
+def _begins_with_id(item: Any) -> bool:
+    """Tell whether something is a row of token ids, by its first entry."""
+    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
+        return False
+    first = next(iter(item), None)
+    return isinstance(first, Integral) and not isinstance(first, bool)
 
 
 def _ids(item: Any, index: int) -> tuple[int, ...]:
