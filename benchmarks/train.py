@@ -4,7 +4,7 @@
 
 Both train the built-in base on one batch of made-up pairs of mixed lengths, with cached gradients
 (GradCache; CachedMultipleNegativesRankingLoss). Each runs in a process of its own; a step counts
-from the second on. `--memory` measures EmbedLM's peak memory at other batch sizes.
+from the second on. `--memory` measures EmbedLM's peak memory alone, at other batch sizes.
 """
 
 from __future__ import annotations
@@ -136,10 +136,10 @@ def one_side(args: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
-def write_pairs(folder: Path, target: Path, count: int) -> int:
-    """Write pairs of mixed lengths; return their tokens."""
+def write_pairs(folder: Path, target: Path, count: int, high: int = 450) -> int:
+    """Write pairs of texts of 4 to `high` tokens; return their tokens."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    texts = list(dict.fromkeys(mixed_texts(tokenizer, 2 * count + count // 4)))[: 2 * count]
+    texts = list(dict.fromkeys(mixed_texts(tokenizer, 3 * count, high=high)))[: 2 * count]
     rows = [{"q": q, "d": d} for q, d in zip(texts[::2], texts[1::2], strict=True)]
     target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return sum(min(len(ids), LENGTH) for ids in tokenizer(texts)["input_ids"])
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", default="")
+    parser.add_argument("--high", type=int, default=450, help="tokens of the longest text")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
@@ -164,7 +165,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder, data = Path(place) / "model", Path(place) / "pairs.jsonl"
         embedlm.load("builtin-base", dtype="float32").save_pretrained(folder)
-        tokens, busy = write_pairs(folder, data, args.pairs), other_work()
+        tokens, busy = write_pairs(folder, data, args.pairs, args.high), other_work()
+        for size in filter(None, args.memory.split(",")):
+            write_pairs(folder, data, int(size), args.high)
+            one = contender("ours", folder, data, int(size), args)
+            print(f"batch {size}: peak {one['peak']:.0f} MB")
+        if args.memory:
+            return
         peak = ceiling()
         work = 4 * tokens * flops_per_token(folder)  # two passes forward, one back (twice the work)
         print(f"{peak / 1e9:.0f} GFLOP/s of bfloat16 products; other work: {busy:.0%}")
@@ -181,10 +188,6 @@ def main() -> None:
                 f"| {work / one['step'] / peak:.0%} | {one['peak']:.0f} | {losses} |"
             )
         print(f"\nratio {found['theirs']['step'] / found['ours']['step']:.2f}, wanted 2")
-        for size in filter(None, args.memory.split(",")):
-            write_pairs(folder, data, int(size))
-            one = contender("ours", folder, data, int(size), args)
-            print(f"batch {size}: peak {one['peak']:.0f} MB")
 
 
 if __name__ == "__main__":
