@@ -145,6 +145,15 @@ def test_a_run_killed_at_random_moments_gives_the_same_weights(run, tiny_llama, 
     assert summary["best_score"] > summary["dev"][0]["score"] + 0.05
 
 
+def test_without_an_output_the_plan_names_it(tiny_llama, data, tmp_path, monkeypatch):
+    from embedlm.cli.train import command
+
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(a_plan(tiny_llama, ("info_nce", {}))))
+    monkeypatch.chdir(tmp_path)
+    command("mine.yaml", data=str(data), device="cpu")
+    assert (tmp_path / "tuned" / "mine" / "model" / "config.json").is_file()
+
+
 def test_the_seed_decides(tiny_llama, data, tmp_path):
     plan = a_plan(tiny_llama, ("info_nce", {"dropout": 0.1}))
     found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -14,7 +15,7 @@ __all__ = ["EXAMPLES", "NAME", "command"]
 NAME = "train"
 EXAMPLES = """Examples:
   embedlm train plan.yaml -o tuned
-  embedlm train examples/llm2vec.yaml -o tuned --scale tiny --data DATA
+  embedlm train examples/llm2vec.yaml --scale tiny --data DATA
   embedlm encode texts.txt -m tuned/model -o vectors.npy"""
 
 
@@ -25,12 +26,13 @@ def command(
     /,
     *,
     output: Annotated[
-        str,
+        str | None,
         Parameter(
             name=["--output", "-o"],
-            help="Folder for stages, checkpoints and the model; an interrupted run goes on there.",
+            help="Folder for stages, checkpoints and the model; an interrupted run goes on there. "
+            "Without it tuned/PLAN.",
         ),
-    ],
+    ] = None,
     model: Annotated[
         str | None, Parameter(name=["--model", "-m"], help="In place of the plan's.")
     ] = None,
@@ -53,6 +55,7 @@ def command(
         else:
             print(_line(kind, values), file=sys.stderr)
 
+    output = output or f"tuned/{Path(plan).stem}"
     train(
         plan,
         output,
