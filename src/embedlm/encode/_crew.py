@@ -46,6 +46,10 @@ class Task:
     """Of the file they are of."""
     ranges: Ranges = None
 
+    def done_by(self, worker: Worker) -> Block:
+        """Return the block of these records."""
+        return {**worker(self.records, self.name), "digest": self.digest}
+
 
 @dataclass(frozen=True, slots=True)
 class Duty:
@@ -73,7 +77,7 @@ class Duty:
         def run(task: Task) -> Block:
             worker.ranges = task.ranges
             with fixed_kernels(model, self.compile):
-                return {**worker(task.records, task.name), "digest": task.digest}
+                return task.done_by(worker)
 
         return run
 

@@ -211,7 +211,7 @@ class Engine:
                         skipped=skipped,
                         kept=kept.get(pack.group),
                     )
-                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                except (RuntimeError, MemoryError) as error:
                     self._smaller(batch, pack, error)
                     left = np.concatenate([later.items for later in packs[done:]])
                     break

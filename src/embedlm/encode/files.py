@@ -254,7 +254,7 @@ def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any, crew: 
                 yield Task(index, records, digest, source.name, worker.ranges)
             moved()
 
-    for index, block in _encoded(worker, missing(), source.name, crew):
+    for index, block in _encoded(worker, missing(), crew):
         if worker.ranges is not None and job.ranges() is None:
             job.fix_ranges(worker.ranges)
         job.save(index, block)
@@ -264,14 +264,14 @@ def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any, crew: 
 
 
 def _encoded(
-    worker: Worker, tasks: Iterator[Task], name: str, crew: Crew | None
+    worker: Worker, tasks: Iterator[Task], crew: Crew | None
 ) -> Iterator[tuple[int, Block]]:
     """Yield each task's index and block; the crew has to wait for the ranges of int8 and uint8."""
     while crew is None or (worker.needs_ranges and worker.ranges is None):
         task = next(tasks, None)
         if task is None:
             return
-        yield task.index, {**worker(task.records, name), "digest": task.digest}
+        yield task.index, task.done_by(worker)
     yield from work(crew, tasks)
 
 

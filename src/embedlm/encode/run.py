@@ -196,10 +196,12 @@ def template_states(
             "pooling.denoise takes the prompt's own state out of a vector, and there is no prompt "
             "around the text; set it to false or give a template"
         )
-    rows = {
-        tuple((batch.ids[item][place], place) for place in kept.tolist()): (item, kept)
-        for item, kept in zip(pack.items.tolist(), places, strict=True)
-    }
+    items = pack.items.tolist()
+    keys = [
+        tuple((batch.ids[item][place], place) for place in kept.tolist())
+        for item, kept in zip(items, places, strict=True)
+    ]
+    rows = dict(zip(keys, zip(items, places, strict=True), strict=True))
     order = {key: index for index, key in enumerate(rows)}
     empty = RenderedBatch(
         [[token for token, _ in key] for key in rows],
@@ -213,10 +215,7 @@ def template_states(
     )
     every = Pack(np.arange(len(rows)), 0)
     v_XD = pooled(h_TD, tokens_of(empty, every, pooling.over, h_TD.device), pooling, latent)
-    own = [
-        order[tuple((batch.ids[item][place], place) for place in kept.tolist())]
-        for item, kept in zip(pack.items.tolist(), places, strict=True)
-    ]
+    own = [order[key] for key in keys]
     return v_XD[torch.tensor(own, device=v_XD.device)]
 
 
