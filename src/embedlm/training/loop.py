@@ -104,6 +104,8 @@ def run_steps(
             ended = every.patience is not None and progress.stale >= every.patience
         due = better or last or ended or _due(progress.step, every.checkpoint)
         if due:
+            if batches.hardness is not None:
+                progress.negatives = batches.hardness.state()
             checkpoints.save(progress, parameters, optimizer)
     modules.eval()
     wait()
@@ -160,8 +162,6 @@ def _step(
             f"{stepper.stage.batching.chunk_tokens}) or make it smaller, shorten texts "
             "(max_length), or set gradient_checkpointing: true"
         ) from error
-    if batches.hardness is not None:
-        progress.negatives = batches.hardness.state()
     sum_gradients(parameters.values())
     limit = stepper.stage.optimizer.max_grad_norm
     norm = clip_gradients(parameters.values(), limit)
