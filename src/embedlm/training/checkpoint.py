@@ -19,7 +19,7 @@ from embedlm._json import read_json
 from embedlm.errors import JobError
 from embedlm.training.devices import rank, wait
 from embedlm.training.gradcache import RandomState
-from embedlm.training.shards import load_local_state, local, local_state
+from embedlm.training.shards import load_local_state, local, local_state, put_weights
 
 __all__ = ["Checkpoints", "Progress", "identity", "trainable"]
 
@@ -143,9 +143,7 @@ class Checkpoints:
         """Put the weights of a checkpoint back."""
         file = self._place(step) / f"weights-{self._own(weights)}.pt"
         found = torch.load(file, map_location="cpu", weights_only=True)
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                local(tensor).copy_(found[name])
+        put_weights(weights, found)
 
     def _place(self, step: int) -> Path:
         return self.folder / f"step-{step}"

@@ -22,7 +22,7 @@ from embedlm.errors import InputError, closest
 from embedlm.losses.multi_vector import maxsim
 from embedlm.training.language import LANGUAGE
 
-__all__ = ["EMBEDDING", "Parts", "check_objective", "head_of", "loss_of"]
+__all__ = ["EMBEDDING", "TEACHERS", "Parts", "check_objective", "head_of", "loss_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ EMBEDDING: dict[str, Needs] = {
 """Losses on embeddings, by the name that a plan gives them."""
 _OWN = ("head", "teacher", "teachers", "reranker")
 """Options that are not the function's."""
-_TEACHERS = _OWN[1:]
+TEACHERS = _OWN[1:]
+"""Those of them that name a model that gives scores."""
 
 
 def check_objective(
@@ -95,7 +96,7 @@ def check_objective(
                 f"objective {loss.kind!r} needs hard negatives in every record and a group_size "
                 "of 2 or more; mine some first, or take info_nce"
             )
-        if needs.teacher and not has_scores and not set(_TEACHERS) & set(loss.options):
+        if needs.teacher and not has_scores and not set(TEACHERS) & set(loss.options):
             raise InputError(
                 f"objective {loss.kind!r} needs a teacher's scores in every record (`scores`, or "
                 "pos_scores and neg_scores), or one that gives them: options: {reranker: MODEL}, "

@@ -16,7 +16,7 @@ from embedlm._validation import validated
 from embedlm.backbone._files import bfloat16_is_fast, choose_device
 from embedlm.errors import InputError, RecipeError
 from embedlm.recipe import Recipe, recipes
-from embedlm.training.objectives import EMBEDDING
+from embedlm.training.objectives import EMBEDDING, TEACHERS
 
 __all__ = ["Dev", "Plan", "find_data", "find_model", "load_plan", "tiny"]
 
@@ -145,7 +145,7 @@ def _taught(loss: Loss, teacher: str | None) -> Loss:
     """Return a loss with the plan's teacher, if it takes one and names none."""
     needs = EMBEDDING.get(loss.kind)
     takes = needs is not None and (needs.teacher or needs.guide)
-    if teacher is None or not takes or {"teacher", "teachers", "reranker"} & set(loss.options):
+    if teacher is None or not takes or set(TEACHERS) & set(loss.options):
         return loss
     return loss.model_copy(update={"options": {**loss.options, "teacher": teacher}})
 

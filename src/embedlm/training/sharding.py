@@ -24,7 +24,7 @@ from embedlm.training.devices import world
 from embedlm.training.shards import local
 from embedlm.training.student import Student
 
-__all__ = ["check_sharding", "clip_gradients", "put_weights", "shard", "whole_weights"]
+__all__ = ["check_sharding", "clip_gradients", "shard", "whole_weights"]
 
 
 def check_sharding(stage: Stage) -> None:
@@ -66,13 +66,6 @@ def whole_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: (w.full_tensor() if isinstance(w, DTensor) else w).detach().cpu()
         for name, w in weights.items()
     }
-
-
-def put_weights(weights: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Copy weights by name."""
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            tensor.copy_(found[name])
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> float:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["load_local_state", "local", "local_state"]
+__all__ = ["load_local_state", "local", "local_state", "put_weights"]
 
 
 def local(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor, or all of one that is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def put_weights(weights: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Copy weights, or this process's parts of them, by name."""
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            local(tensor).copy_(found[name])
 
 
 def local_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.objectives import check_objective
 from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
 from embedlm.training.prepare import dropped, remembered, set_trainable
-from embedlm.training.sharding import check_sharding, put_weights, shard, whole_weights
+from embedlm.training.sharding import check_sharding, shard, whole_weights
+from embedlm.training.shards import put_weights
 from embedlm.training.step import Stepper, heads_of, longest
 from embedlm.training.student import Student
 from embedlm.training.switching import changes_of, check_adapters
