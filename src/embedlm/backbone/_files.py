@@ -115,7 +115,8 @@ def choose_dtype(dtype: str | torch.dtype, config: Any, device: torch.device) ->
         return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in allowed:
-        raise ModelError(f"dtype {dtype!r} is not known; allowed: auto, {', '.join(allowed)}, int8")
+        names = ", ".join(["auto", *allowed, "int8", "fp8"])
+        raise ModelError(f"dtype {dtype!r} is not known; allowed: {names}")
     return allowed[dtype]
 
 

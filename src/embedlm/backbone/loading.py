@@ -21,7 +21,6 @@ from embedlm.backbone._files import (
 from embedlm.backbone.adapters import apply_adapters
 from embedlm.backbone.compiling import Compiling
 from embedlm.backbone.direction import set_direction
-from embedlm.backbone.int8 import in_int8
 from embedlm.backbone.network import Backbone
 from embedlm.backbone.probe import (
     layers_looking_ahead,
@@ -29,11 +28,14 @@ from embedlm.backbone.probe import (
     probe_rows,
     prove_attention,
 )
+from embedlm.backbone.quantised import KINDS, Kind, quantise
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.recipe import Backbone as BackboneRecipe
 
 __all__ = ["load_backbone", "with_head"]
 
+FIRST_FP8 = (8, 9)
+"""The compute capability from which cards have products of fp8."""
 IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager")
 
 
@@ -106,12 +108,12 @@ def load_backbone(
     if recipe.sliding_window != "keep":
         window = None if recipe.sliding_window == "off" else int(recipe.sliding_window)
         config.get_text_config().sliding_window = window
-    integers = dtype == "int8"
+    narrow: Kind | None = dtype if dtype in KINDS else None
     with quiet():
         network, missing_head = load_network(
             source,
             config,
-            choose_dtype("auto" if integers else dtype, config, place),
+            choose_dtype("auto" if narrow else dtype, config, place),
             head=head,
             implementation="eager" if attn == "eager" else "sdpa",
         )
@@ -122,8 +124,10 @@ def load_backbone(
         )
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
-    if integers and (switchable is not None or recipe.kind == "static"):
-        raise UnsupportedError("int8 is for networks whose adapters are merged; take another dtype")
+    if narrow and (switchable is not None or recipe.kind == "static"):
+        raise UnsupportedError(
+            f"{narrow} is for networks whose adapters are merged; take another dtype"
+        )
     network = network.to(place)
     body: nn.Module = network.base_model if head else network  # type: ignore[assignment]
     backbone = Backbone(body, load_tokenizer(source), name=source)
@@ -135,8 +139,8 @@ def load_backbone(
     if recipe.kind == "static":
         backbone.static = True
         return backbone
-    if integers:
-        _to_integers(backbone)
+    if narrow:
+        _to_bytes(backbone, narrow)
     with torch.no_grad(), quiet():
         _settle(backbone, recipe.attention, attn)
     if switchable is not None:
@@ -144,19 +148,28 @@ def load_backbone(
     return backbone
 
 
-def _to_integers(backbone: Backbone) -> None:
-    """Put the layers' products in int8.
+def _to_bytes(backbone: Backbone, kind: Kind) -> None:
+    """Put the layers' products in 8 bits.
 
     Raises:
         UnsupportedError: there are none that could be, or the device has no such products.
     """
     if backbone.device.type not in ("cpu", "cuda"):
-        raise UnsupportedError(f"{backbone.device.type} has no products of int8; take bfloat16")
-    if not in_int8(backbone.layers):
+        raise UnsupportedError(f"{backbone.device.type} has no products of {kind}; take bfloat16")
+    if (
+        kind == "fp8"
+        and backbone.device.type == "cuda"
+        and torch.cuda.get_device_capability(backbone.device) < FIRST_FP8
+    ):
         raise UnsupportedError(
-            f"{backbone.name!r} has no plain linear layers to run in int8; take another dtype"
+            f"{torch.cuda.get_device_name(backbone.device)} has no products of fp8; take int8 or "
+            "bfloat16"
         )
-    backbone.integers = True
+    if not quantise(backbone.layers, kind):
+        raise UnsupportedError(
+            f"{backbone.name!r} has no plain linear layers to run in {kind}; take another dtype"
+        )
+    backbone.quantised = kind
 
 
 def with_head(backbone: Backbone, recipe: BackboneRecipe) -> Backbone:
@@ -165,7 +178,7 @@ def with_head(backbone: Backbone, recipe: BackboneRecipe) -> Backbone:
         backbone.name,
         recipe,
         device=backbone.device,
-        dtype="int8" if backbone.integers else backbone.dtype,
+        dtype=backbone.quantised or backbone.dtype,
         head=True,
         attn=backbone.implementation if not backbone.packs else "auto",
         adapters=backbone.adapter_folders,

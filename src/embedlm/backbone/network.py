@@ -24,6 +24,7 @@ from embedlm.backbone.adapters import Adapters
 from embedlm.backbone.compiling import Compiling
 from embedlm.backbone.given import GivenStates
 from embedlm.backbone.probe import find_layers
+from embedlm.backbone.quantised import Kind
 from embedlm.errors import InputError, UnsupportedError
 
 __all__ = ["Backbone", "Rows"]
@@ -53,7 +54,8 @@ class Backbone:
         self.adapter_folders: tuple[Path, ...] = ()
         self._states = GivenStates()
         self.static = False
-        self.sharded = self.integers = False
+        self.sharded = False
+        self.quantised: Kind | None = None  # the layers' products
         self.budget: int | None = None  # tokens that fit, once a pack did not
         self.causal = True
         self.packs = False
@@ -326,8 +328,10 @@ class Backbone:
 
     def save(self, folder: Path) -> None:
         """Write config, weights (with the head, where it was loaded) and switchable adapters."""
-        if self.integers:
-            raise UnsupportedError(f"{self.name!r} runs in int8; load it in another dtype to save")
+        if self.quantised:
+            raise UnsupportedError(
+                f"{self.name!r} runs in {self.quantised}; load it in another dtype to save"
+            )
         implementation = self.config._attn_implementation
         if self.compiling is not None:
             self.compiling.stop()

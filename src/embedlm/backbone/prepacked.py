@@ -19,12 +19,15 @@ from weakref import WeakKeyDictionary, finalize
 import torch
 from torch import Tensor, nn
 
-__all__ = ["pack", "unpack"]
+__all__ = ["MIDDLE", "pack", "pack_int8", "unpack"]
 
 _DONT_NEED = 4
 """MADV_DONTNEED."""
 TOKENS = 2048
 """The pack size that the layout is chosen for; others work too."""
+
+MIDDLE = 128
+"""Stands for zero in the unsigned bytes that integer products take."""
 
 _packed: dict[int, Tensor] = {}
 """Packed weights by the address of what stands in for the plain one."""
@@ -51,6 +54,35 @@ def _(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight_OI.shape[0])
 
 
+@torch.library.custom_op("embedlm::int8_product", mutates_args=())
+def _int8_product(q_TI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
+    """Return (q - 128) W^T s in float32."""
+    packed, zero_O = _packed[weight_OI.data_ptr()], torch.zeros(len(scale_O), dtype=torch.int32)
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(
+        q_TI, 1.0, MIDDLE, packed, scale_O, zero_O, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return out
+
+
+@_int8_product.register_fake
+def _(q_TI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
+    return scale_O.new_empty(q_TI.shape[0], scale_O.shape[0])  # `len` would fix the size
+
+
+def pack_int8(layer: nn.Module, weight_OI: Tensor) -> Tensor:
+    """Pack a weight of int8; return what stands in for it as long as the layer lives."""
+    packed = torch.ops.onednn.qlinear_prepack(weight_OI, [TOKENS, weight_OI.shape[1]])
+    return _held(layer, packed, weight_OI)
+
+
+def _held(layer: nn.Module, packed: Tensor, weight_OI: Tensor) -> Tensor:
+    """Return a tensor of the weight's shape and of no size, by whose address it is found packed."""
+    stand_in = weight_OI.new_zeros(1)
+    _packed[stand_in.data_ptr()] = packed
+    _release[layer] = finalize(layer, _packed.pop, stand_in.data_ptr(), None)
+    return stand_in.expand(weight_OI.shape)
+
+
 def pack(modules: Iterable[nn.Module]) -> None:
     """Pack the weights of plain bfloat16 linear layers, on a CPU that has such products fast."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -65,10 +97,7 @@ def pack(modules: Iterable[nn.Module]) -> None:
                 continue
             packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), TOKENS)
             _forget(weight_OI, mapped)
-            stand_in = weight_OI.new_zeros(1)
-            _packed[stand_in.data_ptr()] = packed
-            _release[layer] = finalize(layer, _packed.pop, stand_in.data_ptr(), None)
-            layer.weight.data = stand_in.expand(weight_OI.shape)
+            layer.weight.data = _held(layer, packed, weight_OI)
             layer.__class__ = _Prepacked
 
 
