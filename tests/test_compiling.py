@@ -9,8 +9,9 @@ from tests.test_backbone import TEXTS, relative
 
 
 @pytest.fixture(autouse=True)
-def any_size_suits(monkeypatch):
+def any_size_suits(monkeypatch, tmp_path):
     monkeypatch.setattr(compiling, "LEAST", 0)
+    monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path / "cache"))
 
 
 def model(model_folder, name):
@@ -31,13 +32,45 @@ def test_compiled_equals_uncompiled(model_folder, name):
     assert not found.backbone.compiling.active
 
 
-def test_a_long_job_is_compiled_and_a_short_one_is_not(model_folder, monkeypatch):
+@pytest.mark.parametrize(("after", "pays"), [(1.0, True), (3.0, False)])
+def test_a_long_job_is_compiled_and_a_short_one_is_not(model_folder, monkeypatch, after, pays):
+    times = iter([2.0, 5.0, after])
+    monkeypatch.setattr(compiling.Compiling, "_time", lambda self: next(times))
     found = model(model_folder, "llama")
     found.encode(TEXTS)
     assert not found.backbone.compiling.active
-    monkeypatch.setattr(compiling, "REPAID_AFTER", 0.0)
-    found.encode(TEXTS)
-    assert found.backbone.compiling.active
+    nothing = compiling.Costs(0.0, 0.5)
+    nothing.keep(found.backbone.compiling.key)
+    before = found.encode(TEXTS)
+    assert found.backbone.compiling.active == pays
+    measured = compiling.Costs.kept(found.backbone.compiling.key)
+    assert measured == compiling.Costs(7.0, 0.5 if pays else -0.5)
+    assert relative(found.encode(TEXTS), before) < 1e-4
+    assert found.backbone.compiling.active == pays
+
+
+def test_what_lies_ahead_decides(model_folder, monkeypatch):
+    kernels = model(model_folder, "llama").backbone.compiling
+    assert not kernels.worth(10_000)  # nothing is known yet: a guess of 30 s
+    compiling.Costs(1.0, 0.5).keep(kernels.key)
+    pace = kernels._seconds / kernels._tokens
+    assert kernels.worth(int(2.5 / pace))
+    assert not kernels.worth(int(1.5 / pace))
+    compiling.Costs(1.0, -0.5).keep(kernels.key)
+    assert not kernels.worth(10**12)
+
+
+def test_what_is_kept_may_be_broken(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
+    for text in ("", "[]", '{"a": {"seconds": "x"}}', '{"a": 3}'):
+        (tmp_path / "compiling.json").write_text(text)
+        assert compiling.Costs.kept("a") == compiling.Costs()
+    compiling.Costs(2.0, 0.1).keep("a")
+    compiling.Costs(3.0, 0.2).keep("b")
+    assert compiling.Costs.kept("a") == compiling.Costs(2.0, 0.1)
+    monkeypatch.setenv("EMBEDLM_CACHE", "/proc/no/such/place")
+    compiling.Costs(2.0, 0.1).keep("a")
+    assert compiling.Costs.kept("a") == compiling.Costs()
 
 
 def test_a_small_pack_runs_uncompiled(model_folder, monkeypatch):

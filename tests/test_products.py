@@ -93,18 +93,21 @@ def test_only_bfloat16_without_gradient(dtype):
 @pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no fast bfloat16"
 )
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("bias", [True, False])
-def test_packed_weights_give_the_same_and_come_back(bias):
+def test_packed_weights_give_the_same_and_come_back(bias, dtype, monkeypatch):
+    monkeypatch.setattr(prepacked, "_gains", lambda dtype: True)
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(48, 80, bias=bias), nn.GELU(), nn.Linear(80, 33, bias=bias))
-    body = body.bfloat16().requires_grad_(False)
+    body = body.to(dtype).requires_grad_(False)
     before = {name: value.clone() for name, value in body.state_dict().items()}
-    x_BD = torch.randn(7, 48).bfloat16()
+    x_BD = torch.randn(7, 48).to(dtype)
+    close = 2e-2 if dtype == torch.bfloat16 else 1e-5
     with torch.inference_mode():
         wanted_BD = body(x_BD)
         prepacked.pack([body])
         assert body[0].weight.stride() == (0, 0)  # the plain weight is given up
-        torch.testing.assert_close(body(x_BD), wanted_BD, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(body(x_BD), wanted_BD, rtol=close, atol=close)
         prepacked.unpack([body])
         for name, value in body.state_dict().items():
             assert torch.equal(value, before[name])

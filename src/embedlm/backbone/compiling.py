@@ -1,77 +1,189 @@
-"""Compiling layers once a job is long enough to repay it.
+"""Compiling layers where the job is long enough to repay it, by what it has been measured to cost.
 
-Compilation fuses the element-wise work between the matrix products. It costs some seconds once, so
-it is put off until as much time has been spent without it as it is likely to cost: whatever length
-the job turns out to have, at most twice the best possible time is spent. A job that must give the
-same bits when it is run in parts decides at its start instead.
+Compilation fuses the element-wise work between the matrix products. It costs some seconds once.
+What it cost and what it saved the last time is kept in the user's cache folder; where nothing is
+kept, a careful guess stands in. Layers are compiled once the time that has been spent without it,
+and the time that the job at hand will still take, would have saved more than that: whatever comes
+after, not much more than twice the best possible time is spent. A job that must give the same bits
+when it is run in parts decides at its start instead.
+
+Kernels are tuned to the sizes that are seen first: they are compiled on sizes of this module's own
+choice, which are measured too.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
 from embedlm.backbone import prepacked
+from embedlm.user_cache import user_cache
 
-__all__ = ["Compiling"]
+__all__ = ["Compiling", "Costs"]
 
 log = logging.getLogger(__name__)
 
-REPAID_AFTER = 20.0
-"""Seconds of uncompiled work after which layers are compiled."""
-
 LEAST = 512
-"""Tokens from which a pack runs compiled: kernels are tuned to the sizes seen first and kept on
-disk, and those tuned to a few tokens are several times slower on many."""
+"""Tokens from which a pack runs compiled: small ones gain little, and would be compiled anew."""
+TRIAL = 512
+"""Tokens of a trial."""
 
-Mode = Literal["auto", "on", "off"]
+Mode = Literal["auto", "on", "off", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What compiling costs, and what it saves."""
+
+    seconds: float = 30.0
+    """Until the first compiled pass has ended."""
+    share: float = 0.2
+    """Of the time without it."""
+
+    @classmethod
+    def kept(cls, key: str) -> Costs:
+        """Return what was measured for such layers on this machine, else a guess."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(_file().read_text(encoding="utf-8"))[key]
+            return cls(float(kept["seconds"]), float(kept["share"]))
+        return cls()
+
+    def keep(self, key: str) -> None:
+        """Write what was measured; nothing is lost where that is not possible."""
+        file = _file()
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            every = {}
+            with suppress(OSError, ValueError):
+                every = json.loads(file.read_text(encoding="utf-8"))
+            part = file.with_name(f"{file.name}.{os.getpid()}")
+            part.write_text(json.dumps({**every, key: asdict(self)}, indent=1), encoding="utf-8")
+            part.replace(file)
+
+
+def _file() -> Path:
+    return user_cache() / "compiling.json"
 
 
 class Compiling:
-    """Whether a model's layers run compiled."""
+    """Whether a model's layers run compiled, and on packed weights.
 
-    def __init__(self, layers: nn.ModuleList) -> None:
+    `mode` is auto, on, off (packed weights, not compiled) or plain (neither, for training).
+    """
+
+    def __init__(self, layers: nn.ModuleList, trial: Callable[[int], object], key: str) -> None:
+        """Keep what is needed.
+
+        Args:
+            layers: the model's.
+            trial: runs about that many made-up tokens through them.
+            key: names layers of this kind, dtype and device.
+        """
         self.layers = layers
         self.mode: Mode = "auto"
-        self.active = False
-        self._failed = False
-        self._spent = 0.0
+        self.active = self.packed = False
+        self.ahead = 0
+        """Tokens that the job at hand has still to run, as far as is known."""
+        self.key = f"{key}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        self._trial = trial
+        self._failed = self._trying = False
+        self._seconds, self._tokens = 0.0, 0
 
     def suits(self, tokens: int) -> bool:
         """Tell whether a pack of this size may run compiled."""
         return tokens >= LEAST
 
+    def settle(self, *, compiled: bool) -> None:
+        """Fix the kernels now: what follows gives the same bits whatever was run before."""
+        self.mode = "on" if compiled else "off"
+        if not torch.is_grad_enabled():
+            self._prepare()
+
+    def worth(self, tokens: int) -> bool:
+        """Tell whether that many tokens would repay compiling, after a trial where needed."""
+        if self.mode != "auto" or self._failed:
+            return self.mode == "on" and not self._failed
+        if not self._tokens:
+            self._prepare()
+            self._time()
+            self._seconds, self._tokens = self._time(), TRIAL
+        costs = Costs.kept(self.key)
+        return tokens * self._seconds / self._tokens * costs.share > costs.seconds
+
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Time one forward pass, compiling before it if that is due."""
-        if not self.active and not self._failed and not torch.is_grad_enabled():
-            due = self.mode == "on" or (self.mode == "auto" and self._spent > REPAID_AFTER)
-            if due:
-                self._start()
-        elif self.active and self.mode == "off":
-            self.stop()
+    def step(self, tokens: int) -> Iterator[None]:
+        """Time one forward pass of so many tokens, compiling before it if that is due."""
+        if self._trying:
+            yield
+            return
+        if not torch.is_grad_enabled():
+            self._prepare()
         start = time.perf_counter()
         yield
-        self._spent += time.perf_counter() - start
+        self.ahead = max(0, self.ahead - tokens)
+        if not self.active:
+            self._seconds += time.perf_counter() - start
+            self._tokens += tokens
+
+    def _prepare(self) -> None:
+        if self.mode == "plain" or (self.active and self.mode == "off"):
+            self.stop()
+        if self.mode != "plain" and not self.packed:
+            prepacked.pack(self.layers)
+            self.packed = True
+        if not self.active and not self._failed and self._due():
+            self._start()
+
+    def _due(self) -> bool:
+        if self.mode != "auto" or not self._tokens:
+            return self.mode == "on"
+        costs = Costs.kept(self.key)
+        ahead = self.ahead * self._seconds / self._tokens
+        return (self._seconds + ahead) * costs.share > costs.seconds
 
     def _start(self) -> None:
-        prepacked.pack(self.layers)
+        before = self._time()
         for layer in self.layers:
             layer.compile(dynamic=True)
         self.active = True
+        first, after = self._time(), self._time()
+        found = Costs(max(0.0, before + first), 1 - after / before)
+        log.info("layers compiled in %.1f s, which saves %.0f %%", first, 100 * found.share)
+        found.keep(self.key)
+        if found.share <= 0 and self.mode == "auto":
+            self._failed = True
+            self._plain_layers()
 
-    def stop(self) -> None:
-        """Go back to plain layers."""
-        prepacked.unpack(self.layers)
+    def _time(self) -> float:
+        """Return the seconds of a trial."""
+        self._trying = True
+        start = time.perf_counter()
+        try:
+            self._trial(TRIAL)
+        finally:
+            self._trying = False
+        return time.perf_counter() - start
+
+    def _plain_layers(self) -> None:
         for layer in self.layers:
             layer._compiled_call_impl = None
         self.active = False
+
+    def stop(self) -> None:
+        """Go back to plain layers with plain weights."""
+        self._plain_layers()
+        prepacked.unpack(self.layers)
+        self.packed = False
 
     def give_up(self, error: Exception) -> bool:
         """Go on uncompiled after a failure; tell whether that can help."""
@@ -79,5 +191,5 @@ class Compiling:
             return False
         log.warning("layers run uncompiled, because compiling failed: %s", str(error)[:200])
         self._failed = True
-        self.stop()
+        self._plain_layers()
         return True

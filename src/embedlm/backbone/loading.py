@@ -22,6 +22,7 @@ from embedlm.backbone.adapters import apply_adapters
 from embedlm.backbone.compiling import Compiling
 from embedlm.backbone.direction import set_direction
 from embedlm.backbone.network import Backbone
+from embedlm.backbone.prepacked import processor
 from embedlm.backbone.probe import (
     layers_looking_ahead,
     packing_is_exact,
@@ -36,6 +37,7 @@ __all__ = ["load_backbone", "with_head"]
 
 FIRST_FP8 = (8, 9)
 """The compute capability from which cards have products of fp8."""
+TRIAL_ROW = 32
 IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager")
 
 
@@ -64,7 +66,7 @@ def _settle_packed(backbone: Backbone, wanted: str, uniform: bool, required: boo
     if uniform and taken and packing_is_exact(backbone, before):
         prove_attention(backbone, wanted)
         backbone.packs = True
-        backbone.compiling = Compiling(backbone.layers)
+        backbone.compiling = _compiling(backbone)
         return
     model.set_attn_implementation(before)
     if required:
@@ -72,6 +74,19 @@ def _settle_packed(backbone: Backbone, wanted: str, uniform: bool, required: boo
             f"{type(model).__name__} cannot run packed: its packed states differ from the padded "
             "ones. Use attn='auto', which takes the padded path"
         )
+
+
+def _compiling(backbone: Backbone) -> Compiling:
+    """Return what decides on compiling; its trials are rows of 32 tokens."""
+
+    def trial(tokens: int) -> None:
+        backbone.packed_states([[0] * TRIAL_ROW] * (tokens // TRIAL_ROW)).sum().item()
+
+    first, config = type(backbone.layers[0]).__name__, backbone.text_config
+    size = f"{len(backbone.layers)} x {getattr(config, 'hidden_size', '?')}"
+    place = processor() if backbone.device.type == "cpu" else str(backbone.device)
+    kind = backbone.quantised or str(backbone.dtype)
+    return Compiling(backbone.layers, trial, f"{first} {size} {kind}, {place}")
 
 
 def load_backbone(

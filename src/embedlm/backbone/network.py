@@ -205,7 +205,7 @@ class Backbone:
                 with torch.compiler.set_stance("force_eager"):
                     return self._forward(ids_1T, positions_1T, None, layers)[0]
             try:
-                with self.compiling.step():
+                with self.compiling.step(ids_1T.shape[1]):
                     return self._forward(ids_1T, positions_1T, None, layers)[0]
             except Exception as error:
                 if not self.compiling.give_up(error):

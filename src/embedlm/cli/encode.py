@@ -103,7 +103,12 @@ def command(
         Parameter(help="Texts whose word frequencies static-tfidf and static-sif take."),
     ] = None,
     restart: Annotated[bool, flag("Throw away what an earlier run has finished.")] = False,
-    compile: Annotated[bool, flag("Compile the model first; pays for long jobs.")] = False,
+    compile: Annotated[
+        bool | None,
+        Parameter(
+            help="Compile the model first, or not; without it where the file is long enough to pay."
+        ),
+    ] = None,
     block: Annotated[int | None, Parameter(help="Records written at once.")] = None,
     workers: Annotated[
         int | None, Parameter(help="Processes that encode, each with the model; on GPUs in turn.")
@@ -131,7 +136,7 @@ def command(
         "batch_tokens": batch_tokens,
         **prompting.options(),
     }
-    duty = Duty(load, given, rejects is not None, compile)
+    duty = Duty(load, given, rejects is not None)
     with crew_of(duty, workers, ray) as crew:
         how = {
             "input_format": format,

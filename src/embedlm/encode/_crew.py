@@ -45,6 +45,7 @@ class Task:
     name: str
     """Of the file they are of."""
     ranges: Ranges = None
+    compiled: bool = False
 
     def done_by(self, worker: Worker) -> Block:
         """Return the block of these records."""
@@ -58,7 +59,6 @@ class Duty:
     load: Callable[[], Embedder]
     options: dict[str, Any] = field(default_factory=dict)
     set_aside: bool = False
-    compile: bool = False
     threads: int | None = None
     device: str | None = None
     """Which accelerator the worker's process sees; None: all."""
@@ -76,7 +76,7 @@ class Duty:
 
         def run(task: Task) -> Block:
             worker.ranges = task.ranges
-            with fixed_kernels(model, self.compile):
+            with fixed_kernels(model, task.compiled):
                 return task.done_by(worker)
 
         return run

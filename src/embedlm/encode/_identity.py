@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -27,6 +28,8 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     hashing every byte of a large model would take longer than many jobs.
     """
     backbone = model.backbone
+    if backbone.compiling is not None:
+        backbone.compiling.stop()  # packed weights cannot be looked at
     statistics = getattr(model, "_statistics", None)
     return {
         "model": {
@@ -71,8 +74,9 @@ def fixed_kernels(model: Embedder, compile: bool) -> Iterator[None]:
         yield
         return
     before = compiling.mode
-    compiling.mode = "on" if compile else "off"
     try:
+        with torch.inference_mode():
+            compiling.settle(compiled=compile)
         yield
     finally:
         compiling.mode = before

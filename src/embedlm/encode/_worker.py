@@ -60,6 +60,7 @@ class Worker:
         encode: Any = model.encode
         self.encode = partial(encode, **given, show_progress=False)
         self.ranges: npt.NDArray[np.float32] | None = None
+        self.compiled = False
         nothing = self.encode([])
         dense, sparse, tokens = _heads(nothing)
         self.needs_ranges = self.precision in _WITH_RANGES and dense is not None

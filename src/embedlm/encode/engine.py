@@ -126,19 +126,23 @@ class Engine:
         chunks = [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
         # What a sharded layer joins is kept for training, and must be no inference tensor.
         with torch.no_grad() if self.backbone.sharded else torch.inference_mode():
-            for chunk, batches, allowed in self._rendered(chunks, request):
-                for batch in batches:
-                    for items, output in _behind(self._packs(batch, allowed, request.role)):
+            sizes = [sum(len(job.text) for job in chunk) for chunk in chunks]
+            for place, (chunk, batches, allowed) in enumerate(self._rendered(chunks, request)):
+                later = len(batches) * sum(sizes[place + 1 :]) / max(1, sizes[place])
+                for number, batch in enumerate(batches):
+                    like = later + len(batches) - number
+                    packs = self._packs(batch, allowed, request.role, like)
+                    for items, output in _behind(packs):
                         vectors = None if output.dense is None else output.dense.cpu().numpy()
-                        for place, item in enumerate(items.tolist()):
+                        for row, item in enumerate(items.tolist()):
                             job = chunk[item]
                             share = job.share / len(batches)
                             if dense is not None and vectors is not None:
-                                dense[job.target] += share * vectors[place]
+                                dense[job.target] += share * vectors[row]
                             if sparse:
-                                sparse[job.target].append(output.sparse[place])
+                                sparse[job.target].append(output.sparse[row])
                             if multi:
-                                multi[job.target] = output.multi_vector[place]
+                                multi[job.target] = output.multi_vector[row]
                         progress(len(items) if batch is batches[-1] else 0)
         return Results(dense, sparse, multi)
 
@@ -188,11 +192,14 @@ class Engine:
         batch: RenderedBatch,
         allowed: list[npt.NDArray[np.int64]] | None,
         role: str | None,
+        like: float,
     ) -> Iterator[tuple[npt.NDArray[np.int64], Output]]:
+        """Yield a batch's outputs; from here to the job's end there is work as of `like` of it."""
         skipped = self._skipped(role)
         left: npt.NDArray[np.int64] = np.arange(len(batch.ids))
         while len(left):
             packs = self._planned(batch, left)
+            self._expect(batch, packs, like)
             shares = Counter(pack.group for pack in packs)
             kept = {group: Kept() for group, count in shares.items() if count > 1}
             for done, pack in enumerate(packs):
@@ -218,6 +225,14 @@ class Engine:
                 yield pack.items, output
             else:
                 return
+
+    def _expect(self, batch: RenderedBatch, packs: list[Pack], like: float) -> None:
+        """Tell what decides on compiling how much there is to run."""
+        if self.backbone.compiling is not None:
+            tokens = sum(
+                len(batch.ids[item]) - pack.prefix for pack in packs for item in pack.items.tolist()
+            )
+            self.backbone.compiling.ahead = int(like * tokens)
 
     def _planned(self, batch: RenderedBatch, left: npt.NDArray[np.int64]) -> list[Pack]:
         """Return the packs of some of a batch's rows."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from embedlm._json import read_json
 from embedlm.encode._crew import Crew, Task, work
@@ -38,6 +39,8 @@ BLOCK = 1024
 """Records a block: little is lost by a kill, and packs are still full."""
 BLOCK_OF_TOKENS = 128
 """The same where every token has a vector."""
+BYTES_PER_TOKEN = 4
+"""Of a file, about."""
 _ANEW = "To begin anew use --restart (restart=True), or choose another output"
 
 
@@ -69,7 +72,7 @@ def encode_file(
     rejects: str | Path | None = None,
     calibration: str | Path | None = None,
     restart: bool = False,
-    compile: bool = False,
+    compile: bool | None = None,
     block: int | None = None,
     show_progress: bool | None = None,
     crew: Crew | None = None,
@@ -89,7 +92,7 @@ def encode_file(
         rejects: where bad records are set aside, as JSON lines; None: the first one is an error.
         calibration: texts from which int8 and uint8 take their ranges; None: the first block.
         restart: throw away what an earlier run has finished.
-        compile: compile the model first; resumed blocks are then equal up to rounding.
+        compile: compile the model first, or not; None: where the file is long enough to pay.
         block: records a block.
         show_progress: None shows a bar on a terminal.
         crew: other processes that encode (see `crew_of`); None: this one alone.
@@ -123,7 +126,9 @@ def encode_file(
         if before.get("manifest") == manifest:
             kept = Encoded(**before["report"])
             return replace(kept, resumed=kept.blocks)
-    with Job.open(out, manifest, restart=restart) as job, fixed_kernels(model, compile):
+    with Job.open(out, manifest, restart=restart) as job, ExitStack() as stack:
+        worker.compiled = _whether_compiled(job, compile, model, reader)
+        stack.enter_context(fixed_kernels(model, worker.compiled))
         report = job.finished()
         if report is None or not out.exists():
             if worker.needs_ranges:
@@ -251,7 +256,7 @@ def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any, crew: 
             count = index + 1
             digest = _digest(records)
             if not _is_there(job, index, records, digest, worker, source):
-                yield Task(index, records, digest, source.name, worker.ranges)
+                yield Task(index, records, digest, source.name, worker.ranges, worker.compiled)
             moved()
 
     for index, block in _encoded(worker, missing(), crew):
@@ -299,6 +304,21 @@ def _is_there(
     if worker.needs_ranges and worker.ranges is None and len(block["columns"]):
         raise JobError(f"{job.part} has lost its ranges.npy. {_ANEW}")
     return True
+
+
+def _whether_compiled(job: Job, wanted: bool | None, model: Embedder, source: Source) -> bool:
+    """Decide for all blocks whether layers run compiled: as wanted, or by the input's size."""
+    found = job.compiled()
+    if found is None:
+        compiling = model.backbone.compiling
+        found = bool(wanted)
+        if wanted is None and compiling is not None and source.regular:
+            templates = len(model.renderer.templates(None))
+            tokens = source.path.stat().st_size // BYTES_PER_TOKEN * templates
+            with torch.inference_mode():
+                found = compiling.worth(tokens)
+        job.fix_compiled(found)
+    return found
 
 
 def _take_ranges(worker: Worker, job: Job, sample: Source | None, size: int) -> None:

@@ -91,7 +91,7 @@ class Student:
         self.backbone = embedder.backbone
         if self.backbone.compiling is not None:
             self.backbone.compiling.stop()
-            self.backbone.compiling.mode = "off"
+            self.backbone.compiling.mode = "plain"
 
     def modules(self) -> nn.ModuleDict:
         """Return everything with parameters, by the part's name."""

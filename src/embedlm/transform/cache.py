@@ -13,6 +13,7 @@ from pathlib import Path
 
 from embedlm.errors import GenerationError
 from embedlm.transform.generator import Chat, Sampling
+from embedlm.user_cache import user_cache
 
 __all__ = ["Cache", "default_path", "key_of"]
 
@@ -29,9 +30,7 @@ def default_path() -> Path:
     own = os.environ.get("EMBEDLM_CACHE")
     if own and own.endswith(".sqlite"):
         return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(own).expanduser() if own else Path(base or Path.home() / ".cache") / "embedlm"
-    return folder / "generations.sqlite"
+    return user_cache() / "generations.sqlite"
 
 
 def key_of(name: str, chat: Chat, sampling: Sampling, seed: int) -> str:

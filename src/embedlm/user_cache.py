@@ -1,0 +1,17 @@
+"""The folder of what is kept between runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["user_cache"]
+
+
+def user_cache() -> Path:
+    """Return $EMBEDLM_CACHE, where that is a folder's name, else embedlm in the user's cache."""
+    own = os.environ.get("EMBEDLM_CACHE")
+    if own and not own.endswith(".sqlite"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache") / "embedlm"
