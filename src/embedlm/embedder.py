@@ -233,7 +233,7 @@ class Embedder:
             self.renderer,
             self.recipe.pooling,
             wanted,
-            options.batch_tokens or default_budget(self.device),
+            options.batch_tokens or default_budget(self.backbone),
             self._token_weights(),
             self.projection,
             self.latent,

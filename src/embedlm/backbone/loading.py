@@ -31,6 +31,7 @@ from embedlm.backbone.probe import (
 )
 from embedlm.backbone.quantised import KINDS, Kind, quantise
 from embedlm.errors import ModelError, UnsupportedError
+from embedlm.memory import bound_kernel_caches
 from embedlm.recipe import Backbone as BackboneRecipe
 
 __all__ = ["load_backbone", "with_head"]
@@ -118,6 +119,7 @@ def load_backbone(
     """
     if attn not in IMPLEMENTATIONS:
         raise ModelError(f"attn {attn!r} is not known; allowed: {', '.join(IMPLEMENTATIONS)}")
+    bound_kernel_caches()
     place = choose_device(device)
     config = load_config(source)
     if recipe.sliding_window != "keep":

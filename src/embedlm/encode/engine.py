@@ -23,7 +23,7 @@ from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, text_token_ids
 from embedlm.heads.tokens import TokenLayers
-from embedlm.memory import is_out_of_memory
+from embedlm.memory import free_memory, is_out_of_memory
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
@@ -35,15 +35,25 @@ T = TypeVar("T")
 
 CHUNK = 2048
 """Texts rendered at once, while the chunk before is run."""
+SHARE = 0.25
+"""Of an accelerator's free memory that the activations of a pack may take."""
 
 
-def default_budget(device: torch.device) -> int:
+def default_budget(backbone: Backbone) -> int:
     """Return how many tokens run at once by default.
 
     On a CPU: as many as make products efficient, and no more than leave a layer's activations near
-    its caches.
+    its caches. On an accelerator: as many as a share of its free memory holds, a power of two, so
+    that it is the same from run to run.
     """
-    return 32_768 if device.type == "cuda" else 1536
+    if backbone.device.type != "cuda":
+        return 1536
+    config = backbone.text_config
+    wide = getattr(config, "intermediate_size", None) or 4 * backbone.dim
+    bytes_of_one = backbone.dtype.itemsize * (8 * backbone.dim + 3 * wide)
+    free = free_memory(backbone.device) or 0
+    fits = max(1, int(SHARE * free / bytes_of_one))
+    return max(1024, min(32_768, 1 << (fits.bit_length() - 1)))
 
 
 def _behind(packs: Iterator[T]) -> Iterator[T]:

@@ -29,6 +29,7 @@ from embedlm.encode._records import SUFFIXES, Fields, Record, Source
 from embedlm.encode._worker import Worker
 from embedlm.encode._writers import OUTPUT_COLUMNS, WRITERS, Finished, lines
 from embedlm.errors import InputError, JobError, RecordError, closest, require
+from embedlm.memory import give_back
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -263,6 +264,7 @@ def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any, crew: 
         if worker.ranges is not None and job.ranges() is None:
             job.fix_ranges(worker.ranges)
         job.save(index, block)
+        give_back()
     if job.count() > count:
         raise JobError(f"{source.name} is shorter than when the job was begun. {_ANEW}")
     return count
