@@ -1,6 +1,6 @@
 """EmbedLM against sentence-transformers: same model, same pooling, same texts, one run.
 
-    python benchmarks/encode.py [--quick] [--repeats 3] [--json]
+    python benchmarks/encode.py [--quick] [--repeats 3] [--json] [--int8] [--llama-cpp PYTHON]
 
 Each contender runs in a process of its own (contender.py), so that peak memory is its own.
 After a warm-up on eight texts they take turns, and the ratio is the median of the repeats' ratios.
@@ -32,6 +32,7 @@ from benchmarks.shape import build_model, flops_per_token, mixed_texts, prompts
 
 Vectors = npt.NDArray[np.float32]
 OURS, PEER, INTEGERS = "embedlm", "sentence-transformers", "embedlm-int8"
+LLAMA = {"llama.cpp BF16": "bf16", "llama.cpp Q8_0": "q8_0"}
 PEER_BATCH = 32
 """The default of sentence-transformers."""
 ICL = {
@@ -51,8 +52,41 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "short queries": {"target": 3.0, "count": 512, "low": 8, "high": 16},
     "long documents": {"target": 1.8, "count": 8, "low": 2000, "high": 2000},
     "MetaEOL, short texts": {"target": 8.0, "count": 48, "low": 8, "high": 16},
-    "sentences, built-in model": {"target": 3.0, "count": 4096, "low": 8, "high": 40},
+    "short queries, instructed": {"target": 3.0, "count": 512, "low": 8, "high": 16},
+    "sentences, built-in model": {
+        "target": 3.0,
+        "count": 4096,
+        "low": 8,
+        "high": 40,
+        "dtypes": ("bfloat16", "float32"),
+    },
+    "sentences, built-in, float32": {
+        "target": 3.0,
+        "count": 4096,
+        "low": 8,
+        "high": 40,
+        "dtypes": ("float32", "float32"),
+    },
+    "sentences, built-in, bfloat16": {
+        "target": 3.0,
+        "count": 4096,
+        "low": 8,
+        "high": 40,
+        "dtypes": ("bfloat16", "bfloat16"),
+    },
 }
+"""The built-in model runs as `embedlm.load()` runs it where bfloat16 is fast, and the peer in what
+it advises on a CPU; then both in one dtype."""
+INSTRUCTED = {
+    "name": "instructed",
+    "backbone": {"attention": "causal"},
+    "prompt": {
+        "default": "Instruct: Given a web search query, retrieve relevant passages that answer the "
+        "query\nQuery: {text}"
+    },
+    "pooling": {"kind": "last"},
+}
+"""The prompt of E5-mistral, Qwen3-Embedding and others for web search."""
 
 
 def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
@@ -67,7 +101,12 @@ def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
         recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
         own = json.loads(recipe.model_dump_json())
         strings = [[text] for text in texts]
-        return {**work, "recipe": own, "pooling": "mean", "strings": strings, "dtype": "float32"}
+        work |= {"dtypes": WORKLOADS[name]["dtypes"], "strings": strings}
+        return {**work, "recipe": own, "pooling": "mean"}
+    if name.endswith("instructed"):
+        before: Any = INSTRUCTED["prompt"]
+        strings = [[before["default"].replace("{text}", text)] for text in texts]
+        return {**work, "recipe": INSTRUCTED, "strings": strings}
     if name in ("mixed lengths", "short queries", "long documents"):
         recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
         own = json.loads(recipe.model_dump_json())
@@ -99,7 +138,9 @@ def _builtin(place: Path) -> Path:
 class Contender:
     """A process that embeds the workload each time it is told to."""
 
-    def __init__(self, name: str, folder: Path, args: argparse.Namespace, batch_size: int) -> None:
+    def __init__(
+        self, name: str, folder: Path, args: argparse.Namespace, batch_size: int = PEER_BATCH
+    ) -> None:
         self.name = name
         self.out = folder.parent / f"{name}.npy"
         given = {
@@ -110,7 +151,11 @@ class Contender:
             "threads": args.threads,
             "batch-size": batch_size,
         }
-        command = [sys.executable, str(Path(__file__).with_name("contender.py")), name]
+        if name in LLAMA:
+            given["type"] = LLAMA[name]
+            command = [str(args.llama_cpp), str(Path(__file__).with_name("contender_llama.py"))]
+        else:
+            command = [sys.executable, str(Path(__file__).with_name("contender.py")), name]
         command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         pipe = subprocess.PIPE
@@ -141,6 +186,11 @@ class Contender:
         peak = float(self._line())
         self.process.wait()
         return np.load(self.out), peak
+
+
+def smallest_cosine(a: Vectors, b: Vectors) -> float:
+    """Return the smallest cosine of two sets of vectors."""
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
 def ceiling(device: str = "cpu") -> float:
@@ -181,15 +231,13 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     target, count = WORKLOADS[name]["target"], args.count or WORKLOADS[name]["count"]
     work = workload(name, tokenizer, count)
+    work["ids"] = [tokenizer(row)["input_ids"] for row in work["strings"]]
     (folder.parent / "work.json").write_text(json.dumps(work), encoding="utf-8")
-    strings = [string for row in work["strings"] for string in row]
-    tokens = sum(len(ids) for ids in tokenizer(strings)["input_ids"])
+    tokens = sum(len(ids) for rows in work["ids"] for ids in rows)
     # In turn, so that a change of the machine's pace meets both.
-    ours = Contender(OURS, folder, args, PEER_BATCH)
-    peer = Contender(PEER, folder, args, PEER_BATCH)
+    ours, peer = Contender(OURS, folder, args), Contender(PEER, folder, args)
     pairs = [(ours.seconds(), peer.seconds()) for _ in range(args.repeats)]
     (a, our_peak), (b, peer_peak) = ours.end(), peer.end()
-    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     seconds = {
         OURS: statistics.median(pair[0] for pair in pairs),
         PEER: statistics.median(pair[1] for pair in pairs),
@@ -201,13 +249,7 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
         one.end()
     best = min(others, key=lambda size: others[size])
     ratio = statistics.median(theirs / own for own, theirs in pairs)
-    integers = None
-    if args.int8:
-        one = Contender(INTEGERS, folder, args, PEER_BATCH)
-        spent = statistics.median(one.seconds() for _ in range(args.repeats))
-        c, _ = one.end()
-        close = (a * c).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(c, axis=1))
-        integers = {"ratio": seconds[OURS] / spent, "cosine": float(close.min())}
+    cosine = smallest_cosine(a, b)
     peaks = {OURS: our_peak, PEER: peer_peak}
     return {
         "workload": name,
@@ -219,12 +261,28 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Any]
         "target": target,
         "peer_batch_sizes": others,
         "peer_best": {"batch_size": best, "ratio": others[best] / seconds[OURS]},
-        "cosine": float(cosine.min()),
-        "int8": integers,
+        "cosine": cosine,
+        "further": further(a, name, folder, args),
         "peak_mb": peaks,
         "flops": tokens * flops_per_token(folder),
-        "met": bool(ratio >= target and cosine.min() >= 0.9995 and peaks[OURS] <= peaks[PEER]),
+        "met": bool(ratio >= target and cosine >= 0.9995 and peaks[OURS] <= peaks[PEER]),
     }
+
+
+def further(
+    ours: Vectors, workload: str, folder: Path, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Measure what else was asked for: EmbedLM in int8, llama.cpp."""
+    names = [INTEGERS] if args.int8 else []
+    names += LLAMA if args.llama_cpp and "built-in" not in workload else []
+    found = {}
+    for name in names:
+        one = Contender(name, folder, args)
+        spent = statistics.median(one.seconds() for _ in range(args.repeats))
+        vectors, peak = one.end()
+        cosine = smallest_cosine(ours, vectors)
+        found[name] = {"seconds": spent, "cosine": cosine, "peak_mb": peak}
+    return found
 
 
 def show(rows: list[dict[str, Any]], rate: float, busy: float, args: argparse.Namespace) -> None:
@@ -251,9 +309,12 @@ def show(rows: list[dict[str, Any]], rate: float, busy: float, args: argparse.Na
             f"| {'yes' if row['met'] else 'no'} |"
         )
     for row in rows:
-        if row["int8"] is not None:
-            times, close = row["int8"]["ratio"], row["int8"]["cosine"]
-            print(f"{row['workload']} in int8: {times:.2f} times as fast, cosine {close:.5f}")
+        for name, one in row["further"].items():
+            times = row["seconds"][OURS] / one["seconds"]
+            print(
+                f"{row['workload']}, {name}: {one['seconds']:.2f} s, {times:.2f} times as fast as "
+                f"EmbedLM, cosine to it {one['cosine']:.5f}, peak {one['peak_mb']:.0f} MB"
+            )
 
 
 def arguments() -> argparse.Namespace:
@@ -274,6 +335,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=("0.6B", "7B"), default="0.6B")
     parser.add_argument("--int8", action="store_true", help="measure EmbedLM in int8 too")
+    parser.add_argument(
+        "--llama-cpp", type=Path, default=None, help="interpreter with llama-cpp-python and gguf"
+    )
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

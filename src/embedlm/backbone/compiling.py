@@ -29,7 +29,7 @@ from torch import nn
 from embedlm.backbone import prepacked
 from embedlm.user_cache import user_cache
 
-__all__ = ["Compiling", "Costs"]
+__all__ = ["Compiling", "Costs", "Mode"]
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ def _file() -> Path:
 class Compiling:
     """Whether a model's layers run compiled, and on packed weights.
 
-    `mode` is auto, on, off (packed weights, not compiled) or plain (neither, for training).
+    `mode` is auto, on, off (packed weights, not compiled) or plain (neither: for training, and
+    where a job is too small to gain).
     """
 
     def __init__(self, layers: nn.ModuleList, trial: Callable[[int], object], key: str) -> None:
@@ -103,9 +104,9 @@ class Compiling:
         """Tell whether a pack of this size may run compiled."""
         return tokens >= LEAST
 
-    def settle(self, *, compiled: bool) -> None:
+    def settle(self, mode: Mode) -> None:
         """Fix the kernels now: what follows gives the same bits whatever was run before."""
-        self.mode = "on" if compiled else "off"
+        self.mode = mode
         if not torch.is_grad_enabled():
             self._prepare()
 
@@ -136,9 +137,13 @@ class Compiling:
             self._tokens += tokens
 
     def _prepare(self) -> None:
-        if self.mode == "plain" or (self.active and self.mode == "off"):
-            self.stop()
-        if self.mode != "plain" and not self.packed:
+        if self.mode == "plain":
+            if self.packed or self.active:
+                self.stop()
+            return
+        if self.active and self.mode == "off":
+            self._plain_layers()
+        if not self.packed:
             prepacked.pack(self.layers)
             self.packed = True
         if not self.active and not self._failed and self._due():

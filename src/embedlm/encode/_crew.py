@@ -26,6 +26,7 @@ from embedlm.encode._worker import Worker
 from embedlm.errors import InputError, JobError
 
 if TYPE_CHECKING:
+    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
 __all__ = ["Crew", "Duty", "Processes", "Task", "crew_of", "work"]
@@ -45,7 +46,7 @@ class Task:
     name: str
     """Of the file they are of."""
     ranges: Ranges = None
-    compiled: bool = False
+    kernels: Mode = "off"
 
     def done_by(self, worker: Worker) -> Block:
         """Return the block of these records."""
@@ -76,7 +77,7 @@ class Duty:
 
         def run(task: Task) -> Block:
             worker.ranges = task.ranges
-            with fixed_kernels(model, task.compiled):
+            with fixed_kernels(model, task.kernels):
                 return task.done_by(worker)
 
         return run

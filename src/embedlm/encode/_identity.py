@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
 __all__ = ["fixed_kernels", "identity"]
@@ -67,8 +68,8 @@ def _short(data: bytes) -> str:
 
 
 @contextmanager
-def fixed_kernels(model: Embedder, compile: bool) -> Iterator[None]:
-    """Decide at the start of a job whether layers run compiled, not by the time it has taken."""
+def fixed_kernels(model: Embedder, mode: Mode) -> Iterator[None]:
+    """Run a job on kernels that are chosen at its start, not by the time it has taken."""
     compiling = model.backbone.compiling
     if compiling is None:
         yield
@@ -76,7 +77,7 @@ def fixed_kernels(model: Embedder, compile: bool) -> Iterator[None]:
     before = compiling.mode
     try:
         with torch.inference_mode():
-            compiling.settle(compiled=compile)
+            compiling.settle(mode)
         yield
     finally:
         compiling.mode = before

@@ -33,7 +33,7 @@ Block = dict[str, npt.NDArray[Any]]
 """The arrays of a block, by name."""
 
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-_OURS = {"manifest.json", "lock", "ranges.npy", "compiled", "blocks", "done"}
+_OURS = {"manifest.json", "lock", "ranges.npy", "kernels", "blocks", "done"}
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -213,17 +213,15 @@ class Job:
         with disk_errors(self.part):
             write_whole(self.part / "ranges.npy", lambda handle: np.save(handle, ranges))
 
-    def compiled(self) -> bool | None:
-        """Return whether the job's kernels are compiled ones, where that is decided."""
-        file = self.part / "compiled"
-        return bool(json.loads(file.read_text())) if file.is_file() else None
+    def kernels(self) -> str | None:
+        """Return which kernels the job runs on, where that is decided."""
+        file = self.part / "kernels"
+        return file.read_text(encoding="utf-8") if file.is_file() else None
 
-    def fix_compiled(self, compiled: bool) -> None:
+    def fix_kernels(self, kernels: str) -> None:
         """Decide it for all blocks."""
         with disk_errors(self.part):
-            write_whole(
-                self.part / "compiled", lambda handle: handle.write(json.dumps(compiled).encode())
-            )
+            write_whole(self.part / "kernels", lambda handle: handle.write(kernels.encode()))
 
     # -- end ----------------------------------------------------------------------------------
 
@@ -243,7 +241,7 @@ class Job:
     def remove(self) -> None:
         """Remove the folder and all that is in it."""
         shutil.rmtree(self.blocks, ignore_errors=True)
-        for name in ("ranges.npy", "compiled", "done", "manifest.json", "lock"):
+        for name in ("ranges.npy", "kernels", "done", "manifest.json", "lock"):
             (self.part / name).unlink(missing_ok=True)
         self.part.rmdir()
 

@@ -18,6 +18,7 @@ from embedlm.errors import InputError, RecordError, closest
 from embedlm.precision import quantize, ranges_of
 
 if TYPE_CHECKING:
+    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
 __all__ = ["OPTIONS", "Worker"]
@@ -60,7 +61,7 @@ class Worker:
         encode: Any = model.encode
         self.encode = partial(encode, **given, show_progress=False)
         self.ranges: npt.NDArray[np.float32] | None = None
-        self.compiled = False
+        self.kernels: Mode = "off"
         nothing = self.encode([])
         dense, sparse, tokens = _heads(nothing)
         self.needs_ranges = self.precision in _WITH_RANGES and dense is not None

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from embedlm.errors import InputError, JobError, RecordError, closest, require
 from embedlm.memory import give_back
 
 if TYPE_CHECKING:
+    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
 __all__ = ["Encoded", "encode_file", "encode_folder", "read_texts"]
@@ -42,6 +43,8 @@ BLOCK_OF_TOKENS = 128
 """The same where every token has a vector."""
 BYTES_PER_TOKEN = 4
 """Of a file, about."""
+SMALL = 1 << 14
+"""Bytes of a file below which weights are not packed."""
 _ANEW = "To begin anew use --restart (restart=True), or choose another output"
 
 
@@ -128,8 +131,8 @@ def encode_file(
             kept = Encoded(**before["report"])
             return replace(kept, resumed=kept.blocks)
     with Job.open(out, manifest, restart=restart) as job, ExitStack() as stack:
-        worker.compiled = _whether_compiled(job, compile, model, reader)
-        stack.enter_context(fixed_kernels(model, worker.compiled))
+        worker.kernels = _kernels(job, compile, model, reader)
+        stack.enter_context(fixed_kernels(model, worker.kernels))
         report = job.finished()
         if report is None or not out.exists():
             if worker.needs_ranges:
@@ -257,7 +260,7 @@ def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any, crew: 
             count = index + 1
             digest = _digest(records)
             if not _is_there(job, index, records, digest, worker, source):
-                yield Task(index, records, digest, source.name, worker.ranges, worker.compiled)
+                yield Task(index, records, digest, source.name, worker.ranges, worker.kernels)
             moved()
 
     for index, block in _encoded(worker, missing(), crew):
@@ -308,19 +311,21 @@ def _is_there(
     return True
 
 
-def _whether_compiled(job: Job, wanted: bool | None, model: Embedder, source: Source) -> bool:
-    """Decide for all blocks whether layers run compiled: as wanted, or by the input's size."""
-    found = job.compiled()
-    if found is None:
-        compiling = model.backbone.compiling
-        found = bool(wanted)
-        if wanted is None and compiling is not None and source.regular:
-            templates = len(model.renderer.templates(None))
-            tokens = source.path.stat().st_size // BYTES_PER_TOKEN * templates
-            with torch.inference_mode():
-                found = compiling.worth(tokens)
-        job.fix_compiled(found)
-    return found
+def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) -> Mode:
+    """Choose the kernels of all blocks: as wanted, or by the input's size."""
+    kept = job.kernels()
+    if kept is not None:
+        return cast("Mode", kept)
+    size = source.path.stat().st_size if source.regular else None
+    mode: Mode = "on" if compile else "off"
+    if not compile and size is not None and size < SMALL:
+        mode = "plain"
+    elif compile is None and size is not None and model.backbone.compiling is not None:
+        tokens = size // BYTES_PER_TOKEN * len(model.renderer.templates(None))
+        with torch.inference_mode():
+            mode = "on" if model.backbone.compiling.worth(tokens) else "off"
+    job.fix_kernels(mode)
+    return mode
 
 
 def _take_ranges(worker: Worker, job: Job, sample: Source | None, size: int) -> None:
