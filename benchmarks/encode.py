@@ -49,10 +49,10 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "mixed lengths": {"target": 3.0, "count": 256},
     "MetaEOL, 8 prompts": {"target": 4.0, "count": 48},
     "five-shot prompts": {"target": 8.0, "count": 48},
-    "short queries": {"target": 3.0, "count": 512, "low": 8, "high": 16},
+    "short queries": {"target": 3.0, "count": 1024, "low": 8, "high": 16},
     "long documents": {"target": 1.8, "count": 8, "low": 2000, "high": 2000},
     "MetaEOL, short texts": {"target": 8.0, "count": 48, "low": 8, "high": 16},
-    "short queries, instructed": {"target": 3.0, "count": 512, "low": 8, "high": 16},
+    "short queries, instructed": {"target": 3.0, "count": 1024, "low": 8, "high": 16},
     "sentences, built-in model": {
         "target": 3.0,
         "count": 4096,
