@@ -27,9 +27,11 @@ print(f'{card.name}, {card.total_memory / 2**30:.0f} GiB, torch {torch.__version
   timeout 120 "$python" benchmarks/gpu_check.py
   echo "== against sentence-transformers, 0.6B shape"
   timeout 200 "$python" benchmarks/encode.py --device cuda --batch-sizes 128 --repeats 3 \
-    --only "mixed lengths" --count 8192
+    --only "mixed lengths" --count 4096
   timeout 60 "$python" benchmarks/encode.py --device cuda --batch-sizes "" --repeats 3 \
     --only "MetaEOL, 8 prompts" --count 1024
+  timeout 90 "$python" benchmarks/encode.py --device cuda --batch-sizes "" --repeats 3 --int8 \
+    --only "short queries" --count 4096
   echo "== 7B shape"
   timeout 150 "$python" benchmarks/encode.py --device cuda --batch-sizes "" --repeats 3 \
     --only "mixed lengths" --count 1024 --shape 7B

@@ -6,12 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import embedlm
+from benchmarks.encode import smallest_cosine
 from benchmarks.shape import build_model, mixed_texts
 from embedlm.backbone import varlen
 
@@ -29,9 +29,20 @@ def main() -> None:
             slow = embedlm.load(folder, recipe, device="cuda", dtype="bfloat16", attn="sdpa")
             fast = embedlm.load(folder, recipe, device="cuda", dtype="bfloat16")
             a, b = slow.encode_query(texts), fast.encode_query(texts)
-            cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-            failed |= bool(cosine.min() < LEAST)
-            print(f"{recipe}: {fast.backbone.implementation}, cosine {cosine.min():.6f}")
+            cosine = smallest_cosine(a, b)
+            failed |= cosine < LEAST
+            print(f"{recipe}: {fast.backbone.implementation}, cosine {cosine:.6f}")
+        slow = embedlm.load(folder, "plain-mean", device="cuda", dtype="bfloat16", attn="sdpa")
+        whole = slow.encode(texts)
+        for dtype, least in (("int8", 0.99), ("fp8", 0.98)):
+            try:
+                found = embedlm.load(folder, "plain-mean", device="cuda", dtype=dtype).encode(texts)
+            except embedlm.errors.UnsupportedError as error:
+                print(f"{dtype}: {error}")
+                continue
+            cosine = smallest_cosine(whole, found)
+            failed |= cosine < least
+            print(f"{dtype}: cosine {cosine:.6f}")
     peak = torch.cuda.max_memory_allocated() >> 20
     print(f"varlen: {'off' if varlen._off else 'on'}; peak {peak} MB")
     if failed:

@@ -82,8 +82,9 @@ def test_a_job_killed_at_random_moments_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_a_real_process_killed_and_started_again(tiny_llama, large, tmp_path):
-    options = ["-m", str(tiny_llama), "-r", "plain-mean", "--block", "32"]
+@pytest.mark.parametrize("more", [(), ("--compile",)])
+def test_a_real_process_killed_and_started_again(tiny_llama, large, tmp_path, more):
+    options = ["-m", str(tiny_llama), "-r", "plain-mean", "--block", "32", *more]
     whole = real("encode", large, "-o", tmp_path / "whole.npy", *options)
     assert whole.code == 0, whole.err
     out = tmp_path / "killed.npy"

@@ -133,7 +133,12 @@ def test_ray_actors_give_the_bytes_of_one_process(load, source, tmp_path, monkey
 
     one, two = tmp_path / "one.npy", tmp_path / "two.npy"
     encode_file(load(), source, one, block=8)
-    hired = the_first_dies(RayActors, ray.kill, monkeypatch, tmp_path)
+
+    def end(actor):
+        own = actor.__ray_call__.remote(lambda self: os.getpid())
+        os.kill(ray.get(own), signal.SIGKILL)
+
+    hired = the_first_dies(RayActors, end, monkeypatch, tmp_path)
     try:
         with crew_of(Duty(load), 2, "local") as crew:
             encode_file(load(), source, two, block=8, crew=crew)

@@ -43,7 +43,7 @@ def load(
             derived from its files, else plain-mean.
         device: None chooses CUDA, MPS or CPU.
         dtype: "auto" keeps float32 checkpoints and runs half-precision ones in bfloat16 where fast;
-            "int8" runs the layers' products in 8-bit integers.
+            "int8" runs the layers' products in 8-bit integers, "fp8" in 8-bit floats.
         adapters: adapter folders or hub ids, applied in order; a relative one is also looked for
             below the model's folder and beside it. A model that is itself an adapter is put on its
             base.

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -34,9 +35,12 @@ __all__ = ["Compiling", "Costs", "Mode"]
 log = logging.getLogger(__name__)
 
 LEAST = 512
-"""Tokens from which a pack runs compiled: small ones gain little, and would be compiled anew."""
+"""Tokens from which a pack runs compiled on a CPU: smaller ones gain little there. On an
+accelerator launching a kernel costs as much for a single query: all packs run compiled."""
 TRIAL = 512
 """Tokens of a trial."""
+ENOUGH = 8192
+"""Tokens of real work, without and with compiling, that tell its gain better than a trial does."""
 
 Mode = Literal["auto", "on", "off", "plain"]
 
@@ -52,10 +56,12 @@ class Costs:
 
     @classmethod
     def kept(cls, key: str) -> Costs:
-        """Return what was measured for such layers on this machine, else a guess."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(_file().read_text(encoding="utf-8"))[key]
-            return cls(float(kept["seconds"]), float(kept["share"]))
+        """Return what was measured for such layers, else the mean of others, else a guess."""
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            every = json.loads(_file().read_text(encoding="utf-8"))
+            found = [every[key]] if key in every else list(every.values())
+            seconds = fmean(float(one["seconds"]) for one in found)
+            return cls(seconds, fmean(float(one["share"]) for one in found))
         return cls()
 
     def keep(self, key: str) -> None:
@@ -75,6 +81,19 @@ def _file() -> Path:
     return user_cache() / "compiling.json"
 
 
+@dataclass(slots=True)
+class Pace:
+    """How long so many tokens took."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+
+    @property
+    def of_one(self) -> float:
+        """Seconds a token."""
+        return self.seconds / self.tokens
+
+
 class Compiling:
     """Whether a model's layers run compiled, and on packed weights.
 
@@ -91,6 +110,7 @@ class Compiling:
             key: names layers of this kind, dtype and device.
         """
         self.layers = layers
+        self._device = next(layers.parameters()).device
         self.mode: Mode = "auto"
         self.active = self.packed = False
         self.ahead = 0
@@ -98,11 +118,11 @@ class Compiling:
         self.key = f"{key}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         self._trial = trial
         self._failed = self._trying = False
-        self._seconds, self._tokens = 0.0, 0
+        self._plain, self._compiled = Pace(), Pace()
 
     def suits(self, tokens: int) -> bool:
         """Tell whether a pack of this size may run compiled."""
-        return tokens >= LEAST
+        return tokens >= LEAST or self._device.type == "cuda"
 
     def settle(self, mode: Mode) -> None:
         """Fix the kernels now: what follows gives the same bits whatever was run before."""
@@ -114,12 +134,11 @@ class Compiling:
         """Tell whether that many tokens would repay compiling, after a trial where needed."""
         if self.mode != "auto" or self._failed:
             return self.mode == "on" and not self._failed
-        if not self._tokens:
+        if not self._plain.tokens:
             self._prepare()
-            self._time()
-            self._seconds, self._tokens = self._time(), TRIAL
+            self._plain = Pace(self._time(), TRIAL)
         costs = Costs.kept(self.key)
-        return tokens * self._seconds / self._tokens * costs.share > costs.seconds
+        return tokens * self._plain.of_one * costs.share > costs.seconds
 
     @contextmanager
     def step(self, tokens: int) -> Iterator[None]:
@@ -132,9 +151,15 @@ class Compiling:
         start = time.perf_counter()
         yield
         self.ahead = max(0, self.ahead - tokens)
-        if not self.active:
-            self._seconds += time.perf_counter() - start
-            self._tokens += tokens
+        pace = self._compiled if self.active else self._plain
+        if self._device.type == "cuda" and pace.tokens < ENOUGH:
+            torch.cuda.synchronize(self._device)  # else launching alone would be timed
+        if not self.active or pace.tokens < ENOUGH:
+            pace.seconds += time.perf_counter() - start
+            pace.tokens += tokens
+            if self.active and pace.tokens >= ENOUGH <= self._plain.tokens:
+                share = 1 - pace.of_one / self._plain.of_one
+                Costs(Costs.kept(self.key).seconds, share).keep(self.key)
 
     def _prepare(self) -> None:
         if self.mode == "plain":
@@ -150,19 +175,21 @@ class Compiling:
             self._start()
 
     def _due(self) -> bool:
-        if self.mode != "auto" or not self._tokens:
+        if self.mode != "auto" or not self._plain.tokens:
             return self.mode == "on"
         costs = Costs.kept(self.key)
-        ahead = self.ahead * self._seconds / self._tokens
-        return (self._seconds + ahead) * costs.share > costs.seconds
+        ahead = self.ahead * self._plain.of_one
+        return (self._plain.seconds + ahead) * costs.share > costs.seconds
 
     def _start(self) -> None:
         before = self._time()
+        start = time.perf_counter()
         for layer in self.layers:
             layer.compile(dynamic=True)
         self.active = True
-        first, after = self._time(), self._time()
-        found = Costs(max(0.0, before + first), 1 - after / before)
+        self._once()
+        first, after = time.perf_counter() - start, self._time()
+        found = Costs(first, 1 - after / before)
         log.info("layers compiled in %.1f s, which saves %.0f %%", first, 100 * found.share)
         found.keep(self.key)
         if found.share <= 0 and self.mode == "auto":
@@ -170,7 +197,10 @@ class Compiling:
             self._plain_layers()
 
     def _time(self) -> float:
-        """Return the seconds of a trial."""
+        """Return the seconds of a trial: the better of two, for there is other work."""
+        return min(self._once() for _ in range(2))
+
+    def _once(self) -> float:
         self._trying = True
         start = time.perf_counter()
         try:

@@ -54,7 +54,9 @@ def _linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    packed = _packed[weight_OI.data_ptr()]
+    packed = _packed.get(weight_OI.data_ptr())
+    if packed is None:  # the layer is just being packed, in another thread
+        return nn.functional.linear(x, weight_OI, bias_O)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias_O, "none", [], "")
     return out
 
@@ -126,9 +128,10 @@ def pack(modules: Iterable[nn.Module]) -> None:
             if weight_OI.device.type != "cpu" or not _gains(weight_OI.dtype):
                 continue
             packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), TOKENS)
-            _forget(weight_OI, mapped)
-            layer.weight.data = _held(layer, packed, weight_OI)
+            # In this order, and as a new parameter: another thread may be running the layer.
             layer.__class__ = _Prepacked
+            layer.weight = nn.Parameter(_held(layer, packed, weight_OI), requires_grad=False)
+            _forget(weight_OI, mapped)
 
 
 def _mapped_files() -> list[tuple[int, int]]:
@@ -161,6 +164,7 @@ def unpack(modules: Iterable[nn.Module]) -> None:
         for layer in module.modules():
             if isinstance(layer, _Prepacked):
                 _release.pop(layer).detach()
-                packed = _packed.pop(layer.weight.data_ptr())
-                layer.weight.data = packed.to_dense()
+                place = layer.weight.data_ptr()
+                layer.weight = nn.Parameter(_packed[place].to_dense(), requires_grad=False)
                 layer.__class__ = nn.Linear  # type: ignore[assignment]
+                del _packed[place]

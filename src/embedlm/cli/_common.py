@@ -66,7 +66,7 @@ Adapters = Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--
 Device = Annotated[
     str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
 ]
-Dtype = Annotated[str, Parameter(help="auto, float32, bfloat16, float16 or int8.")]
+Dtype = Annotated[str, Parameter(help="auto, float32, bfloat16, float16, int8 or fp8.")]
 Place = Annotated[
     str,
     Parameter(
