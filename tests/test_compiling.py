@@ -43,6 +43,7 @@ def test_a_long_job_is_compiled_and_a_short_one_is_not(model_folder, monkeypatch
     assert not found.backbone.compiling.active
     nothing = compiling.Costs(0.0, 0.5)
     nothing.keep(found.backbone.compiling.key)
+    found.backbone.compiling._known = None
     before = found.encode(TEXTS)
     assert found.backbone.compiling.active == pays
     measured = compiling.Costs.kept(found.backbone.compiling.key)
@@ -55,11 +56,11 @@ def test_a_long_job_is_compiled_and_a_short_one_is_not(model_folder, monkeypatch
 def test_what_lies_ahead_decides(model_folder, monkeypatch):
     kernels = model(model_folder, "llama").backbone.compiling
     assert not kernels.worth(10_000)  # nothing is known yet: a guess of 30 s
-    compiling.Costs(1.0, 0.5).keep(kernels.key)
+    kernels._known = compiling.Costs(1.0, 0.5)
     pace = kernels._plain.of_one
     assert kernels.worth(int(2.5 / pace))
     assert not kernels.worth(int(1.5 / pace))
-    compiling.Costs(1.0, -0.5).keep(kernels.key)
+    kernels._known = compiling.Costs(1.0, -0.5)
     assert not kernels.worth(10**12)
 
 

@@ -39,8 +39,6 @@ LEAST = 512
 accelerator launching a kernel costs as much for a single query: all packs run compiled."""
 TRIAL = 512
 """Tokens of a trial."""
-ENOUGH = 8192
-"""Tokens of real work, without and with compiling, that tell its gain better than a trial does."""
 
 Mode = Literal["auto", "on", "off", "plain"]
 
@@ -118,7 +116,8 @@ class Compiling:
         self.key = f"{key}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         self._trial = trial
         self._failed = self._trying = False
-        self._plain, self._compiled = Pace(), Pace()
+        self._plain = Pace()
+        self._known: Costs | None = None
 
     def suits(self, tokens: int) -> bool:
         """Tell whether a pack of this size may run compiled."""
@@ -137,7 +136,7 @@ class Compiling:
         if not self._plain.tokens:
             self._prepare()
             self._plain = Pace(self._time(), TRIAL)
-        costs = Costs.kept(self.key)
+        costs = self._costs()
         return tokens * self._plain.of_one * costs.share > costs.seconds
 
     @contextmanager
@@ -151,15 +150,11 @@ class Compiling:
         start = time.perf_counter()
         yield
         self.ahead = max(0, self.ahead - tokens)
-        pace = self._compiled if self.active else self._plain
-        if self._device.type == "cuda" and pace.tokens < ENOUGH:
-            torch.cuda.synchronize(self._device)  # else launching alone would be timed
-        if not self.active or pace.tokens < ENOUGH:
-            pace.seconds += time.perf_counter() - start
-            pace.tokens += tokens
-            if self.active and pace.tokens >= ENOUGH <= self._plain.tokens:
-                share = 1 - pace.of_one / self._plain.of_one
-                Costs(Costs.kept(self.key).seconds, share).keep(self.key)
+        if not self.active:
+            if self._device.type == "cuda" and self.mode == "auto":
+                torch.cuda.synchronize(self._device)  # else launching alone would be timed
+            self._plain.seconds += time.perf_counter() - start
+            self._plain.tokens += tokens
 
     def _prepare(self) -> None:
         if self.mode == "plain":
@@ -177,9 +172,14 @@ class Compiling:
     def _due(self) -> bool:
         if self.mode != "auto" or not self._plain.tokens:
             return self.mode == "on"
-        costs = Costs.kept(self.key)
+        costs = self._costs()
         ahead = self.ahead * self._plain.of_one
         return (self._plain.seconds + ahead) * costs.share > costs.seconds
+
+    def _costs(self) -> Costs:
+        if self._known is None:
+            self._known = Costs.kept(self.key)
+        return self._known
 
     def _start(self) -> None:
         before = self._time()
@@ -192,6 +192,7 @@ class Compiling:
         found = Costs(first, 1 - after / before)
         log.info("layers compiled in %.1f s, which saves %.0f %%", first, 100 * found.share)
         found.keep(self.key)
+        self._known = found
         if found.share <= 0 and self.mode == "auto":
             self._failed = True
             self._plain_layers()
