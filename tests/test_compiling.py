@@ -1,5 +1,7 @@
 """Compiled layers give the same vectors, and what cannot be compiled still runs."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -134,3 +136,20 @@ def test_a_failing_compiler_costs_nothing_but_time(model_folder, monkeypatch):
     found.backbone.compiling.active = True
     assert relative(found.encode(TEXTS), before) < 1e-6
     assert not found.backbone.compiling.active
+
+
+def test_a_compiler_that_fails_at_a_job_s_start_leaves_no_record(model_folder, monkeypatch):
+    found = model(model_folder, "llama")
+    before = found.encode(TEXTS)
+
+    def fail(*_, **__):
+        raise RuntimeError("no compiler")
+
+    for layer in found.backbone.layers:
+        put = partial(setattr, layer, "_compiled_call_impl", fail)
+        monkeypatch.setattr(layer, "compile", lambda put=put, **_: put())
+    kernels = found.backbone.compiling
+    kernels.settle("on")
+    assert not kernels.active
+    assert compiling.Costs.kept(kernels.key) == compiling.Costs()
+    assert relative(found.encode(TEXTS), before) < 1e-6

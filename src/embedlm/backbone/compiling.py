@@ -126,8 +126,7 @@ class Compiling:
     def settle(self, mode: Mode) -> None:
         """Fix the kernels now: what follows gives the same bits whatever was run before."""
         self.mode = mode
-        if not torch.is_grad_enabled():
-            self._prepare()
+        self._prepare()
 
     def worth(self, tokens: int) -> bool:
         """Tell whether that many tokens would repay compiling, after a trial where needed."""
@@ -188,6 +187,8 @@ class Compiling:
             layer.compile(dynamic=True)
         self.active = True
         self._once()
+        if self._failed:  # and was given up: nothing was measured
+            return
         first, after = time.perf_counter() - start, self._time()
         found = Costs(first, 1 - after / before)
         log.info("layers compiled in %.1f s, which saves %.0f %%", first, 100 * found.share)
@@ -201,6 +202,7 @@ class Compiling:
         """Return the seconds of a trial: the better of two, for there is other work."""
         return min(self._once() for _ in range(2))
 
+    @torch.inference_mode()
     def _once(self) -> float:
         self._trying = True
         start = time.perf_counter()

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
     from embedlm.backbone.compiling import Mode
@@ -76,8 +75,7 @@ def fixed_kernels(model: Embedder, mode: Mode) -> Iterator[None]:
         return
     before = compiling.mode
     try:
-        with torch.inference_mode():
-            compiling.settle(mode)
+        compiling.settle(mode)
         yield
     finally:
         compiling.mode = before

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from embedlm._json import read_json
 from embedlm.encode._crew import Crew, Task, work
@@ -322,8 +321,7 @@ def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) ->
         mode = "plain"
     elif compile is None and size is not None and model.backbone.compiling is not None:
         tokens = size // BYTES_PER_TOKEN * len(model.renderer.templates(None))
-        with torch.inference_mode():
-            mode = "on" if model.backbone.compiling.worth(tokens) else "off"
+        mode = "on" if model.backbone.compiling.worth(tokens) else "off"
     job.fix_kernels(mode)
     return mode
 
