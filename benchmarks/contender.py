@@ -43,8 +43,7 @@ def run_peer(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
 
-    dtype = work.get("dtypes", ("bfloat16", "bfloat16"))[1]
-    body = Transformer(folder, model_kwargs={"dtype": getattr(torch, dtype)})
+    body = Transformer(folder, model_kwargs={"dtype": getattr(torch, work["dtypes"][1])})
     pooling = Pooling(body.get_embedding_dimension(), pooling_mode=work["pooling"])
     model = SentenceTransformer(modules=[body, pooling], device=device)
 
@@ -85,8 +84,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     work = json.loads(args.work.read_text(encoding="utf-8"))
     if args.name.startswith("embedlm"):
-        own = work.get("dtypes", ("bfloat16", "bfloat16"))[0]
-        dtype = "int8" if args.name == "embedlm-int8" else own
+        dtype = "int8" if args.name == "embedlm-int8" else work["dtypes"][0]
         call = run_embedlm(args.folder, work, args.device, dtype)
     else:
         call = run_peer(args.folder, work, args.device, args.batch_size)

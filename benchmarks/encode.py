@@ -45,6 +45,7 @@ ICL = {
     },
     "pooling": {"kind": "last"},
 }
+SENTENCES = {"target": 3.0, "count": 4096, "low": 8, "high": 40}
 WORKLOADS: dict[str, dict[str, Any]] = {
     "mixed lengths": {"target": 3.0, "count": 256},
     "MetaEOL, 8 prompts": {"target": 4.0, "count": 48},
@@ -53,30 +54,13 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "long documents": {"target": 1.8, "count": 8, "low": 2000, "high": 2000},
     "MetaEOL, short texts": {"target": 8.0, "count": 48, "low": 8, "high": 16},
     "short queries, instructed": {"target": 3.0, "count": 1024, "low": 8, "high": 16},
-    "sentences, built-in model": {
-        "target": 3.0,
-        "count": 4096,
-        "low": 8,
-        "high": 40,
-        "dtypes": ("bfloat16", "float32"),
-    },
-    "sentences, built-in, float32": {
-        "target": 3.0,
-        "count": 4096,
-        "low": 8,
-        "high": 40,
-        "dtypes": ("float32", "float32"),
-    },
-    "sentences, built-in, bfloat16": {
-        "target": 3.0,
-        "count": 4096,
-        "low": 8,
-        "high": 40,
-        "dtypes": ("bfloat16", "bfloat16"),
-    },
+    "sentences, built-in model": {**SENTENCES, "dtypes": ("bfloat16", "float32")},
+    "sentences, built-in, float32": {**SENTENCES, "dtypes": ("float32", "float32")},
+    "sentences, built-in, bfloat16": {**SENTENCES, "dtypes": ("bfloat16", "bfloat16")},
 }
 """The built-in model runs as `embedlm.load()` runs it where bfloat16 is fast, and the peer in what
 it advises on a CPU; then both in one dtype."""
+PLAIN = ("mixed lengths", "short queries", "long documents")
 INSTRUCTED = {
     "name": "instructed",
     "backbone": {"attention": "causal"},
@@ -96,18 +80,14 @@ def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
 
     sizes = {key: WORKLOADS[name][key] for key in ("low", "high") if key in WORKLOADS[name]}
     texts = mixed_texts(tokenizer, count, **sizes)
+    dtypes = WORKLOADS[name].get("dtypes", ("bfloat16", "bfloat16"))
     work: dict[str, Any] = {"texts": texts, "demonstrations": None, "pooling": "lasttoken"}
-    if name.startswith("sentences"):
-        recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
-        own = json.loads(recipe.model_dump_json())
-        strings = [[text] for text in texts]
-        work |= {"dtypes": WORKLOADS[name]["dtypes"], "strings": strings}
-        return {**work, "recipe": own, "pooling": "mean"}
+    work["dtypes"] = dtypes  # ours, the peer's
     if name.endswith("instructed"):
         before: Any = INSTRUCTED["prompt"]
         strings = [[before["default"].replace("{text}", text)] for text in texts]
         return {**work, "recipe": INSTRUCTED, "strings": strings}
-    if name in ("mixed lengths", "short queries", "long documents"):
+    if name in PLAIN or name.startswith("sentences"):
         recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
         own = json.loads(recipe.model_dump_json())
         return {**work, "recipe": own, "pooling": "mean", "strings": [[text] for text in texts]}
