@@ -1,5 +1,6 @@
 """Compiled layers give the same vectors, and what cannot be compiled still runs."""
 
+import time
 from functools import partial
 
 import numpy as np
@@ -38,8 +39,7 @@ def test_compiled_equals_uncompiled(model_folder, name):
 
 @pytest.mark.parametrize(("after", "pays"), [(1.0, True), (3.0, False)])
 def test_a_long_job_is_compiled_and_a_short_one_is_not(model_folder, monkeypatch, after, pays):
-    times = iter([2.0, after])
-    monkeypatch.setattr(compiling.Compiling, "_time", lambda self: next(times))
+    monkeypatch.setattr(compiling.Compiling, "_compare", lambda self: (2.0, after))
     found = model(model_folder, "llama")
     found.encode(TEXTS)
     assert not found.backbone.compiling.active
@@ -75,6 +75,10 @@ def test_what_is_kept_may_be_broken(tmp_path, monkeypatch):
     compiling.Costs(3.0, 0.2).keep("b")
     assert compiling.Costs.kept("a") == compiling.Costs(2.0, 0.1)
     assert compiling.Costs.kept("c").seconds == 2.5  # as others of this machine
+    compiling.Costs(2.0, -0.1).keep("a")
+    assert compiling.Costs.kept("a").share == -0.1
+    compiling.Costs(2.0, -0.1, at=time.time() - compiling.RETRY).keep("a")  # may be tried again
+    assert compiling.Costs.kept("a") == compiling.Costs(3.0, 0.2)
     monkeypatch.setenv("EMBEDLM_CACHE", "/proc/no/such/place")
     compiling.Costs(2.0, 0.1).keep("a")
     assert compiling.Costs.kept("a") == compiling.Costs()

@@ -148,9 +148,7 @@ def _opaque(
     query: Tensor, key: Tensor, value: Tensor, scale: float, window: int, softcap: float
 ) -> Tensor:
     """Attend as one opaque step of a compiled layer: the layout is no part of the graph."""
-    how = How(
-        _now().causal, scale, None if window < 0 else window, softcap or None, 0.0, fused=True
-    )
+    how = How(_now().causal, scale, None if window < 0 else window, softcap or None)
     return _packed(query, key, value, how).contiguous()
 
 

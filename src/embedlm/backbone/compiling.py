@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -37,8 +37,12 @@ log = logging.getLogger(__name__)
 LEAST = 512
 """Tokens from which a pack runs compiled on a CPU: smaller ones gain little there. On an
 accelerator launching a kernel costs as much for a single query: all packs run compiled."""
-TRIAL = 512
-"""Tokens of a trial."""
+TRIAL = 1024
+"""Tokens of a trial: smaller ones gain less than the packs of a job do."""
+PAIRS = 2
+"""Trials with and without, in turn, of which the better ones count: there is other work."""
+RETRY = 24 * 3600.0
+"""Seconds after which a compilation that gained nothing may be tried again."""
 
 Mode = Literal["auto", "on", "off", "plain"]
 
@@ -51,15 +55,23 @@ class Costs:
     """Until the first compiled pass has ended."""
     share: float = 0.2
     """Of the time without it."""
+    at: float = field(default_factory=time.time, compare=False)
+    """When that was measured, by the clock of time.time."""
 
     @classmethod
     def kept(cls, key: str) -> Costs:
         """Return what was measured for such layers, else the mean of others, else a guess."""
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             every = json.loads(_file().read_text(encoding="utf-8"))
-            found = [every[key]] if key in every else list(every.values())
-            seconds = fmean(float(one["seconds"]) for one in found)
-            return cls(seconds, fmean(float(one["share"]) for one in found))
+            found = {
+                name: cls(float(one["seconds"]), float(one["share"]), float(one.get("at", 0)))
+                for name, one in every.items()
+            }
+            own = found.get(key)
+            if own is not None and (own.share > 0 or own.at > time.time() - RETRY):
+                return own
+            gains = [one for one in found.values() if one.share > 0]
+            return cls(fmean(one.seconds for one in gains), fmean(one.share for one in gains))
         return cls()
 
     def keep(self, key: str) -> None:
@@ -134,7 +146,7 @@ class Compiling:
             return self.mode == "on" and not self._failed
         if not self._plain.tokens:
             self._prepare()
-            self._plain = Pace(self._time(), TRIAL)
+            self._plain = Pace(min(self._once() for _ in range(PAIRS)), TRIAL)
         costs = self._costs()
         return tokens * self._plain.of_one * costs.share > costs.seconds
 
@@ -181,7 +193,6 @@ class Compiling:
         return self._known
 
     def _start(self) -> None:
-        before = self._time()
         start = time.perf_counter()
         for layer in self.layers:
             layer.compile(dynamic=True)
@@ -189,7 +200,8 @@ class Compiling:
         self._once()
         if self._failed:  # and was given up: nothing was measured
             return
-        first, after = time.perf_counter() - start, self._time()
+        first = time.perf_counter() - start
+        before, after = self._compare()
         found = Costs(first, 1 - after / before)
         log.info("layers compiled in %.1f s, which saves %.0f %%", first, 100 * found.share)
         found.keep(self.key)
@@ -198,9 +210,14 @@ class Compiling:
             self._failed = True
             self._plain_layers()
 
-    def _time(self) -> float:
-        """Return the seconds of a trial: the better of two, for there is other work."""
-        return min(self._once() for _ in range(2))
+    def _compare(self) -> tuple[float, float]:
+        """Return the seconds of a trial without and with compiled layers."""
+        pairs = []
+        for _ in range(PAIRS):
+            with torch.compiler.set_stance("force_eager"):
+                before = self._once()
+            pairs.append((before, self._once()))
+        return min(before for before, _ in pairs), min(after for _, after in pairs)
 
     @torch.inference_mode()
     def _once(self) -> float:

@@ -28,8 +28,8 @@ __all__ = ["How", "attend_packed", "suits", "visible"]
 
 BLOCK = 128
 """Queries of a block: what a causal mask hides of the keys after it is not computed."""
-SCRATCH = 1 << 20
-"""Scores held at once, about: 2 MB, so that they stay in the cache between the passes."""
+SCRATCH = 1 << 21
+"""Scores held at once, about: 4 MB, so that they stay in the cache between the passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,6 @@ class How:
     softcap: float | None = None
     """Scores s become softcap * tanh(s / softcap)."""
     dropout: float = 0.0
-    fused: bool = False
-    """Called from a compiled layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,12 @@ class _Block:
     count: int
     keys: int
     """How many keys they may see, from the first."""
+
+    def seen(self, how: How) -> slice:
+        """Return which keys any of the queries sees."""
+        if not how.causal or how.window is None:
+            return slice(0, self.keys)
+        return slice(max(0, self.first - how.window + 1), self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how
         key: k_1KTD, with the prefix's before them even where its tokens are not in the row.
         value: v_1KTD.
         layout: where the sequences lie.
-        how: mask, scale and whether the softmax runs compiled.
+        how: mask and scale.
     """
     heads, kinds, tokens = query.shape[1], key.shape[1], query.shape[2]
     plan = _plan(layout, heads, kinds, how.causal)
@@ -111,19 +115,22 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how
     k_SD, v_SD = _rows(key), _rows(value)
     out_QD = q_QD.new_empty(tokens * heads, v_SD.shape[1])
     scratch = q_QD.new_empty(plan.scratch)
-    weigh: Any = _compiled() if how.fused and how.softcap is None else _weigh
+    alpha = how.scale / (how.softcap or 1)
     for step in plan.steps:
         k_NED = k_SD.index_select(0, step.index).view(-1, step.keys, k_SD.shape[1])
         v_NED = v_SD.index_select(0, step.index).view(-1, step.keys, v_SD.shape[1])
         for block in step.blocks:
             pairs = block.batch.stop - block.batch.start
+            seen = block.seen(how)
+            keys = seen.stop - seen.start
             q_NRD = q_QD[block.rows].view(pairs, -1, q_QD.shape[1])
-            score_NRE = scratch[: pairs * q_NRD.shape[1] * block.keys].view(pairs, -1, block.keys)
-            k_NDE = k_NED[block.batch, : block.keys].transpose(1, 2)
-            torch.bmm(q_NRD, k_NDE, out=score_NRE)
-            mask_CE = _hidden(block.first, block.count, block.keys, how.causal, how.window)
-            weigh(score_NRE.view(-1, block.count, block.keys), how.scale, how.softcap, mask_CE)
-            v_NED_seen = v_NED[block.batch, : block.keys]
+            score_NRE = scratch[: pairs * q_NRD.shape[1] * keys].view(pairs, -1, keys)
+            # Copied here where only some are seen: the product would copy them transposed.
+            k_NDE = k_NED[block.batch, seen].reshape(-1).view(pairs, keys, -1).transpose(1, 2)
+            torch.baddbmm(score_NRE, q_NRD, k_NDE, beta=0, alpha=alpha, out=score_NRE)
+            mask_CX = _hidden(block.first - seen.start, block.count, keys, how.causal, how.window)
+            _weigh(score_NRE.view(-1, block.count, keys), mask_CX, how.softcap)
+            v_NED_seen = v_NED[block.batch, seen]
             torch.bmm(score_NRE, v_NED_seen, out=out_QD[block.rows].view(pairs, -1, v_SD.shape[1]))
     return out_QD.index_select(0, plan.scatter).view(1, tokens, heads, -1)
 
@@ -203,53 +210,27 @@ def _key_rows(begin_B: Tensor, length: int, prefix: int, kinds: int) -> Tensor:
     return (token_BE[:, None, :] * kinds + torch.arange(kinds)[None, :, None]).flatten()
 
 
-def _weigh(score_MCE: Tensor, scale: float, softcap: float | None, mask_CE: Tensor | None) -> None:
-    """Turn scores into their softmax, in place."""
-    score_MCE.mul_(scale)
+def _weigh(score_MCE: Tensor, mask_CX: Tensor | None, softcap: float | None) -> None:
+    """Turn scores (over `softcap`, where there is one) into their softmax, in place."""
     if softcap is not None:
-        score_MCE.div_(softcap).tanh_().mul_(softcap)
-    if mask_CE is not None:
-        score_MCE.add_(mask_CE)
+        score_MCE.tanh_().mul_(softcap)
+    if mask_CX is not None:
+        score_MCE[..., -mask_CX.shape[1] :].add_(mask_CX)
     torch.softmax(score_MCE, dim=-1, out=score_MCE)
-
-
-def _weigh_fused(
-    score_MCE: Tensor, scale: float, softcap: float | None, mask_CE: Tensor | None
-) -> Tensor:
-    """Do what `_weigh` does in float32 between one reading and one writing of the scores.
-
-    Returns the log of the denominators, lse_MC1: nobody reads it, but without a second result
-    Inductor (PyTorch 2.13) fails on what is written in place.
-    """
-    x_MCE = score_MCE.float() * scale
-    if mask_CE is not None:
-        x_MCE = x_MCE + mask_CE
-    most_MC1 = x_MCE.amax(-1, keepdim=True)
-    e_MCE = (x_MCE - most_MC1).exp()
-    sum_MC1 = e_MCE.sum(-1, keepdim=True)
-    score_MCE.copy_(e_MCE / sum_MC1)
-    return most_MC1 + sum_MC1.log()
-
-
-@lru_cache(maxsize=1)
-def _compiled() -> Any:
-    """Return the softmax compiled for any shape."""
-    made = torch.compile(_weigh_fused, dynamic=True)
-    # What is compiled is tuned to the sizes seen first, and kept on disk: let them be usual ones.
-    score_MCE, mask_CE = torch.zeros(16, 128, 384).bfloat16(), torch.zeros(128, 384).bfloat16()
-    for mask in (mask_CE, None):
-        for scale in (0.1, 0.2):
-            made(score_MCE, scale, None, mask)
-    return made
 
 
 @lru_cache(maxsize=64)
 def _hidden(first: int, rows: int, total: int, causal: bool, window: int | None) -> Tensor | None:
-    """Return what is added to the scores of `rows` queries from position `first`; None: nothing."""
-    if (not causal or rows == 1) and (window is None or total <= window):
+    """Return what is added to the last scores of `rows` queries from position `first`, mask_CX.
+
+    Keys before those that all of the queries see stay out of the mask; None: all see all.
+    """
+    windowed = window is not None and total > window
+    begin = 0 if windowed else first + 1 if causal else total
+    if begin >= total:
         return None
-    seen_CE = visible(first, rows, total, causal, window)
-    return torch.zeros(seen_CE.shape, dtype=torch.bfloat16).masked_fill_(~seen_CE, -math.inf)
+    seen_CX = visible(first, rows, total, causal, window)[:, begin:]
+    return torch.zeros(seen_CX.shape, dtype=torch.bfloat16).masked_fill_(~seen_CX, -math.inf)
 
 
 def visible(
