@@ -190,16 +190,39 @@ LEADS = [[1] * 40, [1] * 20 + [2] * 30, [3] * 60, [3] * 10 + [4] * 2, []]
 def test_groups_share_what_is_worth_it(parts):
     rows = [lead + own for lead, own in parts]
     groups = grouped(rows)
-    assert sorted(i for _, items in groups for i in items.tolist()) == list(range(len(rows)))
+    assert sorted(i for g in groups for i in g.items.tolist()) == list(range(len(rows)))
     cost = 0
-    for prefix, items in groups:
-        own = [rows[i] for i in items.tolist()]
+    for group in groups:
+        prefix, own = group.prefix, [rows[i] for i in group.items.tolist()]
         assert prefix < min(map(len, own))
         assert prefix <= common_prefix(min(own), max(own))
         cost += prefix + sum(len(row) - prefix for row in own) + PACK_COST
     one = min(common_prefix(min(rows), max(rows)), min(map(len, rows)) - 1)
     one = one if one >= 4 and len(rows) > 1 else 0
     assert cost <= one + sum(len(row) - one for row in rows) + PACK_COST
+    inner = grouped(rows, nested=True)
+    assert sorted(i for g in inner for i in g.items.tolist()) == list(range(len(rows)))
+    cost = own_tokens(inner, rows) + nested_tokens(inner) + len(inner) * PACK_COST
+    assert cost <= one + sum(len(row) - one for row in rows) + PACK_COST
+    for group in inner:
+        assert all(group.prefix < len(rows[i]) for i in group.items.tolist())
+        lengths = [level.length for level in group.levels]
+        assert lengths == sorted(set(lengths))
+
+
+def own_tokens(groups, rows):
+    return sum(len(rows[i]) - group.prefix for group in groups for i in group.items.tolist())
+
+
+def nested_tokens(groups):
+    """Return how many tokens of prefixes are run, each once and after what it begins with."""
+    seen = {}
+    for group in groups:
+        before = 0
+        for level in group.levels:
+            seen[level] = level.length - before
+            before = level.length
+    return sum(seen.values())
 
 
 def test_several_prefixes_in_one_batch_are_each_run_once(model_folder):
@@ -210,19 +233,42 @@ def test_several_prefixes_in_one_batch_are_each_run_once(model_folder):
     instructions = [leads[i % 3] if i % 3 < 2 else "" for i in range(36)]
     rows = model.render(texts, "query", instructions).ids
     groups = grouped(rows)
-    assert sorted(prefix > 60 for prefix, _ in groups) == [False, True, True]
+    assert sorted(group.prefix > 60 for group in groups) == [False, True, True]
     tokens = []
     run = model.backbone._packed
     model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
     for budget in (100_000, 300):
         tokens.clear()
         found = model.encode(texts, "query", instructions, batch_tokens=budget)
-        wanted = sum(
-            prefix + sum(len(rows[i]) - prefix for i in items.tolist()) for prefix, items in groups
-        )
+        wanted = sum(group.prefix for group in groups) + own_tokens(groups, rows)
         assert sum(tokens) == wanted < sum(map(len, rows)) / 2
     alone = [model.encode(t, "query", own) for t, own in zip(texts, instructions, strict=True)]
     assert relative(found, np.stack(alone)) < 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_prefix_that_begins_with_another_is_run_after_it(model_folder, pooling, dtype):
+    """All share a lead, two thirds one of two tasks after it: each token of them is run once."""
+    recipe = {"name": "t", "prompt": {"default": "{text}"}, "pooling": {"kind": pooling}}
+    model = embedlm.load(model_folder("qwen3"), recipe=recipe, dtype=dtype)
+    lead = "one two three four five six seven " * 5
+    tasks = [lead + "eight nine ten " * 6, lead + "seven six five four " * 7, lead]
+    texts = [f"{tasks[i % 3]}{TEXTS[i % len(TEXTS)]} {i}" for i in range(45)]
+    rows = model.render(texts).ids
+    groups = grouped(rows, nested=True)
+    assert sorted(len(group.levels) for group in groups) == [1, 2, 2]
+    tokens = []
+    run = model.backbone._packed
+    model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
+    for budget in (100_000, 400):
+        tokens.clear()
+        found = model.encode(texts, batch_tokens=budget)
+        assert sum(tokens) == own_tokens(groups, rows) + nested_tokens(groups)
+        flat = grouped(rows)
+        assert sum(tokens) < sum(g.prefix for g in flat) + own_tokens(flat, rows)
+        alone = np.stack([model.encode(text) for text in texts])
+        assert relative(found, alone) < (1e-4 if dtype == "float32" else 5e-2)
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("int8", 0.99), ("fp8", 0.98)])

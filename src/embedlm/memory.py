@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["bound_kernel_caches", "free_memory", "give_back", "is_out_of_memory"]
+__all__ = ["bound_kernel_caches", "free_memory", "give_back", "is_out_of_memory", "put"]
 
 KERNELS = 64
 """How many shapes' kernels are kept. Texts bring ever new shapes; by default 1,024 kernels are
@@ -42,6 +42,13 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def put(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device, without waiting for what is being run there."""
+    if device.type != "cuda":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

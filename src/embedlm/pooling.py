@@ -34,17 +34,14 @@ class Tokens:
     weighted_total: bool = False
     """Divide by the sum of the weights (idf), not by the number of tokens (SIF)."""
 
+    whole: bool = False
+    """index_N is 0, 1, 2, ..."""
+
     def states(self, h_TD: Tensor) -> Tensor:
         """Return the pooled tokens' states in float32, h_ND."""
-        if len(self.index_N) == len(h_TD) and self.identity:
+        if self.whole and len(self.index_N) == len(h_TD):
             return h_TD.float()
         return h_TD.index_select(0, self.index_N).float()
-
-    @property
-    def identity(self) -> bool:
-        """Whether index_N is 0, 1, 2, ..."""
-        n = len(self.index_N)
-        return n == 0 or bool((self.index_N == torch.arange(n, device=self.index_N.device)).all())
 
     def sum(self, x_ND: Tensor) -> Tensor:
         """Sum over each sequence's tokens, x_BD."""

@@ -105,7 +105,7 @@ class Writer:
             network: Any = backbone.model
             ids_1T = torch.tensor([batch.ids[index]], device=backbone.device)
             out = network(input_ids=ids_1T, use_cache=True)
-        pack = Pack(np.array([index]), 0)
+        pack = Pack(np.array([index]))
         h_TD = out.last_hidden_state[0]
         tokens = tokens_of(batch, pack, recipe.pooling.over, h_TD.device)
         v_1D = pooled(h_TD, tokens, recipe.pooling, self.model.latent).float()

@@ -65,24 +65,43 @@ class Layout:
 
 
 class Kept:
-    """What the rows of one template keep of their prefix: it is run with the first of them only."""
+    """What packs keep of the prefix they share: it is run with the first of them only."""
 
-    def __init__(self) -> None:
-        self.states: Tensor | None = None
-        """The prefix's states, h_PD, once a row has been run."""
+    def __init__(self, length: int, above: Kept | None = None) -> None:
+        """Keep the first `length` tokens of what is run first, after what is kept above them."""
+        self.length = length
+        self._above = above
+        self._states: Tensor | None = None
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._turn = 0
+
+    @property
+    def states(self) -> Tensor | None:
+        """The states of what need not be run again, h_PD."""
+        if self._states is None and self._above is not None:
+            return self._above.states
+        return self._states
+
+    def keep(self, h_TD: Tensor) -> None:
+        """Keep the states of the prefix, which was run."""
+        if self._states is None:
+            self._states = h_TD[: self.length].clone()
 
     def begin(self) -> None:
         """Start a pass through the layers."""
         self._turn = 0
-        if self.states is None:
+        if self._states is None:
             self._layers.clear()
+            if self._above is not None:
+                self._above.begin()
 
-    def join(self, key: Tensor, value: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+    def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next layer's keys and values with the prefix's before them."""
-        if self.states is None:
-            self._layers.append((key[:, :, :prefix].clone(), value[:, :, :prefix].clone()))
+        if self._states is None:
+            if self._above is not None:
+                key, value = self._above.join(key, value)
+            one = slice(0, self.length)
+            self._layers.append((key[:, :, one].clone(), value[:, :, one].clone()))
             return key, value
         before = self._layers[self._turn]
         self._turn += 1
@@ -174,7 +193,7 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
     if query.dtype != value.dtype:  # rotary positions are float32 under autocast
         query, key = query.to(value.dtype), key.to(value.dtype)
     if _current.kept is not None:
-        key, value = _current.kept.join(key, value, plan.prefix)
+        key, value = _current.kept.join(key, value)
     at_once = _at_once(query, key, value, plan, how)
     if at_once is not None:
         return at_once

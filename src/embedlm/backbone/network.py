@@ -26,6 +26,7 @@ from embedlm.backbone.given import GivenStates
 from embedlm.backbone.probe import find_layers
 from embedlm.backbone.quantised import Kind
 from embedlm.errors import InputError, UnsupportedError
+from embedlm.memory import put
 
 __all__ = ["Backbone", "Rows"]
 
@@ -173,23 +174,19 @@ class Backbone:
     ) -> Tensor:
         """Run all rows as one row without padding; h_TD."""
         own = [len(row) - prefix for row in rows]
-        kept = kept if prefix else None
         before_PD = kept.states if kept is not None else None
-        held = prefix if before_PD is not None else 0
+        held = 0 if before_PD is None else prefix
         ids = [*rows[0][held:prefix], *(i for row in rows for i in row[prefix:])]
         given = positions or [range(len(row)) for row in rows]
         places = [*given[0][held:prefix], *(p for row in given for p in row[prefix:])]
-        both = torch.tensor([ids, places])
-        if self.device.type == "cuda":  # the copy does not wait for what is being run
-            both = both.pin_memory().to(self.device, non_blocking=True)
-        ids_1T, positions_1T = both.to(self.device)[:, None]
+        ids_1T, positions_1T = put(torch.tensor([ids, places]), self.device)[:, None]
         positions_1T = positions_1T + self._position_offset
         plan = attention.Layout(tuple(own), self.causal, prefix, held > 0)
         h_TD = self._packed(ids_1T, positions_1T, plan, layers, kept)
         if before_PD is not None:
-            return torch.cat([before_PD, h_TD])
+            h_TD = torch.cat([before_PD, h_TD])
         if kept is not None:
-            kept.states = h_TD[:prefix].clone()
+            kept.keep(h_TD)
         return h_TD
 
     def _packed(

@@ -2,9 +2,9 @@
 
 PyTorch's flash kernel on the CPU reaches about a fifth of the machine's matrix-product rate at the
 lengths of sentences and paragraphs. Here the rows of a pack are gathered once in the order in which
-products want them, scores are a batched product into a scratch buffer that stays in the cache,
-their softmax is one pass, and heads that share keys are further rows of one product, so that no key
-is copied for each of them. A shared prefix stands before each sequence's own keys.
+products want them, scores are a batched product into a scratch buffer that stays in the cache, and
+heads that share keys are further rows of one product, so that no key is copied for each of them. A
+shared prefix stands before each sequence's own keys.
 
 Shapes: T tokens of the pack, H heads, K key-value heads, G = H / K, D width of a head, B sequences
 of a step, N = B * K, R rows of queries, E keys.

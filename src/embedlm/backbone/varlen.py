@@ -9,6 +9,7 @@ Shapes: H heads, K key-value heads, T tokens of the row, D width.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone.products import How
+from embedlm.memory import put
 
 __all__ = ["attend", "suits", "switch_off"]
 
@@ -102,9 +104,7 @@ def _kernel(
     return found[0], found[1].mT
 
 
+@lru_cache(maxsize=8)
 def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return where each sequence begins, and the end of the last."""
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    if device.type == "cuda":
-        return starts.pin_memory().to(device, non_blocking=True)
-    return starts.to(device)
+    """Return where each sequence begins, and the end of the last; the same for all layers."""
+    return put(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +16,8 @@ from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
 from embedlm.encode.ids import as_rendered
 from embedlm.encode.plan import Pack, plan
-from embedlm.encode.run import Output, needs_segments, run_pack
+from embedlm.encode.prefixes import Prefixes
+from embedlm.encode.run import Output, layers_of, needs_segments, run_pack
 from embedlm.errors import JobError
 from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
@@ -139,20 +139,21 @@ class Engine:
             sizes = [sum(len(job.text) for job in chunk) for chunk in chunks]
             for place, (chunk, batches, allowed) in enumerate(self._rendered(chunks, request)):
                 later = len(batches) * sum(sizes[place + 1 :]) / max(1, sizes[place])
+                target_C = np.array([job.target for job in chunk], dtype=np.int64)
+                share_C1 = np.array([[job.share] for job in chunk], dtype=np.float32)
                 for number, batch in enumerate(batches):
                     like = later + len(batches) - number
                     packs = self._packs(batch, allowed, request.role, like)
                     for items, output in _behind(packs):
-                        vectors = None if output.dense is None else output.dense.cpu().numpy()
-                        for row, item in enumerate(items.tolist()):
-                            job = chunk[item]
-                            share = job.share / len(batches)
-                            if dense is not None and vectors is not None:
-                                dense[job.target] += share * vectors[row]
+                        to = target_C[items]
+                        if dense is not None and output.dense is not None:
+                            vectors = output.dense.cpu().numpy()
+                            np.add.at(dense, to, share_C1[items] / len(batches) * vectors)
+                        for row, target in enumerate(to.tolist() if sparse or multi else ()):
                             if sparse:
-                                sparse[job.target].append(output.sparse[row])
+                                sparse[target].append(output.sparse[row])
                             if multi:
-                                multi[job.target] = output.multi_vector[row]
+                                multi[target] = output.multi_vector[row]
                         progress(len(items) if batch is batches[-1] else 0)
         return Results(dense, sparse, multi)
 
@@ -210,8 +211,7 @@ class Engine:
         while len(left):
             packs = self._planned(batch, left)
             self._expect(batch, packs, like)
-            shares = Counter(pack.group for pack in packs)
-            kept = {group: Kept() for group, count in shares.items() if count > 1}
+            prefixes = Prefixes(packs, self._run_prefix)
             for done, pack in enumerate(packs):
                 try:
                     output = run_pack(
@@ -226,7 +226,7 @@ class Engine:
                         latent=self.latent,
                         token_layers=self.token_layers,
                         skipped=skipped,
-                        kept=kept.get(pack.group),
+                        kept=prefixes.of(pack, batch.ids[pack.items[0]]),
                     )
                 except (RuntimeError, MemoryError) as error:
                     self._smaller(batch, pack, error)
@@ -248,8 +248,13 @@ class Engine:
         """Return the packs of some of a batch's rows."""
         share = self.backbone.packs and self.backbone.causal and not batch.unseen
         budget = min(self.budget, self.backbone.budget or self.budget)
-        packs = plan([batch.ids[item] for item in left.tolist()], budget, share=share)
-        return [Pack(left[pack.items], pack.prefix, pack.group) for pack in packs]
+        rows = [batch.ids[item] for item in left.tolist()]
+        packs = plan(rows, budget, share=share, nested=True)
+        return [replace(pack, items=left[pack.items]) for pack in packs]
+
+    def _run_prefix(self, ids: Sequence[int], held: int, kept: Kept) -> None:
+        layers = layers_of(self.pooling)
+        self.backbone.packed_states([ids], prefix=held, layers=layers, kept=kept)
 
     def _smaller(self, batch: RenderedBatch, pack: Pack, error: Exception) -> None:
         """Remember that a pack was too large for the memory, and halve what is run at once.

@@ -1,26 +1,35 @@
 """Which rendered texts run together, and what they share.
 
 Under a causal mask ids that rows begin with alike are run once: rows are grouped by the prefixes
-that a trie of them finds, where that saves more than a further pack costs. Within a group rows are
-sorted by length, so that rows of one length stand together, and filled into packs up to a token
-budget.
+that a trie of them finds, where that saves more than a further pack costs. Such a prefix may begin
+with a shorter one that more rows share. Within a group rows are sorted by length, so that rows of
+one length stand together, and filled into packs up to a token budget.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Pack", "common_prefix", "grouped", "plan"]
+__all__ = ["Level", "Pack", "common_prefix", "grouped", "plan"]
 
 MIN_SHARED = 4
 """A shorter common prefix is not worth sharing."""
 PACK_COST = 256
 """Tokens that must be saved for each further group: a small pack runs at a lower rate."""
+
+
+class Level(NamedTuple):
+    """A prefix that rows share."""
+
+    number: int
+    """Tells it from other prefixes of a plan."""
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +38,13 @@ class Pack:
 
     items: npt.NDArray[np.int64]
     """Which of the planned rows, shortest first."""
-    prefix: int
-    """Leading ids that all of them share and that are run once; 0: none."""
-    group: int = 0
-    """Packs of one group share the same prefix."""
+    levels: tuple[Level, ...] = ()
+    """What all of them share and is run once: prefixes that begin with one another."""
+
+    @property
+    def prefix(self) -> int:
+        """How many leading ids all rows share; 0: none."""
+        return self.levels[-1].length if self.levels else 0
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -43,7 +55,9 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def plan(rows: Sequence[list[int]], budget: int, *, share: bool) -> Iterator[Pack]:
+def plan(
+    rows: Sequence[list[int]], budget: int, *, share: bool, nested: bool = False
+) -> Iterator[Pack]:
     """Yield packs of at most `budget` tokens (a longer row is a pack of its own).
 
     A shared prefix leaves at least half of the budget to the rows' own tokens.
@@ -52,20 +66,21 @@ def plan(rows: Sequence[list[int]], budget: int, *, share: bool) -> Iterator[Pac
         rows: token ids of every text of one template.
         budget: tokens run at once.
         share: whether a common prefix may be run once (packed, causal).
+        nested: whether what comes before a prefix may be kept from another pack.
     """
     if not rows:
         return
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    groups = [(0, np.arange(len(rows)))]
+    groups = [Pack(np.arange(len(rows)))]
     if share and len(rows) > 1:
-        groups = grouped(rows)
-    for number, (prefix, items) in enumerate(groups):
-        order = items[np.argsort(lengths[items], kind="stable")]
-        own = lengths[order] - prefix
+        groups = grouped(rows, nested=nested)
+    for group in groups:
+        order = group.items[np.argsort(lengths[group.items], kind="stable")]
+        own = lengths[order] - group.prefix
         start = 0
         while start < len(order):
-            end = start + _fill(own[start:], max(budget - prefix, budget // 2, 1))
-            yield Pack(order[start:end], prefix, number)
+            end = start + _fill(own[start:], max(budget - group.prefix, budget // 2, 1))
+            yield Pack(order[start:end], group.levels)
             start = end
 
 
@@ -79,8 +94,8 @@ class _Node:
     children: list[_Node]
 
 
-def grouped(rows: Sequence[Sequence[int]]) -> list[tuple[int, npt.NDArray[np.int64]]]:
-    """Return (shared prefix, rows) of the groups that leave the fewest tokens to run.
+def grouped(rows: Sequence[Sequence[int]], *, nested: bool = False) -> list[Pack]:
+    """Return the groups that leave the fewest tokens to run, each after those it is nested in.
 
     A group costs its rows' tokens with the prefix once, and PACK_COST. Rows that gain nothing by a
     group of their own stay with what all of the next larger part of the trie share. Every row keeps
@@ -92,11 +107,13 @@ def grouped(rows: Sequence[Sequence[int]]) -> list[tuple[int, npt.NDArray[np.int
         min(common_prefix(rows[a], rows[b]), ends[place], ends[place + 1])
         for place, (a, b) in enumerate(pairwise(order))
     ]
-    found = [
-        (node.prefix, np.array(sorted(order[place] for place in places), dtype=np.int64))
-        for node, places in _split(_tree(shared))
-    ]
-    return [(prefix if prefix >= MIN_SHARED and len(own) > 1 else 0, own) for prefix, own in found]
+    found = []
+    for levels, places in _split(_tree(shared), (), count(), nested):
+        items = np.array(sorted(order[place] for place in places), dtype=np.int64)
+        if not nested:
+            levels = levels[-1:] if len(places) > 1 else ()
+        found.append(Pack(items, levels))
+    return found
 
 
 def _tree(shared: Sequence[int]) -> _Node:
@@ -123,23 +140,29 @@ def _tree(shared: Sequence[int]) -> _Node:
     return root.children[0] if whole else root
 
 
-def _split(node: _Node) -> list[tuple[_Node, list[int]]]:
-    """Return the groups of a node's rows: those that are worth one of their own, and the rest."""
-    found: list[tuple[_Node, list[int]]] = []
-    apart: set[int] = set()
+def _split(
+    node: _Node, above: tuple[Level, ...], numbers: Iterator[int], nested: bool
+) -> Iterator[tuple[tuple[Level, ...], list[int]]]:
+    """Yield the groups of a node's rows: the rest, and those that are worth one of their own."""
+    apart: list[_Node] = []
     waiting = list(node.children)
     while waiting:
         child = waiting.pop()
-        count = child.stop - child.start
-        if (count - 1) * child.prefix - count * node.prefix > PACK_COST:
-            found += _split(child)
-            apart |= set(range(child.start, child.stop))
+        others = child.stop - child.start - 1
+        again = node.prefix * (others if nested else others + 1)
+        if others * child.prefix - again > PACK_COST:
+            apart.append(child)
         else:
             waiting += child.children
-    rest = [place for place in range(node.start, node.stop) if place not in apart]
+    rest = set(range(node.start, node.stop))
+    rest -= {place for child in apart for place in range(child.start, child.stop)}
+    levels = above
+    if node.prefix >= MIN_SHARED and len(rest) + len(apart) > 1:
+        levels = (*above, Level(next(numbers), node.prefix))
     if rest:
-        found.append((node, rest))
-    return found
+        yield levels, sorted(rest)
+    for child in apart:
+        yield from _split(child, levels, numbers, nested)
 
 
 def _fill(own: npt.NDArray[np.int64], budget: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,14 @@ from embedlm.heads.latent import LatentAttention
 from embedlm.heads.projection import Projection
 from embedlm.heads.sparse import SparseRow, sparse_rows
 from embedlm.heads.tokens import TokenLayers, token_weights
+from embedlm.memory import put
 from embedlm.pooling import POOL, Tokens
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
 __all__ = [
     "Output",
+    "layers_of",
     "needs_segments",
     "pooled",
     "run_pack",
@@ -36,7 +39,6 @@ __all__ = [
     "tokens_of",
 ]
 
-Mask = npt.NDArray[np.bool_]
 Over = str | tuple[str, ...]
 
 
@@ -58,20 +60,47 @@ def needs_segments(pooling: Pooling, heads: Sequence[Head]) -> bool:
     return pooling.denoise or any(over not in ("all", None) for over in overs)
 
 
-def _mask(segments: npt.NDArray[np.uint8], length: int, over: Over) -> Mask:
-    """Return which tokens are pooled.
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """Which tokens of a pack are pooled; R counts the tokens of its texts, one after another."""
 
-    Where nothing of the wanted segments is left (an empty text, say), the last token is pooled: a
-    defined vector in place of the references' NaN.
-    """
-    if over == "all":
-        return np.ones(length, dtype=bool)
-    wanted = np.zeros(len(SEGMENT_ID), dtype=bool)
-    wanted[[SEGMENT_ID[name] for name in over]] = True
-    mask: Mask = wanted[segments]
-    if not mask.any():
-        mask[-1] = True
-    return mask
+    ids_R: npt.NDArray[np.int64] | None
+    place_N: npt.NDArray[np.int64]
+    """Of R."""
+    count_B: npt.NDArray[np.int64]
+    begin_B: npt.NDArray[np.int64]
+    """Where each text begins in R."""
+
+    @classmethod
+    def of(cls, batch: RenderedBatch, pack: Pack, over: Over, *, ids: bool = False) -> _Picked:
+        """Pick the tokens of the wanted segments.
+
+        Where nothing of them is left (an empty text, say), the last token is pooled: a defined
+        vector in place of the references' NaN.
+        """
+        rows = [batch.ids[item] for item in pack.items.tolist()]
+        length_B = np.fromiter(map(len, rows), np.int64, len(rows))
+        begin_B = np.cumsum(length_B) - length_B
+        total = int(length_B.sum())
+        ids_R = np.fromiter(chain.from_iterable(rows), np.int64, total) if ids else None
+        if over == "all":
+            return cls(ids_R, np.arange(total), length_B, begin_B)
+        wanted = np.zeros(len(SEGMENT_ID), dtype=bool)
+        wanted[[SEGMENT_ID[name] for name in over]] = True
+        mask_R = wanted[np.concatenate([batch.segments[item] for item in pack.items.tolist()])]
+        count_B = np.add.reduceat(mask_R, begin_B, dtype=np.int64)
+        nothing_B = count_B == 0
+        mask_R[(begin_B + length_B - 1)[nothing_B]] = True
+        return cls(ids_R, np.flatnonzero(mask_R), np.maximum(count_B, 1), begin_B)
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Return the picked tokens' ids, ids_N."""
+        assert self.ids_R is not None
+        return self.ids_R[self.place_N]
+
+    def by_text(self) -> list[npt.NDArray[np.int64]]:
+        """Return the same, a text apart."""
+        return np.split(self.ids(), np.cumsum(self.count_B)[:-1])
 
 
 def tokens_of(
@@ -83,29 +112,22 @@ def tokens_of(
     weighted_total: bool = False,
 ) -> Tokens:
     """Return which rows of the pack's states are pooled for which of its texts."""
-    index, counts, ids = [], [], []
-    start = pack.prefix
-    for item in pack.items.tolist():
-        row = batch.ids[item]
-        mask = _mask(batch.segments[item], len(row), over)
-        places = np.flatnonzero(mask)
-        index.append(np.where(places < pack.prefix, places, places - pack.prefix + start))
-        counts.append(len(places))
-        if weight_V is not None:
-            ids.append(np.asarray(row, dtype=np.int64)[places])
-        start += len(row) - pack.prefix
-    count_B = np.asarray(counts, dtype=np.int64)
+    picked = _Picked.of(batch, pack, over, ids=weight_V is not None)
+    count_B = picked.count_B
+    text_N = np.repeat(np.arange(len(count_B)), count_B)
+    index_N = picked.place_N
+    if pack.prefix:
+        place_N = index_N - picked.begin_B[text_N]
+        index_N = np.where(place_N < pack.prefix, place_N, index_N - pack.prefix * text_N)
     weight_N = None
     if weight_V is not None:
-        weight_N = torch.from_numpy(weight_V[np.concatenate(ids)]).to(device)
-    return Tokens(
-        index_N=torch.from_numpy(np.concatenate(index)).to(device),
-        sequence_N=torch.from_numpy(np.repeat(np.arange(len(counts)), count_B)).to(device),
-        starts_B=torch.from_numpy(np.cumsum(count_B) - count_B).to(device),
-        counts_B=torch.from_numpy(count_B).to(device),
-        weight_N=weight_N,
-        weighted_total=weighted_total,
+        weight_N = put(torch.from_numpy(weight_V[picked.ids()]), device)
+    index, text, start, count = (
+        put(torch.from_numpy(x), device)
+        for x in (index_N, text_N, np.cumsum(count_B) - count_B, count_B)
     )
+    whole = not pack.prefix and int(index_N[-1]) + 1 == len(index_N)
+    return Tokens(index, text, start, count, weight_N, weighted_total, whole)
 
 
 def run_pack(
@@ -172,7 +194,9 @@ def states_of(
     """Return the states that a pooling reads of a pack's tokens, h_TD."""
     rows = [batch.ids[item] for item in pack.items.tolist()]
     unseen = [batch.unseen[item] for item in pack.items.tolist()] if batch.unseen else ()
-    return backbone.run(rows, prefix=pack.prefix, layers=_layers(pooling), unseen=unseen, kept=kept)
+    return backbone.run(
+        rows, prefix=pack.prefix, layers=layers_of(pooling), unseen=unseen, kept=kept
+    )
 
 
 def template_states(
@@ -210,16 +234,17 @@ def template_states(
     )
     h_TD = backbone.run(
         empty.ids,
-        layers=_layers(pooling),
+        layers=layers_of(pooling),
         positions=[[place for _, place in key] for key in rows],
     )
-    every = Pack(np.arange(len(rows)), 0)
+    every = Pack(np.arange(len(rows)))
     v_XD = pooled(h_TD, tokens_of(empty, every, pooling.over, h_TD.device), pooling, latent)
     own = [order[key] for key in keys]
     return v_XD[torch.tensor(own, device=v_XD.device)]
 
 
-def _layers(pooling: Pooling) -> tuple[int, ...]:
+def layers_of(pooling: Pooling) -> tuple[int, ...]:
+    """Return which hidden states a pooling reads."""
     return pooling.layer if isinstance(pooling.layer, tuple) else (pooling.layer,)
 
 
@@ -249,10 +274,7 @@ def _token_weights(
         )
     over = pooling.over if head.over is None else head.over
     tokens = tokens_of(batch, pack, over, h_TD.device)
-    ids = [
-        np.asarray(batch.ids[item])[_mask(batch.segments[item], len(batch.ids[item]), over)]
-        for item in pack.items.tolist()
-    ]
+    ids = _Picked.of(batch, pack, over, ids=True).by_text()
     return token_weights(layers.weight, tokens.states(h_TD), ids, head.top_k)
 
 
@@ -280,9 +302,8 @@ def _token_vectors(
     if not len(skipped):
         return vectors
     kept = []
-    for item, own in zip(pack.items.tolist(), vectors, strict=True):
-        ids = np.asarray(batch.ids[item])
-        ids = ids[_mask(batch.segments[item], len(ids), head.over)]
+    picked = _Picked.of(batch, pack, head.over, ids=True)
+    for ids, own in zip(picked.by_text(), vectors, strict=True):
         stays = ~np.isin(ids, skipped)
         kept.append(own[stays] if stays.any() else own)
     return kept
