@@ -24,12 +24,15 @@ WARM_UP = 8
 
 
 def run_embedlm(
-    folder: str, work: dict[str, Any], device: str, dtype: str
+    folder: str, work: dict[str, Any], device: str, kind: str
 ) -> Callable[[int], Vectors]:
     """Return a call that embeds the first texts of a workload with EmbedLM."""
     import embedlm
 
+    dtype = "int8" if kind == "int8" else work["dtypes"][0]
     model = embedlm.load(folder, recipe=work["recipe"], device=device, dtype=dtype)
+    if kind == "compiled" and model.backbone.compiling is not None:
+        model.backbone.compiling.settle("on")
     shots = work["demonstrations"]
     return lambda count: model.encode(
         work["texts"][:count], demonstrations=shots, show_progress=False
@@ -73,7 +76,8 @@ def main() -> None:
     At the end of the input the vectors are written and the peak memory is printed.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("embedlm", "embedlm-int8", "sentence-transformers"))
+    ours = ("embedlm", "embedlm-int8", "embedlm-compiled")
+    parser.add_argument("name", choices=(*ours, "sentence-transformers"))
     parser.add_argument("--folder", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -83,9 +87,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     work = json.loads(args.work.read_text(encoding="utf-8"))
-    if args.name.startswith("embedlm"):
-        dtype = "int8" if args.name == "embedlm-int8" else work["dtypes"][0]
-        call = run_embedlm(args.folder, work, args.device, dtype)
+    if args.name in ours:
+        call = run_embedlm(args.folder, work, args.device, args.name.partition("-")[2])
     else:
         call = run_peer(args.folder, work, args.device, args.batch_size)
     call(WARM_UP)

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +33,8 @@ Block = dict[str, npt.NDArray[Any]]
 """The arrays of a block, by name."""
 
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-_OURS = {"manifest.json", "lock", "ranges.npy", "kernels", "blocks", "done"}
+_OURS = ("blocks", "ranges.npy", "kernels", "done", "manifest.json", "lock")
+"""What a job's folder holds, in the order in which it goes."""
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -116,7 +117,7 @@ class Job:
 
     def _begin(self, manifest: dict[str, Any], restart: bool) -> None:
         file = self.part / "manifest.json"
-        strange = sorted({p.name for p in self.part.iterdir() if p.suffix != ".tmp"} - _OURS)
+        strange = sorted({p.name for p in self.part.iterdir() if p.suffix != ".tmp"} - {*_OURS})
         if strange:
             raise JobError(
                 f"{self.part} is where the unfinished output would go, but it holds other files "
@@ -130,7 +131,7 @@ class Job:
                 "or choose another output"
             )
         if changed or restart:
-            self._clear()
+            self._clear(_OURS[:-1])
         for left in [*self.part.glob("*.tmp"), *self.blocks.glob("*.tmp")]:
             left.unlink()
         self.blocks.mkdir(exist_ok=True)
@@ -139,8 +140,8 @@ class Job:
             write_whole(file, lambda handle: handle.write(text.encode()))
         self.kept = sum(1 for _ in self.blocks.glob("*.npz"))
 
-    def _clear(self) -> None:
-        for name in sorted(_OURS - {"lock"}):
+    def _clear(self, names: Sequence[str]) -> None:
+        for name in names:
             path = self.part / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -240,9 +241,7 @@ class Job:
 
     def remove(self) -> None:
         """Remove the folder and all that is in it."""
-        shutil.rmtree(self.blocks, ignore_errors=True)
-        for name in ("ranges.npy", "kernels", "done", "manifest.json", "lock"):
-            (self.part / name).unlink(missing_ok=True)
+        self._clear(_OURS)
         self.part.rmdir()
 
 
