@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import embedlm
 from embedlm.backbone import load_backbone
 from embedlm.backbone.quantised import Int8Linear
-from embedlm.encode.plan import PACK_COST, common_prefix, grouped, plan
+from embedlm.encode.plan import DEPTH, PACK_COST, common_prefix, grouped, plan
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.recipe import Backbone
 from tests.models import DECODERS, ENCODERS, STUBBORN
@@ -200,7 +200,7 @@ def test_groups_share_what_is_worth_it(parts):
     one = min(common_prefix(min(rows), max(rows)), min(map(len, rows)) - 1)
     one = one if one >= 4 and len(rows) > 1 else 0
     assert cost <= one + sum(len(row) - one for row in rows) + PACK_COST
-    inner = grouped(rows, nested=True)
+    inner = grouped(rows, depth=DEPTH)
     assert sorted(i for g in inner for i in g.items.tolist()) == list(range(len(rows)))
     cost = own_tokens(inner, rows) + nested_tokens(inner) + len(inner) * PACK_COST
     assert cost <= one + sum(len(row) - one for row in rows) + PACK_COST
@@ -208,6 +208,15 @@ def test_groups_share_what_is_worth_it(parts):
         assert all(group.prefix < len(rows[i]) for i in group.items.tolist())
         lengths = [level.length for level in group.levels]
         assert lengths == sorted(set(lengths))
+
+
+@pytest.mark.parametrize("depth", [1, DEPTH])
+def test_rows_that_each_begin_with_the_last_are_no_deep_nest(depth):
+    rows = [[1] * i + [2] for i in range(1, 2048)]
+    groups = grouped(rows, depth=depth)
+    assert sorted(i for g in groups for i in g.items.tolist()) == list(range(len(rows)))
+    assert max(len(group.levels) for group in groups) == depth
+    assert own_tokens(groups, rows) + nested_tokens(groups) < sum(map(len, rows)) / 2
 
 
 def own_tokens(groups, rows):
@@ -256,7 +265,7 @@ def test_a_prefix_that_begins_with_another_is_run_after_it(model_folder, pooling
     tasks = [lead + "eight nine ten " * 6, lead + "seven six five four " * 7, lead]
     texts = [f"{tasks[i % 3]}{TEXTS[i % len(TEXTS)]} {i}" for i in range(45)]
     rows = model.render(texts).ids
-    groups = grouped(rows, nested=True)
+    groups = grouped(rows, depth=DEPTH)
     assert sorted(len(group.levels) for group in groups) == [1, 2, 2]
     tokens = []
     run = model.backbone._packed

@@ -15,7 +15,7 @@ import torch
 from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
 from embedlm.encode.ids import as_rendered
-from embedlm.encode.plan import Pack, plan
+from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
 from embedlm.encode.prefixes import Prefixes
 from embedlm.encode.run import Output, layers_of, needs_segments, run_pack
 from embedlm.errors import JobError
@@ -249,7 +249,8 @@ class Engine:
         share = self.backbone.packs and self.backbone.causal and not batch.unseen
         budget = min(self.budget, self.backbone.budget or self.budget)
         rows = [batch.ids[item] for item in left.tolist()]
-        packs = plan(rows, budget, share=share, nested=True)
+        cost = PACK_COST_CUDA if self.backbone.device.type == "cuda" else PACK_COST
+        packs = plan(rows, budget, share=share, depth=DEPTH, cost=cost)
         return [replace(pack, items=left[pack.items]) for pack in packs]
 
     def _run_prefix(self, ids: Sequence[int], held: int, kept: Kept) -> None:

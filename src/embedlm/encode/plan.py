@@ -16,12 +16,25 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Level", "Pack", "common_prefix", "grouped", "plan"]
+__all__ = [
+    "DEPTH",
+    "PACK_COST",
+    "PACK_COST_CUDA",
+    "Level",
+    "Pack",
+    "common_prefix",
+    "grouped",
+    "plan",
+]
 
 MIN_SHARED = 4
 """A shorter common prefix is not worth sharing."""
 PACK_COST = 256
 """Tokens that must be saved for each further group: a small pack runs at a lower rate."""
+PACK_COST_CUDA = 4096
+"""The same where launching a pack's kernels takes some milliseconds; an estimate."""
+DEPTH = 4
+"""How many prefixes that begin with one another are kept at once: each takes memory."""
 
 
 class Level(NamedTuple):
@@ -56,7 +69,12 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def plan(
-    rows: Sequence[list[int]], budget: int, *, share: bool, nested: bool = False
+    rows: Sequence[list[int]],
+    budget: int,
+    *,
+    share: bool,
+    depth: int = 1,
+    cost: int = PACK_COST,
 ) -> Iterator[Pack]:
     """Yield packs of at most `budget` tokens (a longer row is a pack of its own).
 
@@ -66,14 +84,15 @@ def plan(
         rows: token ids of every text of one template.
         budget: tokens run at once.
         share: whether a common prefix may be run once (packed, causal).
-        nested: whether what comes before a prefix may be kept from another pack.
+        depth: how many prefixes may be nested; more than one where they are kept between packs.
+        cost: tokens that a further pack must save.
     """
     if not rows:
         return
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     groups = [Pack(np.arange(len(rows)))]
     if share and len(rows) > 1:
-        groups = grouped(rows, nested=nested)
+        groups = grouped(rows, depth=depth, cost=cost)
     for group in groups:
         order = group.items[np.argsort(lengths[group.items], kind="stable")]
         own = lengths[order] - group.prefix
@@ -94,12 +113,12 @@ class _Node:
     children: list[_Node]
 
 
-def grouped(rows: Sequence[Sequence[int]], *, nested: bool = False) -> list[Pack]:
+def grouped(rows: Sequence[Sequence[int]], *, depth: int = 1, cost: int = PACK_COST) -> list[Pack]:
     """Return the groups that leave the fewest tokens to run, each after those it is nested in.
 
-    A group costs its rows' tokens with the prefix once, and PACK_COST. Rows that gain nothing by a
-    group of their own stay with what all of the next larger part of the trie share. Every row keeps
-    a token of its own, so that it has a state to pool.
+    A group costs its rows' tokens with the prefix once, and those of a pack. Rows that gain nothing
+    by a group of their own stay with what all of the next larger part of the trie share. Every row
+    keeps a token of its own, so that it has a state to pool.
     """
     order = sorted(range(len(rows)), key=lambda item: list(rows[item]))
     ends = [len(rows[item]) - 1 for item in order]
@@ -108,10 +127,8 @@ def grouped(rows: Sequence[Sequence[int]], *, nested: bool = False) -> list[Pack
         for place, (a, b) in enumerate(pairwise(order))
     ]
     found = []
-    for levels, places in _split(_tree(shared), (), count(), nested):
+    for levels, places in _split(_tree(shared), depth, cost):
         items = np.array(sorted(order[place] for place in places), dtype=np.int64)
-        if not nested:
-            levels = levels[-1:] if len(places) > 1 else ()
         found.append(Pack(items, levels))
     return found
 
@@ -140,29 +157,41 @@ def _tree(shared: Sequence[int]) -> _Node:
     return root.children[0] if whole else root
 
 
-def _split(
-    node: _Node, above: tuple[Level, ...], numbers: Iterator[int], nested: bool
-) -> Iterator[tuple[tuple[Level, ...], list[int]]]:
-    """Yield the groups of a node's rows: the rest, and those that are worth one of their own."""
-    apart: list[_Node] = []
+def _split(root: _Node, depth: int, cost: int) -> Iterator[tuple[tuple[Level, ...], list[int]]]:
+    """Yield the groups of a trie's rows: those worth one of their own, after what they lie in.
+
+    A group that leaves a node saves its rows what lies between the two prefixes, and runs its own
+    from the end of the level that it is nested in.
+    """
+    numbers = count()
+    waiting: list[tuple[_Node, tuple[Level, ...]]] = [(root, ())]
+    while waiting:
+        node, above = waiting.pop()
+        inner = len(above) + 1 < depth
+        base = node.prefix if inner else above[-1].length if above else 0
+        apart = _worth_it(node, base, cost)
+        rest = set(range(node.start, node.stop))
+        rest -= {place for child in apart for place in range(child.start, child.stop)}
+        levels = above
+        if node.prefix >= MIN_SHARED and len(rest) + len(apart) * inner > 1:
+            levels = (*above, Level(next(numbers), node.prefix))
+        if rest:
+            yield levels, sorted(rest)
+        waiting += [(child, levels if inner else above) for child in apart]
+
+
+def _worth_it(node: _Node, base: int, cost: int) -> list[_Node]:
+    """Return the topmost nodes below one that save more than a further pack costs."""
+    found: list[_Node] = []
     waiting = list(node.children)
     while waiting:
         child = waiting.pop()
-        others = child.stop - child.start - 1
-        again = node.prefix * (others if nested else others + 1)
-        if others * child.prefix - again > PACK_COST:
-            apart.append(child)
+        rows = child.stop - child.start
+        if rows * (child.prefix - node.prefix) - (child.prefix - base) > cost:
+            found.append(child)
         else:
             waiting += child.children
-    rest = set(range(node.start, node.stop))
-    rest -= {place for child in apart for place in range(child.start, child.stop)}
-    levels = above
-    if node.prefix >= MIN_SHARED and len(rest) + len(apart) > 1:
-        levels = (*above, Level(next(numbers), node.prefix))
-    if rest:
-        yield levels, sorted(rest)
-    for child in apart:
-        yield from _split(child, levels, numbers, nested)
+    return found
 
 
 def _fill(own: npt.NDArray[np.int64], budget: int) -> int:
