@@ -72,6 +72,17 @@ def test_any_layout_mask_and_block(lengths, prefix, kinds, causal, window, softc
     assert (out_1THD - wanted_1THD).abs().max() < 0.06
 
 
+def test_usual_blocks_equal_the_formula():
+    torch.manual_seed(0)
+    for lengths, causal, prefix in (((1, 30, 150), True, 9), ((30, 30), False, 0)):
+        layout = Layout(lengths, causal, prefix)
+        query, key, value = row(prefix + sum(lengths), 4, 2)
+        with torch.inference_mode():
+            out_1THD = attend_packed(query, key, value, layout, How(causal, 0.3))
+        wanted_1THD = by_formula(query, key, value, layout, How(causal, 0.3))
+        assert (out_1THD - wanted_1THD).abs().max() < 0.04
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_only_bfloat16_without_gradient(dtype):
     with torch.inference_mode():

@@ -74,6 +74,10 @@ class Costs:
             return cls(fmean(one.seconds for one in gains), fmean(one.share for one in gains))
         return cls()
 
+    def repaid_by(self, seconds: float) -> bool:
+        """Tell whether so much work without compiling would have saved more than it costs."""
+        return seconds * self.share > self.seconds
+
     def keep(self, key: str) -> None:
         """Write what was measured; nothing is lost where that is not possible."""
         file = _file()
@@ -147,8 +151,7 @@ class Compiling:
         if not self._plain.tokens:
             self._prepare()
             self._plain = Pace(min(self._once() for _ in range(PAIRS)), TRIAL)
-        costs = self._costs()
-        return tokens * self._plain.of_one * costs.share > costs.seconds
+        return self._costs().repaid_by(tokens * self._plain.of_one)
 
     @contextmanager
     def step(self, tokens: int) -> Iterator[None]:
@@ -183,9 +186,8 @@ class Compiling:
     def _due(self) -> bool:
         if self.mode != "auto" or not self._plain.tokens:
             return self.mode == "on"
-        costs = self._costs()
         ahead = self.ahead * self._plain.of_one
-        return (self._plain.seconds + ahead) * costs.share > costs.seconds
+        return self._costs().repaid_by(self._plain.seconds + ahead)
 
     def _costs(self) -> Costs:
         if self._known is None:
@@ -215,9 +217,10 @@ class Compiling:
         pairs = []
         for _ in range(PAIRS):
             with torch.compiler.set_stance("force_eager"):
-                before = self._once()
-            pairs.append((before, self._once()))
-        return min(before for before, _ in pairs), min(after for _, after in pairs)
+                plain = self._once()
+            pairs.append((plain, self._once()))
+        before, after = map(min, zip(*pairs, strict=True))
+        return before, after
 
     @torch.inference_mode()
     def _once(self) -> float:

@@ -126,11 +126,10 @@ def grouped(rows: Sequence[Sequence[int]], *, depth: int = 1, cost: int = PACK_C
         min(common_prefix(rows[a], rows[b]), ends[place], ends[place + 1])
         for place, (a, b) in enumerate(pairwise(order))
     ]
-    found = []
-    for levels, places in _split(_tree(shared), depth, cost):
-        items = np.array(sorted(order[place] for place in places), dtype=np.int64)
-        found.append(Pack(items, levels))
-    return found
+    return [
+        Pack(np.array(sorted(order[place] for place in places), dtype=np.int64), levels)
+        for levels, places in _split(_tree(shared), depth, cost)
+    ]
 
 
 def _tree(shared: Sequence[int]) -> _Node:
@@ -157,7 +156,7 @@ def _tree(shared: Sequence[int]) -> _Node:
     return root.children[0] if whole else root
 
 
-def _split(root: _Node, depth: int, cost: int) -> Iterator[tuple[tuple[Level, ...], list[int]]]:
+def _split(root: _Node, depth: int, cost: int) -> Iterator[tuple[tuple[Level, ...], set[int]]]:
     """Yield the groups of a trie's rows: those worth one of their own, after what they lie in.
 
     A group that leaves a node saves its rows what lies between the two prefixes, and runs its own
@@ -176,7 +175,7 @@ def _split(root: _Node, depth: int, cost: int) -> Iterator[tuple[tuple[Level, ..
         if node.prefix >= MIN_SHARED and len(rest) + len(apart) * inner > 1:
             levels = (*above, Level(next(numbers), node.prefix))
         if rest:
-            yield levels, sorted(rest)
+            yield levels, rest
         waiting += [(child, levels if inner else above) for child in apart]
 
 

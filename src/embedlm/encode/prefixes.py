@@ -39,13 +39,13 @@ class Prefixes:
         """
         while self._held and self._held[-1][0] not in pack.levels:
             self._held.pop()
+        alone = len(pack.levels) == 1
+        if not pack.levels or (alone and self._uses[pack.levels[0]] == 1):
+            return None
         for level in pack.levels[len(self._held) :]:
-            alone = len(pack.levels) == 1
-            if alone and self._uses[level] == 1:
-                return None
             above = self._held[-1][1] if self._held else None
             kept = Kept(level.length, above)
             if not alone:
                 self._run(row[: level.length], 0 if above is None else above.length, kept)
             self._held.append((level, kept))
-        return self._held[-1][1] if pack.levels else None
+        return self._held[-1][1]

@@ -25,10 +25,12 @@ from embedlm.heads.tokens import TokenLayers, token_weights
 from embedlm.memory import put
 from embedlm.pooling import POOL, Tokens
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
+from embedlm.prompt.truncate import Ids
 from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
 __all__ = [
     "Output",
+    "Picked",
     "layers_of",
     "needs_segments",
     "pooled",
@@ -61,10 +63,10 @@ def needs_segments(pooling: Pooling, heads: Sequence[Head]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picked:
+class Picked:
     """Which tokens of a pack are pooled; R counts the tokens of its texts, one after another."""
 
-    ids_R: npt.NDArray[np.int64] | None
+    rows: list[Ids]
     place_N: npt.NDArray[np.int64]
     """Of R."""
     count_B: npt.NDArray[np.int64]
@@ -72,7 +74,7 @@ class _Picked:
     """Where each text begins in R."""
 
     @classmethod
-    def of(cls, batch: RenderedBatch, pack: Pack, over: Over, *, ids: bool = False) -> _Picked:
+    def of(cls, batch: RenderedBatch, pack: Pack, over: Over) -> Picked:
         """Pick the tokens of the wanted segments.
 
         Where nothing of them is left (an empty text, say), the last token is pooled: a defined
@@ -81,53 +83,52 @@ class _Picked:
         rows = [batch.ids[item] for item in pack.items.tolist()]
         length_B = np.fromiter(map(len, rows), np.int64, len(rows))
         begin_B = np.cumsum(length_B) - length_B
-        total = int(length_B.sum())
-        ids_R = np.fromiter(chain.from_iterable(rows), np.int64, total) if ids else None
         if over == "all":
-            return cls(ids_R, np.arange(total), length_B, begin_B)
+            return cls(rows, np.arange(length_B.sum()), length_B, begin_B)
         wanted = np.zeros(len(SEGMENT_ID), dtype=bool)
         wanted[[SEGMENT_ID[name] for name in over]] = True
         mask_R = wanted[np.concatenate([batch.segments[item] for item in pack.items.tolist()])]
         count_B = np.add.reduceat(mask_R, begin_B, dtype=np.int64)
         nothing_B = count_B == 0
         mask_R[(begin_B + length_B - 1)[nothing_B]] = True
-        return cls(ids_R, np.flatnonzero(mask_R), np.maximum(count_B, 1), begin_B)
+        return cls(rows, np.flatnonzero(mask_R), np.maximum(count_B, 1), begin_B)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """Return the picked tokens' ids, ids_N."""
-        assert self.ids_R is not None
-        return self.ids_R[self.place_N]
+        return np.fromiter(chain.from_iterable(self.rows), np.int64)[self.place_N]
 
-    def by_text(self) -> list[npt.NDArray[np.int64]]:
+    def ids_by_text(self) -> list[npt.NDArray[np.int64]]:
         """Return the same, a text apart."""
         return np.split(self.ids(), np.cumsum(self.count_B)[:-1])
 
+    def tokens(
+        self,
+        prefix: int,
+        device: torch.device,
+        weight_V: npt.NDArray[np.float32] | None = None,
+        weighted_total: bool = False,
+    ) -> Tokens:
+        """Return where their states are, in those of a pack with such a shared prefix."""
+        count_B = self.count_B
+        text_N = np.repeat(np.arange(len(count_B)), count_B)
+        index_N = self.place_N
+        if prefix:
+            place_N = index_N - self.begin_B[text_N]
+            index_N = np.where(place_N < prefix, place_N, index_N - prefix * text_N)
+        weight_N = None
+        if weight_V is not None:
+            weight_N = put(torch.from_numpy(weight_V[self.ids()]), device)
+        index, text, start, count = (
+            put(torch.from_numpy(x), device)
+            for x in (index_N, text_N, np.cumsum(count_B) - count_B, count_B)
+        )
+        whole = not prefix and int(index_N[-1]) + 1 == len(index_N)
+        return Tokens(index, text, start, count, weight_N, weighted_total, whole)
 
-def tokens_of(
-    batch: RenderedBatch,
-    pack: Pack,
-    over: Over,
-    device: torch.device,
-    weight_V: npt.NDArray[np.float32] | None = None,
-    weighted_total: bool = False,
-) -> Tokens:
+
+def tokens_of(batch: RenderedBatch, pack: Pack, over: Over, device: torch.device) -> Tokens:
     """Return which rows of the pack's states are pooled for which of its texts."""
-    picked = _Picked.of(batch, pack, over, ids=weight_V is not None)
-    count_B = picked.count_B
-    text_N = np.repeat(np.arange(len(count_B)), count_B)
-    index_N = picked.place_N
-    if pack.prefix:
-        place_N = index_N - picked.begin_B[text_N]
-        index_N = np.where(place_N < pack.prefix, place_N, index_N - pack.prefix * text_N)
-    weight_N = None
-    if weight_V is not None:
-        weight_N = put(torch.from_numpy(weight_V[picked.ids()]), device)
-    index, text, start, count = (
-        put(torch.from_numpy(x), device)
-        for x in (index_N, text_N, np.cumsum(count_B) - count_B, count_B)
-    )
-    whole = not pack.prefix and int(index_N[-1]) + 1 == len(index_N)
-    return Tokens(index, text, start, count, weight_N, weighted_total, whole)
+    return Picked.of(batch, pack, over).tokens(pack.prefix, device)
 
 
 def run_pack(
@@ -162,8 +163,8 @@ def run_pack(
         kept: what the packs of one template keep of their prefix.
     """
     h_TD = states_of(backbone, batch, pack, pooling, kept)
-    total = pooling.weights == "idf"
-    tokens = tokens_of(batch, pack, pooling.over, h_TD.device, weight_V, total)
+    picked = Picked.of(batch, pack, pooling.over)
+    tokens = picked.tokens(pack.prefix, h_TD.device, weight_V, pooling.weights == "idf")
     output = Output()
     for head in heads:
         if isinstance(head, Dense):
@@ -256,7 +257,7 @@ def pooled(
         return POOL[pooling.kind](h_TD, tokens)
     h_ND = latent(h_TD.index_select(0, tokens.index_N))
     every_N = torch.arange(len(h_ND), device=h_ND.device)
-    return POOL[pooling.kind](h_ND, replace(tokens, index_N=every_N))
+    return POOL[pooling.kind](h_ND, replace(tokens, index_N=every_N, whole=True))
 
 
 def _token_weights(
@@ -273,9 +274,9 @@ def _token_weights(
             "tokens, and this model was loaded without one; load it with a recipe such as bge-m3"
         )
     over = pooling.over if head.over is None else head.over
-    tokens = tokens_of(batch, pack, over, h_TD.device)
-    ids = _Picked.of(batch, pack, over, ids=True).by_text()
-    return token_weights(layers.weight, tokens.states(h_TD), ids, head.top_k)
+    picked = Picked.of(batch, pack, over)
+    h_ND = picked.tokens(pack.prefix, h_TD.device).states(h_TD)
+    return token_weights(layers.weight, h_ND, picked.ids_by_text(), head.top_k)
 
 
 def token_states(
@@ -296,14 +297,13 @@ def _token_vectors(
     skipped: npt.NDArray[np.int64],
     layers: TokenLayers | None,
 ) -> list[npt.NDArray[np.float32]]:
-    tokens = tokens_of(batch, pack, head.over, h_TD.device)
-    h_ND = token_states(h_TD, tokens, head, layers)
-    vectors = np.split(h_ND.cpu().numpy(), tokens.starts_B.cpu().numpy()[1:])
+    picked = Picked.of(batch, pack, head.over)
+    h_ND = token_states(h_TD, picked.tokens(pack.prefix, h_TD.device), head, layers)
+    vectors = np.split(h_ND.cpu().numpy(), np.cumsum(picked.count_B)[:-1])
     if not len(skipped):
         return vectors
     kept = []
-    picked = _Picked.of(batch, pack, head.over, ids=True)
-    for ids, own in zip(picked.by_text(), vectors, strict=True):
+    for ids, own in zip(picked.ids_by_text(), vectors, strict=True):
         stays = ~np.isin(ids, skipped)
         kept.append(own[stays] if stays.any() else own)
     return kept

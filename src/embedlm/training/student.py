@@ -15,10 +15,18 @@ from torch import Tensor, nn
 
 from embedlm.embedder import Embedder
 from embedlm.encode.plan import Pack, plan
-from embedlm.encode.run import pooled, states_of, template_states, token_states, tokens_of
+from embedlm.encode.run import (
+    Picked,
+    pooled,
+    states_of,
+    template_states,
+    token_states,
+    tokens_of,
+)
 from embedlm.errors import UnsupportedError
 from embedlm.heads.sparse import term_weights
 from embedlm.heads.tokens import spread
+from embedlm.memory import put
 from embedlm.pooling import POOL
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.recipe import Dense, Head, MultiVector, Sparse
@@ -188,12 +196,10 @@ class Student:
         assert layers is not None
         assert layers.weight is not None
         over = self.embedder.recipe.pooling.over if head.over is None else head.over
-        tokens = tokens_of(batch, pack, over, h_TD.device)
-        ids = [i for item in pack.items.tolist() for i in batch.ids[item][pack.prefix :]]
-        first = pack.items.tolist()[0] if len(pack.items) else 0
-        ids_T = torch.tensor([*batch.ids[first][: pack.prefix], *ids], device=h_TD.device)
+        picked = Picked.of(batch, pack, over)
+        tokens = picked.tokens(pack.prefix, h_TD.device)
+        ids_N = put(torch.from_numpy(picked.ids()), h_TD.device)
         shape = (len(tokens.counts_B), self.backbone.vocab_size)
-        ids_N = ids_T[tokens.index_N]
         return spread(layers.weight, tokens.states(h_TD), ids_N, tokens.sequence_N, shape)
 
     def _token_vectors(
