@@ -78,7 +78,7 @@ INSTRUCTED = {
 def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
     """Return texts and recipe for EmbedLM, and what the peer is given: strings to be averaged."""
     import embedlm
-    from embedlm.prompt.template import clean_text, fill
+    from embedlm.schema.template import clean_text, fill
 
     sizes = {key: WORKLOADS[name][key] for key in ("low", "high") if key in WORKLOADS[name]}
     texts = mixed_texts(tokenizer, count, **sizes)

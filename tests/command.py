@@ -158,8 +158,8 @@ def _serve():
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
+    import embedlm.bulk.files
     import embedlm.cli._app
-    import embedlm.encode.files
     import embedlm.loader
     import embedlm.search  # noqa: F401
 

@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel
 
 import embedlm
-from embedlm import recipe as schema
+from embedlm.schema import recipe as schema
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
     *sorted(DOCS.rglob("*.md")),

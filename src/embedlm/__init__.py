@@ -5,17 +5,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from embedlm.recipe import Recipe, recipes
+from embedlm.schema.recipe import Recipe, recipes
 
 if TYPE_CHECKING:
     from embedlm import losses
     from embedlm.embedder import Embedder
-    from embedlm.embeddings import Embeddings
+    from embedlm.encode.precision import quantize
     from embedlm.evaluation import evaluate
-    from embedlm.precision import quantize
+    from embedlm.generation.writer import Writer
+    from embedlm.readout.embeddings import Embeddings
     from embedlm.rerank import Reranker
     from embedlm.training import train
-    from embedlm.writer import Writer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,13 +36,13 @@ __all__ = [
 # What needs torch (or takes long to import) is loaded when it is first asked for.
 _LAZY = {
     "Embedder": "embedlm.embedder",
-    "Embeddings": "embedlm.embeddings",
+    "Embeddings": "embedlm.readout.embeddings",
     "load": "embedlm.loader",
     "evaluate": "embedlm.evaluation",
-    "quantize": "embedlm.precision",
+    "quantize": "embedlm.encode.precision",
     "Reranker": "embedlm.rerank",
     "train": "embedlm.training",
-    "Writer": "embedlm.writer",
+    "Writer": "embedlm.generation.writer",
 }
 _LAZY_MODULES = {"losses"}
 

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedlm import frequency, similarity
-from embedlm._inputs import (
+from embedlm.backbone import Backbone, with_head
+from embedlm.encode.engine import Engine, Job, Results, default_budget
+from embedlm.encode.inputs import (
     AUTO,
     Options,
     check_demonstrations,
@@ -21,19 +22,18 @@ from embedlm._inputs import (
     led,
     translate_spellings,
 )
-from embedlm._progress import progress
-from embedlm.backbone import Backbone, with_head
-from embedlm.embeddings import Embeddings, scores
-from embedlm.encode.engine import Engine, Job, Results, default_budget
+from embedlm.encode.precision import quantize, truncate
 from embedlm.errors import InputError
-from embedlm.heads.latent import LatentAttention
-from embedlm.heads.projection import Projection
-from embedlm.heads.sparse import stack
-from embedlm.heads.tokens import TokenLayers
-from embedlm.heads.wanted import needs_lm_head, wanted_heads
-from embedlm.precision import quantize, truncate
+from embedlm.jobs.progress import progress
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.recipe import Dense, Head, MultiVector, Recipe, Sparse
+from embedlm.readout import frequency, similarity
+from embedlm.readout.embeddings import Embeddings, scores
+from embedlm.readout.latent import LatentAttention
+from embedlm.readout.projection import Projection
+from embedlm.readout.requested import needs_lm_head, wanted_heads
+from embedlm.readout.sparse import stack
+from embedlm.readout.token_layers import TokenLayers
+from embedlm.schema.recipe import Dense, Head, MultiVector, Recipe, Sparse
 
 __all__ = ["Embedder"]
 

@@ -10,12 +10,12 @@ from embedlm.backbone import Backbone, load_backbone
 from embedlm.backbone.adapters import adapter_folder, own_adapters, split_adapters
 from embedlm.embedder import Embedder
 from embedlm.errors import ModelError
-from embedlm.heads.latent import LatentAttention, load_latent
-from embedlm.heads.projection import Projection, load_projection
-from embedlm.heads.tokens import TokenLayers, load_token_layers
-from embedlm.heads.wanted import needs_lm_head
 from embedlm.persistence import derive_recipe, layout_folder, recognise
-from embedlm.recipe import Dense, MultiVector, Recipe, Sparse
+from embedlm.readout.latent import LatentAttention, load_latent
+from embedlm.readout.projection import Projection, load_projection
+from embedlm.readout.requested import needs_lm_head
+from embedlm.readout.token_layers import TokenLayers, load_token_layers
+from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
 
 __all__ = ["load"]
 

@@ -1,6 +1,6 @@
 """The network under a recipe: loading it, running it packed, and what its tokens may see."""
 
-from embedlm.backbone._files import raw_config, read_tensors
+from embedlm.backbone.files import raw_config, read_tensors
 from embedlm.backbone.loading import load_backbone, with_head
 from embedlm.backbone.network import Backbone
 

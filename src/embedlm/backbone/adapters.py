@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from embedlm._json import optional_json, read_json
 from embedlm.errors import InputError, ModelError, closest, require
+from embedlm.jobs.json_files import optional_json, read_json
 
 __all__ = [
     "Adapters",

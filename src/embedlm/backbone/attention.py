@@ -23,8 +23,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import AttentionInterface
 
-from embedlm.backbone import products, varlen
-from embedlm.backbone.products import How
+from embedlm.backbone import cpu_attention, varlen
+from embedlm.backbone.cpu_attention import How
 
 __all__ = ["NAME", "Kept", "Layout", "current", "layout"]
 
@@ -218,8 +218,8 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
 
 def _at_once(query: Tensor, key: Tensor, value: Tensor, plan: Layout, how: How) -> Tensor | None:
     """Attend to all sequences at once, where the device has a fast way that does."""
-    if products.suits(query) and not how.dropout:
-        return products.attend_packed(query, key, value, plan, how)
+    if cpu_attention.suits(query) and not how.dropout:
+        return cpu_attention.attend_packed(query, key, value, plan, how)
     if not varlen.suits(query, how) or (plan.prefix and not _unwindowed(plan, how)):
         return None
     try:
@@ -355,7 +355,7 @@ def _attend(
     windowed = how.window is not None and total > how.window
     mask_LT = None
     if windowed or (how.causal and 1 < length < total):
-        mask_LT = products.visible(
+        mask_LT = cpu_attention.visible(
             total - length, length, total, how.causal, how.window, q_BHLD.device
         )
     if how.softcap:
@@ -385,7 +385,7 @@ def _attend_softcapped(
     scores_BHLT = torch.tanh(scores_BHLT / how.softcap) * how.softcap
     if mask_LT is None and how.causal and q_BHLD.shape[2] > 1:
         total = k_BKTD.shape[2]
-        mask_LT = products.visible(0, total, total, True, None, q_BHLD.device)
+        mask_LT = cpu_attention.visible(0, total, total, True, None, q_BHLD.device)
     if mask_LT is not None:
         scores_BHLT = scores_BHLT.masked_fill(~mask_LT, -math.inf)
     weights_BHLT = F.softmax(scores_BHLT.float(), dim=-1).to(q_BHLD.dtype)

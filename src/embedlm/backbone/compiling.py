@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from embedlm.backbone import prepacked
-from embedlm.user_cache import user_cache
+from embedlm.jobs.user_cache import user_cache
 
 __all__ = ["Compiling", "Costs", "Mode"]
 

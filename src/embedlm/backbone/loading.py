@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from embedlm.backbone import attention
-from embedlm.backbone._files import (
+from embedlm.backbone.adapters import apply_adapters
+from embedlm.backbone.compiling import Compiling
+from embedlm.backbone.direction import set_direction
+from embedlm.backbone.files import (
     choose_device,
     choose_dtype,
     load_config,
@@ -18,9 +21,7 @@ from embedlm.backbone._files import (
     load_tokenizer,
     quiet,
 )
-from embedlm.backbone.adapters import apply_adapters
-from embedlm.backbone.compiling import Compiling
-from embedlm.backbone.direction import set_direction
+from embedlm.backbone.memory import bound_kernel_caches
 from embedlm.backbone.network import Backbone
 from embedlm.backbone.prepacked import processor
 from embedlm.backbone.probe import (
@@ -31,8 +32,7 @@ from embedlm.backbone.probe import (
 )
 from embedlm.backbone.quantised import KINDS, Kind, quantise
 from embedlm.errors import ModelError, UnsupportedError
-from embedlm.memory import bound_kernel_caches
-from embedlm.recipe import Backbone as BackboneRecipe
+from embedlm.schema.recipe import Backbone as BackboneRecipe
 
 __all__ = ["load_backbone", "with_head"]
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from embedlm.backbone import attention
-from embedlm.backbone._files import quiet
 from embedlm.backbone.adapters import Adapters
 from embedlm.backbone.compiling import Compiling
-from embedlm.backbone.given import GivenStates
+from embedlm.backbone.files import quiet
+from embedlm.backbone.head_input import GivenStates
+from embedlm.backbone.memory import put
 from embedlm.backbone.probe import find_layers
 from embedlm.backbone.quantised import Kind
 from embedlm.errors import InputError, UnsupportedError
-from embedlm.memory import put
 
 __all__ = ["Backbone", "Rows"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedlm.backbone.products import How
-from embedlm.memory import put
+from embedlm.backbone.cpu_attention import How
+from embedlm.backbone.memory import put
 
 __all__ = ["attend", "suits", "switch_off"]
 

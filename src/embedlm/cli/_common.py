@@ -124,7 +124,7 @@ class Loading:
 
 def _recipe(model: str | None, name: str | None) -> Any:
     from embedlm.persistence import derive_recipe
-    from embedlm.recipe import Recipe
+    from embedlm.schema.recipe import Recipe
 
     if name is not None:
         return Recipe.load(name)

@@ -43,8 +43,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Score demonstrations on a dev set (recipe prompteol-icl) and print the best."""
-    from embedlm._progress import progress
-    from embedlm.prompt.demonstrations import default_candidates, search_demonstrations
+    from embedlm.jobs.progress import progress
+    from embedlm.studies.demonstrations import default_candidates, search_demonstrations
 
     for name, value in (("--limit", limit), ("--top-k", top_k)):
         if value is not None and value < 1:

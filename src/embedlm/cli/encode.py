@@ -26,7 +26,7 @@ from embedlm.cli._common import (
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
-    from embedlm.encode.files import Encoded
+    from embedlm.bulk.files import Encoded
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -122,8 +122,8 @@ def command(
     """Encode the texts of a file, of any size, into a file of vectors."""
     if source.startswith("-") and source != "-":
         raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
-    from embedlm.encode._crew import Duty, crew_of
-    from embedlm.encode.files import encode_file, encode_folder
+    from embedlm.bulk.files import encode_file, encode_folder
+    from embedlm.bulk.workers import Duty, crew_of
 
     load = partial(_loaded, loading, model, fit, text_field)
     embedder = load()
@@ -172,7 +172,7 @@ def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
 
 def _loaded(loading: Loading, model: str | None, fit: str | None, text_field: str) -> Any:
     """Return the model, fitted where that is asked; each worker calls it."""
-    from embedlm.encode.files import read_texts
+    from embedlm.bulk.files import read_texts
 
     embedder = loading.load(model)
     if fit is not None:

@@ -37,7 +37,7 @@ def command(
 
     Exit status 1 if they do.
     """
-    from embedlm.comparison import compare, open_runtime
+    from embedlm.studies import compare, open_runtime
 
     try:
         lines = [line for line in texts.read_text(encoding="utf-8").split("\n") if line]

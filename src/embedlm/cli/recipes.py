@@ -24,7 +24,7 @@ app = App(
 @app.default
 def list_recipes(*, json: Json = False) -> None:
     """List the recipes, one a system; show one; print the schema of a recipe file."""
-    from embedlm.recipe import Recipe, recipes
+    from embedlm.schema.recipe import Recipe, recipes
 
     found = [Recipe.load(name) for name in recipes()]
     if json:
@@ -50,7 +50,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Print a recipe as YAML, ready to be changed and used."""
-    from embedlm.recipe import Recipe
+    from embedlm.schema.recipe import Recipe
 
     recipe = Recipe.load(name)
     if json:
@@ -66,6 +66,6 @@ def show(
 )
 def schema() -> None:
     """Print the JSON Schema of a recipe file, for editors."""
-    from embedlm.recipe import Recipe
+    from embedlm.schema.recipe import Recipe
 
     emit(Recipe.json_schema())

@@ -48,7 +48,7 @@ def command(
 
 
 def _row(batch: Any, place: int, tokenizer: Any) -> dict[str, Any]:
-    from embedlm.recipe import SEGMENTS
+    from embedlm.schema.recipe import SEGMENTS
 
     ids = batch.ids[place]
     return {

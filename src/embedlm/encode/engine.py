@@ -14,18 +14,18 @@ import torch
 
 from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
+from embedlm.backbone.memory import free_memory, is_out_of_memory
 from embedlm.encode.ids import as_rendered
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
 from embedlm.encode.prefixes import Prefixes
 from embedlm.encode.run import Output, layers_of, needs_segments, run_pack
 from embedlm.errors import JobError
-from embedlm.heads.latent import LatentAttention
-from embedlm.heads.projection import Projection
-from embedlm.heads.sparse import SparseRow, text_token_ids
-from embedlm.heads.tokens import TokenLayers
-from embedlm.memory import free_memory, is_out_of_memory
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
+from embedlm.readout.latent import LatentAttention
+from embedlm.readout.projection import Projection
+from embedlm.readout.sparse import SparseRow, text_token_ids
+from embedlm.readout.token_layers import TokenLayers
+from embedlm.schema.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
 log = logging.getLogger(__name__)
 

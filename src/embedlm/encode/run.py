@@ -16,17 +16,17 @@ from torch import Tensor
 
 from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
+from embedlm.backbone.memory import put
 from embedlm.encode.plan import Pack
 from embedlm.errors import InputError, UnsupportedError
-from embedlm.heads.latent import LatentAttention
-from embedlm.heads.projection import Projection
-from embedlm.heads.sparse import SparseRow, sparse_rows
-from embedlm.heads.tokens import TokenLayers, token_weights
-from embedlm.memory import put
-from embedlm.pooling import POOL, Tokens
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
 from embedlm.prompt.truncate import Ids
-from embedlm.recipe import Dense, Head, MultiVector, Pooling, Sparse
+from embedlm.readout.latent import LatentAttention
+from embedlm.readout.pooling import POOL, Tokens
+from embedlm.readout.projection import Projection
+from embedlm.readout.sparse import SparseRow, sparse_rows
+from embedlm.readout.token_layers import TokenLayers, token_weights
+from embedlm.schema.recipe import Dense, Head, MultiVector, Pooling, Sparse
 
 __all__ = [
     "Output",

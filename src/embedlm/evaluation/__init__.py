@@ -1,6 +1,5 @@
 """How good vectors are: tasks on real data, metrics by their standard definitions."""
 
-from embedlm.evaluation.layers import ScoredLayer, search_layers
 from embedlm.evaluation.tasks import TASKS, Result, evaluate
 
-__all__ = ["TASKS", "Result", "ScoredLayer", "evaluate", "search_layers"]
+__all__ = ["TASKS", "Result", "evaluate"]

@@ -17,8 +17,8 @@ from embedlm.errors import InputError, closest, require
 from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
 from embedlm.evaluation.readers import read_labelled, read_pairs, read_retrieval
 from embedlm.loader import load
-from embedlm.recipe import Sparse
-from embedlm.similarity import hybrid_runs
+from embedlm.readout.similarity import hybrid_runs
+from embedlm.schema.recipe import Sparse
 
 __all__ = ["TASKS", "Result", "evaluate", "rank"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from embedlm.heads.projection import Projection
 from embedlm.prompt.special import surround
-from embedlm.prompt.template import parse_template, spell_demonstrations
-from embedlm.recipe import Dense, MultiVector, Recipe, Sparse
+from embedlm.readout.projection import Projection
+from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
+from embedlm.schema.template import parse_template, spell_demonstrations
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder

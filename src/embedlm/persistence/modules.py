@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedlm.persistence.expressible import Form
-from embedlm.recipe import MultiVector, Recipe, Sparse
+from embedlm.schema.recipe import MultiVector, Recipe, Sparse
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder

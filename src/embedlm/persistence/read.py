@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from embedlm._json import optional_json, read_json
 from embedlm.errors import ModelError, UnsupportedError
+from embedlm.jobs.json_files import optional_json, read_json
 from embedlm.persistence.hub import layout_folder
 from embedlm.persistence.systems import (
     closes_with_eos,
@@ -15,8 +15,8 @@ from embedlm.persistence.systems import (
     recipe_of_checkpoint,
     recognise,
 )
-from embedlm.prompt.template import escape
-from embedlm.recipe import Recipe
+from embedlm.schema.recipe import Recipe
+from embedlm.schema.template import escape
 
 __all__ = ["RECIPE_FILE", "derive_recipe"]
 

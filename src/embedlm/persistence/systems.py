@@ -9,10 +9,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from embedlm._json import optional_json, read_json
 from embedlm.errors import ModelError
-from embedlm.prompt.template import escape
-from embedlm.recipe import Recipe, recipes
+from embedlm.jobs.json_files import optional_json, read_json
+from embedlm.schema.recipe import Recipe, recipes
+from embedlm.schema.template import escape
 
 __all__ = ["instructed", "recipe_of_checkpoint", "recognise"]
 

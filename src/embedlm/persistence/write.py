@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import InputError
-from embedlm.heads.latent import save_latent
-from embedlm.heads.projection import Projection, save_projection
-from embedlm.heads.tokens import save_token_layers
 from embedlm.persistence.card import Card
 from embedlm.persistence.expressible import form_of
 from embedlm.persistence.modules import write_modules
 from embedlm.persistence.read import RECIPE_FILE
 from embedlm.prompt.special import add_eos
+from embedlm.readout.latent import save_latent
+from embedlm.readout.projection import Projection, save_projection
+from embedlm.readout.token_layers import save_token_layers
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder

@@ -1,5 +1,1 @@
-"""Templates as segments, and their rendering to token ids."""
-
-from embedlm.prompt.template import Piece, check_prompt, parse_template
-
-__all__ = ["Piece", "check_prompt", "parse_template"]
+"""A template and a text become token ids, each with the segment that it belongs to."""

@@ -17,7 +17,9 @@ import numpy as np
 from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
 from embedlm.prompt.special import adds_eos
-from embedlm.prompt.template import (
+from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
+from embedlm.schema.recipe import Boundary, Message, Prompt, Template
+from embedlm.schema.template import (
     Piece,
     chat_template,
     clean_text,
@@ -27,8 +29,6 @@ from embedlm.prompt.template import (
     spell_demonstrations,
     strip_row,
 )
-from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
-from embedlm.recipe import Boundary, Message, Prompt, Template
 
 __all__ = ["SEGMENT_ID", "RenderedBatch", "Renderer", "Request"]
 
@@ -42,7 +42,7 @@ class RenderedBatch:
     ids: list[Ids]
     """Token ids."""
     segments: list[Segments]
-    """For each token the index of its segment in `embedlm.recipe.SEGMENTS`."""
+    """For each token the index of its segment in `embedlm.schema.recipe.SEGMENTS`."""
     text: list[str]
     """The prompt as a string, before truncation."""
     truncated: list[bool] = field(default_factory=list)

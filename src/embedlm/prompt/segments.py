@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedlm.prompt.template import Piece
-from embedlm.recipe import SEGMENTS, Boundary
+from embedlm.schema.recipe import SEGMENTS, Boundary
+from embedlm.schema.template import Piece
 
 __all__ = ["SEGMENT_ID", "Segments", "count_boundary", "mark", "segment_of"]
 
 Segments = npt.NDArray[np.uint8]
-"""For each token the index of its segment in `embedlm.recipe.SEGMENTS`."""
+"""For each token the index of its segment in `embedlm.schema.recipe.SEGMENTS`."""
 
 SEGMENT_ID = {name: index for index, name in enumerate(SEGMENTS)}
 _SPECIAL, _TEXT, _EOS = (SEGMENT_ID[name] for name in ("special", "text", "eos"))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedlm.backbone._files import choose_device, choose_dtype, load_classifier, load_tokenizer
+from embedlm.backbone.files import choose_device, choose_dtype, load_classifier, load_tokenizer
 from embedlm.errors import UnsupportedError
 
 __all__ = ["Classifier"]

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from embedlm._validation import validated
 from embedlm.errors import RecipeError, closest
+from embedlm.schema.validation import validated
 
 __all__ = ["Method", "find_method", "methods"]
 

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedlm._inputs import check_texts
-from embedlm._json import optional_json
-from embedlm.backbone._files import load_config
+from embedlm.backbone.files import load_config
+from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, UnsupportedError
+from embedlm.jobs.json_files import optional_json
 from embedlm.persistence import layout_folder
-from embedlm.prompt.template import escape
-from embedlm.recipe import Recipe
 from embedlm.rerank.classifier import Classifier
 from embedlm.rerank.method import Method, find_method
+from embedlm.schema.recipe import Recipe
+from embedlm.schema.template import escape
 
 __all__ = ["Reranker"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.errors import InputError, closest
+from embedlm.readout.similarity import hybrid_runs
 from embedlm.search.passages import Passage
-from embedlm.similarity import hybrid_runs
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedlm.encode._records import Fields, Source
+from embedlm.data.source import Fields, Source
 from embedlm.errors import InputError, RecordError
 
 __all__ = ["Passage", "read_passages"]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedlm._tuning_schema import Batching, Data, DynamicNegatives
 from embedlm.data import Group, Pair, Records
 from embedlm.errors import InputError
-from embedlm.training.hardness import Hardness
+from embedlm.schema.tuning import Batching, Data, DynamicNegatives
+from embedlm.training.dynamic_negatives import Hardness
 
 __all__ = ["Batch", "Batches", "Row"]
 

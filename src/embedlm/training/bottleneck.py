@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedlm._tuning_schema import Loss
 from embedlm.embedder import Embedder
 from embedlm.encode.plan import Pack, plan
 from embedlm.encode.run import pooled, tokens_of
 from embedlm.prompt.render import RenderedBatch
+from embedlm.schema.tuning import Loss
 from embedlm.training.language import cross_entropy, mask_token
 
 __all__ = ["BOTTLENECK", "Bottleneck", "backward_bottleneck"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from embedlm._json import read_json
 from embedlm.errors import JobError
+from embedlm.jobs.json_files import read_json
 from embedlm.training.devices import rank, wait
 from embedlm.training.gradcache import RandomState
 from embedlm.training.shards import load_local_state, local, local_state, put_weights

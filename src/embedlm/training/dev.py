@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from embedlm._tuning_schema import Stage
 from embedlm.data import Group, Pair, Records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
-from embedlm.training.switching import adapters_of
+from embedlm.schema.tuning import Stage
+from embedlm.training.named_adapters import adapters_of
 
 __all__ = ["dev_score", "metric_of"]
 

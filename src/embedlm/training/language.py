@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedlm._tuning_schema import Loss
 from embedlm.backbone import Backbone
 from embedlm.backbone.direction import looking
 from embedlm.encode.plan import plan
 from embedlm.errors import UnsupportedError
+from embedlm.schema.tuning import Loss
 from embedlm.training.devices import largest, summed, world
 
 __all__ = ["LANGUAGE", "backward_language", "cross_entropy", "mask_token"]

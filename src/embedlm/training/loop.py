@@ -14,16 +14,16 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from embedlm._tuning_schema import Stage
+from embedlm.backbone.memory import free_memory, is_out_of_memory
 from embedlm.data import Records
 from embedlm.errors import JobError
-from embedlm.memory import free_memory, is_out_of_memory
+from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, Progress, trainable
 from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.devices import rank, sum_gradients, wait
+from embedlm.training.fsdp import clip_gradients
 from embedlm.training.schedule import learning_rate
-from embedlm.training.sharding import clip_gradients
 from embedlm.training.shards import local
 from embedlm.training.step import Stepper
 

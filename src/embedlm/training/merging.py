@@ -20,7 +20,7 @@ from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.loader import load
 from embedlm.training.dev import dev_score
-from embedlm.training.student import modules_of
+from embedlm.training.trainable import modules_of
 
 __all__ = ["cocktail_weights", "merge"]
 

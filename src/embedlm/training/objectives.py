@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from embedlm import losses
-from embedlm._tuning_schema import Loss
 from embedlm.errors import InputError, closest
 from embedlm.losses.multi_vector import maxsim
+from embedlm.schema.tuning import Loss
 from embedlm.training.language import LANGUAGE
 
 __all__ = ["EMBEDDING", "TEACHERS", "Parts", "check_objective", "head_of", "loss_of"]

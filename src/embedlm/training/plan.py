@@ -11,11 +11,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from embedlm._tuning_schema import Data, Loss, Stage
-from embedlm._validation import validated
-from embedlm.backbone._files import bfloat16_is_fast, choose_device
+from embedlm.backbone.files import bfloat16_is_fast, choose_device
 from embedlm.errors import InputError, RecipeError
-from embedlm.recipe import Recipe, recipes
+from embedlm.schema.recipe import Recipe, recipes
+from embedlm.schema.tuning import Data, Loss, Stage
+from embedlm.schema.validation import validated
 from embedlm.training.objectives import EMBEDDING, TEACHERS
 
 __all__ = ["Dev", "Plan", "find_data", "find_model", "load_plan", "tiny"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from embedlm._tuning_schema import Optimizer
+from embedlm.schema.tuning import Optimizer
 
 __all__ = ["learning_rate", "warmup_steps"]
 

@@ -11,32 +11,32 @@ from typing import Any, Literal
 
 import torch
 
-from embedlm._tuning_schema import Stage
 from embedlm.backbone.adapters import apply_adapters
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
-from embedlm.heads.tokens import new_token_layers, weighs_tokens
 from embedlm.loader import load
-from embedlm.recipe import MultiVector, Recipe, Sparse
+from embedlm.readout.token_layers import new_token_layers, weighs_tokens
 from embedlm.rerank import Reranker
+from embedlm.schema.recipe import MultiVector, Recipe, Sparse
+from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
 from embedlm.training.checkpoint import Checkpoints, Progress, identity, trainable
 from embedlm.training.dev import metric_of
 from embedlm.training.devices import processes, rank, wait, world
-from embedlm.training.guide import Guide, Judge, Panel
+from embedlm.training.fsdp import check_sharding, shard, whole_weights
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Every, run_steps, write_log
+from embedlm.training.named_adapters import changes_of, check_adapters
 from embedlm.training.objectives import check_objective
+from embedlm.training.parameters import dropped, remembered, set_trainable
 from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
-from embedlm.training.prepare import dropped, remembered, set_trainable
-from embedlm.training.sharding import check_sharding, shard, whole_weights
 from embedlm.training.shards import put_weights
 from embedlm.training.step import Stepper, heads_of, longest
-from embedlm.training.student import Student
-from embedlm.training.switching import changes_of, check_adapters
+from embedlm.training.teachers import Guide, Judge, Panel
 from embedlm.training.trackers import Say, tracked
+from embedlm.training.trainable import Student
 
 __all__ = ["train"]
 

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedlm._tuning_schema import Loss, Stage
 from embedlm.errors import InputError
-from embedlm.recipe import Dense, Head, MultiVector, parse_head
-from embedlm.training.asks import asks_of
+from embedlm.schema.recipe import Dense, Head, MultiVector, parse_head
+from embedlm.schema.tuning import Loss, Stage
 from embedlm.training.batches import Batch, Row
 from embedlm.training.bottleneck import BOTTLENECK, backward_bottleneck
 from embedlm.training.devices import gather_rows, largest, rank, share, world
 from embedlm.training.gradcache import backward_cached, backward_plain
-from embedlm.training.guide import Guide, Judge, Panel
 from embedlm.training.language import LANGUAGE, backward_language
 from embedlm.training.objectives import EMBEDDING, Parts, head_of, loss_of
-from embedlm.training.student import Ask, Student
+from embedlm.training.requests import asks_of
+from embedlm.training.teachers import Guide, Judge, Panel
+from embedlm.training.trainable import Ask, Student
 
 __all__ = ["Stepper", "heads_of", "longest"]
 

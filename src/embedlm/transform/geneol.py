@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from embedlm._progress import progress
-from embedlm.recipe import Transform
-from embedlm.transform.cache import Cache, key_of
-from embedlm.transform.generator import Chat, Generator, Sampling, batches, resolve_generator
+from embedlm.generation.cache import Cache, key_of
+from embedlm.generation.generator import Chat, Generator, Sampling, batches, resolve_generator
+from embedlm.jobs.progress import progress
+from embedlm.schema.recipe import Transform
 
 __all__ = ["chats_for", "transform_texts"]
 

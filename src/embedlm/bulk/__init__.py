@@ -1,0 +1,1 @@
+"""Files and folders of texts become files of vectors."""

@@ -1,0 +1,239 @@
+"""Puts finished blocks together into one file: .npy, .npz, .jsonl or .parquet, a block at a time.
+
+The bytes depend on the blocks alone (no dates, no order of completion), so that a job that was
+killed and resumed gives the file of one that was not.
+
+    .npy      the dense vectors
+    .npz      dense; of sparse vectors indptr, indices, data, shape, format (scipy.sparse.load_npz
+              opens it); of token vectors multi_vector and offsets: text i has the rows
+              offsets[i] to offsets[i + 1]
+    .jsonl    {"id": ..., kept fields, "dense": [...], "sparse": {"token id": weight},
+              "multi_vector": [[...], ...]}
+    .parquet  the same as columns; sparse as sparse_indices and sparse_values
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.errors import require
+from embedlm.jobs.job import Block, Job
+
+__all__ = ["OUTPUT_COLUMNS", "WRITERS", "Finished", "lines"]
+
+Array = npt.NDArray[Any]
+OUTPUT_COLUMNS = ("dense", "sparse", "sparse_indices", "sparse_values", "multi_vector")
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The finished blocks of a job, in order."""
+
+    job: Job
+    count: int
+    empty: Block
+    """A block of no texts: says which arrays there are, their widths and types."""
+    vocabulary: int = 0
+    """Width of sparse vectors."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield block after block."""
+        for index in range(self.count):
+            yield self.job.read(index)
+
+    def arrays(self, name: str) -> Iterator[Array]:
+        """Yield one array of each block."""
+        for index in range(self.count):
+            yield self.job.read(index, (name,))[name]
+
+    def total(self, name: str) -> int:
+        """Return the length of an array over all blocks."""
+        return sum(len(array) for array in self.arrays(name))
+
+
+def lines(array: Array) -> list[str]:
+    """Return the lines that a block holds as bytes."""
+    return array.tobytes().decode("utf-8").split("\n")[:-1]
+
+
+def write_npy(handle: BinaryIO, done: Finished) -> None:
+    """Write dense vectors, (n, D)."""
+    _array(handle, done, "dense")
+
+
+def _array(handle: Any, done: Finished, name: str) -> None:
+    empty = done.empty[name]
+    _header(handle, empty.dtype, (done.total(name), *empty.shape[1:]))
+    for array in done.arrays(name):
+        handle.write(np.ascontiguousarray(array).tobytes())
+
+
+def _header(handle: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    facts = {"descr": description, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, facts)
+
+
+def write_npz(handle: BinaryIO, done: Finished) -> None:
+    """Write the arrays of all heads."""
+    with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+
+        def member(name: str, write: Callable[[Any], object]) -> None:
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
+            with archive.open(info, "w", force_zip64=True) as file:
+                write(file)
+
+        if "dense" in done.empty:
+            member("dense", lambda file: _array(file, done, "dense"))
+        if "indices" in done.empty:
+            shape = np.array([done.total("counts"), done.vocabulary], dtype=np.int64)
+            member("data", lambda file: _array(file, done, "data"))
+            member("indices", lambda file: _array(file, done, "indices"))
+            member("indptr", lambda file: _starts(file, done, "counts"))
+            member("shape", lambda file: np.save(file, shape))
+            member("format", lambda file: np.save(file, np.array(b"csr")))
+        if "tokens" in done.empty:
+            member("multi_vector", lambda file: _array(file, done, "tokens"))
+            member("offsets", lambda file: _starts(file, done, "lengths"))
+
+
+def _starts(handle: Any, done: Finished, name: str) -> None:
+    """Write the running sum of counts, with a 0 before."""
+    _header(handle, np.int64, (done.total(name) + 1,))
+    reached = np.zeros(1, dtype=np.int64)
+    handle.write(reached.tobytes())
+    for counts in done.arrays(name):
+        sums = reached[-1] + np.cumsum(counts, dtype=np.int64)
+        handle.write(sums.tobytes())
+        reached = sums[-1:] if len(sums) else reached
+
+
+def write_jsonl(handle: BinaryIO, done: Finished) -> None:
+    """Write an object a line."""
+    for block in done.blocks():
+        for row, columns in enumerate(_rows(block)):
+            parts = [columns[:-1] if columns != "{}" else "{"]
+            parts += [f'"{name}": {value}' for name, value in _values(block, row)]
+            line = ", ".join(parts).replace("{, ", "{", 1)
+            handle.write(line.encode("utf-8") + b"}\n")
+
+
+def _rows(block: Block) -> list[str]:
+    return lines(block["columns"])
+
+
+def _values(block: Block, row: int) -> Iterator[tuple[str, str]]:
+    """Yield the heads' outputs of one text as JSON."""
+    if "dense" in block:
+        yield "dense", _numbers(block["dense"][row])
+    if "indices" in block:
+        start, end = _span(block["counts"], row)
+        weights = _format(block["data"][start:end])
+        pairs = zip(block["indices"][start:end].tolist(), weights, strict=True)
+        yield "sparse", "{" + ", ".join(f'"{index}": {value}' for index, value in pairs) + "}"
+    if "tokens" in block:
+        start, end = _span(block["lengths"], row)
+        vectors = block["tokens"][start:end]
+        yield "multi_vector", "[" + ", ".join(_numbers(vector) for vector in vectors) + "]"
+
+
+def _span(counts: Array, row: int) -> tuple[int, int]:
+    start = int(counts[:row].sum())
+    return start, start + int(counts[row])
+
+
+def _format(values: Array) -> list[str]:
+    # Nine significant digits give every float32 back exactly; Python's own repr would write the
+    # float64 nearest to it, with seventeen.
+    if values.dtype.kind == "f":
+        return [f"{value:.9g}" for value in values.tolist()]
+    return [str(value) for value in values.tolist()]
+
+
+def _numbers(vector: Array) -> str:
+    return "[" + ", ".join(_format(vector)) + "]"
+
+
+def write_parquet(handle: BinaryIO, done: Finished) -> None:
+    """Write a table, a row group a block."""
+    arrow = require("pyarrow", "parquet")
+    parquet = require("pyarrow.parquet", "parquet")
+    kinds = _column_kinds(done)
+    schema = _table(arrow, done.empty, [], kinds).schema
+    with parquet.ParquetWriter(handle, schema) as writer:
+        for block in done.blocks():
+            rows = [json.loads(line) for line in _rows(block)]
+            if rows:
+                writer.write_table(_table(arrow, block, rows, kinds))
+
+
+def _column_kinds(done: Finished) -> dict[str, set[str]]:
+    """Return which JSON types each kept field has, over all blocks."""
+    kinds: dict[str, set[str]] = {}
+    for array in done.arrays("columns"):
+        for line in lines(array):
+            for name, value in json.loads(line).items():
+                kinds.setdefault(name, set()).add(_kind(value))
+    return kinds or {"id": set()}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        return "huge"
+    return type(value).__name__
+
+
+def _table(arrow: Any, block: Block, rows: Sequence[dict[str, Any]], kinds: Any) -> Any:
+    names, arrays = [], []
+    for name, found in kinds.items():
+        names.append(name)
+        arrays.append(_column(arrow, [row.get(name) for row in rows], found - {"NoneType"}))
+    if "dense" in block:
+        names.append("dense")
+        arrays.append(_fixed(arrow, block["dense"]))
+    if "indices" in block:
+        offsets = arrow.array(_offsets(block["counts"]))
+        names += ["sparse_indices", "sparse_values"]
+        for key in ("indices", "data"):
+            arrays.append(arrow.ListArray.from_arrays(offsets, arrow.array(block[key])))
+    if "tokens" in block:
+        names.append("multi_vector")
+        offsets = arrow.array(_offsets(block["lengths"]))
+        arrays.append(arrow.ListArray.from_arrays(offsets, _fixed(arrow, block["tokens"])))
+    return arrow.table(arrays, names=names)
+
+
+def _offsets(counts: Array) -> npt.NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+
+def _fixed(arrow: Any, vectors: Array) -> Any:
+    flat = arrow.array(np.ascontiguousarray(vectors).ravel())
+    return arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def _column(arrow: Any, values: list[Any], kinds: set[str]) -> Any:
+    """Return a column in the one type that all its values have, else as strings."""
+    if kinds in ({"int"}, {"bool"}):
+        return arrow.array(values, arrow.int64() if kinds == {"int"} else arrow.bool_())
+    if kinds in ({"float"}, {"int", "float"}):
+        return arrow.array(values, arrow.float64())
+    texts = [v if isinstance(v, str) or v is None else json.dumps(v) for v in values]
+    return arrow.array(texts, arrow.string())
+
+
+WRITERS: dict[str, Callable[[BinaryIO, Finished], None]] = {
+    ".npy": write_npy,
+    ".npz": write_npz,
+    ".jsonl": write_jsonl,
+    ".parquet": write_parquet,
+}
+"""By the suffix of the output; one line here adds a format."""

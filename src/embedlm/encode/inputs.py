@@ -1,0 +1,203 @@
+"""What callers give, checked and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any
+
+from embedlm.encode.precision import PRECISIONS
+from embedlm.errors import InputError, closest
+
+__all__ = [
+    "AUTO",
+    "Options",
+    "Texts",
+    "check_demonstrations",
+    "check_instructions",
+    "check_texts",
+    "led",
+    "translate_spellings",
+]
+
+
+AUTO = "auto"
+"""The adapter that the recipe gives the role."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Checked texts."""
+
+    items: list[Any]
+    """Strings; or tuples of token ids, where ids were given."""
+    single: bool
+    """Whether one string was given, so that one vector is wanted."""
+
+
+def check_texts(texts: Any, *, ids: bool = False) -> Texts:
+    """Return the texts of a string, a mapping with `text`, or an iterable of these.
+
+    Args:
+        texts: what was given.
+        ids: whether rows of token ids may stand in the texts' place.
+
+    Raises:
+        InputError: something else, or a string that cannot be encoded as UTF-8.
+    """
+    if isinstance(texts, str | Mapping):
+        return Texts([_text(texts, 0)], True)
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise InputError(
+            f"texts is {type(texts).__name__}; give a string, or a list of strings or of "
+            '{"text": ...}'
+        )
+    given = list(texts)
+    if ids and given and _begins_with_id(given[0]):
+        return Texts([_ids(item, index) for index, item in enumerate(given)], False)
+    return Texts([_text(item, index) for index, item in enumerate(given)], False)
+
+
+def _begins_with_id(item: Any) -> bool:
+    """Tell whether something is a row of token ids, by its first entry."""
+    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
+        return False
+    first = next(iter(item), None)
+    return isinstance(first, Integral) and not isinstance(first, bool)
+
+
+def _ids(item: Any, index: int) -> tuple[int, ...]:
+    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
+        raise InputError(
+            f"item {index} is {type(item).__name__}, and the first one is a row of token ids; give "
+            "texts or ids, not both"
+        )
+    row = tuple(item)
+    for one in row:
+        if isinstance(one, bool) or not isinstance(one, Integral):
+            raise InputError(f"item {index} holds {_short(one)}, which is no token id")
+    if not row:
+        raise InputError(f"item {index} holds no token id; leave it out")
+    return tuple(int(one) for one in row)
+
+
+def led(items: list[Any], lead: str | None) -> list[Any]:
+    """Return texts with a prompt written before each."""
+    if lead and any(not isinstance(item, str) for item in items):
+        raise InputError("token ids are run as they are; a prompt cannot be written before them")
+    return [lead + item for item in items] if lead else items
+
+
+def _text(item: Any, index: int) -> str:
+    if isinstance(item, Mapping):
+        if "text" not in item:
+            raise InputError(f"item {index} is a mapping without the key 'text': {_short(item)}")
+        item = item["text"]
+    if not isinstance(item, str):
+        raise InputError(
+            f"item {index} is {type(item).__name__} ({_short(item)}), not a string; convert it "
+            "or leave it out"
+        )
+    try:
+        item.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"item {index} holds a lone surrogate at character {error.start} and cannot be "
+            "encoded as UTF-8; clean it, e.g. text.encode('utf-8', 'replace').decode()"
+        ) from error
+    return str(item)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_instructions(instruction: Any, count: int) -> list[str] | None:
+    """Return one instruction a text, or None for the recipe's own."""
+    if instruction is None:
+        return None
+    if isinstance(instruction, str):
+        return [instruction] * count
+    given = list(instruction)
+    if len(given) != count:
+        raise InputError(
+            f"{len(given)} instructions were given for {count} texts; give one, or one per text"
+        )
+    for index, one in enumerate(given):
+        if not isinstance(one, str):
+            raise InputError(f"instruction {index} is {type(one).__name__}, not a string")
+    return given
+
+
+def check_demonstrations(given: Any) -> tuple[dict[str, str], ...] | None:
+    """Return demonstrations as mappings of strings; None for the recipe's own."""
+    if given is None:
+        return None
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise InputError(
+            'demonstrations: give a list of {"instruct": ..., "query": ..., "response": ...}'
+        )
+    for index, shot in enumerate(given):
+        if not isinstance(shot, Mapping) or not all(isinstance(v, str) for v in shot.values()):
+            raise InputError(f"demonstration {index} is not a mapping of strings: {_short(shot)}")
+    return tuple(dict(shot) for shot in given)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What one call of `encode` asks for; see there."""
+
+    role: str | None = None
+    instruction: str | Sequence[str] | None = None
+    demonstrations: tuple[dict[str, str], ...] | None = None
+    heads: Any = None
+    dim: int | None = None
+    precision: str = "float32"
+    normalize: bool | None = None
+    batch_tokens: int | None = None
+    show_progress: bool | None = None
+    max_length: int | None = None
+    adapter: str | None = AUTO
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "batch_tokens", "max_length"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or int(value) < 1):
+                raise InputError(f"{name} is {value!r}; give a number above 0")
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"precision {self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}."
+                + closest(self.precision, list(PRECISIONS))
+            )
+
+
+_SPELLINGS = {
+    "show_progress_bar": "show_progress",
+    "normalize_embeddings": "normalize",
+    "prompt_name": "role",
+    "truncate_dim": "dim",
+    "prompt": "prompt",
+    "convert_to_tensor": "convert_to_tensor",
+}
+_WITHOUT_EFFECT = ("batch_size", "convert_to_numpy", "device")
+
+
+def translate_spellings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sentence-transformers' options under our names, those that are None left out.
+
+    Raises:
+        InputError: a name that neither knows.
+    """
+    out: dict[str, Any] = {}
+    own = [field.name for field in fields(Options)]
+    for name, value in given.items():
+        if name in _WITHOUT_EFFECT or value is None:
+            continue
+        if name not in _SPELLINGS:
+            raise InputError(
+                f"encode has no option {name!r}.{closest(name, own)} Allowed: {', '.join(own)}"
+            )
+        out[_SPELLINGS[name]] = value
+    return out

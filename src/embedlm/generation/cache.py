@@ -1,0 +1,134 @@
+"""Generated texts on disk: what has been paid for once is never asked for again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from embedlm.errors import GenerationError
+from embedlm.generation.generator import Chat, Sampling
+from embedlm.jobs.user_cache import user_cache
+
+__all__ = ["Cache", "default_path", "key_of"]
+
+log = logging.getLogger(__name__)
+_MOST_NAMES = 500
+"""Keys in one query."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_PARTS = ("", "-wal", "-shm")
+"""Endings of the files that are one database; what was written last may be in the second."""
+
+
+def default_path() -> Path:
+    """Return where the cache is: $EMBEDLM_CACHE (a folder or *.sqlite), or the user's cache."""
+    own = os.environ.get("EMBEDLM_CACHE")
+    if own and own.endswith(".sqlite"):
+        return Path(own).expanduser()
+    return user_cache() / "generations.sqlite"
+
+
+def key_of(name: str, chat: Chat, sampling: Sampling, seed: int) -> str:
+    """Return the key of one generation: everything that decides it."""
+    parts = [name, chat, asdict(sampling), seed]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class Cache:
+    """A table of texts by key, safe for several processes and kills.
+
+    A damaged file is set aside, with a warning, and a new one begun.
+
+    Raises:
+        GenerationError: the file cannot be opened, read or written.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or default_path()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._opened()
+        except (OSError, sqlite3.Error) as error:
+            raise self._failed(error) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):  # locked, read-only, full: no reason to put it aside
+                raise
+        try:
+            return self._open()  # another process may just have begun a new one
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            aside = self._set_aside()
+            log.warning("the cache %s is damaged (%s); it is kept as %s", self.path, error, aside)
+        return self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=60)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, text TEXT NOT NULL)"
+            )
+            connection.commit()
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+        return connection
+
+    def _set_aside(self) -> str:
+        """Rename the files to the first free name and return it."""
+        count = 1
+        while (aside := self.path.with_name(f"{self.path.name}.damaged-{count}")).exists():
+            count += 1
+        for part in _PARTS:
+            file = self.path.with_name(self.path.name + part)
+            if file.exists():
+                os.replace(file, aside.with_name(aside.name + part))
+        return aside.name
+
+    def get(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the texts that are there."""
+        found: dict[str, str] = {}
+        try:
+            for start in range(0, len(keys), _MOST_NAMES):
+                part = keys[start : start + _MOST_NAMES]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, text FROM generations WHERE key IN ({marks})"
+                found.update(self._connection.execute(query, part).fetchall())
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        return found
+
+    def put(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Add texts; they are on disk when this returns."""
+        try:
+            with self._connection:
+                self._connection.executemany(
+                    "INSERT OR REPLACE INTO generations VALUES (?, ?)", list(entries)
+                )
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _failed(self, error: Exception) -> GenerationError:
+        return GenerationError(
+            f"the cache of generated texts, {self.path}, cannot be used: {error}. Set "
+            "EMBEDLM_CACHE to a folder on a local disk with space, or move the file away"
+        )
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    # The low byte is the kind; the rest says more about it.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED

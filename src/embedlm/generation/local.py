@@ -1,0 +1,319 @@
+"""Text written by a causal language model on this machine.
+
+Shapes: B chats of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedlm.errors import GenerationError
+from embedlm.generation.generator import Chat, Sampling
+
+__all__ = [
+    "LocalGenerator",
+    "OwnGenerator",
+    "StoredGenerator",
+    "draw",
+    "model_name",
+    "whole",
+]
+
+Rows = list[list[int]]
+_SAMPLE = 1 << 20
+"""Bytes read at both ends of a file that is identified."""
+_KINDS = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin")
+
+
+class LocalGenerator:
+    """Generates with a causal language model of transformers, many chats at once.
+
+    Each chat has a random stream of its own, so that its answer does not depend on what it is
+    generated together with (up to the rounding of the model's logits).
+
+    Args:
+        model: as of AutoModelForCausalLM.
+        tokenizer: its tokenizer; without a chat template, a chat is written as lines of
+            "Role: content", and an answer ends with its line.
+        name: the identity under which answers are kept.
+        batch_size: chats continued at once.
+        batch_tokens: tokens of them, those to come counted; bounds the memory of keys and values.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        *,
+        batch_size: int = 64,
+        batch_tokens: int = 16_384,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._name = name
+        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        self.templated = bool(getattr(tokenizer, "chat_template", None))
+        self._accepts = set(inspect.signature(model.forward).parameters)
+
+    @property
+    def name(self) -> str:
+        """The model's identity."""
+        return self._name
+
+    @classmethod
+    def load(cls, source: str) -> LocalGenerator:
+        """Load a model folder or hub id.
+
+        Raises:
+            GenerationError: it is no causal language model.
+            ModelError: it cannot be loaded.
+        """
+        from embedlm.backbone import load_backbone
+        from embedlm.errors import UnsupportedError
+        from embedlm.schema.recipe import Backbone
+
+        try:
+            backbone = load_backbone(source, Backbone(attention="native"), head=True, attn="sdpa")
+        except UnsupportedError as error:
+            raise _no_writer(source) from error
+        if not backbone.causal:
+            raise _no_writer(source)
+        return cls(backbone.whole_model(), backbone.tokenizer, model_name(source))
+
+    def prompt(self, chat: Chat) -> str:
+        """Return a chat as the string to continue."""
+        if self.templated:
+            return str(
+                self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            )
+        turns = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in chat]
+        return "\n".join([*turns, "Assistant:"])
+
+    def generate(
+        self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[str | None]:
+        """Yield the answer to each chat; None for one longer than the model's window."""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "max_position_embeddings", None) or 1 << 30
+        jobs: list[tuple[list[int], int]] = []
+        for chat, seed in zip(chats, seeds, strict=True):
+            prompt = self.prompt(chat)
+            row = self.tokenizer(prompt, add_special_tokens=not self.templated)["input_ids"]
+            size = len(row) + sampling.max_new_tokens
+            if jobs and self._full([*jobs, (row, seed)], sampling.max_new_tokens):
+                yield from self._run(jobs, sampling)
+                jobs = []
+            if size <= window:
+                jobs.append((row, seed))
+                continue
+            yield from self._run(jobs, sampling)
+            jobs = []
+            yield None
+        yield from self._run(jobs, sampling)
+
+    def continue_after(self, cache: Any, held: int, row: list[int], sampling: Sampling) -> str:
+        """Return what follows a row that stands after cached tokens; the cache is changed."""
+        return self._continue([row], sampling, [0], cache, held)[0]
+
+    def _full(self, jobs: list[tuple[list[int], int]], new: int) -> bool:
+        longest = max(len(row) for row, _ in jobs)
+        return len(jobs) > self.batch_size or len(jobs) * (longest + new) > self.batch_tokens
+
+    def _run(self, jobs: list[tuple[list[int], int]], sampling: Sampling) -> list[str]:
+        """Continue the rows, in halves where the memory does not suffice."""
+        if not jobs:
+            return []
+        try:
+            return self._continue([row for row, _ in jobs], sampling, [seed for _, seed in jobs])
+        except torch.OutOfMemoryError as error:
+            if len(jobs) == 1:
+                raise GenerationError(
+                    f"one chat of {len(jobs[0][0])} tokens does not fit into memory; take a "
+                    "smaller generator or an endpoint"
+                ) from error
+        half = len(jobs) // 2
+        return self._run(jobs[:half], sampling) + self._run(jobs[half:], sampling)
+
+    @torch.inference_mode()
+    def _continue(
+        self,
+        rows: Rows,
+        sampling: Sampling,
+        seeds: list[int],
+        cache: Any = None,
+        held: int = 0,
+    ) -> list[str]:
+        """Continue rows padded on the left, each until it stops.
+
+        Args:
+            rows: token ids.
+            sampling: how tokens are drawn.
+            seeds: of each row's stream.
+            cache: keys and values of what stands before every row; it is changed.
+            held: tokens of the cache.
+        """
+        device = next(self.model.parameters()).device
+        longest = max(map(len, rows))
+        pads = [longest - len(row) for row in rows]
+        step = torch.tensor([[0] * pad + row for pad, row in zip(pads, rows, strict=True)])
+        mask = torch.tensor([[1] * held + [0] * pad + [1] * (longest - pad) for pad in pads])
+        places = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        stops = _stop_ids(self.model, self.tokenizer)
+        new: Rows = [[] for _ in rows]
+        running = [True] * len(rows)
+        for _ in range(sampling.max_new_tokens):
+            given = {"input_ids": step, "attention_mask": mask, "position_ids": places}
+            logits_BV, cache = self._step(
+                {name: value.to(device) for name, value in given.items()}, cache
+            )
+            drawn = draw(logits_BV, sampling, streams)
+            for row, token in enumerate(drawn):
+                if running[row] and token not in stops:
+                    new[row].append(token)
+                running[row] = running[row] and token not in stops and not self._ended(new[row])
+            if not any(running):
+                break
+            step = torch.tensor(drawn)[:, None]
+            mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
+            places = places[:, -1:] + 1
+        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in new]
+
+    def _step(self, given: dict[str, Any], cache: Any) -> tuple[Tensor, Any]:
+        """Return the logits after the last token, and the keys and values so far."""
+        given = {name: value for name, value in given.items() if name in self._accepts}
+        if "logits_to_keep" in self._accepts:  # else all of a prompt's logits: GBs
+            given["logits_to_keep"] = 1
+        out = self.model(**given, past_key_values=cache, use_cache=True)
+        return out.logits[:, -1], out.past_key_values
+
+    def _ended(self, ids: list[int]) -> bool:
+        """Tell whether an answer's line is over, where chats are written as lines."""
+        if self.templated or "\n" not in self.tokenizer.decode(ids[-1:]):
+            return False
+        return bool(self.tokenizer.decode(ids, skip_special_tokens=True).strip())
+
+
+class StoredGenerator:
+    """Generates with a model folder or hub id, which is loaded when it first has to write."""
+
+    def __init__(self, source: str, name: str) -> None:
+        self.source = source
+        self.loaded: LocalGenerator | None = None
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The model's identity."""
+        return self._name
+
+    def generate(
+        self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[str | None]:
+        """Yield the answer to each chat."""
+        if self.loaded is None:
+            self.loaded = LocalGenerator.load(self.source)
+        yield from self.loaded.generate(chats, sampling, seeds)
+
+
+class OwnGenerator:
+    """Generates with a backbone that was loaded with its head: no second copy of the weights."""
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone = backbone
+        self._name = model_name(str(backbone.name))
+
+    @property
+    def name(self) -> str:
+        """The model's identity."""
+        return self._name
+
+    def generate(
+        self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[str | None]:
+        """Yield the answer to each chat."""
+        with whole(self.backbone) as model:
+            writer = LocalGenerator(model, self.backbone.tokenizer, self._name)
+            answers = list(writer.generate(chats, sampling, seeds))
+        yield from answers
+
+
+@contextmanager
+def whole(backbone: Any) -> Iterator[Any]:
+    """Lend a backbone's model with its head on and with attention that keeps keys and values."""
+    before = backbone.config._attn_implementation
+    place = str(backbone.head.base_model_prefix)
+    apart = getattr(backbone.head, place)
+    try:
+        backbone.model.set_attn_implementation("eager" if before == "eager" else "sdpa")
+        with torch.compiler.set_stance("force_eager"):
+            yield backbone.whole_model()
+    finally:
+        backbone.model.set_attn_implementation(before)
+        setattr(backbone.head, place, apart)
+
+
+def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generator]) -> list[int]:
+    """Draw a token for each row by temperature and nucleus (top-p) sampling.
+
+    One number is taken from each row's stream and looked up in the row's cumulative distribution.
+    """
+    if sampling.temperature == 0:
+        return [int(token) for token in logits_BV.argmax(-1)]
+    logits_BV = logits_BV.cpu() if logits_BV.device.type == "mps" else logits_BV  # no float64 there
+    p_BV = torch.softmax(logits_BV.double() / sampling.temperature, dim=-1)
+    ids_BV: Tensor | None = None
+    if sampling.top_p < 1:
+        p_BV, ids_BV = p_BV.sort(dim=-1, descending=True, stable=True)
+        # The token that crosses the bound still belongs to the nucleus.
+        p_BV = p_BV.masked_fill(p_BV.cumsum(-1) - p_BV >= sampling.top_p, 0)
+    cumulative_BV = p_BV.cumsum(-1)
+    u_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in streams])
+    wanted_B1 = u_B1.to(p_BV.device) * cumulative_BV[:, -1:]
+    at_B1 = torch.searchsorted(cumulative_BV, wanted_B1, right=True)
+    at_B1 = at_B1.clamp_max(p_BV.shape[-1] - 1)
+    chosen_B1 = at_B1 if ids_BV is None else ids_BV.gather(1, at_B1)
+    return [int(token) for token in chosen_B1[:, 0]]
+
+
+def model_name(source: str) -> str:
+    """Return what tells a model from others: a folder's contents, or the hub id.
+
+    Large files are known by their size and both ends: training changes all values of a tensor.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"hub:{source}"
+    seen = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in _KINDS or not file.is_file():
+            continue
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            seen.update(f"{file.name}\0{size}\0".encode())
+            seen.update(stream.read(_SAMPLE))
+            stream.seek(max(0, size - _SAMPLE))
+            seen.update(stream.read(_SAMPLE))
+    return f"model:{seen.hexdigest()[:16]}"
+
+
+def _no_writer(source: str) -> GenerationError:
+    return GenerationError(
+        f"{source!r} is no causal language model with its head, so it cannot write text; name "
+        "one with generator=: a model folder, a hub id, or http://host:port/v1#model"
+    )
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in (*ids, tokenizer.eos_token_id) if i is not None}

@@ -1,1 +1,0 @@
-"""Read-outs of token states beside the pooled vector."""

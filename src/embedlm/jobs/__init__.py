@@ -1,0 +1,1 @@
+"""What every long job shares: atomic writes, locks, manifests, resuming and progress."""

@@ -1,0 +1,1 @@
+"""Token states become dense, sparse or multi-vector embeddings."""

@@ -1,0 +1,97 @@
+"""Token states of a pack to one vector a sequence.
+
+A pooling is a function `pool(h_TD, tokens) -> v_BD`; it sees only the tokens that the recipe pools.
+To add one, write the function here and put its name into `embedlm.schema.recipe.PoolingKind`.
+
+Shapes: T tokens of the pack, N pooled tokens (sequence after sequence), B sequences, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["POOL", "Tokens", "cls", "last", "max", "mean", "weighted_mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Which rows of h_TD are pooled, and into which sequence's vector."""
+
+    index_N: Tensor
+    """Rows of h_TD, those of one sequence together and in order."""
+    sequence_N: Tensor
+    """The sequence of each."""
+    starts_B: Tensor
+    """Where each sequence's tokens begin in index_N."""
+    counts_B: Tensor
+    """How many each sequence has; at least one."""
+    weight_N: Tensor | None = None
+    """Weights from corpus frequencies, where the recipe wants them."""
+    weighted_total: bool = False
+    """Divide by the sum of the weights (idf), not by the number of tokens (SIF)."""
+
+    whole: bool = False
+    """index_N is 0, 1, 2, ..."""
+
+    def states(self, h_TD: Tensor) -> Tensor:
+        """Return the pooled tokens' states in float32, h_ND."""
+        if self.whole and len(self.index_N) == len(h_TD):
+            return h_TD.float()
+        return h_TD.index_select(0, self.index_N).float()
+
+    def sum(self, x_ND: Tensor) -> Tensor:
+        """Sum over each sequence's tokens, x_BD."""
+        return x_ND.new_zeros(len(self.starts_B), x_ND.shape[1]).index_add(0, self.sequence_N, x_ND)
+
+
+def last(h_TD: Tensor, tokens: Tokens) -> Tensor:
+    """The last pooled token's state."""
+    rows_B = tokens.index_N[tokens.starts_B + tokens.counts_B - 1]
+    return h_TD[rows_B].float()
+
+
+def cls(h_TD: Tensor, tokens: Tokens) -> Tensor:
+    """The first pooled token's state."""
+    return h_TD[tokens.index_N[tokens.starts_B]].float()
+
+
+def mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
+    """sum_i w_i h_i / S, where w is 1 unless the recipe weighs tokens by frequency."""
+    h_ND = tokens.states(h_TD)
+    if tokens.weight_N is None:
+        return tokens.sum(h_ND) / tokens.counts_B[:, None]
+    weight_N1 = tokens.weight_N[:, None].to(h_ND)
+    total_B1 = tokens.counts_B[:, None].to(h_ND)
+    if tokens.weighted_total:
+        total_B1 = tokens.sum(weight_N1).clamp_min(1e-12)
+    return tokens.sum(h_ND * weight_N1) / total_B1
+
+
+def weighted_mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
+    """sum_i i h_i / sum_i i with i = 1..S: later tokens weigh more (SGPT, arXiv 2202.08904)."""
+    h_ND = tokens.states(h_TD)
+    rank_N = torch.arange(1, len(h_ND) + 1, device=h_ND.device) - tokens.starts_B[tokens.sequence_N]
+    count_B = tokens.counts_B.to(h_ND.dtype)
+    total_B1 = (count_B * (count_B + 1) / 2)[:, None]
+    return tokens.sum(h_ND * rank_N[:, None].to(h_ND.dtype)) / total_B1
+
+
+def max(h_TD: Tensor, tokens: Tokens) -> Tensor:
+    """The largest value of each dimension."""
+    h_ND = tokens.states(h_TD)
+    out_BD = h_ND.new_full((len(tokens.starts_B), h_ND.shape[1]), -torch.inf)
+    index_ND = tokens.sequence_N[:, None].expand_as(h_ND)
+    return out_BD.scatter_reduce(0, index_ND, h_ND, "amax", include_self=False)
+
+
+POOL: dict[str, Callable[[Tensor, Tokens], Tensor]] = {
+    "last": last,
+    "mean": mean,
+    "weighted_mean": weighted_mean,
+    "cls": cls,
+    "max": max,
+}

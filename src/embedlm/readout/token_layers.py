@@ -1,0 +1,167 @@
+"""Linear layers on token states: a weight for each token, and a smaller vector for each.
+
+BGE-M3 (arXiv:2402.03216): w_t = relu(W_sparse h_t), the largest of a token's occurrences counting;
+v_t = W_vectors h_t. ColBERT (arXiv:2004.12832) has the second alone.
+
+Shapes: N tokens, D width of a state, E width of a token's vector.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from embedlm.errors import ModelError, UnsupportedError
+from embedlm.readout.projection import load_projection
+from embedlm.readout.sparse import SparseRow
+
+__all__ = [
+    "TokenLayers",
+    "load_token_layers",
+    "new_token_layers",
+    "save_token_layers",
+    "spread",
+    "token_weights",
+    "weighs_tokens",
+]
+
+FILE = "token_layers.safetensors"
+_FLAG = {"weight": "sparse_linear.pt", "vector": "colbert_linear.pt"}
+"""FlagEmbedding's files."""
+
+
+class TokenLayers(nn.Module):
+    """What a checkpoint has for reading single tokens."""
+
+    def __init__(self, weight: nn.Linear | None, vector: nn.Module | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.vector = vector
+
+
+def new_token_layers(width: int, *, vector: bool) -> TokenLayers:
+    """Return untrained layers: of a weight for each token, and of a vector as wide as its state."""
+    return TokenLayers(nn.Linear(width, 1), nn.Linear(width, width) if vector else None)
+
+
+def weighs_tokens(folder: Path) -> bool:
+    """Tell whether a model folder has a layer that weighs tokens."""
+    return any((folder / name).is_file() for name in (FILE, _FLAG["weight"]))
+
+
+def load_token_layers(folder: Path, width: int, *, weight: bool, vector: bool) -> TokenLayers:
+    """Return the layers that a model folder has.
+
+    Args:
+        folder: of the model.
+        width: of a token state.
+        weight: whether the recipe reads weights of tokens.
+        vector: whether it reads projected vectors of tokens.
+
+    Raises:
+        ModelError: files that cannot be read or do not fit.
+        UnsupportedError: the recipe wants weights, and the folder has no layer for them.
+    """
+    found = {name: _linear(folder, name, width) for name in _FLAG}
+    if weight and found["weight"] is None:
+        raise UnsupportedError(
+            f"{str(folder)!r} has no layer that weighs tokens ({_FLAG['weight']}), which the "
+            "recipe's sparse head reads; take a checkpoint of BGE-M3's kind, or `weights: lm_head`"
+        )
+    own: nn.Module | None = found["vector"]
+    if vector and own is None:
+        own = load_projection(folder, width, tokens=True)
+    layers = TokenLayers(found["weight"], own if vector else None)
+    return layers.eval().requires_grad_(False)
+
+
+def _linear(folder: Path, name: str, width: int) -> nn.Linear | None:
+    old, safe = folder / _FLAG[name], folder / FILE
+    try:
+        if safe.is_file():
+            every = load_file(safe)
+            state = {
+                key.removeprefix(f"{name}."): value
+                for key, value in every.items()
+                if key.startswith(f"{name}.")
+            }
+        elif old.is_file():
+            state = torch.load(old, map_location="cpu", weights_only=True)
+        else:
+            return None
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.PickleError) as error:
+        raise ModelError(f"the token layers in {str(folder)!r} cannot be read: {error}") from error
+    if not state:
+        return None
+    matrix = state["weight"]
+    if matrix.ndim != 2 or matrix.shape[1] != width:
+        raise ModelError(
+            f"the layer {_FLAG[name]} in {str(folder)!r} takes states of width "
+            f"{matrix.shape[-1]}, but the model's have {width}; the folder's parts are not of one "
+            "model"
+        )
+    layer = nn.Linear(width, matrix.shape[0], bias="bias" in state)
+    layer.load_state_dict(state)
+    return layer
+
+
+def save_token_layers(layers: TokenLayers, folder: Path) -> None:
+    """Write the linear layers beside a model's other files; projections are written as such."""
+    state: dict[str, Tensor] = {}
+    for name in _FLAG:
+        layer: Any = getattr(layers, name)
+        if isinstance(layer, nn.Linear):
+            for key, value in layer.state_dict().items():
+                state[f"{name}.{key}"] = value.contiguous().cpu()
+    if state:
+        save_file(state, folder / FILE)
+
+
+def spread(layer: nn.Linear, h_ND: Tensor, ids_N: Tensor, text_N: Tensor, shape: Any) -> Tensor:
+    """Return each text's weights over the vocabulary with their gradient, w_BV.
+
+    Args:
+        layer: from a state to its weight.
+        h_ND: states of all texts' tokens.
+        ids_N: their token ids.
+        text_N: which text each is of.
+        shape: (B, V).
+    """
+    w_N = torch.relu(layer(h_ND))[:, 0]
+    w_X = w_N.new_zeros(shape[0] * shape[1])
+    found = w_X.scatter_reduce(0, text_N * shape[1] + ids_N, w_N, "amax")
+    return found.view(shape)
+
+
+def token_weights(
+    layer: nn.Linear, h_ND: Tensor, ids: list[npt.NDArray[np.int64]], top_k: int | None
+) -> list[SparseRow]:
+    """Return each text's vocabulary ids with the largest weight of their occurrences.
+
+    Args:
+        layer: from a state to its weight.
+        h_ND: states, text after text.
+        ids: the token ids of each text's states.
+        top_k: keep the largest k.
+    """
+    every = torch.relu(layer(h_ND.float()))[:, 0].cpu().numpy()
+    rows, start = [], 0
+    for own in ids:
+        weights = every[start : start + len(own)]
+        start += len(own)
+        distinct, where = np.unique(own, return_inverse=True)
+        best = np.zeros(len(distinct), dtype=np.float32)
+        np.maximum.at(best, where, weights)
+        keep = np.flatnonzero(best > 0)
+        if top_k is not None and len(keep) > top_k:
+            keep = np.sort(keep[np.lexsort((distinct[keep], -best[keep]))[:top_k]])
+        rows.append((distinct[keep], best[keep]))
+    return rows

@@ -1,0 +1,1 @@
+"""Recipes and plans as data: pydantic models that need no torch."""

@@ -1,0 +1,178 @@
+"""The heads of a recipe: what is read from token states.
+
+Also the names of segments, which heads and pooling choose from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from embedlm.errors import RecipeError, closest
+from embedlm.schema.validation import validated
+
+__all__ = [
+    "SEGMENTS",
+    "Dense",
+    "Head",
+    "MultiVector",
+    "Over",
+    "Sparse",
+    "dump_head",
+    "head_schema",
+    "parse_head",
+]
+
+SegmentName = Literal[
+    "special", "literal", "instruction", "demonstrations", "text", "repeat", "eos", "mask"
+]
+SEGMENTS: tuple[str, ...] = get_args(SegmentName)
+"""What a token can belong to; `repeat` is the second (or later) `{text}` of a template."""
+
+
+def _segments(value: Any) -> Any:
+    """One segment may stand without a list."""
+    return (value,) if isinstance(value, str) and value != "all" else value
+
+
+Over = Annotated[
+    Literal["all"] | Annotated[tuple[SegmentName, ...], Field(min_length=1)],
+    BeforeValidator(_segments),
+]
+"""Segments that are read: all, one, or a list."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dense(_Part):
+    """One vector a text."""
+
+    kind: Literal["dense"] = "dense"
+    projection: Literal["none", "auto"] = Field(
+        "none",
+        description="auto: through the linear layers that the checkpoint has after its pooling "
+        "(sentence-transformers' Dense modules), where it has any.",
+    )
+
+
+class Sparse(_Part):
+    """Weights over the vocabulary: log(1 + relu(logits)) of the language-model head."""
+
+    kind: Literal["sparse"] = "sparse"
+    weights: Literal["lm_head", "token"] = Field(
+        "lm_head",
+        description="token: a layer of the checkpoint gives each token of the text its weight "
+        "(BGE-M3).",
+    )
+    over: Over | None = Field(
+        None, description="With weights token: the segments that are read; None: the pooling's."
+    )
+    top_k: int | None = Field(None, gt=0, description="Keep the largest k weights.")
+    restrict: Literal["none", "text"] = Field(
+        "none", description="text: only tokens of the text's own words (PromptReps)."
+    )
+    stop_words: Literal["short", "english", "none"] = Field(
+        "short", description="With restrict text: the list of words left out (heads/words.py)."
+    )
+    reduce: Literal["auto", "pool", "last", "max", "sum"] = Field(
+        "auto",
+        description="pool: logits of the pooled state; last, max, sum: over the pooled tokens; "
+        "auto: last where the pooling is last, else max.",
+    )
+    fallback_top_k: int = Field(
+        10, gt=0, description="With restrict text: weights kept when the text has no valid word."
+    )
+    expand: int = Field(
+        0, ge=0, description="With restrict text: best other word-like tokens added."
+    )
+
+    @field_validator("restrict", mode="before")
+    @classmethod
+    def _no_restriction(cls, value: Any) -> Any:
+        return "none" if value is None else value
+
+
+class MultiVector(_Part):
+    """One vector a token, for late interaction."""
+
+    kind: Literal["multi_vector"] = "multi_vector"
+    over: Over = Field("all", description="The segments whose states are kept.")
+    normalize: bool = True
+    projection: Literal["none", "auto"] = Field(
+        "none", description="auto: through the checkpoint's layer for token vectors, if it has one."
+    )
+    score: Literal["sum", "mean"] = Field(
+        "sum", description="MaxSim: the sum or the mean over the query's tokens."
+    )
+    skip: tuple[str, ...] = Field(
+        (), description="Tokens without a vector, except under role query (ColBERT's skip list)."
+    )
+
+
+Head = Dense | Sparse | MultiVector
+_HEADS: dict[str, type[Dense] | type[Sparse] | type[MultiVector]] = {
+    "dense": Dense,
+    "sparse": Sparse,
+    "multi_vector": MultiVector,
+}
+
+
+def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] = ()) -> Head:
+    """Return the head that a name or `{name: options}` asks for, on top of the recipe's own."""
+    if isinstance(value, Dense | Sparse | MultiVector):
+        return value
+    name, options = _named_options(value)
+    if name not in _HEADS:
+        raise RecipeError(
+            f"heads: {name!r} is not a head; allowed: {', '.join(_HEADS)}."
+            + closest(name, list(_HEADS))
+        )
+    own = next((h.model_dump() for h in base if h.kind == name), {})
+    return validated(_HEADS[name], {**own, **options}, f"heads.{name}")
+
+
+def _named_options(value: Any) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, Mapping) and "kind" in value:
+        return str(value["kind"]), {k: v for k, v in value.items() if k != "kind"}
+    if isinstance(value, Mapping) and len(value) == 1:
+        name, options = next(iter(value.items()))
+        if options is None or isinstance(options, Mapping):
+            return str(name), options or {}
+    raise RecipeError(
+        f"heads: {value!r} is not a head; give a name ({', '.join(_HEADS)}) or {{name: options}}"
+    )
+
+
+def dump_head(head: Head) -> Any:
+    """Return the head as a recipe file writes it: its name, or `{name: options}`."""
+    options = json.loads(head.model_dump_json(exclude_defaults=True))
+    return {head.kind: options} if options else head.kind
+
+
+def head_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe file's `heads`."""
+    options = {
+        name: {"anyOf": [{"$ref": f"#/$defs/{head.__name__}"}, {"type": "null"}]}
+        for name, head in _HEADS.items()
+    }
+    one: dict[str, Any] = {
+        "anyOf": [
+            {"enum": list(_HEADS)},
+            {
+                "type": "object",
+                "properties": options,
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
+        ]
+    }
+    several = {"type": "array", "items": one, "minItems": 1}
+    return {"anyOf": [several, one], "default": ["dense"], "title": "Heads"}

@@ -1,0 +1,359 @@
+"""A recipe: one system of the field as data.
+
+A recipe is enough to load a system's published checkpoint, to apply its method to another model and
+to train it again. It is a YAML file validated here; unknown fields are errors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from embedlm.errors import RecipeError, closest
+from embedlm.schema.heads import (
+    SEGMENTS,
+    Dense,
+    Head,
+    MultiVector,
+    Over,
+    Sparse,
+    dump_head,
+    head_schema,
+    parse_head,
+)
+from embedlm.schema.tuning import Tuning
+from embedlm.schema.validation import set_path, validated
+
+__all__ = [
+    "POOLINGS",
+    "SEGMENTS",
+    "Backbone",
+    "Dense",
+    "Expansion",
+    "Head",
+    "Latent",
+    "Message",
+    "MultiVector",
+    "Pooling",
+    "Prompt",
+    "Recipe",
+    "Sparse",
+    "Template",
+    "Transform",
+    "parse_head",
+    "recipes",
+]
+
+Boundary = Literal[
+    "offsets", "count_prefix", "count_prefix_bare", "count_instruction", "count_text"
+]
+PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max"]
+POOLINGS: tuple[str, ...] = get_args(PoolingKind)
+"""Names of the functions in `embedlm.readout.pooling`; one line there, one name here."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Backbone(_Part):
+    """Which network makes the token states, and what a token may see."""
+
+    base: str | None = Field(None, description="Hub id of the base model the system was made from.")
+    kind: Literal["transformer", "static"] = Field(
+        "transformer", description="static: the input embedding table alone, no layers."
+    )
+    attention: Literal["causal", "bidirectional", "native"] = Field(
+        "native", description="native: as the checkpoint's own config says."
+    )
+    adapters: tuple[str, ...] = Field((), description="Adapter folders or hub ids, in order.")
+    merge: bool = Field(True, description="Merge the adapters; else they stay switchable.")
+    adapter_roles: dict[str, str] = Field(
+        default_factory=dict,
+        description="Which switchable adapter serves a role; `default` serves no role.",
+    )
+    sliding_window: Literal["keep", "off"] | PositiveInt = Field(
+        "keep", description="Keep, switch off or set the width of sliding-window layers."
+    )
+
+
+class Message(_Part):
+    """One turn of a chat prompt. A last turn by the assistant is continued, not closed."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Template = str | tuple[Message, ...] | tuple[str, ...]
+"""One template, one chat, or several templates whose vectors are averaged."""
+
+
+class Expansion(_Part):
+    """Mask tokens that fill a query up (ColBERT)."""
+
+    length: PositiveInt = Field(32, description="Tokens that the query has with them.")
+    role: str = "query"
+    attended: bool = Field(False, description="Whether tokens look at the expansion.")
+
+
+class Prompt(_Part):
+    """What the model sees around a text."""
+
+    default: Template | None = Field(None, description="Template without a role.")
+    query: Template | None = Field(None, description="Template of role `query`.")
+    document: Template | None = Field(None, description="Template of role `document`.")
+    roles: dict[str, Template] = Field(
+        default_factory=dict, description="Templates of further roles, by name."
+    )
+    instruction: str | dict[str, str] | None = Field(
+        None, description="Fills {instruction}; one for all roles, or by role."
+    )
+    demonstration: str | None = Field(
+        None, description="Template of one demonstration: {instruct}, {query}, {response}."
+    )
+    demonstrations: tuple[dict[str, str], ...] = Field(
+        (), description="Default demonstrations; each fills `demonstration`."
+    )
+    separator: str = Field("", description="Written after each demonstration.")
+    clean: Literal["none", "strip", "strip_all", "promptbert", "prompteol"] = Field(
+        "none",
+        description="Text clean-up before the template; strip_all: white space around the filled "
+        "prompt goes too; promptbert: a full stop where none is; prompteol: also quotes to "
+        "apostrophes and a final ? to a full stop.",
+    )
+    tokenize: Literal["joined", "pieces"] = Field(
+        "joined", description="Tokenise the joined string, or each segment alone."
+    )
+    special_tokens: Literal["tokenizer", "none"] = Field(
+        "tokenizer", description="Whether the tokenizer adds its own (BOS, CLS, SEP, EOS)."
+    )
+    truncate: Literal["text", "turn", "slot", "pieces", "end"] = Field(
+        "text",
+        description="text: shorten the text until all fits max_length; turn: the same, but the "
+        "demonstrations do not count; slot: max_length counts the text alone; pieces: every "
+        "segment is cut to max_length; end: cut the rendered end.",
+    )
+    max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
+        None, description="In tokens; one for all roles, or by role. None: the model's own."
+    )
+    expansion: Expansion | None = None
+    aggregate: Literal["mean"] = Field("mean", description="How several templates become one.")
+
+    @field_validator("clean", mode="before")
+    @classmethod
+    def _clean_flag(cls, value: Any) -> Any:
+        return {True: "prompteol", False: "none", None: "none"}.get(value, value)
+
+    @field_validator("default", "query", "document", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError("a template stands in quotes: YAML reads bare braces as a mapping")
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Latent(_Part):
+    """Latent attention between the token states and their pooling (NV-Embed)."""
+
+    latents: PositiveInt = Field(512, description="Rows of the trained dictionary.")
+    heads: PositiveInt = 8
+    head_width: PositiveInt | None = Field(None, description="None: the width of a state.")
+    seed: int = Field(0, description="Of the weights where the checkpoint has none.")
+
+
+class Pooling(_Part):
+    """How token states become one vector."""
+
+    kind: PoolingKind = "last"
+    over: Over = Field("all", description="The segments that are pooled.")
+    boundary: Boundary = Field(
+        "offsets",
+        description="How the first pooled token is found: by character offsets; by counting the "
+        "tokens of what stands before the text (count_prefix_bare: without BOS, so that its last "
+        "token is pooled; count_instruction: white space around it left out, a single token not "
+        "counted); or by counting the text's own from the end.",
+    )
+    layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
+        -1,
+        description="Index into the hidden states (0: embeddings, -1: last, after the final "
+        "norm, -2: last but one, without it); several are averaged.",
+    )
+    weights: Literal["none", "idf", "sif"] = Field(
+        "none", description="Token weights from corpus frequencies (see Embedder.fit)."
+    )
+    sif_a: float = Field(1e-3, gt=0, description="SIF's smoothing constant a in a / (a + p(w)).")
+    latent: Latent | None = Field(
+        None, description="Token states pass through latent attention before they are pooled."
+    )
+    denoise: bool = Field(
+        False,
+        description="Take the state of the same prompt without its text, in the same places, out "
+        "of each vector (PromptBERT's template denoising).",
+    )
+    remove_components: int = Field(
+        0, ge=0, description="Principal components of the fitted corpus taken out of each vector."
+    )
+
+
+class Transform(_Part):
+    """Texts written anew by a language model before embedding (GenEOL)."""
+
+    kind: Literal["geneol"] = "geneol"
+    per_prompt: int = Field(1, gt=0, description="Variants for each of the four prompts.")
+    compositional: bool = Field(False, description="Summarise every variant once more.")
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(96, gt=0)
+    demonstrations: int = Field(5, ge=0, le=10, description="Examples shown for each prompt.")
+    seed: int = 0
+
+
+class Recipe(_Part):
+    """Backbone, prompt, pooling, heads and (optionally) tuning of one system."""
+
+    name: str = Field(description="Lower case, words joined by hyphens.")
+    summary: str = Field("", description="One line: what it does.")
+    paper: str | None = Field(None, description="Where it was published.")
+    citation: str | None = Field(None, description="Authors, title, year.")
+    section: str | None = Field(None, description="Where the survey treats it.")
+    checkpoints: tuple[str, ...] = Field((), description="Hub ids of published checkpoints.")
+    backbone: Backbone = Backbone()
+    prompt: Prompt = Prompt()
+    pooling: Pooling = Pooling()
+    heads: tuple[Head, ...] = (Dense(),)
+    normalize: bool = Field(False, description="L2-normalise dense vectors.")
+    similarity: Literal["cosine", "dot"] = "cosine"
+    transform: Transform | None = None
+    tuning: Tuning | None = None
+    notes: str | None = Field(None, description="What a user should know before using it.")
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _heads(cls, value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        heads = tuple(parse_head(head) for head in values)
+        kinds = [head.kind for head in heads]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise RecipeError(f"heads: give each head once, and at least one (given {value!r})")
+        return heads
+
+    @model_validator(mode="after")
+    def _templates(self) -> Recipe:
+        from embedlm.schema.template import check_prompt
+
+        check_prompt(self.prompt)
+        return self
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
+        """Return the recipe of that name, file, folder or mapping.
+
+        Raises:
+            RecipeError: no such recipe, or one with an unknown field or a value not allowed.
+        """
+        if isinstance(source, Recipe):
+            return source
+        if isinstance(source, Mapping):
+            data = {"name": "custom", **source}
+            return validated(cls, data, str(data["name"]))
+        if not isinstance(source, str | Path):
+            raise RecipeError(
+                f"{source!r} is no recipe: give a name, a file, a mapping or a Recipe"
+            )
+        source = ALIASES.get(str(source), source)
+        if source in recipes():  # before the folders: one may have the same name
+            return cls._from_file(Path(str(files("embedlm"))) / "recipes" / f"{source}.yaml")
+        path = Path(source)
+        if str(source) and path.is_dir():
+            path = path / "embedlm.yaml"
+        if path.suffix in {".yaml", ".yml", ".json"}:
+            return cls._from_file(path)
+        raise RecipeError(
+            f"{str(source)!r} is no recipe and no .yaml file.{closest(str(source), recipes())} "
+            f"Run `embedlm recipes` for the list of {len(recipes())}."
+        )
+
+    @classmethod
+    def _from_file(cls, path: Path) -> Recipe:
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read the recipe {str(path)!r}: {error}") from error
+        except yaml.YAMLError as error:
+            # Its own message spans lines and draws the place.
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or str(error)
+            raise RecipeError(f"{path.name}{line}: not valid YAML: {problem}") from error
+        if not isinstance(data, dict):
+            raise RecipeError(
+                f"{path.name} holds {'nothing' if data is None else type(data).__name__}, "
+                "not a mapping of fields"
+            )
+        return validated(cls, {"name": path.stem, **data}, path.name)
+
+    def override(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return a copy with fields replaced, e.g. `{"pooling.kind": "mean"}`.
+
+        An entry of a list is named by its kind, its name or its place: `heads.sparse.top_k`.
+        """
+        data = self.model_dump(mode="json")
+        for path, value in changes.items():
+            plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            set_path(data, str(path), plain)
+        return validated(Recipe, data, self.name)
+
+    def dump(self) -> str:
+        """Return the recipe as YAML, without fields that hold their default."""
+        data = json.loads(self.model_dump_json(exclude_defaults=True))
+        data["heads"] = [dump_head(head) for head in self.heads]
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema of a recipe file, for editors."""
+        schema = cls.model_json_schema()
+        del schema["required"]  # a file without a name is called by its own
+        schema["properties"]["heads"] = head_schema()
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML takes for a line break; PyYAML itself would lose or change it."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = '"' if any(sign in value for sign in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+ALIASES = {"echo-mean": "echo"}
+"""Other names that built-in recipes go by."""
+
+
+@lru_cache(maxsize=1)
+def _names() -> tuple[str, ...]:
+    folder = files("embedlm") / "recipes"
+    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml")))
+
+
+def recipes() -> list[str]:
+    """Return the names of the built-in recipes."""
+    return list(_names())

@@ -1,0 +1,114 @@
+"""Adapters trained by name: one a task (Jina-embeddings-v3), or one for queries alone (DiSCo).
+
+One is active at a time; all are saved with the model and chosen by role or by name when it encodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from embedlm.backbone import Backbone
+from embedlm.errors import InputError
+from embedlm.schema.tuning import Stage
+
+__all__ = ["adapter_of", "adapters_of", "changes_of", "check_adapters", "switched"]
+
+QUERY = "query"
+"""The adapter of `train: query_encoder`; documents have none."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def adapter_of(stage: Stage, source: int, role: str | None) -> str | None:
+    """Return the adapter that a data set's texts of a role train; None: the base alone."""
+    if stage.train == "query_encoder":
+        return QUERY if role == QUERY else None
+    given = stage.data[source].adapter
+    return given.get(role or "default") if isinstance(given, dict) else given
+
+
+def adapters_of(stage: Stage) -> list[str]:
+    """Return the names of the adapters that a stage trains, in order."""
+    if stage.train == "query_encoder":
+        return [QUERY]
+    named: list[str] = []
+    for data in stage.data:
+        given = data.adapter
+        named += given.values() if isinstance(given, dict) else [given] if given else []
+    return list(dict.fromkeys(named))
+
+
+def changes_of(stages: Sequence[Stage]) -> dict[str, Any]:
+    """Return how a recipe changes by switchable adapters: which stay, and which serves a role."""
+    roles: dict[str, Any] = {}
+    for stage in stages:
+        if stage.train == "query_encoder":
+            roles[f"backbone.adapter_roles.{QUERY}"] = QUERY
+        for data in stage.data:
+            if isinstance(data.adapter, dict):
+                for role, name in data.adapter.items():
+                    roles[f"backbone.adapter_roles.{role}"] = name
+    if not any(adapters_of(stage) for stage in stages):
+        return {}
+    return {"backbone.merge": False, **roles}
+
+
+def check_adapters(stage: Stage, kind: str) -> None:
+    """Refuse adapters that cannot be trained as a stage says.
+
+    Raises:
+        InputError: with what to change.
+    """
+    names, where = adapters_of(stage), f"stage {stage.name!r}"
+    if not names:
+        return
+    if stage.train not in ("adapter", "query_encoder"):
+        raise InputError(f"{where}: data that name an adapter need train: adapter")
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"{where}: adapter {name!r} is no name; write letters, digits, '_', '-' and '.'"
+            )
+    if stage.adapter is not None and stage.adapter.kind == "qlora":
+        raise InputError(f"{where}: switchable adapters are of kind lora or dora")
+    if stage.gradient_checkpointing and stage.batching.chunk_tokens is None:
+        raise InputError(
+            f"{where}: gradient_checkpointing with switchable adapters needs batching.chunk_tokens"
+        )
+    if stage.train == "query_encoder" and kind != "groups":
+        raise InputError(f"{where}: train: query_encoder needs queries with documents, not {kind}")
+    roles = ("query", "document") if kind == "groups" else (None,)
+    used = [{role: adapter_of(stage, i, role) for role in roles} for i in range(len(stage.data))]
+    if not all(any(one.values()) for one in used):
+        raise InputError(
+            f"{where}: a data set names no adapter for the roles of its texts; give "
+            "each set `adapter: NAME` or `adapter: {role: NAME}`"
+        )
+    if any(one != used[0] for one in used) and not stage.batching.homogeneous:
+        raise InputError(f"{where}: data sets with different adapters need homogeneous: true")
+
+
+@contextmanager
+def switched(
+    backbone: Backbone, name: str | None, learning: Sequence[nn.Parameter]
+) -> Iterator[None]:
+    """Run what is inside with one of the switchable adapters or the base alone.
+
+    Switching turns gradients on and off; those of `learning` stay on.
+    """
+    if backbone.adapters is None:
+        yield
+        return
+    try:
+        with backbone.using(name):
+            if name is not None:
+                for parameter in learning:
+                    parameter.requires_grad_(True)
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

@@ -1,0 +1,137 @@
+"""What of a model is trained in a stage, and how its layers behave meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from embedlm.backbone import attention
+from embedlm.backbone.adapters import add_adapters
+from embedlm.errors import InputError, UnsupportedError, require
+from embedlm.schema.tuning import Adapter, Stage
+from embedlm.training.named_adapters import adapters_of
+from embedlm.training.qlora import in_four_bits
+from embedlm.training.trainable import Student
+
+__all__ = ["dropped", "remembered", "set_trainable"]
+
+
+def set_trainable(student: Student, stage: Stage) -> Any:
+    """Turn gradients on where the stage trains, put its adapter on; return the adapter's model.
+
+    Raises:
+        InputError: nothing would be trained.
+        UnsupportedError: a way of training that is not built.
+    """
+    modules, names = student.modules(), adapters_of(stage)
+    modules.requires_grad_(False)
+    if names:
+        _switchable(student, stage, names)
+        return None
+    if student.backbone.adapters is not None:
+        raise UnsupportedError(
+            f"stage {stage.name!r}: the model has switchable adapters "
+            f"({', '.join(student.backbone.adapters.names)}); train one by name (data: adapter: "
+            "NAME), or merge them into the model first"
+        )
+    tuner: Any = None
+    others = [part for name, part in modules.items() if name not in ("backbone", "head")]
+    if stage.train == "all":
+        modules.requires_grad_(True)
+    elif stage.train == "adapter":
+        tuner = _with_adapter(student, stage.adapter or Adapter())
+        for part in others:
+            part.requires_grad_(True)
+    elif stage.train == "heads":
+        for part in others:
+            part.requires_grad_(True)
+    else:
+        for name, parameter in modules.named_parameters():
+            parameter.requires_grad_(name.endswith("bias"))
+    if not any(parameter.requires_grad for parameter in modules.parameters()):
+        raise InputError(
+            f"stage {stage.name!r}: train: {stage.train} trains nothing, because this model has no "
+            "such parameters; take all or adapter"
+        )
+    return tuner
+
+
+def _with_adapter(student: Student, settings: Adapter) -> Any:
+    if settings.kind == "bitfit":
+        raise InputError("adapter kind bitfit is `train: bias`")
+    if settings.kind == "qlora":
+        in_four_bits(student.backbone.model, student.backbone.device)
+    peft = require("peft", "train")
+    with _fitting(student, settings):
+        return peft.get_peft_model(student.backbone.model, _config(settings))
+
+
+def _switchable(student: Student, stage: Stage, names: Sequence[str]) -> None:
+    """Put a stage's switchable adapters on, and turn on the gradients of these alone."""
+    backbone, settings = student.backbone, stage.adapter or Adapter()
+    with _fitting(student, settings):
+        backbone.adapters = add_adapters(
+            backbone.model, backbone.adapters, names, _config(settings)
+        )
+    backbone.model.requires_grad_(False)
+    student.learning = backbone.adapters.parameters(names)
+    for parameter in student.learning:
+        parameter.requires_grad_(True)
+
+
+def _config(settings: Adapter) -> Any:
+    targets = settings.targets
+    return require("peft", "train").LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_dora=settings.kind == "dora",
+        bias="none",
+    )
+
+
+@contextmanager
+def _fitting(student: Student, settings: Adapter) -> Iterator[None]:
+    """Say which layers there are where an adapter's targets are none of them."""
+    try:
+        yield
+    except ValueError as error:
+        layers = student.backbone.model.named_modules()
+        names = {name.rsplit(".", 1)[-1] for name, part in layers if isinstance(part, nn.Linear)}
+        raise InputError(
+            f"adapter targets {settings.targets!r} are not in this model: its linear layers are "
+            f"called {', '.join(sorted(names))}"
+        ) from error
+
+
+@contextmanager
+def dropped(student: Student, rate: float | None) -> Iterator[None]:
+    """Train with attention dropout of this rate, and put the model's own back."""
+    changed: list[tuple[Any, str, float]] = []
+    if rate is not None:
+        for name, module in student.backbone.model.named_modules():
+            own = getattr(module, "attention_dropout", None)
+            if isinstance(own, float):
+                changed.append((module, "attention_dropout", own))
+                module.attention_dropout = rate
+            elif isinstance(module, nn.Dropout) and "att" in name.lower():
+                changed.append((module, "p", module.p))
+                module.p = rate
+    try:
+        yield
+    finally:
+        for module, key, own in changed:
+            setattr(module, key, own)
+
+
+def remembered() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of a checkpointed layer: its forward pass, and when it runs again.
+
+    The second knows the layout of the first: by then another pack may be under way, or none.
+    """
+    now = attention.current()
+    return nullcontext(), attention.layout(now) if now is not None else nullcontext()

@@ -1,0 +1,220 @@
+"""A model in training: text in, embeddings with gradients out, by the path that `encode` takes.
+
+Shapes: T tokens of a pack, N texts of all packs, R texts of a pack, D width of a vector, V
+vocabulary, L longest text in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedlm.backbone.memory import put
+from embedlm.embedder import Embedder
+from embedlm.encode.plan import Pack, plan
+from embedlm.encode.run import (
+    Picked,
+    pooled,
+    states_of,
+    template_states,
+    token_states,
+    tokens_of,
+)
+from embedlm.errors import UnsupportedError
+from embedlm.prompt.render import RenderedBatch, Request
+from embedlm.readout.pooling import POOL
+from embedlm.readout.sparse import term_weights
+from embedlm.readout.token_layers import spread
+from embedlm.schema.recipe import Dense, Head, MultiVector, Sparse
+from embedlm.training.devices import largest
+from embedlm.training.named_adapters import switched
+
+__all__ = ["Ask", "Plan", "Student", "modules_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Texts of one role that are embedded together."""
+
+    texts: tuple[str, ...]
+    role: str | None
+    instructions: tuple[str, ...] | None = None
+    demonstrations: tuple[tuple[dict[str, str], ...], ...] | None = None
+    """Those of each text; None: none of its own."""
+    max_length: int | None = None
+    adapter: str | None = None
+    """Of the switchable adapters; None: the base alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a batch's texts are embedded: chunk by chunk, and then put in order."""
+
+    chunks: tuple[Callable[[], Tensor], ...]
+    order_N: Tensor
+    """Where each text's row is found in the chunks' rows."""
+
+
+def modules_of(embedder: Embedder) -> nn.ModuleDict:
+    """Return all of a model that has parameters, by the part's name."""
+    parts: dict[str, Any] = {
+        "backbone": embedder.backbone.model,
+        "head": embedder.backbone.head,
+        "projection": embedder.projection,
+        "latent": embedder.latent,
+        "token_layers": embedder.token_layers,
+    }
+    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+
+class Student:
+    """Embeds with gradients."""
+
+    def __init__(self, embedder: Embedder, heads: Sequence[Head], budget: int) -> None:
+        """Take the model to be trained.
+
+        Args:
+            embedder: whose network is trained in place.
+            heads: what is read out; a vector holds all of them, one after the other.
+            budget: tokens of a chunk.
+
+        Raises:
+            UnsupportedError: a recipe whose vectors are averages over several prompts.
+        """
+        if embedder.recipe.transform is not None or len(embedder.renderer.templates(None)) > 1:
+            raise UnsupportedError(
+                f"recipe {embedder.recipe.name!r} averages several prompts or rewritten texts, "
+                "which is not trained; take a recipe with one prompt, such as prompteol"
+            )
+        self.embedder, self.heads, self.budget = embedder, tuple(heads), budget
+        self.extra = nn.ModuleDict()
+        """What learns with the model and is thrown away after the stage."""
+        self.denoise = embedder.recipe.pooling.denoise
+        self.learning: list[nn.Parameter] = []
+        """The weights of switchable adapters that are trained."""
+        self.backbone = embedder.backbone
+        if self.backbone.compiling is not None:
+            self.backbone.compiling.stop()
+            self.backbone.compiling.mode = "plain"
+
+    def modules(self) -> nn.ModuleDict:
+        """Return everything with parameters, by the part's name."""
+        modules = modules_of(self.embedder)
+        if len(self.extra):
+            modules["extra"] = self.extra
+        return modules
+
+    def plan(self, asks: Sequence[Ask]) -> Plan:
+        """Render texts and return the chunks that embed them, asks after asks in order."""
+        chunks: list[Callable[[], Tensor]] = []
+        items: list[int] = []
+        start = 0
+        rendered = [self._render(ask) for ask in asks]
+        longest = largest(max(len(ids) for batch in rendered for ids in batch.ids))
+        for ask, batch in zip(asks, rendered, strict=True):
+            share = self.backbone.packs and self.backbone.causal and not batch.unseen
+            # A shared prefix would share its dropout too.
+            share = share and not self._drops()
+            for pack in plan(batch.ids, self.budget, share=share):
+                own = ask.adapter
+                chunks.append(lambda b=batch, p=pack, a=own: self._run(b, p, longest, a))  # type: ignore[misc]
+                items += [start + item for item in pack.items.tolist()]
+            start += len(ask.texts)
+        order_N = torch.empty(start, dtype=torch.long)
+        order_N[torch.tensor(items)] = torch.arange(start)
+        return Plan(tuple(chunks), order_N.to(self.backbone.device))
+
+    def nothing(self) -> Tensor:
+        """Run one token and return its state: a process that is done keeps in step."""
+        ids = [[int(self.backbone.text_config.vocab_size) - 1]]
+        return self.backbone.run(ids)
+
+    def _drops(self) -> bool:
+        """Tell whether a forward pass draws random numbers."""
+        return any(
+            module.training
+            and ((isinstance(module, nn.Dropout) and module.p > 0) or _rate(module) > 0)
+            for module in self.backbone.model.modules()
+        )
+
+    def _render(self, ask: Ask) -> RenderedBatch:
+        renderer = self.embedder.renderer
+        if ask.demonstrations is None:
+            request = Request(ask.role, None, ask.max_length)
+            return renderer.render(list(ask.texts), request, ask.instructions)[0]
+        whole: RenderedBatch | None = None
+        for index, text in enumerate(ask.texts):
+            request = Request(ask.role, ask.demonstrations[index], ask.max_length)
+            own = None if ask.instructions is None else [ask.instructions[index]]
+            one = renderer.render([text], request, own)[0]
+            if whole is None:
+                whole = one
+                continue
+            whole.ids += one.ids
+            whole.segments += one.segments
+            whole.text += one.text
+            whole.unseen += one.unseen
+        assert whole is not None
+        return whole
+
+    def _run(self, batch: RenderedBatch, pack: Pack, longest: int, adapter: str | None) -> Tensor:
+        """Return what all heads read from a pack, v_RD."""
+        model, pooling = self.embedder, self.embedder.recipe.pooling
+        with switched(self.backbone, adapter, self.learning):
+            h_TD = states_of(self.backbone, batch, pack, pooling)
+        tokens = tokens_of(batch, pack, pooling.over, h_TD.device)
+        parts = []
+        for head in self.heads:
+            if isinstance(head, Dense):
+                v_RD = pooled(h_TD, tokens, pooling, model.latent)
+                if self.denoise:
+                    with switched(self.backbone, adapter, self.learning):
+                        v_RD = v_RD - template_states(
+                            self.backbone, batch, pack, pooling, model.latent
+                        )
+                if model.projection is not None and head.projection == "auto":
+                    v_RD = model.projection(v_RD)
+                parts.append(v_RD)
+            elif isinstance(head, Sparse) and head.weights == "token":
+                parts.append(self._token_weights(batch, pack, h_TD, head))
+            elif isinstance(head, Sparse):
+                weigh = POOL[pooling.kind]
+                parts.append(term_weights(self.backbone, h_TD, tokens, head, weigh))
+            else:
+                parts.append(self._token_vectors(batch, pack, h_TD, head, longest))
+        return torch.cat(parts, dim=1)
+
+    def _token_weights(
+        self, batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: Sparse
+    ) -> Tensor:
+        """Return each text's weights of its own tokens, w_RV."""
+        layers = self.embedder.token_layers
+        assert layers is not None
+        assert layers.weight is not None
+        over = self.embedder.recipe.pooling.over if head.over is None else head.over
+        picked = Picked.of(batch, pack, over)
+        tokens = picked.tokens(pack.prefix, h_TD.device)
+        ids_N = put(torch.from_numpy(picked.ids()), h_TD.device)
+        shape = (len(tokens.counts_B), self.backbone.vocab_size)
+        return spread(layers.weight, tokens.states(h_TD), ids_N, tokens.sequence_N, shape)
+
+    def _token_vectors(
+        self, batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: MultiVector, longest: int
+    ) -> Tensor:
+        """Return each text's token vectors, filled up with zeros, as one row: L * D wide."""
+        tokens = tokens_of(batch, pack, head.over, h_TD.device)
+        h_ND = token_states(h_TD, tokens, head, self.embedder.token_layers)
+        filled_RLD = h_ND.new_zeros(len(tokens.counts_B), longest, h_ND.shape[1])
+        place_N = torch.arange(len(h_ND), device=h_ND.device) - tokens.starts_B[tokens.sequence_N]
+        filled_RLD = filled_RLD.index_put((tokens.sequence_N, place_N), h_ND)
+        return filled_RLD.flatten(1)
+
+
+def _rate(module: nn.Module) -> float:
+    """Return a layer's attention dropout, where it has such."""
+    rate = getattr(module, "attention_dropout", 0.0)
+    return float(rate) if isinstance(rate, int | float) else 0.0

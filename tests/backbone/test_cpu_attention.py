@@ -1,0 +1,125 @@
+"""Attention by matrix products equals attention by its formula."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from embedlm.backbone import cpu_attention, prepacked
+from embedlm.backbone.attention import Layout
+from embedlm.backbone.cpu_attention import How, attend_packed, suits, visible
+
+
+def by_formula(query, key, value, layout, how):
+    repeat = query.shape[1] // key.shape[1]
+    k_HTD, v_HTD = (x[0].float().repeat_interleave(repeat, 0) for x in (key, value))
+    out_THD = torch.zeros(query.shape[2], query.shape[1], value.shape[-1])
+
+    def fill(rows, keys):
+        score_HLE = query[0][:, rows].float() @ k_HTD[:, keys].transpose(1, 2) * how.scale
+        if how.softcap:
+            score_HLE = torch.tanh(score_HLE / how.softcap) * how.softcap
+        first = len(keys) - len(rows)
+        seen = visible(first, len(rows), len(keys), how.causal, how.window)
+        weight_HLE = score_HLE.masked_fill(~seen, -torch.inf).softmax(-1)
+        out_THD[rows] = (weight_HLE @ v_HTD[:, keys]).transpose(0, 1)
+
+    before = torch.arange(layout.prefix)
+    if layout.prefix:
+        fill(before, before)
+    start = layout.prefix
+    for length in layout.lengths:
+        rows = torch.arange(start, start + length)
+        fill(rows, torch.cat([before, rows]))
+        start += length
+    return out_THD[None]
+
+
+def row(tokens, heads, kinds, width=16):
+    """Return query, key and value as a layer gives them: THD in memory."""
+    sizes = ((heads, width), (kinds, width), (kinds, 8))
+    return [torch.randn(1, tokens, h, w).bfloat16().transpose(1, 2) for h, w in sizes]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([1, 2, 2, 7, 33, 70]), min_size=1, max_size=5),
+    prefix=st.sampled_from([0, 1, 9, 40]),
+    kinds=st.sampled_from([1, 2, 4]),
+    causal=st.booleans(),
+    window=st.sampled_from([None, 5, 50]),
+    softcap=st.sampled_from([None, 3.0]),
+    scratch=st.sampled_from([1, 500, 1 << 20]),
+    held=st.booleans(),
+)
+def test_any_layout_mask_and_block(lengths, prefix, kinds, causal, window, softcap, scratch, held):
+    torch.manual_seed(sum(lengths))
+    layout = Layout(tuple(sorted(lengths)), causal, prefix if causal else 0, held)
+    query, key, value = row(layout.prefix + sum(lengths), 4, kinds)
+    how = How(causal, 0.3, window, softcap)
+    kept = cpu_attention.BLOCK, cpu_attention.SCRATCH
+    cpu_attention.BLOCK, cpu_attention.SCRATCH = 32, scratch
+    cpu_attention._plan.cache_clear()
+    try:
+        with torch.inference_mode():
+            asking = query[:, :, layout.absent :]
+            out_1THD = attend_packed(asking, key, value, layout, how)
+    finally:
+        cpu_attention.BLOCK, cpu_attention.SCRATCH = kept
+        cpu_attention._plan.cache_clear()
+    wanted_1THD = by_formula(query, key, value, layout, how)[:, layout.absent :]
+    assert (out_1THD - wanted_1THD).abs().max() < 0.06
+
+
+def test_usual_blocks_equal_the_formula():
+    torch.manual_seed(0)
+    for lengths, causal, prefix in (((1, 30, 150), True, 9), ((30, 30), False, 0)):
+        layout = Layout(lengths, causal, prefix)
+        query, key, value = row(prefix + sum(lengths), 4, 2)
+        with torch.inference_mode():
+            out_1THD = attend_packed(query, key, value, layout, How(causal, 0.3))
+        wanted_1THD = by_formula(query, key, value, layout, How(causal, 0.3))
+        assert (out_1THD - wanted_1THD).abs().max() < 0.04
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_bfloat16_without_gradient(dtype):
+    with torch.inference_mode():
+        assert not suits(torch.zeros(1, dtype=dtype))
+    assert not suits(torch.zeros(1, dtype=torch.bfloat16))  # a gradient might be asked for
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no fast bfloat16"
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_weights_give_the_same_and_come_back(bias, dtype, monkeypatch):
+    monkeypatch.setattr(prepacked, "_gains", lambda dtype: True)
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(48, 80, bias=bias), nn.GELU(), nn.Linear(80, 33, bias=bias))
+    body = body.to(dtype).requires_grad_(False)
+    before = {name: value.clone() for name, value in body.state_dict().items()}
+    x_BD = torch.randn(7, 48).to(dtype)
+    close = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    with torch.inference_mode():
+        wanted_BD = body(x_BD)
+        prepacked.pack([body])
+        assert body[0].weight.stride() == (0, 0)  # the plain weight is given up
+        torch.testing.assert_close(body(x_BD), wanted_BD, rtol=close, atol=close)
+        prepacked.unpack([body])
+        for name, value in body.state_dict().items():
+            assert torch.equal(value, before[name])
+        assert torch.equal(body(x_BD), wanted_BD)
+
+
+def test_what_is_trained_is_not_packed_and_what_is_gone_is_released():
+    trained = nn.Sequential(nn.Linear(8, 8).bfloat16())
+    prepacked.pack([trained])
+    assert type(trained[0]) is nn.Linear
+    held = len(prepacked._packed)
+    body = nn.Sequential(nn.Linear(8, 8).bfloat16()).requires_grad_(False)
+    prepacked.pack([body])
+    del body
+    assert len(prepacked._packed) == held

@@ -1,0 +1,364 @@
+"""Jobs over files: formats, records, and what is refused."""
+
+import io
+import json
+import os
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import embedlm
+from embedlm.bulk.files import encode_file
+from embedlm.data.source import Fields, Source
+from embedlm.errors import InputError, RecordError
+from tests.command import sentences, server
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+TEXTS = ["plants make food", "light", "", "the quick brown fox", "light", "a  b\tc "]
+SUFFIXES = ("npy", "npz", "jsonl", "parquet")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def command():
+    return server()
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_text("".join(f"{text}\n" for text in sentences(300)))
+    return path
+
+
+def read_rows(path):
+    """Return the rows of an output of JSON lines."""
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def read_dense(path):
+    """Return the dense vectors of any output."""
+    if path.suffix == ".npy":
+        return np.load(path)
+    if path.suffix == ".npz":
+        return np.load(path)["dense"]
+    if path.suffix == ".jsonl":
+        rows = read_rows(path)
+        return np.array([row["dense"] for row in rows], dtype=np.float32)
+    table = parquet.read_table(path)
+    return np.array(table["dense"].to_pylist(), dtype=np.float32)
+
+
+# -- what comes out -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("block", [2, 1000])
+def test_a_file_holds_what_encode_gives(model, tmp_path, suffix, block):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    out = tmp_path / f"out.{suffix}"
+    report = encode_file(model, tmp_path / "in.txt", out, block=block, normalize=True)
+    assert (report.rows, report.rejected, report.dim) == (6, 0, 32)
+    found = read_dense(out)
+    np.testing.assert_allclose(found, model.encode(TEXTS, normalize=True), atol=1e-6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", f"out.{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "jsonl", "parquet"])
+def test_all_heads_are_written(model, tmp_path, suffix):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    out = tmp_path / f"out.{suffix}"
+    heads = ["dense", {"sparse": {"top_k": 7}}, "multi_vector"]
+    encode_file(model, tmp_path / "in.txt", out, heads=heads, block=4)
+    wanted = model.encode(TEXTS, heads=heads)
+    np.testing.assert_allclose(read_dense(out), wanted.dense, atol=1e-6)
+    if suffix == "npz":
+        sparse = scipy.sparse.load_npz(out)
+        arrays = np.load(out)
+        at = arrays["offsets"]
+        tokens = [arrays["multi_vector"][a:b] for a, b in pairwise(at)]
+    else:
+        rows = parquet.read_table(out).to_pylist() if suffix == "parquet" else read_rows(out)
+        if suffix == "parquet":
+            for row in rows:
+                pairs = zip(row["sparse_indices"], row["sparse_values"], strict=True)
+                row["sparse"] = {str(index): value for index, value in pairs}
+        sparse = scipy.sparse.lil_matrix(wanted.sparse.shape, dtype=np.float32)
+        for place, row in enumerate(rows):
+            for index, value in row["sparse"].items():
+                sparse[place, int(index)] = value
+        tokens = [np.array(row["multi_vector"], dtype=np.float32) for row in rows]
+    np.testing.assert_allclose(sparse.toarray(), wanted.sparse.toarray(), atol=1e-5)
+    for found, right in zip(tokens, wanted.multi_vector, strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_empty_input_gives_no_rows(model, tmp_path, suffix):
+    (tmp_path / "in.txt").write_text("")
+    out = tmp_path / f"out.{suffix}"
+    assert encode_file(model, tmp_path / "in.txt", out).rows == 0
+    assert len(read_dense(out)) == 0
+    if suffix == "npy":
+        assert np.load(out).shape == (0, 32)
+
+
+def test_json_numbers_give_the_floats_back_exactly(model, tmp_path, source):
+    for suffix in ("npy", "jsonl"):
+        encode_file(model, source, tmp_path / f"out.{suffix}", block=64)
+    np.testing.assert_array_equal(read_dense(tmp_path / "out.jsonl"), np.load(tmp_path / "out.npy"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_integer_ranges_are_those_of_the_first_block(model, tmp_path, source, precision):
+    out = tmp_path / "out.npy"
+    encode_file(model, source, out, block=64, precision=precision, dim=16)
+    texts = source.read_text().splitlines()
+    vectors = np.concatenate([model.encode(texts[i : i + 64], dim=16) for i in range(0, 300, 64)])
+    ranges = np.vstack([vectors[:64].min(axis=0), vectors[:64].max(axis=0)])
+    np.testing.assert_array_equal(np.load(out), embedlm.quantize(vectors, precision, ranges))
+
+
+def test_integer_ranges_are_those_of_the_calibration_texts(model, tmp_path, source):
+    texts = sentences(50, seed=5)
+    (tmp_path / "sample.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    out = tmp_path / "out.npy"
+    encode_file(
+        model, source, out, precision="int8", calibration=tmp_path / "sample.jsonl", block=300
+    )
+    wanted = embedlm.quantize(
+        model.encode(source.read_text().splitlines()), "int8", calibration=model.encode(texts)
+    )
+    np.testing.assert_array_equal(np.load(out), wanted)
+    (tmp_path / "none.txt").write_text("")
+    with pytest.raises(InputError, match="holds no texts"):
+        encode_file(model, source, out, precision="int8", calibration=tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("precision", ["binary", "ubinary", "float16"])
+def test_other_precisions_are_encodes_own(model, tmp_path, precision):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    for suffix in SUFFIXES:
+        encode_file(model, tmp_path / "in.txt", tmp_path / f"o.{suffix}", precision=precision)
+        found = read_dense(tmp_path / f"o.{suffix}")
+        np.testing.assert_array_equal(found, model.encode(TEXTS, precision=precision))
+
+
+# -- records --------------------------------------------------------------------------------------
+
+
+def write_table(path, rows):
+    """Write the same rows in any format of records."""
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    else:
+        import csv
+
+        with path.open("w", newline="", encoding="utf-8-sig") as handle:
+            writer = csv.DictWriter(
+                handle, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ","
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+ROWS = [
+    {"key": f"k{i}", "body": text, "title": f'T "{i}", é\n\u2028'} for i, text in enumerate(TEXTS)
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("target", ["jsonl", "parquet"])
+def test_records_keep_their_ids_and_fields(model, tmp_path, suffix, target):
+    source, out = tmp_path / f"in.{suffix}", tmp_path / f"out.{target}"
+    write_table(source, ROWS)
+    encode_file(model, source, out, text_field="body", id_field="key", keep=["title"], block=4)
+    rows = read_rows(out) if target == "jsonl" else parquet.read_table(out).to_pylist()
+    assert [row["id"] for row in rows] == [row["key"] for row in ROWS]
+    assert [row["title"] for row in rows] == [row["title"] for row in ROWS]
+    np.testing.assert_allclose(read_dense(out), model.encode(TEXTS), atol=1e-6)
+
+
+def test_without_an_id_the_line_is_the_id(model, tmp_path):
+    (tmp_path / "in.jsonl").write_text('"one"\n\n{"text": "two"}\n{"text": "three", "id": "x"}\n')
+    encode_file(model, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    # Of several types, so all are strings.
+    assert parquet.read_table(tmp_path / "out.parquet")["id"].to_pylist() == ["1", "3", "x"]
+    encode_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [1, 3, "x"]
+
+
+def test_lines_end_where_they_should(tmp_path):
+    (tmp_path / "in.txt").write_bytes("\ufeffa\r\nb\u2028c\n\n d\x85e".encode())
+    assert [r.text for r in Source(tmp_path / "in.txt")] == ["a", "b\u2028c", "", " d\x85e"]
+
+
+BAD = {
+    "jsonl": (
+        b'{"text": "fine"}\n{"text": 5}\n{broken\n{"body": "x"}\n["a"]\n{"text": "\\ud800"}\n'
+        b'{"text": "\xff"}\n{"text": null}\n{"text": "fine too", "id": "\\udfff"}\n'
+        b'{"text": "end"}\n',
+        {
+            2: "is int, not a string",
+            3: "not valid JSON",
+            4: "no field 'text'; there are: 'body'",
+            5: "a JSON list, not an object",
+            6: "lone surrogate at character 0",
+            7: "not valid UTF-8 at byte 10",
+            8: "is NoneType, not a string",
+            9: "its id or a kept field holds a lone surrogate",
+        },
+    ),
+    "txt": (b"fine\n\xff\xfe\nfine too\n", {2: "not valid UTF-8 at byte 0"}),
+    "csv": (
+        b'text,id\nfine,1\n"two\nlines",2\nshort\n\xff,4\nlong,5,6\nend,7\n"never closed,8\n',
+        {5: "1 fields, but the header has 2", 6: "not valid UTF-8", 7: "3 fields", 9: "CSV"},
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", BAD)
+def test_bad_records_are_told_with_file_and_line(model, tmp_path, suffix):
+    data, wrong = BAD[suffix]
+    source = tmp_path / f"in.{suffix}"
+    source.write_bytes(data)
+    place, reason = next(iter(wrong.items()))
+    with pytest.raises(RecordError, match="--rejects") as caught:
+        encode_file(model, source, tmp_path / "out.npy")
+    assert str(caught.value).startswith(f"{source}:{place}: ")
+    assert reason in str(caught.value)
+    assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("suffix", BAD)
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_bad_records_are_set_aside_by_choice(model, tmp_path, suffix, block):
+    data, wrong = BAD[suffix]
+    source, rejects = tmp_path / f"in.{suffix}", tmp_path / "bad.jsonl"
+    source.write_bytes(data)
+    report = encode_file(model, source, tmp_path / "out.jsonl", rejects=rejects, block=block)
+    found = read_rows(rejects)
+    assert {row["line"]: row["file"] for row in found} == dict.fromkeys(wrong, str(source))
+    for row in found:
+        assert wrong[row["line"]] in row["error"]
+    good = [record.text for record in Source(source) if record.error is None]
+    assert (report.rows, report.rejected) == (len(good), len(wrong))
+    np.testing.assert_allclose(read_dense(tmp_path / "out.jsonl"), model.encode(good), atol=1e-6)
+
+
+def test_a_text_that_gives_nan_is_a_bad_record(model_folder, tmp_path):
+    import torch
+
+    model = embedlm.load(model_folder("llama"), "plain-mean", device="cpu")
+    token = model.render(["Q"]).ids[0][-1]
+    with torch.no_grad():
+        model.backbone.model.get_input_embeddings().weight[token] = float("nan")
+    source = tmp_path / "in.txt"
+    source.write_text("light\nQ\nplants make food\n")
+    with pytest.raises(RecordError, match=r"in\.txt:2: the model gave NaN"):
+        encode_file(model, source, tmp_path / "out.npy")
+    report = encode_file(
+        model,
+        source,
+        tmp_path / "out.npz",
+        rejects=tmp_path / "bad.jsonl",
+        heads=["dense", "multi_vector"],
+    )
+    assert (report.rows, report.rejected) == (2, 1)
+    assert np.isfinite(np.load(tmp_path / "out.npz")["dense"]).all()
+
+
+def test_tables_name_their_columns(model, tmp_path):
+    for suffix in ("csv", "parquet"):
+        write_table(tmp_path / f"in.{suffix}", ROWS)
+        with pytest.raises(InputError, match="no column 'text'; there are: key, body, title"):
+            encode_file(model, tmp_path / f"in.{suffix}", tmp_path / "out.npy")
+        with pytest.raises(InputError, match=r"no column 'titel'.*Did you mean 'title'"):
+            encode_file(
+                model,
+                tmp_path / f"in.{suffix}",
+                tmp_path / "out.jsonl",
+                text_field="body",
+                keep=["titel"],
+            )
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 this is no parquet file PAR1")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        encode_file(model, tmp_path / "bad.parquet", tmp_path / "out.npy")
+
+
+def test_a_truncated_parquet_file_is_told(model, tmp_path):
+    write_table(tmp_path / "in.parquet", ROWS)
+    data = (tmp_path / "in.parquet").read_bytes()
+    (tmp_path / "in.parquet").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        encode_file(model, tmp_path / "in.parquet", tmp_path / "out.npy")
+
+
+def test_a_stream_is_read_line_by_line(tmp_path, monkeypatch):
+    data = io.TextIOWrapper(io.BytesIO(b'{"t": "a"}\n{"t": "b"}\n'))
+    monkeypatch.setattr("sys.stdin", data)
+    source = Source("-", Fields("t"), "jsonl")
+    assert [record.text for record in source] == ["a", "b"]
+    assert source.total is None
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "told"),
+    [
+        ("out.txt", {}, r"must end in one of \.npy, \.npz, \.jsonl, \.parquet"),
+        ("out.npz", {"keep": ["text"]}, r"a \.npz file cannot keep fields"),
+        ("out.npy", {"heads": ["multi_vector"]}, r"\.npy file holds dense vectors alone"),
+        ("out.npy", {"heads": ["dense", "sparse"]}, r"\.npy file holds dense vectors alone"),
+        ("out.npy", {"precision": "int4"}, "precision 'int4' is not known; allowed: float32"),
+        ("out.npy", {"dim": 33}, "dim is 33; allowed are 1 to 32"),
+        ("out.npy", {"role": "qery"}, "role 'qery' is not defined.*Did you mean 'query'"),
+        ("out.npy", {"rol": "query"}, "'rol' is no option of encode_file. Did you mean 'role'"),
+        ("out.npy", {"block": 0}, "block is 0; give a number of records above 0"),
+        ("out.npy", {"block": -1}, "block is -1"),
+        ("no/out.npy", {}, "the output's folder .* does not exist; make it first"),
+        ("out.npy", {"rejects": "no/bad.jsonl"}, "the rejects file's folder 'no' does not exist"),
+        ("out.jsonl", {"keep": ["dense"]}, "'dense' cannot be kept: an output column"),
+        ("out.jsonl", {"keep": ["title"]}, "a .txt file has no field 'title' to keep"),
+        ("out.npy", {"input_format": "xml"}, "input format 'xml' is not known; allowed: txt"),
+        ("out.npy", {"instruction": "x"}, "the recipe's template for this role has no"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    model, source, tmp_path, target, options, told
+):
+    with pytest.raises(InputError, match=told):
+        encode_file(model, source, tmp_path / target, **options)
+    assert not (tmp_path / target).exists()
+
+
+def test_inputs_that_cannot_be_read_are_refused(model, source, tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        encode_file(model, tmp_path / "none.txt", tmp_path / "out.npy")
+    with pytest.raises(InputError, match="is a folder"):
+        encode_file(model, tmp_path, tmp_path / "out.npy")
+    (tmp_path / "in.doc").write_text("x")
+    with pytest.raises(InputError, match=r"ends in none of \.txt.*--format"):
+        encode_file(model, tmp_path / "in.doc", tmp_path / "out.npy")
+    if os.path.exists("/proc/self/mem"):  # opens, but its first byte cannot be read
+        with pytest.raises(InputError, match="cannot read the input '/proc/self/mem'"):
+            encode_file(model, "/proc/self/mem", tmp_path / "out.npy", input_format="txt")
+    same = source.rename(tmp_path / "in.jsonl")
+    with pytest.raises(InputError, match="the output is the input itself"):
+        encode_file(model, same, same)
+    (tmp_path / "dir.npy").mkdir()
+    with pytest.raises(InputError, match="is a folder; give a file name"):
+        encode_file(model, same, tmp_path / "dir.npy")

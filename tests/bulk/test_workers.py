@@ -1,0 +1,148 @@
+"""Jobs of several processes: the bytes of one process, lost workers, clear errors."""
+
+import json
+import os
+import signal
+import threading
+import time
+from functools import partial
+
+import pytest
+
+import embedlm
+from embedlm.bulk.files import encode_file
+from embedlm.bulk.workers import Duty, Processes, crew_of
+from embedlm.errors import InputError, JobError, RecordError
+from tests.command import sentences
+
+
+@pytest.fixture(scope="module")
+def load(tiny_llama):
+    return partial(embedlm.load, str(tiny_llama), "plain-mean", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("in") / "in.jsonl"
+    rows = [{"id": f"d{i}", "text": text} for i, text in enumerate(sentences(400, longest=12))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "int8"}])
+def test_two_processes_give_the_bytes_of_one(load, source, tmp_path, options):
+    one, two = tmp_path / "one.npy", tmp_path / "two.npy"
+    encode_file(load(), source, one, block=32, **options)
+    with crew_of(Duty(load, options), 2, None) as crew:
+        report = encode_file(load(), source, two, block=32, crew=crew, **options)
+    assert report.rows == 400
+    assert one.read_bytes() == two.read_bytes()
+
+
+def the_first_dies(kind, end, patch, folder):
+    """End a crew's first worker once a block is there; return the list of those hired."""
+    hired, own = [], kind.hire
+
+    def hire(self):
+        hired.append(own(self))
+        return hired[-1]
+
+    def kill():
+        while len(hired) < 2 or not list(folder.glob("*.part/blocks/*.npz")):
+            time.sleep(0.01)
+        end(hired[0])
+
+    patch.setattr(kind, "hire", hire)
+    threading.Thread(target=kill, daemon=True).start()
+    return hired
+
+
+def test_the_block_of_a_killed_worker_is_done_again(load, source, tmp_path, monkeypatch):
+    one, two = tmp_path / "one.npy", tmp_path / "two.npy"
+    encode_file(load(), source, one, block=8)
+
+    def end(worker):
+        os.kill(worker.process.pid, signal.SIGKILL)
+
+    hired = the_first_dies(Processes, end, monkeypatch, tmp_path)
+    with crew_of(Duty(load), 2, None) as crew:
+        encode_file(load(), source, two, block=8, crew=crew)
+    assert len(hired) == 3
+    assert one.read_bytes() == two.read_bytes()
+
+
+class Deadly:
+    """What ends the process that it is sent to."""
+
+    def __init__(self):
+        self.home = os.getpid()
+
+    def __setstate__(self, state):
+        if os.getpid() != state["home"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_block_that_ends_every_worker_ends_the_job(load, source, tmp_path):
+    duty = Duty(Deadly())
+    with crew_of(duty, 2, None) as crew, pytest.raises(JobError, match="ended 3 workers"):
+        encode_file(load(), source, tmp_path / "out.npy", block=100, crew=crew)
+
+
+def test_a_bad_record_is_told_as_by_one_process(load, source, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    lines = source.read_text().splitlines()
+    lines[150] = '{"id": "x"}'
+    bad.write_text("\n".join(lines) + "\n")
+    with (
+        crew_of(Duty(load), 2, None) as crew,
+        pytest.raises(RecordError, match=r"bad.jsonl:151"),
+    ):
+        encode_file(load(), bad, tmp_path / "out.npy", block=32, crew=crew)
+
+
+def test_a_number_of_workers_that_cannot_be(load):
+    with pytest.raises(InputError, match="above 0"), crew_of(Duty(load), 0, None):
+        pass
+
+
+def test_a_folder_is_encoded_file_by_file_and_goes_on(run, with_model, source, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    lines = source.read_text().splitlines(keepends=True)
+    for name, own in (("a", lines[:40]), ("b", lines[40:100])):
+        (inputs / f"{name}.jsonl").write_text("".join(own))
+    (inputs / "notes.md").write_text("not a record")
+    command = ("encode", inputs, *with_model, "-o", out, "--json")
+    reports = [json.loads(line) for line in run(*command).out.splitlines()]
+    assert [(r["rows"], r["resumed"]) for r in reports] == [(40, 0), (60, 0)]
+    alone = tmp_path / "alone.parquet"
+    assert run("encode", inputs / "b.jsonl", *with_model, "-o", alone).code == 0
+    assert pq.read_table(alone).equals(pq.read_table(out / "b.parquet"))
+    (inputs / "a.jsonl").write_text("".join(lines[:39]))
+    reports = [json.loads(line) for line in run(*command).out.splitlines()]
+    assert [(r["rows"], r["resumed"]) for r in reports] == [(39, 0), (60, 1)]
+    reports = [json.loads(line) for line in run(*command, "--dim", "8").out.splitlines()]
+    assert [(r["dim"], r["resumed"]) for r in reports] == [(8, 0), (8, 0)]
+    assert run("encode", tmp_path / "out", *with_model, "-o", tmp_path / "x").code == 2
+
+
+def test_ray_actors_give_the_bytes_of_one_process(load, source, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from embedlm.bulk.ray_actors import RayActors
+
+    one, two = tmp_path / "one.npy", tmp_path / "two.npy"
+    encode_file(load(), source, one, block=8)
+
+    def end(actor):
+        own = actor.__ray_call__.remote(lambda self: os.getpid())
+        os.kill(ray.get(own), signal.SIGKILL)
+
+    hired = the_first_dies(RayActors, end, monkeypatch, tmp_path)
+    try:
+        with crew_of(Duty(load), 2, "local") as crew:
+            encode_file(load(), source, two, block=8, crew=crew)
+    finally:
+        ray.shutdown()
+    assert len(hired) == 3
+    assert one.read_bytes() == two.read_bytes()

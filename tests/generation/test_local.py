@@ -1,0 +1,188 @@
+"""Variants written by a real local model."""
+
+import json
+import shutil
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+import embedlm
+from embedlm.errors import GenerationError
+from embedlm.generation import Cache, LocalGenerator, Sampling, resolve_generator
+from embedlm.generation.local import draw
+from embedlm.schema.recipe import Transform
+from embedlm.transform import transform_texts
+from embedlm.transform.geneol import chats_for
+
+TEXTS = ["plants make food", "the quick brown fox", "light"]
+CONFIG = Transform(max_new_tokens=6, demonstrations=1)
+ONE = [{"role": "user", "content": "Input: light"}]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    with closing(Cache(tmp_path / "cache" / "generations.sqlite")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def writer_folder(tiny_llama, tmp_path_factory):
+    """Return a tiny Llama whose window holds prompts with examples."""
+    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("writer") / "model")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 4096}))
+    return folder
+
+
+@pytest.fixture
+def writer(writer_folder):
+    return LocalGenerator.load(str(writer_folder))
+
+
+def sampling(**options):
+    return Sampling(max_new_tokens=8, **options)
+
+
+@pytest.mark.parametrize("size", [1, 2, 12])
+def test_a_local_answer_does_not_depend_on_its_company(writer, size):
+    requests = [request for text in TEXTS for request in chats_for(text, CONFIG)]
+    chats, seeds = [chat for chat, _ in requests], [seed for _, seed in requests]
+    alone = [next(writer.generate([c], sampling(), [s])) for c, s in requests]
+    writer.batch_size = size
+    assert list(writer.generate(chats, sampling(), seeds)) == alone
+    assert next(writer.generate(chats[:1], sampling(), [seeds[0] + 1])) != alone[0]
+
+
+def test_batches_keep_to_a_budget_of_tokens(writer):
+    requests = [request for text in TEXTS for request in chats_for(text, CONFIG)]
+    chats, seeds = [chat for chat, _ in requests], [seed for _, seed in requests]
+    wanted = list(writer.generate(chats, sampling(), seeds))
+    writer.batch_tokens = 400
+    assert list(writer.generate(chats, sampling(), seeds)) == wanted
+
+
+def test_greedy_and_nucleus(writer):
+    chat = chats_for("light", CONFIG)[0][0]
+    greedy = [next(writer.generate([chat], sampling(temperature=0), [s])) for s in (1, 2)]
+    assert greedy[0] == greedy[1]
+    tiny = [next(writer.generate([chat], sampling(top_p=1e-6), [s])) for s in (1, 2)]
+    assert tiny[0] == tiny[1] == greedy[0]
+
+
+def test_greedy_equals_the_generate_of_transformers(writer):
+    chat = chats_for("light", CONFIG)[0][0]
+    found = next(writer.generate([chat], sampling(temperature=0), [0]))
+    given = writer.tokenizer(writer.prompt(chat), return_tensors="pt")
+    ids = writer.model.generate(**given, do_sample=False, max_new_tokens=8)
+    new = ids[0, given["input_ids"].shape[1] :]
+    wanted = writer.tokenizer.decode(new, skip_special_tokens=True)
+    assert found == wanted or (wanted.startswith(found) and found.endswith("\n"))
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_tokens_are_drawn_by_their_probability(top_p):
+    probability = torch.tensor([0.1, 0.5, 0.0, 0.1, 0.3])
+    streams = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    drawn = draw(probability.log().expand(4000, -1), Sampling(1.0, top_p), streams)
+    wanted = probability if top_p == 1 else torch.tensor([0.0, 5 / 8, 0.0, 0.0, 3 / 8])
+    found = np.bincount(drawn, minlength=5) / 4000
+    np.testing.assert_allclose(found, wanted.numpy(), atol=0.03)
+    assert (found[wanted.numpy() == 0] == 0).all()
+
+
+def test_a_chat_template_is_used(writer):
+    plain = writer.prompt(ONE)
+    assert plain == "User: Input: light\nAssistant:"
+    writer.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    templated = LocalGenerator(writer.model, writer.tokenizer, "templated")
+    assert templated.prompt(ONE) == "<user>Input: light<assistant>"
+    assert next(templated.generate([ONE], sampling(), [0])) is not None
+
+
+def test_a_chat_beyond_the_window_is_left_out(writer, cache, caplog):
+    writer.model.config.max_position_embeddings = 300
+    long = "light " * 400
+    found = transform_texts([long, "light"], CONFIG, writer, cache)
+    assert found[0] == [long] * 4
+    assert all(variant != long for variant in found[1])
+    assert f"{writer.name} wrote nothing for" in caplog.text
+
+
+def test_a_model_is_known_by_its_contents(writer_folder, tmp_path):
+    name = resolve_generator(str(writer_folder)).name
+    moved = shutil.copytree(writer_folder, tmp_path / "moved")
+    assert resolve_generator(moved).name == name
+    weights = next(moved.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert resolve_generator(moved).name != name
+    assert resolve_generator("some/hub-id").name == "hub:some/hub-id"
+
+
+def test_a_stored_model_is_loaded_once_and_only_to_write(writer_folder, cache):
+    config = CONFIG.model_copy(update={"max_new_tokens": 3})
+    first = resolve_generator(str(writer_folder))
+    found = transform_texts(TEXTS, config, str(writer_folder), cache)
+    assert resolve_generator(str(writer_folder)) is first
+    assert first.loaded is not None
+    resolve_generator("some/hub-id")
+    assert transform_texts(TEXTS, config, str(writer_folder), cache) == found
+    assert resolve_generator(str(writer_folder)).loaded is None
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_an_encoder_cannot_write(model_folder, kind):
+    generator = resolve_generator(str(model_folder(kind)))
+    with pytest.raises(GenerationError, match="no causal language model"):
+        next(generator.generate([ONE], sampling(), [0]))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "bloom", "gemma3", "mistral-sliding"])
+def test_other_architectures_write(model_folder, kind):
+    generator = LocalGenerator.load(str(model_folder(kind)))
+    chats = [ONE, [{"role": "user", "content": "a much longer input than the other"}]]
+    together = list(generator.generate(chats, sampling(), [1, 2]))
+    assert together == [
+        next(generator.generate([c], sampling(), [s])) for c, s in zip(chats, [1, 2], strict=True)
+    ]
+
+
+# -- in an embedder -------------------------------------------------------------------------------
+
+
+def own_writer(folder, heads):
+    changes = {"transform.max_new_tokens": 4, "transform.demonstrations": 0, "heads": heads}
+    return embedlm.load(folder, recipe=embedlm.Recipe.load("geneol").override(changes))
+
+
+def test_geneol_writes_with_its_own_model(writer_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
+    model = own_writer(writer_folder, ["dense"])
+    assert model.encode(TEXTS).shape == (3, 32)
+    assert model.backbone.head is not None, "its head is loaded at once, not a second copy of it"
+    late = embedlm.load(writer_folder, recipe="plain-mean")
+    assert resolve_generator(late) is resolve_generator(late), "one copy serves every call"
+
+
+def test_a_model_loaded_with_its_head_is_not_copied(writer_folder, cache):
+    model = own_writer(writer_folder, ["dense", "sparse"])
+    config, backbone = model.recipe.transform, model.backbone
+    rows = [[1, 2, 3, 4]]
+    before = backbone.run(rows)
+    implementation = backbone.implementation
+    generator = resolve_generator(model)
+    assert generator.backbone is backbone
+    found = transform_texts(TEXTS, config, generator, cache)
+    assert backbone.implementation == implementation
+    torch.testing.assert_close(backbone.run(rows), before)
+    assert backbone.logits(before).shape == (4, backbone.vocab_size)
+    alone = LocalGenerator.load(str(writer_folder))
+    assert alone.name == generator.name
+    with closing(Cache(cache.path.with_name("other.sqlite"))) as other:
+        assert transform_texts(TEXTS, config, alone, other) == found

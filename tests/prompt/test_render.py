@@ -1,0 +1,203 @@
+"""From a template and a text to token ids and segments, by every rule of a recipe's prompt."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import embedlm
+from embedlm.errors import InputError
+from embedlm.prompt.render import Renderer, Request
+from embedlm.schema.recipe import SEGMENTS, Recipe
+from tests.models import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+ENCODER = build_tokenizer("encoder")
+LONG = " ".join(["plants make food from light"] * 40)
+
+
+def renderer(tokenizer=TOKENIZER, limit=None, positions=None, **prompt):
+    given_prompt = Recipe.load({"prompt": {"default": "Query:{text};{text}{eos}", **prompt}}).prompt
+    return Renderer(tokenizer, given_prompt, limit=limit, positions=positions)
+
+
+def render(text, tokenizer=TOKENIZER, request=None, **prompt):
+    """Return the tokens and the segments of one text."""
+    (batch,) = renderer(tokenizer, **prompt).render([text], request or Request())
+    assert len(batch.ids[0]) == len(batch.segments[0])
+    tokens = tokenizer.convert_ids_to_tokens(batch.ids[0])
+    return tokens, [SEGMENTS[index] for index in batch.segments[0]]
+
+
+def part(tokens_segments, *names):
+    return [token for token, name in zip(*tokens_segments, strict=True) if name in names]
+
+
+# -- segments --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+def test_every_token_has_its_segment(tokenize):
+    template = "Instruct: {?instruction}{instruction}, {/instruction}Query:{text};{text}{eos}"
+    own = {"default": template, "instruction": "retrieve", "tokenize": tokenize}
+    found = render("food", **own)
+    assert "".join(part(found, "text")) == "food"
+    assert "".join(part(found, "repeat")) == "food"
+    assert "retrieve" in "".join(part(found, "instruction"))
+    assert "".join(part(found, "literal")).startswith("Instruct")
+    assert part(found, "eos") == ["</s>"]
+    assert part(found, "special") == (["<s>"] if tokenize == "joined" else [])
+
+
+def test_bos_is_special_in_pieces():
+    found = render("food", default="{bos}{text}", tokenize="pieces")
+    assert found[1][0] == "special"
+    assert found[0][0] == "<s>"
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+def test_a_closing_eos_is_written_once(tokenize):
+    for tokenizer in (TOKENIZER, ENCODER):
+        tokens, segments = render("food", tokenizer, default="{text}{eos}", tokenize=tokenize)
+        assert tokens.count("</s>") == 1
+        assert (tokens[-1], segments[-1]) == ("</s>", "eos")
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+def test_a_tokenizer_without_eos_leaves_it_out(tokenize):
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = None
+    tokens, segments = render("food", tokenizer, default="{text}{eos}", tokenize=tokenize)
+    assert "eos" not in segments
+    assert "".join(tokens).endswith("food")
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+def test_an_empty_text_keeps_marks_and_ids_together(tokenize):
+    own = {"special_tokens": "none", "tokenize": tokenize}
+    assert render("", default="{text}{eos}", **own) == (["</s>"], ["eos"])
+    assert render("", default="{text}", **own) == (["<s>"], ["special"])
+
+
+# -- chats -----------------------------------------------------------------------------------------
+
+CHAT = "<s>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+TURNS = [{"role": "user", "content": "food {text}"}]
+
+
+@pytest.mark.parametrize("place", ["default", "query", "document"])
+@pytest.mark.parametrize("role", [None, "query", "document"])
+def test_a_chats_own_bos_is_the_only_one(place, role):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT
+    prompt = Recipe.load({"prompt": {place: TURNS}}).prompt
+    (batch,) = Renderer(tokenizer, prompt).render(["x"], Request(role=role))
+    assert batch.ids[0].count(tokenizer.bos_token_id) == 1
+
+
+# -- truncation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+@pytest.mark.parametrize("limit", [12, 13, 40])
+def test_text_gives_way_until_all_fits(tokenize, limit):
+    short = render("x", tokenize=tokenize)
+    found = render(LONG, request=Request(max_length=limit), tokenize=tokenize)
+    assert limit - 2 < len(found[0]) <= limit
+    assert part(found, "literal", "eos") == part(short, "literal", "eos")
+    first, second = part(found, "text"), part(found, "repeat")
+    assert len(first) == len(second) > 0
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+def test_a_slots_limit_counts_each_copy_alone(tokenize):
+    own = {"truncate": "slot", "max_length": 7, "tokenize": tokenize}
+    found = render(LONG, **own)
+    assert len(part(found, "text")) == len(part(found, "repeat")) == 7
+    short = render("food", **own)
+    assert part(short, "text", "repeat") == part(
+        render("food", tokenize=tokenize), "text", "repeat"
+    )
+
+
+def test_a_pieces_limit_counts_every_piece():
+    own = {"tokenize": "pieces", "truncate": "pieces", "max_length": 2}
+    found = render(LONG, **own)
+    assert len(part(found, "text")) == len(part(found, "repeat")) == 2
+    assert len(part(found, "literal")) < len(part(render(LONG, tokenize="pieces"), "literal"))
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+def test_the_rendered_end_is_cut(tokenize):
+    whole = render(LONG, tokenize=tokenize)
+    found = render(LONG, truncate="end", max_length=9, tokenize=tokenize)
+    assert found == (whole[0][:9], whole[1][:9])
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+def test_a_prompt_that_leaves_no_room_is_refused(tokenize):
+    with pytest.raises(InputError, match=r"the prompt alone takes \d+ tokens.*max_length 3"):
+        render(LONG, request=Request(max_length=3), tokenize=tokenize)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit):
+    with pytest.raises(InputError, match=f"max_length is {limit}"):
+        render("food", request=Request(max_length=limit))
+
+
+def test_limits_by_role():
+    own = renderer(limit=100, default="{text}", max_length={"query": 8, "document": 16})
+    lengths = {
+        role: len(own.render([LONG], Request(role=role))[0].ids[0])
+        for role in ("query", "document", None)
+    }
+    assert lengths == {"query": 8, "document": 16, None: 16}
+    assert len(own.render([LONG], Request(role="query", max_length=50))[0].ids[0]) == 50
+
+
+@pytest.mark.parametrize("tokenize", ["joined", "pieces"])
+@pytest.mark.parametrize("truncate", ["text", "slot", "pieces", "end"])
+@pytest.mark.parametrize("limit", [None, 20, 30, 1000])
+def test_no_rule_exceeds_the_models_positions(tokenize, truncate, limit):
+    own = renderer(limit=32, positions=32, tokenize=tokenize, truncate=truncate)
+    for segments in (True, False):
+        request = Request(max_length=limit)
+        (batch,) = own.render([LONG, "x", ""], request, segments=segments)
+        assert max(map(len, batch.ids)) <= 32
+        assert batch.truncated[0]
+        assert not batch.truncated[2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.text(max_size=60),
+    limit=st.integers(14, 40),
+    tokenize=st.sampled_from(["joined", "pieces"]),
+    truncate=st.sampled_from(["text", "slot", "end"]),
+)
+def test_segments_and_ids_go_together(text, limit, tokenize, truncate):
+    own = renderer(limit=limit, positions=40, tokenize=tokenize, truncate=truncate)
+    (batch,) = own.render([text], Request())
+    (bare,) = own.render([text], Request(), segments=False)
+    assert len(batch.ids[0]) == len(batch.segments[0]) <= 40
+    assert bare.ids == batch.ids
+    if truncate != "slot":
+        assert len(batch.ids[0]) <= limit
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bert", "xlm-r", "gpt-neo"])
+@pytest.mark.parametrize("truncate", ["text", "slot", "pieces", "end"])
+def test_a_learned_table_of_positions_is_never_left(model_folder, name, truncate):
+    changes = {"prompt.truncate": truncate, "backbone.attention": "native"}
+    recipe = Recipe.load("echo-mean").override(changes)
+    model = embedlm.load(model_folder(name), recipe=recipe, max_length=5000)
+    vectors = model.encode([LONG * 20, "x"], max_length=4000)
+    assert np.isfinite(vectors).all()
+    assert len(model.render([LONG * 20], max_length=4000).ids[0]) <= 256
+
+
+def test_computed_positions_have_no_end(tiny_llama):
+    model = embedlm.load(tiny_llama, recipe="plain-mean")
+    assert model.backbone.positions is None
+    assert len(model.render([LONG * 9], max_length=500).ids[0]) == 500

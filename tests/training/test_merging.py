@@ -1,0 +1,95 @@
+"""Merged models, and trackers that are told what happens."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import embedlm
+from embedlm.errors import InputError, MissingExtraError
+from embedlm.training import train
+from embedlm.training.merging import cocktail_weights, merge
+from tests.training.test_runs import a_plan, data, weights  # noqa: F401
+
+TEXTS = ["river water", "music theory"]
+
+
+@pytest.fixture
+def both(tiny_llama, data, tmp_path):  # noqa: F811
+    """Return the folders of a model before and after tuning."""
+    train(a_plan(tiny_llama, ("info_nce", {})), tmp_path / "run", data=data, device="cpu")
+    embedlm.load(tiny_llama, "plain-mean").save_pretrained(tmp_path / "base")
+    return [tmp_path / "base", tmp_path / "run" / "model"]
+
+
+def own(folder):
+    return embedlm.load(folder, device="cpu").backbone.model.state_dict()
+
+
+def test_a_merge_is_the_weighted_mean(both, tmp_path):
+    model = merge(both, tmp_path / "merged", weights=[1, 3], device="cpu")
+    base, tuned = (own(folder) for folder in both)
+    for name, value in model.backbone.model.state_dict().items():
+        torch.testing.assert_close(value, 0.25 * base[name] + 0.75 * tuned[name])
+    again = embedlm.load(tmp_path / "merged", device="cpu")
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    same = merge([both[1], both[1]], tmp_path / "same", device="cpu")
+    wanted = embedlm.load(both[1], device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(same.encode(TEXTS), wanted, atol=1e-6)
+
+
+def test_the_better_model_weighs_more(both, data):  # noqa: F811
+    found = cocktail_weights(both, data / "pairs.jsonl", device="cpu")
+    assert sum(found) == pytest.approx(1)
+    assert found[1] > found[0]
+    sharp = cocktail_weights(both, data / "pairs.jsonl", temperature=0.01, device="cpu")
+    assert sharp[1] > found[1]
+
+
+def test_the_command(run, both, data, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    done = run("merge", *both, "-o", out, "--weights", "0.5,0.5", "--device", "cpu")
+    assert done.code == 0, done.err
+    embedlm.load(out)
+    told = run("merge", *both, "-o", out, "--examples", data / "pairs.jsonl", "--json")
+    assert sum(json.loads(told.out)["weights"]) == pytest.approx(1)
+    both_said = run("merge", *both, "-o", out, "--weights", "1,1", "--examples", "x.jsonl")
+    assert "give one" in both_said.one_line()
+
+
+def test_what_does_not_fit_is_refused(both, model_folder, tmp_path):
+    with pytest.raises(InputError, match="merge two or more"):
+        merge(both[:1], tmp_path / "x")
+    with pytest.raises(InputError, match="3 weights were given for 2"):
+        merge(both, tmp_path / "x", weights=[1, 2, 3])
+    with pytest.raises(InputError, match="sum"):
+        merge(both, tmp_path / "x", weights=[1, -1])
+    with pytest.raises(InputError, match="one architecture"):
+        merge([both[0], model_folder("gpt2")], tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_tensorboard_is_told(tiny_llama, data, tmp_path):  # noqa: F811
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    plan = a_plan(tiny_llama, ("info_nce", {}), ("cosent", {}), dev={"every": 6}, log_every=4)
+    train({**plan, "trackers": ["tensorboard"]}, tmp_path, data=data, device="cpu")
+    found = {}
+    for place in (tmp_path / "trackers").rglob("events*"):
+        events = reader.EventAccumulator(str(place.parent))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+    assert [step for step, _ in found["s0/loss"]] == [4, 8, 12]
+    assert [step for step, _ in found["s1/loss"]] == [16, 20, 24]
+    assert [step for step, _ in found["s1/dev/score"]] == [12, 18, 24]
+
+
+def test_a_tracker_that_is_not_installed_is_told(tiny_llama, data, tmp_path):  # noqa: F811
+    pytest.importorskip("accelerate")
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        plan = {**a_plan(tiny_llama, ("info_nce", {})), "trackers": ["wandb"]}
+        with pytest.raises(MissingExtraError, match="pip install wandb"):
+            train(plan, tmp_path, data=data, device="cpu")
