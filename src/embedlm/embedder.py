@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedlm.backbone import Backbone, with_head
-from embedlm.encode.engine import Engine, Job, Results, default_budget
+from embedlm.backbone import Backbone
+from embedlm.encode.engine import Engine, default_budget
 from embedlm.encode.inputs import (
     AUTO,
     Options,
@@ -22,23 +22,22 @@ from embedlm.encode.inputs import (
     led,
     translate_spellings,
 )
+from embedlm.encode.items import Item, Part, Share, Text
 from embedlm.encode.precision import quantize, truncate
-from embedlm.errors import InputError
+from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.progress import progress
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.readout import frequency, similarity
-from embedlm.readout.embeddings import Embeddings, scores
-from embedlm.readout.latent import LatentAttention
-from embedlm.readout.projection import Projection
-from embedlm.readout.requested import needs_lm_head, wanted_heads
-from embedlm.readout.sparse import stack
-from embedlm.readout.token_layers import TokenLayers
-from embedlm.schema.recipe import Dense, Head, MultiVector, Recipe, Sparse
+from embedlm.readout import Embeddings, PackStates, Readout, frequency, similarity
+from embedlm.readout.embeddings import scores
+from embedlm.readout.heads import requested_heads
+from embedlm.schema.recipe import Recipe
 
 __all__ = ["Embedder"]
 
 Array = npt.NDArray[Any]
 _STREAM_WINDOW = 4096
+_NETWORK_FIELDS = ("kind", "attention", "adapters", "merge", "sliding_window")
+"""Fields of a recipe's backbone that are settled when a network is loaded."""
 
 
 class Embedder:
@@ -48,37 +47,63 @@ class Embedder:
     a SentenceTransformer can be given one of these.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        recipe: Recipe,
-        *,
-        name: str,
-        max_length: int | dict[str, int] | None = None,
-        generator: Any = None,
-        projection: Projection | None = None,
-        latent: LatentAttention | None = None,
-        token_layers: TokenLayers | None = None,
-    ) -> None:
-        if max_length is not None:
-            recipe = recipe.override({"prompt.max_length": max_length})
-        self.backbone = backbone
-        self.recipe = recipe
+    def __init__(self, readout: Readout, *, name: str, generator: Any = None) -> None:
+        """Join a readout with the prompt of its recipe.
+
+        Args:
+            readout: the network, the recipe and the checkpoint's layers.
+            name: what the model is called in messages and cards: a folder or hub id.
+            generator: writes the texts that a recipe such as geneol rewrites; None: the model.
+        """
+        self.readout = readout
         self.name = name
         self.generator = generator
-        self.projection = projection
-        self.latent = latent
-        self.token_layers = token_layers
         self.renderer = Renderer(
-            backbone.tokenizer,
-            recipe.prompt,
-            boundary=recipe.pooling.boundary,
-            limit=backbone.max_positions,
-            positions=backbone.positions,
+            readout.backbone.tokenizer,
+            readout.recipe.prompt,
+            boundary=readout.pooling.boundary,
+            limit=readout.backbone.max_positions,
+            positions=readout.backbone.positions,
         )
-        self._statistics: frequency.Statistics | None = None
+
+    def with_recipe(self, recipe: Any) -> Embedder:
+        """Return an embedder of the same network by another recipe.
+
+        Everything else stays as it is: the checkpoint's layers, the statistics of `fit`, the
+        generator. No weights are copied or loaded, but for layers that only the new recipe reads.
+
+        Args:
+            recipe: a name, path, mapping or `Recipe`.
+
+        Raises:
+            UnsupportedError: the recipe wants the network itself otherwise (its attention, sliding
+                windows, adapters); load the model with it.
+        """
+        chosen = Recipe.load(recipe)
+        old, new = self.recipe.backbone, chosen.backbone
+        direction = "causal" if self.backbone.causal else "bidirectional"
+        if new.attention in ("native", direction) or old.attention == new.attention:
+            new = new.model_copy(update={"attention": old.attention})
+        for field in _NETWORK_FIELDS:
+            if getattr(old, field) != getattr(new, field):
+                raise UnsupportedError(
+                    f"recipe {chosen.name!r} has backbone.{field}: {getattr(new, field)!r}, and "
+                    f"this model was loaded with {getattr(old, field)!r}; load it anew with "
+                    f"embedlm.load({self.name!r}, recipe=...)"
+                )
+        return Embedder(self.readout.with_recipe(chosen), name=self.name, generator=self.generator)
 
     # -- facts --------------------------------------------------------------------------------
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the model is prompted and read."""
+        return self.readout.recipe
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network."""
+        return self.readout.backbone
 
     @property
     def tokenizer(self) -> Any:
@@ -93,8 +118,10 @@ class Embedder:
     @property
     def dim(self) -> int:
         """Width of a dense vector."""
-        projection = self.projection
-        return self.backbone.dim if projection is None else projection.out_features
+        return next(
+            (h.columns(self.readout, 0) for h in self.readout.heads if h.kind == "dense"),
+            self.backbone.dim,
+        )
 
     @property
     def max_length(self) -> int | None:
@@ -132,10 +159,10 @@ class Embedder:
 
         A recipe with several prompts gives a list, one rendered batch a prompt.
         """
-        given = check_texts(texts)
+        checked = check_texts(texts)
         request = Request(role, check_demonstrations(demonstrations), max_length)
-        instructions = check_instructions(instruction, len(given.items))
-        batches = self.renderer.render(given.items, request, instructions)
+        instructions = check_instructions(instruction, len(checked))
+        batches = self.renderer.render(checked.texts, request, instructions)
         return batches if len(batches) > 1 else batches[0]
 
     # -- encoding -----------------------------------------------------------------------------
@@ -198,13 +225,12 @@ class Embedder:
             max_length=max_length,
             adapter=adapter,
         )
-        given = check_texts(texts, ids=True)
-        items = led(given.items, foreign.get("prompt"))
-        found = self._encode(items, options)
-        if not isinstance(found, np.ndarray):
-            return found
-        found = found[0] if given.single else found
-        return torch.from_numpy(found) if foreign.get("convert_to_tensor") else found
+        checked = check_texts(texts, ids=True)
+        outputs = self._encode(led(checked.parts, foreign.get("prompt")), options)
+        if not isinstance(outputs, np.ndarray):
+            return outputs
+        vectors = outputs[0] if checked.single else outputs
+        return torch.from_numpy(vectors) if foreign.get("convert_to_tensor") else vectors
 
     def encode_query(self, texts: Any, **options: Any) -> Any:
         """Encode with role "query"."""
@@ -220,30 +246,26 @@ class Embedder:
         while window := list(islice(source, _STREAM_WINDOW)):
             yield from self.encode(window, **options)
 
-    def _encode(self, items: list[str], options: Options) -> Any:
-        wanted = self._heads(options.heads, options.role)
+    def _encode(self, parts: Sequence[Part], options: Options) -> Any:
+        readout = self._readout(options.heads, options.role)
         request = Request(options.role, options.demonstrations, options.max_length)
-        own = check_instructions(options.instruction, len(items))
-        instructions: Sequence[str | None] = own if own is not None else [None] * len(items)
-        keys = list(zip(items, instructions, strict=True))
-        place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-        jobs = self._jobs(list(place), options.show_progress)
-        engine = Engine(
-            self.backbone,
-            self.renderer,
-            self.recipe.pooling,
-            wanted,
-            options.batch_tokens or default_budget(self.backbone),
-            self._token_weights(),
-            self.projection,
-            self.latent,
-            self.token_layers,
-        )
-        chosen = self.backbone.using(self._adapter(options))
-        with chosen, progress(options.show_progress, len(jobs)) as bar:
-            results = engine.run(jobs, len(place), request, bar)
-        order = np.array([place[key] for key in keys], dtype=np.int64)
-        return self._finish(results, order, wanted, options)
+        given = check_instructions(options.instruction, len(parts))
+        instructions: Sequence[str | None] = given or [None] * len(parts)
+        items = [Item(part, one) for part, one in zip(parts, instructions, strict=True)]
+        number = {item: index for index, item in enumerate(dict.fromkeys(items))}
+        shares = self._shares(list(number), options.show_progress)
+        budget = options.batch_tokens or default_budget(self.backbone)
+        adapter = self._adapter(options)
+        engine = Engine(self.backbone, self.renderer, readout, budget, adapter)
+        chosen = self.backbone.using(adapter)
+        with chosen, progress(options.show_progress, len(shares)) as bar:
+            collectors = engine.run(shares, len(number), request, bar)
+        order_n = np.array([number[item] for item in items], dtype=np.int64)
+        outputs = {
+            head.kind: collector.value(order_n)
+            for head, collector in zip(readout.heads, collectors, strict=True)
+        }
+        return self._finish(outputs, options)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -261,60 +283,55 @@ class Embedder:
             return name
         return self.adapters[0] if len(self.adapters) == 1 and not roles else None
 
-    def _heads(self, heads: Any, role: str | None) -> tuple[Head, ...]:
+    def _readout(self, heads: Any, role: str | None) -> Readout:
+        """Return the readout with the heads that a call asks for."""
         several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
-        wanted = wanted_heads(heads, self.recipe, several=several)
-        if any(needs_lm_head(head) for head in wanted) and self.backbone.head is None:
-            self.backbone = with_head(self.backbone, self.recipe.backbone)
-        return wanted
+        chosen = requested_heads(heads, self.recipe, several=several)
+        return self.readout if heads is None else self.readout.with_heads(chosen)
 
-    def _jobs(
-        self, distinct: list[tuple[str, str | None]], show_progress: bool | None
-    ) -> list[Job]:
-        if self.recipe.transform is None or not all(isinstance(one, str) for one, _ in distinct):
-            return [Job(text, own, i, 1.0) for i, (text, own) in enumerate(distinct)]
+    def _shares(self, items: list[Item], show_progress: bool | None) -> list[Share]:
+        """Return the items, or all variants of each where the recipe rewrites texts."""
+        texts = [item.part.text for item in items if isinstance(item.part, Text)]
+        if self.recipe.transform is None or len(texts) < len(items):
+            return [Share(item, index) for index, item in enumerate(items)]
         from embedlm.transform import transform_texts
 
         variants = transform_texts(
-            [text for text, _ in distinct],
-            self.recipe.transform,
-            self.generator or self,
-            show_progress=show_progress,
+            texts, self.recipe.transform, self.generator or self, show_progress=show_progress
         )
         return [
-            Job(text, own, index, 1 / (1 + len(rewritten)))
-            for index, ((original, own), rewritten) in enumerate(
-                zip(distinct, variants, strict=True)
+            Share(Item(Text(text), item.instruction), index, 1 / (1 + len(rewritten)))
+            for index, (item, original, rewritten) in enumerate(
+                zip(items, texts, variants, strict=True)
             )
             for text in (original, *rewritten)
         ]
 
-    def _finish(
-        self,
-        results: Results,
-        order: npt.NDArray[np.int64],
-        heads: tuple[Head, ...],
-        options: Options,
-    ) -> Any:
+    def vectors_of(self, states: PackStates) -> Array:
+        """Return the dense vectors of token states as `encode` gives them, (n, dim).
+
+        For texts that were run elsewhere, by a `Writer` say.
+        """
+        (output,) = self.readout.with_heads(
+            requested_heads("dense", self.recipe, several=False)
+        ).read(states)
+        return self._finish_vectors(output.cpu().numpy(), Options())
+
+    def _finish(self, outputs: dict[str, Any], options: Options) -> Any:
+        """Return what a call asks for: dense vectors in its width, length and precision."""
+        if "dense" in outputs:
+            outputs["dense"] = self._finish_vectors(outputs["dense"], options)
+        return outputs["dense"] if list(outputs) == ["dense"] else Embeddings(**outputs)
+
+    def _finish_vectors(self, vectors: Array, options: Options) -> Array:
         unit = self.recipe.normalize if options.normalize is None else options.normalize
-        dense: Array | None = None
-        if results.dense is not None:
-            vectors = results.dense[order]
-            if self._statistics is not None:
-                vectors = self._statistics.remove_components(vectors)
-            if options.dim is not None:
-                vectors = truncate(vectors, options.dim, renormalize=False)
-            if unit:
-                vectors = similarity.normalize(vectors)
-            dense = quantize(vectors, options.precision)
-        if len(heads) == 1 and isinstance(heads[0], Dense):
-            return dense
-        sparse = multi = None
-        if results.sparse or any(isinstance(h, Sparse) for h in heads):
-            sparse = stack([results.sparse[i] for i in order.tolist()], self.backbone.vocab_size)
-        if any(isinstance(h, MultiVector) for h in heads):
-            multi = [results.multi_vector[i] for i in order.tolist()]
-        return Embeddings(dense, sparse, multi)
+        if self.readout.statistics is not None:
+            vectors = self.readout.statistics.remove_components(vectors)
+        if options.dim is not None:
+            vectors = truncate(vectors, options.dim, renormalize=False)
+        if unit:
+            vectors = similarity.normalize(vectors)
+        return quantize(vectors, options.precision)
 
     # -- corpus statistics --------------------------------------------------------------------
 
@@ -324,28 +341,17 @@ class Embedder:
         Unfitted, the frequency of a token is taken from its rank in the vocabulary (Zipf's law).
         Returns the embedder itself.
         """
-        items = check_texts(texts).items
-        if not items:
+        texts = check_texts(texts).texts
+        if not texts:
             raise InputError("fit needs at least one text")
-        self._statistics = None
-        counted = frequency.count(
-            (self.renderer.render([text], Request(), segments=False)[0].ids[0] for text in items),
-            self.backbone.vocab_size,
-        )
-        self._statistics = counted
+        rows = (self.renderer.render([text], Request(), segments=False)[0].ids[0] for text in texts)
+        statistics = frequency.count(rows, self.backbone.vocab_size)
+        self.readout = self.readout.with_statistics(statistics)
         if self.recipe.pooling.remove_components:
-            vectors = self.encode(items, normalize=False, show_progress=False)
-            self._statistics = counted.with_components(
-                vectors, self.recipe.pooling.remove_components
-            )
+            vectors = self.encode(texts, normalize=False, show_progress=False)
+            statistics = statistics.with_components(vectors, self.recipe.pooling.remove_components)
+            self.readout = self.readout.with_statistics(statistics)
         return self
-
-    def _token_weights(self) -> npt.NDArray[np.float32] | None:
-        pooling = self.recipe.pooling
-        if pooling.weights == "none":
-            return None
-        known = self._statistics or frequency.zipf(self.backbone.vocab_size)
-        return known.idf() if pooling.weights == "idf" else known.sif(pooling.sif_a)
 
     # -- scores -------------------------------------------------------------------------------
 

@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedlm.backbone import Backbone, load_backbone
+from embedlm.backbone import load_backbone
 from embedlm.backbone.adapters import adapter_folder, own_adapters, split_adapters
 from embedlm.embedder import Embedder
 from embedlm.errors import ModelError
 from embedlm.persistence import derive_recipe, layout_folder, recognise
-from embedlm.readout.latent import LatentAttention, load_latent
-from embedlm.readout.projection import Projection, load_projection
-from embedlm.readout.requested import needs_lm_head
-from embedlm.readout.token_layers import TokenLayers, load_token_layers
-from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
+from embedlm.readout import Parts, Readout
+from embedlm.readout.heads import heads_of
+from embedlm.schema.recipe import Recipe
 
-__all__ = ["load"]
+__all__ = ["load", "load_readout", "load_to_train"]
 
 BUILTIN = Path(__file__).parent / "builtin"
 
@@ -33,6 +31,7 @@ def load(
     max_length: int | dict[str, int] | None = None,
     attn: str = "auto",
     generator: Any = None,
+    lm_head: bool = False,
 ) -> Embedder:
     """Load a model and a recipe.
 
@@ -53,6 +52,8 @@ def load(
         attn: auto, packed, sdpa or eager.
         generator: writes the texts that a recipe such as geneol wants: a model folder, an endpoint
             "http://host/v1#model", or None for the model itself.
+        lm_head: load the language-model head too, where the recipe does not read it: for
+            `encode(heads=["sparse"])`, or a `Writer`.
 
     Raises:
         ModelError: nothing that can be loaded is there.
@@ -65,31 +66,75 @@ def load(
     chosen = derive_recipe(source) if recipe is None else _asked_for(recipe, source)
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
-    merge = chosen.backbone.merge if merge is None else merge
-    base, found = _adapters(source, chosen, adapters, merge)
-    backbone = load_backbone(
-        base,
-        chosen.backbone,
+    readout = load_readout(
+        source,
+        chosen,
         device=device,
         dtype=dtype,
-        head=writes or any(needs_lm_head(head) for head in chosen.heads),
         attn=attn,
-        adapters=found,
+        adapters=adapters,
+        merge=merge,
+        lm_head=writes or lm_head,
+        max_length=max_length,
+    )
+    return Embedder(readout, name=name, generator=generator)
+
+
+def load_to_train(
+    model: str, recipe: Recipe, *, device: Any = None, lm_head: bool = False
+) -> Embedder:
+    """Load a model in float32, with untrained layers where its recipe reads some that it lacks."""
+    readout = load_readout(
+        model, recipe, device=device, dtype="float32", lm_head=lm_head, create=True
+    )
+    return Embedder(readout, name=model)
+
+
+def load_readout(
+    source: str,
+    recipe: Recipe,
+    *,
+    device: Any = None,
+    dtype: Any = "auto",
+    attn: str = "auto",
+    adapters: Sequence[str] = (),
+    merge: bool | None = None,
+    lm_head: bool = False,
+    max_length: int | dict[str, int] | None = None,
+    create: bool = False,
+) -> Readout:
+    """Load the network of a folder or hub id, and the layers that the recipe reads beside it.
+
+    Args:
+        source: folder or hub id.
+        recipe: says how the network attends and what is read of it.
+        device: see `load`, as all that follow.
+        dtype: see there.
+        attn: see there.
+        adapters: see there.
+        merge: see there.
+        lm_head: load the language-model head even where the recipe does not read it.
+        max_length: see there.
+        create: make untrained layers for token vectors and weights that the checkpoint lacks.
+    """
+    if max_length is not None:
+        recipe = recipe.override({"prompt.max_length": max_length})
+    merge = recipe.backbone.merge if merge is None else merge
+    base, folders = _adapters(source, recipe, adapters, merge)
+    backbone = load_backbone(
+        base,
+        recipe.backbone,
+        device=device,
+        dtype=dtype,
+        head=lm_head or any(head.reads_lm_head for head in heads_of(recipe.heads)),
+        attn=attn,
+        adapters=folders,
         merge=merge,
     )
-    latent = _latent(source, chosen, backbone)
-    if latent is not None:
-        chosen = chosen.override({"pooling.latent": latent.config})
-    return Embedder(
-        backbone,
-        chosen,
-        name=name,
-        max_length=max_length,
-        generator=generator,
-        projection=_projection(source, chosen, backbone),
-        latent=latent,
-        token_layers=_token_layers(source, chosen, backbone),
-    )
+    parts = Parts(source, layout_folder(source)).for_recipe(recipe, backbone, create=create)
+    if parts.latent is not None:
+        recipe = recipe.override({"pooling.latent": parts.latent.config})
+    return Readout(backbone, recipe, parts)
 
 
 def _asked_for(recipe: Any, source: str) -> Recipe:
@@ -112,35 +157,6 @@ def _adapters(
     if not folders and not merge:
         folders = own_adapters(layout_folder(base), recipe.backbone.adapter_roles.values())
     return base, list({folder.resolve(): folder for folder in folders}.values())
-
-
-def _projection(source: str, recipe: Recipe, backbone: Backbone) -> Projection | None:
-    """Return the linear layers after pooling, where the recipe asks for them."""
-    if not any(isinstance(head, Dense) and head.projection == "auto" for head in recipe.heads):
-        return None
-    found = load_projection(layout_folder(source), backbone.dim)
-    return None if found is None else found.to(backbone.device)
-
-
-def _latent(source: str, recipe: Recipe, backbone: Backbone) -> LatentAttention | None:
-    """Return the latent attention before pooling, where the recipe asks for it."""
-    if recipe.pooling.latent is None:
-        return None
-    layer = load_latent(source, backbone.dim, recipe.pooling.latent)
-    return layer.to(backbone.device, backbone.dtype)
-
-
-def _token_layers(source: str, recipe: Recipe, backbone: Backbone) -> TokenLayers | None:
-    """Return the layers that read single tokens, where the recipe asks for them."""
-    weight = any(isinstance(head, Sparse) and head.weights == "token" for head in recipe.heads)
-    vector = any(
-        isinstance(head, MultiVector) and head.projection == "auto" for head in recipe.heads
-    )
-    if not weight and not vector:
-        return None
-    folder = layout_folder(source)
-    layers = load_token_layers(folder, backbone.dim, weight=weight, vector=vector)
-    return layers.to(backbone.device)
 
 
 def _builtin(name: str) -> str:

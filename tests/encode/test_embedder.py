@@ -238,14 +238,14 @@ def test_static_floors_weigh_tokens(model_folder):
     ids = mean.tokenizer("light fox", add_special_tokens=False)["input_ids"]
     np.testing.assert_allclose(mean.encode("light fox"), table[ids].mean(0), atol=1e-6)
     tfidf = embedlm.load(folder, recipe="static-tfidf").fit(corpus)
-    weights = tfidf._statistics.idf()[ids]
+    weights = tfidf.readout.statistics.idf()[ids]
     wanted = (table[ids] * weights[:, None]).sum(0) / weights.sum()
     np.testing.assert_allclose(tfidf.encode("light fox"), wanted, atol=1e-5)
     sif = embedlm.load(folder, recipe="static-sif")
     unfitted = sif.encode(corpus)
     fitted = sif.fit(corpus).encode(corpus)
     assert np.abs(unfitted - fitted).max() > 1e-3
-    component = sif._statistics.components_KD
+    component = sif.readout.statistics.components_KD
     np.testing.assert_allclose(fitted @ component.T, 0, atol=1e-4)
     alone = np.stack([sif.encode(text) for text in corpus])
     np.testing.assert_allclose(alone, fitted, atol=1e-5)

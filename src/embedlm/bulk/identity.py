@@ -30,7 +30,7 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     backbone = model.backbone
     if backbone.compiling is not None:
         backbone.compiling.stop()  # packed weights cannot be looked at
-    statistics = getattr(model, "_statistics", None)
+    statistics = model.readout.statistics
     return {
         "model": {
             "weights": _weights(backbone.model),

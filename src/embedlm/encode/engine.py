@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +16,24 @@ from embedlm.backbone import Backbone
 from embedlm.backbone.attention import Kept
 from embedlm.backbone.memory import free_memory, is_out_of_memory
 from embedlm.encode.ids import as_rendered
+from embedlm.encode.items import Share, Text, TokenIds
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
 from embedlm.encode.prefixes import Prefixes
-from embedlm.encode.run import Output, layers_of, needs_segments, run_pack
+from embedlm.encode.run import pack_states
 from embedlm.errors import JobError
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.readout.latent import LatentAttention
-from embedlm.readout.projection import Projection
-from embedlm.readout.sparse import SparseRow, text_token_ids
-from embedlm.readout.token_layers import TokenLayers
-from embedlm.schema.recipe import Dense, Head, MultiVector, Pooling, Sparse
+from embedlm.readout import Readout
+from embedlm.readout.head import Collector
+from embedlm.readout.term_weights import text_token_ids
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Engine", "Results", "default_budget"]
+__all__ = ["Engine", "default_budget"]
 
 T = TypeVar("T")
+Words = list[npt.NDArray[np.int64]]
+Rendered = tuple[list[Share], list[RenderedBatch], Words | None]
+"""The shares of a chunk, a batch for each of the recipe's prompts, and the texts' own words."""
 
 CHUNK = 2048
 """Texts rendered at once, while the chunk before is run."""
@@ -67,99 +69,54 @@ def _behind(packs: Iterator[T]) -> Iterator[T]:
         yield before
 
 
-@dataclass(slots=True)
-class Results:
-    """The outputs of distinct texts, in the order they were given."""
-
-    dense: npt.NDArray[np.float32] | None
-    sparse: list[list[SparseRow]]
-    multi_vector: list[npt.NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One text to embed, maybe one of several whose outputs are averaged."""
-
-    text: str | tuple[int, ...]
-    """Or its token ids, which are run as they are."""
-    instruction: str | None
-    target: int
-    share: float
-    """Weight of this text in its target's average."""
-
-
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Runs jobs through a backbone by a recipe's prompt, pooling and heads."""
+    """Runs items through a backbone by a recipe's prompt, pooling and heads."""
 
     backbone: Backbone
     renderer: Renderer
-    pooling: Pooling
-    heads: tuple[Head, ...]
+    readout: Readout
     budget: int
-    weight_V: npt.NDArray[np.float32] | None = None
-    projection: Projection | None = None
-    latent: LatentAttention | None = None
-    token_layers: TokenLayers | None = None
-
-    @property
-    def width(self) -> int:
-        """Width of a dense vector."""
-        projected = any(isinstance(h, Dense) and h.projection == "auto" for h in self.heads)
-        if projected and self.projection is not None:
-            return self.projection.out_features
-        return self.backbone.dim
+    adapter: str | None = None
+    """The switchable adapter that the backbone runs with; None: the base alone."""
 
     def run(
         self,
-        jobs: Sequence[Job],
+        shares: Sequence[Share],
         targets: int,
         request: Request,
         progress: Callable[[int], object] = lambda _: None,
-    ) -> Results:
-        """Return the outputs of all targets.
+    ) -> list[Collector]:
+        """Return the outputs of all targets, a collector a head.
 
         Args:
-            jobs: what to embed; the shares of one target's jobs add up to 1.
+            shares: the items to embed.
             targets: how many outputs there are.
             request: role, demonstrations and limit.
-            progress: told the number of jobs finished.
+            progress: told the number of items finished.
         """
-        wants = {head.kind for head in self.heads}
-        dense = np.zeros((targets, self.width), np.float32) if "dense" in wants else None
-        sparse: list[list[SparseRow]] = [[] for _ in range(targets)] if "sparse" in wants else []
-        multi: list[npt.NDArray[np.float32]] = (
-            [np.empty((0, 0), np.float32)] * targets if "multi_vector" in wants else []
-        )
+        collectors = [head.collector(self.readout, targets) for head in self.readout.heads]
         # Chunks of like length make packs with little waste and runs of equal lengths.
-        ordered = sorted(jobs, key=lambda job: len(job.text))
+        ordered = sorted(shares, key=lambda share: share.item.cost)
         chunks = [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
         # What a sharded layer joins is kept for training, and must be no inference tensor.
         with torch.no_grad() if self.backbone.sharded else torch.inference_mode():
-            sizes = [sum(len(job.text) for job in chunk) for chunk in chunks]
-            for place, (chunk, batches, allowed) in enumerate(self._rendered(chunks, request)):
-                later = len(batches) * sum(sizes[place + 1 :]) / max(1, sizes[place])
-                target_C = np.array([job.target for job in chunk], dtype=np.int64)
-                share_C1 = np.array([[job.share] for job in chunk], dtype=np.float32)
+            costs = [sum(share.item.cost for share in chunk) for chunk in chunks]
+            for index, (chunk, batches, words) in enumerate(self._rendered(chunks, request)):
+                later = len(batches) * sum(costs[index + 1 :]) / max(1, costs[index])
+                target_C = np.array([share.target for share in chunk], dtype=np.int64)
+                weights = [share.weight / len(batches) for share in chunk]
+                share_C = np.array(weights, dtype=np.float32)
                 for number, batch in enumerate(batches):
                     like = later + len(batches) - number
-                    packs = self._packs(batch, allowed, request.role, like)
-                    for items, output in _behind(packs):
-                        to = target_C[items]
-                        if dense is not None and output.dense is not None:
-                            vectors = output.dense.cpu().numpy()
-                            np.add.at(dense, to, share_C1[items] / len(batches) * vectors)
-                        for row, target in enumerate(to.tolist() if sparse or multi else ()):
-                            if sparse:
-                                sparse[target].append(output.sparse[row])
-                            if multi:
-                                multi[target] = output.multi_vector[row]
+                    packs = self._packs(batch, words, request.role, like)
+                    for items, outputs in _behind(packs):
+                        for collector, output in zip(collectors, outputs, strict=True):
+                            collector.add(target_C[items], share_C[items], output)
                         progress(len(items) if batch is batches[-1] else 0)
-        return Results(dense, sparse, multi)
+        return collectors
 
-    def _rendered(
-        self, chunks: list[list[Job]], request: Request
-    ) -> Iterator[tuple[list[Job], list[RenderedBatch], list[npt.NDArray[np.int64]] | None]]:
+    def _rendered(self, chunks: list[list[Share]], request: Request) -> Iterator[Rendered]:
         """Yield rendered chunks, the next one being rendered meanwhile."""
         if len(chunks) == 1:
             yield self._render(chunks[0], request)
@@ -173,40 +130,26 @@ class Engine:
                     ahead = pool.submit(self._render, chunks[index + 1], request)
                 yield ready
 
-    def _render(
-        self, chunk: list[Job], request: Request
-    ) -> tuple[list[Job], list[RenderedBatch], list[npt.NDArray[np.int64]] | None]:
-        rows = [job.text for job in chunk if not isinstance(job.text, str)]
+    def _render(self, chunk: list[Share], request: Request) -> Rendered:
+        stop_words = self.readout.stop_words
+        items = [share.item for share in chunk]
+        rows = [item.part.ids for item in items if isinstance(item.part, TokenIds)]
         if rows:
-            batch, may = as_rendered(rows, chunk[0].instruction, request, self.backbone)
-            limited = any(isinstance(h, Sparse) and h.restrict == "text" for h in self.heads)
-            return chunk, [batch], may if limited else None
-        own = [job.instruction for job in chunk]
-        instructions = None if own[0] is None else [str(one) for one in own]
-        texts = [str(job.text) for job in chunk]
-        segments = needs_segments(self.pooling, self.heads)
+            batch, words = as_rendered(rows, items[0].instruction, request, self.backbone)
+            return chunk, [batch], words if stop_words is not None else None
+        given = [item.instruction for item in items]
+        instructions = None if given[0] is None else [str(one) for one in given]
+        texts = [item.part.text for item in items if isinstance(item.part, Text)]
+        segments = self.readout.reads_segments
         batches = self.renderer.render(texts, request, instructions, segments=segments)
-        allowed = None
-        for head in self.heads:
-            if isinstance(head, Sparse) and head.restrict == "text":
-                allowed = text_token_ids(texts, self.backbone.tokenizer, head.stop_words)
-        return chunk, batches, allowed
-
-    def _skipped(self, role: str | None) -> npt.NDArray[np.int64]:
-        """Return the ids of tokens without a vector of their own."""
-        words = [w for h in self.heads if isinstance(h, MultiVector) for w in h.skip]
-        known = self.backbone.tokenizer.get_vocab() if words and role != "query" else {}
-        return np.array(sorted(known[w] for w in words if w in known), dtype=np.int64)
+        if stop_words is None:
+            return chunk, batches, None
+        return chunk, batches, text_token_ids(texts, self.backbone.tokenizer, stop_words)
 
     def _packs(
-        self,
-        batch: RenderedBatch,
-        allowed: list[npt.NDArray[np.int64]] | None,
-        role: str | None,
-        like: float,
-    ) -> Iterator[tuple[npt.NDArray[np.int64], Output]]:
+        self, batch: RenderedBatch, words: Words | None, role: str | None, like: float
+    ) -> Iterator[tuple[npt.NDArray[np.int64], list[Any]]]:
         """Yield a batch's outputs; from here to the job's end there is work as of `like` of it."""
-        skipped = self._skipped(role)
         left: npt.NDArray[np.int64] = np.arange(len(batch.ids))
         while len(left):
             packs = self._planned(batch, left)
@@ -214,25 +157,22 @@ class Engine:
             prefixes = Prefixes(packs, self._run_prefix)
             for done, pack in enumerate(packs):
                 try:
-                    output = run_pack(
-                        self.backbone,
+                    kept = prefixes.of(pack, batch.ids[pack.items[0]])
+                    states = pack_states(
+                        self.backbone.run,
+                        self.readout,
                         batch,
                         pack,
-                        self.pooling,
-                        self.heads,
-                        allowed=allowed,
-                        weight_V=self.weight_V,
-                        projection=self.projection,
-                        latent=self.latent,
-                        token_layers=self.token_layers,
-                        skipped=skipped,
-                        kept=prefixes.of(pack, batch.ids[pack.items[0]]),
+                        kept=kept,
+                        role=role,
+                        words=words,
                     )
+                    outputs = self.readout.read(states)
                 except (RuntimeError, MemoryError) as error:
                     self._smaller(batch, pack, error)
                     left = np.concatenate([later.items for later in packs[done:]])
                     break
-                yield pack.items, output
+                yield pack.items, outputs
             else:
                 return
 
@@ -254,8 +194,7 @@ class Engine:
         return [replace(pack, items=left[pack.items]) for pack in packs]
 
     def _run_prefix(self, ids: Sequence[int], held: int, kept: Kept) -> None:
-        layers = layers_of(self.pooling)
-        self.backbone.packed_states([ids], prefix=held, layers=layers, kept=kept)
+        self.backbone.packed_states([ids], prefix=held, layers=self.readout.layers, kept=kept)
 
     def _smaller(self, batch: RenderedBatch, pack: Pack, error: Exception) -> None:
         """Remember that a pack was too large for the memory, and halve what is run at once.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedlm.backbone import Backbone
 from embedlm.errors import InputError
-from embedlm.prompt.render import SEGMENT_ID, RenderedBatch, Request
+from embedlm.prompt.render import RenderedBatch, Request
+from embedlm.prompt.segments import SEGMENT_ID, Segments
 
-__all__ = ["as_rendered"]
+__all__ = ["as_rendered", "segments_of"]
 
 
 def as_rendered(
@@ -31,7 +33,6 @@ def as_rendered(
             "them; give texts, or ids that hold the prompt"
         )
     limit = request.max_length or backbone.max_positions
-    special = np.array(sorted(backbone.tokenizer.all_special_ids), dtype=np.int64)
     segments, words = [], []
     for row in rows:
         ids = np.array(row, dtype=np.int64)
@@ -42,11 +43,16 @@ def as_rendered(
             )
         if limit is not None and len(ids) > limit:
             raise InputError(f"a row of {len(ids)} token ids is longer than {limit}; cut it")
-        marks = np.full(len(ids), SEGMENT_ID["text"], dtype=np.uint8)
-        marks[np.isin(ids, special)] = SEGMENT_ID["special"]
-        for name in ("eos", "mask"):
-            marks[ids == getattr(backbone.tokenizer, f"{name}_token_id")] = SEGMENT_ID[name]
-        segments.append(marks)
-        words.append(np.unique(ids[~np.isin(ids, special)]))
+        segments.append(segments_of(ids, backbone.tokenizer))
+        words.append(np.unique(ids[~np.isin(ids, backbone.tokenizer.all_special_ids)]))
     batch = RenderedBatch([list(row) for row in rows], segments, [""] * len(rows))
     return batch, words
+
+
+def segments_of(ids: npt.NDArray[np.int64], tokenizer: Any) -> Segments:
+    """Return the segment of each token of a bare row: text, or special, EOS and mask."""
+    marks = np.full(len(ids), SEGMENT_ID["text"], dtype=np.uint8)
+    marks[np.isin(ids, tokenizer.all_special_ids)] = SEGMENT_ID["special"]
+    for name in ("eos", "mask"):
+        marks[ids == getattr(tokenizer, f"{name}_token_id")] = SEGMENT_ID[name]
+    return marks

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any
 
+from embedlm.encode.items import Part, Text, TokenIds
 from embedlm.encode.precision import PRECISIONS
 from embedlm.errors import InputError, closest
 
 __all__ = [
     "AUTO",
+    "CheckedTexts",
     "Options",
-    "Texts",
     "check_demonstrations",
     "check_instructions",
     "check_texts",
@@ -27,16 +28,23 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """Checked texts."""
+class CheckedTexts:
+    """The texts of a call, checked."""
 
-    items: list[Any]
-    """Strings; or tuples of token ids, where ids were given."""
+    parts: list[Part]
     single: bool
-    """Whether one string was given, so that one vector is wanted."""
+    """Whether one string was given, so that one vector is asked for."""
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The strings, without rows of token ids."""
+        return [part.text for part in self.parts if isinstance(part, Text)]
 
 
-def check_texts(texts: Any, *, ids: bool = False) -> Texts:
+def check_texts(texts: Any, *, ids: bool = False) -> CheckedTexts:
     """Return the texts of a string, a mapping with `text`, or an iterable of these.
 
     Args:
@@ -47,7 +55,7 @@ def check_texts(texts: Any, *, ids: bool = False) -> Texts:
         InputError: something else, or a string that cannot be encoded as UTF-8.
     """
     if isinstance(texts, str | Mapping):
-        return Texts([_text(texts, 0)], True)
+        return CheckedTexts([Text(_text(texts, 0))], True)
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise InputError(
             f"texts is {type(texts).__name__}; give a string, or a list of strings or of "
@@ -55,8 +63,10 @@ def check_texts(texts: Any, *, ids: bool = False) -> Texts:
         )
     given = list(texts)
     if ids and given and _begins_with_id(given[0]):
-        return Texts([_ids(item, index) for index, item in enumerate(given)], False)
-    return Texts([_text(item, index) for index, item in enumerate(given)], False)
+        return CheckedTexts(
+            [TokenIds(_ids(item, index)) for index, item in enumerate(given)], False
+        )
+    return CheckedTexts([Text(_text(item, index)) for index, item in enumerate(given)], False)
 
 
 def _begins_with_id(item: Any) -> bool:
@@ -82,11 +92,17 @@ def _ids(item: Any, index: int) -> tuple[int, ...]:
     return tuple(int(one) for one in row)
 
 
-def led(items: list[Any], lead: str | None) -> list[Any]:
-    """Return texts with a prompt written before each."""
-    if lead and any(not isinstance(item, str) for item in items):
+def led(parts: Sequence[Part], lead: str | None) -> Sequence[Part]:
+    """Return texts with a prompt written before each.
+
+    Raises:
+        InputError: there are token ids among them.
+    """
+    if not lead:
+        return parts
+    if not all(isinstance(part, Text) for part in parts):
         raise InputError("token ids are run as they are; a prompt cannot be written before them")
-    return [lead + item for item in items] if lead else items
+    return [Text(lead + part.text) for part in parts if isinstance(part, Text)]
 
 
 def _text(item: Any, index: int) -> str:

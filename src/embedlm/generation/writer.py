@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from embedlm.backbone import with_head
+from embedlm.backbone import Backbone
 from embedlm.backbone.direction import looking
 from embedlm.backbone.probe import prove_attention
 from embedlm.encode.inputs import check_texts
 from embedlm.encode.plan import Pack
-from embedlm.encode.run import pooled, tokens_of
+from embedlm.encode.run import pack_states
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.generation.generator import Sampling
 from embedlm.generation.local import LocalGenerator, whole
-from embedlm.prompt.render import Request
+from embedlm.prompt.render import RenderedBatch, Request
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -70,11 +71,9 @@ class Writer:
             UnsupportedError: an encoder, or a checkpoint without its head.
             InputError: a template without `{prompt}`.
         """
-        for given in (template, after):
-            if given is not None and "{prompt}" not in given:
-                raise InputError(f"the template {given!r} has no {{prompt}}")
-        if model.backbone.head is None:
-            model.backbone = with_head(model.backbone, model.recipe.backbone)
+        for turn in (template, after):
+            if turn is not None and "{prompt}" not in turn:
+                raise InputError(f"the template {turn!r} has no {{prompt}}")
         kind = type(model.backbone.head).__name__
         if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or not model.backbone.packs:
             raise UnsupportedError(
@@ -92,29 +91,27 @@ class Writer:
 
         The memory of a document is 2 x layers x tokens x width of the keys, in the model's dtype.
         """
-        texts = check_texts(documents).items
-        model = self.model
-        given = None if instruction is None else [instruction] * len(texts)
-        batch = model.renderer.render(texts, Request("document"), given)[0]
+        texts = check_texts(documents).texts
+        instructions = None if instruction is None else [instruction] * len(texts)
+        batch = self.model.renderer.render(texts, Request("document"), instructions)[0]
         return [self._read(text, batch, index) for index, text in enumerate(texts)]
 
     @torch.inference_mode()
-    def _read(self, text: str, batch: Any, index: int) -> ReadDocument:
-        backbone, recipe = self.model.backbone, self.model.recipe
-        with whole(backbone):
-            network: Any = backbone.model
-            ids_1T = torch.tensor([batch.ids[index]], device=backbone.device)
-            out = network(input_ids=ids_1T, use_cache=True)
+    def _read(self, text: str, batch: RenderedBatch, index: int) -> ReadDocument:
+        model, backbone = self.model, self.model.backbone
+        kept: list[Any] = []
+
+        def run(rows: Sequence[Sequence[int]], **how: Any) -> Tensor:
+            if kept:  # the prompt without its text
+                return backbone.run(rows, **how)
+            h_TD, cache = _run_with_cache(backbone, rows[0], how["layers"])
+            kept.append(cache)
+            return h_TD
+
         pack = Pack(np.array([index]))
-        h_TD = out.last_hidden_state[0]
-        tokens = tokens_of(batch, pack, recipe.pooling.over, h_TD.device)
-        v_1D = pooled(h_TD, tokens, recipe.pooling, self.model.latent).float()
-        if self.model.projection is not None:
-            v_1D = self.model.projection(v_1D)
-        if recipe.normalize:
-            v_1D = torch.nn.functional.normalize(v_1D, dim=1)
-        vector = v_1D[0].cpu().numpy()
-        return ReadDocument(text, vector, ids_1T.shape[1], out.past_key_values)
+        states = pack_states(run, model.readout, batch, pack, role="document")
+        vector = model.vectors_of(states)[0]
+        return ReadDocument(text, vector, len(batch.ids[index]), kept[0])
 
     def write(
         self,
@@ -157,3 +154,18 @@ class Writer:
             return writer.tokenizer(text, add_special_tokens=False)["input_ids"], None, 0
         text = (self.template or CHAT).replace("{prompt}", prompt)
         return writer.tokenizer(text)["input_ids"], None, 0
+
+
+def _run_with_cache(
+    backbone: Backbone, ids: Sequence[int], layers: tuple[int, ...]
+) -> tuple[Tensor, Any]:
+    """Run one row; return the mean of some hidden states, h_TD, and all layers' keys and values."""
+    ids_1T = torch.tensor([list(ids)], device=backbone.device)
+    inner = layers != (-1,)
+    with whole(backbone):
+        network: Any = backbone.model
+        out = network(input_ids=ids_1T, use_cache=True, output_hidden_states=inner)
+    if not inner:
+        return out.last_hidden_state[0], out.past_key_values
+    h_TD = torch.stack([out.hidden_states[layer][0] for layer in layers]).mean(0)
+    return h_TD, out.past_key_values

@@ -144,7 +144,7 @@ def _is_plain(recipe: Recipe) -> bool:
 
 def _is_colbert(embedder: Embedder) -> bool:
     """Tell whether token vectors are made as ColBERT makes them: by a layer, or bare."""
-    (head,), layers = embedder.recipe.heads, embedder.token_layers
+    (head,), layers = embedder.recipe.heads, embedder.readout.parts.token_layers
     assert isinstance(head, MultiVector)
     expansion, lengths = embedder.recipe.prompt.expansion, embedder.recipe.prompt.max_length
     assert isinstance(lengths, dict)

@@ -60,14 +60,15 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
     embedder.backbone.save(folder)
     _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
     dense = []
-    if embedder.projection is not None:
-        dense = save_projection(embedder.projection, folder)
-    if embedder.latent is not None:
-        save_latent(embedder.latent, folder)
-    if embedder.token_layers is not None:
-        save_token_layers(embedder.token_layers, folder)
-        if isinstance(embedder.token_layers.vector, Projection):
-            dense = save_projection(embedder.token_layers.vector, folder)
+    parts = embedder.readout.parts.read_by(recipe)
+    if parts.projection is not None:
+        dense = save_projection(parts.projection, folder)
+    if parts.latent is not None:
+        save_latent(parts.latent, folder)
+    if parts.token_layers is not None:
+        save_token_layers(parts.token_layers, folder)
+        if isinstance(parts.token_layers.vector, Projection):
+            dense = save_projection(parts.token_layers.vector, folder)
     (folder / RECIPE_FILE).write_text(recipe.dump(), encoding="utf-8")
     note = "sentence-transformers cannot express this recipe; open the folder with EmbedLM."
     if form is not None:

@@ -1,7 +1,8 @@
 """Token states of a pack to one vector a sequence.
 
 A pooling is a function `pool(h_TD, tokens) -> v_BD`; it sees only the tokens that the recipe pools.
-To add one, write the function here and put its name into `embedlm.schema.recipe.PoolingKind`.
+To add one, write the function here and its line in `POOL`, and put its name into `PoolingKind` of
+`embedlm.schema.recipe`.
 
 Shapes: T tokens of the pack, N pooled tokens (sequence after sequence), B sequences, D width.
 """
@@ -35,13 +36,18 @@ class Tokens:
     """Divide by the sum of the weights (idf), not by the number of tokens (SIF)."""
 
     whole: bool = False
-    """index_N is 0, 1, 2, ..."""
+    """Whether index_N is 0, 1, 2, ..."""
 
     def states(self, h_TD: Tensor) -> Tensor:
         """Return the pooled tokens' states in float32, h_ND."""
         if self.whole and len(self.index_N) == len(h_TD):
             return h_TD.float()
         return h_TD.index_select(0, self.index_N).float()
+
+    def ranks_N(self) -> Tensor:
+        """Return the rank of each token in its sequence, from 0."""
+        every_N = torch.arange(len(self.index_N), device=self.index_N.device)
+        return every_N - self.starts_B[self.sequence_N]
 
     def sum(self, x_ND: Tensor) -> Tensor:
         """Sum over each sequence's tokens, x_BD."""
@@ -74,7 +80,7 @@ def mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
 def weighted_mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
     """sum_i i h_i / sum_i i with i = 1..S: later tokens weigh more (SGPT, arXiv 2202.08904)."""
     h_ND = tokens.states(h_TD)
-    rank_N = torch.arange(1, len(h_ND) + 1, device=h_ND.device) - tokens.starts_B[tokens.sequence_N]
+    rank_N = tokens.ranks_N() + 1
     count_B = tokens.counts_B.to(h_ND.dtype)
     total_B1 = (count_B * (count_B + 1) / 2)[:, None]
     return tokens.sum(h_ND * rank_N[:, None].to(h_ND.dtype)) / total_B1

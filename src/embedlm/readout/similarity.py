@@ -21,7 +21,6 @@ __all__ = [
     "maxsim",
     "maxsim_pairwise",
     "normalize",
-    "score",
     "sparse_dot",
 ]
 
@@ -102,23 +101,6 @@ def maxsim_pairwise(
     pairs = zip(queries, documents, strict=True)
     found = [maxsim([q], [d], length_normalize=length_normalize)[0, 0] for q, d in pairs]
     return np.array(found, dtype=np.float32)
-
-
-def score(
-    head: str,
-    a: Any,
-    b: Any,
-    *,
-    dense: str = "cosine",
-    pairwise: bool = False,
-    mean: bool = False,
-) -> Floats:
-    """Scores of one head's outputs; dense vectors by "cosine" or "dot", MaxSim's mean or sum."""
-    if head == "sparse":
-        return sparse_dot(a, b, pairwise=pairwise)
-    if head == "multi_vector":
-        return (maxsim_pairwise if pairwise else maxsim)(a, b, length_normalize=mean)
-    return (cosine if dense == "cosine" else dot)(a, b, pairwise=pairwise)
 
 
 def hybrid_runs(

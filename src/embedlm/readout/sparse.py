@@ -1,154 +1,149 @@
-"""Weights over the vocabulary from the language-model head.
+"""The sparse head: weights over the vocabulary.
 
-w = log(1 + relu(logits)), at the pooled state (PromptReps) or the maximum or sum over the pooled
-tokens (SPLADE, arXiv 2109.10086).
+From the language-model head (SPLADE, PromptReps; `term_weights.py`), or from a layer that weighs
+the text's own tokens (BGE-M3; `token_layers.py`).
 
-Shapes: T tokens of a pack, N pooled tokens, B rows, D width, V vocabulary.
+Shapes: B texts of a pack, n texts of a call, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_matrix
-from torch import Tensor
+from torch import Tensor, nn
 
-from embedlm.backbone import Backbone
-from embedlm.readout.pooling import Tokens, last
-from embedlm.readout.words import valid_words
-from embedlm.schema.recipe import Sparse
+from embedlm.backbone.memory import put
+from embedlm.errors import UnsupportedError
+from embedlm.readout import similarity
+from embedlm.readout.head import Floats, Head, Indices
+from embedlm.readout.pooling import POOL
+from embedlm.readout.term_weights import SparseRow, select_terms, term_weights, word_like
+from embedlm.readout.token_layers import spread, token_weights
+from embedlm.schema.heads import Sparse
 
-__all__ = ["SparseRow", "sparse_rows", "stack", "term_weights", "text_token_ids"]
+if TYPE_CHECKING:
+    from embedlm.readout.readout import Readout
+    from embedlm.readout.states import PackStates
+    from embedlm.schema.recipe import Recipe
 
-SparseRow = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
-"""Ids of the vocabulary, ascending, and their weights."""
-
-_BLOCK = 256
-"""Rows of logits held at once."""
-
-
-def sparse_rows(
-    backbone: Backbone,
-    h_TD: Tensor,
-    tokens: Tokens,
-    head: Sparse,
-    pool: Callable[[Tensor, Tokens], Tensor],
-    allowed: Sequence[npt.NDArray[np.int64] | None] | None = None,
-) -> list[SparseRow]:
-    """Return each row's ids and weights.
-
-    Args:
-        backbone: has the language-model head.
-        h_TD: states of the last layer.
-        tokens: the pooled tokens.
-        head: reduction, restriction and number of weights kept.
-        pool: the recipe's pooling, for `reduce: pool`.
-        allowed: ids that each row may use, for `restrict: text`.
-    """
-    w_BV = term_weights(backbone, h_TD, tokens, head, pool)
-    may = allowed if allowed is not None else [None] * len(w_BV)
-    others = _word_like(backbone.tokenizer) if head.expand else None
-    return [_row(w_V, ids, head, others) for w_V, ids in zip(w_BV.cpu().numpy(), may, strict=True)]
+__all__ = ["SparseHead"]
 
 
-def term_weights(
-    backbone: Backbone,
-    h_TD: Tensor,
-    tokens: Tokens,
-    head: Sparse,
-    pool: Callable[[Tensor, Tokens], Tensor],
-) -> Tensor:
-    """Return each row's weights of the whole vocabulary, w_BV."""
-    reduce = head.reduce
-    if reduce == "auto":
-        reduce = "last" if pool is last else "max"
-    if reduce in ("pool", "last"):
-        v_BD = pool(h_TD, tokens) if reduce == "pool" else last(h_TD, tokens)
-        blocks = v_BD.to(h_TD.dtype).split(_BLOCK)
-        return torch.cat([_weights(backbone.logits(v)) for v in blocks])
-    return _reduced(backbone, h_TD, tokens, reduce)
+class _Rows:
+    def __init__(self, count: int, vocab_size: int) -> None:
+        self.rows: list[list[SparseRow]] = [[] for _ in range(count)]
+        self.vocab_size = vocab_size
+
+    def add(self, target_B: Indices, share_B: Floats, output: list[SparseRow]) -> None:
+        for target, row in zip(target_B.tolist(), output, strict=True):
+            self.rows[target].append(row)
+
+    def value(self, order_n: Indices) -> csr_matrix:
+        return _stack([self.rows[target] for target in order_n.tolist()], self.vocab_size)
 
 
-_WORD_LIKE: WeakKeyDictionary[Any, npt.NDArray[np.int64]] = WeakKeyDictionary()
+class SparseHead(Head[Sparse]):
+    """Weighs terms of the vocabulary."""
+
+    kind = "sparse"
+
+    @property
+    def reads_lm_head(self) -> bool:
+        """Whether the weights are the language-model head's."""
+        return self.options.weights == "lm_head"
+
+    @property
+    def stop_words(self) -> str | None:
+        """The stop-word list, where only a text's own words are weighed."""
+        return self.options.stop_words if self.options.restrict == "text" else None
+
+    @property
+    def over(self) -> Any:
+        """The segments whose tokens are weighed; None: those of the pooling."""
+        return self.options.over
+
+    def read(self, readout: Readout, states: PackStates) -> list[SparseRow]:
+        """Return each text's terms and weights."""
+        if not self.reads_lm_head:
+            picked = states.picked(self._segments(readout))
+            h_ND = states.tokens(self._segments(readout)).states(states.h_TD)
+            layer = self._layer(readout)
+            return token_weights(layer, h_ND, picked.ids_by_text(), self.options.top_k)
+        w_BV = self._term_weights(readout, states).cpu().numpy()
+        words = states.words if states.words is not None else [None] * len(w_BV)
+        extra = word_like(readout.backbone.tokenizer) if self.options.expand else None
+        return [
+            select_terms(w_V, ids, self.options, extra)
+            for w_V, ids in zip(w_BV, words, strict=True)
+        ]
+
+    def collector(self, readout: Readout, count: int) -> _Rows:
+        """Return a collector of rows; several rows of one text are averaged."""
+        return _Rows(count, readout.backbone.vocab_size)
+
+    def gradient_rows(self, readout: Readout, states: PackStates, longest: int) -> Tensor:
+        """Return each text's weights of the whole vocabulary, w_BV."""
+        if self.reads_lm_head:
+            return self._term_weights(readout, states)
+        picked = states.picked(self._segments(readout))
+        tokens = states.tokens(self._segments(readout))
+        ids_N = put(torch.from_numpy(picked.ids()), states.h_TD.device)
+        shape = (len(states), readout.backbone.vocab_size)
+        h_ND = tokens.states(states.h_TD)
+        return spread(self._layer(readout), h_ND, ids_N, tokens.sequence_N, shape)
+
+    def columns(self, readout: Readout, longest: int) -> int:
+        """Return the size of the vocabulary."""
+        return readout.backbone.vocab_size
+
+    def _segments(self, readout: Readout) -> Any:
+        return readout.pooling.over if self.options.over is None else self.options.over
+
+    def _layer(self, readout: Readout) -> nn.Linear:
+        layers = readout.parts.token_layers
+        if layers is None or layers.weight is None:
+            raise UnsupportedError(
+                "the sparse head's `weights: token` needs a layer of the checkpoint that weighs "
+                "tokens, and this model has none; load one with a recipe such as bge-m3"
+            )
+        return layers.weight
+
+    def _term_weights(self, readout: Readout, states: PackStates) -> Tensor:
+        pooling = readout.pooling
+        tokens = readout.pooled_tokens(states)
+        logits = readout.backbone.logits
+        return term_weights(logits, states.h_TD, tokens, self.options, POOL[pooling.kind])
+
+    @staticmethod
+    def holds(value: Any) -> bool:
+        """Tell whether a value is a sparse matrix."""
+        return hasattr(value, "tocsr")
+
+    @staticmethod
+    def count(value: Any) -> int:
+        """Return the number of rows."""
+        return int(value.shape[0])
+
+    @staticmethod
+    def finite(value: Any) -> npt.NDArray[np.bool_]:
+        """Tell for each row whether all its weights are finite."""
+        entries = value.tocoo()
+        finite_n = np.ones(value.shape[0], dtype=bool)
+        finite_n[entries.row[~np.isfinite(entries.data)]] = False
+        return finite_n
+
+    @staticmethod
+    def score(a: Any, b: Any, recipe: Recipe, *, pairwise: bool) -> Floats:
+        """Compare by the inner product."""
+        return similarity.sparse_dot(a.tocsr(), b.tocsr(), pairwise=pairwise)
 
 
-def _word_like(tokenizer: Any) -> npt.NDArray[np.int64]:
-    """Return the ids of tokens that may expand a text: letters from a-z on (ielab/PromptReps)."""
-    if tokenizer not in _WORD_LIKE:
-        bare = ((t[1:] if t[:1] in ("▁", " ") else t, i) for t, i in tokenizer.get_vocab().items())
-        found = [i for t, i in bare if (t.isalpha() or t.isdigit()) and "a" <= t[0] <= "z"]
-        _WORD_LIKE[tokenizer] = np.array(sorted(found), dtype=np.int64)
-    return _WORD_LIKE[tokenizer]
-
-
-def _weights(logits: Tensor) -> Tensor:
-    return torch.log1p(torch.relu(logits.float()))
-
-
-def _reduced(backbone: Backbone, h_TD: Tensor, tokens: Tokens, reduce: str) -> Tensor:
-    """Reduce over tokens block by block: no more than _BLOCK rows of logits at once."""
-    h_ND = h_TD.index_select(0, tokens.index_N)
-    out_BV: Tensor | None = None
-    for h, sequence in zip(h_ND.split(_BLOCK), tokens.sequence_N.split(_BLOCK), strict=True):
-        w = _weights(backbone.logits(h))
-        if out_BV is None:
-            out_BV = w.new_zeros(len(tokens.starts_B), w.shape[1])
-        if reduce == "sum":
-            out_BV.index_add_(0, sequence, w)
-        elif w.requires_grad:  # what was written in place has no gradient
-            out_BV = out_BV.scatter_reduce(0, sequence[:, None].expand_as(w), w, "amax")
-        else:
-            out_BV.scatter_reduce_(0, sequence[:, None].expand_as(w), w, "amax")
-    assert out_BV is not None
-    return out_BV
-
-
-def _row(
-    w_V: npt.NDArray[np.float32],
-    allowed: npt.NDArray[np.int64] | None,
-    head: Sparse,
-    others: npt.NDArray[np.int64] | None,
-) -> SparseRow:
-    if allowed is None:
-        return _top(w_V, np.flatnonzero(w_V), head.top_k)
-    if len(allowed):
-        own = _top(w_V, allowed[w_V[allowed] > 0], head.top_k)
-    else:
-        own = _top(w_V, np.flatnonzero(w_V), head.fallback_top_k)
-    if others is None:
-        return own
-    outside = np.setdiff1d(others, allowed)
-    more = _top(w_V, outside[w_V[outside] > 0], head.expand)
-    ids = np.union1d(own[0], more[0])
-    return ids, w_V[ids]
-
-
-def _top(w_V: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], k: int | None) -> SparseRow:
-    if k is not None and len(ids) > k:
-        # Larger weight first, then smaller id: ties are broken the same way on every machine.
-        ids = ids[np.lexsort((ids, -w_V[ids]))[:k]]
-    ids = np.sort(ids)
-    return ids, w_V[ids]
-
-
-def text_token_ids(
-    texts: Sequence[str], tokenizer: Any, stop_words: str
-) -> list[npt.NDArray[np.int64]]:
-    """Return for each text the ids of its own words, each word tokenised alone (PromptReps)."""
-    core = tokenizer.backend_tokenizer
-    words = [valid_words(text, stop_words) for text in texts]
-    distinct = list(dict.fromkeys(word for row in words for word in row))
-    encoded = core.encode_batch_fast(distinct, add_special_tokens=False)
-    ids = {word: encoding.ids for word, encoding in zip(distinct, encoded, strict=True)}
-    return [np.array(sorted({i for w in row for i in ids[w]}), dtype=np.int64) for row in words]
-
-
-def stack(rows: Sequence[Sequence[SparseRow]], vocab_size: int) -> csr_matrix:
+def _stack(rows: Sequence[Sequence[SparseRow]], vocab_size: int) -> csr_matrix:
     """Return the mean of each text's sparse rows as one CSR matrix (n, V)."""
     indptr, indices, data = [0], [], []
     for parts in rows:

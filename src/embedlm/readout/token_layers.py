@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.readout.projection import load_projection
-from embedlm.readout.sparse import SparseRow
+from embedlm.readout.term_weights import SparseRow
 
 __all__ = [
     "TokenLayers",
@@ -137,8 +137,7 @@ def spread(layer: nn.Linear, h_ND: Tensor, ids_N: Tensor, text_N: Tensor, shape:
     """
     w_N = torch.relu(layer(h_ND))[:, 0]
     w_X = w_N.new_zeros(shape[0] * shape[1])
-    found = w_X.scatter_reduce(0, text_N * shape[1] + ids_N, w_N, "amax")
-    return found.view(shape)
+    return w_X.scatter_reduce(0, text_N * shape[1] + ids_N, w_N, "amax").view(shape)
 
 
 def token_weights(

@@ -114,8 +114,8 @@ class Reranker:
         Raises:
             InputError: texts that cannot be used, or an instruction without a place for it.
         """
-        asked = check_texts([query]).items[0]
-        texts = check_texts(documents).items
+        asked = check_texts([query]).texts[0]
+        texts = check_texts(documents).texts
         return self._score([(asked, text) for text in texts], instruction, probability)
 
     def predict(
@@ -127,7 +127,7 @@ class Reranker:
         **_: Any,
     ) -> Scores:
         """Return the score of each (query, document), (n,): sentence-transformers' name."""
-        given = [check_texts(list(pair)).items for pair in pairs]
+        given = [check_texts(list(pair)).texts for pair in pairs]
         for index, pair in enumerate(given):
             if len(pair) != 2:
                 raise InputError(f"pair {index} holds {len(pair)} texts; give (query, document)")
@@ -148,7 +148,7 @@ class Reranker:
         """
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}; give a number above 0")
-        texts = check_texts(documents).items
+        texts = check_texts(documents).texts
         scores = self.score(query, texts, instruction=instruction, probability=probability)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [{"corpus_id": int(i), "score": float(scores[i]), "text": texts[i]} for i in order]

@@ -41,8 +41,6 @@ def search_layers(
     Raises:
         InputError: fewer than two pairs, or a layer the model does not have.
     """
-    from embedlm.embedder import Embedder
-
     if len(dev) < 2:
         raise InputError(f"the dev set has {len(dev)} pairs; give at least 2")
     count = len(model.backbone.layers)
@@ -52,7 +50,7 @@ def search_layers(
     found = []
     for layer in tried:
         recipe = model.recipe.override({"pooling.layer": layer})
-        embedder = Embedder(model.backbone, recipe, name=model.name, generator=model.generator)
+        embedder = model.with_recipe(recipe)
         vectors = embedder.encode(texts, heads=["dense"])
         scores = embedder.similarity_pairwise(vectors[::2], vectors[1::2])
         found.append(ScoredLayer(layer, spearman(scores, gold)))

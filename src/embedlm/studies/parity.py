@@ -149,7 +149,6 @@ def _other_way(
 
 def _under(own: Runtime, change: dict[str, Any], texts: Sequence[str]) -> Vectors | None:
     """Return EmbedLM's vectors under a changed recipe; None where the model cannot do it."""
-    from embedlm.embedder import Embedder
     from embedlm.loader import load
 
     model = own.model
@@ -158,7 +157,7 @@ def _under(own: Runtime, change: dict[str, Any], texts: Sequence[str]) -> Vector
         if "backbone.attention" in change:
             changed = load(model.backbone.name, recipe, dtype=model.backbone.dtype)
         else:
-            changed = Embedder(model.backbone, recipe, name=model.name, projection=model.projection)
+            changed = model.with_recipe(recipe)
         return Runtime(own.name, own.kind, changed, own.role).vectors(texts)
     except EmbedLMError:
         return None

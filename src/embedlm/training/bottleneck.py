@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from embedlm.embedder import Embedder
+from embedlm.encode.ids import segments_of
 from embedlm.encode.plan import Pack, plan
-from embedlm.encode.run import pooled, tokens_of
 from embedlm.prompt.render import RenderedBatch
+from embedlm.prompt.segments import Segments
+from embedlm.readout import PackStates
 from embedlm.schema.tuning import Loss
 from embedlm.training.language import cross_entropy, mask_token
 
@@ -71,9 +73,11 @@ class _Row:
     """What the encoder sees."""
     whole: list[int]
     wanted: list[int]
-    """Places that are rebuilt: all but special tokens."""
+    """Positions of the tokens that are rebuilt: all but special ones."""
     hidden: list[int]
-    """Places that the encoder has to foresee."""
+    """Positions of the tokens that the encoder has to predict."""
+    segments: Segments
+    """The segment of each token that the encoder sees."""
 
 
 def backward_bottleneck(
@@ -119,13 +123,13 @@ def _row(
     if kind == "tsdae":
         words = text.split()
         kept = [word for word in words if chance.random() >= DELETED] or words[:1]
-        seen = [int(i) for i in tokenizer(" ".join(kept))["input_ids"]]
-        return _Row(seen[:max_length], whole, wanted, [])
+        seen = [int(i) for i in tokenizer(" ".join(kept))["input_ids"]][:max_length]
+        return _Row(seen, whole, wanted, [], segments_of(np.array(seen), tokenizer))
     hidden = [place for place in wanted if chance.random() < HIDDEN]
     seen, mask = list(whole), mask_token(tokenizer)
     for place in hidden:
         seen[place] = mask
-    return _Row(seen, whole, wanted, hidden)
+    return _Row(seen, whole, wanted, hidden, segments_of(np.array(whole), tokenizer))
 
 
 def _rebuilt(
@@ -138,11 +142,12 @@ def _rebuilt(
     chance: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Return the summed losses of a pack: of the decoder, and of the encoder's hidden tokens."""
-    backbone = embedder.backbone
+    backbone, readout = embedder.backbone, embedder.readout
     chosen = [rows[item] for item in pack.items.tolist()]
-    h_TD = backbone.run([row.seen for row in chosen])
-    tokens = tokens_of(batch, pack, "all", h_TD.device)
-    v_BD = pooled(h_TD, tokens, embedder.recipe.pooling, embedder.latent)
+    seen = [row.seen for row in chosen]
+    h_TD = backbone.run(seen)
+    pooled_TD = h_TD if readout.layers == (-1,) else backbone.run(seen, layers=readout.layers)
+    v_BD = readout.pool(PackStates(pooled_TD, seen, [row.segments for row in chosen]))
     longest = max(len(row.whole) for row in chosen)
     ids_BL = torch.zeros(len(chosen), longest, dtype=torch.long)
     hidden_BLK = torch.ones(len(chosen), longest, longest + 1, dtype=torch.bool)

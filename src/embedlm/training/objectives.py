@@ -138,8 +138,8 @@ class Parts:
     in_batch: bool
     width: Mapping[str, int]
     """Columns of each head's output, in the order they stand in a row."""
-    token_width: int
-    """Of one token's vector, where there is a multi-vector head."""
+    longest: int
+    """L: tokens that a row of token vectors has room for."""
     labels_B: Tensor | None = None
     teacher_BG: Tensor | None = None
     guide_ND: Tensor | None = None
@@ -206,7 +206,7 @@ def _options(loss: Loss) -> dict[str, Any]:
 
 def _tokens(parts: Parts, *sides: Tensor) -> list[Tensor]:
     """Return both sides' token vectors, x_NLD, and then where there is a token, x_NL."""
-    vectors = [side.unflatten(1, (-1, parts.token_width)) for side in sides]
+    vectors = [side.unflatten(1, (parts.longest, -1)) for side in sides]
     return [*vectors, *((x_NLD != 0).any(-1) for x_NLD in vectors)]
 
 

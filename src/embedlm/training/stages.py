@@ -15,10 +15,9 @@ from embedlm.backbone.adapters import apply_adapters
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
-from embedlm.loader import load
-from embedlm.readout.token_layers import new_token_layers, weighs_tokens
+from embedlm.loader import load, load_to_train
 from embedlm.rerank import Reranker
-from embedlm.schema.recipe import MultiVector, Recipe, Sparse
+from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
@@ -262,13 +261,9 @@ def _student(
     if stage.attention is not None:
         own = recipe.override({"backbone.attention": stage.attention})
     heads = heads_of(own.heads, stage.objective)
-    loading = own
     language = any(_is_language(one) for one in (stage, *later))
-    reads_head = language or any(head.kind == "sparse" for head in heads)
-    if reads_head and not any(head.kind == "sparse" for head in own.heads):
-        loading = own.override({"heads": [*own.model_dump(mode="json")["heads"], {"sparse": {}}]})
-    embedder = _load(here, loading, device)
-    embedder.recipe = own
+    lm_head = language or any(head.kind == "sparse" for head in heads)
+    embedder = load_to_train(here, own, device=device, lm_head=lm_head)
     student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
     student.denoise = own.pooling.denoise if stage.denoise is None else stage.denoise
     if any(loss.kind in BOTTLENECK for loss in stage.objective):
@@ -279,18 +274,6 @@ def _student(
         network: Any = embedder.backbone.model
         network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": remembered})
     return student
-
-
-def _load(here: str, recipe: Recipe, device: Any) -> Embedder:
-    """Load a model, with new layers for the weights of tokens where it has none yet."""
-    weighs = any(isinstance(head, Sparse) and head.weights == "token" for head in recipe.heads)
-    if not weighs or weighs_tokens(Path(here)):
-        return load(here, recipe, device=device, dtype="float32")
-    embedder = load(here, recipe.override({"heads": ["dense"]}), device=device, dtype="float32")
-    vector = any(isinstance(h, MultiVector) and h.projection == "auto" for h in recipe.heads)
-    layers = new_token_layers(embedder.backbone.dim, vector=vector)
-    embedder.token_layers = layers.to(embedder.backbone.device)
-    return embedder
 
 
 def _is_language(stage: Stage) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedlm.errors import InputError
-from embedlm.schema.recipe import Dense, Head, MultiVector, parse_head
+from embedlm.schema.recipe import Head, parse_head
 from embedlm.schema.tuning import Loss, Stage
 from embedlm.training.batches import Batch, Row
 from embedlm.training.bottleneck import BOTTLENECK, backward_bottleneck
@@ -99,8 +99,8 @@ class Stepper:
                 len(queries),
                 self.kind,
                 batch.in_batch,
-                self._width(v_NX.shape[1]),
-                self._token_width(),
+                self.student.readout.columns(plan.longest),
+                plan.longest,
                 labels_B,
                 teacher_BG,
                 guide_ND,
@@ -151,26 +151,6 @@ class Stepper:
         if self.guide is not None:
             guide = torch.cat([gather_rows(self.guide.embed(ask).to(device)) for ask in asks])
         return labels, teacher, guide
-
-    def _width(self, columns: int) -> dict[str, int]:
-        """Return how many columns each head has."""
-        model = self.student.embedder
-        fixed = {"dense": model.dim, "sparse": model.backbone.vocab_size}
-        for head in self.student.heads:
-            if isinstance(head, Dense) and head.projection == "none":
-                fixed["dense"] = model.backbone.dim
-        known = sum(fixed[h.kind] for h in self.student.heads if h.kind in fixed)
-        return {h.kind: fixed.get(h.kind, columns - known) for h in self.student.heads}
-
-    def _token_width(self) -> int:
-        model = self.student.embedder
-        for head in self.student.heads:
-            if isinstance(head, MultiVector) and head.projection == "auto":
-                layers = model.token_layers
-                vector: Any = None if layers is None else layers.vector
-                if vector is not None:
-                    return int(vector.out_features)
-        return model.backbone.dim
 
     def _language(
         self, loss: Loss, rows: Sequence[Row], chance: np.random.Generator, scale: float

@@ -13,27 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embedlm.backbone.memory import put
 from embedlm.embedder import Embedder
 from embedlm.encode.plan import Pack, plan
-from embedlm.encode.run import (
-    Picked,
-    pooled,
-    states_of,
-    template_states,
-    token_states,
-    tokens_of,
-)
+from embedlm.encode.run import pack_states
 from embedlm.errors import UnsupportedError
 from embedlm.prompt.render import RenderedBatch, Request
-from embedlm.readout.pooling import POOL
-from embedlm.readout.sparse import term_weights
-from embedlm.readout.token_layers import spread
-from embedlm.schema.recipe import Dense, Head, MultiVector, Sparse
+from embedlm.schema.recipe import Head
 from embedlm.training.devices import largest
 from embedlm.training.named_adapters import switched
 
 __all__ = ["Ask", "Plan", "Student", "modules_of"]
+
+
+Rows = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +49,18 @@ class Plan:
     chunks: tuple[Callable[[], Tensor], ...]
     order_N: Tensor
     """Where each text's row is found in the chunks' rows."""
+    longest: int
+    """Tokens of the longest text of all processes."""
 
 
 def modules_of(embedder: Embedder) -> nn.ModuleDict:
     """Return all of a model that has parameters, by the part's name."""
-    parts: dict[str, Any] = {
-        "backbone": embedder.backbone.model,
-        "head": embedder.backbone.head,
-        "projection": embedder.projection,
-        "latent": embedder.latent,
-        "token_layers": embedder.token_layers,
-    }
-    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+    modules = nn.ModuleDict({"backbone": embedder.backbone.model})
+    if embedder.backbone.head is not None:
+        modules["head"] = embedder.backbone.head
+    for name, part in embedder.readout.parts.modules().items():
+        modules[name] = part
+    return modules
 
 
 class Student:
@@ -90,7 +82,8 @@ class Student:
                 f"recipe {embedder.recipe.name!r} averages several prompts or rewritten texts, "
                 "which is not trained; take a recipe with one prompt, such as prompteol"
             )
-        self.embedder, self.heads, self.budget = embedder, tuple(heads), budget
+        self.embedder, self.budget = embedder, budget
+        self.readout = embedder.readout.with_heads(heads)
         self.extra = nn.ModuleDict()
         """What learns with the model and is thrown away after the stage."""
         self.denoise = embedder.recipe.pooling.denoise
@@ -126,7 +119,7 @@ class Student:
             start += len(ask.texts)
         order_N = torch.empty(start, dtype=torch.long)
         order_N[torch.tensor(items)] = torch.arange(start)
-        return Plan(tuple(chunks), order_N.to(self.backbone.device))
+        return Plan(tuple(chunks), order_N.to(self.backbone.device), longest)
 
     def nothing(self) -> Tensor:
         """Run one token and return its state: a process that is done keeps in step."""
@@ -162,56 +155,14 @@ class Student:
         return whole
 
     def _run(self, batch: RenderedBatch, pack: Pack, longest: int, adapter: str | None) -> Tensor:
-        """Return what all heads read from a pack, v_RD."""
-        model, pooling = self.embedder, self.embedder.recipe.pooling
-        with switched(self.backbone, adapter, self.learning):
-            h_TD = states_of(self.backbone, batch, pack, pooling)
-        tokens = tokens_of(batch, pack, pooling.over, h_TD.device)
-        parts = []
-        for head in self.heads:
-            if isinstance(head, Dense):
-                v_RD = pooled(h_TD, tokens, pooling, model.latent)
-                if self.denoise:
-                    with switched(self.backbone, adapter, self.learning):
-                        v_RD = v_RD - template_states(
-                            self.backbone, batch, pack, pooling, model.latent
-                        )
-                if model.projection is not None and head.projection == "auto":
-                    v_RD = model.projection(v_RD)
-                parts.append(v_RD)
-            elif isinstance(head, Sparse) and head.weights == "token":
-                parts.append(self._token_weights(batch, pack, h_TD, head))
-            elif isinstance(head, Sparse):
-                weigh = POOL[pooling.kind]
-                parts.append(term_weights(self.backbone, h_TD, tokens, head, weigh))
-            else:
-                parts.append(self._token_vectors(batch, pack, h_TD, head, longest))
-        return torch.cat(parts, dim=1)
+        """Return what all heads read from a pack, v_RX."""
 
-    def _token_weights(
-        self, batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: Sparse
-    ) -> Tensor:
-        """Return each text's weights of its own tokens, w_RV."""
-        layers = self.embedder.token_layers
-        assert layers is not None
-        assert layers.weight is not None
-        over = self.embedder.recipe.pooling.over if head.over is None else head.over
-        picked = Picked.of(batch, pack, over)
-        tokens = picked.tokens(pack.prefix, h_TD.device)
-        ids_N = put(torch.from_numpy(picked.ids()), h_TD.device)
-        shape = (len(tokens.counts_B), self.backbone.vocab_size)
-        return spread(layers.weight, tokens.states(h_TD), ids_N, tokens.sequence_N, shape)
+        def run(rows: Rows, **how: Any) -> Tensor:
+            with switched(self.backbone, adapter, self.learning):
+                return self.backbone.run(rows, **how)
 
-    def _token_vectors(
-        self, batch: RenderedBatch, pack: Pack, h_TD: Tensor, head: MultiVector, longest: int
-    ) -> Tensor:
-        """Return each text's token vectors, filled up with zeros, as one row: L * D wide."""
-        tokens = tokens_of(batch, pack, head.over, h_TD.device)
-        h_ND = token_states(h_TD, tokens, head, self.embedder.token_layers)
-        filled_RLD = h_ND.new_zeros(len(tokens.counts_B), longest, h_ND.shape[1])
-        place_N = torch.arange(len(h_ND), device=h_ND.device) - tokens.starts_B[tokens.sequence_N]
-        filled_RLD = filled_RLD.index_put((tokens.sequence_N, place_N), h_ND)
-        return filled_RLD.flatten(1)
+        states = pack_states(run, self.readout, batch, pack, denoise=self.denoise)
+        return self.readout.gradient_rows(states, longest)
 
 
 def _rate(module: nn.Module) -> float:

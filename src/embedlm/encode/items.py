@@ -1,0 +1,62 @@
+"""What is embedded: items made of parts, each with the cost by which they are ordered.
+
+A text and a row of token ids are the parts that there are today; a further kind (an image, say) is
+a further class with a cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Item", "Part", "Share", "Text", "TokenIds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that a prompt is written around."""
+
+    text: str
+
+    @property
+    def cost(self) -> int:
+        """Its length in characters."""
+        return len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """Token ids that are run as they are: no prompt is written around them."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def cost(self) -> int:
+        """Their number."""
+        return len(self.ids)
+
+
+Part = Text | TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What one output is made of."""
+
+    part: Part
+    instruction: str | None = None
+    """None: the recipe's."""
+
+    @property
+    def cost(self) -> int:
+        """About how much work it is, in units that are the same for all items of one kind."""
+        return self.part.cost
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """An item that counts for a share of one output; the shares of an output add up to 1."""
+
+    item: Item
+    target: int
+    """Number of the output."""
+    weight: float = 1.0

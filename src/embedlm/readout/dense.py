@@ -1,0 +1,83 @@
+"""The dense head: one pooled vector a text.
+
+Shapes: B texts of a pack, n texts of a call, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from embedlm.readout import similarity
+from embedlm.readout.head import Floats, Head, Indices
+from embedlm.schema.heads import Dense
+
+if TYPE_CHECKING:
+    from embedlm.readout.readout import Readout
+    from embedlm.readout.states import PackStates
+    from embedlm.schema.recipe import Recipe
+
+__all__ = ["DenseHead"]
+
+
+class _Sums:
+    def __init__(self, count: int, width: int) -> None:
+        self.vector_nD = np.zeros((count, width), np.float32)
+
+    def add(self, target_B: Indices, share_B: Floats, output: Tensor) -> None:
+        np.add.at(self.vector_nD, target_B, share_B[:, None] * output.cpu().numpy())
+
+    def value(self, order_n: Indices) -> Floats:
+        return self.vector_nD[order_n]
+
+
+class DenseHead(Head[Dense]):
+    """Pools the token states and projects the result, where the checkpoint has such layers."""
+
+    kind = "dense"
+
+    def read(self, readout: Readout, states: PackStates) -> Tensor:
+        """Return the texts' vectors on the device, v_BD."""
+        return self.gradient_rows(readout, states, 0)
+
+    def collector(self, readout: Readout, count: int) -> _Sums:
+        """Return a collector that adds vectors up by their shares."""
+        return _Sums(count, self.columns(readout, 0))
+
+    def gradient_rows(self, readout: Readout, states: PackStates, longest: int) -> Tensor:
+        """Return the texts' vectors, v_BD."""
+        v_BD = readout.pool(states)
+        projection = readout.parts.projection if self.options.projection == "auto" else None
+        if projection is None:
+            return v_BD
+        projected_BD: Tensor = projection(v_BD)
+        return projected_BD
+
+    def columns(self, readout: Readout, longest: int) -> int:
+        """Return the width of a vector."""
+        projection = readout.parts.projection if self.options.projection == "auto" else None
+        return readout.backbone.dim if projection is None else projection.out_features
+
+    @staticmethod
+    def holds(value: Any) -> bool:
+        """Tell whether a value is an array (or a tensor) of vectors."""
+        return np.ndim(value) in (1, 2) and not hasattr(value, "tocsr")
+
+    @staticmethod
+    def count(value: Any) -> int:
+        """Return the number of vectors."""
+        return len(value)
+
+    @staticmethod
+    def finite(value: Any) -> npt.NDArray[np.bool_]:
+        """Tell for each vector whether all its entries are finite."""
+        return np.asarray(np.isfinite(value).all(axis=1))
+
+    @staticmethod
+    def score(a: Any, b: Any, recipe: Recipe, *, pairwise: bool) -> Floats:
+        """Compare by cosine or dot product, as the recipe says."""
+        compare = similarity.cosine if recipe.similarity == "cosine" else similarity.dot
+        return compare(a, b, pairwise=pairwise)

@@ -1,0 +1,108 @@
+"""The trained layers that a readout needs beside the backbone, and where they are read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from embedlm.backbone import Backbone
+from embedlm.readout.latent import LatentAttention, load_latent
+from embedlm.readout.projection import Projection, load_projection
+from embedlm.readout.token_layers import (
+    TokenLayers,
+    load_token_layers,
+    new_token_layers,
+    weighs_tokens,
+)
+from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
+
+__all__ = ["Parts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A checkpoint's layers between token states and outputs."""
+
+    source: str = ""
+    """The folder or hub id that the layers are read from."""
+    folder: Path = Path()
+    """Where the source's small files are on this machine."""
+    projection: Projection | None = None
+    """After the pooling."""
+    latent: LatentAttention | None = None
+    """Before the pooling."""
+    token_layers: TokenLayers | None = None
+    """For single tokens."""
+    sought: frozenset[str] = frozenset()
+    """The layers that were looked for, whether the checkpoint has them or not."""
+
+    def for_recipe(self, recipe: Recipe, backbone: Backbone, *, create: bool = False) -> Parts:
+        """Return these parts with those that the recipe needs and that were not yet looked for.
+
+        Args:
+            recipe: says which layers are read.
+            backbone: whose width the layers must have.
+            create: make untrained token layers where the checkpoint has none, to train them.
+
+        Raises:
+            ModelError: files that cannot be read or do not fit the backbone.
+            UnsupportedError: the recipe needs layers that the checkpoint lacks.
+        """
+        needed = _needed(recipe)
+        layers: dict[str, Any] = {}
+        for name in sorted(needed - self.sought):
+            layer = self._read(name, needed, recipe, backbone, create=create)
+            if layer is not None:
+                dtype = backbone.dtype if name == "latent" else None
+                layer = layer.to(backbone.device, dtype)
+            layers[_FIELDS[name]] = layer
+        return replace(self, sought=self.sought | needed, **layers)
+
+    def read_by(self, recipe: Recipe) -> Parts:
+        """Return only the layers that a recipe reads."""
+        unread = set(_FIELDS.values()) - {_FIELDS[name] for name in _needed(recipe)}
+        nothing: dict[str, Any] = dict.fromkeys(unread)
+        return replace(self, **nothing)
+
+    def _read(
+        self, name: str, needed: frozenset[str], recipe: Recipe, backbone: Backbone, *, create: bool
+    ) -> nn.Module | None:
+        if name == "projection":
+            return load_projection(self.folder, backbone.dim)
+        if name == "latent":
+            assert recipe.pooling.latent is not None
+            return load_latent(self.source, backbone.dim, recipe.pooling.latent)
+        weight, vector = "token weights" in needed, "token vectors" in needed
+        if create and weight and not weighs_tokens(self.folder):
+            return new_token_layers(backbone.dim, vector=vector)
+        return load_token_layers(self.folder, backbone.dim, weight=weight, vector=vector)
+
+    def modules(self) -> nn.ModuleDict:
+        """Return the layers that there are, by name."""
+        named = {name: getattr(self, name) for name in dict.fromkeys(_FIELDS.values())}
+        return nn.ModuleDict({name: part for name, part in named.items() if part is not None})
+
+
+_FIELDS = {
+    "projection": "projection",
+    "latent": "latent",
+    "token weights": "token_layers",
+    "token vectors": "token_layers",
+}
+"""The field of each thing that a recipe may read."""
+
+
+def _needed(recipe: Recipe) -> frozenset[str]:
+    """Return what a recipe reads beside the backbone."""
+    needed = {"latent"} if recipe.pooling.latent is not None else set()
+    for head in recipe.heads:
+        if isinstance(head, Dense) and head.projection == "auto":
+            needed.add("projection")
+        elif isinstance(head, Sparse) and head.weights == "token":
+            needed.add("token weights")
+        elif isinstance(head, MultiVector) and head.projection == "auto":
+            needed.add("token vectors")
+    return frozenset(needed)

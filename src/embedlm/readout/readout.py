@@ -1,0 +1,160 @@
+"""From token states to outputs: one way for encoding, training and writing.
+
+Shapes: T tokens of a pack, B texts, D width of a state, X columns of all heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from embedlm.backbone import Backbone
+from embedlm.readout import frequency
+from embedlm.readout.heads import heads_of
+from embedlm.readout.parts import Parts
+from embedlm.readout.pooling import POOL, Tokens
+from embedlm.readout.states import PackStates
+from embedlm.schema.heads import Head as HeadOptions
+from embedlm.schema.recipe import Recipe
+
+__all__ = ["Readout"]
+
+
+class Readout:
+    """A recipe's pooling and heads over a backbone's token states; it is never changed."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: Recipe,
+        parts: Parts,
+        *,
+        statistics: frequency.Statistics | None = None,
+        heads: Sequence[HeadOptions] | None = None,
+    ) -> None:
+        """Join what is read with how it is read.
+
+        Args:
+            backbone: whose states are read.
+            recipe: says how.
+            parts: the checkpoint's layers.
+            statistics: of a corpus, for poolings that weigh tokens by frequency.
+            heads: None takes the recipe's.
+        """
+        self.backbone = backbone
+        self.recipe = recipe
+        self.parts = parts
+        self.statistics = statistics
+        self.pooling = recipe.pooling
+        self.heads = heads_of(recipe.heads if heads is None else heads)
+
+    # -- others like it -----------------------------------------------------------------------
+
+    def with_recipe(self, recipe: Recipe, *, create: bool = False) -> Readout:
+        """Return the readout of another recipe over the same backbone, with all parts.
+
+        `create` makes untrained token layers where the recipe needs some and there are none.
+        """
+        parts = self.parts.for_recipe(recipe, self.backbone, create=create)
+        return Readout(self.backbone, recipe, parts, statistics=self.statistics)
+
+    def with_heads(self, heads: Sequence[HeadOptions]) -> Readout:
+        """Return the same readout with other heads."""
+        return Readout(
+            self.backbone, self.recipe, self.parts, statistics=self.statistics, heads=heads
+        )
+
+    def with_statistics(self, statistics: frequency.Statistics | None) -> Readout:
+        """Return the same readout with the statistics of a corpus."""
+        return Readout(self.backbone, self.recipe, self.parts, statistics=statistics)
+
+    def with_backbone(self, backbone: Backbone) -> Readout:
+        """Return the same readout over another form of the same network."""
+        heads = [head.options for head in self.heads]
+        return Readout(backbone, self.recipe, self.parts, statistics=self.statistics, heads=heads)
+
+    # -- facts --------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The hidden states that are read; several are averaged."""
+        layer = self.pooling.layer
+        return layer if isinstance(layer, tuple) else (layer,)
+
+    @property
+    def reads_segments(self) -> bool:
+        """Whether it asks which segment a token belongs to."""
+        overs = [self.pooling.over, *(head.over for head in self.heads)]
+        return self.pooling.denoise or any(over not in ("all", None) for over in overs)
+
+    @property
+    def stop_words(self) -> str | None:
+        """The stop-word list, where a head is restricted to a text's own words; else None."""
+        return next((head.stop_words for head in self.heads if head.stop_words is not None), None)
+
+    @cached_property
+    def vocabulary_weights(self) -> npt.NDArray[np.float32] | None:
+        """The weight of each id of the vocabulary in the pooling; None: all tokens weigh 1."""
+        pooling = self.pooling
+        if pooling.weights == "none":
+            return None
+        statistics = self.statistics or frequency.zipf(self.backbone.vocab_size)
+        return statistics.idf() if pooling.weights == "idf" else statistics.sif(pooling.sif_a)
+
+    @cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        return dict(self.backbone.tokenizer.get_vocab())
+
+    def token_ids(self, tokens: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the ids of those tokens that are in the vocabulary."""
+        known = self._vocabulary if tokens else {}
+        return np.array(sorted(known[t] for t in tokens if t in known), dtype=np.int64)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def pooled_tokens(self, states: PackStates) -> Tokens:
+        """Return which of a pack's states are pooled."""
+        pooling = self.pooling
+        return states.tokens(
+            pooling.over, self.vocabulary_weights, weighted_total=pooling.weights == "idf"
+        )
+
+    def pool(self, states: PackStates) -> Tensor:
+        """Return one vector a text, v_BD, in float32.
+
+        Where the pooling takes the prompt's own state out (`denoise`), the pooled states of the
+        prompts without their texts are subtracted (PromptBERT, arXiv:2201.04337, section 3.2).
+        """
+        v_BD = self._pooled(states.h_TD, self.pooled_tokens(states))
+        if states.template is None:
+            return v_BD
+        return v_BD - self.pool(states.template.states)[states.template.prompt_B]
+
+    def _pooled(self, h_TD: Tensor, tokens: Tokens) -> Tensor:
+        if self.parts.latent is None or self.pooling.latent is None:
+            return POOL[self.pooling.kind](h_TD, tokens)
+        h_ND = self.parts.latent(h_TD.index_select(0, tokens.index_N))
+        every_N = torch.arange(len(h_ND), device=h_ND.device)
+        return POOL[self.pooling.kind](h_ND, replace(tokens, index_N=every_N, whole=True))
+
+    def read(self, states: PackStates) -> list[Any]:
+        """Return the output of every head for a pack's texts, without a gradient."""
+        return [head.read(self, states) for head in self.heads]
+
+    def gradient_rows(self, states: PackStates, longest: int) -> Tensor:
+        """Return one row a text with what all heads read, one after another, v_BX.
+
+        `longest` is the number of tokens of the batch's longest text.
+        """
+        return torch.cat([head.gradient_rows(self, states, longest) for head in self.heads], dim=1)
+
+    def columns(self, longest: int) -> dict[str, int]:
+        """Return how many columns of a gradient row belong to each head, in their order."""
+        return {head.kind: head.columns(self, longest) for head in self.heads}
