@@ -12,7 +12,7 @@ from embedlm.embedder import Embedder
 from embedlm.errors import ModelError
 from embedlm.persistence import derive_recipe, layout_folder, recognise
 from embedlm.readout import Parts, Readout
-from embedlm.readout.heads import heads_of
+from embedlm.readout.heads import make_heads
 from embedlm.schema.recipe import Recipe
 
 __all__ = ["load", "load_readout", "load_to_train"]
@@ -126,7 +126,7 @@ def load_readout(
         recipe.backbone,
         device=device,
         dtype=dtype,
-        head=lm_head or any(head.reads_lm_head for head in heads_of(recipe.heads)),
+        head=lm_head or any(head.reads_lm_head for head in make_heads(recipe.heads)),
         attn=attn,
         adapters=folders,
         merge=merge,

@@ -63,8 +63,8 @@ class DenseHead(Head[Dense]):
 
     @staticmethod
     def holds(value: Any) -> bool:
-        """Tell whether a value is an array (or a tensor) of vectors."""
-        return np.ndim(value) in (1, 2) and not hasattr(value, "tocsr")
+        """Tell whether a value is an array of vectors."""
+        return getattr(value, "ndim", 0) in (1, 2) and not hasattr(value, "tocsr")
 
     @staticmethod
     def count(value: Any) -> int:

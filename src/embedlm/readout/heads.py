@@ -13,7 +13,7 @@ from embedlm.readout.sparse import SparseHead
 from embedlm.schema.heads import Head as HeadOptions
 from embedlm.schema.recipe import Recipe, parse_head
 
-__all__ = ["HEADS", "heads_of", "requested_heads"]
+__all__ = ["HEADS", "make_heads", "requested_heads"]
 
 HEADS: dict[str, type[Head[Any]]] = {
     "dense": DenseHead,
@@ -23,7 +23,7 @@ HEADS: dict[str, type[Head[Any]]] = {
 """The class of each head, by its name in recipes."""
 
 
-def heads_of(options: Sequence[HeadOptions]) -> tuple[Head[Any], ...]:
+def make_heads(options: Sequence[HeadOptions]) -> tuple[Head[Any], ...]:
     """Return the heads with these options."""
     return tuple(HEADS[each.kind](each) for each in options)
 

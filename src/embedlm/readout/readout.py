@@ -17,7 +17,7 @@ from torch import Tensor
 
 from embedlm.backbone import Backbone
 from embedlm.readout import frequency
-from embedlm.readout.heads import heads_of
+from embedlm.readout.heads import make_heads
 from embedlm.readout.parts import Parts
 from embedlm.readout.pooling import POOL, Tokens
 from embedlm.readout.states import PackStates
@@ -53,7 +53,7 @@ class Readout:
         self.parts = parts
         self.statistics = statistics
         self.pooling = recipe.pooling
-        self.heads = heads_of(recipe.heads if heads is None else heads)
+        self.heads = make_heads(recipe.heads if heads is None else heads)
 
     # -- others like it -----------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.loader import load, load_to_train
+from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
@@ -32,7 +33,7 @@ from embedlm.training.objectives import check_objective
 from embedlm.training.parameters import dropped, remembered, set_trainable
 from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
 from embedlm.training.shards import put_weights
-from embedlm.training.step import Stepper, heads_of, longest
+from embedlm.training.step import Stepper, longest, trained_heads
 from embedlm.training.teachers import Guide, Judge, Panel
 from embedlm.training.trackers import Say, tracked
 from embedlm.training.trainable import Student
@@ -260,9 +261,9 @@ def _student(
     own = recipe
     if stage.attention is not None:
         own = recipe.override({"backbone.attention": stage.attention})
-    heads = heads_of(own.heads, stage.objective)
+    heads = trained_heads(own.heads, stage.objective)
     language = any(_is_language(one) for one in (stage, *later))
-    lm_head = language or any(head.kind == "sparse" for head in heads)
+    lm_head = language or any(head.reads_lm_head for head in make_heads(heads))
     embedder = load_to_train(here, own, device=device, lm_head=lm_head)
     student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
     student.denoise = own.pooling.denoise if stage.denoise is None else stage.denoise

@@ -28,7 +28,7 @@ from embedlm.training.requests import asks_of
 from embedlm.training.teachers import Guide, Judge, Panel
 from embedlm.training.trainable import Ask, Student
 
-__all__ = ["Stepper", "heads_of", "longest"]
+__all__ = ["Stepper", "longest", "trained_heads"]
 
 LENGTH = 512
 """Tokens of a text in a language modelling objective, where nothing else is said."""
@@ -40,7 +40,7 @@ def longest(stage: Stage) -> int:
     return max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
 
 
-def heads_of(embedder_heads: Sequence[Head], objective: Sequence[Loss]) -> tuple[Head, ...]:
+def trained_heads(embedder_heads: Sequence[Head], objective: Sequence[Loss]) -> tuple[Head, ...]:
     """Return the heads that the losses read, with the recipe's own options."""
     named = [head_of(loss).split("+") for loss in objective if loss.kind in EMBEDDING]
     kinds = dict.fromkeys(kind for kinds in named for kind in kinds)
