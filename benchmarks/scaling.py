@@ -22,7 +22,7 @@ RUN = """
 import sys, time
 from benchmarks.contender import peak_mb
 import embedlm
-from embedlm.bulk.files import encode_file
+from embedlm.bulk import encode_file
 model = embedlm.load()
 model.encode(["warm"] * 8)
 start = time.perf_counter()

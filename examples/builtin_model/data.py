@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import math
 import os
 import random
@@ -23,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
+
+from embedlm.data import read_rows
 
 TokenIds = npt.NDArray[np.uint16]
 PIECE_SIZE = (250, 2_000)
@@ -45,16 +46,15 @@ def read_documents(corpus: Path) -> Iterator[Document]:
 
     Books begin with a "Title: ..." line and an "Author: ..." line; all else is Wikipedia.
     """
-    with lzma.open(corpus, "rt", encoding="utf-8") as file:
-        lines: list[str] = []
-        for line in file:
-            if line != "\n":
-                lines.append(line)
-            elif lines:
-                yield _document(lines)
-                lines = []
-        if lines:
+    lines: list[str] = []
+    for _, record in read_rows(corpus):
+        if record["text"]:
+            lines.append(f"{record['text']}\n")
+        elif lines:
             yield _document(lines)
+            lines = []
+    if lines:
+        yield _document(lines)
 
 
 def _document(lines: Sequence[str]) -> Document:

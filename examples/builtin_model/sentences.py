@@ -7,14 +7,13 @@ python sentences.py snli/dev.jsonl.gz stsb_train.jsonl.gz -o WORK/data/short.txt
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-import lzma
 import random
 import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+
+from embedlm.data import Source, read_rows
 
 END = re.compile(r"(?<=[.!?])[\"']?\s+(?=[\"'A-Z])")
 WORDS = range(4, 41)
@@ -23,22 +22,19 @@ FIELDS = ("premise", "hypothesis", "s1", "s2", "q", "a", "b", "text")
 
 def of_corpus(path: Path) -> Iterator[str]:
     """Yield the sentences of a corpus that have between 4 and 40 words."""
-    with lzma.open(path, "rt", encoding="utf-8") as file:
-        for paragraph in file:
-            for sentence in END.split(paragraph.strip()):
-                if len(sentence.split()) in WORDS and sentence[-1] in ".!?\"'":
-                    yield " ".join(sentence.split())
+    for _, paragraph in read_rows(path):
+        for sentence in END.split(paragraph["text"].strip()):
+            if len(sentence.split()) in WORDS and sentence[-1] in ".!?\"'":
+                yield " ".join(sentence.split())
 
 
 def of_records(path: Path) -> Iterator[str]:
     """Yield every short text of a file of records."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            for name in FIELDS:
-                text = " ".join(str(record.get(name, "")).split())
-                if text and len(text.split()) < WORDS.stop:
-                    yield text
+    for _, record in read_rows(path):
+        for name in FIELDS:
+            text = " ".join(str(record.get(name, "")).split())
+            if text and len(text.split()) < WORDS.stop:
+                yield text
 
 
 def main() -> None:
@@ -49,13 +45,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400_000)
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
-    read = (of_corpus(p) if p.suffix == ".xz" else of_records(p) for p in settings.files)
-    found = list(dict.fromkeys(chain.from_iterable(read)))
-    random.Random(settings.seed).shuffle(found)
+    texts_of_files = (
+        of_corpus(path) if Source(path).form == "txt" else of_records(path)
+        for path in settings.files
+    )
+    texts = list(dict.fromkeys(chain.from_iterable(texts_of_files)))
+    random.Random(settings.seed).shuffle(texts)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{text}\n" for text in found[: settings.count]]
+    lines = [f"{text}\n" for text in texts[: settings.count]]
     settings.output.write_text("".join(lines), encoding="utf-8")
-    print(f"{len(lines)} of {len(found)} texts")
+    print(f"{len(lines)} of {len(texts)} texts")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 
 import embedlm
-from embedlm.bulk.files import encode_file
+from embedlm.bulk import encode_file
 from embedlm.data.source import Fields, Source
 from embedlm.errors import InputError, RecordError
 from tests.command import sentences, server
@@ -182,7 +182,9 @@ ROWS = [
 def test_records_keep_their_ids_and_fields(model, tmp_path, suffix, target):
     source, out = tmp_path / f"in.{suffix}", tmp_path / f"out.{target}"
     write_table(source, ROWS)
-    encode_file(model, source, out, text_field="body", id_field="key", keep=["title"], block=4)
+    quoting = True if suffix in ("csv", "tsv") else None
+    names = {"text_field": "body", "id_field": "key", "keep": ["title"], "quoting": quoting}
+    encode_file(model, source, out, **names, block=4)
     rows = read_rows(out) if target == "jsonl" else parquet.read_table(out).to_pylist()
     assert [row["id"] for row in rows] == [row["key"] for row in ROWS]
     assert [row["title"] for row in rows] == [row["title"] for row in ROWS]
@@ -335,6 +337,8 @@ def test_a_stream_is_read_line_by_line(tmp_path, monkeypatch):
         ("out.jsonl", {"keep": ["title"]}, "a .txt file has no field 'title' to keep"),
         ("out.npy", {"input_format": "xml"}, "input format 'xml' is not known; allowed: txt"),
         ("out.npy", {"instruction": "x"}, "the recipe's template for this role has no"),
+        ("out.npy", {"id_field": "key"}, r"a \.txt file has no field 'key'"),
+        ("out.npy", {"quoting": True}, "quoting was given for .*only .csv and .tsv"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -362,3 +366,72 @@ def test_inputs_that_cannot_be_read_are_refused(model, source, tmp_path):
     (tmp_path / "dir.npy").mkdir()
     with pytest.raises(InputError, match="is a folder; give a file name"):
         encode_file(model, same, tmp_path / "dir.npy")
+
+
+def test_no_output_may_be_an_input_or_another_output(model, source, tmp_path):
+    sample = tmp_path / "sample.jsonl"
+    sample.write_text('"a text"\n')
+    out = tmp_path / "out.jsonl"
+    for target, options, told in (
+        (out, {"rejects": out}, "the rejects file is the output itself"),
+        (out, {"rejects": tmp_path / "." / "out.jsonl"}, "the rejects file is the output itself"),
+        (out, {"rejects": source}, "the rejects file is the input itself"),
+        (sample, {"calibration": sample}, "the output is the calibration file itself"),
+    ):
+        with pytest.raises(InputError, match=told):
+            encode_file(model, source, target, **options)
+    (tmp_path / "link.txt").symlink_to(source)
+    with pytest.raises(InputError, match="the rejects file is the input itself"):
+        encode_file(model, tmp_path / "link.txt", out, rejects=source)
+    assert len(source.read_text().splitlines()) == 300
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("name", ["id_field", "keep"])
+def test_a_field_that_no_record_has_is_refused_before_any_work(model, tmp_path, suffix, name):
+    write_table(tmp_path / f"in.{suffix}", ROWS)
+    options = {"id_field": "kay"} if name == "id_field" else {"keep": ["kay"]}
+    with pytest.raises(InputError, match="'kay'.*Did you mean 'key'"):
+        encode_file(
+            model, tmp_path / f"in.{suffix}", tmp_path / "out.jsonl", text_field="body", **options
+        )
+    assert [path.name for path in tmp_path.iterdir()] == [f"in.{suffix}"]
+
+
+@pytest.mark.parametrize("quoting", [None, True])
+def test_a_quote_in_a_tsv_takes_no_neighbour_along(model, tmp_path, quoting):
+    source, rejects = tmp_path / "in.tsv", tmp_path / "bad.jsonl"
+    lines = ["id\ttext", *(f"{i}\tpassage {i}" for i in range(1, 201))]
+    lines[3] = '3\t"Star Wars is a film'
+    source.write_text("\n".join(lines) + "\n")
+    report = encode_file(model, source, tmp_path / "o.jsonl", rejects=rejects, quoting=quoting)
+    assert (report.rows, report.rejected) == ((200, 0) if quoting is None else (199, 1))
+    assert [row["line"] for row in read_rows(rejects)] == ([] if quoting is None else [4])
+    ids = [row["id"] for row in read_rows(tmp_path / "o.jsonl")]
+    assert ids == [str(i) for i in range(1, 201) if quoting is None or i != 3]
+
+
+def test_a_record_that_is_lost_on_the_way_is_told(model, source, tmp_path, monkeypatch):
+    from embedlm.bulk.blocks import BlockEncoder
+    from embedlm.errors import JobError
+
+    encode = BlockEncoder.__call__
+    monkeypatch.setattr(
+        BlockEncoder, "__call__", lambda self, records, f: encode(self, records[1:], f)
+    )
+    with pytest.raises(JobError, match="300 records were read, but 299 are in the output"):
+        encode_file(model, source, tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("compression", [".gz", ".xz"])
+def test_a_compressed_file_gives_the_bytes_of_the_plain_one(model, source, tmp_path, compression):
+    import gzip
+    import lzma
+
+    pack = {".gz": gzip.compress, ".xz": lzma.compress}[compression]
+    packed = tmp_path / f"other.txt{compression}"
+    packed.write_bytes(pack(source.read_bytes()))
+    for path, out in ((source, "a.jsonl"), (packed, "b.jsonl")):
+        encode_file(model, path, tmp_path / out, block=64, compile=False)
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import embedlm
-from embedlm.bulk.files import encode_file
+from embedlm.bulk import encode_file
 from embedlm.errors import JobError
 from tests.command import real, sentences, server
 
@@ -204,7 +204,7 @@ def test_integer_ranges_outlive_a_stop(model, source, tmp_path, monkeypatch):
         stop_after(model, 2, patch)
         with pytest.raises(StoppedError):
             encode_file(model, source, out, block=64, precision="int8")
-    ranges = tmp_path / "out.npy.part" / "ranges.npy"
+    ranges = tmp_path / "out.npy.part" / "fixed" / "ranges.npy"
     kept = ranges.read_bytes()
     ranges.unlink()
     with pytest.raises(JobError, match="lost its ranges"):
@@ -222,7 +222,7 @@ def test_a_stop_before_the_folder_is_gone_is_no_loss(model, source, tmp_path, mo
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr("embedlm.jobs.job.Job.remove", stopped)
+        patch.setattr("embedlm.jobs.folder.Job.remove", stopped)
         with pytest.raises(StoppedError):
             encode_file(model, source, out, block=64)
     before = out.stat().st_mtime_ns

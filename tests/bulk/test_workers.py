@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 
 import embedlm
-from embedlm.bulk.files import encode_file
-from embedlm.bulk.workers import Duty, Processes, crew_of
+from embedlm.bulk import encode_file
+from embedlm.bulk.workers import ProcessPool, WorkerSettings, open_pool
 from embedlm.errors import InputError, JobError, RecordError
 from tests.command import sentences
 
@@ -33,28 +33,28 @@ def source(tmp_path_factory):
 def test_two_processes_give_the_bytes_of_one(load, source, tmp_path, options):
     one, two = tmp_path / "one.npy", tmp_path / "two.npy"
     encode_file(load(), source, one, block=32, **options)
-    with crew_of(Duty(load, options), 2, None) as crew:
-        report = encode_file(load(), source, two, block=32, crew=crew, **options)
+    with open_pool(WorkerSettings(load, options), 2, None) as pool:
+        report = encode_file(load(), source, two, block=32, pool=pool, **options)
     assert report.rows == 400
     assert one.read_bytes() == two.read_bytes()
 
 
 def the_first_dies(kind, end, patch, folder):
-    """End a crew's first worker once a block is there; return the list of those hired."""
-    hired, own = [], kind.hire
+    """End a pool's first worker once a block is there; return the list of those started."""
+    started, start_worker = [], kind.start
 
-    def hire(self):
-        hired.append(own(self))
-        return hired[-1]
+    def start(self):
+        started.append(start_worker(self))
+        return started[-1]
 
     def kill():
-        while len(hired) < 2 or not list(folder.glob("*.part/blocks/*.npz")):
+        while len(started) < 2 or not list(folder.glob("*.part/blocks/*.npz")):
             time.sleep(0.01)
-        end(hired[0])
+        end(started[0])
 
-    patch.setattr(kind, "hire", hire)
+    patch.setattr(kind, "start", start)
     threading.Thread(target=kill, daemon=True).start()
-    return hired
+    return started
 
 
 def test_the_block_of_a_killed_worker_is_done_again(load, source, tmp_path, monkeypatch):
@@ -64,10 +64,10 @@ def test_the_block_of_a_killed_worker_is_done_again(load, source, tmp_path, monk
     def end(worker):
         os.kill(worker.process.pid, signal.SIGKILL)
 
-    hired = the_first_dies(Processes, end, monkeypatch, tmp_path)
-    with crew_of(Duty(load), 2, None) as crew:
-        encode_file(load(), source, two, block=8, crew=crew)
-    assert len(hired) == 3
+    started = the_first_dies(ProcessPool, end, monkeypatch, tmp_path)
+    with open_pool(WorkerSettings(load), 2, None) as pool:
+        encode_file(load(), source, two, block=8, pool=pool)
+    assert len(started) == 3
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -83,9 +83,9 @@ class Deadly:
 
 
 def test_a_block_that_ends_every_worker_ends_the_job(load, source, tmp_path):
-    duty = Duty(Deadly())
-    with crew_of(duty, 2, None) as crew, pytest.raises(JobError, match="ended 3 workers"):
-        encode_file(load(), source, tmp_path / "out.npy", block=100, crew=crew)
+    settings = WorkerSettings(Deadly())
+    with open_pool(settings, 2, None) as pool, pytest.raises(JobError, match="ended 3 workers"):
+        encode_file(load(), source, tmp_path / "out.npy", block=100, pool=pool)
 
 
 def test_a_bad_record_is_told_as_by_one_process(load, source, tmp_path):
@@ -94,14 +94,14 @@ def test_a_bad_record_is_told_as_by_one_process(load, source, tmp_path):
     lines[150] = '{"id": "x"}'
     bad.write_text("\n".join(lines) + "\n")
     with (
-        crew_of(Duty(load), 2, None) as crew,
+        open_pool(WorkerSettings(load), 2, None) as pool,
         pytest.raises(RecordError, match=r"bad.jsonl:151"),
     ):
-        encode_file(load(), bad, tmp_path / "out.npy", block=32, crew=crew)
+        encode_file(load(), bad, tmp_path / "out.npy", block=32, pool=pool)
 
 
 def test_a_number_of_workers_that_cannot_be(load):
-    with pytest.raises(InputError, match="above 0"), crew_of(Duty(load), 0, None):
+    with pytest.raises(InputError, match="above 0"), open_pool(WorkerSettings(load), 0, None):
         pass
 
 
@@ -110,9 +110,8 @@ def test_a_folder_is_encoded_file_by_file_and_goes_on(run, with_model, source, t
     inputs, out = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     lines = source.read_text().splitlines(keepends=True)
-    for name, own in (("a", lines[:40]), ("b", lines[40:100])):
-        (inputs / f"{name}.jsonl").write_text("".join(own))
-    (inputs / "notes.md").write_text("not a record")
+    for name, part in (("a", lines[:40]), ("b", lines[40:100])):
+        (inputs / f"{name}.jsonl").write_text("".join(part))
     command = ("encode", inputs, *with_model, "-o", out, "--json")
     reports = [json.loads(line) for line in run(*command).out.splitlines()]
     assert [(r["rows"], r["resumed"]) for r in reports] == [(40, 0), (60, 0)]
@@ -129,20 +128,20 @@ def test_a_folder_is_encoded_file_by_file_and_goes_on(run, with_model, source, t
 
 def test_ray_actors_give_the_bytes_of_one_process(load, source, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
-    from embedlm.bulk.ray_actors import RayActors
+    from embedlm.bulk.ray_actors import RayPool
 
     one, two = tmp_path / "one.npy", tmp_path / "two.npy"
     encode_file(load(), source, one, block=8)
 
     def end(actor):
-        own = actor.__ray_call__.remote(lambda self: os.getpid())
-        os.kill(ray.get(own), signal.SIGKILL)
+        process = actor.__ray_call__.remote(lambda self: os.getpid())
+        os.kill(ray.get(process), signal.SIGKILL)
 
-    hired = the_first_dies(RayActors, end, monkeypatch, tmp_path)
+    started = the_first_dies(RayPool, end, monkeypatch, tmp_path)
     try:
-        with crew_of(Duty(load), 2, "local") as crew:
-            encode_file(load(), source, two, block=8, crew=crew)
+        with open_pool(WorkerSettings(load), 2, "local") as pool:
+            encode_file(load(), source, two, block=8, pool=pool)
     finally:
         ray.shutdown()
-    assert len(hired) == 3
+    assert len(started) == 3
     assert one.read_bytes() == two.read_bytes()

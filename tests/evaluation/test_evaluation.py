@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 import embedlm
-from embedlm.data import read_lines
+from embedlm.data import read_rows
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation import evaluate
 from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
@@ -107,7 +107,7 @@ def test_clear_errors(tiny_llama, data, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"a": 1}\n[1]\n')
     with pytest.raises(RecordError, match=r"bad\.jsonl:2: not a JSON object"):
-        list(read_lines(bad))
+        list(read_rows(bad))
 
 
 def test_layers_are_scored_as_their_override_would(tiny_llama):

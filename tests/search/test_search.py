@@ -151,3 +151,22 @@ def test_search_refuses_what_it_cannot_do(model):
 def test_the_records_of_a_jsonl_may_name_their_text(tmp_path):
     (tmp_path / "in.jsonl").write_text(json.dumps({"body": "Plants."}) + "\n")
     assert read_passages(tmp_path / "in.jsonl", text_field="body")[0].text == "Plants."
+
+
+def test_passages_come_from_every_form_and_from_stdin(tmp_path, monkeypatch):
+    import gzip
+    import io
+
+    root = tmp_path / "docs"
+    root.mkdir()
+    (root / "a.md.gz").write_bytes(gzip.compress(GUIDE.encode()))
+    (root / "b.tsv").write_text('text\n"quoted\n')
+    assert places(read_passages(root), root) == [
+        ("a.md.gz", 1, "# Guide"),
+        ("a.md.gz", 3, "Plants make food from sunlight."),
+        ("a.md.gz", 7, "The quick brown fox."),
+        ("b.tsv", 2, '"quoted'),
+    ]
+    assert read_passages(root / "a.md") == read_passages(root / "a.md.gz")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(GUIDE.encode())))
+    assert [passage.line for passage in read_passages("-")] == [1, 3, 7]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ import torch
 from torch import nn
 
 from embedlm.backbone import prepacked
+from embedlm.jobs.json_files import write_json
 from embedlm.jobs.user_cache import user_cache
 
 __all__ = ["Compiling", "Costs", "Mode"]
@@ -86,9 +86,7 @@ class Costs:
             every = {}
             with suppress(OSError, ValueError):
                 every = json.loads(file.read_text(encoding="utf-8"))
-            part = file.with_name(f"{file.name}.{os.getpid()}")
-            part.write_text(json.dumps({**every, key: asdict(self)}, indent=1), encoding="utf-8")
-            part.replace(file)
+            write_json(file, {**every, key: asdict(self)}, indent=1, shared=True)
 
 
 def _file() -> Path:

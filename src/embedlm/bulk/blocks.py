@@ -1,8 +1,9 @@
-"""Turns a block of records into the arrays that are written for it."""
+"""Blocks: records become the arrays that are written for them, and lie in a job's folder."""
 
 from __future__ import annotations
 
-import json
+import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,17 +12,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedlm.data.source import Record
+from embedlm.data import Record
 from embedlm.encode.inputs import Options
 from embedlm.encode.precision import quantize, ranges_of
-from embedlm.errors import InputError, RecordError, closest
-from embedlm.jobs.job import Block
+from embedlm.errors import InputError, JobError, RecordError, closest
+from embedlm.jobs import Job, Reject
 
 if TYPE_CHECKING:
     from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
-__all__ = ["OPTIONS", "Worker"]
+__all__ = [
+    "OPTIONS",
+    "Block",
+    "BlockEncoder",
+    "finished_block",
+    "lines_of",
+    "load_block",
+    "save_block",
+]
+
+Block = dict[str, npt.NDArray[Any]]
+"""The arrays of a block by name: those of each head, `columns` and `rejects`."""
 
 OPTIONS = (
     "role",
@@ -35,77 +47,88 @@ OPTIONS = (
     "max_length",
     "adapter",
 )
-"""What `Embedder.encode` takes that a job takes too."""
+"""Those options of `Embedder.encode` that a job takes too."""
 _WITH_RANGES = ("int8", "uint8")
 
 
-class Worker:
+class BlockEncoder:
     """Encodes blocks of records, one after another, all by the same options.
 
+    Args:
+        model: encodes.
+        options: as for `Embedder.encode`.
+        keep_rejects: put bad records among the block's rejects instead of raising RecordError.
+
     Raises:
-        InputError: an option that cannot be used; told before anything is read.
+        InputError: an option that cannot be used; raised before anything is read.
     """
 
-    def __init__(self, model: Embedder, options: dict[str, Any], *, set_aside: bool) -> None:
+    def __init__(self, model: Embedder, options: dict[str, Any], *, keep_rejects: bool) -> None:
         for name in options:
             if name not in OPTIONS:
                 raise InputError(
                     f"{name!r} is no option of encode_file.{closest(name, list(OPTIONS))} Allowed: "
                     f"{', '.join(OPTIONS)}"
                 )
-        given = dict(options)
-        self.precision = str(given.pop("precision", None) or "float32")
-        Options(precision=self.precision)  # says what is allowed
-        self.set_aside = set_aside
+        settings = dict(options)
+        self.precision = str(settings.pop("precision", None) or "float32")
+        Options(precision=self.precision)  # refuses an unknown one
+        self.keep_rejects = keep_rejects
         # Vectors are made smaller here: after the check for NaN, and by ranges all blocks share.
         encode: Any = model.encode
-        self.encode = partial(encode, **given, show_progress=False)
+        self.encode = partial(encode, **settings, show_progress=False)
         self.ranges: npt.NDArray[np.float32] | None = None
         self.kernels: Mode = "off"
-        nothing = self.encode([])
-        dense, sparse, tokens = _heads(nothing)
+        no_texts = self.encode([])
+        dense, sparse, tokens = _heads(no_texts)
         self.needs_ranges = self.precision in _WITH_RANGES and dense is not None
         self.vocabulary = 0 if sparse is None else int(sparse.shape[1])
         self.width = 0 if tokens is None else self.encode(["a"]).multi_vector[0].shape[1]
-        self.empty = self._block(nothing, [], "", [])
+        self.empty = self._block(no_texts, [], "", [])
         """A block of no texts: which arrays there are, their widths and types."""
 
-    def __call__(self, records: Sequence[Record], name: str) -> Block:
-        """Return the block of these records; bad ones are set aside or raise RecordError."""
+    def __call__(self, records: Sequence[Record], file: str) -> Block:
+        """Return the block of these records of a file.
+
+        Raises:
+            RecordError: a bad record, unless rejects are kept.
+        """
         good = [record for record in records if record.error is None]
         bad = [record for record in records if record.error is not None]
-        self._complain(bad, name)
-        found = self.encode([record.text for record in good])
-        wrong = _not_finite(found)
+        self._refuse(bad, file)
+        outputs = self.encode([record.text for record in good])
+        wrong = _not_finite(outputs)
         if wrong:
             reason = "the model gave NaN or infinity for it; try dtype float32"
             bad += [replace(good[i], error=reason, raw=good[i].text[:200]) for i in wrong]
-            self._complain(bad, name)
+            self._refuse(bad, file)
             good = [record for i, record in enumerate(good) if i not in wrong]
-            found = self.encode([record.text for record in good])
-        return self._block(found, good, name, bad)
+            outputs = self.encode([record.text for record in good])
+        return self._block(outputs, good, file, bad)
 
-    def find_ranges(self, texts: Sequence[str]) -> None:
+    def widen_ranges(self, texts: Sequence[str]) -> None:
         """Widen the ranges of int8 and uint8 by these texts' vectors."""
         dense, _, _ = _heads(self.encode(texts))
         if dense is None or not len(dense):
             return
-        found = ranges_of(dense)
+        ranges = ranges_of(dense)
         if self.ranges is not None:
-            low, high = zip(self.ranges, found, strict=True)
-            found = np.vstack([np.minimum(*low), np.maximum(*high)])
-        self.ranges = found.astype(np.float32)
+            low, high = zip(self.ranges, ranges, strict=True)
+            ranges = np.vstack([np.minimum(*low), np.maximum(*high)])
+        self.ranges = ranges.astype(np.float32)
 
-    def _complain(self, bad: Sequence[Record], name: str) -> None:
-        if bad and not self.set_aside:
+    def _refuse(self, bad: Sequence[Record], file: str) -> None:
+        if bad and not self.keep_rejects:
             raise RecordError(
-                f"{name}:{bad[0].place}: {bad[0].error}. Mend the record, or set bad ones aside "
+                f"{file}:{bad[0].place}: {bad[0].error}. Mend the record, or set bad ones aside "
                 "with --rejects FILE (rejects=)"
             )
 
-    def _block(self, found: Any, good: Sequence[Record], name: str, bad: Sequence[Record]) -> Block:
+    def _block(
+        self, outputs: Any, good: Sequence[Record], file: str, bad: Sequence[Record]
+    ) -> Block:
         block: Block = {}
-        dense, sparse, tokens = _heads(found)
+        dense, sparse, tokens = _heads(outputs)
         if dense is not None:
             block["dense"] = self._smaller(dense)
         if sparse is not None:
@@ -116,8 +139,12 @@ class Worker:
         if tokens is not None:
             block["lengths"] = np.array([len(vectors) for vectors in tokens], dtype=np.int64)
             block["tokens"] = np.concatenate([np.zeros((0, self.width), np.float32), *tokens])
+        rejects = [
+            Reject(file, record.place, str(record.error), record.raw).to_json()
+            for record in sorted(bad, key=lambda record: record.place)
+        ]
         block["columns"] = _bytes([record.columns for record in good])
-        block["rejects"] = _bytes([_reject(r, name) for r in sorted(bad, key=lambda r: r.place)])
+        block["rejects"] = _bytes(rejects)
         return block
 
     def _smaller(self, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -130,15 +157,15 @@ class Worker:
         return quantize(vectors, self.precision, ranges)
 
 
-def _heads(found: Any) -> tuple[npt.NDArray[Any] | None, Any, Any]:
-    if isinstance(found, np.ndarray):
-        return found, None, None
-    return found.dense, found.sparse, found.multi_vector
+def _heads(outputs: Any) -> tuple[npt.NDArray[Any] | None, Any, Any]:
+    if isinstance(outputs, np.ndarray):
+        return outputs, None, None
+    return outputs.dense, outputs.sparse, outputs.multi_vector
 
 
-def _not_finite(found: Any) -> set[int]:
+def _not_finite(outputs: Any) -> set[int]:
     """Return which texts have NaN or infinity in any of their outputs."""
-    dense, sparse, tokens = _heads(found)
+    dense, sparse, tokens = _heads(outputs)
     wrong: set[int] = set()
     if dense is not None:
         wrong |= set(np.flatnonzero(~np.isfinite(dense).all(axis=1)).tolist())
@@ -148,10 +175,48 @@ def _not_finite(found: Any) -> set[int]:
     return wrong | {i for i, vectors in enumerate(tokens or ()) if not np.isfinite(vectors).all()}
 
 
-def _bytes(given: Sequence[str]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer("".join(f"{line}\n" for line in given).encode("utf-8"), dtype=np.uint8)
+def _bytes(lines: Sequence[str]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer("".join(f"{line}\n" for line in lines).encode("utf-8"), dtype=np.uint8)
 
 
-def _reject(record: Record, name: str) -> str:
-    facts = {"file": name, "line": record.place, "error": record.error, "record": record.raw}
-    return json.dumps(facts, ensure_ascii=False)
+def lines_of(array: npt.NDArray[Any]) -> list[str]:
+    """Return the lines that a block holds as bytes."""
+    return array.tobytes().decode("utf-8").split("\n")[:-1]
+
+
+# -- blocks in a job's folder -----------------------------------------------------------------
+
+
+def save_block(job: Job, index: int, block: Block) -> None:
+    """Write a finished block; it is on the disk when this returns."""
+    buffer = io.BytesIO()
+    save: Any = np.savez
+    save(buffer, **block)
+    job.write_block(index, lambda handle: handle.write(buffer.getbuffer()))
+
+
+def load_block(job: Job, index: int, names: tuple[str, ...] = ()) -> Block | None:
+    """Return a block, or some of its arrays; None: it is missing or damaged, to be done again."""
+    try:
+        with job.block_path(index).open("rb") as handle, np.load(handle) as file:
+            return {name: file[name] for name in names or file.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        job.drop_block(index)
+        return None
+
+
+def finished_block(job: Job, index: int, names: tuple[str, ...] = ()) -> Block:
+    """Return a block that has been finished, or some of its arrays.
+
+    Raises:
+        JobError: it has been damaged since.
+    """
+    block = load_block(job, index, names)
+    if block is None:
+        raise JobError(
+            f"block {index} in {job.folder} was damaged after it was written; run the same "
+            "command again to encode it anew"
+        )
+    return block

@@ -1,49 +1,54 @@
 """Encodes a file of any size into a file of vectors, and goes on where it was killed.
 
 The input is read in blocks of records. A finished block is kept in a folder beside the output
-(`OUT.part`, see `_job.py`); a later run with the same input, model and options skips it. At the end
-the blocks are put together and the output appears under its name at once, whole. Blocks are cut by
-the input alone, so a resumed job gives the very bytes of one that was never stopped.
+(`OUT.part`, see `jobs/folder.py`); a later run with the same input, model and options skips it. At
+the end the blocks are put together and the output appears under its name at once, whole. Blocks are
+cut by the input alone, so a resumed job gives the very bytes of one that was never stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from embedlm.backbone.memory import give_back
-from embedlm.bulk.blocks import Worker
+from embedlm.bulk.blocks import Block, BlockEncoder, load_block, save_block
 from embedlm.bulk.identity import fixed_kernels, identity
-from embedlm.bulk.workers import Crew, Task, work
-from embedlm.bulk.writers import OUTPUT_COLUMNS, WRITERS, Finished, lines
-from embedlm.data.source import SUFFIXES, Fields, Record, Source
-from embedlm.errors import InputError, JobError, RecordError, closest, require
-from embedlm.jobs.job import Block, Job, disk_errors, write_whole
-from embedlm.jobs.json_files import read_json
+from embedlm.bulk.outputs import check_output, check_paths
+from embedlm.bulk.workers import BlockRequest, Pool, run_requests
+from embedlm.bulk.writers import WRITERS, Finished
+from embedlm.data import Fields, Record, Source, read_texts
+from embedlm.errors import InputError, JobError
+from embedlm.jobs import Job, progress, write_file
+from embedlm.jobs.json_files import read_json, write_json
+from embedlm.jobs.manifest import plain
+from embedlm.jobs.rejects import check_counts, write_rejects
 
 if TYPE_CHECKING:
     from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
-__all__ = ["Encoded", "encode_file", "encode_folder", "read_texts"]
+__all__ = ["Encoded", "encode_file"]
 
 BLOCK = 1024
-"""Records a block: little is lost by a kill, and packs are still full."""
+"""Records of a block: little is lost by a kill, and packs are still full."""
 BLOCK_OF_TOKENS = 128
 """The same where every token has a vector."""
 BYTES_PER_TOKEN = 4
-"""Of a file, about."""
+"""Of a text file, about."""
 SMALL = 1 << 14
 """Bytes of a file below which weights are not packed."""
+_RANGES, _KERNELS = "ranges", "kernels"
+"""What a job decides once: the ranges of int8 and uint8, and which kernels run."""
 _ANEW = "To begin anew use --restart (restart=True), or choose another output"
 
 
@@ -72,13 +77,14 @@ def encode_file(
     text_field: str = "text",
     id_field: str = "id",
     keep: Sequence[str] = (),
+    quoting: bool | None = None,
     rejects: str | Path | None = None,
     calibration: str | Path | None = None,
     restart: bool = False,
     compile: bool | None = None,
     block: int | None = None,
     show_progress: bool | None = None,
-    crew: Crew | None = None,
+    pool: Pool | None = None,
     note: Path | None = None,
     **options: Any,
 ) -> Encoded:
@@ -86,20 +92,22 @@ def encode_file(
 
     Args:
         model: encodes.
-        source: .txt (a text a line), .jsonl, .csv, .tsv or .parquet, or "-".
-        target: .npy, .npz, .jsonl or .parquet; what these hold is told in `_writers.py`.
-        input_format: says what `source` is where its name does not.
+        source: .txt (a text a line), .md (a text a paragraph), .jsonl, .csv, .tsv or .parquet, each
+            also with .gz, .xz or .zst; or "-".
+        target: .npy, .npz, .jsonl or .parquet; `bulk/writers.py` says what these hold.
+        input_format: form of the input, where its name does not tell it.
         text_field: field or column that holds the text.
-        id_field: field or column that holds the id; without one the line number is the id.
+        id_field: field or column that holds the id; without the default one the line number is it.
         keep: further fields to copy into .jsonl or .parquet.
-        rejects: where bad records are set aside, as JSON lines; None: the first one is an error.
+        quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
+        rejects: file for bad records, as JSON lines; None: the first one is an error.
         calibration: texts from which int8 and uint8 take their ranges; None: the first block.
         restart: throw away what an earlier run has finished.
         compile: compile the model first, or not; None: where the file is long enough to pay.
         block: records a block.
         show_progress: None shows a bar on a terminal.
-        crew: other processes that encode (see `crew_of`); None: this one alone.
-        note: file that tells a finished job from others, which is then not done again.
+        pool: other processes that encode (see `open_pool`); None: this one alone.
+        note: file in which a finished job is noted, so that it is not done again.
         **options: as for `Embedder.encode`: role, instruction, demonstrations, heads, dim,
             precision, normalize, batch_tokens, max_length, adapter.
 
@@ -108,138 +116,173 @@ def encode_file(
         RecordError: a bad record, with file and line.
         JobError: the job cannot be started, continued or finished; finished blocks are kept.
     """
-    reader = Source(source, Fields(text_field, id_field, tuple(keep)), input_format)
+    fields = Fields(text_field, id_field, tuple(keep))
+    records = Source(source, fields, input_format, quoting=quoting)
     sample = None if calibration is None else Source(calibration, Fields(text_field))
-    worker = Worker(model, options, set_aside=rejects is not None)
-    out = Path(target)
-    _check_output(out, reader, worker)
-    if rejects is not None:
-        _check_place(Path(rejects), reader, "rejects file")
-    size = _block_size(block, worker)
-    manifest = {
-        "version": 1,
-        "input": reader.fingerprint(),
-        "calibration": None if sample is None else sample.fingerprint(),
-        "options": {**options, "block": size, "compile": compile, "rejects": rejects is not None},
-        **identity(model, with_head="indices" in worker.empty),
-    }
-    manifest = json.loads(json.dumps(manifest, default=str))
-    if note is not None and note.is_file() and out.exists() and not restart:
-        before = read_json(note)
-        if before.get("manifest") == manifest:
-            kept = Encoded(**before["report"])
-            return replace(kept, resumed=kept.blocks)
+    encoder = BlockEncoder(model, options, keep_rejects=rejects is not None)
+    out, aside = Path(target), None if rejects is None else Path(rejects)
+    check_output(out, records.fields.keep, set(encoder.empty))
+    inputs = {"input": records, "calibration file": sample}
+    check_paths({"output": out, "rejects file": aside}, inputs)
+    records.check_fields()
+    size = _block_size(block, encoder)
+    manifest = plain(
+        {
+            "version": 2,
+            "input": records.fingerprint(),
+            "calibration": None if sample is None else sample.fingerprint(),
+            "options": {**options, "block": size, "compile": compile, "rejects": aside is not None},
+            **identity(model, with_head="indices" in encoder.empty),
+        }
+    )
+    if not restart and (noted := _noted(note, manifest, out)) is not None:
+        return replace(noted, resumed=noted.blocks)
     with Job.open(out, manifest, restart=restart) as job, ExitStack() as stack:
-        worker.kernels = _kernels(job, compile, model, reader)
-        stack.enter_context(fixed_kernels(model, worker.kernels))
-        report = job.finished()
+        encoder.kernels = _kernels(job, compile, model, records)
+        stack.enter_context(fixed_kernels(model, encoder.kernels))
+        report = job.report()
         if report is None or not out.exists():
-            if worker.needs_ranges:
-                _take_ranges(worker, job, sample, size)
-            with _bar(reader, show_progress) as moved:
-                count = _run(worker, job, reader, size, moved, crew)
-            report = _put_together(
-                Finished(job, count, worker.empty, worker.vocabulary), out, rejects
-            )
+            if encoder.needs_ranges:
+                _take_ranges(encoder, job, sample, size)
+            run = _Run(encoder, job, records, size)
+            count = run.encode(pool, show_progress)
+            done = Finished(job, count, encoder.empty, encoder.vocabulary)
+            report = _put_together(done, run.read, out, aside)
         job.finish(report)
     if note is not None:
-        text = json.dumps({"manifest": manifest, "report": report}) + "\n"
-        note.write_text(text, encoding="utf-8")
-    return replace(Encoded(**report), resumed=job.kept)
+        write_json(note, {"manifest": manifest, "report": report})
+    return replace(Encoded(**report), resumed=job.resumed)
 
 
-def encode_folder(
-    model: Embedder, source: str | Path, target: str | Path, **options: Any
-) -> list[Encoded]:
-    """Encode each file of a folder into a .parquet of its name in another folder.
-
-    A file that is finished is not done again unless it, the model or an option has changed; one
-    that was begun goes on where it was.
-
-    Args:
-        model: encodes.
-        source: folder of .txt, .jsonl, .csv, .tsv or .parquet files; others in it are left alone.
-        target: folder of the outputs, made if it is not there.
-        **options: as for `encode_file`, but rejects.
-
-    Raises:
-        InputError: no file to encode, or two of one name.
-    """
-    files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise InputError(f"{str(source)!r} holds no {', '.join(SUFFIXES)} file")
-    if options.get("rejects") is not None:
-        raise InputError("a folder has no one rejects file; encode its files one by one")
-    names = [path.stem for path in files]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"two files of {str(source)!r} are called {twice!r}; rename one")
-    out = Path(target)
-    out.mkdir(parents=True, exist_ok=True)
-    found = []
-    for path in files:
-        place, note = out / f"{path.stem}.parquet", out / f".{path.stem}.json"
-        found.append(encode_file(model, path, place, note=note, **options))
-    return found
+def _noted(note: Path | None, manifest: dict[str, Any], out: Path) -> Encoded | None:
+    """Return the report of the same job, if it is noted as finished and its output is there."""
+    if note is None or not note.is_file() or not out.exists():
+        return None
+    try:
+        noted = read_json(note, JobError)
+        same = noted["manifest"] == manifest
+        return Encoded(**noted["report"]) if same else None
+    except (JobError, KeyError, TypeError):  # damaged: the job is done again
+        return None
 
 
-def _check_output(out: Path, reader: Source, worker: Worker) -> None:
-    """Refuse an output that cannot be written or cannot hold what is asked."""
-    kind, keep = out.suffix.lower(), reader.fields.keep
-    if kind not in WRITERS:
-        raise InputError(
-            f"the output {str(out)!r} must end in one of {', '.join(WRITERS)}."
-            + closest(kind, list(WRITERS))
-        )
-    _check_place(out, reader, "output")
-    arrays = set(worker.empty) - {"columns", "rejects"}
-    if kind == ".npy" and arrays != {"dense"}:
-        raise InputError(
-            "a .npy file holds dense vectors alone; write sparse and multi-vector heads to .npz, "
-            ".jsonl or .parquet, or ask for the dense head only"
-        )
-    if keep and kind in (".npy", ".npz"):
-        raise InputError(f"a {kind} file cannot keep fields; write .jsonl or .parquet")
-    taken = [name for name in keep if name in OUTPUT_COLUMNS]
-    if taken:
-        raise InputError(f"the field {taken[0]!r} cannot be kept: an output column has that name")
-    if kind == ".parquet":
-        require("pyarrow.parquet", "parquet")
+def _block_size(block: int | None, encoder: BlockEncoder) -> int:
+    if block is None:
+        return BLOCK_OF_TOKENS if "tokens" in encoder.empty else BLOCK
+    if block < 1:
+        raise InputError(f"block is {block}; give a number of records above 0")
+    return block
 
 
-def _block_size(given: int | None, worker: Worker) -> int:
-    if given is None:
-        return BLOCK_OF_TOKENS if "tokens" in worker.empty else BLOCK
-    if given < 1:
-        raise InputError(f"block is {given}; give a number of records above 0")
-    return given
+def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) -> Mode:
+    """Choose the kernels of all blocks: as asked for, or by the input's size."""
+    from embedlm.backbone.compiling import Mode
+
+    kept = job.fixed_text(_KERNELS)
+    if kept is not None:
+        if kept not in get_args(Mode):
+            raise JobError(f"{job.folder} names unknown kernels ({kept[:20]!r}). {_ANEW}")
+        return cast("Mode", kept)
+    size = source.path.stat().st_size if source.regular else None
+    mode: Mode = "on" if compile else "off"
+    if not compile and size is not None and size < SMALL:
+        mode = "plain"
+    elif compile is None and size is not None and model.backbone.compiling is not None:
+        tokens = size // BYTES_PER_TOKEN * len(model.renderer.templates(None))
+        mode = "on" if model.backbone.compiling.worth(tokens) else "off"
+    job.fix(_KERNELS, mode)
+    return mode
 
 
-def _check_place(path: Path, reader: Source, what: str) -> None:
-    if path.is_dir():
-        raise InputError(f"the {what} {str(path)!r} is a folder; give a file name")
-    if not path.parent.is_dir():
-        raise InputError(f"the {what}'s folder {str(path.parent)!r} does not exist; make it first")
-    if path.exists() and not reader.stdin and path.samefile(reader.path):
-        raise InputError(f"the {what} is the input itself; give another name")
+def _take_ranges(encoder: BlockEncoder, job: Job, sample: Source | None, size: int) -> None:
+    """Take the ranges of int8 and uint8 from an earlier run, or from the calibration texts."""
+    encoder.ranges = job.fixed_array(_RANGES)
+    if encoder.ranges is not None or sample is None:
+        return
+    texts = read_texts(sample)
+    while chunk := list(islice(texts, size)):
+        encoder.widen_ranges(chunk)
+    if encoder.ranges is None:
+        raise InputError(f"the calibration file {sample.name} holds no texts")
+    job.fix(_RANGES, encoder.ranges)
 
 
-def read_texts(path: str | Path, text_field: str = "text") -> list[str]:
-    """Return the texts of a file; a bad record is an error."""
-    source = Source(path, Fields(text_field))
-    return [_good(record, source.name) for record in source]
+@dataclass(slots=True)
+class _Run:
+    """One run over all blocks of a job."""
 
+    encoder: BlockEncoder
+    job: Job
+    source: Source
+    size: int
+    """Records a block."""
+    read: int = 0
+    """Records read so far."""
+    count: int = 0
+    """Blocks cut so far."""
 
-def _good(record: Record, name: str) -> str:
-    if record.error is not None:
-        raise RecordError(f"{name}:{record.place}: {record.error}. Mend the record")
-    return record.text
+    def encode(self, pool: Pool | None, show_progress: bool | None) -> int:
+        """Encode every block that is not yet there; return how many there are."""
+        source, encoder, job = self.source, self.encoder, self.job
+        with progress(
+            show_progress, source.total, unit=source.unit, scale=True, least=0
+        ) as advance:
+            for index, block in self._encoded(self._missing(advance), pool):
+                if encoder.ranges is not None and job.fixed_array(_RANGES) is None:
+                    job.fix(_RANGES, encoder.ranges)
+                save_block(job, index, block)
+                give_back()
+        if job.count() > self.count:
+            raise JobError(f"{source.name} is shorter than when the job was begun. {_ANEW}")
+        return self.count
 
+    def _missing(self, advance: Callable[[int], object]) -> Iterator[BlockRequest]:
+        """Yield the blocks that no earlier run has finished."""
+        encoder, shown = self.encoder, 0
+        records = iter(self.source)
+        while chunk := list(islice(records, self.size)):
+            index, self.count = self.count, self.count + 1
+            self.read += len(chunk)
+            digest = _digest(chunk)
+            if not self._is_there(index, chunk, digest):
+                yield BlockRequest(
+                    index, chunk, digest, self.source.name, encoder.ranges, encoder.kernels
+                )
+            advance(self.source.position - shown)
+            shown = self.source.position
 
-def _blocks(source: Source, size: int) -> Iterator[list[Record]]:
-    records = iter(source)
-    while chunk := list(islice(records, size)):
-        yield chunk
+    def _encoded(
+        self, requests: Iterator[BlockRequest], pool: Pool | None
+    ) -> Iterator[tuple[int, Block]]:
+        """Yield each block with its index; a pool waits for the ranges of int8 and uint8."""
+        encoder = self.encoder
+        while pool is None or (encoder.needs_ranges and encoder.ranges is None):
+            request = next(requests, None)
+            if request is None:
+                return
+            yield request.index, request.run(encoder)
+        yield from run_requests(pool, requests)
+
+    def _is_there(
+        self, index: int, records: Sequence[Record], digest: npt.NDArray[np.uint8]
+    ) -> bool:
+        """Tell whether an earlier run has finished a block.
+
+        Raises:
+            JobError: it has, of other records.
+        """
+        block = load_block(self.job, index)
+        if block is None:
+            return False
+        if not np.array_equal(block["digest"], digest):
+            raise JobError(
+                f"{self.source.name} has changed since the job was begun: the records at "
+                f"{records[0].place} to {records[-1].place} are other ones. {_ANEW}"
+            )
+        encoder = self.encoder
+        if encoder.needs_ranges and encoder.ranges is None and len(block["columns"]):
+            raise JobError(f"{self.job.folder} has lost its {_RANGES}. {_ANEW}")
+        return True
 
 
 def _digest(records: Sequence[Record]) -> npt.NDArray[np.uint8]:
@@ -249,117 +292,13 @@ def _digest(records: Sequence[Record]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(seen.digest(), dtype=np.uint8)
 
 
-def _run(worker: Worker, job: Job, source: Source, size: int, moved: Any, crew: Crew | None) -> int:
-    """Encode every block that is not yet there; return how many there are."""
-    count = 0
-
-    def missing() -> Iterator[Task]:
-        nonlocal count
-        for index, records in enumerate(_blocks(source, size)):
-            count = index + 1
-            digest = _digest(records)
-            if not _is_there(job, index, records, digest, worker, source):
-                yield Task(index, records, digest, source.name, worker.ranges, worker.kernels)
-            moved()
-
-    for index, block in _encoded(worker, missing(), crew):
-        if worker.ranges is not None and job.ranges() is None:
-            job.fix_ranges(worker.ranges)
-        job.save(index, block)
-        give_back()
-    if job.count() > count:
-        raise JobError(f"{source.name} is shorter than when the job was begun. {_ANEW}")
-    return count
-
-
-def _encoded(
-    worker: Worker, tasks: Iterator[Task], crew: Crew | None
-) -> Iterator[tuple[int, Block]]:
-    """Yield each task's index and block; the crew has to wait for the ranges of int8 and uint8."""
-    while crew is None or (worker.needs_ranges and worker.ranges is None):
-        task = next(tasks, None)
-        if task is None:
-            return
-        yield task.index, task.done_by(worker)
-    yield from work(crew, tasks)
-
-
-def _is_there(
-    job: Job,
-    index: int,
-    records: Sequence[Record],
-    digest: npt.NDArray[np.uint8],
-    worker: Worker,
-    source: Source,
-) -> bool:
-    """Tell whether an earlier run has finished a block.
-
-    Raises:
-        JobError: it has, of other records.
-    """
-    block = job.load(index)
-    if block is None:
-        return False
-    if not np.array_equal(block["digest"], digest):
-        raise JobError(
-            f"{source.name} has changed since the job was begun: the records at "
-            f"{records[0].place} to {records[-1].place} are other ones. {_ANEW}"
-        )
-    if worker.needs_ranges and worker.ranges is None and len(block["columns"]):
-        raise JobError(f"{job.part} has lost its ranges.npy. {_ANEW}")
-    return True
-
-
-def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) -> Mode:
-    """Choose the kernels of all blocks: as wanted, or by the input's size."""
-    kept = job.kernels()
-    if kept is not None:
-        return cast("Mode", kept)
-    size = source.path.stat().st_size if source.regular else None
-    mode: Mode = "on" if compile else "off"
-    if not compile and size is not None and size < SMALL:
-        mode = "plain"
-    elif compile is None and size is not None and model.backbone.compiling is not None:
-        tokens = size // BYTES_PER_TOKEN * len(model.renderer.templates(None))
-        mode = "on" if model.backbone.compiling.worth(tokens) else "off"
-    job.fix_kernels(mode)
-    return mode
-
-
-def _take_ranges(worker: Worker, job: Job, sample: Source | None, size: int) -> None:
-    """Take the ranges of int8 and uint8 from an earlier run, or from the calibration texts."""
-    worker.ranges = job.ranges()
-    if worker.ranges is not None or sample is None:
-        return
-    for records in _blocks(sample, size):
-        worker.find_ranges([_good(record, sample.name) for record in records])
-    if worker.ranges is None:
-        raise InputError(f"the calibration file {sample.name} holds no texts")
-    job.fix_ranges(worker.ranges)
-
-
-@contextmanager
-def _bar(source: Source, show: bool | None) -> Iterator[Any]:
-    """Yield a function that brings the bar to the source's position."""
-    from tqdm import tqdm
-
-    disable = None if show is None else not show
-    with tqdm(
-        total=source.total, unit=source.unit, unit_scale=True, desc="encode", disable=disable
-    ) as bar:
-        yield lambda: bar.update(source.position - bar.n)
-
-
-def _put_together(done: Finished, out: Path, rejects: str | Path | None) -> dict[str, Any]:
+def _put_together(done: Finished, read: int, out: Path, rejects: Path | None) -> dict[str, Any]:
     """Write the output and the rejects file; return the report."""
-    bad = sum(len(lines(array)) for array in done.arrays("rejects"))
-    rows = sum(len(lines(array)) for array in done.arrays("columns"))
-    with disk_errors(done.job.part):
+    rows, rejected = done.count_lines("columns"), done.count_lines("rejects")
+    check_counts(read, rows, rejected)
+    with done.job.disk_errors():
         if rejects is not None:
-            write_whole(
-                Path(rejects),
-                lambda handle: handle.writelines(a.tobytes() for a in done.arrays("rejects")),
-            )
-        write_whole(out, lambda handle: WRITERS[out.suffix.lower()](handle, done))
+            write_rejects(rejects, (array.tobytes() for array in done.arrays("rejects")))
+        write_file(out, lambda handle: WRITERS[out.suffix.lower()](handle, done))
     dim = done.empty["dense"].shape[1] if "dense" in done.empty else None
-    return asdict(Encoded(str(out), rows, bad, dim, done.count, 0))
+    return asdict(Encoded(str(out), rows, rejected, dim, done.count, 0))

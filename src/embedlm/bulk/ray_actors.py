@@ -1,4 +1,4 @@
-"""A job's workers as actors of a Ray cluster, one a GPU or so many on CPUs."""
+"""A job's workers as actors of a Ray cluster, one a GPU, or sharing the CPUs."""
 
 from __future__ import annotations
 
@@ -6,86 +6,86 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from embedlm.bulk.workers import Duty, Task
+from embedlm.bulk.blocks import Block
+from embedlm.bulk.workers import Answer, BlockRequest, WorkerSettings
 from embedlm.errors import JobError, require
-from embedlm.jobs.job import Block
 
-__all__ = ["RayActors"]
+__all__ = ["RayPool"]
 
 
 class _Actor:
     """Runs in the cluster."""
 
-    def __init__(self, duty: Duty) -> None:
-        self.run = duty.begin()
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._encode = settings.start()
 
-    def encode(self, task: Task) -> Block:
-        """Return a task's block."""
-        return self.run(task)
+    def encode(self, request: BlockRequest) -> Block:
+        """Return the block that is requested."""
+        return self._encode(request)
 
 
-class RayActors:
-    """A crew of Ray actors; the model's folder must be readable where they run.
+class RayPool:
+    """Ray actors; the model's folder must be readable where they run.
 
     Raises:
         MissingExtraError: ray is not installed.
         JobError: the cluster cannot be reached.
     """
 
-    def __init__(self, duty: Duty, workers: int | None, address: str) -> None:
+    def __init__(self, settings: WorkerSettings, workers: int | None, address: str) -> None:
         ray = self._ray = require("ray", "ray")
         if not ray.is_initialized():
-            place = {"address": "local", "include_dashboard": False}
+            local = {"address": "local", "include_dashboard": False}
             try:
                 ray.init(
-                    **(place if address == "local" else {"address": address}),
+                    **(local if address == "local" else {"address": address}),
                     log_to_driver=False,
                     logging_level="ERROR",
                 )
             except Exception as error:  # ConnectionError, ValueError and its own
                 raise JobError(f"the Ray cluster {address!r} cannot be reached: {error}") from error
-        found = ray.cluster_resources()
-        cards, cores = int(found.get("GPU", 0)), max(1, int(found.get("CPU", 1)))
-        self.size = workers or cards or max(1, len(ray.nodes()))
-        if cards:
-            share = {"num_gpus": min(1.0, cards / self.size)}
+        resources = ray.cluster_resources()
+        gpus, cores = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+        self.size = workers or gpus or max(1, len(ray.nodes()))
+        if gpus:
+            share = {"num_gpus": min(1.0, gpus / self.size)}
         else:
-            each = max(1, cores // self.size)
-            share, duty = {"num_cpus": each}, replace(duty, threads=each)
+            threads = max(1, cores // self.size)
+            share, settings = {"num_cpus": threads}, replace(settings, threads=threads)
         self._actor = ray.remote(**share)(_Actor)
-        self._duty = ray.put(duty)
+        self._settings = ray.put(settings)
         self.idle: list[Any] = []
         self._refs: dict[Any, Any] = {}
         self._actors: list[Any] = []
 
-    def hire(self) -> Any:
+    def start(self) -> Any:
         """Start an actor."""
-        actor = self._actor.remote(self._duty)
+        actor = self._actor.remote(self._settings)
         self._actors.append(actor)
         return actor
 
-    def give(self, worker: Any, task: Task) -> None:
-        """Send an actor its task."""
-        self._refs[worker.encode.remote(task)] = worker
+    def submit(self, worker: Any, request: BlockRequest) -> None:
+        """Send an actor a request."""
+        self._refs[worker.encode.remote(request)] = worker
 
-    def finished(self, workers: Sequence[Any]) -> list[tuple[Any, Block | Exception | None]]:
-        """Wait for some of the actors; None stands for one that is gone."""
+    def collect(self, workers: Sequence[Any]) -> list[tuple[Any, Answer]]:
+        """Wait for some of the actors and return their answers."""
         ray = self._ray
         done, _ = ray.wait(list(self._refs), num_returns=1)
-        found: list[tuple[Any, Block | Exception | None]] = []
+        answers: list[tuple[Any, Answer]] = []
         for ref in done:
             worker = self._refs.pop(ref)
             try:
-                found.append((worker, ray.get(ref)))
+                answers.append((worker, ray.get(ref)))
             except ray.exceptions.RayTaskError as error:
-                found.append((worker, getattr(error, "cause", None) or error))
+                answers.append((worker, getattr(error, "cause", None) or error))
             except ray.exceptions.RayActorError as error:
-                if "__init__" in str(error):  # it could not even begin
-                    found.append((worker, getattr(error, "cause", None) or JobError(str(error))))
+                if "__init__" in str(error):  # it could not even start
+                    answers.append((worker, getattr(error, "cause", None) or JobError(str(error))))
                     continue
                 self._actors.remove(worker)
-                found.append((worker, None))
-        return found
+                answers.append((worker, None))
+        return answers
 
     def close(self) -> None:
         """End all actors."""

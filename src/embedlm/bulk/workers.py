@@ -1,7 +1,7 @@
 """Several processes at one job: each loads the model and encodes blocks; a lost one is replaced.
 
-A worker gets its next block when it has given its last, so that no more blocks are in memory than
-there are workers. The block of a worker that was killed is done again by another.
+A worker gets its next block when it has returned its last, so that no more blocks are in memory
+than there are workers. The block of a worker that was killed is done again by another.
 """
 
 from __future__ import annotations
@@ -19,53 +19,56 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedlm.bulk.blocks import Worker
+from embedlm.bulk.blocks import Block, BlockEncoder
 from embedlm.bulk.identity import fixed_kernels
-from embedlm.data.source import Record
+from embedlm.data import Record
 from embedlm.errors import InputError, JobError
-from embedlm.jobs.job import Block
 
 if TYPE_CHECKING:
     from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
-__all__ = ["Crew", "Duty", "Processes", "Task", "crew_of", "work"]
+__all__ = ["BlockRequest", "Pool", "ProcessPool", "WorkerSettings", "open_pool", "run_requests"]
 
 TRIES = 3
 """How often a block may end its worker before the job gives up."""
 Ranges = npt.NDArray[np.float32] | None
+Answer = Block | Exception | None
+"""What a worker returns: a block, an error, or nothing because it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class BlockRequest:
     """A block that is to be encoded."""
 
     index: int
     records: Sequence[Record]
     digest: npt.NDArray[np.uint8]
-    name: str
-    """Of the file they are of."""
+    """Of the records; it is stored in the block."""
+    file: str
+    """The name of the input."""
     ranges: Ranges = None
     kernels: Mode = "off"
 
-    def done_by(self, worker: Worker) -> Block:
+    def run(self, encoder: BlockEncoder) -> Block:
         """Return the block of these records."""
-        return {**worker(self.records, self.name), "digest": self.digest}
+        return {**encoder(self.records, self.file), "digest": self.digest}
 
 
 @dataclass(frozen=True, slots=True)
-class Duty:
-    """What a worker needs to do any task of a job; it can be sent to another process."""
+class WorkerSettings:
+    """What a worker needs to encode any block of a job; it can be sent to another process."""
 
     load: Callable[[], Embedder]
     options: dict[str, Any] = field(default_factory=dict)
-    set_aside: bool = False
+    """As for `Embedder.encode`."""
+    keep_rejects: bool = False
     threads: int | None = None
     device: str | None = None
     """Which accelerator the worker's process sees; None: all."""
 
-    def begin(self) -> Callable[[Task], Block]:
-        """Load the model and return what encodes a task's records."""
+    def start(self) -> Callable[[BlockRequest], Block]:
+        """Load the model and return what encodes a block."""
         if self.device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.device
         import torch
@@ -73,154 +76,157 @@ class Duty:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         model = self.load()
-        worker = Worker(model, self.options, set_aside=self.set_aside)
+        encoder = BlockEncoder(model, self.options, keep_rejects=self.keep_rejects)
 
-        def run(task: Task) -> Block:
-            worker.ranges = task.ranges
-            with fixed_kernels(model, task.kernels):
-                return task.done_by(worker)
+        def encode(request: BlockRequest) -> Block:
+            encoder.ranges = request.ranges
+            with fixed_kernels(model, request.kernels):
+                return request.run(encoder)
 
-        return run
+        return encode
 
 
-class Crew(Protocol):
+class Pool(Protocol):
     """Workers of one kind."""
 
     size: int
     idle: list[Any]
-    """Workers without a task."""
+    """Workers without a request."""
 
-    def hire(self) -> Any:
+    def start(self) -> Any:
         """Start a worker."""
 
-    def give(self, worker: Any, task: Task) -> None:
-        """Send a worker its task."""
+    def submit(self, worker: Any, request: BlockRequest) -> None:
+        """Send a worker a request."""
 
-    def finished(self, workers: Sequence[Any]) -> list[tuple[Any, Block | Exception | None]]:
-        """Wait for some of the workers; None stands for one that is gone."""
+    def collect(self, workers: Sequence[Any]) -> list[tuple[Any, Answer]]:
+        """Wait for some of the workers and return their answers."""
 
     def close(self) -> None:
-        """Dismiss all workers."""
+        """End all workers."""
 
 
-def work(crew: Crew, tasks: Iterator[Task]) -> Iterator[tuple[int, Block]]:
-    """Yield each task's index and block, in the order in which they are finished.
+def run_requests(pool: Pool, requests: Iterator[BlockRequest]) -> Iterator[tuple[int, Block]]:
+    """Yield each request's index and block, in the order in which they are finished.
 
     Raises:
         JobError: a block ends one worker after the other.
     """
-    busy: dict[Any, Task] = {}
-    lost: Counter[int] = Counter()
+    running: dict[Any, BlockRequest] = {}
+    losses: Counter[int] = Counter()
     try:
         while True:
-            while len(busy) < crew.size and (task := next(tasks, None)) is not None:
-                worker = crew.idle.pop() if crew.idle else crew.hire()
-                crew.give(worker, task)
-                busy[worker] = task
-            if not busy:
+            while len(running) < pool.size and (request := next(requests, None)) is not None:
+                worker = pool.idle.pop() if pool.idle else pool.start()
+                pool.submit(worker, request)
+                running[worker] = request
+            if not running:
                 return
-            for worker, found in crew.finished(list(busy)):
-                task = busy.pop(worker)
-                if isinstance(found, Exception):
-                    raise found
-                if found is not None:
-                    crew.idle.append(worker)
-                    yield task.index, found
+            for worker, answer in pool.collect(list(running)):
+                request = running.pop(worker)
+                if isinstance(answer, Exception):
+                    raise answer
+                if answer is not None:
+                    pool.idle.append(worker)
+                    yield request.index, answer
                     continue
-                lost[task.index] += 1
-                if lost[task.index] >= TRIES:
-                    first, last = task.records[0].place, task.records[-1].place
+                losses[request.index] += 1
+                if losses[request.index] >= TRIES:
+                    first, last = request.records[0].place, request.records[-1].place
                     raise JobError(
                         f"the records {first} to {last} ended {TRIES} workers one after the other "
                         "(out of memory?); take fewer workers, a smaller --block or --batch-tokens"
                     )
-                tasks = chain([task], tasks)
+                requests = chain([request], requests)
     finally:
-        if busy:  # stopped in the middle: nobody waits for what they are at
-            crew.close()
+        if running:  # stopped in the middle: nobody waits for what they are at
+            pool.close()
 
 
 class _Process:
     """A worker in a process of this machine."""
 
-    def __init__(self, duty: Duty) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         context = get_context("spawn")
+        self.settings = settings
         self.pipe, inner = context.Pipe()
-        self.process = context.Process(target=_serve, args=(duty, inner), daemon=True)
+        self.process = context.Process(target=_serve, args=(settings, inner), daemon=True)
         self.process.start()
         inner.close()
 
 
-def _serve(duty: Duty, pipe: Connection) -> None:
-    """Do tasks until the other end is closed."""
+def _serve(settings: WorkerSettings, pipe: Connection) -> None:
+    """Answer requests until the other end is closed."""
     try:
-        run = duty.begin()
+        encode = settings.start()
     except Exception as error:
         pipe.send(error)
         return
     with suppress(EOFError):
         while True:
-            task: Task = pipe.recv()
+            request: BlockRequest = pipe.recv()
             try:
-                found: Block | Exception = run(task)
+                answer: Answer = encode(request)
             except Exception as error:
-                found = error
-            pipe.send(found)
+                answer = error
+            pipe.send(answer)
 
 
-class Processes:
-    """A crew on this machine, a process a device, or so many on a CPU."""
+class ProcessPool:
+    """Workers on this machine: one process for each of the settings."""
 
-    def __init__(self, duties: Sequence[Duty]) -> None:
-        self.size = len(duties)
+    def __init__(self, settings: Sequence[WorkerSettings]) -> None:
+        self.size = len(settings)
         self.idle: list[_Process] = []
-        self._free = list(duties)
-        self._at: dict[_Process, Duty] = {}
+        self._free = list(settings)
+        self._workers: list[_Process] = []
 
-    def hire(self) -> _Process:
-        """Start a worker with the next free duty."""
-        duty = self._free.pop()
-        worker = _Process(duty)
-        self._at[worker] = duty
+    def start(self) -> _Process:
+        """Start a worker with the next free settings."""
+        worker = _Process(self._free.pop())
+        self._workers.append(worker)
         return worker
 
-    def give(self, worker: _Process, task: Task) -> None:
-        """Send a worker its task."""
-        with suppress(BrokenPipeError, ConnectionResetError):  # `finished` tells that it is gone
-            worker.pipe.send(task)
+    def submit(self, worker: _Process, request: BlockRequest) -> None:
+        """Send a worker a request."""
+        with suppress(BrokenPipeError, ConnectionResetError):  # `collect` tells that it is gone
+            worker.pipe.send(request)
 
-    def finished(self, workers: Sequence[_Process]) -> list[tuple[Any, Block | Exception | None]]:
-        """Wait for some of the workers; None stands for one that is gone."""
+    def collect(self, workers: Sequence[_Process]) -> list[tuple[Any, Answer]]:
+        """Wait for some of the workers and return their answers."""
         by_pipe = {worker.pipe: worker for worker in workers}
-        found: list[tuple[Any, Block | Exception | None]] = []
+        answers: list[tuple[Any, Answer]] = []
         for pipe in wait(list(by_pipe)):
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
-                found.append((worker, worker.pipe.recv()))
+                answers.append((worker, worker.pipe.recv()))
             except (EOFError, ConnectionResetError):
                 worker.process.join()
-                self._free.append(self._at.pop(worker))
-                found.append((worker, None))
-        return found
+                self._workers.remove(worker)
+                self._free.append(worker.settings)
+                answers.append((worker, None))
+        return answers
 
     def close(self) -> None:
         """End all workers."""
-        for worker, duty in self._at.items():
+        for worker in self._workers:
             worker.pipe.close()
             worker.process.terminate()
             worker.process.join()
-            self._free.append(duty)
-        self._at.clear()
+            self._free.append(worker.settings)
+        self._workers.clear()
         self.idle.clear()
 
 
 @contextmanager
-def crew_of(duty: Duty, workers: int | None, ray: str | None) -> Iterator[Crew | None]:
-    """Yield the workers of a job, who are dismissed at the end; None: this process alone.
+def open_pool(
+    settings: WorkerSettings, workers: int | None, ray: str | None
+) -> Iterator[Pool | None]:
+    """Yield the workers of a job and end them afterwards; None: this process works alone.
 
     Args:
-        duty: of each.
-        workers: how many; None: one a GPU where there are any, with `ray` all of the cluster's.
+        settings: of each worker.
+        workers: how many; None: this process alone, with `ray` one for each GPU (or node).
         ray: "local" or a cluster's address.
 
     Raises:
@@ -231,18 +237,18 @@ def crew_of(duty: Duty, workers: int | None, ray: str | None) -> Iterator[Crew |
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; give a number above 0")
     if ray is not None:
-        from embedlm.bulk.ray_actors import RayActors
+        from embedlm.bulk.ray_actors import RayPool
 
-        crew: Crew = RayActors(duty, workers, ray)
+        pool: Pool = RayPool(settings, workers, ray)
     elif workers is None or workers == 1:
         yield None
         return
-    elif cards := torch.cuda.device_count():
-        crew = Processes([replace(duty, device=str(i % cards)) for i in range(workers)])
+    elif gpus := torch.cuda.device_count():
+        pool = ProcessPool([replace(settings, device=str(i % gpus)) for i in range(workers)])
     else:
-        each = max(1, torch.get_num_threads() // workers)
-        crew = Processes([replace(duty, threads=each)] * workers)
+        threads = max(1, torch.get_num_threads() // workers)
+        pool = ProcessPool([replace(settings, threads=threads)] * workers)
     try:
-        yield crew
+        yield pool
     finally:
-        crew.close()
+        pool.close()

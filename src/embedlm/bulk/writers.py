@@ -23,10 +23,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.bulk.blocks import Block, finished_block, lines_of
 from embedlm.errors import require
-from embedlm.jobs.job import Block, Job
+from embedlm.jobs import Job
 
-__all__ = ["OUTPUT_COLUMNS", "WRITERS", "Finished", "lines"]
+__all__ = ["OUTPUT_COLUMNS", "WRITERS", "Finished"]
 
 Array = npt.NDArray[Any]
 OUTPUT_COLUMNS = ("dense", "sparse", "sparse_indices", "sparse_values", "multi_vector")
@@ -47,21 +48,20 @@ class Finished:
     def blocks(self) -> Iterator[Block]:
         """Yield block after block."""
         for index in range(self.count):
-            yield self.job.read(index)
+            yield finished_block(self.job, index)
 
     def arrays(self, name: str) -> Iterator[Array]:
         """Yield one array of each block."""
         for index in range(self.count):
-            yield self.job.read(index, (name,))[name]
+            yield finished_block(self.job, index, (name,))[name]
 
     def total(self, name: str) -> int:
         """Return the length of an array over all blocks."""
         return sum(len(array) for array in self.arrays(name))
 
-
-def lines(array: Array) -> list[str]:
-    """Return the lines that a block holds as bytes."""
-    return array.tobytes().decode("utf-8").split("\n")[:-1]
+    def count_lines(self, name: str) -> int:
+        """Return the number of lines of an array over all blocks."""
+        return sum(int((array == ord("\n")).sum()) for array in self.arrays(name))
 
 
 def write_npy(handle: BinaryIO, done: Finished) -> None:
@@ -127,7 +127,7 @@ def write_jsonl(handle: BinaryIO, done: Finished) -> None:
 
 
 def _rows(block: Block) -> list[str]:
-    return lines(block["columns"])
+    return lines_of(block["columns"])
 
 
 def _values(block: Block, row: int) -> Iterator[tuple[str, str]]:
@@ -166,36 +166,36 @@ def write_parquet(handle: BinaryIO, done: Finished) -> None:
     """Write a table, a row group a block."""
     arrow = require("pyarrow", "parquet")
     parquet = require("pyarrow.parquet", "parquet")
-    kinds = _column_kinds(done)
-    schema = _table(arrow, done.empty, [], kinds).schema
+    types = _column_types(done)
+    schema = _table(arrow, done.empty, [], types).schema
     with parquet.ParquetWriter(handle, schema) as writer:
         for block in done.blocks():
             rows = [json.loads(line) for line in _rows(block)]
             if rows:
-                writer.write_table(_table(arrow, block, rows, kinds))
+                writer.write_table(_table(arrow, block, rows, types))
 
 
-def _column_kinds(done: Finished) -> dict[str, set[str]]:
+def _column_types(done: Finished) -> dict[str, set[str]]:
     """Return which JSON types each kept field has, over all blocks."""
-    kinds: dict[str, set[str]] = {}
+    types: dict[str, set[str]] = {}
     for array in done.arrays("columns"):
-        for line in lines(array):
+        for line in lines_of(array):
             for name, value in json.loads(line).items():
-                kinds.setdefault(name, set()).add(_kind(value))
-    return kinds or {"id": set()}
+                types.setdefault(name, set()).add(_type_of(value))
+    return types or {"id": set()}
 
 
-def _kind(value: Any) -> str:
+def _type_of(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return "huge"
     return type(value).__name__
 
 
-def _table(arrow: Any, block: Block, rows: Sequence[dict[str, Any]], kinds: Any) -> Any:
+def _table(arrow: Any, block: Block, rows: Sequence[dict[str, Any]], types: Any) -> Any:
     names, arrays = [], []
-    for name, found in kinds.items():
+    for name, own_types in types.items():
         names.append(name)
-        arrays.append(_column(arrow, [row.get(name) for row in rows], found - {"NoneType"}))
+        arrays.append(_column(arrow, [row.get(name) for row in rows], own_types - {"NoneType"}))
     if "dense" in block:
         names.append("dense")
         arrays.append(_fixed(arrow, block["dense"]))
@@ -220,11 +220,11 @@ def _fixed(arrow: Any, vectors: Array) -> Any:
     return arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
 
 
-def _column(arrow: Any, values: list[Any], kinds: set[str]) -> Any:
+def _column(arrow: Any, values: list[Any], types: set[str]) -> Any:
     """Return a column in the one type that all its values have, else as strings."""
-    if kinds in ({"int"}, {"bool"}):
-        return arrow.array(values, arrow.int64() if kinds == {"int"} else arrow.bool_())
-    if kinds in ({"float"}, {"int", "float"}):
+    if types in ({"int"}, {"bool"}):
+        return arrow.array(values, arrow.int64() if types == {"int"} else arrow.bool_())
+    if types in ({"float"}, {"int", "float"}):
         return arrow.array(values, arrow.float64())
     texts = [v if isinstance(v, str) or v is None else json.dumps(v) for v in values]
     return arrow.array(texts, arrow.string())

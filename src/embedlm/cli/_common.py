@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "Place",
     "Prompting",
+    "Quoting",
     "Split",
     "TextField",
     "emit",
@@ -71,13 +72,21 @@ Place = Annotated[
     str,
     Parameter(
         name="FILE_OR_DIR",
-        help="Text (.txt, .md, .rst, ...), records (.jsonl, .csv, ...), or a folder of these.",
+        allow_leading_hyphen=True,
+        help="Text (.txt, .md, .rst), records (.jsonl, .csv, .tsv, .parquet), each also with .gz, "
+        ".xz or .zst, or a folder of these; - reads text from standard input.",
     ),
 ]
 Split = Annotated[
     str, Parameter(help="paragraph: text is cut at blank lines; line: at every line.")
 ]
 TextField = Annotated[str, Parameter(help="Field or column with the text.")]
+Quoting = Annotated[
+    bool | None,
+    Parameter(
+        help="Cells of .csv and .tsv may stand in quotes, or not; without it those of .csv may."
+    ),
+]
 
 
 @Parameter(name="*", group="Model")
@@ -146,7 +155,10 @@ class Prompting:
     ] = None
     demonstrations: Annotated[
         str | None,
-        Parameter(help="JSON file: a list of {instruct, query, response}, or one a line."),
+        Parameter(
+            help="File with the fields instruct, query and response: .json (a list), .jsonl, .csv, "
+            ".tsv or .parquet."
+        ),
     ] = None
     encode_adapter: Annotated[
         str | None,
@@ -155,15 +167,18 @@ class Prompting:
 
     def options(self) -> dict[str, Any]:
         """Return the options of `Embedder.encode` that were given."""
-        own = self.encode_adapter
-        adapter = {} if own is None else {"adapter": None if own == "none" else own}
+        name = self.encode_adapter
+        adapter = {} if name is None else {"adapter": None if name == "none" else name}
         return {**self.around(), **adapter}
 
     def around(self) -> dict[str, Any]:
         """Return the options of `Embedder.render` that were given."""
-        found = read_demonstrations(self.demonstrations)
-        given = {"role": self.role, "instruction": self.instruction, "demonstrations": found}
-        return {name: value for name, value in given.items() if value is not None}
+        options = {
+            "role": self.role,
+            "instruction": self.instruction,
+            "demonstrations": read_demonstrations(self.demonstrations),
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
 
 AS_LOADED = Loading()
@@ -185,24 +200,32 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
-    """Return the demonstrations of a JSON or JSON-lines file."""
+    """Return the demonstrations of a file: a JSON list, or records of any form."""
+    from embedlm.data import Source, read_rows
+    from embedlm.data.forms import form_of
+    from embedlm.jobs.json_files import read_json
+
     if path is None:
         return None
+    file = Path(path)
+    records: list[tuple[str, Any]]
+    if form_of(file)[0] is None and _begins_a_list(file):
+        values = read_json(file, InputError)
+        records = [(f"{path}: entry {number}", value) for number, value in enumerate(values, 1)]
+    else:
+        records = list(read_rows(Source(file, form=None if form_of(file)[0] else "jsonl")))
+    for where, record in records:
+        if not isinstance(record, dict) or not all(isinstance(v, str) for v in record.values()):
+            raise InputError(f"{where} is no object of strings; {_SHAPE}")
+    return [record for _, record in records]
+
+
+def _begins_a_list(file: Path) -> bool:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the demonstrations {path!r}: {error}") from error
-    try:
-        if text.lstrip().startswith("["):
-            found = json.loads(text)
-        else:
-            found = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path!r} is not valid JSON: {error}; {_SHAPE}") from error
-    for number, one in enumerate(found, 1):
-        if not isinstance(one, dict) or not all(isinstance(v, str) for v in one.values()):
-            raise InputError(f"{path!r}: entry {number} is no object of strings; {_SHAPE}")
-    return list(found)
+        with file.open(encoding="utf-8-sig", errors="replace") as handle:
+            return handle.read(4096).lstrip().startswith("[")
+    except OSError as error:
+        raise InputError(f"cannot read the demonstrations {str(file)!r}: {error}") from error
 
 
 def parse_heads(text: str | None) -> list[Any] | None:

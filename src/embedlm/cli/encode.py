@@ -17,6 +17,7 @@ from embedlm.cli._common import (
     Loading,
     Model,
     Prompting,
+    Quoting,
     TextField,
     emit,
     flag,
@@ -26,7 +27,7 @@ from embedlm.cli._common import (
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
-    from embedlm.bulk.files import Encoded
+    from embedlm.bulk import Encoded
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -50,8 +51,8 @@ def command(
         Parameter(
             name="IN",
             allow_leading_hyphen=True,
-            help=".txt (a text a line), .jsonl, .csv, .tsv, .parquet or a folder of these; - reads "
-            "standard input.",
+            help=".txt (a text a line), .md (a text a paragraph), .jsonl, .csv, .tsv or .parquet, "
+            "each also with .gz, .xz or .zst, or a folder of these; - reads standard input.",
         ),
     ],
     /,
@@ -59,7 +60,8 @@ def command(
     output: Annotated[
         str,
         Parameter(
-            name=["--output", "-o"], help=".npy, .npz, .parquet or .jsonl; of a folder a folder."
+            name=["--output", "-o"],
+            help=".npy, .npz, .parquet or .jsonl; a folder where the input is one.",
         ),
     ],
     model: Model = None,
@@ -81,9 +83,13 @@ def command(
     ] = None,
     batch_tokens: Annotated[int | None, Parameter(help="Tokens run at once.")] = None,
     format: Annotated[
-        str | None, Parameter(help="Of the input: txt, jsonl, csv, tsv or parquet.")
+        str | None,
+        Parameter(
+            help="The input's: txt, md, jsonl, csv, tsv or parquet, also jsonl.gz and so on."
+        ),
     ] = None,
     text_field: TextField = "text",
+    quoting: Quoting = None,
     id_field: Annotated[
         str, Parameter(help="Field or column with the id; without one the line number.")
     ] = "id",
@@ -92,7 +98,8 @@ def command(
         repeated("Field to copy into .jsonl or .parquet"),
     ] = (),
     rejects: Annotated[
-        str | None, Parameter(help="Set bad records aside here; without it the first one stops.")
+        str | None,
+        Parameter(help="File for bad records; without it the first one stops the job."),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -122,12 +129,12 @@ def command(
     """Encode the texts of a file, of any size, into a file of vectors."""
     if source.startswith("-") and source != "-":
         raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
-    from embedlm.bulk.files import encode_file, encode_folder
-    from embedlm.bulk.workers import Duty, crew_of
+    from embedlm.bulk import encode_file, encode_folder
+    from embedlm.bulk.workers import WorkerSettings, open_pool
 
-    load = partial(_loaded, loading, model, fit, text_field)
+    load = partial(_load, loading, model, fit, text_field)
     embedder = load()
-    given = {
+    options = {
         "heads": parse_heads(heads),
         "dim": dim,
         "precision": precision,
@@ -136,25 +143,26 @@ def command(
         "batch_tokens": batch_tokens,
         **prompting.options(),
     }
-    duty = Duty(load, given, rejects is not None)
-    with crew_of(duty, workers, ray) as crew:
-        how = {
+    settings = WorkerSettings(load, options, rejects is not None)
+    with open_pool(settings, workers, ray) as pool:
+        job = {
             "input_format": format,
             "text_field": text_field,
             "id_field": id_field,
             "keep": keep,
+            "quoting": quoting,
             "rejects": rejects,
             "calibration": calibration,
             "restart": restart,
             "compile": compile,
             "block": block,
-            "crew": crew,
-            **given,
+            "pool": pool,
+            **options,
         }
         if Path(source).is_dir():
-            reports = encode_folder(embedder, source, output, **how)
+            reports = encode_folder(embedder, source, output, **job)
         else:
-            reports = [encode_file(embedder, source, output, **how)]
+            reports = [encode_file(embedder, source, output, **job)]
     for report in reports:
         _show(report, rejects, json=json)
 
@@ -170,11 +178,11 @@ def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
     print(f"{what} -> {report.output}{aside}{resumed}", file=sys.stderr)
 
 
-def _loaded(loading: Loading, model: str | None, fit: str | None, text_field: str) -> Any:
-    """Return the model, fitted where that is asked; each worker calls it."""
-    from embedlm.bulk.files import read_texts
+def _load(loading: Loading, model: str | None, fit: str | None, text_field: str) -> Any:
+    """Load the model, and fit it if there are texts for that; each worker calls it."""
+    from embedlm.data import Fields, Source, read_texts
 
     embedder = loading.load(model)
     if fit is not None:
-        embedder.fit(read_texts(fit, text_field))
+        embedder.fit(list(read_texts(Source(fit, Fields(text_field)))))
     return embedder

@@ -8,7 +8,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from embedlm.cli._common import Json, emit
-from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -25,7 +24,9 @@ def command(
     ],
     b: Annotated[str, Parameter(help="The same.")],
     *,
-    texts: Annotated[Path, Parameter(help="A text a line.")],
+    texts: Annotated[
+        Path, Parameter(help="File of texts: .txt (a text a line), .md, .jsonl, .csv, and others.")
+    ],
     recipe_a: Annotated[str | None, Parameter(help="For A, where EmbedLM runs it.")] = None,
     recipe_b: Annotated[str | None, Parameter(help="For B.")] = None,
     role: Annotated[str | None, Parameter(help="query, document, or another both know.")] = None,
@@ -37,12 +38,10 @@ def command(
 
     Exit status 1 if they do.
     """
+    from embedlm.data import read_texts
     from embedlm.studies import compare, open_runtime
 
-    try:
-        lines = [line for line in texts.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the texts {str(texts)!r}: {error}") from error
+    lines = [text for text in read_texts(texts) if text]
     sides = [
         open_runtime(spec, recipe, role=role, dtype=dtype)
         for spec, recipe in ((a, recipe_a), (b, recipe_b))

@@ -6,7 +6,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import Adapters, Device, Dtype, Json, Place, Split, TextField, show_hits
+from embedlm.cli._common import (
+    Adapters,
+    Device,
+    Dtype,
+    Json,
+    Place,
+    Quoting,
+    Split,
+    TextField,
+    show_hits,
+)
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -44,13 +54,14 @@ def command(
     ] = None,
     split: Split = "paragraph",
     text_field: TextField = "text",
+    quoting: Quoting = None,
     json: Json = False,
 ) -> None:
     """Print the passages of a file or folder by how well they answer a query."""
     from embedlm.rerank import Reranker
     from embedlm.search import Hit, read_passages
 
-    passages = read_passages(place, split=split, text_field=text_field)
+    passages = read_passages(place, split=split, text_field=text_field, quoting=quoting)
     loaded = Reranker(model, method, device=device, dtype=dtype, adapters=adapter)
     texts = [passage.text for passage in passages]
     ranked = loaded.rank(query, texts, top_k, instruction=instruction)

@@ -6,7 +6,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import AS_LOADED, Json, Loading, Model, Place, Split, TextField, show_hits
+from embedlm.cli._common import (
+    AS_LOADED,
+    Json,
+    Loading,
+    Model,
+    Place,
+    Quoting,
+    Split,
+    TextField,
+    show_hits,
+)
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -33,12 +43,13 @@ def command(
     ] = None,
     split: Split = "paragraph",
     text_field: TextField = "text",
+    quoting: Quoting = None,
     json: Json = False,
 ) -> None:
     """Print the passages of a file or folder that are nearest to a query, with file and line."""
     from embedlm.search import ExactIndex, read_passages
 
-    passages = read_passages(place, split=split, text_field=text_field)
+    passages = read_passages(place, split=split, text_field=text_field, quoting=quoting)
     loaded = loading.load(model)
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])

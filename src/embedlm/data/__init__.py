@@ -1,6 +1,19 @@
-"""Records that models are trained and measured on."""
+"""Files of texts and records: one `Source` for every form, and what models are trained on."""
 
-from embedlm.data.lines import read_lines
+from embedlm.data.compression import existing
 from embedlm.data.records import Group, Kind, Pair, Records, read_records
+from embedlm.data.source import Fields, Record, Source, read_rows, read_texts
 
-__all__ = ["Group", "Kind", "Pair", "Records", "read_lines", "read_records"]
+__all__ = [
+    "Fields",
+    "Group",
+    "Kind",
+    "Pair",
+    "Record",
+    "Records",
+    "Source",
+    "existing",
+    "read_records",
+    "read_rows",
+    "read_texts",
+]

@@ -1,35 +1,75 @@
-"""JSON lines, plain or gzipped."""
+"""Readers of files that are made of lines: texts, paragraphs, JSON lines."""
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
-from embedlm.errors import InputError, RecordError
+from embedlm.data.rows import Reading, Row, not_utf8
 
-__all__ = ["read_lines"]
+__all__ = ["paragraphs", "raw_lines", "read_jsonl", "read_lines", "read_paragraphs"]
+
+_BOM = b"\xef\xbb\xbf"
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of `path`, or of `path` + ".gz" where that is what there is.
+def raw_lines(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    r"""Yield each line with its number from 1, without its end (\n or \r\n)."""
+    for number, line in enumerate(handle, 1):
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        line = line[:-1] if line.endswith(b"\n") else line
+        yield number, line[:-1] if line.endswith(b"\r") else line
 
-    Raises:
-        InputError: neither is there.
-        RecordError: a line that is no JSON object, with file and line.
+
+def read_lines(handle: BinaryIO, _: Reading) -> Iterator[Row]:
+    """Yield a row a line; an empty line is an empty text."""
+    for number, line in raw_lines(handle):
+        try:
+            yield Row(number, line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield Row(number, error=not_utf8(error), raw=line)
+
+
+def read_paragraphs(handle: BinaryIO, reading: Reading) -> Iterator[Row]:
+    """Yield a row a paragraph."""
+    yield from paragraphs(read_lines(handle, reading))
+
+
+def paragraphs(lines: Iterable[Row], longest: int | None = None) -> Iterator[Row]:
+    """Join the lines between blank lines by spaces; a paragraph's place is its first line.
+
+    Args:
+        lines: a line with an error stands alone, and ends the paragraph before it.
+        longest: characters above which a paragraph is cut at the end of a line.
     """
-    packed = path.with_name(path.name + ".gz")
-    source = path if path.is_file() else packed
-    if not source.is_file():
-        raise InputError(f"{path} is not there (nor {packed.name}); check the data folder")
-    with gzip.open(source, "rt") if source.suffix == ".gz" else source.open() as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RecordError(f"{source}:{number}: not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise RecordError(f"{source}:{number}: not a JSON object")
-            yield record
+    parts: list[str] = []
+    first = 0
+    for row in lines:
+        text = str(row.value).strip()
+        full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
+        if parts and (not text or full):
+            yield Row(first, " ".join(parts))
+            parts = []
+        if row.error is not None:
+            yield row
+        elif text:
+            first = first if parts else row.line
+            parts.append(text)
+    if parts:
+        yield Row(first, " ".join(parts))
+
+
+def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[Row]:
+    """Yield a row for each line that is not blank."""
+    for number, line in raw_lines(handle):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield Row(number, error=not_utf8(error), raw=line)
+        except (ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits, too
+            yield Row(number, error=f"not valid JSON: {error}", raw=line)
+        else:
+            yield Row(number, value, raw=line)

@@ -7,14 +7,14 @@ sentence1, sentence2, score), FlagEmbedding (query, pos, neg, pos_scores, neg_sc
 
 from __future__ import annotations
 
-import gzip
-import lzma
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from embedlm.data.lines import read_lines
+from embedlm.data.forms import FORMS
+from embedlm.data.source import Source, read_rows
 from embedlm.errors import InputError, RecordError
 
 __all__ = ["Group", "Kind", "Pair", "Records", "read_records"]
@@ -63,10 +63,10 @@ class Records:
 
 
 def read_records(source: str | Path, limit: int | None = None) -> Records:
-    """Return the records of a file: .jsonl (.gz), or plain .txt (.gz, .xz) with a text a line.
+    """Return the records of a file, of any form that `data.Source` reads.
 
     Args:
-        source: a path, with or without its .gz.
+        source: a path, with or without its .gz, .xz or .zst.
         limit: read only the first ones.
 
     Raises:
@@ -74,48 +74,28 @@ def read_records(source: str | Path, limit: int | None = None) -> Records:
         RecordError: a record that cannot be used, with file and line.
     """
     path = Path(source)
-    if path.suffix in (".txt", ".xz") or path.name.endswith(".txt.gz"):
-        return _made(path, _texts(path), limit)
-    return _made(path, _read(path), limit)
-
-
-def _made(path: Path, items: Iterable[Item], limit: int | None) -> Records:
-    found: list[Item] = []
-    for item in items:
-        found.append(item)
-        if limit is not None and len(found) >= limit:
-            break
-    if not found:
+    items: list[Item] = list(islice(_items(path), limit))
+    if not items:
         raise InputError(f"{path} holds no record; give a file with at least two")
-    kinds = {type(item) for item in found}
-    if len(kinds) > 1:
+    if len({type(item) for item in items}) > 1:
         raise InputError(f"{path} mixes records of several kinds; give a file for each")
-    groups = [item for item in found if isinstance(item, Group)]
-    kind: Kind = "groups" if groups else "pairs" if isinstance(found[0], Pair) else "texts"
+    groups = [item for item in items if isinstance(item, Group)]
+    kind: Kind = "groups" if groups else "pairs" if isinstance(items[0], Pair) else "texts"
     negatives = bool(groups) and all(group.negatives for group in groups)
     scores = bool(groups) and all(group.scores for group in groups)
-    return Records(path.name.split(".")[0], kind, tuple(found), negatives, scores)
+    return Records(path.name.split(".")[0], kind, tuple(items), negatives, scores)
 
 
-def _texts(path: Path) -> Iterator[str]:
-    opened: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    if not path.is_file():
-        raise InputError(f"{path} is not there; check the plan's data")
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                if line.strip():
-                    yield line.strip()
-    except (OSError, UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
-        raise RecordError(f"{path} cannot be read as text: {error}") from error
-
-
-def _read(path: Path) -> Iterator[Item]:
+def _items(path: Path) -> Iterator[Item]:
+    source = Source(path)
+    bare = FORMS[source.form].bare
     labelled: dict[str, list[str]] = {}
     entailed: dict[str, tuple[list[str], list[str]]] = {}
-    for number, record in enumerate(read_lines(path), 1):
-        place = f"{path}:{number}"
-        if "premise" in record and "hypothesis" in record:
+    for place, record in read_rows(source):
+        if bare:
+            if record["text"].strip():
+                yield record["text"].strip()
+        elif "premise" in record and "hypothesis" in record:
             _inferred(record, entailed, place)
         elif "text" in record and "label" in record:
             text = _text(record["text"], place, "text")
@@ -129,25 +109,25 @@ def _read(path: Path) -> Iterator[Item]:
 
 
 def _inferred(
-    record: Mapping[str, Any], found: dict[str, tuple[list[str], list[str]]], place: str
+    record: Mapping[str, Any], by_premise: dict[str, tuple[list[str], list[str]]], place: str
 ) -> None:
     """Take an entailed hypothesis as a positive, a contradicted one as a hard negative."""
     premise = _text(record["premise"], place, "premise")
     label = str(record.get("label"))
-    row = found.setdefault(premise, ([], []))
+    positives, negatives = by_premise.setdefault(premise, ([], []))
     if label in ("entailment", "0", "contradiction", "2"):
-        which = row[0] if label in ("entailment", "0") else row[1]
-        which.append(_text(record["hypothesis"], place, "hypothesis"))
+        chosen = positives if label in ("entailment", "0") else negatives
+        chosen.append(_text(record["hypothesis"], place, "hypothesis"))
 
 
 def _of_labels(labelled: Mapping[str, list[str]]) -> Iterator[Group]:
     """Yield texts of one label as each other's positives, one of the next label as a negative."""
     labels = [label for label, texts in labelled.items() if len(texts) > 1]
-    for place, label in enumerate(labels):
-        own = labelled[label]
-        others = labelled[labels[(place + 1) % len(labels)]] if len(labels) > 1 else []
-        for index, text in enumerate(own):
-            positive = own[(index + 1) % len(own)]
+    for number, label in enumerate(labels):
+        texts = labelled[label]
+        others = labelled[labels[(number + 1) % len(labels)]] if len(labels) > 1 else []
+        for index, text in enumerate(texts):
+            positive = texts[(index + 1) % len(texts)]
             if positive != text:
                 negative = (others[index % len(others)],) if others else ()
                 yield Group(text, (positive,), negative)
@@ -177,32 +157,34 @@ def _group(record: Mapping[str, Any], query: str, place: str) -> Group:
     positive, negative = _name(record, _POSITIVE), _name(record, _NEGATIVE)
     if positive is None:
         raise RecordError(f"{place}: has no positive; give one of {', '.join(_POSITIVE)}")
-    asked = _text(record[query], place, query)
+    text = _text(record[query], place, query)
     positives = _several(record[positive], place, positive)
-    negatives = _several(record[negative], place, negative) if negative is not None else ()
+    # A table has the column in every row, be it empty.
+    empty = negative is None or record[negative] in (None, "")
+    negatives = () if negative is None or empty else _several(record[negative], place, negative)
     if not positives:
         raise RecordError(f"{place}: {positive!r} is empty; give at least one positive")
     both = set(positives) & set(negatives)
     if both:
         raise RecordError(f"{place}: {min(both)[:60]!r} is a positive and a negative")
-    return Group(asked, positives, negatives, _scores(record, len(positives), negatives, place))
+    return Group(text, positives, negatives, _scores(record, len(positives), negatives, place))
 
 
 def _scores(
     record: Mapping[str, Any], positives: int, negatives: tuple[str, ...], place: str
 ) -> tuple[float, ...]:
     """Return a teacher's scores, for positives and then for negatives."""
-    given: list[Any] = []
+    scores: list[Any] = []
     if "scores" in record or "teacher_scores" in record:
-        given = list(record.get("scores") or record.get("teacher_scores") or ())
+        scores = list(record.get("scores") or record.get("teacher_scores") or ())
     elif "pos_scores" in record:
-        given = [*record["pos_scores"], *(record.get("neg_scores") or ())]
-    if given and len(given) != positives + len(negatives):
+        scores = [*record["pos_scores"], *(record.get("neg_scores") or ())]
+    if scores and len(scores) != positives + len(negatives):
         raise RecordError(
-            f"{place}: {len(given)} scores for {positives} positives and {len(negatives)} "
+            f"{place}: {len(scores)} scores for {positives} positives and {len(negatives)} "
             "negatives; give one for each"
         )
-    return tuple(_number(value, place, "scores") for value in given)
+    return tuple(_number(value, place, "scores") for value in scores)
 
 
 def _name(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

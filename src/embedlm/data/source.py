@@ -1,4 +1,4 @@
-"""Reads the records of a file one by one: .txt, .jsonl, .csv, .tsv, .parquet, or standard input.
+"""Reads the records of a file, or of standard input, one by one, whatever the file's form.
 
 A record that cannot be read is still yielded, with its error, so that the caller can stop there or
 set it aside. Nothing is held but the record at hand (parquet: a batch of rows).
@@ -6,30 +6,30 @@ set it aside. Nothing is held but the record at hand (parquet: a batch of rows).
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import shutil
 import stat
 import sys
+import tempfile
+import weakref
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
-from io import TextIOWrapper
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from embedlm.errors import InputError, closest, require
+from embedlm.data.compression import COMPRESSIONS, DAMAGE, Meter, existing, unpacked
+from embedlm.data.forms import FORMS, SUFFIXES, form_of
+from embedlm.data.rows import Reading, Row, shortened
+from embedlm.data.tables import count_parquet
+from embedlm.errors import InputError, RecordError, closest
 
-__all__ = ["KINDS", "Fields", "Record", "Source"]
+__all__ = ["Fields", "Record", "Source", "read_rows", "read_texts"]
 
-KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
-SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl"} | {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
 _EDGE = 1 << 20
-_LONGEST_FIELD = 2**31 - 1
+"""Bytes at each end of a file that its fingerprint reads."""
+_ID = "id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Fields:
     """Which fields of a record are read."""
 
     text: str = "text"
-    id: str = "id"
+    id: str = _ID
+    """May be missing if it is the default; then the line is the id."""
     keep: tuple[str, ...] = ()
 
 
@@ -46,7 +47,7 @@ class Record:
     """One record of a source."""
 
     place: int
-    """Line (parquet: row), from 1."""
+    """The line on which it begins (parquet: its row), from 1."""
     text: str
     columns: str = "{}"
     """As JSON: the id (or else the place) under `id`, then the fields that are kept."""
@@ -57,72 +58,120 @@ class Record:
 
 
 class Source:
-    """A file, or "-" for standard input, whose records are read in order."""
+    """A file, or "-" for standard input, whose records are read in order.
+
+    Args:
+        path: the file; where it is missing, the one with .gz, .xz or .zst is read in its place.
+        fields: which fields of a record are read.
+        form: one of `FORMS`, also with a compression ("csv.gz"); None: as the name's end says.
+        quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
+
+    Raises:
+        InputError: no such file, or a form or option that it cannot have.
+    """
 
     def __init__(
-        self, path: str | Path, fields: Fields | None = None, kind: str | None = None
+        self,
+        path: str | Path,
+        fields: Fields | None = None,
+        form: str | None = None,
+        *,
+        quoting: bool | None = None,
     ) -> None:
+        self._row = 0
         self.stdin = str(path) == "-"
-        self.path = Path(path)
-        self.name = "stdin" if self.stdin else str(path)
+        self.path = Path(path) if self.stdin else existing(Path(path)) or Path(path)
+        self.name = "stdin" if self.stdin else str(self.path)
         self.fields = fields or Fields()
-        self._check_file()
-        self.kind = self._kind(kind)
-        self.position = 0
-        """How far the reader has come: bytes, or rows of a parquet file."""
+        self.regular = self._is_regular()
+        self.form, self.compression = self._form(form)
+        self.quoting = self._quoting(quoting)
+        self._meter: Meter | None = None
+        self._unpacked: BinaryIO | None = None
+        self._check_bare()
 
-    def _check_file(self) -> None:
+    def _is_regular(self) -> bool:
         if self.stdin:
-            self.regular = False
-            return
+            return False
         try:
             mode = self.path.stat().st_mode
+        except FileNotFoundError as error:
+            raise InputError(
+                f"the input {self.name} is not there: No such file or directory (nor with "
+                f"{', '.join(COMPRESSIONS)}); check its name"
+            ) from error
         except OSError as error:
             raise self._unreadable(error) from error
         if stat.S_ISDIR(mode):
             raise InputError(f"the input {self.name!r} is a folder; give a file, or - for stdin")
-        self.regular = stat.S_ISREG(mode)
+        return stat.S_ISREG(mode)
 
-    def _kind(self, given: str | None) -> str:
-        if given is not None and given not in KINDS:
-            raise InputError(
-                f"input format {given!r} is not known; allowed: {', '.join(KINDS)}."
-                + closest(given, list(KINDS))
-            )
-        kind = given or SUFFIXES.get(self.path.suffix.lower())
-        if kind is None and not self.regular:
-            kind = "txt"
-        if kind is None:
+    def _form(self, form: str | None) -> tuple[str, str]:
+        name, compression = form_of(self.path, form)
+        if name is None and not self.regular:
+            name = "txt"
+        if name is None:
             raise InputError(
                 f"the input {self.name!r} ends in none of {', '.join(SUFFIXES)}; rename it or say "
-                f"its format (--format): {', '.join(KINDS)}"
+                f"its format (--format): {', '.join(FORMS)}"
             )
-        if kind == "parquet" and not self.regular:
+        if name == "parquet" and not self.regular:
             raise InputError("parquet cannot be read from a stream; give a file")
-        return kind
+        return name, compression
+
+    def _quoting(self, quoting: bool | None) -> bool:
+        default = FORMS[self.form].quoting
+        if quoting is not None and default is None:
+            raise InputError(
+                f"quoting was given for {self.name!r}, a .{self.form} file; only .csv and .tsv "
+                "have a choice"
+            )
+        return bool(default if quoting is None else quoting)
+
+    def _check_bare(self) -> None:
+        named = [name for name in (*self._required(), *self.fields.keep) if name != "text"]
+        if FORMS[self.form].bare and named:
+            raise InputError(
+                f"a .{self.form} file has no field {named[0]!r}; allowed: text (and the line "
+                "number, which is always kept as id)"
+            )
+
+    def _required(self) -> list[str]:
+        """Return the id's field where it was named; the default one may be missing."""
+        return [self.fields.id] if self.fields.id != _ID else []
+
+    # -- what and how far ---------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """How far the reader has come: bytes of the file, or rows of a parquet file."""
+        if self.form == "parquet":
+            return self._row
+        return self._meter.bytes if self._meter is not None else 0
 
     @property
     def total(self) -> int | None:
         """Where `position` ends; None for a stream."""
         if not self.regular:
             return None
-        if self.kind == "parquet":
-            with closing(self._parquet()) as file:
-                return int(file.metadata.num_rows)
+        if self.form == "parquet":
+            with self._opened() as file:
+                return count_parquet(file, self.name)
         return self.path.stat().st_size
 
     @property
     def unit(self) -> str:
         """The unit of `position`."""
-        return "row" if self.kind == "parquet" else "B"
+        return "row" if self.form == "parquet" else "B"
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this input from another one, without reading all of it."""
         facts: dict[str, Any] = {
-            "format": self.kind,
+            "format": self.form + self.compression,
             "text_field": self.fields.text,
             "id_field": self.fields.id,
             "keep": list(self.fields.keep),
+            "quoting": self.quoting,
         }
         if not self.regular:
             return {**facts, "stream": True}
@@ -141,154 +190,176 @@ class Source:
             "tail": hashlib.sha256(tail).hexdigest()[:32],
         }
 
-    def __iter__(self) -> Iterator[Record]:
-        if self.kind == "parquet":
-            yield from self._from_parquet()
-            return
-        read = {"txt": self._from_txt, "jsonl": self._from_jsonl}.get(self.kind, self._from_csv)
+    # -- rows ---------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows with all their fields."""
+        return self._rows(list)
+
+    def _rows(self, columns: Any) -> Iterator[Row]:
+        self._row = 0
+        reading = Reading(self.name, columns, self.quoting)
         try:
-            with nullcontext(sys.stdin.buffer) if self.stdin else self.path.open("rb") as handle:
-                yield from read(handle)
-        except OSError as error:
+            with self._opened() as file:
+                for row in FORMS[self.form].read(file, reading):
+                    self._row = row.line
+                    yield row
+        except (OSError, *DAMAGE) as error:
             raise self._unreadable(error) from error
 
-    def _unreadable(self, error: OSError) -> InputError:
-        return InputError(f"cannot read the input {self.name!r}: {error.strerror or error}")
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        if self.form == "parquet":
+            yield self.path if not self.compression else self._unpacked_file()
+            return
+        with nullcontext(sys.stdin.buffer) if self.stdin else self.path.open("rb", 0) as stream:
+            self._meter = Meter(stream)
+            with unpacked(self._meter, self.compression) as file:
+                yield file
 
-    # -- lines --------------------------------------------------------------------------------
+    def _unpacked_file(self) -> BinaryIO:
+        """Return a compressed parquet file's content, which must be seekable, as a file on disk."""
+        if self._unpacked is None:
+            file: Any = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source)
+            weakref.finalize(self, file.close)
+            with self.path.open("rb", 0) as stream:
+                with unpacked(Meter(stream), self.compression) as content:
+                    shutil.copyfileobj(content, file)
+            self._unpacked = file
+        self._unpacked.seek(0)
+        return self._unpacked
 
-    def _lines(self, handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
-        for place, line in enumerate(handle, 1):
-            self.position += len(line)
-            if place == 1 and line.startswith(b"\xef\xbb\xbf"):
-                line = line[3:]
-            line = line[:-1] if line.endswith(b"\n") else line
-            yield place, line[:-1] if line.endswith(b"\r") else line
+    def _unreadable(self, error: Exception) -> InputError:
+        reason = getattr(error, "strerror", None) or error
+        after = f" after line {self._row}" if self._row else ""
+        return InputError(f"cannot read the input {self.name!r}{after}: {reason}")
 
-    def _from_txt(self, handle: BinaryIO) -> Iterator[Record]:
-        unknown = [name for name in self.fields.keep if name != "text"]
-        if unknown:
-            raise InputError(
-                f"a .txt file has no field {unknown[0]!r} to keep; allowed: text (and the line "
-                "number, which is always kept as id)"
-            )
-        for place, line in self._lines(handle):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                yield Record(place, "", error=_not_utf8(error), raw=_short(line))
-                continue
-            columns = {"id": place} | dict.fromkeys(self.fields.keep, text)
-            yield Record(place, text, json.dumps(columns, ensure_ascii=False))
+    # -- records ------------------------------------------------------------------------------
 
-    def _from_jsonl(self, handle: BinaryIO) -> Iterator[Record]:
-        for place, line in self._lines(handle):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield Record(place, "", error=_not_utf8(error), raw=_short(line))
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield Record(place, "", error=f"not valid JSON: {error}", raw=_short(line))
-            else:
-                value = {self.fields.text: value} if isinstance(value, str) else value
-                yield self._record(place, value, line)
+    def __iter__(self) -> Iterator[Record]:
+        search = self._search()
+        for row in self._rows(self._columns):
+            search.look(row)
+            yield self._record(row)
+        search.end(self.name)
 
-    def _record(self, place: int, value: Any, raw: bytes | None = None) -> Record:
-        """Return the record that a mapping gives, with what is wrong with it."""
-        error = None
-        text = value.get(self.fields.text) if isinstance(value, dict) else None
-        if not isinstance(value, dict):
-            error = f"a JSON {type(value).__name__}, not an object with {self.fields.text!r}"
-        elif self.fields.text not in value:
-            names = ", ".join(map(repr, value)) or "none"
-            error = f"no field {self.fields.text!r}; there are: {names}. Say which holds the text"
-        elif not isinstance(text, str):
-            error = f"field {self.fields.text!r} is {type(text).__name__}, not a string"
-        elif (at := _surrogate(text)) is not None:
-            error = f"the text holds a lone surrogate at character {at}; it is not valid Unicode"
-        if error is not None or not isinstance(text, str):
-            return Record(place, "", error=error, raw=_short(raw if raw is not None else value))
-        own = value.get(self.fields.id)
-        kept = {"id": place if own is None else own}
-        kept |= {name: value.get(name) for name in self.fields.keep}
-        columns = json.dumps(kept, ensure_ascii=False, default=str)
-        if _surrogate(columns) is not None:
-            return Record(place, "", error="its id or a kept field holds a lone surrogate")
-        return Record(place, text, columns)
+    def check_fields(self) -> None:
+        """Refuse an id or a kept field that no record has, before any work is done.
 
-    # -- tables -------------------------------------------------------------------------------
+        Reads as far as the first records that have them. A stream is checked at its end.
 
-    def _check_columns(self, names: list[str]) -> None:
-        for name in (self.fields.text, *self.fields.keep):
+        Raises:
+            InputError: no record has the field.
+        """
+        search = self._search()
+        if not search.missing or not self.regular:
+            return
+        for row in self._rows(self._columns):
+            search.look(row)
+            if not search.missing:
+                return
+        search.end(self.name)
+
+    def _search(self) -> _FieldSearch:
+        bare = FORMS[self.form].bare
+        return _FieldSearch(set() if bare else {*self._required(), *self.fields.keep})
+
+    def _columns(self, names: list[str]) -> list[str]:
+        """Return those of a table's columns that are read, and refuse one that is missing."""
+        required = (self.fields.text, *self._required(), *self.fields.keep)
+        for name in required:
             if name not in names:
                 raise InputError(
                     f"{self.name} has no column {name!r}; there are: {', '.join(names) or 'none'}."
                     + closest(name, names)
                 )
+        return [name for name in names if name in (*required, self.fields.id)]
 
-    def _from_csv(self, handle: BinaryIO) -> Iterator[Record]:
-        csv.field_size_limit(_LONGEST_FIELD)
-        delimiter = "\t" if self.kind == "tsv" else ","
-        wrapped = TextIOWrapper(handle, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        try:
-            rows = csv.reader(wrapped, delimiter=delimiter, strict=True)
-            header = next(rows, [])
-            self._check_columns(header)
-            while True:
-                place = rows.line_num + 1
-                try:
-                    row = next(rows)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield Record(place, "", error=f"not valid {self.kind.upper()}: {error}")
-                    continue
-                self.position = handle.tell() if self.regular else 0
-                if row:
-                    yield self._row(place, header, row)
-        finally:
-            wrapped.detach()
-
-    def _row(self, place: int, header: list[str], row: list[str]) -> Record:
-        if len(row) != len(header):
-            error = f"{len(row)} fields, but the header has {len(header)}"
-            return Record(place, "", error=error, raw=_short(row))
-        if any(_surrogate(cell) is not None for cell in row):
-            return Record(place, "", error="not valid UTF-8; save the file as UTF-8")
-        return self._record(place, dict(zip(header, row, strict=True)))
-
-    def _parquet(self) -> Any:
-        parquet = require("pyarrow.parquet", "parquet")
-        try:
-            return parquet.ParquetFile(self.path)
-        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-            raise InputError(f"{self.name} cannot be read as parquet: {error}") from error
-
-    def _from_parquet(self) -> Iterator[Record]:
-        with closing(self._parquet()) as file:
-            names = list(file.schema_arrow.names)
-            self._check_columns(names)
-            wanted = [n for n in (self.fields.text, self.fields.id, *self.fields.keep)]
-            columns = [name for name in names if name in wanted]
-            batches = file.iter_batches(batch_size=1024, columns=columns)
-            while True:
-                try:
-                    batch = next(batches, None)
-                except (OSError, ValueError) as error:
-                    raise InputError(
-                        f"{self.name} cannot be read after row {self.position}: {error}"
-                    ) from error
-                if batch is None:
-                    return
-                for value in batch.to_pylist():
-                    self.position += 1
-                    yield self._record(self.position, value)
+    def _record(self, row: Row) -> Record:
+        """Return the record of a row, with what is wrong with it."""
+        fields = self.fields
+        if row.error is not None:
+            return Record(row.line, "", error=row.error, raw=shortened(row.raw))
+        value: Any = row.value
+        if isinstance(value, str):
+            value = {fields.text: value, **dict.fromkeys(fields.keep, value)}
+        text, error = value.get(fields.text) if isinstance(value, dict) else None, None
+        if not isinstance(value, dict):
+            error = f"a JSON {type(value).__name__}, not an object with {fields.text!r}"
+        elif fields.text not in value:
+            names = ", ".join(map(repr, value)) or "none"
+            error = f"no field {fields.text!r}; there are: {names}. Say which holds the text"
+        elif not isinstance(text, str):
+            error = f"field {fields.text!r} is {type(text).__name__}, not a string"
+        elif (at := _surrogate(text)) is not None:
+            error = f"the text holds a lone surrogate at character {at}; it is not valid Unicode"
+        if error is not None or not isinstance(text, str):
+            return Record(row.line, "", error=error, raw=shortened(row.raw))
+        id = value.get(fields.id)
+        columns = {"id": row.line if id is None else id}
+        columns |= {name: value.get(name) for name in fields.keep}
+        written = json.dumps(columns, ensure_ascii=False, default=str)
+        if _surrogate(written) is not None:
+            wrong = "its id or a kept field holds a lone surrogate"
+            return Record(row.line, "", error=wrong, raw=shortened(row.raw))
+        return Record(row.line, text, written)
 
 
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    return f"not valid UTF-8 at byte {error.start} of the line; save the file as UTF-8"
+@dataclass(slots=True)
+class _FieldSearch:
+    """Looks whether any record has the fields that were asked for."""
+
+    missing: set[str]
+    names: dict[str, None] = field(default_factory=dict)
+    """The fields that there are."""
+
+    def look(self, row: Row) -> None:
+        if self.missing and row.error is None:
+            fields = list(row.value) if isinstance(row.value, dict) else []
+            self.missing.difference_update(fields)
+            self.names |= dict.fromkeys(fields)
+
+    def end(self, name: str) -> None:
+        """Refuse what is missing, unless no record had any field."""
+        if self.missing and self.names:
+            missing, names = min(self.missing), list(self.names)
+            raise InputError(
+                f"no record of {name} has the field {missing!r}; there are: {', '.join(names)}."
+                + closest(missing, names)
+            )
+
+
+def read_rows(source: Source | str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each record's place, as "file:line", and its fields.
+
+    A bare text is the field `text`.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+        RecordError: a bad record, with file and line.
+    """
+    source = source if isinstance(source, Source) else Source(source)
+    for row in source.rows():
+        place = f"{source.name}:{row.line}"
+        value = {"text": row.value} if isinstance(row.value, str) else row.value
+        error = row.error if isinstance(value, dict) else "not a JSON object"
+        if error is not None:
+            raise RecordError(f"{place}: {error}. Mend the record")
+        yield place, value
+
+
+def read_texts(source: Source | str | Path) -> Iterator[str]:
+    """Yield the texts of a source, or of a file whose field `text` holds them.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+        RecordError: a bad record, with file and line.
+    """
+    source = source if isinstance(source, Source) else Source(source)
+    for record in source:
+        if record.error is not None:
+            raise RecordError(f"{source.name}:{record.place}: {record.error}. Mend the record")
+        yield record.text
 
 
 def _surrogate(text: str) -> int | None:
@@ -298,8 +369,3 @@ def _surrogate(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
-
-
-def _short(value: Any) -> str:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,11 +1,14 @@
-"""Reading the data sets that tasks are made of: JSON lines, plain or gzipped, in a folder each."""
+"""Reads the data sets of tasks: files of any form that `data.Source` reads, in a folder each."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from embedlm.data import read_lines
+from embedlm.data import read_rows
+from embedlm.errors import RecordError
 
 __all__ = ["Retrieval", "read_labelled", "read_pairs", "read_retrieval"]
 
@@ -21,13 +24,27 @@ class Retrieval:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str, float]]:
-    """Return sentence pairs with their gold similarity (s1, s2, score)."""
-    return [(str(r["s1"]), str(r["s2"]), float(r["score"])) for r in read_lines(path)]
+    """Return sentence pairs with their gold similarity.
+
+    Their fields are s1 and s2, or sentence1 and sentence2, and score.
+
+    Raises:
+        InputError: no such file.
+        RecordError: a record without these fields, with file and line.
+    """
+    pairs = []
+    for place, record in read_rows(path):
+        first, second = (_text(record, place, f"s{n}", f"sentence{n}") for n in (1, 2))
+        pairs.append((first, second, _number(record, place, "score")))
+    return pairs
 
 
 def read_labelled(path: Path) -> list[tuple[str, str]]:
     """Return texts with their class (text, label)."""
-    return [(str(r["text"]), str(r["label"])) for r in read_lines(path)]
+    return [
+        (_text(record, place, "text"), _text(record, place, "label"))
+        for place, record in read_rows(path)
+    ]
 
 
 def read_retrieval(folder: Path, split: str | None = None) -> Retrieval:
@@ -39,12 +56,38 @@ def read_retrieval(folder: Path, split: str | None = None) -> Retrieval:
     """
     end = f"_{split}.jsonl" if split else ".jsonl"
     documents = {
-        str(r["_id"]): " ".join(part for part in (r.get("title"), r.get("text")) if part)
-        for r in read_lines(folder / "corpus.jsonl")
+        _text(record, place, "_id"): " ".join(
+            str(part) for part in (record.get("title"), record.get("text")) if part
+        )
+        for place, record in read_rows(folder / "corpus.jsonl")
     }
-    queries = {str(r["_id"]): str(r["text"]) for r in read_lines(folder / f"queries{end}")}
+    queries = {
+        _text(record, place, "_id"): _text(record, place, "text")
+        for place, record in read_rows(folder / f"queries{end}")
+    }
     relevant: dict[str, dict[str, float]] = {}
-    for record in read_lines(folder / f"qrels{end}"):
-        if str(record["q"]) in queries:
-            relevant.setdefault(str(record["q"]), {})[str(record["d"])] = float(record["rel"])
+    for place, record in read_rows(folder / f"qrels{end}"):
+        query = _text(record, place, "q")
+        if query in queries:
+            gain = _number(record, place, "rel")
+            relevant.setdefault(query, {})[_text(record, place, "d")] = gain
     return Retrieval(documents, {q: t for q, t in queries.items() if q in relevant}, relevant)
+
+
+def _text(record: Mapping[str, Any], place: str, *names: str) -> str:
+    """Return the first of these fields that a record has, as a string."""
+    for name in names:
+        if record.get(name) is not None:
+            return str(record[name])
+    raise RecordError(
+        f"{place}: has no field {' or '.join(map(repr, names))}; there are: "
+        f"{', '.join(record) or 'none'}"
+    )
+
+
+def _number(record: Mapping[str, Any], place: str, name: str) -> float:
+    text = _text(record, place, name)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise RecordError(f"{place}: {name!r} is {text!r}, which is no number") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from embedlm.errors import GenerationError
 from embedlm.generation.generator import Chat, Sampling
+from embedlm.jobs import set_aside
 from embedlm.jobs.user_cache import user_cache
 
 __all__ = ["Cache", "default_path", "key_of"]
@@ -21,15 +22,15 @@ log = logging.getLogger(__name__)
 _MOST_NAMES = 500
 """Keys in one query."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_PARTS = ("", "-wal", "-shm")
+_ENDINGS = ("", "-wal", "-shm")
 """Endings of the files that are one database; what was written last may be in the second."""
 
 
 def default_path() -> Path:
     """Return where the cache is: $EMBEDLM_CACHE (a folder or *.sqlite), or the user's cache."""
-    own = os.environ.get("EMBEDLM_CACHE")
-    if own and own.endswith(".sqlite"):
-        return Path(own).expanduser()
+    path = os.environ.get("EMBEDLM_CACHE")
+    if path and path.endswith(".sqlite"):
+        return Path(path).expanduser()
     return user_cache() / "generations.sqlite"
 
 
@@ -67,7 +68,7 @@ class Cache:
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-            aside = self._set_aside()
+            aside = set_aside(self.path, _ENDINGS).name
             log.warning("the cache %s is damaged (%s); it is kept as %s", self.path, error, aside)
         return self._open()
 
@@ -84,29 +85,18 @@ class Cache:
             raise
         return connection
 
-    def _set_aside(self) -> str:
-        """Rename the files to the first free name and return it."""
-        count = 1
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{count}")).exists():
-            count += 1
-        for part in _PARTS:
-            file = self.path.with_name(self.path.name + part)
-            if file.exists():
-                os.replace(file, aside.with_name(aside.name + part))
-        return aside.name
-
     def get(self, keys: Sequence[str]) -> dict[str, str]:
         """Return the texts that are there."""
-        found: dict[str, str] = {}
+        texts: dict[str, str] = {}
         try:
             for start in range(0, len(keys), _MOST_NAMES):
                 part = keys[start : start + _MOST_NAMES]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, text FROM generations WHERE key IN ({marks})"
-                found.update(self._connection.execute(query, part).fetchall())
+                texts.update(self._connection.execute(query, part).fetchall())
         except sqlite3.Error as error:
             raise self._failed(error) from error
-        return found
+        return texts
 
     def put(self, entries: Iterable[tuple[str, str]]) -> None:
         """Add texts; they are on disk when this returns."""

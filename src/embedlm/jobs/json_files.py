@@ -1,29 +1,71 @@
-"""JSON files of model folders, with errors that name the file."""
+"""JSON in files: whole files, and logs with one object a line."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from embedlm.errors import ModelError
+from embedlm.errors import EmbedLMError, ModelError
+from embedlm.jobs.atomic import disk_errors, write_text
 
-__all__ = ["optional_json", "read_json"]
+__all__ = ["append_json", "optional_json", "read_json", "read_log", "write_json"]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
     """Return a JSON file's content.
 
+    Args:
+        path: the file.
+        error: raised where the file cannot be read or is not JSON.
+
     Raises:
-        ModelError: no such file, or not JSON.
+        ModelError: or `error`; the message names the file.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as reason:
+        raise error(f"{path} cannot be read as JSON: {reason}") from reason
 
 
 def optional_json(path: Path) -> dict[str, Any]:
     """Return a JSON file's mapping; an empty one where there is no such file."""
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    value = read_json(path) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: Any, indent: int | None = None, *, shared: bool = False) -> None:
+    """Write a value as a JSON file that appears whole or not at all."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    write_text(path, text + "\n", shared=shared)
+
+
+def append_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Add an object to a log, on a line of its own even after a line that a kill cut off.
+
+    Raises:
+        JobError: the disk is full, or the file cannot be written.
+    """
+    line = json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
+    with (
+        disk_errors(path, "The lines before are kept; make room and run the same command again"),
+        path.open("ab+") as file,
+    ):
+        if file.tell() > 0:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line)
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a log, without lines that a kill cut off."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except (UnicodeDecodeError, json.JSONDecodeError):
+                continue
+            if isinstance(value, dict):
+                yield value

@@ -16,16 +16,26 @@ LONG = 256
 
 @contextmanager
 def progress(
-    wanted: bool | None, total: int, *, unit: str = "text", label: str = "encode"
+    show: bool | None,
+    total: int | None,
+    *,
+    unit: str = "text",
+    label: str = "encode",
+    scale: bool = False,
+    least: int = LONG,
 ) -> Iterator[Callable[[int], object]]:
-    """Give a function that is told how many items are finished.
+    """Yield a function to call with the number of items that have just been finished.
 
     Args:
-        wanted: show the bar; None shows it for long jobs on a terminal.
-        total: number of items.
+        show: show the bar or not; None shows it on a terminal for jobs of `least` items or more.
+        total: number of items; None if it is not known.
         unit: what an item is.
-        label: what is done.
+        label: what is done with it.
+        scale: write large numbers as 12k or 3.4M.
+        least: items of the shortest job that shows a bar unasked.
     """
-    shown = wanted if wanted is not None else total >= LONG and sys.stderr.isatty()
-    with tqdm(total=total, unit=unit, desc=label, disable=not shown) as bar:
+    shown = show
+    if shown is None:
+        shown = sys.stderr.isatty() and (total is None or total >= least)
+    with tqdm(total=total, unit=unit, desc=label, unit_scale=scale, disable=not shown) as bar:
         yield bar.update

@@ -5,11 +5,11 @@ A dense recipe is a SentenceTransformer, SPLADE's a SparseEncoder, ColBERT's a M
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedlm.jobs.json_files import write_json
 from embedlm.persistence.expressible import Form
 from embedlm.schema.recipe import MultiVector, Recipe, Sparse
 
@@ -45,12 +45,13 @@ def write_modules(embedder: Embedder, folder: Path, form: Form, dense: Sequence[
         {"idx": i, "name": str(i), "path": path, "type": kind}
         for i, (path, kind) in enumerate(modules)
     ]
-    _json(folder / "modules.json", entries)
+    write_json(folder / "modules.json", entries, indent=2)
     prompts = {"prompts": form.prefixes.named, "default_prompt_name": form.prefixes.default}
-    _json(folder / "config_sentence_transformers.json", {**prompts, **settings})
-    _json(
+    write_json(folder / "config_sentence_transformers.json", {**prompts, **settings}, indent=2)
+    write_json(
         folder / "sentence_bert_config.json",
         {"max_seq_length": embedder.max_length, "do_lower_case": False},
+        indent=2,
     )
 
 
@@ -75,7 +76,7 @@ def _sentence(embedder: Embedder, folder: Path, dense: Sequence[str], _: Form) -
     for kind, key in _POOLING.items():
         pooling[key] = kind == recipe.pooling.kind
     (folder / "1_Pooling").mkdir()
-    _json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "1_Pooling" / "config.json", pooling, indent=2)
     return modules, {"model_type": "SentenceTransformer", "similarity_fn_name": recipe.similarity}
 
 
@@ -88,7 +89,7 @@ def _splade(embedder: Embedder, folder: Path, _: Sequence[str], __: Form) -> Wri
         "word_embedding_dimension": embedder.backbone.vocab_size,
     }
     (folder / "1_SpladePooling").mkdir()
-    _json(folder / "1_SpladePooling" / "config.json", pooling)
+    write_json(folder / "1_SpladePooling" / "config.json", pooling, indent=2)
     modules = [("", f"{_SPARSE}MLMTransformer"), ("1_SpladePooling", f"{_SPARSE}SpladePooling")]
     return modules, {"model_type": "SparseEncoder", "similarity_fn_name": "dot"}
 
@@ -120,7 +121,3 @@ def _lengths(recipe: Recipe) -> dict[str, int]:
     given = recipe.prompt.max_length
     assert isinstance(given, dict)
     return given
-
-
-def _json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

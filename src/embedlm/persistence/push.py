@@ -32,8 +32,8 @@ def push(
     """Save a model to a repository of the hub; see `Embedder.push_to_hub`."""
     about = Card(**card)
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / (repo.rsplit("/", 1)[-1] or "model")
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / (repo.rsplit("/", 1)[-1] or "model")
         save(embedder, folder, about)
         try:
             made = api.create_repo(repo, private=private, exist_ok=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from embedlm.errors import InputError
+from embedlm.jobs import disk_errors, new_folder
 from embedlm.persistence.card import Card
 from embedlm.persistence.expressible import form_of
 from embedlm.persistence.modules import write_modules
@@ -33,25 +33,21 @@ _OPENED = {
 
 
 def save(embedder: Embedder, folder: Path, card: Card) -> None:
-    """Write the model's folder; nothing is left half written.
+    """Write the model's folder, which appears whole or not at all.
 
     Raises:
         InputError: the target is a file, or a folder that holds something else.
+        JobError: the disk is full, or cannot be written.
     """
     if folder.is_file():
         raise InputError(f"{str(folder)!r} is a file; give a folder to save the model in")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise InputError(f"the folder {str(folder)!r} holds something that is no model")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write(embedder, part, card, folder.name)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        os.chmod(part, 0o755)
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    kept = f"What was at {folder} before is unchanged; make room, or choose another folder"
+    with disk_errors(folder, kept, also=(SafetensorError,)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(folder) as unfinished:
+            _write(embedder, unfinished, card, folder.name)
 
 
 def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:

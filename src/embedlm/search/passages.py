@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedlm.data.source import Fields, Source
+from embedlm.data import Fields, Source, existing
+from embedlm.data.compression import COMPRESSIONS
+from embedlm.data.forms import FORMS, SUFFIXES, form_of
+from embedlm.data.lines import paragraphs
+from embedlm.data.rows import Row
 from embedlm.errors import InputError, RecordError
 
 __all__ = ["Passage", "read_passages"]
 
 SPLITS = ("paragraph", "line")
-PROSE = (".txt", ".text", ".md", ".markdown", ".rst")
-RECORDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 LONGEST = 1200
 """Characters; a longer paragraph is cut where a line or a sentence ends."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -36,87 +38,86 @@ def read_passages(
     *,
     split: str = "paragraph",
     text_field: str = "text",
+    quoting: bool | None = None,
     longest: int = LONGEST,
 ) -> list[Passage]:
-    """Return the passages of a file, or of the files in a folder and below it.
+    """Return the passages of a file, of the files in a folder and below it, or of stdin ("-").
 
-    Prose is cut at blank lines (or at every line); of .jsonl, .csv, .tsv and .parquet each record
-    is a passage. Hidden files, and in a folder files of other kinds, are left out.
+    Prose (.txt, .md, .rst) is cut at blank lines, or at every line; of .jsonl, .csv, .tsv and
+    .parquet each record is a passage. In a folder, hidden files and files of other forms are left
+    out.
+
+    Args:
+        path: the file or folder.
+        split: "paragraph" or "line"; where prose is cut.
+        text_field: field or column with the text.
+        quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
+        longest: characters of a passage of prose.
 
     Raises:
         InputError: nothing is there, or nothing with text in it.
-        RecordError: a file that is not UTF-8, or a bad record.
+        RecordError: text that is not UTF-8, or another bad record, with file and line.
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} is not known; allowed: {', '.join(SPLITS)}")
     if longest < 1:
         raise InputError(f"longest is {longest}; give a number of characters above 0")
-    root = Path(path)
-    found = [
-        passage
-        for file in _files(root)
-        for passage in (
-            _records(file, text_field)
-            if file.suffix.lower() in RECORDS
-            else _prose(file, split, longest)
-        )
-    ]
-    if not found:
-        raise InputError(f"{str(root)!r} holds no text to search; give a file or folder with some")
-    return found
+    passages: list[Passage] = []
+    for file in _files(path):
+        form, _ = form_of(Path(file))
+        if form is None or FORMS[form].bare:
+            passages += _prose(file, split, longest)
+        else:
+            passages += _records(file, text_field, quoting)
+    if not passages:
+        raise InputError(f"{str(path)!r} holds no text to search; give a file or folder with some")
+    return passages
 
 
-def _files(root: Path) -> list[Path]:
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise InputError(f"{str(root)!r} is not there; give a file or a folder of text")
-    found: list[Path] = []
+def _files(path: str | Path) -> list[str]:
+    root = existing(Path(path))
+    if str(path) == "-" or (root is not None and not root.is_dir()):
+        return [str(path if root is None else root)]
+    if root is None:
+        raise InputError(f"{str(path)!r} is not there; give a file or a folder of text")
+    files: list[str] = []
     for folder, inner, names in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [
-            Path(folder) / name
+        files += [
+            str(Path(folder) / name)
             for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() in (*PROSE, *RECORDS)
+            if not name.startswith(".") and form_of(Path(name))[0] is not None
         ]
-    if not found:
+    if not files:
         raise InputError(
-            f"the folder {str(root)!r} holds no file that ends in one of "
-            f"{', '.join((*PROSE, *RECORDS))}"
+            f"the folder {str(root)!r} holds no file that ends in one of {', '.join(SUFFIXES)}, "
+            f"with or without {', '.join(COMPRESSIONS)}"
         )
-    return found
+    return files
 
 
-def _records(file: Path, text_field: str) -> Iterator[Passage]:
-    for record in Source(file, Fields(text_field)):
+def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passage]:
+    for record in Source(file, Fields(text_field), quoting=quoting):
         if record.error is not None:
             raise RecordError(f"{file}:{record.place}: {record.error}. Mend the record")
         if record.text.strip():
-            yield Passage(str(file), record.place, record.text)
+            yield Passage(file, record.place, record.text)
 
 
-def _prose(file: Path, split: str, longest: int) -> Iterator[Passage]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        place = error.object.count(b"\n", 0, error.start) + 1
-        raise RecordError(
-            f"{file}:{place}: not valid UTF-8; save it as UTF-8, or move it out of the folder"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    gathered: list[str] = []
-    start = 1
-    # Only "\n" ends a line, so that the numbers are those of an editor.
-    for number, line in enumerate([*text.split("\n"), ""], 1):
-        if line.strip() and not gathered:
-            start = number
-        full = sum(map(len, gathered)) + len(line) > longest
-        if gathered and (not line.strip() or split == "line" or full):
-            yield from _pieces(str(file), start, " ".join(gathered), longest)
-            gathered, start = [], number
-        if line.strip():
-            gathered.append(line.strip())
+def _prose(file: str, split: str, longest: int) -> Iterator[Passage]:
+    """Yield the passages of a text file, read line by line; a file of no known form is one too."""
+    _, compression = form_of(Path(file))
+    source = Source(file, form=f"txt{compression}")
+    for row in _lines(source) if split == "line" else paragraphs(source.rows(), longest):
+        if row.error is not None:
+            raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
+        yield from _pieces(file, row.line, str(row.value).strip(), longest)
+
+
+def _lines(source: Source) -> Iterator[Row]:
+    for row in source.rows():
+        if row.error is not None or str(row.value).strip():
+            yield row
 
 
 def _pieces(file: str, line: int, text: str, longest: int) -> Iterator[Passage]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlm.errors import InputError, JobError
+from embedlm.jobs.json_files import append_json, read_log
+from embedlm.jobs.manifest import difference
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -72,8 +74,8 @@ def search_demonstrations(
     pool = list(default_candidates() if candidates is None else candidates)[:limit]
     texts = [text for first, second, _ in dev for text in (first, second)]
     gold = [score for *_, score in dev]
-    identity = {"model": model.name, "recipe": model.recipe.name, "pairs": len(dev)}
-    known = _read_log(log, identity)
+    manifest = {"model": model.name, "recipe": model.recipe.name, "pairs": len(dev)}
+    known = _read_log(log, manifest)
     for shot in [{"query": "", "response": ""}, *pool]:
         key = (str(shot.get("query", "")), str(shot.get("response", "")))
         if key not in known:
@@ -81,38 +83,32 @@ def search_demonstrations(
             vectors = model.encode(texts, demonstrations=shown, heads=["dense"])
             scores = model.similarity_pairwise(vectors[::2], vectors[1::2])
             known[key] = ScoredDemonstration(*key, spearman(scores, gold))
-            _append(log, known[key])
+            if log is not None:
+                append_json(log, asdict(known[key]))
         progress(1)
-    wanted = {("", ""), *((str(s.get("query", "")), str(s.get("response", ""))) for s in pool)}
-    return sorted((known[key] for key in wanted), key=lambda found: (-found.score, found.query))
+    keys = {("", ""), *((str(s.get("query", "")), str(s.get("response", ""))) for s in pool)}
+    return sorted((known[key] for key in keys), key=lambda scored: (-scored.score, scored.query))
 
 
 def _read_log(
-    log: Path | None, identity: dict[str, object]
+    log: Path | None, manifest: dict[str, object]
 ) -> dict[tuple[str, str], ScoredDemonstration]:
-    """Return what a log holds; start a new one where there is none."""
+    """Return the scores of a log; start a new one, with the manifest first, where there is none."""
     if log is None:
         return {}
     if not log.is_file():
-        log.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+        append_json(log, manifest)
         return {}
-    lines = log.read_text(encoding="utf-8").splitlines()
-    if not lines or json.loads(lines[0]) != identity:
+    lines = read_log(log)
+    change = difference(next(lines, {}), manifest)
+    if change:
         raise JobError(
-            f"{log} is the log of another search ({lines[0] if lines else 'empty'}); give another "
-            "file, or remove it to start anew"
+            f"{log} is the log of another search: {change}. Give another file, or remove it to "
+            "begin anew"
         )
-    found = {}
-    for line in lines[1:]:
-        try:
-            entry = ScoredDemonstration(**json.loads(line))
-        except (json.JSONDecodeError, TypeError):
-            continue  # the line that a kill cut off
-        found[entry.query, entry.response] = entry
-    return found
-
-
-def _append(log: Path | None, found: ScoredDemonstration) -> None:
-    if log is not None:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(found), ensure_ascii=False) + "\n")
+    known = {}
+    for line in lines:
+        if line.keys() == {"query", "response", "score"}:
+            scored = ScoredDemonstration(**line)
+            known[scored.query, scored.response] = scored
+    return known

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,13 +13,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from embedlm.errors import JobError
-from embedlm.jobs.json_files import read_json
+from embedlm.jobs.atomic import TEMPORARY, disk_errors, replace_folder
+from embedlm.jobs.json_files import read_json, write_json
+from embedlm.jobs.manifest import change_of, plain
 from embedlm.training.devices import rank, wait
 from embedlm.training.gradcache import RandomState
 from embedlm.training.shards import load_local_state, local, local_state, put_weights
 
-__all__ = ["Checkpoints", "Progress", "identity", "trainable"]
+__all__ = ["Checkpoints", "Progress", "trainable"]
 
+_MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 KEEP = 2
 """Checkpoints kept beside the best one."""
 
@@ -42,20 +42,19 @@ class Progress:
     """How hard each record's negatives were (`dynamic_negatives`)."""
 
 
-def identity(*parts: Any) -> str:
-    """Return what tells a stage's settings and data from others."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 class Checkpoints:
-    """The checkpoints of a stage's folder."""
+    """The checkpoints of a stage's folder.
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.folder, self.identity = folder, identity
+    Args:
+        folder: theirs; it is made if it is not there.
+        manifest: the settings and data of the stage, which tell its checkpoints from another's.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder, self.manifest = folder, plain(manifest)
         folder.mkdir(parents=True, exist_ok=True)
         if rank() == 0:
-            for left in folder.glob(".part-*"):
+            for left in folder.glob(f".*{TEMPORARY}"):
                 shutil.rmtree(left, ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -73,43 +72,41 @@ class Checkpoints:
         Raises:
             JobError: the disk is full, or cannot be written.
         """
-        part, target = self.folder / f".part-{progress.step}", self._place(progress.step)
+        target = self._path(progress.step)
+        # All processes write into one folder, so that its name is not drawn by chance.
+        unfinished = target.with_name(f".{target.name}{TEMPORARY}")
+        last = self.steps()
+        kept = f"The checkpoint of step {last[-1]} is whole. " if last else ""
+        told = f"{kept}Make room and run the same command again"
         try:
-            part.mkdir(exist_ok=True)
-            self._write(part, weights, optimizer)
-            wait()
-            if rank() == 0:
-                facts = {"identity": self.identity, **asdict(progress)}
-                (part / "progress.json").write_text(json.dumps(facts), encoding="utf-8")
-                if target.exists():
-                    shutil.rmtree(target)
-                os.replace(part, target)
-            wait()
-        except (OSError, RuntimeError) as error:  # torch's writer raises the second
-            shutil.rmtree(part, ignore_errors=True)
-            last = self.steps()
-            kept = f"; the checkpoint of step {last[-1]} is whole" if last else ""
-            raise JobError(
-                f"the checkpoint of step {progress.step} cannot be written to {self.folder}: "
-                f"{error}{kept}. Make room and run the same command again"
-            ) from error
+            with disk_errors(target, told, also=(RuntimeError,)):  # torch's writer raises that
+                unfinished.mkdir(exist_ok=True)
+                self._write(unfinished, weights, optimizer)
+                wait()
+                if rank() == 0:
+                    write_json(unfinished / _MANIFEST, self.manifest)
+                    write_json(unfinished / _PROGRESS, asdict(progress))
+                    replace_folder(unfinished, target)
+                wait()
+        except JobError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         if rank() == 0:
             self._prune(progress)
         return target
 
     def _write(
-        self, part: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+        self, folder: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
-        """Write what is this process's own: its random numbers, and its shards."""
-        state, own = RandomState.now(), self._own(weights)
-        torch.save({"cpu": state.cpu, "cuda": list(state.cuda)}, part / f"random-{rank()}.pt")
-        if own == rank():
-            torch.save(
-                {n: local(w).detach().cpu() for n, w in weights.items()}, part / f"weights-{own}.pt"
-            )
-            torch.save(local_state(optimizer), part / f"optimizer-{own}.pt")
+        """Write this process's random numbers and its shards."""
+        state, owner = RandomState.now(), self._owner(weights)
+        torch.save({"cpu": state.cpu, "cuda": list(state.cuda)}, folder / f"random-{rank()}.pt")
+        if owner == rank():
+            tensors = {name: local(weight).detach().cpu() for name, weight in weights.items()}
+            torch.save(tensors, folder / f"weights-{owner}.pt")
+            torch.save(local_state(optimizer), folder / f"optimizer-{owner}.pt")
 
-    def _own(self, weights: Mapping[str, Tensor]) -> int:
+    def _owner(self, weights: Mapping[str, Tensor]) -> int:
         """Return whose weights this process reads: its own shards, or those of the first."""
         return rank() if any(isinstance(w, DTensor) for w in weights.values()) else 0
 
@@ -124,34 +121,34 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             return None
-        place = self._place(steps[-1])
-        facts = read_json(place / "progress.json")
-        if facts.pop("identity", None) != self.identity:
+        folder = self._path(steps[-1])
+        change = change_of(folder / _MANIFEST, self.manifest)
+        if change:
             raise JobError(
-                f"{place} is a checkpoint of another plan or of other data; give another output "
-                "folder, or --restart to begin anew"
+                f"{folder} is a checkpoint of another plan or of other data: {change}. Give "
+                "another output folder, or --restart to begin anew"
             )
+        progress = read_json(folder / _PROGRESS, JobError)
         self.restore(steps[-1], weights)
         options = {"map_location": "cpu", "weights_only": True}
-        own = self._own(weights)
-        load_local_state(optimizer, torch.load(place / f"optimizer-{own}.pt", **options))  # type: ignore[arg-type]
-        random = torch.load(place / f"random-{rank()}.pt", **options)  # type: ignore[arg-type]
+        owner = self._owner(weights)
+        load_local_state(optimizer, torch.load(folder / f"optimizer-{owner}.pt", **options))  # type: ignore[arg-type]
+        random = torch.load(folder / f"random-{rank()}.pt", **options)  # type: ignore[arg-type]
         RandomState(random["cpu"], tuple(random["cuda"])).restore()
-        return Progress(**facts)
+        return Progress(**progress)
 
     def restore(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Put the weights of a checkpoint back."""
-        file = self._place(step) / f"weights-{self._own(weights)}.pt"
-        found = torch.load(file, map_location="cpu", weights_only=True)
-        put_weights(weights, found)
+        file = self._path(step) / f"weights-{self._owner(weights)}.pt"
+        put_weights(weights, torch.load(file, map_location="cpu", weights_only=True))
 
-    def _place(self, step: int) -> Path:
+    def _path(self, step: int) -> Path:
         return self.folder / f"step-{step}"
 
     def _prune(self, progress: Progress) -> None:
         for step in self.steps()[:-KEEP]:
             if step != progress.best_step:
-                shutil.rmtree(self._place(step), ignore_errors=True)
+                shutil.rmtree(self._path(step), ignore_errors=True)
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

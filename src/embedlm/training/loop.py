@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from embedlm.backbone.memory import free_memory, is_out_of_memory
 from embedlm.data import Records
 from embedlm.errors import JobError
+from embedlm.jobs.json_files import append_json
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, Progress, trainable
@@ -32,7 +32,7 @@ __all__ = ["Every", "run_steps", "steps_of"]
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """How often what is done beside the steps."""
+    """After how many steps a run logs, scores the dev set, and saves a checkpoint."""
 
     log: int = 10
     evaluate: int | None = None
@@ -234,5 +234,4 @@ def _evaluate(
 
 def write_log(path: Path, kind: str, values: dict[str, Any]) -> None:
     """Append a line to a stage's log."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"kind": kind, **values}) + "\n")
+    append_json(path, {"kind": kind, **values})

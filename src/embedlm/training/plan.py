@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from embedlm.backbone.files import bfloat16_is_fast, choose_device
+from embedlm.data import existing
 from embedlm.errors import InputError, RecipeError
 from embedlm.schema.recipe import Recipe, recipes
 from embedlm.schema.tuning import Data, Loss, Stage
@@ -158,13 +159,13 @@ def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
     """
     places = _places(source, folder, data)
     for place in places:
-        for path in (place, place.with_name(place.name + ".gz")):
-            if path.is_file():
-                return path
+        path = existing(place)
+        if path is not None and path.is_file():
+            return path
     looked = ", ".join(str(place) for place in places)
     raise InputError(
-        f"the data set {source!r} is not there (looked for {looked}, also with .gz); put it "
-        "there, or name the data folder with --data or $EMBEDLM_DATA"
+        f"the data set {source!r} is not there (looked for {looked}, also with .gz, .xz and "
+        ".zst); put it there, or name the data folder with --data or $EMBEDLM_DATA"
     )
 
 

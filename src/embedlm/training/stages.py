@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from embedlm.backbone.adapters import apply_adapters
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
+from embedlm.jobs.json_files import write_json
 from embedlm.loader import load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
@@ -22,7 +22,7 @@ from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
-from embedlm.training.checkpoint import Checkpoints, Progress, identity, trainable
+from embedlm.training.checkpoint import Checkpoints, Progress, trainable
 from embedlm.training.dev import metric_of
 from embedlm.training.devices import processes, rank, wait, world
 from embedlm.training.fsdp import check_sharding, shard, whole_weights
@@ -164,10 +164,14 @@ class _Run:
         if sharded:
             shard(student)
         batches = Batches(sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives)
-        settings = stage.model_dump(mode="json")
-        facts = identity(
-            settings, here, recipe.dump(), plan.seed, _prints(sets), world() if sharded else 1
-        )
+        manifest = {
+            "stage": stage.model_dump(mode="json"),
+            "model": here,
+            "recipe": recipe.model_dump(mode="json"),
+            "seed": plan.seed,
+            "data": _fingerprints(sets),
+            "shards": world() if sharded else 1,
+        }
         stepper = self._stepper(stage, student, batches.kind)
 
         def told(kind: str, values: dict[str, Any]) -> None:
@@ -176,7 +180,7 @@ class _Run:
                 self.say(kind, {"stage": stage.name, **values})
 
         with dropped(student, stage.dropout):
-            checkpoints = Checkpoints(folder / "checkpoints", facts)
+            checkpoints = Checkpoints(folder / "checkpoints", manifest)
             every = _every(plan, stage)
             role = plan.dev.role if plan.dev is not None else None
             progress = run_steps(stepper, batches, checkpoints, every, self.dev, told, role)
@@ -251,7 +255,7 @@ def _write_summary(folder: Path, progress: Progress) -> None:
         "best_score": progress.best_score,
         "dev": progress.history,
     }
-    (folder / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
+    write_json(folder / "summary.json", summary)
 
 
 def _student(
@@ -293,6 +297,6 @@ def _every(plan: Plan, stage: Stage) -> Every:
     )
 
 
-def _prints(sets: list[Records]) -> list[Any]:
+def _fingerprints(sets: list[Records]) -> list[Any]:
     """Return what tells data sets from others: their names, sizes and a few records."""
     return [[one.name, len(one.items), one.items[0], one.items[-1]] for one in sets]

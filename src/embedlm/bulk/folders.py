@@ -1,0 +1,96 @@
+"""Encodes the files of a folder into another folder, a file each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedlm.bulk.files import Encoded, encode_file
+from embedlm.bulk.writers import WRITERS
+from embedlm.data.compression import COMPRESSIONS, split_compression
+from embedlm.data.forms import SUFFIXES, form_of
+from embedlm.errors import InputError
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["encode_folder"]
+
+log = logging.getLogger(__name__)
+
+
+def encode_folder(
+    model: Embedder, source: str | Path, target: str | Path, **options: Any
+) -> list[Encoded]:
+    """Encode each file of a folder into a .parquet of its name in another folder.
+
+    A file that is finished is not done again unless it, the model or an option has changed; one
+    that was begun goes on where it was. Files whose names differ in their endings alone keep them:
+    `a.txt` and `a.csv` become `a.txt.parquet` and `a.csv.parquet`. A file of another form, or a
+    folder in the folder, is left out with a warning; hidden ones without.
+
+    Args:
+        model: encodes.
+        source: folder of files that `encode_file` reads.
+        target: folder of the outputs, made if it is not there.
+        **options: as for `encode_file`, but rejects.
+
+    Raises:
+        InputError: no file to encode, or a target that cannot be the outputs' folder.
+    """
+    if options.get("rejects") is not None:
+        raise InputError("a folder has no one rejects file; encode its files one by one")
+    folder, out = Path(source), Path(target)
+    _check_target(folder, out)
+    files = _inputs(folder)
+    names = _output_names(files)
+    out.mkdir(parents=True, exist_ok=True)
+    return [
+        encode_file(model, file, out / f"{name}.parquet", note=out / f".{name}.json", **options)
+        for file, name in zip(files, names, strict=True)
+    ]
+
+
+def _check_target(folder: Path, out: Path) -> None:
+    if split_compression(out)[0].suffix.lower() in {*WRITERS, *SUFFIXES} or out.is_file():
+        raise InputError(
+            f"the input {str(folder)!r} is a folder, so the output is one too, with a .parquet "
+            f"file for each input; {str(out)!r} is the name of a file. Give a folder's name"
+        )
+    if out.is_dir() and out.samefile(folder):
+        raise InputError(
+            f"the output is the input folder {str(folder)!r} itself, whose next run would encode "
+            "its own outputs; give another folder"
+        )
+
+
+def _inputs(folder: Path) -> list[Path]:
+    """Return the folder's files that can be read, in order of their names."""
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in entries if path.is_file() and form_of(path)[0] is not None]
+    left_out = [path.name for path in entries if path not in files]
+    if not files:
+        raise InputError(
+            f"the folder {str(folder)!r} holds no file that ends in one of {', '.join(SUFFIXES)}, "
+            f"with or without {', '.join(COMPRESSIONS)}"
+        )
+    if left_out:
+        log.warning(
+            "left out of %s, being folders or files of another form: %s",
+            folder,
+            ", ".join(left_out),
+        )
+    return files
+
+
+def _output_names(files: Sequence[Path]) -> list[str]:
+    """Return a name for each file, without endings where that tells the files apart."""
+    names = [split_compression(file)[0].stem for file in files]
+    while twice := {name for name, count in Counter(names).items() if count > 1}:
+        names = [
+            file.name if name in twice else name for file, name in zip(files, names, strict=True)
+        ]
+    return names

@@ -1,0 +1,63 @@
+"""Refuses, before a job begins, an output that cannot be written or cannot hold the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from embedlm.bulk.writers import OUTPUT_COLUMNS, WRITERS
+from embedlm.data import Source
+from embedlm.errors import InputError, closest, require
+
+__all__ = ["check_output", "check_paths"]
+
+
+def check_output(out: Path, keep: Iterable[str], arrays: set[str]) -> None:
+    """Refuse a form of output that cannot hold these arrays of a block, or these fields."""
+    form = out.suffix.lower()
+    if form not in WRITERS:
+        raise InputError(
+            f"the output {str(out)!r} must end in one of {', '.join(WRITERS)}."
+            + closest(form, list(WRITERS))
+        )
+    if form == ".npy" and arrays - {"columns", "rejects"} != {"dense"}:
+        raise InputError(
+            "a .npy file holds dense vectors alone; write sparse and multi-vector heads to .npz, "
+            ".jsonl or .parquet, or ask for the dense head only"
+        )
+    if keep and form in (".npy", ".npz"):
+        raise InputError(f"a {form} file cannot keep fields; write .jsonl or .parquet")
+    taken = [name for name in keep if name in OUTPUT_COLUMNS]
+    if taken:
+        raise InputError(f"the field {taken[0]!r} cannot be kept: an output column has that name")
+    if form == ".parquet":
+        require("pyarrow.parquet", "parquet")
+
+
+def check_paths(outputs: Mapping[str, Path | None], inputs: Mapping[str, Source | None]) -> None:
+    """Refuse outputs that are folders, have no folder, or are an input or another output.
+
+    Args:
+        outputs: by what they are called in an error.
+        inputs: by what they are called in an error.
+    """
+    files = {what: source.path for what, source in inputs.items() if source and not source.stdin}
+    for what, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise InputError(f"the {what} {str(path)!r} is a folder; give a file name")
+        if not path.parent.is_dir():
+            raise InputError(
+                f"the {what}'s folder {str(path.parent)!r} does not exist; make it first"
+            )
+        for other, file in files.items():
+            if _same(path, file):
+                raise InputError(f"the {what} is the {other} itself; give another name")
+        files[what] = path
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()

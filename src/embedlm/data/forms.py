@@ -1,0 +1,66 @@
+"""The forms of files that hold texts; one line in `FORMS` adds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedlm.data.compression import COMPRESSIONS, split_compression
+from embedlm.data.lines import read_jsonl, read_lines, read_paragraphs
+from embedlm.data.rows import Reading, Row
+from embedlm.data.tables import read_csv, read_parquet, read_tsv
+from embedlm.errors import InputError, closest
+
+__all__ = ["FORMS", "SUFFIXES", "Form", "form_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of file."""
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Any, Reading], Iterator[Row]]
+    """Takes the open file (parquet: or its path)."""
+    bare: bool = False
+    """A record is a text without fields."""
+    quoting: bool | None = None
+    """Whether cells may stand in quotes if nobody says; None: the form has no such choice."""
+
+
+FORMS = {
+    "txt": Form((".txt", ".text"), read_lines, bare=True),
+    "md": Form((".md", ".markdown", ".rst"), read_paragraphs, bare=True),
+    "jsonl": Form((".jsonl", ".ndjson"), read_jsonl),
+    "csv": Form((".csv",), read_csv, quoting=True),
+    "tsv": Form((".tsv",), read_tsv, quoting=False),
+    "parquet": Form((".parquet",), read_parquet),
+}
+"""Of txt each line is a text, of md each paragraph; of the others each row is a record."""
+SUFFIXES = {suffix: name for name, form in FORMS.items() for suffix in form.suffixes}
+
+
+def form_of(path: Path, form: str | None = None) -> tuple[str | None, str]:
+    """Return a file's form and compression.
+
+    Args:
+        path: its name says what `form` does not.
+        form: one of `FORMS`, or one with its compression, e.g. "jsonl.gz".
+
+    Returns:
+        The form's name, None where neither tells it; the compression's suffix, "" for none.
+
+    Raises:
+        InputError: an unknown form.
+    """
+    bare, compression = split_compression(path)
+    if form is None:
+        return SUFFIXES.get(bare.suffix.lower()), compression
+    name, _, packed = form.partition(".")
+    if name not in FORMS or (packed and f".{packed}" not in COMPRESSIONS):
+        raise InputError(
+            f"input format {form!r} is not known; allowed: {', '.join(FORMS)}, each also with "
+            f"{', '.join(COMPRESSIONS)}.{closest(form, list(FORMS))}"
+        )
+    return name, f".{packed}" if packed else compression

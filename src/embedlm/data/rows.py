@@ -1,0 +1,55 @@
+"""A row: what stands in a file at one place, or what is wrong there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Reading", "Row", "not_utf8", "shortened"]
+
+_LONGEST = 200
+"""Characters of a bad record that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file."""
+
+    line: int
+    """Where it begins, from 1 (parquet: the row)."""
+    value: Any = ""
+    """A bare text or fields by name; a line of JSON may hold another value."""
+    error: str | None = None
+    """What is wrong with it; its value is then empty."""
+    raw: Any = None
+    """What stands in the file: bytes, cells or fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file is read."""
+
+    name: str
+    """The file's, for errors."""
+    columns: Callable[[list[str]], list[str]] = list
+    """Takes the names of a table's columns and returns those to read.
+
+    Raises InputError if one is missing.
+    """
+    quoting: bool = False
+    """A cell of a table may stand in quotes and then hold delimiters and line ends."""
+
+
+def shortened(raw: Any) -> str:
+    """Return what stands in a file as a short text."""
+    if raw is None:
+        return ""
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    text = text if isinstance(text, str) else repr(text)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Return what is wrong with a line that cannot be decoded."""
+    return f"not valid UTF-8 at byte {error.start} of the line; save the file as UTF-8"

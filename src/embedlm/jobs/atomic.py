@@ -1,0 +1,152 @@
+"""Files and folders that appear whole or not at all.
+
+Everything is written under a temporary name in the folder of its target, synced to the disk, and
+renamed. A process that is killed leaves the old content, and at most a file that ends in `.tmp`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from embedlm.errors import EmbedLMError, JobError
+
+__all__ = [
+    "TEMPORARY",
+    "disk_errors",
+    "new_folder",
+    "replace_folder",
+    "set_aside",
+    "write_file",
+    "write_text",
+]
+
+TEMPORARY = ".tmp"
+"""Ending of the name of what is not finished."""
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object], *, shared: bool = False) -> None:
+    """Write a file atomically; the file that was there stays until the new one is whole.
+
+    Args:
+        path: the file.
+        write: gets the open temporary file and writes all of it.
+        shared: several processes may write the file at once, so each takes its own temporary name.
+    """
+    process = f".{os.getpid()}" if shared else ""
+    unfinished = path.with_name(f"{path.name}{process}{TEMPORARY}")
+    try:
+        with unfinished.open("wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
+    """Write a text file atomically, as UTF-8."""
+    write_file(path, lambda handle: handle.write(text.encode("utf-8")), shared=shared)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the target's place when the block ends without an error."""
+    unfinished = Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
+    try:
+        yield unfinished
+        os.chmod(unfinished, 0o777 & ~_umask())  # mkdtemp's folders are for their owner alone
+        replace_folder(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def replace_folder(finished: Path, target: Path) -> None:
+    """Give a finished folder the target's name; a folder of that name is removed afterwards.
+
+    Both must be in one parent folder.
+    """
+    for folder, _, names in os.walk(finished):
+        for name in names:
+            _sync(Path(folder) / name)
+        _sync(Path(folder))
+    if not target.is_dir():
+        os.replace(finished, target)
+    else:
+        before = Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
+        os.replace(target, before)
+        try:
+            os.replace(finished, target)
+        except BaseException:
+            os.replace(before, target)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+    _sync(target.parent)
+
+
+def set_aside(path: Path, endings: Sequence[str] = ("",)) -> Path:
+    """Rename damaged files that belong together to the first free name and return that name.
+
+    Args:
+        path: the main file; it becomes `NAME.damaged-1`, or the next number that is free.
+        endings: of the names of all files, e.g. `("", "-wal")`; those that are missing are skipped.
+    """
+    count = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{count}")).exists():
+        count += 1
+    for ending in endings:
+        file = path.with_name(path.name + ending)
+        if file.exists():
+            os.replace(file, aside.with_name(aside.name + ending))
+    return aside
+
+
+@contextmanager
+def disk_errors(target: Path, kept: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn an error of the disk into a JobError that says what is kept and what to do.
+
+    Args:
+        target: what is written; named where the error names no file.
+        kept: sentence that says what is kept and how the job goes on.
+        also: errors by which a library tells a failed write.
+    """
+    try:
+        yield
+    except EmbedLMError:  # some are OSErrors too
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        file = error.filename or target
+        what = "no space left while writing" if error.errno in _FULL else "cannot write"
+        raise JobError(f"{what} {file} ({error.strerror}). {kept}") from error
+    except also as error:
+        raise JobError(f"cannot write {target}: {error}. {kept}") from error
+
+
+def _sync(path: Path) -> None:
+    """Make a file's content, or the renames in a folder, last through a power cut."""
+    with suppress(OSError):  # where the system cannot; the write itself has told its errors
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    """Return the mask of new files; it can be read only by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

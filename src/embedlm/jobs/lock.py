@@ -1,0 +1,55 @@
+"""One process at a time: the lock of a job's folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+from embedlm.errors import JobError
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Make the lock file and its folder, and hold the lock to the end of the block.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        JobError: another process holds the lock.
+    """
+    with _taken(path) or nullcontext():
+        yield
+
+
+def _taken(path: Path) -> BinaryIO | None:
+    """Return the open file that holds the lock; None on Windows, which has none."""
+    try:
+        import fcntl
+    except ImportError:
+        path.parent.mkdir(exist_ok=True)
+        return None
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        try:
+            handle = path.open("a+b")
+        except FileNotFoundError:  # another process has just finished and removed the folder
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.close()
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise JobError(
+                f"another process is writing this output (it holds {path}); wait for it, stop it, "
+                "or choose another output"
+            ) from error
+        if path.exists() and os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
+            return handle
+        handle.close()

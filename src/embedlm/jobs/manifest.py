@@ -1,0 +1,60 @@
+"""What a job is: its input, model and options, and how two jobs differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedlm.errors import JobError
+from embedlm.jobs.json_files import read_json
+
+__all__ = ["change_of", "difference", "plain"]
+
+_SHOWN = 3
+"""Differences that a message names."""
+_LONGEST = 60
+"""Characters of a value that a message shows."""
+
+
+def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest as it will be read back: JSON's types, all else as strings."""
+    values: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return values
+
+
+def change_of(file: Path, manifest: Mapping[str, Any]) -> str:
+    """Return how a job differs from the one whose manifest is in a file; "" if it does not."""
+    try:
+        before = read_json(file, JobError)
+    except JobError as error:
+        return str(error)
+    return difference(before, manifest)
+
+
+def difference(before: Any, now: Mapping[str, Any]) -> str:
+    """Return in words how two manifests differ; "" if they do not."""
+    old, new = _flat(before), _flat(plain(now))
+    changes = [
+        f"{key} was {_brief(old.get(key))}, is {_brief(new.get(key))}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return "; ".join(changes[:_SHOWN]) + more
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
