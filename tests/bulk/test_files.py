@@ -391,7 +391,7 @@ def test_no_output_may_be_an_input_or_another_output(model, source, tmp_path):
 def test_a_field_that_no_record_has_is_refused_before_any_work(model, tmp_path, suffix, name):
     write_table(tmp_path / f"in.{suffix}", ROWS)
     options = {"id_field": "kay"} if name == "id_field" else {"keep": ["kay"]}
-    with pytest.raises(InputError, match="'kay'.*Did you mean 'key'"):
+    with pytest.raises(InputError, match=r"'kay'.*Did you mean 'key'"):
         encode_file(
             model, tmp_path / f"in.{suffix}", tmp_path / "out.jsonl", text_field="body", **options
         )

@@ -1,4 +1,4 @@
-"""A folder of files becomes a folder of files: which are read, what they are called, what is refused."""
+"""A folder of files becomes a folder of files: what is read, how it is called, what is refused."""
 
 import gzip
 import json

@@ -245,13 +245,13 @@ def test_damaged_compression_is_told_and_gives_no_short_read(tmp_path, compressi
     path = tmp_path / f"in.jsonl{compression}"
     text = "".join(json.dumps({"text": f"{i * 7919}"}) + "\n" for i in range(50_000))
     data = bytearray(packed(text.encode(), compression))
+    if compression == ".zst":  # whose checksum is an option
+        options = {zstd().CompressionParameter.checksum_flag: 1}
+        data = bytearray(zstd().compress(text.encode(), options=options))
     data[len(data) // 2] ^= 255
     path.write_bytes({"cut": data[: len(data) // 2], "flip": data, "other": b"no archive"}[damage])
-    with pytest.raises(InputError, match=r"cannot read the input .*in\.jsonl") as caught:
-        for record in Source(path):
-            if record.error is not None:
-                raise InputError(f"cannot read the input in.jsonl: {record.error}")
-    assert isinstance(caught.value, InputError)
+    with pytest.raises(InputError, match=r"cannot read the input .*in\.jsonl"):
+        list(Source(path))
 
 
 def test_zstandard_without_its_extra_is_told(tmp_path, monkeypatch):

@@ -222,9 +222,11 @@ class Source:
         if self._unpacked is None:
             file: Any = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source)
             weakref.finalize(self, file.close)
-            with self.path.open("rb", 0) as stream:
-                with unpacked(Meter(stream), self.compression) as content:
-                    shutil.copyfileobj(content, file)
+            with (
+                self.path.open("rb", 0) as stream,
+                unpacked(Meter(stream), self.compression) as content,
+            ):
+                shutil.copyfileobj(content, file)
             self._unpacked = file
         self._unpacked.seek(0)
         return self._unpacked
