@@ -228,7 +228,7 @@ def test_options_that_a_form_cannot_honour_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"quoting was given.*only \.csv and \.tsv"):
         Source(tmp_path / "in.jsonl", quoting=True)
     with pytest.raises(InputError, match=r"a \.md file has no field 'key'"):
-        Source(tmp_path / "in.md", Fields(id="key"))
+        Source(tmp_path / "in.md", Fields(id="key")).check_fields()
     with pytest.raises(InputError, match=r"format 'jsnl' is not known.*Did you mean 'jsonl'"):
         Source(tmp_path / "in.jsonl", form="jsnl")
     with pytest.raises(InputError, match=r"format 'jsonl\.zip' is not known"):

@@ -88,7 +88,6 @@ class Source:
         self.quoting = self._quoting(quoting)
         self._meter: Meter | None = None
         self._unpacked: BinaryIO | None = None
-        self._check_bare()
 
     def _is_regular(self) -> bool:
         if self.stdin:
@@ -127,14 +126,6 @@ class Source:
                 "have a choice"
             )
         return bool(default if quoting is None else quoting)
-
-    def _check_bare(self) -> None:
-        named = [name for name in (*self._required(), *self.fields.keep) if name != "text"]
-        if FORMS[self.form].bare and named:
-            raise InputError(
-                f"a .{self.form} file has no field {named[0]!r}; allowed: text (and the line "
-                "number, which is always kept as id)"
-            )
 
     def _required(self) -> list[str]:
         """Return the id's field where it was named; the default one may be missing."""
@@ -263,8 +254,16 @@ class Source:
         search.end(self.name)
 
     def _search(self) -> _FieldSearch:
-        bare = FORMS[self.form].bare
-        return _FieldSearch(set() if bare else {*self._required(), *self.fields.keep})
+        """Return what looks for the fields that were named; a bare form has none."""
+        keep = self.fields.keep
+        named = [name for name in (*self._required(), *keep) if name != "text"]
+        if FORMS[self.form].bare and named:
+            purpose = " to keep" if named[0] in keep else ""
+            raise InputError(
+                f"a .{self.form} file has no field {named[0]!r}{purpose}; allowed: text (and the "
+                "line number, which is always kept as id)"
+            )
+        return _FieldSearch(set() if FORMS[self.form].bare else {*self._required(), *keep})
 
     def _columns(self, names: list[str]) -> list[str]:
         """Return those of a table's columns that are read, and refuse one that is missing."""
