@@ -24,7 +24,7 @@ SUFFIXES = ("npy", "npz", "jsonl", "parquet")
 
 @pytest.fixture(scope="module")
 def model(tiny_llama):
-    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu", lm_head=True)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ The quick brown fox.
 
 @pytest.fixture(scope="module")
 def model(tiny_llama):
-    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu", lm_head=True)
 
 
 @pytest.fixture

@@ -112,8 +112,14 @@ class Loading:
         Parameter(help="Writes for recipe geneol: a model folder, or http://host/v1#model."),
     ] = None
 
-    def load(self, model: str | None, recipe: str | None = None) -> Embedder:
-        """Load a model; `recipe` is for where none was given."""
+    def load(self, model: str | None, recipe: str | None = None, heads: Any = None) -> Embedder:
+        """Load a model.
+
+        Args:
+            model: folder or hub id; None: the built-in one.
+            recipe: stands in where no --recipe was given.
+            heads: those that the command will ask for, on top of the recipe's.
+        """
         import embedlm
 
         chosen: Any = self.recipe if self.recipe is not None else recipe
@@ -127,11 +133,26 @@ class Loading:
             dtype=self.dtype,
             adapters=self.adapter,
             generator=self.generator,
+            lm_head=_reads_lm_head(heads, model, chosen),
         )
         return loaded
 
 
-def _recipe(model: str | None, name: str | None) -> Any:
+def _reads_lm_head(heads: Any, model: str | None, recipe: Any) -> bool:
+    """Tell whether one of these heads reads the language-model head."""
+    from embedlm.readout.heads import make_heads, requested_heads
+    from embedlm.schema.recipe import Recipe
+
+    if heads is None:
+        return False
+    plain = model is None and recipe is None
+    known = Recipe.load("plain-mean") if plain else _recipe(model, recipe)
+    return any(
+        head.reads_lm_head for head in make_heads(requested_heads(heads, known, several=False))
+    )
+
+
+def _recipe(model: str | None, name: Any) -> Any:
     from embedlm.persistence import derive_recipe
     from embedlm.schema.recipe import Recipe
 

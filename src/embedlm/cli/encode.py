@@ -28,6 +28,7 @@ from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.bulk import Encoded
+    from embedlm.embedder import Embedder
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -132,10 +133,11 @@ def command(
     from embedlm.bulk import encode_file, encode_folder
     from embedlm.bulk.workers import WorkerSettings, open_pool
 
-    load = partial(_load, loading, model, fit, text_field)
+    chosen = parse_heads(heads)
+    load = partial(_load, loading, model, chosen, fit, text_field)
     embedder = load()
     options = {
-        "heads": parse_heads(heads),
+        "heads": chosen,
         "dim": dim,
         "precision": precision,
         "normalize": normalize,
@@ -178,11 +180,13 @@ def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
     print(f"{what} -> {report.output}{aside}{resumed}", file=sys.stderr)
 
 
-def _load(loading: Loading, model: str | None, fit: str | None, text_field: str) -> Any:
+def _load(
+    loading: Loading, model: str | None, heads: Any, fit: str | None, text_field: str
+) -> Embedder:
     """Load the model, and fit it if there are texts for that; each worker calls it."""
     from embedlm.data import Fields, Source, read_texts
 
-    embedder = loading.load(model)
+    embedder = loading.load(model, heads=heads)
     if fit is not None:
         embedder.fit(list(read_texts(Source(fit, Fields(text_field)))))
     return embedder

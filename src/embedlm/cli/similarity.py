@@ -48,9 +48,10 @@ def command(
             f"{len(texts)} texts were given; give two or more, e.g. "
             'embedlm similarity "a river" "a stream"'
         )
-    loaded = loading.load(model)
-    found = loaded.encode(list(texts), heads=parse_heads(heads), **prompting.options())
-    scores = loaded.similarity(found, found, weights=parse_weights(weights))
+    chosen = parse_heads(heads)
+    loaded = loading.load(model, heads=chosen)
+    embedded = loaded.encode(list(texts), heads=chosen, **prompting.options())
+    scores = loaded.similarity(embedded, embedded, weights=parse_weights(weights))
     if json:
         emit({"texts": list(texts), "scores": [[float(f"{v:.7g}") for v in row] for row in scores]})
     else:
