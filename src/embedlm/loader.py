@@ -162,7 +162,9 @@ def _adapters(
 def _builtin(name: str) -> str:
     """Return the folder of a built-in model; another model never takes its place."""
     folder = BUILTIN / ("tuned" if name == "builtin" else "base")
-    missing = [file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()]
+    missing = [
+        file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()
+    ]
     if missing:
         raise ModelError(
             f"the built-in model {name!r} lacks {folder / missing[0]}; reinstall embedlm, or give "
