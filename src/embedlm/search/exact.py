@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError
 from embedlm.jobs.job import write_whole
-from embedlm.readout.similarity import dot, maxsim, normalize, sparse_dot
+from embedlm.readout.similarity import dot, maxsim, maxsim_pairwise, normalize, sparse_dot
 from embedlm.search.forms import FORMS, form_of
 from embedlm.search.store import Match, Vectors
 
@@ -25,6 +25,8 @@ __all__ = ["ExactStore"]
 FORMAT = "embedlm exact store 1"
 BLOCK = 1 << 24
 """Scores computed at once: 64 MiB of float32."""
+ROUNDING = 1e-5
+"""Two scores that differ by less, relative to the largest, may be equal."""
 
 
 class ExactStore:
@@ -89,13 +91,34 @@ class ExactStore:
             )
         if self._by_id is None:
             self._by_id = np.argsort(np.array(self._ids, dtype=object), kind="stable")
+        documents = self._vectors[head]
         matches: list[list[Match]] = []
         step = max(1, BLOCK // len(self._ids))
         for start in range(0, count, step):
-            for scores_N in self._scores(prepared[start : start + step], self._vectors[head]):
-                best = self._by_id[_best(scores_N[self._by_id], top_k)]
-                matches.append([Match(self._ids[i], float(scores_N[i])) for i in best.tolist()])
+            block = prepared[start : start + step]
+            for i, scores_N in enumerate(self._scores(block, documents)):
+                matches.append(self._best(block[i : i + 1], documents, scores_N, top_k))
         return matches
+
+    def _best(
+        self, query: Any, documents: Any, scores_N: npt.NDArray[np.float32], top_k: int
+    ) -> list[Match]:
+        """Return the best documents for one query.
+
+        A matrix product rounds differently for the last rows of a block than for others, so that
+        equal documents may differ in `scores_N`. Those that may be among the best are scored again,
+        each by itself.
+        """
+        assert self._by_id is not None
+        rows = self._by_id
+        if top_k < len(rows):
+            worst = np.partition(scores_N, -top_k)[-top_k]
+            rows = rows[scores_N[rows] >= worst - ROUNDING * np.abs(scores_N).max()]
+        form = form_of(documents)
+        queries = form.take(query, [0] * len(rows))
+        exact = self._scores(queries, form.take(documents, rows.tolist()), pairwise=True)
+        order = np.argsort(-exact, kind="stable")[:top_k]
+        return [Match(self._ids[rows[i]], float(exact[i])) for i in order.tolist()]
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; ids that are not present are ignored."""
@@ -167,26 +190,20 @@ class ExactStore:
             width, kept = form.width(checked), form.width(stored)
             if None not in (width, kept) and width != kept:
                 raise InputError(
-                    f"{head} vectors of width {width} were given, but those of the store have {kept}"
+                    f"{head} vectors have the width {width}, but those of the store have {kept}"
                 )
         if form is FORMS["dense"] and self.similarity == "cosine":
             return normalize(checked)
         return checked
 
-    def _scores(self, queries: Any, documents: Any) -> npt.NDArray[np.float32]:
-        """Return the scores of prepared vectors, (Q, N)."""
+    def _scores(
+        self, queries: Any, documents: Any, *, pairwise: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Return the scores of prepared vectors, (Q, N), or (N,) for pairs."""
         form = form_of(documents)
         if form is FORMS["sparse"]:
-            return sparse_dot(queries, documents)
+            return sparse_dot(queries, documents, pairwise=pairwise)
         if form is FORMS["tokens"]:
-            return maxsim(queries, documents, length_normalize=self.length_normalize)
-        return dot(queries, documents)
-
-
-def _best(scores_N: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:
-    """Return where the best scores are, best first, equal ones in their order."""
-    if top_k >= len(scores_N):
-        return np.argsort(-scores_N, kind="stable")
-    worst = np.partition(scores_N, -top_k)[-top_k]
-    candidates = np.flatnonzero(scores_N >= worst)
-    return candidates[np.argsort(-scores_N[candidates], kind="stable")[:top_k]]
+            compare = maxsim_pairwise if pairwise else maxsim
+            return compare(queries, documents, length_normalize=self.length_normalize)
+        return dot(queries, documents, pairwise=pairwise)

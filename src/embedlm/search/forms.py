@@ -58,7 +58,7 @@ class Form(Protocol):
 class Dense:
     """One array, (n, D)."""
 
-    name: ClassVar = "dense"
+    name: ClassVar[str] = "dense"
 
     @staticmethod
     def check(value: Any) -> Any:
@@ -100,10 +100,10 @@ class Dense:
         return arrays["rows"]
 
 
-class Terms:
+class Terms(Dense):
     """One sparse matrix, (n, V)."""
 
-    name: ClassVar = "sparse"
+    name: ClassVar[str] = "sparse"
 
     @staticmethod
     def check(value: Any) -> Any:
@@ -111,10 +111,6 @@ class Terms:
         matrix = csr_matrix(value, dtype=np.float32)
         _check_finite(matrix.data)
         return matrix
-
-    count = Dense.count
-    width = Dense.width
-    take = Dense.take
 
     @staticmethod
     def join(first: Any, second: Any) -> Any:
@@ -137,7 +133,7 @@ class Terms:
 class Tokens:
     """A list of n arrays, (tokens, D) each."""
 
-    name: ClassVar = "tokens"
+    name: ClassVar[str] = "tokens"
 
     @staticmethod
     def check(value: Any) -> Any:
@@ -189,7 +185,7 @@ class Tokens:
         return parts[: len(ends)]
 
 
-FORMS: dict[str, type[Form]] = {form.name: form for form in (Dense, Terms, Tokens)}
+FORMS: dict[str, type[Form]] = {"dense": Dense, "sparse": Terms, "tokens": Tokens}
 """The forms, by the names under which files hold them."""
 
 
@@ -197,7 +193,9 @@ def form_of(value: Any) -> type[Form]:
     """Return the form of a head's output."""
     if issparse(value):
         return Terms
-    return Dense if hasattr(value, "shape") else Tokens
+    if hasattr(value, "shape"):
+        return Dense
+    return Tokens
 
 
 def _check_finite(values: Floats) -> None:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 __all__ = ["Match", "Store", "Vectors"]
 
 Vectors = npt.NDArray[Any] | csr_matrix | Sequence[npt.NDArray[np.float32]]
-"""One head's output for n texts: an array (n, D), a sparse matrix (n, V), or n arrays (tokens, D)."""
+"""One head's output for n texts: an array (n, D), a sparse matrix (n, V) or n (tokens, D)."""
 
 
 class Match(NamedTuple):
