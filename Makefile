@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 
-.PHONY: demo test check lint types bench docs clean
+.PHONY: demo test check lint types contracts wheel bench docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,13 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-check: lint types test  ## All that CI checks.
+contracts: $(DEV)  ## Which room may import which, as pyproject.toml says.
+	$(BIN)/lint-imports
+
+check: lint types contracts test  ## All that CI checks.
+
+wheel: $(DEV)  ## Build the source archive and, from it, the wheel into dist/.
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 bench: $(DEV)  ## Measure against the peers; takes a while and wants a quiet machine.
 	$(BIN)/python benchmarks/encode.py
@@ -45,4 +51,4 @@ docs: $(DEV)  ## Build the documentation into site/.
 	$(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 import embedlm
 from embedlm.schema import recipe as schema
+from tests.readme import quick_start, without_digits
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -133,13 +134,6 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_the_readme_quick_start_prints_what_the_readme_shows():
-    """The words and shapes; digits depend on the machine and on the model's training."""
-    text = (ROOT / "README.md").read_text()
-    found = re.search(r"^```python\n(.*?)^```\n\n```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    code, shown = found.groups()
+    code, shown = quick_start()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    def without_digits(output):
-        return re.sub(r"-?\d\.\d\d", "N", output)
-
     assert without_digits(done.stdout) == without_digits(shown)

@@ -160,10 +160,14 @@ def _adapters(
 
 
 def _builtin(name: str) -> str:
-    for folder in ("tuned", "base") if name == "builtin" else ("base",):
-        if (BUILTIN / folder / "config.json").is_file():
-            return str(BUILTIN / folder)
-    raise ModelError(
-        "the built-in model's files are missing from this installation; reinstall embedlm, or "
-        "give a model folder or hub id"
-    )
+    """Return the folder of a built-in model; another model never takes its place."""
+    folder = BUILTIN / ("tuned" if name == "builtin" else "base")
+    missing = [
+        file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()
+    ]
+    if missing:
+        raise ModelError(
+            f"the built-in model {name!r} lacks {folder / missing[0]}; reinstall embedlm, or give "
+            "a model folder or hub id"
+        )
+    return str(folder)

@@ -139,7 +139,7 @@ def test_a_stored_model_is_loaded_once_and_only_to_write(writer_folder, cache):
 @pytest.mark.parametrize("kind", ["bert", "t5"])
 def test_an_encoder_cannot_write(model_folder, kind):
     generator = resolve_generator(str(model_folder(kind)))
-    with pytest.raises(GenerationError, match="no causal language model"):
+    with pytest.raises(GenerationError, match="not a causal language model"):
         next(generator.generate([ONE], sampling(), [0]))
 
 

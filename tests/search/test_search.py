@@ -7,7 +7,7 @@ import pytest
 
 import embedlm
 from embedlm.errors import InputError, RecordError
-from embedlm.search import MODES, ExactIndex, Passage, read_passages
+from embedlm.search import MODES, Passage, SearchIndex, read_passages
 
 GUIDE = """\
 # Guide
@@ -103,7 +103,7 @@ PASSAGES = [Passage("a.txt", i + 1, text) for i, text in enumerate(TEXTS)]
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_ranks_by_its_scores(model, mode):
-    index = ExactIndex(model, PASSAGES, mode)
+    index = SearchIndex(model, PASSAGES, mode)
     found = index.search("The quick brown fox.", 4)
     assert [hit.rank for hit in found] == [1, 2, 3, 4]
     assert sorted(hit.passage.line for hit in found) == [1, 2, 3, 4]
@@ -120,13 +120,13 @@ def test_every_mode_ranks_by_its_scores(model, mode):
 
 
 def test_hybrid_fuses_both_runs_after_scaling_them(model):
-    runs = [ExactIndex(model, PASSAGES, mode).search("Plants", 4) for mode in ("dense", "sparse")]
+    runs = [SearchIndex(model, PASSAGES, mode).search("Plants", 4) for mode in ("dense", "sparse")]
     wanted = np.zeros(4)
     for run in runs:
         scores = {hit.passage.line - 1: hit.score for hit in run}
         low, high = min(scores.values()), max(scores.values())
         wanted += [(scores[i] - low) / (high - low) / 2 for i in range(4)]
-    found = ExactIndex(model, PASSAGES, "hybrid").search("Plants", 4)
+    found = SearchIndex(model, PASSAGES, "hybrid").search("Plants", 4)
     np.testing.assert_allclose(
         [hit.score for hit in found], np.sort(wanted)[::-1], rtol=1e-4, atol=1e-6
     )
@@ -134,14 +134,14 @@ def test_hybrid_fuses_both_runs_after_scaling_them(model):
 
 def test_equal_passages_keep_the_order_of_the_files(model):
     same = [Passage("a.txt", line, "Plants make food.") for line in (1, 2, 3)]
-    found = ExactIndex(model, same).search("food", 2)
+    found = SearchIndex(model, same).search("food", 2)
     assert [hit.passage.line for hit in found] == [1, 2]
 
 
 def test_search_refuses_what_it_cannot_do(model):
     with pytest.raises(InputError, match="search mode 'bm52' is not known; allowed: dense"):
-        ExactIndex(model, PASSAGES, "bm52")
-    index = ExactIndex(model, PASSAGES)
+        SearchIndex(model, PASSAGES, "bm52")
+    index = SearchIndex(model, PASSAGES)
     with pytest.raises(InputError, match="the query is empty"):
         index.search("  ")
     with pytest.raises(InputError, match="top_k is 0"):

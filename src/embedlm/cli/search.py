@@ -47,11 +47,11 @@ def command(
     json: Json = False,
 ) -> None:
     """Print the passages of a file or folder that are nearest to a query, with file and line."""
-    from embedlm.search import MODES, ExactIndex, read_passages
+    from embedlm.search import MODES, SearchIndex, read_passages
 
     passages = read_passages(place, split=split, text_field=text_field, quoting=quoting)
     loaded = loading.load(model, heads=MODES.get(mode))
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])
-    index = ExactIndex(loaded, passages, mode)
+    index = SearchIndex(loaded, passages, mode)
     show_hits(index.search(query, top_k, instruction=instruction), json=json)

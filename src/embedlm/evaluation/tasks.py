@@ -1,31 +1,39 @@
-"""Tasks: what is embedded, how it is scored, which number counts."""
+"""Tasks: each embeds the texts of a data set, scores the vectors and names its main metric."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError, closest, require
-from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
+from embedlm.evaluation.metrics import (
+    best_documents,
+    mean_metric,
+    ndcg,
+    recall,
+    reciprocal_rank,
+    spearman,
+)
 from embedlm.evaluation.readers import read_labelled, read_pairs, read_retrieval
 from embedlm.loader import load
-from embedlm.readout.similarity import hybrid_runs
 from embedlm.schema.recipe import Sparse
+from embedlm.search.fusion import fuse
 
-__all__ = ["TASKS", "Result", "evaluate", "rank"]
+__all__ = ["TASKS", "Result", "evaluate"]
 
 DEPTH = 1000
 """Documents kept for each query."""
 PROBE = 1.0
 """Inverse strength of a linear probe's penalty: vectors have length 1."""
+RANKING = {"ndcg@10": ndcg, "recall@100": recall, "mrr@10": reciprocal_rank}
+"""The metrics of a retrieval task, with the depths of their defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ class Result:
 
 
 def _fit(model: Embedder, texts: Sequence[str]) -> None:
-    """Give floors that weigh tokens by frequency the frequencies of what they embed."""
+    """Count the tokens of the texts for recipes that weigh tokens by their frequency."""
     if model.recipe.pooling.weights != "none":
         model.fit(texts)
 
@@ -59,56 +67,30 @@ def _similarity(model: Embedder, path: Path) -> tuple[str, float, dict[str, floa
     return "spearman", spearman(scores, [gold for *_, gold in pairs]), {}
 
 
-def rank(scores_QN: npt.NDArray[np.float32], names: Sequence[str]) -> list[dict[str, float]]:
-    """Return each query's best documents with their scores; ties by the documents' order."""
-    depth = min(DEPTH, scores_QN.shape[1])
-    order_QK = np.argsort(-scores_QN, axis=1, kind="stable")[:, :depth]
-    return [
-        {names[i]: float(scores[i]) for i in order.tolist()}
-        for scores, order in zip(scores_QN, order_QK, strict=True)
-    ]
-
-
 def _retrieval(
     model: Embedder, folder: Path, split: str | None, words: int | None
 ) -> tuple[str, float, dict[str, float]]:
     data = read_retrieval(folder, split)
-    names, texts = list(data.documents), list(data.documents.values())
+    ids, texts = list(data.documents), list(data.documents.values())
     if words is not None:
         texts = [" ".join(text.split()[:words]) for text in texts]
     _fit(model, texts)
     documents = model.encode_document(texts)
     queries = model.encode_query(list(data.queries.values()))
     heads: list[str] = [head.kind for head in model.recipe.heads]
-    runs = {head: rank(model.similarity(queries, documents, heads=[head]), names) for head in heads}
+    runs = {
+        head: best_documents(model.similarity(queries, documents, heads=[head]), ids, DEPTH)
+        for head in heads
+    }
     if any(isinstance(head, Sparse) for head in model.recipe.heads) and len(heads) > 1:
-        every = zip(*runs.values(), strict=True)
-        runs["hybrid"] = [hybrid_runs(parts) for parts in every]
-    found: dict[str, float] = {}
-    for head, ranked in runs.items():
-        found.update(_retrieval_scores(head, ranked, list(data.queries), data.relevant))
-    main = found[f"{'hybrid' if 'hybrid' in runs else heads[0]}_ndcg@10"]
-    return "ndcg@10", main, found
-
-
-def _retrieval_scores(
-    head: str,
-    runs: Sequence[Mapping[str, float]],
-    queries: Sequence[str],
-    relevant: Mapping[str, Mapping[str, float]],
-) -> dict[str, float]:
-    ordered = [sorted(run, key=lambda d: -run[d]) for run in runs]
-    metrics: dict[str, Callable[[Sequence[str], Mapping[str, float]], float]] = {
-        "ndcg@10": ndcg,
-        "recall@100": recall,
-        "mrr@10": reciprocal_rank,
+        runs["hybrid"] = [fuse(parts) for parts in zip(*runs.values(), strict=True)]
+    gains = [data.relevant[query] for query in data.queries]
+    scores = {
+        f"{head}_{name}": mean_metric(metric, head_runs, gains)
+        for head, head_runs in runs.items()
+        for name, metric in RANKING.items()
     }
-    return {
-        f"{head}_{name}": float(
-            np.mean([metric(row, relevant[q]) for row, q in zip(ordered, queries, strict=True)])
-        )
-        for name, metric in metrics.items()
-    }
+    return "ndcg@10", scores[f"{'hybrid' if 'hybrid' in runs else heads[0]}_ndcg@10"], scores
 
 
 Task = Callable[[Embedder, Path, int | None], tuple[str, float, dict[str, float]]]
@@ -126,8 +108,8 @@ def _classification(model: Embedder, folder: Path) -> tuple[str, float, dict[str
     labels = {name: np.array([label for _, label in rows]) for name, rows in splits.items()}
     probe = sklearn.LogisticRegression(C=PROBE, max_iter=1000)
     probe.fit(vectors["train"], labels["train"])
-    found = probe.predict(vectors["test"])
-    return "accuracy", float((found == labels["test"]).mean()), {}
+    predicted = probe.predict(vectors["test"])
+    return "accuracy", float((predicted == labels["test"]).mean()), {}
 
 
 def _sts(name: str) -> Task:
@@ -144,7 +126,7 @@ TASKS: dict[str, Task] = {
     **{name: _ir(name) for name in ("cranfield", "cisi", "adi")},
     "banking77": lambda model, data, _: _classification(model, data / "banking77"),
 }
-"""Each task takes a model, the data folder and how many words of a document are read."""
+"""Each task takes a model, the data folder and how many words of a document to embed."""
 
 
 def evaluate(
@@ -159,13 +141,13 @@ def evaluate(
 
     Args:
         model: an embedder, or what `embedlm.load` takes.
-        tasks: names out of `TASKS`.
-        data: folder of the data sets; None takes $EMBEDLM_DATA.
-        words: read only that many words of each document; None reads all.
+        tasks: names from `TASKS`.
+        data: the folder that holds the data sets; None takes $EMBEDLM_DATA.
+        words: embed only the first so many words of each document; None embeds all.
         **options: passed to `embedlm.load`.
 
     Raises:
-        InputError: an unknown task, or data that are not there.
+        InputError: an unknown task, or a data folder that does not exist.
     """
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
@@ -173,13 +155,13 @@ def evaluate(
             f"{unknown[0]!r} is not a task; allowed: {', '.join(TASKS)}."
             + closest(unknown[0], list(TASKS))
         )
-    place = data or os.environ.get("EMBEDLM_DATA")
-    if place is None or not Path(place).is_dir():
-        raise InputError(f"the data folder {place!r} is not there; give data= or set EMBEDLM_DATA")
+    folder = data or os.environ.get("EMBEDLM_DATA")
+    if folder is None or not Path(folder).is_dir():
+        raise InputError(f"the data folder {folder!r} is not there; give data= or set EMBEDLM_DATA")
     embedder = model if isinstance(model, Embedder) else load(model, **options)
     results = []
     for name in tasks:
         start = time.perf_counter()
-        metric, score, more = TASKS[name](embedder, Path(place), words)
+        metric, score, more = TASKS[name](embedder, Path(folder), words)
         results.append(Result(name, metric, score, time.perf_counter() - start, more))
     return results

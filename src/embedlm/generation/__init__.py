@@ -2,8 +2,9 @@
 
 from embedlm.generation.cache import Cache
 from embedlm.generation.endpoint import EndpointGenerator
-from embedlm.generation.generator import FunctionGenerator, Generator, Sampling, resolve_generator
+from embedlm.generation.generator import FunctionGenerator, Generator, Sampling
 from embedlm.generation.local import LocalGenerator
+from embedlm.generation.resolve import resolve_generator
 
 __all__ = [
     "Cache",

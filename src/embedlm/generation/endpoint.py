@@ -1,4 +1,4 @@
-"""Text written by a server that speaks OpenAI's chat completions."""
+"""Text written by a server that speaks OpenAI's chat completions API."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ log = logging.getLogger(__name__)
 _LONGEST_WAIT = 60.0
 """Seconds between two attempts, however long the server asks for."""
 _ALL_REFUSED = 32
-"""So many chats refused, and none answered: not the texts are the trouble but the requests."""
+"""After so many refusals and no answer, the requests are wrong, not the texts."""
 
 
 class _Unusable(Exception):  # noqa: N818 (never leaves this module)
-    """An answer in which there is no text; another attempt may bring one."""
+    """An answer without text; another attempt may bring one."""
 
 
 class EndpointGenerator:
     """Generates with any server that speaks OpenAI's chat completions.
 
-    Rate limits, server errors, timeouts and broken answers are tried again, ever later. A chat that
-    the server refuses (400, 413 or 422: too long, filtered) counts as unanswered.
+    After a rate limit, server error, timeout or broken answer a chat is sent again, with growing
+    waits. A chat that the server refuses (400, 413 or 422: too long, filtered) gets no answer.
 
     Args:
         base_url: such as http://localhost:8000/v1.
         model: the model's name there.
         api_key: None takes $OPENAI_API_KEY, if there is one.
-        name: the identity under which answers are kept; None takes address and model, since servers
-            of one's own often answer to any model name.
-        concurrency: requests under way at once.
-        timeout: seconds for one request.
+        name: the identity under which answers are cached; None takes the address and the model's
+            name, since a local server often answers to any model name.
+        concurrency: requests sent at once.
+        timeout: seconds to wait for one answer.
         retries: attempts after the first.
         wait: seconds before the second attempt; doubled for each further one.
     """
@@ -77,9 +77,9 @@ class EndpointGenerator:
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
-        """Yield the answer to each chat; up to `concurrency` are asked for at once.
+        """Yield the answer to each chat; up to `concurrency` chats are sent at once.
 
-        After a failure nothing more is asked for, but what is already answered is still yielded.
+        After a failure no more chats are sent, but answers already received are still yielded.
         """
         stopped = threading.Event()
         failure: GenerationError | None = None
@@ -130,7 +130,7 @@ class EndpointGenerator:
             try:
                 return self._once(chat, sampling, seed)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                # A server that names another part of the request than the chat minds all of them.
+                # If the server objects to a part other than the chat, it will refuse every request.
                 if error.param in (None, "messages"):
                     self._refused(error)
                     return None
@@ -166,7 +166,7 @@ class EndpointGenerator:
         return str(choices[0].message.content or "")
 
     def _pause(self, problem: Any, attempt: int) -> float:
-        """Return how long to wait: what the server says, or ever longer."""
+        """Return the seconds to wait: what the server says, or twice as long each time."""
         told: Any = getattr(getattr(problem, "response", None), "headers", {}).get("retry-after")
         with suppress(TypeError, ValueError):
             return min(max(float(told), 0.0), _LONGEST_WAIT)

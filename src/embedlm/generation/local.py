@@ -29,7 +29,7 @@ __all__ = [
 
 Rows = list[list[int]]
 _SAMPLE = 1 << 20
-"""Bytes read at both ends of a file that is identified."""
+"""Bytes read at each end of a file to identify it."""
 _KINDS = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin")
 
 
@@ -43,9 +43,9 @@ class LocalGenerator:
         model: as of AutoModelForCausalLM.
         tokenizer: its tokenizer; without a chat template, a chat is written as lines of
             "Role: content", and an answer ends with its line.
-        name: the identity under which answers are kept.
+        name: the identity under which answers are cached.
         batch_size: chats continued at once.
-        batch_tokens: tokens of them, those to come counted; bounds the memory of keys and values.
+        batch_tokens: tokens of these chats, new ones included; bounds the memory of the cache.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class LocalGenerator:
         """Load a model folder or hub id.
 
         Raises:
-            GenerationError: it is no causal language model.
+            GenerationError: it is not a causal language model with its head.
             ModelError: it cannot be loaded.
         """
         from embedlm.backbone import load_backbone
@@ -121,7 +121,7 @@ class LocalGenerator:
         yield from self._run(jobs, sampling)
 
     def continue_after(self, cache: Any, held: int, row: list[int], sampling: Sampling) -> str:
-        """Return what follows a row that stands after cached tokens; the cache is changed."""
+        """Return what follows a row of ids after cached tokens; the cache grows by both."""
         return self._continue([row], sampling, [0], cache, held)[0]
 
     def _full(self, jobs: list[tuple[list[int], int]], new: int) -> bool:
@@ -129,7 +129,7 @@ class LocalGenerator:
         return len(jobs) > self.batch_size or len(jobs) * (longest + new) > self.batch_tokens
 
     def _run(self, jobs: list[tuple[list[int], int]], sampling: Sampling) -> list[str]:
-        """Continue the rows, in halves where the memory does not suffice."""
+        """Continue the rows; on running out of memory, one half and then the other."""
         if not jobs:
             return []
         try:
@@ -155,26 +155,26 @@ class LocalGenerator:
         """Continue rows padded on the left, each until it stops.
 
         Args:
-            rows: token ids.
+            rows: token ids of each prompt.
             sampling: how tokens are drawn.
-            seeds: of each row's stream.
-            cache: keys and values of what stands before every row; it is changed.
-            held: tokens of the cache.
+            seeds: one for each row's random stream.
+            cache: keys and values of tokens before every row; it grows.
+            held: the number of tokens in the cache.
         """
         device = next(self.model.parameters()).device
         longest = max(map(len, rows))
         pads = [longest - len(row) for row in rows]
         step = torch.tensor([[0] * pad + row for pad, row in zip(pads, rows, strict=True)])
         mask = torch.tensor([[1] * held + [0] * pad + [1] * (longest - pad) for pad in pads])
-        places = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         stops = _stop_ids(self.model, self.tokenizer)
         new: Rows = [[] for _ in rows]
         running = [True] * len(rows)
         for _ in range(sampling.max_new_tokens):
-            given = {"input_ids": step, "attention_mask": mask, "position_ids": places}
+            inputs = {"input_ids": step, "attention_mask": mask, "position_ids": positions}
             logits_BV, cache = self._step(
-                {name: value.to(device) for name, value in given.items()}, cache
+                {name: value.to(device) for name, value in inputs.items()}, cache
             )
             drawn = draw(logits_BV, sampling, streams)
             for row, token in enumerate(drawn):
@@ -185,26 +185,26 @@ class LocalGenerator:
                 break
             step = torch.tensor(drawn)[:, None]
             mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
-            places = places[:, -1:] + 1
+            positions = positions[:, -1:] + 1
         return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in new]
 
-    def _step(self, given: dict[str, Any], cache: Any) -> tuple[Tensor, Any]:
+    def _step(self, inputs: dict[str, Any], cache: Any) -> tuple[Tensor, Any]:
         """Return the logits after the last token, and the keys and values so far."""
-        given = {name: value for name, value in given.items() if name in self._accepts}
+        inputs = {name: value for name, value in inputs.items() if name in self._accepts}
         if "logits_to_keep" in self._accepts:  # else all of a prompt's logits: GBs
-            given["logits_to_keep"] = 1
-        out = self.model(**given, past_key_values=cache, use_cache=True)
+            inputs["logits_to_keep"] = 1
+        out = self.model(**inputs, past_key_values=cache, use_cache=True)
         return out.logits[:, -1], out.past_key_values
 
     def _ended(self, ids: list[int]) -> bool:
-        """Tell whether an answer's line is over, where chats are written as lines."""
+        """Return whether the answer is over: where chats are written as lines, its line is."""
         if self.templated or "\n" not in self.tokenizer.decode(ids[-1:]):
             return False
         return bool(self.tokenizer.decode(ids, skip_special_tokens=True).strip())
 
 
 class StoredGenerator:
-    """Generates with a model folder or hub id, which is loaded when it first has to write."""
+    """Generates with a model folder or hub id, which is loaded at the first chat."""
 
     def __init__(self, source: str, name: str) -> None:
         self.source = source
@@ -278,17 +278,17 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
         p_BV = p_BV.masked_fill(p_BV.cumsum(-1) - p_BV >= sampling.top_p, 0)
     cumulative_BV = p_BV.cumsum(-1)
     u_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in streams])
-    wanted_B1 = u_B1.to(p_BV.device) * cumulative_BV[:, -1:]
-    at_B1 = torch.searchsorted(cumulative_BV, wanted_B1, right=True)
+    target_B1 = u_B1.to(p_BV.device) * cumulative_BV[:, -1:]
+    at_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     at_B1 = at_B1.clamp_max(p_BV.shape[-1] - 1)
     chosen_B1 = at_B1 if ids_BV is None else ids_BV.gather(1, at_B1)
     return [int(token) for token in chosen_B1[:, 0]]
 
 
 def model_name(source: str) -> str:
-    """Return what tells a model from others: a folder's contents, or the hub id.
+    """Return a model's identity: a digest of the folder's contents, or the hub id.
 
-    Large files are known by their size and both ends: training changes all values of a tensor.
+    Large files count by their size and both ends, since training changes all values of a tensor.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -308,7 +308,7 @@ def model_name(source: str) -> str:
 
 def _no_writer(source: str) -> GenerationError:
     return GenerationError(
-        f"{source!r} is no causal language model with its head, so it cannot write text; name "
+        f"{source!r} is not a causal language model with its head, so it cannot write text; name "
         "one with generator=: a model folder, a hub id, or http://host:port/v1#model"
     )
 

@@ -5,7 +5,7 @@ Shapes: n and m texts, D width, Q and T tokens of a query and of all documents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from embedlm.errors import InputError
 __all__ = [
     "cosine",
     "dot",
-    "hybrid_runs",
     "maxsim",
     "maxsim_pairwise",
     "normalize",
@@ -101,23 +100,3 @@ def maxsim_pairwise(
     pairs = zip(queries, documents, strict=True)
     found = [maxsim([q], [d], length_normalize=length_normalize)[0, 0] for q, d in pairs]
     return np.array(found, dtype=np.float32)
-
-
-def hybrid_runs(
-    runs: Sequence[Mapping[str, float]], weights: Sequence[float] | None = None, depth: int = 1000
-) -> dict[str, float]:
-    """Fuse one query's runs: each min-max normalised over its best `depth`, then summed.
-
-    A document that a run lacks gets 0 from it (PromptReps, arXiv 2404.18424).
-    """
-    shares = [1 / len(runs)] * len(runs) if weights is None else list(weights)
-    fused: dict[str, float] = {}
-    for run, share in zip(runs, shares, strict=True):
-        best = sorted(run.items(), key=lambda entry: (-entry[1], entry[0]))[:depth]
-        if not best:
-            continue
-        high, low = best[0][1], best[-1][1]
-        for document, value in best:
-            scaled = (value - low) / (high - low) if high > low else 1.0
-            fused[document] = fused.get(document, 0.0) + share * scaled
-    return fused

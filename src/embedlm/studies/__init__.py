@@ -1,4 +1,4 @@
-"""Controlled comparisons: runtimes, layers, demonstrations."""
+"""Controlled comparisons: of runtimes (parity), layers and demonstrations."""
 
 from embedlm.studies.layers import ScoredLayer, search_layers
 from embedlm.studies.parity import Comparison, Row, compare

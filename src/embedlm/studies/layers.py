@@ -1,4 +1,4 @@
-"""Which layer to read: each is scored on a dev set."""
+"""Chooses the layer to read: scores each on a dev set."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def search_layers(
 ) -> list[ScoredLayer]:
     """Return the layers with their scores, best first.
 
-    Prompts such as MetaEOL's (arXiv 2402.18458) are often better read below the last layer. The
-    layers above the one that is read are not run.
+    Prompts such as MetaEOL's (arXiv 2402.18458) often give better vectors below the last layer.
+    Layers above the one read are not run.
 
     Args:
-        model: an embedder; its recipe is left as it is.
+        model: the embedder; it is not changed.
         dev: pairs of sentences with their gold similarity.
-        layers: indices into the hidden states; None takes the upper half of the model.
+        layers: indices into the hidden states, -1 the last; None takes the upper half.
 
     Raises:
         InputError: fewer than two pairs, or a layer the model does not have.
@@ -47,11 +47,10 @@ def search_layers(
     tried = list(layers) if layers is not None else list(range(-1, -count // 2 - 1, -1))
     texts = [text for first, second, _ in dev for text in (first, second)]
     gold = [score for *_, score in dev]
-    found = []
+    scored = []
     for layer in tried:
-        recipe = model.recipe.override({"pooling.layer": layer})
-        embedder = model.with_recipe(recipe)
+        embedder = model.with_recipe(model.recipe.override({"pooling.layer": layer}))
         vectors = embedder.encode(texts, heads=["dense"])
         scores = embedder.similarity_pairwise(vectors[::2], vectors[1::2])
-        found.append(ScoredLayer(layer, spearman(scores, gold)))
-    return sorted(found, key=lambda entry: (-entry.score, -entry.layer))
+        scored.append(ScoredLayer(layer, spearman(scores, gold)))
+    return sorted(scored, key=lambda entry: (-entry.score, -entry.layer))

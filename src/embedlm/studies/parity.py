@@ -1,4 +1,4 @@
-"""Where two models part for each text: in tokens, in pooling, or in numbers.
+"""Where two models differ, text by text: in tokens, in pooling, or in numbers.
 
 Shapes: n texts, D width.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from embedlm.errors import EmbedLMError, InputError
+from embedlm.loader import load
 from embedlm.readout.similarity import cosine
 from embedlm.schema.recipe import POOLINGS
 from embedlm.studies.runtimes import Runtime, Vectors
@@ -19,7 +20,7 @@ from embedlm.studies.runtimes import Runtime, Vectors
 __all__ = ["Comparison", "Row", "compare"]
 
 EQUAL = 1e-4
-"""1 - cosine up to which two vectors are taken for equal."""
+"""Two vectors are equal up to this 1 - cosine."""
 _SHOWN = 4
 """Tokens shown on each side of the first that differs."""
 
@@ -39,18 +40,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All texts' outcomes and what they say together."""
+    """The outcome of every text, and a verdict on all of them."""
 
     rows: list[Row]
     verdict: str
 
     @property
     def equal(self) -> bool:
-        """Whether no text parts them."""
+        """Whether the two sides agree on every text."""
         return all(row.parts == "equal" for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return plain values, for JSON."""
         rows = [asdict(row) for row in self.rows]
         return {"equal": self.equal, "verdict": self.verdict, "rows": rows}
 
@@ -60,15 +61,15 @@ def compare(
 ) -> Comparison:
     """Compare two runtimes on the same texts.
 
-    Token ids are compared where both sides tell theirs. Vectors that differ although the tokens are
-    the same are compared with what EmbedLM's side would give under another pooling or the other
-    direction of attention: if one of these matches, that is where they part.
+    Token ids are compared where both sides report them. Where the tokens are the same and the
+    vectors are not, EmbedLM's side is run again with every other pooling and with the other
+    direction of attention; if one of these gives the other side's vectors, that is the difference.
 
     Args:
-        a: one side.
-        b: the other.
+        a: the first runtime.
+        b: the second runtime.
         texts: at least one.
-        tolerance: 1 - cosine up to which vectors are equal.
+        tolerance: two vectors are equal up to this 1 - cosine.
 
     Raises:
         InputError: no texts.
@@ -102,7 +103,7 @@ def compare(
 
 
 def _tokens(a: Runtime, b: Runtime, texts: Sequence[str]) -> list[str]:
-    """Return for each text how its tokens differ; empty where they do not, or nobody tells."""
+    """Return for each text how its tokens differ; empty where they agree or are not reported."""
     left, right = a.ids(texts), b.ids(texts)
     if left is None or right is None:
         return [""] * len(texts)
@@ -113,11 +114,11 @@ def _first_difference(a: Runtime, b: Runtime, x: list[int], y: list[int]) -> str
     if x == y:
         return ""
     pairs = zip(x, y, strict=False)
-    place = next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(x), len(y)))
-    span = slice(max(0, place - _SHOWN), place + _SHOWN)
-    one, two = x[place : place + 1], y[place : place + 1]
+    at = next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(x), len(y)))
+    span = slice(max(0, at - _SHOWN), at + _SHOWN)
+    one, two = x[at : at + 1], y[at : at + 1]
     return (
-        f"token {place} of {len(x)} and {len(y)}: {one} and {two}, "
+        f"token {at} of {len(x)} and {len(y)}: {one} and {two}, "
         f"{a.spell(x[span])!r} and {b.spell(y[span])!r}"
     )
 
@@ -125,49 +126,48 @@ def _first_difference(a: Runtime, b: Runtime, x: list[int], y: list[int]) -> str
 def _other_way(
     a: Runtime, b: Runtime, texts: Sequence[str], a_nD: Vectors, b_nD: Vectors, tolerance: float
 ) -> str | None:
-    """Return what EmbedLM's side would have to do to give the other's vectors."""
-    for own, wanted_nD in ((a, b_nD), (b, a_nD)):
-        if own.kind != "embedlm":
+    """Return the change of EmbedLM's recipe that gives the other side's vectors."""
+    for side, other_nD in ((a, b_nD), (b, a_nD)):
+        if side.kind != "embedlm":
             continue
-        recipe = own.model.recipe
+        recipe = side.model.recipe
         changes: list[dict[str, Any]] = [
             {"pooling.kind": kind, "pooling.over": over}
             for over in (recipe.pooling.over, "all", ("text",))
             for kind in POOLINGS
         ]
-        turned = "bidirectional" if own.model.backbone.causal else "causal"
+        turned = "bidirectional" if side.model.backbone.causal else "causal"
         changes += [{"backbone.attention": turned}]
         for change in changes:
-            found_nD = _under(own, change, texts)
-            if found_nD is None or found_nD.shape != wanted_nD.shape:
+            changed_nD = _under(side, change, texts)
+            if changed_nD is None or changed_nD.shape != other_nD.shape:
                 continue
-            if (1 - cosine(found_nD, wanted_nD, pairwise=True) <= tolerance).all():
+            if (1 - cosine(changed_nD, other_nD, pairwise=True) <= tolerance).all():
                 said = ", ".join(f"{key}: {value}" for key, value in change.items())
-                return f"the other side does as {own.name} would with {said}"
+                return f"the other side does as {side.name} would with {said}"
     return None
 
 
-def _under(own: Runtime, change: dict[str, Any], texts: Sequence[str]) -> Vectors | None:
+def _under(side: Runtime, change: dict[str, Any], texts: Sequence[str]) -> Vectors | None:
     """Return EmbedLM's vectors under a changed recipe; None where the model cannot do it."""
-    from embedlm.loader import load
-
-    model = own.model
+    model = side.model
     try:
         recipe = model.recipe.override(change)
         if "backbone.attention" in change:
-            changed = load(model.backbone.name, recipe, dtype=model.backbone.dtype)
+            # The direction is proven at load, so this is another network.
+            changed = load(model.name, recipe, device=model.device, dtype=model.backbone.dtype)
         else:
             changed = model.with_recipe(recipe)
-        return Runtime(own.name, own.kind, changed, own.role).vectors(texts)
+        return Runtime(side.name, side.kind, changed, side.role).vectors(texts)
     except EmbedLMError:
         return None
 
 
 _SAYS = {
     "tokens": "the tokens differ",
-    "pooling": "the tokens are the same, and the states are pooled (or attended to) otherwise",
-    "length": "the directions are the same, and the lengths are not: one side normalises",
-    "numbers": "no part explains it: other weights, another layer, or another precision",
+    "pooling": "the tokens are the same; pooling or attention differs",
+    "length": "the directions are the same, the lengths differ: one side normalises",
+    "numbers": "no change explains it: other weights, another layer, or another precision",
 }
 
 

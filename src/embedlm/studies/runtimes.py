@@ -1,4 +1,4 @@
-"""What can be compared: EmbedLM, sentence-transformers, and an OpenAI-compatible endpoint."""
+"""The runtimes to compare: EmbedLM, sentence-transformers and OpenAI-compatible endpoints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.errors import InputError, ModelError, require
+from embedlm.loader import load
 
 __all__ = ["Runtime", "open_runtime"]
 
@@ -32,23 +33,23 @@ class Runtime:
     def vectors(self, texts: Sequence[str]) -> Vectors:
         """Return a vector a text, (n, D)."""
         if self.kind == "endpoint":
-            return self._asked(texts)
+            return self._requested(texts)
         if self.kind == "embedlm":
-            found = self.model.encode(list(texts), role=self.role, heads=["dense"])
+            vectors = self.model.encode(list(texts), role=self.role, heads=["dense"])
         else:
             named = {"prompt_name": self.role} if self.role in (self.model.prompts or {}) else {}
-            found = self.model.encode(list(texts), show_progress_bar=False, **named)
-        return np.asarray(found, dtype=np.float32)
+            vectors = self.model.encode(list(texts), show_progress_bar=False, **named)
+        return np.asarray(vectors, dtype=np.float32)
 
-    def _asked(self, texts: Sequence[str]) -> Vectors:
+    def _requested(self, texts: Sequence[str]) -> Vectors:
         address, _, name = self.name.partition("#")
         rows: list[Any] = []
         try:
             for start in range(0, len(texts), _BATCH):
                 part = list(texts[start : start + _BATCH])
                 answer = self.model.embeddings.create(model=name, input=part)
-                by_place = sorted(answer.data, key=lambda entry: entry.index)
-                rows += [entry.embedding for entry in by_place]
+                in_order = sorted(answer.data, key=lambda entry: entry.index)
+                rows += [entry.embedding for entry in in_order]
         except Exception as error:  # the library's own errors, and the network's
             raise ModelError(f"{address} gave no embeddings: {str(error)[:200]}") from error
         if len(rows) != len(texts):
@@ -56,7 +57,7 @@ class Runtime:
         return np.asarray(rows, dtype=np.float32)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]] | None:
-        """Return the token ids of each text; None where the runtime does not tell."""
+        """Return the token ids of each text; None where the runtime does not report them."""
         if self.kind == "embedlm":
             batch = self.model.render(list(texts), role=self.role)
             return None if isinstance(batch, list) else list(batch.ids)
@@ -64,10 +65,10 @@ class Runtime:
             return None
         prompt = (self.model.prompts or {}).get(self.role or self.model.default_prompt_name, "")
         limit = self.model.max_seq_length
-        found = self.model.tokenizer(
+        encoded = self.model.tokenizer(
             [prompt + text for text in texts], truncation=limit is not None, max_length=limit
         )["input_ids"]
-        return [list(row) for row in found]
+        return [list(row) for row in encoded]
 
     def spell(self, ids: Sequence[int]) -> str:
         """Return tokens as text."""
@@ -81,13 +82,13 @@ def open_runtime(
 
     Args:
         spec: a folder, hub id or "builtin" (EmbedLM), `st:FOLDER` (sentence-transformers), or
-            `http://host/v1#model` (an OpenAI-compatible endpoint; $OPENAI_API_KEY if it wants one).
+            `http://host/v1#model` (an OpenAI-compatible endpoint; $OPENAI_API_KEY is sent).
         recipe: for EmbedLM.
         role: query, document or another that the model knows.
         dtype: for EmbedLM.
 
     Raises:
-        ModelError: nothing that can be opened is there.
+        ModelError: the model cannot be opened.
         MissingExtraError: the runtime's library is not installed.
     """
     if spec.startswith(("http://", "https://")):
@@ -110,6 +111,4 @@ def open_runtime(
                 f"{str(error)[:200]}"
             ) from error
         return Runtime(spec, "sentence-transformers", model, role)
-    from embedlm.loader import load
-
     return Runtime(spec, "embedlm", load(spec, recipe, dtype=dtype), role)

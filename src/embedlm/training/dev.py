@@ -1,14 +1,15 @@
-"""How good a model is on held-out records while it is trained."""
+"""Scores a model on held-out records while it is trained."""
 
 from __future__ import annotations
 
+import hashlib
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from embedlm.data import Group, Pair, Records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
+from embedlm.evaluation.metrics import best_documents, mean_metric, reciprocal_rank, spearman
 from embedlm.schema.tuning import Stage
 from embedlm.training.named_adapters import adapters_of
 
@@ -18,10 +19,10 @@ DEPTH = 10
 
 
 def metric_of(records: Records) -> str:
-    """Return the name of what is measured on such records.
+    """Return the name of the metric that `dev_score` computes on these records.
 
     Raises:
-        InputError: bare texts, which say nothing of similarity.
+        InputError: the records are bare texts, without scores or positives.
     """
     if records.kind == "texts":
         raise InputError(
@@ -39,9 +40,9 @@ def dev_score(
 ) -> float:
     """Return Spearman's correlation of scored pairs, or MRR@10 of queries.
 
-    A query's positive is ranked among the positives and negatives of all queries. Where a stage
-    trains an adapter by name, that is active; where it trains adapters by role, a pair's first text
-    is a query and its second a document.
+    Each query ranks the positives and negatives of all queries. A stage that trains one named
+    adapter is scored with that adapter; a stage that trains adapters by role is scored with a
+    pair's first text as the query and its second as the document.
     """
     options, by_role = _options(stage)
     if records.kind == "pairs":
@@ -53,7 +54,7 @@ def dev_score(
 
 
 def _options(stage: Stage | None) -> tuple[dict[str, Any], bool]:
-    """Return what `encode` is called with, and whether pairs have roles."""
+    """Return the options of `encode`, and whether the two texts of a pair have roles."""
     options: dict[str, Any] = {"show_progress": False}
     names = [] if stage is None else adapters_of(stage)
     if stage is None or not names:
@@ -66,8 +67,6 @@ def _options(stage: Stage | None) -> tuple[dict[str, Any], bool]:
 def _spearman(
     embedder: Embedder, pairs: list[Pair], options: dict[str, Any], *, by_role: bool
 ) -> float:
-    from embedlm.evaluation.metrics import spearman
-
     options = {**options, "heads": ["dense"]}
     if by_role:
         first = embedder.encode_query([pair.first for pair in pairs], **options)
@@ -84,14 +83,15 @@ def _reciprocal_rank(embedder: Embedder, groups: list[Group], options: dict[str,
     documents = list(
         dict.fromkeys(text for group in groups for text in (*group.positives, *group.negatives))
     )
-    place = {text: index for index, text in enumerate(documents)}
-    found = embedder.similarity(
+    scores_QN = embedder.similarity(
         embedder.encode_query([group.query for group in groups], **options),
         embedder.encode_document(documents, **options),
     )
-    total = 0.0
-    for scores, group in zip(found, groups, strict=True):
-        best = max(float(scores[place[text]]) for text in group.positives)
-        rank = 1 + int(np.sum(scores > best))
-        total += 1 / rank if rank <= DEPTH else 0.0
-    return total / len(groups)
+    runs = best_documents(scores_QN, [_id(text) for text in documents], DEPTH)
+    gains = [{_id(text): 1.0 for text in group.positives} for group in groups]
+    return mean_metric(partial(reciprocal_rank, k=DEPTH), runs, gains)
+
+
+def _id(text: str) -> str:
+    """Return an id that says nothing of relevance: equal scores are ordered by it."""
+    return hashlib.sha256(text.encode()).hexdigest()

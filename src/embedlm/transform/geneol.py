@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from embedlm.generation.cache import Cache, key_of
-from embedlm.generation.generator import Chat, Generator, Sampling, batches, resolve_generator
+from embedlm.generation.generator import Chat, Generator, Sampling, batches
+from embedlm.generation.resolve import resolve_generator
 from embedlm.jobs.progress import progress
 from embedlm.schema.recipe import Transform
 
@@ -32,14 +33,14 @@ _WINDOW = 256
 _SAVED_AFTER = 0.5
 """Seconds of generation that a kill may cost."""
 
-Request = tuple[Chat, int]
+SeededChat = tuple[Chat, int]
 
 
 @lru_cache(maxsize=1)
 def _tasks() -> dict[str, Any]:
     file = files("embedlm.transform") / "geneol.yaml"
-    found: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return found
+    tasks: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return tasks
 
 
 def _seed(config: Transform, text: str, task: str, sample: int) -> int:
@@ -52,22 +53,22 @@ def _chat(instruction: str, shots: Sequence[Sequence[str]], text: str) -> Chat:
         {"role": "user", "content": instruction},
         {"role": "assistant", "content": "Alright."},
     ]
-    for given, wanted in shots:
-        chat.append({"role": "user", "content": f"Input: {given}"})
-        chat.append({"role": "assistant", "content": f"Output: {wanted}"})
+    for source, rewritten in shots:
+        chat.append({"role": "user", "content": f"Input: {source}"})
+        chat.append({"role": "assistant", "content": f"Output: {rewritten}"})
     chat.append({"role": "user", "content": f"Input: {text}"})
     return chat
 
 
-def chats_for(text: str, config: Transform) -> list[Request]:
+def chats_for(text: str, config: Transform) -> list[SeededChat]:
     """Return the chats that ask for a text's variants, and their seeds."""
-    found = []
+    chats = []
     for name, task in _tasks()["transformations"].items():
         for sample in range(config.per_prompt):
             seed = _seed(config, text, name, sample)
             shots = random.Random(seed).sample(task["examples"], config.demonstrations)
-            found.append((_chat(task["instruction"], shots, text), seed))
-    return found
+            chats.append((_chat(task["instruction"], shots, text), seed))
+    return chats
 
 
 def _clean(answer: str) -> str:
@@ -88,18 +89,18 @@ def transform_texts(
     """Return the variants of each text, the text itself not among them.
 
     Where the generator gives no answer to a chat (too long, refused) or an empty one, the text
-    itself takes the variant's place, so that every text has as many variants; a warning says how
-    many these are. Blank texts are their own variants. A text given twice is written once.
+    itself replaces the variant, so that every text has the same number of variants; a warning says
+    how many were replaced. A blank text is its own variant. Equal texts are rewritten once.
 
     Args:
-        texts: what to write anew.
-        config: how often and how.
-        generator: see `resolve_generator`.
-        cache: where answers are kept; None opens the default one.
+        texts: the texts to rewrite.
+        config: the number of variants of each text, and how they are sampled.
+        generator: what writes them; see `resolve_generator`.
+        cache: keeps the answers; None opens the default one.
         show_progress: None shows a bar for long jobs on a terminal.
 
     Raises:
-        GenerationError: the generator failed; what it wrote before is in the cache.
+        GenerationError: the generator failed; the answers it gave before are in the cache.
     """
     each = len(_tasks()["transformations"]) * config.per_prompt
     variants = {text: [text] * each for text in texts}
@@ -138,29 +139,29 @@ def _variants(
 
 
 def _written(
-    requests: list[Request],
-    givens: list[str],
+    requests: list[SeededChat],
+    originals: list[str],
     sampling: Sampling,
     writer: Generator,
     store: Cache,
 ) -> list[str]:
-    """Return the answer to each request; what was given where there is none."""
+    """Return the answer to each chat; the text it was about where there is no answer."""
     answers = [_clean(answer or "") for answer in _answers(writer, store, sampling, requests)]
     empty = answers.count("")
     if empty:
         log.warning(
-            "%s wrote nothing for %d of %d variants; the text itself takes their place",
+            "%s wrote nothing for %d of %d variants; the text itself is used instead",
             writer.name,
             empty,
             len(answers),
         )
-    return [answer or given for answer, given in zip(answers, givens, strict=True)]
+    return [answer or text for answer, text in zip(answers, originals, strict=True)]
 
 
 def _answers(
-    writer: Generator, store: Cache, sampling: Sampling, requests: list[Request]
+    writer: Generator, store: Cache, sampling: Sampling, requests: list[SeededChat]
 ) -> list[str | None]:
-    """Return the answers, those in the cache not generated again."""
+    """Return the answers: from the cache where they are there, else from the generator."""
     keys = [key_of(writer.name, chat, sampling, seed) for chat, seed in requests]
     known = store.get(list(dict.fromkeys(keys)))
     missing = {
@@ -172,7 +173,7 @@ def _answers(
 
 
 def _generate(
-    part: dict[str, Request],
+    part: dict[str, SeededChat],
     sampling: Sampling,
     writer: Generator,
     store: Cache,

@@ -1,0 +1,203 @@
+"""The three forms in which heads give vectors, as a store keeps, joins and writes them.
+
+A form is told from the value, not from the head's name, so that a new head needs nothing here.
+
+Shapes: n documents, D width, V terms, T tokens of all documents.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix, issparse, vstack
+
+from embedlm.errors import InputError
+
+__all__ = ["FORMS", "Form", "form_of"]
+
+Arrays = dict[str, npt.NDArray[Any]]
+Floats = npt.NDArray[np.float32]
+
+
+class Form(Protocol):
+    """What a store does with the vectors of one form."""
+
+    name: ClassVar[str]
+
+    @staticmethod
+    def check(value: Any) -> Any:
+        """Return float32 vectors; raise InputError where they cannot be compared."""
+
+    @staticmethod
+    def width(value: Any) -> int | None:
+        """Return the width D or V; None where no vector shows it."""
+
+    @staticmethod
+    def count(value: Any) -> int:
+        """Return the number of documents n."""
+
+    @staticmethod
+    def take(value: Any, rows: list[int]) -> Any:
+        """Return the vectors of some documents."""
+
+    @staticmethod
+    def join(first: Any, second: Any) -> Any:
+        """Return the vectors of both, one after the other."""
+
+    @staticmethod
+    def pack(value: Any) -> Arrays:
+        """Return arrays that can be written."""
+
+    @staticmethod
+    def unpack(arrays: Arrays) -> Any:
+        """Return what was packed."""
+
+
+class Dense:
+    """One array, (n, D)."""
+
+    name: ClassVar[str] = "dense"
+
+    @staticmethod
+    def check(value: Any) -> Any:
+        """Refuse other shapes and values that are not finite."""
+        rows_nD = np.asarray(value, dtype=np.float32)
+        if rows_nD.ndim != 2:
+            raise InputError(f"dense vectors have the shape {rows_nD.shape}; give (n, width)")
+        _check_finite(rows_nD)
+        return rows_nD
+
+    @staticmethod
+    def width(value: Any) -> int | None:
+        """Return D."""
+        return int(value.shape[1])
+
+    @staticmethod
+    def count(value: Any) -> int:
+        """Return n."""
+        return int(value.shape[0])
+
+    @staticmethod
+    def take(value: Any, rows: list[int]) -> Any:
+        """Return some rows."""
+        return value[rows]
+
+    @staticmethod
+    def join(first: Any, second: Any) -> Any:
+        """Return the rows of both."""
+        return np.concatenate([first, second])
+
+    @staticmethod
+    def pack(value: Any) -> Arrays:
+        """Return the array."""
+        return {"rows": value}
+
+    @staticmethod
+    def unpack(arrays: Arrays) -> Any:
+        """Return the array."""
+        return arrays["rows"]
+
+
+class Terms(Dense):
+    """One sparse matrix, (n, V)."""
+
+    name: ClassVar[str] = "sparse"
+
+    @staticmethod
+    def check(value: Any) -> Any:
+        """Refuse values that are not finite."""
+        matrix = csr_matrix(value, dtype=np.float32)
+        _check_finite(matrix.data)
+        return matrix
+
+    @staticmethod
+    def join(first: Any, second: Any) -> Any:
+        """Return the rows of both."""
+        return csr_matrix(vstack([first, second]))
+
+    @staticmethod
+    def pack(value: Any) -> Arrays:
+        """Return the matrix's three arrays and its shape."""
+        arrays = {name: getattr(value, name) for name in ("data", "indices", "indptr")}
+        return {**arrays, "shape": np.array(value.shape)}
+
+    @staticmethod
+    def unpack(arrays: Arrays) -> Any:
+        """Return the matrix."""
+        parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+        return csr_matrix(parts, shape=tuple(arrays["shape"].tolist()))
+
+
+class Tokens:
+    """A list of n arrays, (tokens, D) each."""
+
+    name: ClassVar[str] = "tokens"
+
+    @staticmethod
+    def check(value: Any) -> Any:
+        """Refuse other shapes, mixed widths and values that are not finite."""
+        arrays = [np.asarray(array, dtype=np.float32) for array in value]
+        widths = {array.shape[1:] for array in arrays if array.size}
+        if len(widths) > 1 or any(len(width) != 1 for width in widths):
+            raise InputError(
+                f"token vectors have the shapes (tokens, *width) with the widths {sorted(widths)}; "
+                "give one array (tokens, D) for each text, all of one D"
+            )
+        for array in arrays:
+            _check_finite(array)
+        return arrays
+
+    @staticmethod
+    def width(value: Any) -> int | None:
+        """Return D, where any text has a token."""
+        return next((int(array.shape[1]) for array in value if array.size), None)
+
+    @staticmethod
+    def count(value: Any) -> int:
+        """Return n."""
+        return len(value)
+
+    @staticmethod
+    def take(value: Any, rows: list[int]) -> Any:
+        """Return the arrays of some texts."""
+        return [value[i] for i in rows]
+
+    @staticmethod
+    def join(first: Any, second: Any) -> Any:
+        """Return the arrays of both."""
+        return [*first, *second]
+
+    @staticmethod
+    def pack(value: Any) -> Arrays:
+        """Return all tokens in one array, and how many each text has."""
+        filled = [array for array in value if array.size]
+        tokens_TD = np.concatenate(filled) if filled else np.zeros((0, 0), dtype=np.float32)
+        lengths = [len(array) if array.size else 0 for array in value]
+        return {"tokens": tokens_TD, "lengths": np.array(lengths, dtype=np.int64)}
+
+    @staticmethod
+    def unpack(arrays: Arrays) -> Any:
+        """Return the arrays."""
+        ends = np.cumsum(arrays["lengths"])
+        parts: list[Floats] = np.split(arrays["tokens"], ends[:-1])
+        return parts[: len(ends)]
+
+
+FORMS: dict[str, type[Form]] = {"dense": Dense, "sparse": Terms, "tokens": Tokens}
+"""The forms, by the names under which files hold them."""
+
+
+def form_of(value: Any) -> type[Form]:
+    """Return the form of a head's output."""
+    if issparse(value):
+        return Terms
+    if hasattr(value, "shape"):
+        return Dense
+    return Tokens
+
+
+def _check_finite(values: Floats) -> None:
+    if not np.isfinite(values).all():
+        raise InputError("the vectors hold NaN or infinity; give finite numbers")

@@ -1,0 +1,108 @@
+"""Several rankings of the same documents, made one.
+
+Every method is the formula
+
+    fused(d) = sum over runs r that hold d of  w_r * scale_r(d)
+
+and differs only in `scale`: by rank (RRF), by the run's range (min-max), or by its distribution
+(DBSF). A document that a run lacks gets 0 from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.errors import InputError, closest
+
+__all__ = ["DEPTH", "SCALES", "dbsf", "fuse", "min_max", "ordered", "rrf"]
+
+Scores = npt.NDArray[np.float64]
+"""A run's scores, best first."""
+
+DEPTH = 1000
+"""Documents of a run that are fused, as in PromptReps (arXiv 2404.18424)."""
+RRF_K = 60
+"""Cormack, Clarke and Büttcher, SIGIR 2009."""
+
+
+def rrf(scores: Scores, k: int = RRF_K) -> Scores:
+    """Reciprocal rank fusion, 1 / (k + rank) with ranks from 1 (Cormack et al., SIGIR 2009).
+
+    Qdrant counts ranks from 0: its k is this one plus 1.
+    """
+    return np.asarray(1.0 / (k + np.arange(1, len(scores) + 1)), dtype=np.float64)
+
+
+def min_max(scores: Scores) -> Scores:
+    """(s - min) / (max - min) over the run; 1 where all scores are equal.
+
+    PromptReps (Zhuang et al., arXiv 2404.18424) fuses so, half and half.
+    """
+    low, high = scores[-1], scores[0]
+    if high == low:
+        return np.ones_like(scores)
+    return np.asarray((scores - low) / (high - low), dtype=np.float64)
+
+
+def dbsf(scores: Scores) -> Scores:
+    """(s - (m - 3d)) / 6d, with m and d the run's mean and standard deviation (n - 1), as Qdrant.
+
+    1/2 where all scores are equal.
+    """
+    deviation = float(np.std(scores, ddof=1)) if scores[0] > scores[-1] else 0.0
+    if deviation == 0:
+        return np.full_like(scores, 0.5)
+    low = float(scores.mean()) - 3 * deviation
+    return np.asarray((scores - low) / (6 * deviation), dtype=np.float64)
+
+
+SCALES: dict[str, Callable[[Scores], Scores]] = {"rrf": rrf, "min_max": min_max, "dbsf": dbsf}
+"""The methods, by name."""
+
+
+def ordered(run: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return ids and scores, best first; equal scores by id."""
+    return sorted(run.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def fuse(
+    runs: Sequence[Mapping[str, float]],
+    method: str = "min_max",
+    weights: Sequence[float] | None = None,
+    *,
+    depth: int = DEPTH,
+    **options: Any,
+) -> dict[str, float]:
+    """Fuse the runs of one query into scores by document id.
+
+    Args:
+        runs: the score of each document, by id; higher is better.
+        method: rrf, min_max or dbsf.
+        weights: one for each run; None weighs all by 1 / runs.
+        depth: only the best so many documents of each run are fused.
+        **options: k of rrf.
+
+    Raises:
+        InputError: an unknown method, or another number of weights than runs.
+    """
+    if method not in SCALES:
+        raise InputError(
+            f"fusion {method!r} is not known; allowed: {', '.join(SCALES)}."
+            + closest(method, list(SCALES))
+        )
+    shares = [1 / len(runs)] * len(runs) if weights is None else list(weights)
+    if len(shares) != len(runs):
+        raise InputError(f"{len(shares)} weights were given for {len(runs)} runs; give one each")
+    fused: dict[str, float] = {}
+    for run, share in zip(runs, shares, strict=True):
+        best = ordered(run)[:depth]
+        if not best:
+            continue
+        scaled = SCALES[method](np.array([score for _, score in best], dtype=np.float64), **options)
+        for (document, _), value in zip(best, scaled.tolist(), strict=True):
+            fused[document] = fused.get(document, 0.0) + share * value
+    return fused

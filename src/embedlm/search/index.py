@@ -1,0 +1,124 @@
+"""Passages that can be asked: an embedder, a store of its vectors, and the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embedlm.errors import InputError, closest
+from embedlm.readout.embeddings import as_embeddings
+from embedlm.schema.recipe import MultiVector
+from embedlm.search.exact import ExactStore
+from embedlm.search.fusion import DEPTH, fuse, ordered
+from embedlm.search.passages import Passage
+from embedlm.search.store import Store
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["MODES", "Hit", "SearchIndex"]
+
+MODES: dict[str, tuple[str, ...]] = {
+    "dense": ("dense",),
+    "sparse": ("sparse",),
+    "hybrid": ("dense", "sparse"),
+    "late-interaction": ("multi_vector",),
+}
+"""The heads that each mode compares; several are fused, by default as in PromptReps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that answers a query."""
+
+    passage: Passage
+    score: float
+    rank: int
+    """From 1."""
+
+
+class SearchIndex:
+    """Passages, and a store that holds their embeddings."""
+
+    def __init__(
+        self,
+        model: Embedder,
+        passages: Sequence[Passage],
+        mode: str = "dense",
+        *,
+        store: Store | None = None,
+        fusion: str = "min_max",
+        show_progress: bool | None = None,
+    ) -> None:
+        """Embed the passages.
+
+        Args:
+            model: embeds passages and queries.
+            passages: what is searched, in the order of their files.
+            mode: one of `MODES`.
+            store: an empty store for the vectors; None makes an `ExactStore`.
+            fusion: how a mode of several heads fuses their rankings, see `search.fuse`.
+            show_progress: None shows a bar for long jobs on a terminal.
+
+        Raises:
+            InputError: an unknown mode, or a store that is not empty.
+        """
+        if mode not in MODES:
+            raise InputError(
+                f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}."
+                + closest(mode, list(MODES))
+            )
+        store = _exact_store(model) if store is None else store
+        if len(store):
+            raise InputError(f"the store holds {len(store)} documents; give an empty one")
+        self.model = model
+        self.passages = list(passages)
+        self.heads = list(MODES[mode])
+        self.fusion = fusion
+        self.store: Store = store
+        if not self.passages:
+            return
+        texts = [passage.text for passage in self.passages]
+        embeddings = as_embeddings(
+            model.encode_document(texts, heads=self.heads, show_progress=show_progress)
+        )
+        # Numbers of equal length: stores order equal scores by id, and so by file and line.
+        width = len(str(len(texts)))
+        self._by_id = {f"{i:0{width}}": passage for i, passage in enumerate(self.passages)}
+        store.add(list(self._by_id), {head: embeddings[head] for head in self.heads})
+
+    def search(self, query: str, top_k: int = 10, *, instruction: str | None = None) -> list[Hit]:
+        """Return the best passages for a query, best first; equal scores in the files' order.
+
+        A hybrid search fuses the best 1,000 passages of each head.
+
+        Args:
+            query: the question, or words to look for.
+            top_k: hits, at most.
+            instruction: fills the query's prompt; None takes the recipe's.
+
+        Raises:
+            InputError: an empty query, or top_k below 1.
+        """
+        if not query.strip():
+            raise InputError("the query is empty; say what to look for")
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; give a number above 0")
+        if not self.passages:
+            return []
+        asked = as_embeddings(
+            self.model.encode_query([query], heads=self.heads, instruction=instruction)
+        )
+        depth = top_k if len(self.heads) == 1 else DEPTH
+        runs = [dict(self.store.search(head, asked[head], depth)[0]) for head in self.heads]
+        scores = runs[0] if len(runs) == 1 else fuse(runs, self.fusion)
+        best = ordered(scores)[:top_k]
+        return [Hit(self._by_id[id_], score, rank) for rank, (id_, score) in enumerate(best, 1)]
+
+
+def _exact_store(model: Embedder) -> ExactStore:
+    """Return a store that scores as `model.similarity` does."""
+    heads = model.recipe.heads
+    mean = any(isinstance(head, MultiVector) and head.score == "mean" for head in heads)
+    return ExactStore(similarity=model.recipe.similarity, length_normalize=mean)
