@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from embedlm.backbone import cpu_attention, prepacked
-from embedlm.backbone.attention import Layout
+from embedlm.backbone.layout import Layout
 from embedlm.backbone.cpu_attention import How, attend_packed, suits, visible
 
 

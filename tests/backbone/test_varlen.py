@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embedlm.backbone import attention, varlen
-from embedlm.backbone.attention import Layout, layout
+from embedlm.backbone.layout import Layout, layout
 from embedlm.backbone.cpu_attention import How
 
 

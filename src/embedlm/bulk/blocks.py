@@ -18,8 +18,8 @@ from embedlm.errors import InputError, RecordError, closest
 from embedlm.jobs.job import Block
 
 if TYPE_CHECKING:
-    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
+    from embedlm.encode.compiling import Mode
 
 __all__ = ["OPTIONS", "Worker"]
 

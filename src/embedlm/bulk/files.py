@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from embedlm.backbone.memory import give_back
 from embedlm.bulk.blocks import Worker
-from embedlm.bulk.identity import fixed_kernels, identity
+from embedlm.bulk.identity import identity
 from embedlm.bulk.workers import Crew, Task, work
 from embedlm.bulk.writers import OUTPUT_COLUMNS, WRITERS, Finished, lines
 from embedlm.data.source import SUFFIXES, Fields, Record, Source
@@ -31,8 +31,8 @@ from embedlm.jobs.job import Block, Job, disk_errors, write_whole
 from embedlm.jobs.json_files import read_json
 
 if TYPE_CHECKING:
-    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
+    from embedlm.encode.compiling import Mode
 
 __all__ = ["Encoded", "encode_file", "encode_folder", "read_texts"]
 
@@ -131,7 +131,7 @@ def encode_file(
             return replace(kept, resumed=kept.blocks)
     with Job.open(out, manifest, restart=restart) as job, ExitStack() as stack:
         worker.kernels = _kernels(job, compile, model, reader)
-        stack.enter_context(fixed_kernels(model, worker.kernels))
+        stack.enter_context(model.executor.fixed(worker.kernels))
         report = job.finished()
         if report is None or not out.exists():
             if worker.needs_ranges:
@@ -319,9 +319,9 @@ def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) ->
     mode: Mode = "on" if compile else "off"
     if not compile and size is not None and size < SMALL:
         mode = "plain"
-    elif compile is None and size is not None and model.backbone.compiling is not None:
+    elif compile is None and size is not None:
         tokens = size // BYTES_PER_TOKEN * len(model.renderer.templates(None))
-        mode = "on" if model.backbone.compiling.worth(tokens) else "off"
+        mode = "on" if model.executor.repays_compiling(tokens) else "off"
     job.fix_kernels(mode)
     return mode
 

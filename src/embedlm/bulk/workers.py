@@ -20,14 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.bulk.blocks import Worker
-from embedlm.bulk.identity import fixed_kernels
 from embedlm.data.source import Record
 from embedlm.errors import InputError, JobError
 from embedlm.jobs.job import Block
 
 if TYPE_CHECKING:
-    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
+    from embedlm.encode.compiling import Mode
 
 __all__ = ["Crew", "Duty", "Processes", "Task", "crew_of", "work"]
 
@@ -77,7 +76,7 @@ class Duty:
 
         def run(task: Task) -> Block:
             worker.ranges = task.ranges
-            with fixed_kernels(model, task.kernels):
+            with model.executor.fixed(task.kernels):
                 return task.done_by(worker)
 
         return run
