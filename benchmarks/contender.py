@@ -31,8 +31,8 @@ def run_embedlm(
 
     dtype = "int8" if kind == "int8" else work["dtypes"][0]
     model = embedlm.load(folder, recipe=work["recipe"], device=device, dtype=dtype)
-    if kind == "compiled" and model.backbone.compiling is not None:
-        model.backbone.compiling.settle("on")
+    if kind == "compiled" and model.executor.compiling is not None:
+        model.executor.compiling.settle("on")
     shots = work["demonstrations"]
     return lambda count: model.encode(
         work["texts"][:count], demonstrations=shots, show_progress=False

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 
 from embedlm.backbone import Backbone
-from embedlm.encode.engine import Engine, default_budget
+from embedlm.backbone.adapters import check_adapter
+from embedlm.encode.engine import Engine
+from embedlm.encode.executor import Executor
 from embedlm.encode.inputs import (
     AUTO,
     Options,
@@ -47,15 +49,18 @@ class Embedder:
     a SentenceTransformer can be given one of these.
     """
 
-    def __init__(self, readout: Readout, *, name: str, generator: Any = None) -> None:
+    def __init__(
+        self, readout: Readout, executor: Executor, *, name: str, generator: Any = None
+    ) -> None:
         """Join a readout with the prompt of its recipe.
 
         Args:
             readout: the network, the recipe and the checkpoint's layers.
+            executor: runs that network.
             name: what the model is called in messages and cards: a folder or hub id.
             generator: writes the texts that a recipe such as geneol rewrites; None: the model.
         """
-        self.readout = readout
+        self.readout, self.executor = readout, executor
         self.name = name
         self.generator = generator
         self.renderer = Renderer(
@@ -91,7 +96,14 @@ class Embedder:
                     f"this model was loaded with {getattr(old, field)!r}; load it anew with "
                     f"embedlm.load({self.name!r}, recipe=...)"
                 )
-        return Embedder(self.readout.with_recipe(chosen), name=self.name, generator=self.generator)
+        return self._with(self.readout.with_recipe(chosen), self.executor)
+
+    def with_backbone(self, backbone: Backbone) -> Embedder:
+        """Return an embedder by the same recipe over another form of the network (in training)."""
+        return self._with(self.readout.with_backbone(backbone), Executor(backbone))
+
+    def _with(self, readout: Readout, executor: Executor) -> Embedder:
+        return Embedder(readout, executor, name=self.name, generator=self.generator)
 
     # -- facts --------------------------------------------------------------------------------
 
@@ -254,11 +266,10 @@ class Embedder:
         items = [Item(part, one) for part, one in zip(parts, instructions, strict=True)]
         number = {item: index for index, item in enumerate(dict.fromkeys(items))}
         shares = self._shares(list(number), options.show_progress)
-        budget = options.batch_tokens or default_budget(self.backbone)
+        budget = self.executor.budget(options.batch_tokens)
         adapter = self._adapter(options)
-        engine = Engine(self.backbone, self.renderer, readout, budget, adapter)
-        chosen = self.backbone.using(adapter)
-        with chosen, progress(options.show_progress, len(shares)) as bar:
+        engine = Engine(self.executor, self.renderer, readout, budget, adapter)
+        with progress(options.show_progress, len(shares)) as bar:
             collectors = engine.run(shares, len(number), request, bar)
         order_n = np.array([number[item] for item in items], dtype=np.int64)
         outputs = {
@@ -276,6 +287,7 @@ class Embedder:
     def _adapter(self, options: Options) -> str | None:
         """Return the adapter that serves a call."""
         if options.adapter != AUTO:
+            check_adapter(self.backbone.adapters, options.adapter)
             return options.adapter
         roles = self.recipe.backbone.adapter_roles
         name = roles.get(options.role or "default", options.role)

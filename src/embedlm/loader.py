@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from embedlm.backbone import load_backbone
 from embedlm.backbone.adapters import adapter_folder, own_adapters, split_adapters
 from embedlm.embedder import Embedder
+from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError
 from embedlm.persistence import derive_recipe, layout_folder, recognise
 from embedlm.readout import Parts, Readout
@@ -74,10 +75,10 @@ def load(
         attn=attn,
         adapters=adapters,
         merge=merge,
-        lm_head=writes or lm_head,
+        lm_head=writes or lm_head or "if_tied",
         max_length=max_length,
     )
-    return Embedder(readout, name=name, generator=generator)
+    return Embedder(readout, Executor(readout.backbone), name=name, generator=generator)
 
 
 def load_to_train(
@@ -87,7 +88,7 @@ def load_to_train(
     readout = load_readout(
         model, recipe, device=device, dtype="float32", lm_head=lm_head, create=True
     )
-    return Embedder(readout, name=model)
+    return Embedder(readout, Executor(readout.backbone), name=model)
 
 
 def load_readout(
@@ -99,7 +100,7 @@ def load_readout(
     attn: str = "auto",
     adapters: Sequence[str] = (),
     merge: bool | None = None,
-    lm_head: bool = False,
+    lm_head: bool | Literal["if_tied"] = False,
     max_length: int | dict[str, int] | None = None,
     create: bool = False,
 ) -> Readout:
@@ -113,7 +114,8 @@ def load_readout(
         attn: see there.
         adapters: see there.
         merge: see there.
-        lm_head: load the language-model head even where the recipe does not read it.
+        lm_head: load the language-model head even where the recipe does not read it; "if_tied":
+            where it is the table of embeddings, and so costs no memory.
         max_length: see there.
         create: make untrained layers for token vectors and weights that the checkpoint lacks.
     """
@@ -126,7 +128,7 @@ def load_readout(
         recipe.backbone,
         device=device,
         dtype=dtype,
-        head=lm_head or any(head.reads_lm_head for head in make_heads(recipe.heads)),
+        head=any(head.reads_lm_head for head in make_heads(recipe.heads)) or lm_head,
         attn=attn,
         adapters=folders,
         merge=merge,

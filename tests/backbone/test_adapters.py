@@ -90,11 +90,15 @@ def test_an_adapter_on_an_adapter_is_a_model(tiny_llama, adapters, tmp_path):
     np.testing.assert_allclose(found, load(tiny_llama, adapters).encode(TEXTS), atol=1e-6)
 
 
-def test_a_sparse_head_asked_for_later_keeps_the_adapter(tiny_llama, adapters):
-    model = load(tiny_llama, adapters[:1])
-    before = model.encode(TEXTS)
-    model.encode(TEXTS, heads=["sparse"])
-    np.testing.assert_allclose(model.encode(TEXTS), before, atol=1e-6)
+def test_a_head_is_loaded_under_the_adapter(tiny_llama, adapters):
+    recipe = embedlm.Recipe.load("plain-mean").override({"heads": ["dense", "sparse"]})
+    before = load(tiny_llama, adapters[:1]).encode(TEXTS)
+    plain = embedlm.load(tiny_llama, recipe).encode(TEXTS, heads=["sparse"]).sparse.toarray()
+    for merge in (True, False):
+        model = embedlm.load(tiny_llama, recipe, adapters=[str(adapters[0])], merge=merge)
+        found = model.encode(TEXTS)
+        np.testing.assert_allclose(found.dense, before, atol=1e-5)
+        assert np.abs(found.sparse.toarray() - plain).max() > 1e-2
 
 
 def test_what_does_not_fit_is_told(tiny_llama, model_folder, adapters, tmp_path):

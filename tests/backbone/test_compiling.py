@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import embedlm
-from embedlm.backbone import compiling, prepacked
+from embedlm.backbone import prepacked
+from embedlm.encode import compiling
 from tests.backbone.test_backbone import TEXTS, relative
 
 
@@ -27,14 +28,14 @@ def model(model_folder, name):
 def test_compiled_equals_uncompiled(model_folder, name):
     found = model(model_folder, name)
     before = found.encode(TEXTS)
-    found.backbone.compiling.mode = "on"
+    found.executor.compiling.mode = "on"
     assert relative(found.encode(TEXTS), before) < 1e-4
-    assert found.backbone.compiling.active
+    assert found.executor.compiling.active
     alone = np.stack([found.encode(text) for text in TEXTS])
     assert relative(alone, before) < 1e-4
-    found.backbone.compiling.mode = "off"
+    found.executor.compiling.mode = "off"
     assert relative(found.encode(TEXTS), before) < 1e-4
-    assert not found.backbone.compiling.active
+    assert not found.executor.compiling.active
 
 
 @pytest.mark.parametrize(("after", "pays"), [(1.0, True), (3.0, False)])
@@ -42,23 +43,23 @@ def test_a_long_job_is_compiled_and_a_short_one_is_not(model_folder, monkeypatch
     monkeypatch.setattr(compiling.Compiling, "_compare", lambda self: (2.0, after))
     found = model(model_folder, "llama")
     found.encode(TEXTS)
-    assert not found.backbone.compiling.active
+    assert not found.executor.compiling.active
     nothing = compiling.Costs(0.0, 0.5)
-    nothing.keep(found.backbone.compiling.key)
-    found.backbone.compiling._known = None
+    nothing.keep(found.executor.compiling.key)
+    found.executor.compiling._known = None
     start = time.perf_counter()
     before = found.encode(TEXTS)
     spent = time.perf_counter() - start
-    assert found.backbone.compiling.active == pays
-    measured = compiling.Costs.kept(found.backbone.compiling.key)
+    assert found.executor.compiling.active == pays
+    measured = compiling.Costs.kept(found.executor.compiling.key)
     assert measured.share == (0.5 if pays else -0.5)
     assert 0 < measured.seconds < spent
     assert relative(found.encode(TEXTS), before) < 1e-4
-    assert found.backbone.compiling.active == pays
+    assert found.executor.compiling.active == pays
 
 
 def test_what_lies_ahead_decides(model_folder, monkeypatch):
-    kernels = model(model_folder, "llama").backbone.compiling
+    kernels = model(model_folder, "llama").executor.compiling
     assert not kernels.worth(10_000)  # nothing is known yet: a guess of 30 s
     kernels._known = compiling.Costs(1.0, 0.5)
     pace = kernels._plain.of_one
@@ -91,7 +92,7 @@ def chosen(tiny_llama):
     """Return models of the same weights that run on plain, packed and compiled layers."""
     found = {mode: embedlm.load(tiny_llama, recipe="plain-mean") for mode in ("plain", "off", "on")}
     for mode, one in found.items():
-        one.backbone.compiling.mode = mode
+        one.executor.compiling.mode = mode
     return found
 
 
@@ -104,17 +105,17 @@ def test_all_kernels_give_the_same(chosen, monkeypatch, texts, budget):
     wanted = chosen["plain"].encode(texts)
     for mode in ("off", "on"):
         assert relative(chosen[mode].encode(texts, batch_tokens=budget), wanted) < 1e-4
-    assert chosen["on"].backbone.compiling.active
-    assert chosen["off"].backbone.compiling.packed
-    assert not chosen["plain"].backbone.compiling.packed
+    assert chosen["on"].executor.compiling.active
+    assert chosen["off"].executor.compiling.packed
+    assert not chosen["plain"].executor.compiling.packed
 
 
 def test_a_small_pack_runs_uncompiled(model_folder, monkeypatch):
     monkeypatch.setattr(compiling, "LEAST", 10_000)
     found = model(model_folder, "llama")
-    found.backbone.compiling.mode = "on"
+    found.executor.compiling.mode = "on"
     found.encode(TEXTS)
-    assert not found.backbone.compiling.active
+    assert not found.executor.compiling.active
 
 
 @pytest.mark.parametrize("layer", [-2, 1, [-1, 1]])
@@ -122,10 +123,10 @@ def test_a_chosen_layer_is_the_same_compiled(model_folder, layer):
     recipe = embedlm.Recipe.load("plain-mean").override({"pooling.layer": layer})
     found = embedlm.load(model_folder("llama"), recipe=recipe)
     before = found.encode(TEXTS)
-    found.backbone.compiling.mode = "on"
+    found.executor.compiling.mode = "on"
     assert relative(found.encode(TEXTS), before) < 1e-4
-    assert found.backbone.compiling.active
-    assert all(one._compiled_call_impl is not None for one in found.backbone.layers)
+    assert found.executor.compiling.active
+    assert all(one._compiled_call_impl is not None for one in found.executor.compiling.layers)
 
 
 def test_a_failing_compiler_costs_nothing_but_time(model_folder, monkeypatch):
@@ -136,12 +137,12 @@ def test_a_failing_compiler_costs_nothing_but_time(model_folder, monkeypatch):
     def fail(layer, **_):
         raise RuntimeError("no compiler")
 
-    layers = found.backbone.compiling.layers
+    layers = found.executor.compiling.layers
     for layer in layers:
         monkeypatch.setattr(layer, "_compiled_call_impl", lambda *a, **k: fail(None))
-    found.backbone.compiling.active = True
+    found.executor.compiling.active = True
     assert relative(found.encode(TEXTS), before) < 1e-6
-    assert not found.backbone.compiling.active
+    assert not found.executor.compiling.active
 
 
 def test_a_compiler_that_fails_at_a_job_s_start_leaves_no_record(model_folder, monkeypatch):
@@ -151,10 +152,10 @@ def test_a_compiler_that_fails_at_a_job_s_start_leaves_no_record(model_folder, m
     def fail(*_, **__):
         raise RuntimeError("no compiler")
 
-    for layer in found.backbone.layers:
+    for layer in found.executor.compiling.layers:
         put = partial(setattr, layer, "_compiled_call_impl", fail)
         monkeypatch.setattr(layer, "compile", lambda put=put, **_: put())
-    kernels = found.backbone.compiling
+    kernels = found.executor.compiling
     kernels.settle("on")
     assert not kernels.active
     assert compiling.Costs.kept(kernels.key) == compiling.Costs()

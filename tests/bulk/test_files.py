@@ -265,7 +265,7 @@ def test_a_text_that_gives_nan_is_a_bad_record(model_folder, tmp_path):
     model = embedlm.load(model_folder("llama"), "plain-mean", device="cpu")
     token = model.render(["Q"]).ids[0][-1]
     with torch.no_grad():
-        model.backbone.model.get_input_embeddings().weight[token] = float("nan")
+        model.backbone.network.get_input_embeddings().weight[token] = float("nan")
     source = tmp_path / "in.txt"
     source.write_text("light\nQ\nplants make food\n")
     with pytest.raises(RecordError, match=r"in\.txt:2: the model gave NaN"):

@@ -234,7 +234,7 @@ def test_static_floors_weigh_tokens(model_folder):
     corpus = ["light light light plants", "light fox", "light committee met"]
     folder = model_folder("llama")
     mean = embedlm.load(folder, recipe="static-mean")
-    table = mean.backbone.model.get_input_embeddings().weight.detach().numpy()
+    table = mean.backbone.network.get_input_embeddings().weight.detach().numpy()
     ids = mean.tokenizer("light fox", add_special_tokens=False)["input_ids"]
     np.testing.assert_allclose(mean.encode("light fox"), table[ids].mean(0), atol=1e-6)
     tfidf = embedlm.load(folder, recipe="static-tfidf").fit(corpus)

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 import embedlm
-from embedlm.backbone.files import load_classifier
+from embedlm.backbone.weights import load_classifier
 from embedlm.errors import InputError, ModelError, RecipeError, UnsupportedError
 from embedlm.rerank import Method, methods
 

@@ -69,11 +69,11 @@ def test_packs_change_nothing(model, kind):
     for budget in (30, 4000):
         torch.manual_seed(0)
         decoder = Bottleneck(model.backbone.dim, 4, 64)
-        model.backbone.model.zero_grad()
-        model.backbone.model.requires_grad_(True)
+        model.backbone.network.zero_grad()
+        model.backbone.network.requires_grad_(True)
         options = {"max_length": 64, "budget": budget, "chance": np.random.default_rng(0)}
         loss = backward_bottleneck(model, decoder, TEXTS, Loss(kind=kind), **options)
-        gradient = model.backbone.model.layers[0].mlp.up_proj.weight.grad.clone()
+        gradient = model.backbone.network.layers[0].mlp.up_proj.weight.grad.clone()
         found.append((float(loss), gradient))
     if kind == "tsdae":
         assert found[0][0] == pytest.approx(found[1][0], abs=1e-4)
@@ -93,5 +93,5 @@ def test_a_stage_learns_and_leaves_no_decoder(model_folder, data, tmp_path, kind
     model = train(plan, tmp_path, data=data, device="cpu", say=lambda *a: seen.append(a))
     losses = [values["loss"] for what, values in seen if what == "step"]
     assert losses[-1] < losses[0] - 0.5
-    assert not [n for n, _ in model.backbone.model.named_parameters() if "decoder" in n]
+    assert not [n for n, _ in model.backbone.network.named_parameters() if "decoder" in n]
     assert mask_token(model.tokenizer) is not None

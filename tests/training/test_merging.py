@@ -24,13 +24,13 @@ def both(tiny_llama, data, tmp_path):  # noqa: F811
 
 
 def own(folder):
-    return embedlm.load(folder, device="cpu").backbone.model.state_dict()
+    return embedlm.load(folder, device="cpu").backbone.network.state_dict()
 
 
 def test_a_merge_is_the_weighted_mean(both, tmp_path):
     model = merge(both, tmp_path / "merged", weights=[1, 3], device="cpu")
     base, tuned = (own(folder) for folder in both)
-    for name, value in model.backbone.model.state_dict().items():
+    for name, value in model.backbone.network.state_dict().items():
         torch.testing.assert_close(value, 0.25 * base[name] + 0.75 * tuned[name])
     again = embedlm.load(tmp_path / "merged", device="cpu")
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))

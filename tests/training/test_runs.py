@@ -165,7 +165,7 @@ def test_the_seed_decides(tiny_llama, data, tmp_path):
 
 
 def weights_of(model):
-    return model.backbone.model.layers[0].mlp.up_proj.weight
+    return model.backbone.network.layers[0].mlp.up_proj.weight
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tiny_llama, data, tmp_path, monkeypatch):

@@ -1,25 +1,22 @@
 """Low-rank adapters (LoRA, DoRA and what else peft reads) on a network.
 
-Merged, they become part of the weights, in the order they are given. Switchable, one of them at a
-time is active, or none.
+Merged, they become part of the weights, in the order they are given. Switchable, a pass runs with
+one of them, or with none.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import InputError, ModelError, closest, require
 from embedlm.jobs.json_files import optional_json, read_json
 
@@ -28,71 +25,82 @@ __all__ = [
     "adapter_folder",
     "add_adapters",
     "apply_adapters",
+    "base_weights",
+    "check_adapter",
     "own_adapters",
     "split_adapters",
 ]
 
 CONFIG_FILE = "adapter_config.json"
-_FILES = (CONFIG_FILE, "adapter_model.safetensors", "adapter_model.bin")
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WRAPPER = "base_model.model."
 
 
+@dataclass(frozen=True, slots=True)
 class Adapters:
     """The switchable adapters of a network."""
 
-    def __init__(self, tuner: Any, names: Sequence[str]) -> None:
-        """Take a PeftModel and the names of its adapters."""
-        self.tuner = tuner
-        self.names = tuple(names)
+    tuner: Any
+    """peft's model around the network."""
+    names: tuple[str, ...]
 
-    def check(self, name: str | None) -> None:
-        """Refuse a name that is no adapter's.
+    def activate(self, view: nn.Module, name: str | None) -> None:
+        """Let a view of the network run with one adapter, or with the base alone (None).
 
-        Raises:
-            InputError: no such adapter.
+        peft's own switches turn gradients on and off too, which the views of a network share.
         """
-        if name is not None and name not in self.names:
-            raise InputError(
-                f"adapter {name!r} is not loaded; allowed: None (the base alone), "
-                f"{', '.join(map(repr, self.names))}.{closest(name, list(self.names))}"
-            )
+        for module in view.modules():
+            if hasattr(module, "_active_adapter"):
+                module.__dict__["_disable_adapters"] = name is None
+                if name is not None:
+                    module.__dict__["_active_adapter"] = [_inner(self.names.index(name))]
 
-    @contextmanager
-    def using(self, name: str | None) -> Iterator[None]:
-        """Run what is inside with one adapter, or with the base alone."""
-        self.check(name)
-        if name is None:
-            with self.tuner.disable_adapter():
-                yield
-            return
-        self.tuner.base_model.set_adapter(_inner(self.names.index(name)), inference_mode=True)
-        yield
-
-    def parameters(self, names: Collection[str]) -> list[nn.Parameter]:
-        """Return the weights of some of the adapters."""
+    def parameters(self, names: Collection[str], network: nn.Module) -> list[nn.Parameter]:
+        """Return the weights of some of the adapters on a network."""
         marks = [f".{_inner(self.names.index(name))}." for name in names]
-        every = self.tuner.base_model.model.named_parameters()
+        every = network.named_parameters()
         return [p for key, p in every if any(mark in f"{key}." for mark in marks)]
 
-    def save(self, folder: Path) -> None:
-        """Write each adapter below `folder`, itself below the base's, as peft does."""
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Write each adapter below `folder`, itself below the base's, as peft does.
+
+        Args:
+            folder: is made.
+            state: the weights of the whole network, by name.
+        """
         inner = [_inner(index) for index in range(len(self.names))]
-        self.tuner.save_pretrained(str(folder), selected_adapters=inner)
+        whole = {_WRAPPER + name: weight for name, weight in state.items()}
+        self.tuner.save_pretrained(str(folder), selected_adapters=inner, state_dict=whole)
         for name, written in zip(self.names, inner, strict=True):
             (folder / written).rename(folder / name)
             config = folder / name / CONFIG_FILE
             facts = {**read_json(config), "base_model_name_or_path": "../.."}
             config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
-    def base_weights(self) -> dict[str, Tensor]:
-        """Return the network's own weights under their own names."""
-        state: Mapping[str, Tensor] = self.tuner.base_model.model.state_dict()
-        prefix = str(self.tuner.base_model.prefix)
-        return {
-            key.replace(".base_layer.", "."): value
-            for key, value in state.items()
-            if prefix not in key
-        }
+
+def check_adapter(adapters: Adapters | None, name: str | None) -> None:
+    """Refuse a name that is no switchable adapter's.
+
+    Raises:
+        InputError: no such adapter.
+    """
+    if name is None or (adapters is not None and name in adapters.names):
+        return
+    if adapters is None:
+        raise InputError(
+            f"adapter {name!r} is not loaded, nor is any other that can be switched; load "
+            "the model with adapters=[...] and merge=False"
+        )
+    raise InputError(
+        f"adapter {name!r} is not loaded; allowed: None (the base alone), "
+        f"{', '.join(map(repr, adapters.names))}.{closest(name, list(adapters.names))}"
+    )
+
+
+def base_weights(adapters: Adapters, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a network's weights without those of its adapters, under the network's own names."""
+    mark = str(adapters.tuner.base_model.prefix)
+    return {k.replace(".base_layer.", "."): w for k, w in state.items() if mark not in k}
 
 
 def _inner(index: int) -> str:
@@ -113,7 +121,7 @@ def adapter_folder(source: str, name: str) -> Path:
     local = Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
     if not local:
         try:
-            path = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+            path = Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, *_WEIGHTS]))
             if (path / CONFIG_FILE).is_file():
                 return path
         except (HfHubHTTPError, OSError, ValueError):
@@ -201,7 +209,7 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
     if tuner is not None and not merge:
         tuner.base_model.set_adapter(_inner(0), inference_mode=True)
     network.requires_grad_(False)
-    return None if merge or tuner is None else Adapters(tuner, names)
+    return None if merge or tuner is None else Adapters(tuner, tuple(names))
 
 
 def add_adapters(
@@ -216,17 +224,17 @@ def add_adapters(
         config: of peft, for each new one.
     """
     peft = require("peft", "train")
-    own = loaded.names if loaded is not None else ()
-    new = [name for name in dict.fromkeys(names) if name not in own]
+    present = loaded.names if loaded is not None else ()
+    new = [name for name in dict.fromkeys(names) if name not in present]
     tuner = None if loaded is None else loaded.tuner
-    for index, _ in enumerate(new, len(own)):
+    for index, _ in enumerate(new, len(present)):
         if tuner is None:
             tuner = peft.get_peft_model(
                 network, config, _inner(index), autocast_adapter_dtype=False
             )
         else:
             tuner.add_adapter(_inner(index), config, autocast_adapter_dtype=False)
-    return Adapters(tuner, [*own, *new])
+    return Adapters(tuner, (*present, *new))
 
 
 def _config(folder: Path) -> Any:
@@ -242,17 +250,13 @@ def _config(folder: Path) -> Any:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    safe, old = folder / "adapter_model.safetensors", folder / "adapter_model.bin"
-    try:
-        if safe.is_file():
-            return load_file(safe)
-        found: dict[str, Tensor] = torch.load(old, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.PickleError) as error:
+    state = read_tensors(folder, *_WEIGHTS)
+    if not state:
         raise ModelError(
-            f"the adapter's weights in {str(folder)!r} cannot be read: {str(error)[:200]}. "
-            "Expected is adapter_model.safetensors or adapter_model.bin"
-        ) from error
-    return found
+            f"the adapter's weights in {str(folder)!r} are not there; expected is one of "
+            f"{' and '.join(_WEIGHTS)}"
+        )
+    return state
 
 
 def _named(state: Mapping[str, Tensor], network: nn.Module, folder: Path) -> dict[str, Tensor]:

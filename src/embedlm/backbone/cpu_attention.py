@@ -16,13 +16,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from embedlm.backbone.attention import Layout
+from embedlm.backbone.layout import Layout
 
 __all__ = ["How", "attend_packed", "suits", "visible"]
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary, finalize
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MIDDLE", "pack", "pack_int8", "processor", "unpack"]
+__all__ = ["MIDDLE", "pack", "pack_int8", "plain", "prepare", "processor", "unpack"]
 
 _NAMES = ("vendor_id", "model name")
 _DONT_NEED = 4
@@ -35,11 +34,11 @@ MIDDLE = 128
 
 _packed: dict[int, Tensor] = {}
 """Packed weights by the address of what stands in for the plain one."""
-_release: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-"""Gives a packed weight up when its layer is gone."""
 
 
 class _Prepacked(nn.Linear):
+    """A linear layer whose weight may be packed, and unpacked again, while threads run it."""
+
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b."""
         if torch.compiler.is_compiling():
@@ -55,7 +54,7 @@ def _linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 
 def _product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     packed = _packed.get(weight_OI.data_ptr())
-    if packed is None:  # the layer is just being packed, in another thread
+    if packed is None:  # the weight is a plain one
         return nn.functional.linear(x, weight_OI, bias_O)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias_O, "none", [], "")
     return out
@@ -87,12 +86,21 @@ def pack_int8(layer: nn.Module, weight_OI: Tensor) -> Tensor:
     return _held(layer, packed, weight_OI)
 
 
-def _held(layer: nn.Module, packed: Tensor, weight_OI: Tensor) -> Tensor:
-    """Return a tensor of the weight's shape and of no size, by whose address it is found packed."""
-    stand_in = weight_OI.new_zeros(1)
-    _packed[stand_in.data_ptr()] = packed
-    _release[layer] = finalize(layer, _packed.pop, stand_in.data_ptr(), None)
-    return stand_in.expand(weight_OI.shape)
+def _held(owner: object, packed: Tensor, weight_OI: Tensor) -> Tensor:
+    """Return a tensor of the weight's shape and of no size, by whose address it is found packed.
+
+    The packed weight is given up when its owner is gone.
+    """
+    place_1 = weight_OI.new_zeros(1)
+    _packed[place_1.data_ptr()] = packed
+    finalize(owner, _packed.pop, place_1.data_ptr(), None)
+    return place_1.expand(weight_OI.shape)
+
+
+def plain(weight_OI: Tensor) -> Tensor:
+    """Return a layer's weight as it was before it was packed, if it was."""
+    packed = _packed.get(weight_OI.data_ptr())
+    return weight_OI if packed is None else packed.to_dense()
 
 
 @lru_cache(maxsize=1)
@@ -117,21 +125,51 @@ def _gains(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def pack(modules: Iterable[nn.Module]) -> None:
-    """Pack the weights of plain linear layers on a CPU, where that makes them faster."""
-    mapped = _mapped_files()
+def _packable(modules: Iterable[nn.Module]) -> Iterator[nn.Linear]:
+    """Yield the plain linear layers of modules whose weights gain by being packed."""
     for module in modules:
         for layer in module.modules():
-            if type(layer) is not nn.Linear or layer.weight.requires_grad:
+            # No other subclass: its weight may be another thing (4 bits, say).
+            if not isinstance(layer, nn.Linear) or type(layer) not in (nn.Linear, _Prepacked):
                 continue
             weight_OI = layer.weight
-            if weight_OI.device.type != "cpu" or not _gains(weight_OI.dtype):
-                continue
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), TOKENS)
-            # In this order, and as a new parameter: another thread may be running the layer.
-            layer.__class__ = _Prepacked
-            layer.weight = nn.Parameter(_held(layer, packed, weight_OI), requires_grad=False)
-            _forget(weight_OI, mapped)
+            plain_one = not weight_OI.requires_grad and weight_OI.data_ptr() not in _packed
+            if plain_one and weight_OI.device.type == "cpu" and _gains(weight_OI.dtype):
+                yield layer
+
+
+def prepare(modules: Iterable[nn.Module]) -> None:
+    """Make layers ready to be packed, before any thread runs them.
+
+    A thread inside nn.Linear's own forward could otherwise meet the packed weight.
+    """
+    for layer in _packable(modules):
+        layer.__class__ = _Prepacked
+
+
+def pack(modules: Iterable[nn.Module]) -> None:
+    """Pack the weights of plain linear layers on a CPU, where that makes them faster.
+
+    Other threads may be running the layers if they were made ready by `prepare`.
+    """
+    mapped = _mapped_files()
+    for layer in _packable(modules):
+        weight_OI = layer.weight
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), TOKENS)
+        layer.__class__ = _Prepacked
+        # A new parameter, which threads read once a product, and which owns the packed weight:
+        # whoever holds it finds that.
+        stand_in = _Owner()
+        new = nn.Parameter(_held(stand_in, packed, weight_OI), requires_grad=False)
+        new.packed = stand_in  # type: ignore[attr-defined]
+        layer.weight = new
+        _forget(weight_OI, mapped)
+
+
+class _Owner:
+    """Lives as long as the parameter that it is an attribute of."""
+
+    __slots__ = ("__weakref__",)
 
 
 def _mapped_files() -> list[tuple[int, int]]:
@@ -146,25 +184,23 @@ def _mapped_files() -> list[tuple[int, int]]:
 
 
 def _forget(weight_OI: Tensor, mapped: list[tuple[int, int]]) -> None:
-    """Let go of the pages of a weight that lies in a mapped file: nobody reads them any more.
+    """Let go of the pages of a weight that lies in a mapped file, once nobody holds the weight.
 
-    Freeing the tensor frees no memory there, for its neighbours keep the mapping. Pages that are
-    read again after all come back from the file.
+    Freeing the tensor frees no memory there, for its neighbours keep the mapping.
     """
     start = -(-weight_OI.data_ptr() // PAGESIZE) * PAGESIZE
     end = (weight_OI.data_ptr() + weight_OI.nbytes) // PAGESIZE * PAGESIZE
     if start < end and any(low <= start and end <= high for low, high in mapped):
-        libc = ctypes.CDLL(None)
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
+        finalize(weight_OI, _drop_pages, start, end).atexit = False
+
+
+def _drop_pages(start: int, end: int) -> None:
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
 
 
 def unpack(modules: Iterable[nn.Module]) -> None:
-    """Give the layers their plain weights back."""
+    """Give the layers their plain weights back; other threads may be running them."""
     for module in modules:
         for layer in module.modules():
-            if isinstance(layer, _Prepacked):
-                _release.pop(layer).detach()
-                place = layer.weight.data_ptr()
-                layer.weight = nn.Parameter(_packed[place].to_dense(), requires_grad=False)
-                layer.__class__ = nn.Linear  # type: ignore[assignment]
-                del _packed[place]
+            if isinstance(layer, _Prepacked) and layer.weight.data_ptr() in _packed:
+                layer.weight = nn.Parameter(plain(layer.weight), requires_grad=False)

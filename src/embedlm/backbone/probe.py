@@ -8,18 +8,16 @@ the layer looks ahead.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from embedlm.backbone.layout import Layout, layout
+from embedlm.backbone.network import Backbone
 from embedlm.errors import UnsupportedError
 
-if TYPE_CHECKING:
-    from embedlm.backbone.network import Backbone
-
 __all__ = [
-    "find_layers",
     "layers_looking_ahead",
     "packing_is_exact",
     "probe_rows",
@@ -30,45 +28,31 @@ _LENGTHS = (9, 5, 5, 1)
 """Lengths of the probe's sequences: a group of equals, one alone, one of a single token."""
 
 
-def find_layers(model: nn.Module, count: int) -> nn.ModuleList:
-    """Return the list of the model's layers.
-
-    Raises:
-        UnsupportedError: no list of `count` modules is found.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise UnsupportedError(f"{type(model).__name__} has no list of {count} layers to probe")
-
-
 def probe_rows(backbone: Backbone, lengths: tuple[int, ...]) -> list[list[int]]:
     """Return rows of arbitrary token ids of those lengths."""
     generator = torch.Generator().manual_seed(0)
-    high = int(backbone.config.get_text_config().vocab_size)
+    high = backbone.vocab_size
     low = min(10, high - 1)
     ids = torch.randint(low, high, (sum(lengths),), generator=generator)
     return [part.tolist() for part in ids.split(list(lengths))]
 
 
-def layers_looking_ahead(backbone: Backbone, ids: list[list[int]]) -> list[bool]:
-    """Return for each layer whether the first token of the last row sees the ones after it."""
+def layers_looking_ahead(backbone: Backbone, row: list[int]) -> list[bool]:
+    """Return for each layer whether the first token of a row sees the ones after it."""
+    # A twin, for others may be running the backbone and would run into the hooks.
+    twin = backbone.twin().rebuilt(adapters=None)
     calls: dict[int, tuple[Any, Any]] = {}
 
     def record(layer: nn.Module, args: Any, kwargs: Any) -> None:
         calls[id(layer)] = (args, kwargs)
 
-    layers = backbone.layers
+    layers = twin.layers
     hooks = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
-    try:
-        with backbone.rows_layout(ids), torch.no_grad():
-            backbone.run_rows(ids)
-            for hook in hooks:
-                hook.remove()
-            return [_moves(layer, *calls[id(layer)], first=0) for layer in layers]
-    finally:
+    with layout(Layout((len(row),), twin.causal)), torch.no_grad():
+        twin.run([row])
         for hook in hooks:
             hook.remove()
+        return [_moves(layer, *calls[id(layer)], first=0) for layer in layers]
 
 
 def _moves(layer: nn.Module, args: Any, kwargs: Any, first: int) -> bool:
@@ -99,13 +83,13 @@ def prove_attention(backbone: Backbone, wanted: str) -> None:
     Raises:
         UnsupportedError: some layer still sees the future, or does not see it.
     """
-    ids = probe_rows(backbone, (6,))
-    ahead = layers_looking_ahead(backbone, ids)
+    (row,) = probe_rows(backbone, (6,))
+    ahead = layers_looking_ahead(backbone, row)
     expected = wanted == "bidirectional"
     wrong = [index for index, seen in enumerate(ahead) if seen != expected]
     if not wrong:
         return
-    kind = type(backbone.model).__name__
+    kind = type(backbone.network).__name__
     raise UnsupportedError(
         f"{kind} was asked for {wanted} attention, but layer{'s' if len(wrong) > 1 else ''} "
         f"{', '.join(map(str, wrong[:8]))}{'...' if len(wrong) > 8 else ''} of {len(ahead)} "
@@ -115,22 +99,22 @@ def prove_attention(backbone: Backbone, wanted: str) -> None:
     )
 
 
-def packing_is_exact(backbone: Backbone, padded: str) -> bool:
-    """Tell whether packed states equal the padded ones of another implementation.
-
-    The packed implementation is set, and stays so.
-    """
-    ids = probe_rows(backbone, _LENGTHS)
-    model: Any = backbone.model
-    packed = backbone.config._attn_implementation
+def packing_is_exact(backbone: Backbone) -> bool:
+    """Tell whether a backbone's packed states equal those of padded passes."""
+    rows = probe_rows(backbone, _LENGTHS)
     try:
-        found = backbone.packed_states(ids)
-        model.set_attn_implementation(padded)
-        wanted = backbone.padded_states(ids)
+        packed_TD = backbone.run(rows)
+        padded_TD = backbone.rebuilt(packs=False, network=_padded(backbone)).run(rows)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
         return False
-    finally:
-        model.set_attn_implementation(packed)
-    tolerance = 1e-3 if wanted.dtype == torch.float32 else 5e-2
-    error = (found.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-9)
+    tolerance = 1e-3 if padded_TD.dtype == torch.float32 else 5e-2
+    size = padded_TD.float().norm().clamp_min(1e-9)
+    error = (packed_TD.float() - padded_TD.float()).norm() / size
     return bool(error < tolerance)
+
+
+def _padded(backbone: Backbone) -> nn.Module:
+    """Return a view of a backbone's network that runs padded passes."""
+    network: Any = backbone.twin().network
+    network.set_attn_implementation(backbone.padded)
+    return network  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone.cpu_attention import How
+from embedlm.backbone.layout import Layout
 from embedlm.backbone.memory import put
 
 __all__ = ["attend", "suits", "switch_off"]
@@ -42,7 +43,7 @@ def switch_off(error: Exception) -> None:
     log.warning("attention runs group by group, because varlen failed: %s", str(error)[:200])
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, plan: Any, how: How) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: Layout, how: How) -> Tensor:
     """Attend within each sequence of a layout, after its prefix; out_1THD.
 
     Args:

@@ -19,8 +19,8 @@ from embedlm.errors import InputError, JobError, RecordError, closest
 from embedlm.jobs import Job, Reject
 
 if TYPE_CHECKING:
-    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
+    from embedlm.encode.compiling import Mode
 
 __all__ = [
     "OPTIONS",

@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from embedlm.backbone.memory import give_back
 from embedlm.bulk.blocks import Block, BlockEncoder, load_block, save_block
-from embedlm.bulk.identity import fixed_kernels, identity
+from embedlm.bulk.identity import identity
 from embedlm.bulk.outputs import check_output, check_paths
 from embedlm.bulk.workers import BlockRequest, Pool, run_requests
 from embedlm.bulk.writers import WRITERS, Finished
 from embedlm.data import Fields, Record, Source, read_texts
+from embedlm.encode.compiling import Mode
 from embedlm.errors import InputError, JobError
 from embedlm.jobs import Job, progress, write_file
 from embedlm.jobs.json_files import read_json, write_json
@@ -34,7 +35,6 @@ from embedlm.jobs.manifest import plain
 from embedlm.jobs.rejects import check_counts, write_rejects
 
 if TYPE_CHECKING:
-    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
 __all__ = ["Encoded", "encode_file"]
@@ -139,7 +139,7 @@ def encode_file(
         return replace(noted, resumed=noted.blocks)
     with Job.open(out, manifest, restart=restart) as job, ExitStack() as stack:
         encoder.kernels = _kernels(job, compile, model, records)
-        stack.enter_context(fixed_kernels(model, encoder.kernels))
+        stack.enter_context(model.executor.fixed(encoder.kernels))
         report = job.report()
         if report is None or not out.exists():
             if encoder.needs_ranges:
@@ -176,8 +176,6 @@ def _block_size(block: int | None, encoder: BlockEncoder) -> int:
 
 def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) -> Mode:
     """Choose the kernels of all blocks: as asked for, or by the input's size."""
-    from embedlm.backbone.compiling import Mode
-
     kept = job.fixed_text(_KERNELS)
     if kept is not None:
         if kept not in get_args(Mode):
@@ -187,9 +185,9 @@ def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) ->
     mode: Mode = "on" if compile else "off"
     if not compile and size is not None and size < SMALL:
         mode = "plain"
-    elif compile is None and size is not None and model.backbone.compiling is not None:
+    elif compile is None and size is not None and model.executor.compiling is not None:
         tokens = size // BYTES_PER_TOKEN * len(model.renderer.templates(None))
-        mode = "on" if model.backbone.compiling.worth(tokens) else "off"
+        mode = "on" if model.executor.repays_compiling(tokens) else "off"
     job.fix(_KERNELS, mode)
     return mode
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedlm.backbone.prepacked import plain
+
 if TYPE_CHECKING:
-    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
 
-__all__ = ["fixed_kernels", "identity"]
+__all__ = ["identity"]
 
 _SAMPLE = 64
 
@@ -28,12 +27,10 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     hashing every byte of a large model would take longer than many jobs.
     """
     backbone = model.backbone
-    if backbone.compiling is not None:
-        backbone.compiling.stop()  # packed weights cannot be looked at
     statistics = model.readout.statistics
     return {
         "model": {
-            "weights": _weights(backbone.model),
+            "weights": _weights(backbone.network),
             "head": _weights(backbone.head) if with_head and backbone.head is not None else None,
             "tokenizer": _short(model.tokenizer.backend_tokenizer.to_str().encode("utf-8")),
             "dtype": str(backbone.dtype),
@@ -50,7 +47,7 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
 def _weights(network: Any) -> str:
     seen = hashlib.sha256()
     for name, value in network.named_parameters():
-        flat = value.detach().flatten()
+        flat = plain(value.detach()).flatten()
         some = flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE].float().cpu().numpy()
         seen.update(f"{name}{tuple(value.shape)}".encode())
         seen.update(some.tobytes())
@@ -64,18 +61,3 @@ def _bytes(statistics: Any) -> bytes:
 
 def _short(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-@contextmanager
-def fixed_kernels(model: Embedder, mode: Mode) -> Iterator[None]:
-    """Run a job on kernels that are chosen at its start, not by the time it has taken."""
-    compiling = model.backbone.compiling
-    if compiling is None:
-        yield
-        return
-    before = compiling.mode
-    try:
-        compiling.settle(mode)
-        yield
-    finally:
-        compiling.mode = before

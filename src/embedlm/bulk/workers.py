@@ -20,13 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.bulk.blocks import Block, BlockEncoder
-from embedlm.bulk.identity import fixed_kernels
 from embedlm.data import Record
 from embedlm.errors import InputError, JobError
 
 if TYPE_CHECKING:
-    from embedlm.backbone.compiling import Mode
     from embedlm.embedder import Embedder
+    from embedlm.encode.compiling import Mode
 
 __all__ = ["BlockRequest", "Pool", "ProcessPool", "WorkerSettings", "open_pool", "run_requests"]
 
@@ -80,7 +79,7 @@ class WorkerSettings:
 
         def encode(request: BlockRequest) -> Block:
             encoder.ranges = request.ranges
-            with fixed_kernels(model, request.kernels):
+            with model.executor.fixed(request.kernels):
                 return request.run(encoder)
 
         return encode

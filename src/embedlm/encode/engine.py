@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy.typing as npt
 import torch
 
 from embedlm.backbone import Backbone
-from embedlm.backbone.attention import Kept
-from embedlm.backbone.memory import free_memory, is_out_of_memory
+from embedlm.backbone.layout import Kept
+from embedlm.backbone.memory import is_out_of_memory
+from embedlm.encode.executor import Executor
 from embedlm.encode.ids import as_rendered
 from embedlm.encode.items import Share, Text, TokenIds
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
@@ -28,7 +30,7 @@ from embedlm.readout.term_weights import text_token_ids
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Engine", "default_budget"]
+__all__ = ["Engine"]
 
 T = TypeVar("T")
 Words = list[npt.NDArray[np.int64]]
@@ -37,25 +39,6 @@ Rendered = tuple[list[Share], list[RenderedBatch], Words | None]
 
 CHUNK = 2048
 """Texts rendered at once, while the chunk before is run."""
-SHARE = 0.25
-"""Of an accelerator's free memory that the activations of a pack may take."""
-
-
-def default_budget(backbone: Backbone) -> int:
-    """Return how many tokens run at once by default.
-
-    On a CPU: as many as make products efficient, and no more than leave a layer's activations near
-    its caches. On an accelerator: as many as a share of its free memory holds, a power of two, so
-    that it is the same from run to run.
-    """
-    if backbone.device.type != "cuda":
-        return 1536
-    config = backbone.text_config
-    wide = getattr(config, "intermediate_size", None) or 4 * backbone.dim
-    bytes_of_one = backbone.dtype.itemsize * (8 * backbone.dim + 3 * wide)
-    free = free_memory(backbone.device) or 0
-    fits = max(1, int(SHARE * free / bytes_of_one))
-    return max(1024, min(32_768, 1 << (fits.bit_length() - 1)))
 
 
 def _behind(packs: Iterator[T]) -> Iterator[T]:
@@ -73,12 +56,17 @@ def _behind(packs: Iterator[T]) -> Iterator[T]:
 class Engine:
     """Runs items through a backbone by a recipe's prompt, pooling and heads."""
 
-    backbone: Backbone
+    executor: Executor
     renderer: Renderer
     readout: Readout
     budget: int
     adapter: str | None = None
     """The switchable adapter that the backbone runs with; None: the base alone."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """What the executor runs."""
+        return self.executor.backbone
 
     def run(
         self,
@@ -159,7 +147,7 @@ class Engine:
                 try:
                     kept = prefixes.of(pack, batch.ids[pack.items[0]])
                     states = pack_states(
-                        self.backbone.run,
+                        partial(self.executor.run, adapter=self.adapter),
                         self.readout,
                         batch,
                         pack,
@@ -178,23 +166,23 @@ class Engine:
 
     def _expect(self, batch: RenderedBatch, packs: list[Pack], like: float) -> None:
         """Tell what decides on compiling how much there is to run."""
-        if self.backbone.compiling is not None:
-            tokens = sum(
-                len(batch.ids[item]) - pack.prefix for pack in packs for item in pack.items.tolist()
-            )
-            self.backbone.compiling.ahead = int(like * tokens)
+        tokens = sum(
+            len(batch.ids[item]) - pack.prefix for pack in packs for item in pack.items.tolist()
+        )
+        self.executor.expect(int(like * tokens))
 
     def _planned(self, batch: RenderedBatch, left: npt.NDArray[np.int64]) -> list[Pack]:
         """Return the packs of some of a batch's rows."""
         share = self.backbone.packs and self.backbone.causal and not batch.unseen
-        budget = min(self.budget, self.backbone.budget or self.budget)
+        budget = self.executor.budget(self.budget)
         rows = [batch.ids[item] for item in left.tolist()]
         cost = PACK_COST_CUDA if self.backbone.device.type == "cuda" else PACK_COST
         packs = plan(rows, budget, share=share, depth=DEPTH, cost=cost)
         return [replace(pack, items=left[pack.items]) for pack in packs]
 
     def _run_prefix(self, ids: Sequence[int], held: int, kept: Kept) -> None:
-        self.backbone.packed_states([ids], prefix=held, layers=self.readout.layers, kept=kept)
+        layers, adapter = self.readout.layers, self.adapter
+        self.executor.run([ids], prefix=held, layers=layers, kept=kept, adapter=adapter)
 
     def _smaller(self, batch: RenderedBatch, pack: Pack, error: Exception) -> None:
         """Remember that a pack was too large for the memory, and halve what is run at once.
@@ -205,8 +193,6 @@ class Engine:
         """
         if not is_out_of_memory(error):
             raise error
-        if self.backbone.device.type == "cuda":
-            torch.cuda.empty_cache()
         tokens = sum(len(batch.ids[item]) for item in pack.items.tolist())
         if len(pack.items) == 1:
             raise JobError(
@@ -215,6 +201,5 @@ class Engine:
                 "another device"
             ) from error
         own = tokens - (len(pack.items) - 1) * pack.prefix
-        budget = max(1, min(own, self.backbone.budget or own) // 2)
-        self.backbone.budget = budget
+        budget = self.executor.did_not_fit(own)
         log.warning("out of memory with %d tokens at once; %d from now on", own, budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from embedlm.backbone.attention import Kept
+from embedlm.backbone.layout import Kept
 from embedlm.encode.plan import Level, Pack
 
 __all__ = ["Prefixes"]

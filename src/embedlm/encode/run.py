@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from embedlm.backbone.attention import Kept
+from embedlm.backbone.layout import Kept
 from embedlm.encode.plan import Pack
 from embedlm.errors import InputError
 from embedlm.prompt.render import SEGMENT_ID, RenderedBatch

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from embedlm.errors import GenerationError
+from embedlm.backbone import Backbone, load_backbone
+from embedlm.errors import GenerationError, UnsupportedError
 from embedlm.generation.generator import Chat, Sampling
+from embedlm.schema.recipe import Backbone as BackboneRecipe
 
 __all__ = [
     "LocalGenerator",
@@ -24,7 +25,6 @@ __all__ = [
     "StoredGenerator",
     "draw",
     "model_name",
-    "whole",
 ]
 
 Rows = list[list[int]]
@@ -77,17 +77,14 @@ class LocalGenerator:
             GenerationError: it is not a causal language model with its head.
             ModelError: it cannot be loaded.
         """
-        from embedlm.backbone import load_backbone
-        from embedlm.errors import UnsupportedError
-        from embedlm.schema.recipe import Backbone
-
+        recipe = BackboneRecipe(attention="native")
         try:
-            backbone = load_backbone(source, Backbone(attention="native"), head=True, attn="sdpa")
+            backbone = load_backbone(source, recipe, head=True, attn="sdpa")
         except UnsupportedError as error:
             raise _no_writer(source) from error
         if not backbone.causal:
             raise _no_writer(source)
-        return cls(backbone.whole_model(), backbone.tokenizer, model_name(source))
+        return cls(backbone.language_model(), backbone.tokenizer, model_name(source))
 
     def prompt(self, chat: Chat) -> str:
         """Return a chat as the string to continue."""
@@ -228,7 +225,7 @@ class StoredGenerator:
 class OwnGenerator:
     """Generates with a backbone that was loaded with its head: no second copy of the weights."""
 
-    def __init__(self, backbone: Any) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self._name = model_name(str(backbone.name))
 
@@ -241,25 +238,9 @@ class OwnGenerator:
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
         """Yield the answer to each chat."""
-        with whole(self.backbone) as model:
-            writer = LocalGenerator(model, self.backbone.tokenizer, self._name)
-            answers = list(writer.generate(chats, sampling, seeds))
-        yield from answers
-
-
-@contextmanager
-def whole(backbone: Any) -> Iterator[Any]:
-    """Lend a backbone's model with its head on and with attention that keeps keys and values."""
-    before = backbone.config._attn_implementation
-    place = str(backbone.head.base_model_prefix)
-    apart = getattr(backbone.head, place)
-    try:
-        backbone.model.set_attn_implementation("eager" if before == "eager" else "sdpa")
-        with torch.compiler.set_stance("force_eager"):
-            yield backbone.whole_model()
-    finally:
-        backbone.model.set_attn_implementation(before)
-        setattr(backbone.head, place, apart)
+        network = self.backbone.language_model()
+        writer = LocalGenerator(network, self.backbone.tokenizer, self._name)
+        yield from writer.generate(chats, sampling, seeds)
 
 
 def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generator]) -> list[int]:

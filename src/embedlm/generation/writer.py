@@ -18,14 +18,13 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from embedlm.backbone import Backbone
-from embedlm.backbone.direction import looking
 from embedlm.backbone.probe import prove_attention
 from embedlm.encode.inputs import check_texts
 from embedlm.encode.plan import Pack
 from embedlm.encode.run import pack_states
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.generation.generator import Sampling
-from embedlm.generation.local import LocalGenerator, whole
+from embedlm.generation.local import LocalGenerator
 from embedlm.prompt.render import RenderedBatch, Request
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Writer:
         """Take a model.
 
         Args:
-            model: of a causal language model's architecture; its head is loaded if it was not.
+            model: of a causal language model's architecture; loaded with its head.
             template: turns `{prompt}` into what is continued; None: the tokenizer's chat template,
                 else GritLM's.
             after: the same after a document that was read.
@@ -80,8 +79,7 @@ class Writer:
                 f"{model.backbone.name!r} ({kind}) does not write text; load a causal language "
                 "model with its head"
             )
-        with looking(model.backbone, "causal"):
-            prove_attention(model.backbone, "causal")
+        prove_attention(model.backbone.twin(causal=True), "causal")
         self.model, self.template, self.after = model, template, after
 
     def read(
@@ -135,11 +133,10 @@ class Writer:
             raise InputError(f"the prompt is {prompt!r}; give a text")
         sampling = Sampling(temperature, top_p, max_new_tokens)
         backbone = self.model.backbone
-        with looking(backbone, "causal"), whole(backbone) as network:
-            writer = LocalGenerator(network, backbone.tokenizer, backbone.name)
-            row, cache, held = self._row(writer, prompt, document)
-            writer.templated = True  # an answer may have several lines
-            return writer.continue_after(cache, held, row, sampling)
+        writer = LocalGenerator(backbone.language_model(), backbone.tokenizer, backbone.name)
+        row, cache, held = self._row(writer, prompt, document)
+        writer.templated = True  # an answer may have several lines
+        return writer.continue_after(cache, held, row, sampling)
 
     def _row(
         self, writer: LocalGenerator, prompt: str, document: ReadDocument | None
@@ -162,9 +159,8 @@ def _run_with_cache(
     """Run one row; return the mean of some hidden states, h_TD, and all layers' keys and values."""
     ids_1T = torch.tensor([list(ids)], device=backbone.device)
     inner = layers != (-1,)
-    with whole(backbone):
-        network: Any = backbone.model
-        out = network(input_ids=ids_1T, use_cache=True, output_hidden_states=inner)
+    network: Any = backbone.language_model(causal=backbone.causal)
+    out = network.base_model(input_ids=ids_1T, use_cache=True, output_hidden_states=inner)
     if not inner:
         return out.last_hidden_state[0], out.past_key_values
     h_TD = torch.stack([out.hidden_states[layer][0] for layer in layers]).mean(0)

@@ -53,7 +53,7 @@ def save(embedder: Embedder, folder: Path, card: Card) -> None:
 def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
     recipe = embedder.recipe
     form = form_of(embedder)
-    embedder.backbone.save(folder)
+    embedder.executor.save(folder)
     _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
     dense = []
     parts = embedder.readout.parts.read_by(recipe)

@@ -122,9 +122,9 @@ def load_latent(source: str, width: int, config: Latent) -> LatentAttention:
     Raises:
         ModelError: weights that do not fit the recipe.
     """
-    state = read_tensors(source, "", file=FILE)
+    state = read_tensors(source, FILE)
     if not state:
-        state = read_tensors(source, _PUBLISHED)
+        state = read_tensors(source, "model.safetensors", prefix=_PUBLISHED)
         config = _published(source, config) if state else config
     layer = LatentAttention(width, config)
     if not state:

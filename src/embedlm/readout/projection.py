@@ -9,21 +9,20 @@ Shapes: B rows, D width.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import read_json
 
 __all__ = ["Projection", "ProjectionLayer", "load_projection", "save_projection"]
 
+_FILES = ("model.safetensors", "pytorch_model.bin")
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
@@ -162,24 +161,12 @@ def _activation(config: Mapping[str, Any], folder: Path) -> str:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    safe, old = folder / "model.safetensors", folder / "pytorch_model.bin"
-    try:
-        if safe.is_file():
-            return load_file(safe)
-        found: dict[str, Tensor] = torch.load(old, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        pickle.PickleError,
-    ) as error:
+    state = read_tensors(folder, *_FILES)
+    if not state:
         raise ModelError(
-            f"the weights in {str(folder)!r} cannot be read: {str(error)[:200]}. Expected is "
-            "model.safetensors or pytorch_model.bin"
-        ) from error
-    return found
+            f"the layer in {str(folder)!r} has no weights; expected is {' or '.join(_FILES)}"
+        )
+    return state
 
 
 def save_projection(projection: Projection, folder: Path) -> list[str]:

@@ -8,17 +8,16 @@ Shapes: N tokens, D width of a state, E width of a token's vector.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.readout.projection import load_projection
 from embedlm.readout.term_weights import SparseRow
@@ -84,21 +83,10 @@ def load_token_layers(folder: Path, width: int, *, weight: bool, vector: bool) -
 
 
 def _linear(folder: Path, name: str, width: int) -> nn.Linear | None:
-    old, safe = folder / _FLAG[name], folder / FILE
-    try:
-        if safe.is_file():
-            every = load_file(safe)
-            state = {
-                key.removeprefix(f"{name}."): value
-                for key, value in every.items()
-                if key.startswith(f"{name}.")
-            }
-        elif old.is_file():
-            state = torch.load(old, map_location="cpu", weights_only=True)
-        else:
-            return None
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.PickleError) as error:
-        raise ModelError(f"the token layers in {str(folder)!r} cannot be read: {error}") from error
+    if (folder / FILE).is_file():
+        state = read_tensors(folder, FILE, prefix=f"{name}.")
+    else:
+        state = read_tensors(folder, _FLAG[name])
     if not state:
         return None
     matrix = state["weight"]

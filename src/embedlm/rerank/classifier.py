@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedlm.backbone.files import choose_device, choose_dtype, load_classifier, load_tokenizer
+from embedlm.backbone.devices import choose_device, choose_dtype
+from embedlm.backbone.tokenizer import load_tokenizer
+from embedlm.backbone.weights import load_classifier
 from embedlm.errors import UnsupportedError
 
 __all__ = ["Classifier"]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedlm.backbone.files import load_config
+from embedlm.backbone.config import load_config
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.json_files import optional_json

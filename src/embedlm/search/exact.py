@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.errors import InputError
-from embedlm.jobs.job import write_whole
+from embedlm.jobs import write_file
 from embedlm.readout.similarity import dot, maxsim, maxsim_pairwise, normalize, sparse_dot
 from embedlm.search.forms import FORMS, form_of
 from embedlm.search.store import Match, Vectors
@@ -146,7 +146,7 @@ class ExactStore:
         for head, form in forms.items():
             for name, array in form.pack(self._vectors[head]).items():
                 arrays[f"{head}.{name}"] = array
-        write_whole(path, lambda file: np.savez(file, **arrays))
+        write_file(path, lambda file: np.savez(file, **arrays))
 
     @classmethod
     def open(cls, path: Path) -> Self:

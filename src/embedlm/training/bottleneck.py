@@ -161,7 +161,7 @@ def _rebuilt(
             np.fill_diagonal(shown, val=False)
         hidden_BLK[b, :n, 1 : n + 1] = torch.from_numpy(~shown)
     ids_BL = ids_BL.to(h_TD.device)
-    table: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    table: Any = backbone.network.get_input_embeddings()  # type: ignore[operator]
     h_BLD = decoder(v_BD, table(ids_BL), hidden_BLK.to(h_TD.device))
     inner = torch.tensor([(b, p) for b, row in enumerate(chosen) for p in row.wanted])
     b_N, p_N = inner.to(h_TD.device).unbind(1)

@@ -55,9 +55,9 @@ def shard(student: Student) -> None:
     mesh = init_device_mesh(backbone.device.type, (world(),))
     head: Any = backbone.head
     kept = set(head.parameters()) if head is not None else set()
-    for part in (*backbone.layers, backbone.model):
+    for part in (*backbone.layers, backbone.network):
         fully_shard(part, mesh=mesh, ignored_params=kept)
-    backbone.sharded = True
+    student.rebuild(sharded=True)
 
 
 def whole_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedlm.backbone import Backbone
-from embedlm.backbone.direction import looking
 from embedlm.encode.plan import plan
 from embedlm.errors import UnsupportedError
 from embedlm.schema.tuning import Loss
@@ -89,13 +88,12 @@ def backward_language(
     packs = list(plan([row.ids for row in rows], budget, share=False)) if count else []
     device = backbone.device
     # The next token would be seen in both directions (GritLM's generative part is causal).
-    direction = "causal" if loss.kind == "ntp" or backbone.causal else "bidirectional"
+    causal = True if loss.kind == "ntp" else None
     total = torch.zeros((), device=device)
     every = summed(count)  # of all processes: their gradients are added up
     for pack in packs:
         chosen = [rows[item] for item in pack.items.tolist()]
-        with looking(backbone, direction):
-            h_TD = backbone.run([row.ids for row in chosen])
+        h_TD = backbone.run([row.ids for row in chosen], causal=causal)
         starts = np.cumsum([0, *(len(row.ids) for row in chosen)])
         places = [int(s) + at for s, row in zip(starts, chosen, strict=False) for at in row.at]
         wanted_N = torch.tensor([w for row in chosen for w in row.wanted], device=device)

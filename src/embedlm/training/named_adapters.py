@@ -1,22 +1,19 @@
 """Adapters trained by name: one a task (Jina-embeddings-v3), or one for queries alone (DiSCo).
 
-One is active at a time; all are saved with the model and chosen by role or by name when it encodes.
+Each text is embedded with one of them; all are saved with the model and chosen by role or by name
+when it encodes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
-from embedlm.backbone import Backbone
 from embedlm.errors import InputError
 from embedlm.schema.tuning import Stage
 
-__all__ = ["adapter_of", "adapters_of", "changes_of", "check_adapters", "switched"]
+__all__ = ["adapter_of", "adapters_of", "changes_of", "check_adapters"]
 
 QUERY = "query"
 """The adapter of `train: query_encoder`; documents have none."""
@@ -90,25 +87,3 @@ def check_adapters(stage: Stage, kind: str) -> None:
         )
     if any(one != used[0] for one in used) and not stage.batching.homogeneous:
         raise InputError(f"{where}: data sets with different adapters need homogeneous: true")
-
-
-@contextmanager
-def switched(
-    backbone: Backbone, name: str | None, learning: Sequence[nn.Parameter]
-) -> Iterator[None]:
-    """Run what is inside with one of the switchable adapters or the base alone.
-
-    Switching turns gradients on and off; those of `learning` stay on.
-    """
-    if backbone.adapters is None:
-        yield
-        return
-    try:
-        with backbone.using(name):
-            if name is not None:
-                for parameter in learning:
-                    parameter.requires_grad_(True)
-            yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from embedlm.backbone import attention
 from embedlm.backbone.adapters import add_adapters
+from embedlm.backbone.layout import current, layout
 from embedlm.errors import InputError, UnsupportedError, require
 from embedlm.schema.tuning import Adapter, Stage
 from embedlm.training.named_adapters import adapters_of
@@ -63,22 +63,22 @@ def _with_adapter(student: Student, settings: Adapter) -> Any:
     if settings.kind == "bitfit":
         raise InputError("adapter kind bitfit is `train: bias`")
     if settings.kind == "qlora":
-        in_four_bits(student.backbone.model, student.backbone.device)
+        in_four_bits(student.backbone.network, student.backbone.device)
     peft = require("peft", "train")
     with _fitting(student, settings):
-        return peft.get_peft_model(student.backbone.model, _config(settings))
+        tuner = peft.get_peft_model(student.backbone.network, _config(settings))
+    student.rebuild()
+    return tuner
 
 
 def _switchable(student: Student, stage: Stage, names: Sequence[str]) -> None:
     """Put a stage's switchable adapters on, and turn on the gradients of these alone."""
     backbone, settings = student.backbone, stage.adapter or Adapter()
     with _fitting(student, settings):
-        backbone.adapters = add_adapters(
-            backbone.model, backbone.adapters, names, _config(settings)
-        )
-    backbone.model.requires_grad_(False)
-    student.learning = backbone.adapters.parameters(names)
-    for parameter in student.learning:
+        adapters = add_adapters(backbone.network, backbone.adapters, names, _config(settings))
+    student.rebuild(adapters=adapters)
+    backbone.network.requires_grad_(False)
+    for parameter in adapters.parameters(names, backbone.network):
         parameter.requires_grad_(True)
 
 
@@ -100,7 +100,7 @@ def _fitting(student: Student, settings: Adapter) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        layers = student.backbone.model.named_modules()
+        layers = student.backbone.network.named_modules()
         names = {name.rsplit(".", 1)[-1] for name, part in layers if isinstance(part, nn.Linear)}
         raise InputError(
             f"adapter targets {settings.targets!r} are not in this model: its linear layers are "
@@ -111,21 +111,25 @@ def _fitting(student: Student, settings: Adapter) -> Iterator[None]:
 @contextmanager
 def dropped(student: Student, rate: float | None) -> Iterator[None]:
     """Train with attention dropout of this rate, and put the model's own back."""
+    if rate is None:
+        yield
+        return
     changed: list[tuple[Any, str, float]] = []
-    if rate is not None:
-        for name, module in student.backbone.model.named_modules():
-            own = getattr(module, "attention_dropout", None)
-            if isinstance(own, float):
-                changed.append((module, "attention_dropout", own))
-                module.attention_dropout = rate
-            elif isinstance(module, nn.Dropout) and "att" in name.lower():
-                changed.append((module, "p", module.p))
-                module.p = rate
+    for name, module in student.backbone.network.named_modules():
+        before = getattr(module, "attention_dropout", None)
+        if isinstance(before, float):
+            changed.append((module, "attention_dropout", before))
+            module.attention_dropout = rate
+        elif isinstance(module, nn.Dropout) and "att" in name.lower():
+            changed.append((module, "p", module.p))
+            module.p = rate
+    student.rebuild()
     try:
         yield
     finally:
-        for module, key, own in changed:
-            setattr(module, key, own)
+        for module, key, before in changed:
+            setattr(module, key, before)
+        student.rebuild()
 
 
 def remembered() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -133,5 +137,5 @@ def remembered() -> tuple[AbstractContextManager[None], AbstractContextManager[N
 
     The second knows the layout of the first: by then another pack may be under way, or none.
     """
-    now = attention.current()
-    return nullcontext(), attention.layout(now) if now is not None else nullcontext()
+    now = current()
+    return nullcontext(), layout(now) if now is not None else nullcontext()

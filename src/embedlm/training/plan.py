@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from embedlm.backbone.files import bfloat16_is_fast, choose_device
+from embedlm.backbone.devices import bfloat16_is_fast, choose_device
 from embedlm.data import existing
 from embedlm.errors import InputError, RecipeError
 from embedlm.schema.recipe import Recipe, recipes

@@ -25,7 +25,7 @@ def in_four_bits(network: nn.Module, device: torch.device) -> None:
     bitsandbytes: Any = require("bitsandbytes", "qlora")
     for module in list(network.modules()):
         for name, layer in list(module.named_children()):
-            if type(layer) is nn.Linear:
+            if isinstance(layer, nn.Linear):
                 setattr(module, name, _quantised(bitsandbytes, layer, device))
     network.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks
 

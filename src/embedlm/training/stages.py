@@ -213,11 +213,12 @@ class _Run:
             tuner.save_pretrained(str(folder / "adapter"))
         if stage.adapter is not None and stage.adapter.kind == "qlora":
             # What was learnt on 4 bits becomes part of the whole weights.
-            whole = _student(stage, *before, self.device).backbone.model
+            whole = _student(stage, *before, self.device).backbone.network
             apply_adapters(whole, [folder / "adapter"], merge=True)
-            student.backbone.model = whole
+            student.rebuild(network=whole)
         elif tuner is not None:
             tuner.merge_and_unload()
+            student.rebuild()
         student.embedder.save_pretrained(folder / "model")
 
     def _stepper(self, stage: Stage, student: Student, kind: str) -> Stepper:
@@ -276,8 +277,9 @@ def _student(
         decoder = Bottleneck(embedder.backbone.dim, heads_of_layer, longest(stage))
         student.extra["decoder"] = decoder.to(embedder.backbone.device)
     if stage.gradient_checkpointing:
-        network: Any = embedder.backbone.model
+        network: Any = student.backbone.network
         network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": remembered})
+        student.rebuild()
     return student
 
 

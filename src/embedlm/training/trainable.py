@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from embedlm.backbone import Backbone
 from embedlm.embedder import Embedder
 from embedlm.encode.plan import Pack, plan
 from embedlm.encode.run import pack_states
@@ -20,12 +22,8 @@ from embedlm.errors import UnsupportedError
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.schema.recipe import Head
 from embedlm.training.devices import largest
-from embedlm.training.named_adapters import switched
 
 __all__ = ["Ask", "Plan", "Student", "modules_of"]
-
-
-Rows = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Plan:
 
 def modules_of(embedder: Embedder) -> nn.ModuleDict:
     """Return all of a model that has parameters, by the part's name."""
-    modules = nn.ModuleDict({"backbone": embedder.backbone.model})
+    modules = nn.ModuleDict({"backbone": embedder.backbone.network})
     if embedder.backbone.head is not None:
         modules["head"] = embedder.backbone.head
     for name, part in embedder.readout.parts.modules().items():
@@ -82,17 +80,28 @@ class Student:
                 f"recipe {embedder.recipe.name!r} averages several prompts or rewritten texts, "
                 "which is not trained; take a recipe with one prompt, such as prompteol"
             )
+        embedder.executor.plain()
         self.embedder, self.budget = embedder, budget
         self.readout = embedder.readout.with_heads(heads)
         self.extra = nn.ModuleDict()
         """What learns with the model and is thrown away after the stage."""
         self.denoise = embedder.recipe.pooling.denoise
-        self.learning: list[nn.Parameter] = []
-        """The weights of switchable adapters that are trained."""
-        self.backbone = embedder.backbone
-        if self.backbone.compiling is not None:
-            self.backbone.compiling.stop()
-            self.backbone.compiling.mode = "plain"
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network that is trained."""
+        return self.embedder.backbone
+
+    def rebuild(self, **facts: Any) -> None:
+        """Take up what was done to the network: it was wrapped by adapters, split, replaced.
+
+        Args:
+            **facts: of the backbone, those that differ.
+        """
+        backbone = self.backbone.rebuilt(**facts)
+        self.embedder = self.embedder.with_backbone(backbone)
+        self.embedder.executor.plain()
+        self.readout = self.readout.with_backbone(backbone)
 
     def modules(self) -> nn.ModuleDict:
         """Return everything with parameters, by the part's name."""
@@ -131,7 +140,7 @@ class Student:
         return any(
             module.training
             and ((isinstance(module, nn.Dropout) and module.p > 0) or _rate(module) > 0)
-            for module in self.backbone.model.modules()
+            for module in self.backbone.network.modules()
         )
 
     def _render(self, ask: Ask) -> RenderedBatch:
@@ -157,10 +166,7 @@ class Student:
     def _run(self, batch: RenderedBatch, pack: Pack, longest: int, adapter: str | None) -> Tensor:
         """Return what all heads read from a pack, v_RX."""
 
-        def run(rows: Rows, **how: Any) -> Tensor:
-            with switched(self.backbone, adapter, self.learning):
-                return self.backbone.run(rows, **how)
-
+        run = partial(self.backbone.run, adapter=adapter)
         states = pack_states(run, self.readout, batch, pack, denoise=self.denoise)
         return self.readout.gradient_rows(states, longest)
 

@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 import torch
-from torch import nn
 
-from embedlm.backbone import prepacked
+from embedlm.backbone import Backbone, prepacked
 from embedlm.jobs.json_files import write_json
 from embedlm.jobs.user_cache import user_cache
 
@@ -34,6 +33,8 @@ __all__ = ["Compiling", "Costs", "Mode"]
 
 log = logging.getLogger(__name__)
 
+TRIAL_ROW = 32
+"""Tokens of a trial's rows."""
 LEAST = 512
 """Tokens from which a pack runs compiled on a CPU: smaller ones gain little there. On an
 accelerator launching a kernel costs as much for a single query: all packs run compiled."""
@@ -107,85 +108,87 @@ class Pace:
 
 
 class Compiling:
-    """Whether a model's layers run compiled, and on packed weights.
+    """Whether a backbone's layers run compiled, and on packed weights.
 
     `mode` is auto, on, off (packed weights, not compiled) or plain (neither: for training, and
     where a job is too small to gain).
+
+    What is compiled is a twin of the backbone: passes choose between the two, and those of other
+    threads go on without compiled layers while these are being made.
     """
 
-    def __init__(self, layers: nn.ModuleList, trial: Callable[[int], object], key: str) -> None:
-        """Keep what is needed.
-
-        Args:
-            layers: the model's.
-            trial: runs about that many made-up tokens through them.
-            key: names layers of this kind, dtype and device.
-        """
-        self.layers = layers
-        self._device = next(layers.parameters()).device
+    def __init__(self, backbone: Backbone) -> None:
+        """Take a backbone that packs and has no switchable adapters."""
+        self.backbone, self.compiled = backbone, backbone.twin()
+        self.layers = self.compiled.layers
         self.mode: Mode = "auto"
         self.active = self.packed = False
-        self.ahead = 0
-        """Tokens that the job at hand has still to run, as far as is known."""
-        self.key = f"{key}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        self._trial = trial
-        self._failed = self._trying = False
+        self.key = _key(backbone)
+        """Names layers of this kind, dtype and device."""
+        self._lock = threading.RLock()
+        self._failed = False
         self._plain = Pace()
         self._known: Costs | None = None
 
     def suits(self, tokens: int) -> bool:
         """Tell whether a pack of this size may run compiled."""
-        return tokens >= LEAST or self._device.type == "cuda"
+        return tokens >= LEAST or self.backbone.device.type == "cuda"
 
     def settle(self, mode: Mode) -> None:
         """Fix the kernels now: what follows gives the same bits whatever was run before."""
-        self.mode = mode
-        self._prepare()
+        with self._lock:
+            self.mode = mode
+            self._prepare(0)
 
     def worth(self, tokens: int) -> bool:
         """Tell whether that many tokens would repay compiling, after a trial where needed."""
-        if self.mode != "auto" or self._failed:
-            return self.mode == "on" and not self._failed
-        if not self._plain.tokens:
-            self._prepare()
-            self._plain = Pace(min(self._once() for _ in range(PAIRS)), TRIAL)
-        return self._costs().repaid_by(tokens * self._plain.of_one)
+        with self._lock:
+            if self.mode != "auto" or self._failed:
+                return self.mode == "on" and not self._failed
+            if not self._plain.tokens:
+                self._prepare(0)
+                self._plain = Pace(min(_timed(self.backbone) for _ in range(PAIRS)), TRIAL)
+            return self._costs().repaid_by(tokens * self._plain.of_one)
 
-    @contextmanager
-    def step(self, tokens: int) -> Iterator[None]:
-        """Time one forward pass of so many tokens, compiling before it if that is due."""
-        if self._trying:
-            yield
-            return
-        if not torch.is_grad_enabled():
-            self._prepare()
-        start = time.perf_counter()
-        yield
-        self.ahead = max(0, self.ahead - tokens)
-        if not self.active:
-            if self._device.type == "cuda" and self.mode == "auto":
-                torch.cuda.synchronize(self._device)  # else launching alone would be timed
+    def chosen(self, ahead: int) -> Backbone:
+        """Return what the next pack runs through, compiling before it if that is due.
+
+        Args:
+            ahead: tokens that the job at hand has still to run, as far as is known.
+        """
+        if not torch.is_grad_enabled() and self._lock.acquire(blocking=False):
+            try:
+                self._prepare(ahead)
+            finally:
+                self._lock.release()
+        return self.compiled if self.active else self.backbone
+
+    def took(self, tokens: int, start: float) -> None:
+        """Note how long a pack took without compiled layers, since `start` (of perf_counter)."""
+        if self.backbone.device.type == "cuda" and self.mode == "auto":
+            torch.cuda.synchronize(self.backbone.device)  # else launching alone would be timed
+        with self._lock:
             self._plain.seconds += time.perf_counter() - start
             self._plain.tokens += tokens
 
-    def _prepare(self) -> None:
+    def _prepare(self, ahead: int) -> None:
         if self.mode == "plain":
             if self.packed or self.active:
                 self.stop()
             return
         if self.active and self.mode == "off":
-            self._plain_layers()
+            self._drop()
         if not self.packed:
             prepacked.pack(self.layers)
             self.packed = True
-        if not self.active and not self._failed and self._due():
+        if not self.active and not self._failed and self._due(ahead):
             self._start()
 
-    def _due(self) -> bool:
+    def _due(self, ahead: int) -> bool:
         if self.mode != "auto" or not self._plain.tokens:
             return self.mode == "on"
-        ahead = self.ahead * self._plain.of_one
-        return self._costs().repaid_by(self._plain.seconds + ahead)
+        seconds = self._plain.seconds + ahead * self._plain.of_one
+        return self._costs().repaid_by(seconds)
 
     def _costs(self) -> Costs:
         if self._known is None:
@@ -194,58 +197,64 @@ class Compiling:
 
     def _start(self) -> None:
         start = time.perf_counter()
-        for layer in self.layers:
-            layer.compile(dynamic=True)
-        self.active = True
-        self._once()
-        if self._failed:  # and was given up: nothing was measured
+        try:
+            for layer in self.layers:
+                layer.compile(dynamic=True)
+            _timed(self.compiled)
+        except Exception as error:  # of the compiler, or of a tool that it calls
+            self.give_up(error)
             return
         first = time.perf_counter() - start
         before, after = self._compare()
-        found = Costs(first, 1 - after / before)
-        log.info("layers compiled in %.1f s, which saves %.0f %%", first, 100 * found.share)
-        found.keep(self.key)
-        self._known = found
-        if found.share <= 0 and self.mode == "auto":
+        measured = Costs(first, 1 - after / before)
+        log.info("layers compiled in %.1f s, which saves %.0f %%", first, 100 * measured.share)
+        measured.keep(self.key)
+        self._known = measured
+        if measured.share <= 0 and self.mode == "auto":
             self._failed = True
-            self._plain_layers()
+            self._drop()
+        else:
+            self.active = True
 
     def _compare(self) -> tuple[float, float]:
         """Return the seconds of a trial without and with compiled layers."""
-        pairs = []
-        for _ in range(PAIRS):
-            with torch.compiler.set_stance("force_eager"):
-                plain = self._once()
-            pairs.append((plain, self._once()))
+        pairs = [(_timed(self.backbone), _timed(self.compiled)) for _ in range(PAIRS)]
         before, after = map(min, zip(*pairs, strict=True))
         return before, after
 
-    @torch.inference_mode()
-    def _once(self) -> float:
-        self._trying = True
-        start = time.perf_counter()
-        try:
-            self._trial(TRIAL)
-        finally:
-            self._trying = False
-        return time.perf_counter() - start
-
-    def _plain_layers(self) -> None:
+    def _drop(self) -> None:
+        self.active = False
         for layer in self.layers:
             layer._compiled_call_impl = None
-        self.active = False
 
     def stop(self) -> None:
         """Go back to plain layers with plain weights."""
-        self._plain_layers()
-        prepacked.unpack(self.layers)
-        self.packed = False
+        with self._lock:
+            self._drop()
+            prepacked.unpack(self.layers)
+            self.packed = False
 
-    def give_up(self, error: Exception) -> bool:
-        """Go on uncompiled after a failure; tell whether that can help."""
-        if not self.active:
-            return False
+    def give_up(self, error: Exception) -> None:
+        """Go on uncompiled after a failure of what is compiled."""
         log.warning("layers run uncompiled, because compiling failed: %s", str(error)[:200])
-        self._failed = True
-        self._plain_layers()
-        return True
+        with self._lock:
+            self._failed = True
+            self._drop()
+
+
+def _key(backbone: Backbone) -> str:
+    first, config = type(backbone.layers[0]).__name__, backbone.text_config
+    size = f"{len(backbone.layers)} x {getattr(config, 'hidden_size', '?')}"
+    on_cpu = backbone.device.type == "cpu"
+    machine = prepacked.processor() if on_cpu else str(backbone.device)
+    kind = backbone.quantised or str(backbone.dtype)
+    threads, version = torch.get_num_threads(), torch.__version__
+    return f"{first} {size} {kind}, {machine}, {threads} threads, torch {version}"
+
+
+@torch.inference_mode()
+def _timed(backbone: Backbone) -> float:
+    """Return the seconds of a trial: a pack of made-up rows."""
+    start = time.perf_counter()
+    backbone.run([[0] * TRIAL_ROW] * (TRIAL // TRIAL_ROW)).sum().item()
+    return time.perf_counter() - start

@@ -1,0 +1,109 @@
+"""The list of a network's layers, and the states that enter them.
+
+Shapes: T tokens of a pack, B sequences, L longest of them, D width of a state.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor, nn
+
+from embedlm.errors import InputError, UnsupportedError
+
+__all__ = ["Tapped", "find_layers", "layer_index", "states_before"]
+
+
+def find_layers(network: nn.Module, count: int) -> nn.ModuleList:
+    """Return the list of the network's layers.
+
+    Raises:
+        UnsupportedError: no list of `count` modules is in it.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise UnsupportedError(f"{type(network).__name__} has no list of {count} layers to probe")
+
+
+def layer_index(layer: int, count: int) -> int:
+    """Return an index into the hidden states, counted from 0 (the embeddings) to `count`.
+
+    Raises:
+        InputError: the model has no such layer.
+    """
+    index = layer if layer >= 0 else count + 1 + layer
+    if not 0 <= index <= count:
+        raise InputError(
+            f"layer {layer} is not one of this model's: allowed are 0 (embeddings) to {count} "
+            f"(last), or -1 to {-count - 1}"
+        )
+    return index
+
+
+class _Stop(Exception):  # noqa: N818 (no error: a way out)
+    """Ends a forward pass once the states that were asked for are there."""
+
+
+class _Capture(threading.local):
+    """What the pass that this thread is running collects."""
+
+    def __init__(self) -> None:
+        self.wanted: Collection[int] = ()
+        self.states: dict[int, Tensor] = {}
+
+
+_capture = _Capture()
+
+
+class Tapped(nn.Module):
+    """Stands before a layer and keeps the states that enter it, for the thread that wants them.
+
+    It wraps the layer, and is no hook on it: a compiled layer would compile its hooks too.
+    """
+
+    def __init__(self, layer: nn.Module, index: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.index = index
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the layer's attribute: some architectures read their layers' attributes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer, unless nothing of it or after it is wanted."""
+        if self.index in _capture.wanted:
+            states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            _capture.states[self.index] = states
+            if self.index == max(_capture.wanted):
+                raise _Stop
+        return self.layer(*args, **kwargs)
+
+
+def states_before(
+    indices: Collection[int], count: int, forward: Callable[[], Tensor]
+) -> dict[int, Tensor]:
+    """Return the states that enter some layers of a network whose layers are all `Tapped`.
+
+    Args:
+        indices: of the layers; `count` stands for the states after the last of them.
+        count: of the layers.
+        forward: runs the network and returns its last states. It is ended early where no later
+            layer is wanted.
+    """
+    before = _capture.wanted, _capture.states
+    _capture.wanted, _capture.states = frozenset(indices), {}
+    try:
+        with suppress(_Stop):
+            last = forward()
+            _capture.states[count] = last
+        return _capture.states
+    finally:
+        _capture.wanted, _capture.states = before

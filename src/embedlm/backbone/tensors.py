@@ -1,0 +1,73 @@
+"""The one reader of files of tensors: safetensors, split or whole, and torch's pickles."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils.hub import cached_file
+
+from embedlm.errors import ModelError
+from embedlm.jobs.json_files import read_json
+
+__all__ = ["read_tensors"]
+
+_UNREADABLE = (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.PickleError)
+
+
+def read_tensors(source: str | Path, *names: str, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of the first of some files that a folder or hub id has.
+
+    Args:
+        source: folder or hub id.
+        names: of the files, the best first: *.safetensors (or its parts, by their index), or a
+            pickle of torch's, of which nothing but tensors is taken.
+        prefix: only tensors whose names begin so are returned, without that beginning.
+
+    Returns:
+        On the CPU, by name; empty where the source has none of the files.
+
+    Raises:
+        ModelError: a file that cannot be read.
+    """
+    for name in names:
+        paths = _parts(str(source), name, prefix)
+        if not paths:
+            continue
+        tensors: dict[str, Tensor] = {}
+        for path in paths:
+            try:
+                tensors |= _read(path, prefix)
+            except _UNREADABLE as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ModelError(
+                    f"the weights in {path.name} of {str(source)!r} cannot be read (corrupt?): "
+                    f"{reason}"
+                ) from error
+        return tensors
+    return {}
+
+
+def _parts(source: str, name: str, prefix: str) -> list[Path]:
+    """Return the files that hold what is called `name`; none where the source has none."""
+    silent: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False}
+    index = cached_file(source, f"{name}.index.json", **silent)
+    if index is not None:
+        files: dict[str, str] = read_json(Path(index))["weight_map"]
+        parts = sorted({file for key, file in files.items() if key.startswith(prefix)})
+        return [Path(str(cached_file(source, part))) for part in parts]
+    whole = cached_file(source, name, **silent)
+    return [] if whole is None else [Path(whole)]
+
+
+def _read(path: Path, prefix: str) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        with safe_open(str(path), "pt") as file:
+            chosen = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+            return {key.removeprefix(prefix): file.get_tensor(key) for key in chosen}
+    every: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return {k.removeprefix(prefix): v for k, v in every.items() if k.startswith(prefix)}

@@ -1,0 +1,32 @@
+"""A model's tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from embedlm.backbone.config import load_config, unloadable
+from embedlm.jobs.json_files import optional_json
+from embedlm.prompt.special import keep_declared
+
+__all__ = ["load_tokenizer"]
+
+
+def load_tokenizer(source: str) -> Any:
+    """Return the fast tokenizer of a folder or hub id, with the EOS that its config declares."""
+    try:
+        # Given the config, the library does not ask a wrapper's own for remote code.
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, config=load_config(source), trust_remote_code=False, use_fast=True
+        )
+        file = cached_file(
+            source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False
+        )
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise unloadable(source, "tokenizer", error) from error
+    if file is not None and getattr(tokenizer, "is_fast", False):
+        keep_declared(tokenizer, optional_json(Path(file)))
+    return tokenizer

@@ -1,0 +1,129 @@
+"""From a checkpoint's weights to its network, with errors that say what does not fit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+)
+
+from embedlm.backbone.config import WRAPPED, raw_config, unloadable
+from embedlm.backbone.quiet import quiet
+from embedlm.errors import ModelError, UnsupportedError
+
+__all__ = ["head_is_tied", "load_classifier", "load_network"]
+
+_IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions.decoder.bias")
+
+
+def _key_mapping(source: str) -> dict[str, str] | None:
+    """Return how a wrapper's names of weights become those of the network inside it."""
+    wrapped = WRAPPED.get(raw_config(source).get("model_type", ""))
+    return None if wrapped is None else {f"^{re.escape(wrapped[1])}": ""}
+
+
+def _head_class(config: Any) -> Any:
+    names = config.architectures or []
+    kind = config.model_type
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if masked and (not causal or any("Masked" in name for name in names)):
+        return AutoModelForMaskedLM
+    if masked and kind in ("bert", "roberta", "xlm-roberta", "camembert", "electra"):
+        return AutoModelForMaskedLM
+    return AutoModelForCausalLM if causal else None
+
+
+def head_is_tied(config: Any) -> bool:
+    """Tell whether a causal language model's head is its table of embeddings: it costs nothing."""
+    tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
+    return bool(tied) and _head_class(config) is AutoModelForCausalLM
+
+
+def load_network(
+    source: str, config: Any, dtype: torch.dtype, *, head: bool, implementation: str
+) -> tuple[nn.Module, list[str]]:
+    """Return the network (with its language-model head if `head`) and its missing head weights.
+
+    Raises:
+        ModelError: weights that are missing, truncated or do not fit the config.
+        UnsupportedError: a head was asked for and the architecture has none.
+    """
+    loader: Any = AutoModel
+    if head:
+        loader = _head_class(config)
+        if loader is None:
+            raise UnsupportedError(
+                f"{config.model_type!r} models have no language-model head, which this recipe's "
+                "sparse head needs; use a causal or masked language model"
+            )
+    elif MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
+        loader = AutoModelForTextEncoding
+    model, missing, mismatched = _opened(loader, source, config, dtype, implementation)
+    prefix = f"{model.base_model_prefix}." if head else ""
+    body = [key for key in missing if key.startswith(prefix)] + mismatched
+    _refuse(source, body)
+    return model.eval().requires_grad_(False), [key for key in missing if key not in body]
+
+
+def load_classifier(source: str, config: Any, dtype: torch.dtype) -> nn.Module:
+    """Return the sequence classification network of a folder or hub id.
+
+    Raises:
+        ModelError: weights that are missing, truncated or do not fit the config.
+    """
+    loader = AutoModelForSequenceClassification
+    with quiet():
+        model, missing, mismatched = _opened(loader, source, config, dtype, "sdpa")
+    # A pooler that a classifier lacks is read by it, so that here it may not be missing.
+    unread = [key for key in missing if not key.endswith("position_ids")]
+    _refuse(source, unread + mismatched)
+    ready: nn.Module = model.eval().requires_grad_(False)
+    return ready
+
+
+def _opened(
+    loader: Any, source: str, config: Any, dtype: torch.dtype, implementation: str
+) -> tuple[Any, list[str], list[str]]:
+    """Return a network and which of its weights the files lack, or have in another shape."""
+    try:
+        model, info = loader.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            attn_implementation=implementation,
+            output_loading_info=True,
+            key_mapping=_key_mapping(source),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
+            return _opened(loader, source, config, dtype, "eager")
+        raise unloadable(source, "weights", error) from error
+    if raw_config(source).get("model_type") in WRAPPED:
+        model._weight_conversions = []  # it is saved as the network that it is
+    ignored = () if loader is AutoModelForSequenceClassification else _IGNORED_MISSING
+    missing = [key for key in info["missing_keys"] if not any(part in key for part in ignored)]
+    return model, missing, [str(key) for key in info.get("mismatched_keys", ())]
+
+
+def _refuse(source: str, unfit: list[str]) -> None:
+    if unfit:
+        raise ModelError(
+            f"the weights in {source!r} do not fit its config: {len(unfit)} tensors are missing or "
+            f"of another shape, e.g. {unfit[0]}"
+        )
