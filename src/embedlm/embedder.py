@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,21 +15,14 @@ from embedlm.backbone import Backbone
 from embedlm.backbone.adapters import check_adapter
 from embedlm.encode.engine import Engine
 from embedlm.encode.executor import Executor
-from embedlm.encode.inputs import (
-    AUTO,
-    Options,
-    check_demonstrations,
-    check_instructions,
-    check_texts,
-    led,
-    translate_spellings,
-)
-from embedlm.encode.items import Item, Part, Share, Text
-from embedlm.encode.precision import quantize, truncate
-from embedlm.errors import InputError, UnsupportedError
+from embedlm.encode.inputs import check_demonstrations, check_instructions, check_texts, led
+from embedlm.encode.items import Item, Part, Share
+from embedlm.encode.options import AUTO, Options
+from embedlm.encode.precision import finish_vectors
+from embedlm.errors import InputError
 from embedlm.jobs.progress import progress
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.readout import Embeddings, PackStates, Readout, frequency, similarity
+from embedlm.readout import Embeddings, PackStates, Readout, frequency
 from embedlm.readout.embeddings import scores
 from embedlm.readout.heads import requested_heads
 from embedlm.schema.recipe import Recipe
@@ -37,9 +30,9 @@ from embedlm.schema.recipe import Recipe
 __all__ = ["Embedder"]
 
 Array = npt.NDArray[Any]
+Instructions = str | Sequence[str] | None
+Demonstrations = Sequence[Mapping[str, str]] | None
 _STREAM_WINDOW = 4096
-_NETWORK_FIELDS = ("kind", "attention", "adapters", "merge", "sliding_window")
-"""Fields of a recipe's backbone that are settled when a network is loaded."""
 
 
 class Embedder:
@@ -84,19 +77,7 @@ class Embedder:
             UnsupportedError: the recipe wants the network itself otherwise (its attention, sliding
                 windows, adapters); load the model with it.
         """
-        chosen = Recipe.load(recipe)
-        old, new = self.recipe.backbone, chosen.backbone
-        direction = "causal" if self.backbone.causal else "bidirectional"
-        if new.attention in ("native", direction) or old.attention == new.attention:
-            new = new.model_copy(update={"attention": old.attention})
-        for field in _NETWORK_FIELDS:
-            if getattr(old, field) != getattr(new, field):
-                raise UnsupportedError(
-                    f"recipe {chosen.name!r} has backbone.{field}: {getattr(new, field)!r}, and "
-                    f"this model was loaded with {getattr(old, field)!r}; load it anew with "
-                    f"embedlm.load({self.name!r}, recipe=...)"
-                )
-        return self._with(self.readout.with_recipe(chosen), self.executor)
+        return self._with(self.readout.with_recipe(Recipe.load(recipe)), self.executor)
 
     def with_backbone(self, backbone: Backbone) -> Embedder:
         """Return an embedder by the same recipe over another form of the network (in training)."""
@@ -117,15 +98,8 @@ class Embedder:
         """The network."""
         return self.readout.backbone
 
-    @property
-    def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
-        return self.backbone.tokenizer
-
-    @property
-    def device(self) -> Any:
-        """Where the model is."""
-        return self.backbone.device
+    tokenizer = property(lambda self: self.backbone.tokenizer, doc="The transformers tokenizer.")
+    device = property(lambda self: self.backbone.device, doc="Where the network is.")
 
     @property
     def dim(self) -> int:
@@ -162,8 +136,8 @@ class Embedder:
         self,
         texts: Any,
         role: str | None = None,
-        instruction: str | Sequence[str] | None = None,
-        demonstrations: Sequence[Mapping[str, str]] | None = None,
+        instruction: Instructions = None,
+        demonstrations: Demonstrations = None,
         *,
         max_length: int | None = None,
     ) -> RenderedBatch | list[RenderedBatch]:
@@ -179,12 +153,36 @@ class Embedder:
 
     # -- encoding -----------------------------------------------------------------------------
 
+    @overload
+    def encode(
+        self,
+        texts: Any,
+        role: str | None = ...,
+        *,
+        convert_to_tensor: Literal[True],
+        **options: Any,
+    ) -> torch.Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        texts: Any,
+        role: str | None = ...,
+        instruction: Instructions = ...,
+        demonstrations: Demonstrations = ...,
+        heads: Literal["dense"] | None = ...,
+        **options: Any,
+    ) -> Array: ...
+
+    @overload
+    def encode(self, texts: Any, role: str | None = ..., *, heads: Any, **options: Any) -> Any: ...
+
     def encode(
         self,
         texts: Any,
         role: str | None = None,
-        instruction: str | Sequence[str] | None = None,
-        demonstrations: Sequence[Mapping[str, str]] | None = None,
+        instruction: Instructions = None,
+        demonstrations: Demonstrations = None,
         heads: Any = None,
         dim: int | None = None,
         precision: str = "float32",
@@ -218,31 +216,33 @@ class Embedder:
                 convert_to_numpy, batch_size and device are taken and change nothing.
 
         Returns:
-            One dense head: array (n, dim). Anything else: `Embeddings`.
+            One dense head: an array (n, dim), or (dim,) for a single string. Anything else:
+            `Embeddings`. A type checker takes the recipe for one with a dense head alone where
+            `heads` is not given.
 
         Raises:
             InputError: texts or options that cannot be used.
         """
-        foreign = translate_spellings(spellings)
-        options = Options(
-            role=foreign.get("role", role),
+        options = Options.of(
+            spellings,
+            role=role,
             instruction=instruction,
             demonstrations=check_demonstrations(demonstrations),
             heads=heads,
-            dim=foreign.get("dim", dim),
+            dim=dim,
             precision=precision,
-            normalize=foreign.get("normalize", normalize),
+            normalize=normalize,
             batch_tokens=batch_tokens,
-            show_progress=foreign.get("show_progress", show_progress),
+            show_progress=show_progress,
             max_length=max_length,
             adapter=adapter,
         )
         checked = check_texts(texts, ids=True)
-        outputs = self._encode(led(checked.parts, foreign.get("prompt")), options)
-        if not isinstance(outputs, np.ndarray):
+        outputs = self._encode(led(checked.parts, options.lead), options)
+        if isinstance(outputs, Embeddings):
             return outputs
         vectors = outputs[0] if checked.single else outputs
-        return torch.from_numpy(vectors) if foreign.get("convert_to_tensor") else vectors
+        return torch.from_numpy(vectors) if options.as_tensor else vectors
 
     def encode_query(self, texts: Any, **options: Any) -> Any:
         """Encode with role "query"."""
@@ -303,47 +303,28 @@ class Embedder:
 
     def _shares(self, items: list[Item], show_progress: bool | None) -> list[Share]:
         """Return the items, or all variants of each where the recipe rewrites texts."""
-        texts = [item.part.text for item in items if isinstance(item.part, Text)]
-        if self.recipe.transform is None or len(texts) < len(items):
+        if self.recipe.transform is None:
             return [Share(item, index) for index, item in enumerate(items)]
-        from embedlm.transform import transform_texts
+        from embedlm.transform import transform_items
 
-        variants = transform_texts(
-            texts, self.recipe.transform, self.generator or self, show_progress=show_progress
-        )
-        return [
-            Share(Item(Text(text), item.instruction), index, 1 / (1 + len(rewritten)))
-            for index, (item, original, rewritten) in enumerate(
-                zip(items, texts, variants, strict=True)
-            )
-            for text in (original, *rewritten)
-        ]
+        writer = self.generator or self
+        return transform_items(items, self.recipe.transform, writer, show_progress=show_progress)
 
     def vectors_of(self, states: PackStates) -> Array:
         """Return the dense vectors of token states as `encode` gives them, (n, dim).
 
         For texts that were run elsewhere, by a `Writer` say.
         """
-        (output,) = self.readout.with_heads(
-            requested_heads("dense", self.recipe, several=False)
-        ).read(states)
-        return self._finish_vectors(output.cpu().numpy(), Options())
+        dense = requested_heads("dense", self.recipe, several=False)
+        (v_nD,) = self.readout.with_heads(dense).read(states)
+        return finish_vectors(v_nD.cpu().numpy(), self.recipe, self.readout.statistics, Options())
 
     def _finish(self, outputs: dict[str, Any], options: Options) -> Any:
         """Return what a call asks for: dense vectors in its width, length and precision."""
         if "dense" in outputs:
-            outputs["dense"] = self._finish_vectors(outputs["dense"], options)
+            vectors, statistics = outputs["dense"], self.readout.statistics
+            outputs["dense"] = finish_vectors(vectors, self.recipe, statistics, options)
         return outputs["dense"] if list(outputs) == ["dense"] else Embeddings(**outputs)
-
-    def _finish_vectors(self, vectors: Array, options: Options) -> Array:
-        unit = self.recipe.normalize if options.normalize is None else options.normalize
-        if self.readout.statistics is not None:
-            vectors = self.readout.statistics.remove_components(vectors)
-        if options.dim is not None:
-            vectors = truncate(vectors, options.dim, renormalize=False)
-        if unit:
-            vectors = similarity.normalize(vectors)
-        return quantize(vectors, options.precision)
 
     # -- corpus statistics --------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.data import Record
-from embedlm.encode.inputs import Options
+from embedlm.encode.options import Options
 from embedlm.encode.precision import quantize, ranges_of
 from embedlm.errors import InputError, JobError, RecordError, closest
 from embedlm.jobs import Job, Reject

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from embedlm.encode.items import Part, Text, TokenIds
-from embedlm.encode.precision import PRECISIONS
-from embedlm.errors import InputError, closest
+from embedlm.errors import InputError
 
 __all__ = [
-    "AUTO",
     "CheckedTexts",
-    "Options",
     "check_demonstrations",
     "check_instructions",
     "check_texts",
     "led",
-    "translate_spellings",
 ]
-
-
-AUTO = "auto"
-"""The adapter that the recipe gives the role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,61 +151,3 @@ def check_demonstrations(given: Any) -> tuple[dict[str, str], ...] | None:
         if not isinstance(shot, Mapping) or not all(isinstance(v, str) for v in shot.values()):
             raise InputError(f"demonstration {index} is not a mapping of strings: {_short(shot)}")
     return tuple(dict(shot) for shot in given)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What one call of `encode` asks for; see there."""
-
-    role: str | None = None
-    instruction: str | Sequence[str] | None = None
-    demonstrations: tuple[dict[str, str], ...] | None = None
-    heads: Any = None
-    dim: int | None = None
-    precision: str = "float32"
-    normalize: bool | None = None
-    batch_tokens: int | None = None
-    show_progress: bool | None = None
-    max_length: int | None = None
-    adapter: str | None = AUTO
-
-    def __post_init__(self) -> None:
-        for name in ("dim", "batch_tokens", "max_length"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) < 1):
-                raise InputError(f"{name} is {value!r}; give a number above 0")
-        if self.precision not in PRECISIONS:
-            raise InputError(
-                f"precision {self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}."
-                + closest(self.precision, list(PRECISIONS))
-            )
-
-
-_SPELLINGS = {
-    "show_progress_bar": "show_progress",
-    "normalize_embeddings": "normalize",
-    "prompt_name": "role",
-    "truncate_dim": "dim",
-    "prompt": "prompt",
-    "convert_to_tensor": "convert_to_tensor",
-}
-_WITHOUT_EFFECT = ("batch_size", "convert_to_numpy", "device")
-
-
-def translate_spellings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sentence-transformers' options under our names, those that are None left out.
-
-    Raises:
-        InputError: a name that neither knows.
-    """
-    out: dict[str, Any] = {}
-    own = [field.name for field in fields(Options)]
-    for name, value in given.items():
-        if name in _WITHOUT_EFFECT or value is None:
-            continue
-        if name not in _SPELLINGS:
-            raise InputError(
-                f"encode has no option {name!r}.{closest(name, own)} Allowed: {', '.join(own)}"
-            )
-        out[_SPELLINGS[name]] = value
-    return out

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.encode.options import PRECISIONS, Options
 from embedlm.errors import InputError, closest
+from embedlm.readout.frequency import Statistics
+from embedlm.readout.similarity import normalize
+from embedlm.schema.recipe import Recipe
 
-__all__ = ["PRECISIONS", "quantize", "ranges_of", "truncate"]
+__all__ = ["PRECISIONS", "finish_vectors", "quantize", "ranges_of", "truncate"]
 
-PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 Array = npt.NDArray[Any]
 
 
@@ -24,6 +27,27 @@ def truncate(vectors: Array, dim: int, *, renormalize: bool) -> Array:
     if renormalize:
         cut = cut / np.maximum(np.linalg.norm(cut, axis=-1, keepdims=True), 1e-12)
     return cut
+
+
+def finish_vectors(
+    vectors_nD: Array, recipe: Recipe, statistics: Statistics | None, options: Options
+) -> Array:
+    """Return pooled vectors as a call asks for them: their width, length and precision.
+
+    Args:
+        vectors_nD: as they come from the dense head.
+        recipe: says whether vectors are normalised, where the call does not.
+        statistics: of a fitted corpus, whose common components are taken out.
+        options: of the call.
+    """
+    unit = recipe.normalize if options.normalize is None else options.normalize
+    if statistics is not None:
+        vectors_nD = statistics.remove_components(vectors_nD)
+    if options.dim is not None:
+        vectors_nD = truncate(vectors_nD, options.dim, renormalize=False)
+    if unit:
+        vectors_nD = normalize(vectors_nD)
+    return quantize(vectors_nD, options.precision)
 
 
 def ranges_of(vectors: Array) -> Array:

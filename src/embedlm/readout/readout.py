@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone import Backbone
+from embedlm.errors import UnsupportedError
 from embedlm.readout import frequency
 from embedlm.readout.heads import make_heads
 from embedlm.readout.parts import Parts
@@ -25,6 +26,9 @@ from embedlm.schema.heads import Head as HeadOptions
 from embedlm.schema.recipe import Recipe
 
 __all__ = ["Readout"]
+
+_NETWORK_FIELDS = ("kind", "attention", "adapters", "merge", "sliding_window")
+"""Fields of a recipe's backbone that are settled when a network is loaded."""
 
 
 class Readout:
@@ -61,9 +65,27 @@ class Readout:
         """Return the readout of another recipe over the same backbone, with all parts.
 
         `create` makes untrained token layers where the recipe needs some and there are none.
+
+        Raises:
+            UnsupportedError: the recipe wants the network itself otherwise.
         """
+        self._check_network(recipe)
         parts = self.parts.for_recipe(recipe, self.backbone, create=create)
         return Readout(self.backbone, recipe, parts, statistics=self.statistics)
+
+    def _check_network(self, recipe: Recipe) -> None:
+        """Refuse a recipe whose network differs from the one that is loaded."""
+        loaded, asked = self.recipe.backbone, recipe.backbone
+        direction = "causal" if self.backbone.causal else "bidirectional"
+        if asked.attention in ("native", direction):
+            asked = asked.model_copy(update={"attention": loaded.attention})
+        for field in _NETWORK_FIELDS:
+            if getattr(loaded, field) != getattr(asked, field):
+                raise UnsupportedError(
+                    f"recipe {recipe.name!r} has backbone.{field}: {getattr(asked, field)!r}, and "
+                    f"{self.backbone.name!r} was loaded with {getattr(loaded, field)!r}; load it "
+                    "anew with that recipe"
+                )
 
     def with_heads(self, heads: Sequence[HeadOptions]) -> Readout:
         """Return the same readout with other heads."""
