@@ -21,7 +21,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def model(tiny_llama):
-    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu", lm_head=True)
 
 
 # -- help -----------------------------------------------------------------------------------------

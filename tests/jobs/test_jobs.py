@@ -88,7 +88,7 @@ def test_an_old_folder_comes_back_where_the_new_one_cannot_be_renamed(tmp_path, 
 def test_disk_errors_say_what_is_kept(tmp_path):
     for number, told in (
         (errno.ENOSPC, "no space left while writing .*f.bin .*Blocks are kept"),
-        (errno.EACCES, "cannot write .*f.bin .*Permission denied.*Blocks are kept"),
+        (errno.EACCES, "f.bin cannot be written: Permission denied.*Blocks are kept"),
     ):
         with (
             pytest.raises(JobError, match=told),
@@ -98,7 +98,7 @@ def test_disk_errors_say_what_is_kept(tmp_path):
     with pytest.raises(JobError, match="another"), disk_errors(tmp_path, "x", also=(RuntimeError,)):
         raise JobError("another")
     with (
-        pytest.raises(JobError, match=r"cannot write .*writer"),
+        pytest.raises(JobError, match="cannot be written: the writer"),
         disk_errors(tmp_path, "x", also=(RuntimeError,)),
     ):
         raise RuntimeError("the writer")

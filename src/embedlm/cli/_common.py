@@ -204,7 +204,7 @@ class Prompting:
 
 AS_LOADED = Loading()
 AS_IS = Prompting()
-_SHAPE = 'write a list of {"instruct": ..., "query": ..., "response": ...}'
+_SHAPE = 'write objects {"instruct": ..., "query": ..., "response": ...}, a line each or as a list'
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -222,23 +222,27 @@ def _change(text: str) -> tuple[str, Any]:
 
 def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
     """Return the demonstrations of a file: a JSON list, or records of any form."""
-    from embedlm.data import Source, read_rows
+    from embedlm.data import Source
     from embedlm.data.forms import form_of
     from embedlm.jobs.json_files import read_json
 
     if path is None:
         return None
     file = Path(path)
-    records: list[tuple[str, Any]]
-    if form_of(file)[0] is None and _begins_a_list(file):
-        values = read_json(file, InputError)
-        records = [(f"{path}: entry {number}", value) for number, value in enumerate(values, 1)]
+    form, _ = form_of(file)
+    demonstrations: list[Any]
+    if form is None and _begins_a_list(file):
+        demonstrations = read_json(file, InputError)
     else:
-        records = list(read_rows(Source(file, form=None if form_of(file)[0] else "jsonl")))
-    for where, record in records:
-        if not isinstance(record, dict) or not all(isinstance(v, str) for v in record.values()):
-            raise InputError(f"{where} is no object of strings; {_SHAPE}")
-    return [record for _, record in records]
+        demonstrations = []
+        for row in Source(file, form=form or "jsonl").rows():
+            if row.error is not None:
+                raise InputError(f"{path}:{row.line}: {row.error}; {_SHAPE}")
+            demonstrations.append(row.value)
+    for number, one in enumerate(demonstrations, 1):
+        if not isinstance(one, dict) or not all(isinstance(v, str) for v in one.values()):
+            raise InputError(f"{path!r}: entry {number} is no object of strings; {_SHAPE}")
+    return demonstrations
 
 
 def _begins_a_list(file: Path) -> bool:

@@ -13,6 +13,9 @@ from embedlm.errors import RecordError
 __all__ = ["Retrieval", "read_labelled", "read_pairs", "read_retrieval"]
 
 
+_PAIRS = (("s1", "s2"), ("sentence1", "sentence2"))
+
+
 @dataclass(frozen=True, slots=True)
 class Retrieval:
     """A corpus, queries, and which documents answer them."""
@@ -34,7 +37,13 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
     """
     pairs = []
     for place, record in read_rows(path):
-        first, second = (_text(record, place, f"s{n}", f"sentence{n}") for n in (1, 2))
+        names = next((pair for pair in _PAIRS if record.keys() >= {*pair, "score"}), None)
+        if names is None:
+            raise RecordError(
+                f"{place}: give the fields s1 and s2 (or sentence1 and sentence2) with sentences "
+                f"and score with a number; there are: {', '.join(record) or 'none'}"
+            )
+        first, second = (_text(record, place, name) for name in names)
         pairs.append((first, second, _number(record, place, "score")))
     return pairs
 
@@ -74,15 +83,11 @@ def read_retrieval(folder: Path, split: str | None = None) -> Retrieval:
     return Retrieval(documents, {q: t for q, t in queries.items() if q in relevant}, relevant)
 
 
-def _text(record: Mapping[str, Any], place: str, *names: str) -> str:
-    """Return the first of these fields that a record has, as a string."""
-    for name in names:
-        if record.get(name) is not None:
-            return str(record[name])
-    raise RecordError(
-        f"{place}: has no field {' or '.join(map(repr, names))}; there are: "
-        f"{', '.join(record) or 'none'}"
-    )
+def _text(record: Mapping[str, Any], place: str, name: str) -> str:
+    """Return a field that a record must have, as a string."""
+    if record.get(name) is None:
+        raise RecordError(f"{place}: has no {name!r}; there are: {', '.join(record) or 'none'}")
+    return str(record[name])
 
 
 def _number(record: Mapping[str, Any], place: str, name: str) -> float:

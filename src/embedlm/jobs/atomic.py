@@ -129,10 +129,13 @@ def disk_errors(target: Path, kept: str, also: tuple[type[Exception], ...] = ())
         if error.errno is None:
             raise
         file = error.filename or target
-        what = "no space left while writing" if error.errno in _FULL else "cannot write"
-        raise JobError(f"{what} {file} ({error.strerror}). {kept}") from error
+        if error.errno in _FULL:
+            raise JobError(
+                f"no space left while writing {file} ({error.strerror}). {kept}"
+            ) from error
+        raise JobError(f"{file} cannot be written: {error.strerror}. {kept}") from error
     except also as error:
-        raise JobError(f"cannot write {target}: {error}. {kept}") from error
+        raise JobError(f"{target} cannot be written: {error}. {kept}") from error
 
 
 def _sync(path: Path) -> None:

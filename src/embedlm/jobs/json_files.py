@@ -25,8 +25,10 @@ def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as reason:
+    except OSError as reason:
         raise error(f"{path} cannot be read as JSON: {reason}") from reason
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as reason:
+        raise error(f"{path} cannot be read as JSON: it is not valid JSON ({reason})") from reason
 
 
 def optional_json(path: Path) -> dict[str, Any]:
