@@ -1,15 +1,15 @@
 """Files of texts and records: one `Source` for every form, and what models are trained on."""
 
 from embedlm.data.compression import existing
-from embedlm.data.records import Group, Kind, Pair, Records, read_records
+from embedlm.data.records import Group, Pair, RecordKind, Records, read_records
 from embedlm.data.source import Fields, Record, Source, read_rows, read_texts
 
 __all__ = [
     "Fields",
     "Group",
-    "Kind",
     "Pair",
     "Record",
+    "RecordKind",
     "Records",
     "Source",
     "existing",

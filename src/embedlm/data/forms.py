@@ -9,19 +9,19 @@ from typing import Any
 
 from embedlm.data.compression import COMPRESSIONS, split_compression
 from embedlm.data.lines import read_jsonl, read_lines, read_paragraphs
-from embedlm.data.rows import Reading, Row
+from embedlm.data.rows import FileRow, Reading
 from embedlm.data.tables import read_csv, read_parquet, read_tsv
 from embedlm.errors import InputError, closest
 
-__all__ = ["FORMS", "SUFFIXES", "Form", "form_of"]
+__all__ = ["FORMS", "SUFFIXES", "FileForm", "form_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class FileForm:
     """A form of file."""
 
     suffixes: tuple[str, ...]
-    read: Callable[[Any, Reading], Iterator[Row]]
+    read: Callable[[Any, Reading], Iterator[FileRow]]
     """Takes the open file (parquet: or its path)."""
     bare: bool = False
     """A record is a text without fields."""
@@ -30,12 +30,12 @@ class Form:
 
 
 FORMS = {
-    "txt": Form((".txt", ".text"), read_lines, bare=True),
-    "md": Form((".md", ".markdown", ".rst"), read_paragraphs, bare=True),
-    "jsonl": Form((".jsonl", ".ndjson"), read_jsonl),
-    "csv": Form((".csv",), read_csv, quoting=True),
-    "tsv": Form((".tsv",), read_tsv, quoting=False),
-    "parquet": Form((".parquet",), read_parquet),
+    "txt": FileForm((".txt", ".text"), read_lines, bare=True),
+    "md": FileForm((".md", ".markdown", ".rst"), read_paragraphs, bare=True),
+    "jsonl": FileForm((".jsonl", ".ndjson"), read_jsonl),
+    "csv": FileForm((".csv",), read_csv, quoting=True),
+    "tsv": FileForm((".tsv",), read_tsv, quoting=False),
+    "parquet": FileForm((".parquet",), read_parquet),
 }
 """Of txt each line is a text, of md each paragraph; of the others each row is a record."""
 SUFFIXES = {suffix: name for name, form in FORMS.items() for suffix in form.suffixes}

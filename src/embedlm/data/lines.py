@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from embedlm.data.rows import Reading, Row, not_utf8
+from embedlm.data.rows import FileRow, Reading, not_utf8
 
 __all__ = ["paragraphs", "raw_lines", "read_jsonl", "read_lines", "read_paragraphs"]
 
@@ -22,21 +22,21 @@ def raw_lines(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line[:-1] if line.endswith(b"\r") else line
 
 
-def read_lines(handle: BinaryIO, _: Reading) -> Iterator[Row]:
+def read_lines(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:
     """Yield a row a line; an empty line is an empty text."""
     for number, line in raw_lines(handle):
         try:
-            yield Row(number, line.decode("utf-8"))
+            yield FileRow(number, line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            yield Row(number, error=not_utf8(error), raw=line)
+            yield FileRow(number, error=not_utf8(error), raw=line)
 
 
-def read_paragraphs(handle: BinaryIO, reading: Reading) -> Iterator[Row]:
+def read_paragraphs(handle: BinaryIO, reading: Reading) -> Iterator[FileRow]:
     """Yield a row a paragraph."""
     yield from paragraphs(read_lines(handle, reading))
 
 
-def paragraphs(lines: Iterable[Row], longest: int | None = None) -> Iterator[Row]:
+def paragraphs(lines: Iterable[FileRow], longest: int | None = None) -> Iterator[FileRow]:
     """Join the lines between blank lines by spaces; a paragraph's place is its first line.
 
     Args:
@@ -49,7 +49,7 @@ def paragraphs(lines: Iterable[Row], longest: int | None = None) -> Iterator[Row
         text = str(row.value).strip()
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
         if parts and (not text or full):
-            yield Row(first, " ".join(parts))
+            yield FileRow(first, " ".join(parts))
             parts = []
         if row.error is not None:
             yield row
@@ -57,10 +57,10 @@ def paragraphs(lines: Iterable[Row], longest: int | None = None) -> Iterator[Row
             first = first if parts else row.line
             parts.append(text)
     if parts:
-        yield Row(first, " ".join(parts))
+        yield FileRow(first, " ".join(parts))
 
 
-def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[Row]:
+def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:
     """Yield a row for each line that is not blank."""
     for number, line in raw_lines(handle):
         if not line.strip():
@@ -68,8 +68,8 @@ def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[Row]:
         try:
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            yield Row(number, error=not_utf8(error), raw=line)
+            yield FileRow(number, error=not_utf8(error), raw=line)
         except (ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits, too
-            yield Row(number, error=f"not valid JSON: {error}", raw=line)
+            yield FileRow(number, error=f"not valid JSON: {error}", raw=line)
         else:
-            yield Row(number, value, raw=line)
+            yield FileRow(number, value, raw=line)

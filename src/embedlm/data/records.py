@@ -17,9 +17,9 @@ from embedlm.data.forms import FORMS
 from embedlm.data.source import Source, read_rows
 from embedlm.errors import InputError, RecordError
 
-__all__ = ["Group", "Kind", "Pair", "Records", "read_records"]
+__all__ = ["Group", "Pair", "RecordKind", "Records", "read_records"]
 
-Kind = Literal["groups", "pairs", "texts"]
+RecordKind = Literal["groups", "pairs", "texts"]
 _QUERY = ("query", "anchor", "question", "q")
 _POSITIVE = ("positive", "positives", "pos", "document", "passage", "answer", "d")
 _NEGATIVE = ("negative", "negatives", "neg", "hard_negatives")
@@ -48,7 +48,7 @@ class Pair:
     score: float
 
 
-Item = Group | Pair | str
+Example = Group | Pair | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Records:
     """The records of one source, all of one kind."""
 
     name: str
-    kind: Kind
+    kind: RecordKind
     items: tuple[Any, ...]
     has_negatives: bool = False
     has_scores: bool = False
@@ -74,19 +74,19 @@ def read_records(source: str | Path, limit: int | None = None) -> Records:
         RecordError: a record that cannot be used, with file and line.
     """
     path = Path(source)
-    items: list[Item] = list(islice(_items(path), limit))
+    items: list[Example] = list(islice(_examples(path), limit))
     if not items:
         raise InputError(f"{path} holds no record; give a file with at least two")
     if len({type(item) for item in items}) > 1:
         raise InputError(f"{path} mixes records of several kinds; give a file for each")
     groups = [item for item in items if isinstance(item, Group)]
-    kind: Kind = "groups" if groups else "pairs" if isinstance(items[0], Pair) else "texts"
+    kind: RecordKind = "groups" if groups else "pairs" if isinstance(items[0], Pair) else "texts"
     negatives = bool(groups) and all(group.negatives for group in groups)
     scores = bool(groups) and all(group.scores for group in groups)
     return Records(path.name.split(".")[0], kind, tuple(items), negatives, scores)
 
 
-def _items(path: Path) -> Iterator[Item]:
+def _examples(path: Path) -> Iterator[Example]:
     source = Source(path)
     bare = FORMS[source.form].bare
     labelled: dict[str, list[str]] = {}
@@ -133,7 +133,7 @@ def _of_labels(labelled: Mapping[str, list[str]]) -> Iterator[Group]:
                 yield Group(text, (positive,), negative)
 
 
-def _item(record: Mapping[str, Any], place: str) -> Item:
+def _item(record: Mapping[str, Any], place: str) -> Example:
     query, first = _name(record, _QUERY), _name(record, _FIRST)
     if query is not None:
         return _group(record, query, place)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Reading", "Row", "not_utf8", "shortened"]
+__all__ = ["FileRow", "Reading", "not_utf8", "shortened"]
 
 _LONGEST = 200
 """Characters of a bad record that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FileRow:
     """One row of a file."""
 
     line: int

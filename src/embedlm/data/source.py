@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from embedlm.data.compression import COMPRESSIONS, DAMAGE, Meter, existing, unpacked
 from embedlm.data.forms import FORMS, SUFFIXES, form_of
-from embedlm.data.rows import Reading, Row, shortened
+from embedlm.data.rows import FileRow, Reading, shortened
 from embedlm.data.tables import count_parquet
 from embedlm.errors import InputError, RecordError, closest
 
@@ -183,11 +183,11 @@ class Source:
 
     # -- rows ---------------------------------------------------------------------------------
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[FileRow]:
         """Yield the rows with all their fields."""
         return self._rows(list)
 
-    def _rows(self, columns: Any) -> Iterator[Row]:
+    def _rows(self, columns: Any) -> Iterator[FileRow]:
         self._row = 0
         reading = Reading(self.name, columns, self.quoting)
         try:
@@ -276,7 +276,7 @@ class Source:
                 )
         return [name for name in names if name in (*required, self.fields.id)]
 
-    def _record(self, row: Row) -> Record:
+    def _record(self, row: FileRow) -> Record:
         """Return the record of a row, with what is wrong with it."""
         fields = self.fields
         if row.error is not None:
@@ -314,7 +314,7 @@ class _FieldSearch:
     names: dict[str, None] = field(default_factory=dict)
     """The fields that there are."""
 
-    def look(self, row: Row) -> None:
+    def look(self, row: FileRow) -> None:
         if self.missing and row.error is None:
             fields = list(row.value) if isinstance(row.value, dict) else []
             self.missing.difference_update(fields)

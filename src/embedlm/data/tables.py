@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from embedlm.data.lines import raw_lines
-from embedlm.data.rows import Reading, Row
+from embedlm.data.rows import FileRow, Reading
 from embedlm.errors import InputError, require
 
 __all__ = ["count_parquet", "read_csv", "read_parquet", "read_tsv"]
@@ -29,17 +29,17 @@ _ROWS = 1024
 """Rows of a parquet file held at once."""
 
 
-def read_csv(handle: BinaryIO, reading: Reading) -> Iterator[Row]:
+def read_csv(handle: BinaryIO, reading: Reading) -> Iterator[FileRow]:
     """Yield a row for each record of comma-separated values under the header."""
     yield from _read_table(handle, ",", reading)
 
 
-def read_tsv(handle: BinaryIO, reading: Reading) -> Iterator[Row]:
+def read_tsv(handle: BinaryIO, reading: Reading) -> Iterator[FileRow]:
     """Yield a row for each record of tab-separated values under the header."""
     yield from _read_table(handle, TAB, reading)
 
 
-def _read_table(handle: BinaryIO, delimiter: str, reading: Reading) -> Iterator[Row]:
+def _read_table(handle: BinaryIO, delimiter: str, reading: Reading) -> Iterator[FileRow]:
     split = _quoted if reading.quoting else _unquoted
     header: list[str] | None = None
     for line, cells, error in split(handle, delimiter):
@@ -49,11 +49,11 @@ def _read_table(handle: BinaryIO, delimiter: str, reading: Reading) -> Iterator[
             header = cells
             reading.columns(header)
         elif error is not None:
-            yield Row(line, error=error, raw="".join(cells).rstrip("\r\n"))
+            yield FileRow(line, error=error, raw="".join(cells).rstrip("\r\n"))
         elif (wrong := _wrong(cells, len(header))) is not None:
-            yield Row(line, error=wrong, raw=cells)
+            yield FileRow(line, error=wrong, raw=cells)
         else:
-            yield Row(line, dict(zip(header, cells, strict=True)), raw=cells)
+            yield FileRow(line, dict(zip(header, cells, strict=True)), raw=cells)
     if header is None:
         reading.columns([])
 
@@ -138,7 +138,7 @@ class _Lines:
         self.taken.clear()
 
 
-def read_parquet(source: Path | BinaryIO, reading: Reading) -> Iterator[Row]:
+def read_parquet(source: Path | BinaryIO, reading: Reading) -> Iterator[FileRow]:
     """Yield a row for each row of a parquet file."""
     with closing(_open_parquet(source, reading.name)) as file:
         names = list(file.schema_arrow.names)
@@ -155,7 +155,7 @@ def read_parquet(source: Path | BinaryIO, reading: Reading) -> Iterator[Row]:
                 return
             for value in batch.to_pylist():
                 number += 1
-                yield Row(number, value, raw=value)
+                yield FileRow(number, value, raw=value)
 
 
 def count_parquet(source: Path | BinaryIO, name: str) -> int:

@@ -12,7 +12,7 @@ from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
 from embedlm.data.forms import FORMS, SUFFIXES, form_of
 from embedlm.data.lines import paragraphs
-from embedlm.data.rows import Row
+from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
 
 __all__ = ["Passage", "read_passages"]
@@ -114,7 +114,7 @@ def _prose(file: str, split: str, longest: int) -> Iterator[Passage]:
         yield from _pieces(file, row.line, str(row.value).strip(), longest)
 
 
-def _lines(source: Source) -> Iterator[Row]:
+def _lines(source: Source) -> Iterator[FileRow]:
     for row in source.rows():
         if row.error is not None or str(row.value).strip():
             yield row
