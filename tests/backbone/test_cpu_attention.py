@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from embedlm.backbone import cpu_attention, prepacked
-from embedlm.backbone.layout import Layout
 from embedlm.backbone.cpu_attention import How, attend_packed, suits, visible
+from embedlm.backbone.layout import Layout
 
 
 def by_formula(query, key, value, layout, how):

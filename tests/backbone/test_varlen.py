@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from embedlm.backbone import attention, varlen
-from embedlm.backbone.layout import Layout, layout
 from embedlm.backbone.cpu_attention import How
+from embedlm.backbone.layout import Layout, layout
 
 
 def plain(q, k, v, starts_q, starts_k, longest_q, longest_k, **options):
