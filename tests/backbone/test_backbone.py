@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import embedlm
-from embedlm.backbone import load_backbone
+from embedlm.backbone import load_backbone, network
 from embedlm.backbone.quantised import Int8Linear
 from embedlm.encode.plan import DEPTH, PACK_COST, common_prefix, grouped, plan
 from embedlm.errors import ModelError, UnsupportedError
@@ -34,6 +34,18 @@ settings.load_profile("shared")
 def load(model_folder, name, attention="native", **options):
     recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": attention})
     return embedlm.load(model_folder(name), recipe=recipe, **options)
+
+
+def count_tokens(monkeypatch):
+    """Return a list that grows by the tokens of every pass."""
+    forward, tokens = network.Backbone._forward, []
+
+    def counted(self, view, indices, ids, *inputs):
+        tokens.append(ids.shape[1])
+        return forward(self, view, indices, ids, *inputs)
+
+    monkeypatch.setattr(network.Backbone, "_forward", counted)
+    return tokens
 
 
 def relative(a, b):
@@ -111,7 +123,7 @@ def test_unknown_implementation_and_device(model_folder):
 
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("pooling", ["last", "mean", "weighted_mean"])
-def test_shared_prefixes_change_nothing(model_folder, name, pooling):
+def test_shared_prefixes_change_nothing(model_folder, name, pooling, monkeypatch):
     lead = "Instruct: retrieve passages that answer.\nQuery: "
     recipe = embedlm.Recipe.load(
         {"name": "t", "prompt": {"default": lead + "{text}"}, "pooling": {"kind": pooling}}
@@ -121,9 +133,7 @@ def test_shared_prefixes_change_nothing(model_folder, name, pooling):
     assert any(pack.prefix >= 8 for pack in plan(rows, 10_000, share=True))
     alone = np.stack([model.encode(text) for text in TEXTS])
     assert relative(model.encode(TEXTS), alone) < 1e-4
-    tokens = []
-    run = model.backbone._packed
-    model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
+    tokens = count_tokens(monkeypatch)
     assert relative(model.encode(TEXTS, batch_tokens=60), alone) < 1e-4
     prefix = common_prefix(min(rows), max(rows))
     assert len(tokens) > 2
@@ -234,7 +244,7 @@ def nested_tokens(groups):
     return sum(seen.values())
 
 
-def test_several_prefixes_in_one_batch_are_each_run_once(model_folder):
+def test_several_prefixes_in_one_batch_are_each_run_once(model_folder, monkeypatch):
     """Two long instructions, and texts without: no one declares what they share."""
     model = embedlm.load(model_folder("llama"), "e5-mistral", dtype="float32")
     leads = ["one two three four five six seven " * 4, "seven six five four three " * 5]
@@ -243,9 +253,7 @@ def test_several_prefixes_in_one_batch_are_each_run_once(model_folder):
     rows = model.render(texts, "query", instructions).ids
     groups = grouped(rows)
     assert sorted(group.prefix > 60 for group in groups) == [False, True, True]
-    tokens = []
-    run = model.backbone._packed
-    model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
+    tokens = count_tokens(monkeypatch)
     for budget in (100_000, 300):
         tokens.clear()
         found = model.encode(texts, "query", instructions, batch_tokens=budget)
@@ -257,7 +265,9 @@ def test_several_prefixes_in_one_batch_are_each_run_once(model_folder):
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_prefix_that_begins_with_another_is_run_after_it(model_folder, pooling, dtype):
+def test_a_prefix_that_begins_with_another_is_run_after_it(
+    model_folder, pooling, dtype, monkeypatch
+):
     """All share a lead, two thirds one of two tasks after it: each token of them is run once."""
     recipe = {"name": "t", "prompt": {"default": "{text}"}, "pooling": {"kind": pooling}}
     model = embedlm.load(model_folder("qwen3"), recipe=recipe, dtype=dtype)
@@ -267,9 +277,7 @@ def test_a_prefix_that_begins_with_another_is_run_after_it(model_folder, pooling
     rows = model.render(texts).ids
     groups = grouped(rows, depth=DEPTH)
     assert sorted(len(group.levels) for group in groups) == [1, 2, 2]
-    tokens = []
-    run = model.backbone._packed
-    model.backbone._packed = lambda *a: tokens.append(a[0].shape[1]) or run(*a)
+    tokens = count_tokens(monkeypatch)
     for budget in (100_000, 400):
         tokens.clear()
         found = model.encode(texts, batch_tokens=budget)
@@ -314,7 +322,7 @@ def test_int8_in_blocks_equals_plain_integers(tokens, monkeypatch):
 
 def test_a_pack_that_does_not_fit_is_halved_and_the_size_remembered(model_folder):
     model = load(model_folder, "llama")
-    run = model.backbone.run
+    run = model.executor.run
     sizes = []
 
     def small(rows, *, prefix=0, **options):
@@ -323,18 +331,18 @@ def test_a_pack_that_does_not_fit_is_halved_and_the_size_remembered(model_folder
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(rows, prefix=prefix, **options)
 
-    model.backbone.run = small
+    model.executor.run = small
     texts = [f"{text} {i}" for i in range(5) for text in TEXTS]
     found = model.encode(texts)
     assert max(sizes) > 100
     first = len(sizes)
-    assert model.backbone.budget <= 100
+    assert model.executor.budget() <= 100
     assert relative(found, np.stack([model.encode(text) for text in texts])) < 1e-4
     sizes.clear()
     model.encode(texts)
     assert max(sizes) <= 100
     assert len(sizes) < first
-    model.backbone.run = lambda rows, **_: small([list(range(200))])
+    model.executor.run = lambda rows, **_: small([list(range(200))])
     with pytest.raises(embedlm.errors.JobError, match="too large for the memory"):
         model.encode(["one"])
 

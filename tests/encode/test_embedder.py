@@ -189,7 +189,7 @@ def test_any_text_fits_its_limit(model_folder, text, limit):
 
 
 def test_heads_together_come_from_the_same_states(model_folder):
-    model = embedlm.load(model_folder("llama"), recipe="plain-last")
+    model = embedlm.load(model_folder("llama"), recipe="plain-last", lm_head=True)
     found = model.encode(TEXTS, heads=["dense", {"sparse": {"top_k": 7}}, "multi_vector"])
     np.testing.assert_allclose(found.dense, model.encode(TEXTS), atol=1e-5)
     assert isinstance(found.sparse, csr_matrix)
@@ -203,7 +203,7 @@ def test_heads_together_come_from_the_same_states(model_folder):
 
 
 def test_scores(model_folder):
-    model = embedlm.load(model_folder("llama"), recipe="plain-last")
+    model = embedlm.load(model_folder("llama"), recipe="plain-last", lm_head=True)
     found = model.encode(TEXTS, heads=["dense", "sparse", "multi_vector"])
     dense = model.similarity(found, found, heads=["dense"])
     unit = found.dense / np.linalg.norm(found.dense, axis=1)[:, None]

@@ -22,7 +22,7 @@ def test_rendered_ids_give_the_vectors_of_their_texts(tiny_llama, recipe, kind):
 
 
 def test_every_head_reads_ids(tiny_llama):
-    model = embedlm.load(tiny_llama, "plain-mean", device="cpu")
+    model = embedlm.load(tiny_llama, "plain-mean", device="cpu", lm_head=True)
     heads = ["dense", {"sparse": {"top_k": 5, "restrict": "text"}}, "multi_vector"]
     rows = model.render(TEXTS).ids
     found = model.encode(rows, heads=heads)

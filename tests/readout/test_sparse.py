@@ -32,7 +32,7 @@ HEADED = [*models.DECODERS, *models.STUBBORN]
 @pytest.mark.parametrize("name", HEADED)
 def test_pooled_logits_are_the_models_own(model_folder, name):
     folder = model_folder(name)
-    model = embedlm.load(folder, recipe="prompteol")
+    model = embedlm.load(folder, recipe="prompteol", lm_head=True)
     found = model.encode(TEXTS, heads=[WHOLE]).sparse.toarray()
     for row, ids in zip(found, model.render(TEXTS).ids, strict=True):
         np.testing.assert_allclose(row, own_weights(folder, ids)[-1], atol=1e-4)
@@ -59,7 +59,7 @@ def test_a_causal_splade_can_leave_the_first_token_out(tiny_llama):
 
 
 def test_restricted_to_the_texts_own_words(tiny_llama):
-    model = embedlm.load(tiny_llama, recipe="prompteol")
+    model = embedlm.load(tiny_llama, recipe="prompteol", lm_head=True)
     text = "The quick brown fox"
     own = {
         token
@@ -75,7 +75,7 @@ def test_restricted_to_the_texts_own_words(tiny_llama):
 
 @pytest.mark.parametrize("text", ["?", "the of and", ""])
 def test_a_text_without_words_takes_the_best_of_the_vocabulary(tiny_llama, text):
-    model = embedlm.load(tiny_llama, recipe="prompteol")
+    model = embedlm.load(tiny_llama, recipe="prompteol", lm_head=True)
     found = model.encode([text], heads=[WORDS]).sparse
     whole = model.encode([text], heads=[WHOLE]).sparse.toarray()[0]
     assert found.nnz == 10
@@ -84,7 +84,7 @@ def test_a_text_without_words_takes_the_best_of_the_vocabulary(tiny_llama, text)
 
 @pytest.mark.parametrize("top_k", [1, 5, 10_000])
 def test_top_k_keeps_the_largest(tiny_llama, top_k):
-    model = embedlm.load(tiny_llama, recipe="prompteol")
+    model = embedlm.load(tiny_llama, recipe="prompteol", lm_head=True)
     whole = model.encode(TEXTS, heads=[WHOLE]).sparse
     found = model.encode(TEXTS, heads=[{"sparse": {**WHOLE["sparse"], "top_k": top_k}}]).sparse
     for row in range(len(TEXTS)):
@@ -94,7 +94,7 @@ def test_top_k_keeps_the_largest(tiny_llama, top_k):
 
 
 def test_expansion_adds_word_like_tokens_of_no_own_word(tiny_llama):
-    model = embedlm.load(tiny_llama, recipe="prompteol")
+    model = embedlm.load(tiny_llama, recipe="prompteol", lm_head=True)
     text = "The quick brown fox"
     own = model.encode([text], heads=[WORDS]).sparse
     found = model.encode([text], heads=[{"sparse": {**WORDS["sparse"], "expand": 3}}]).sparse
@@ -119,7 +119,7 @@ def test_a_model_without_a_head_is_refused(model_folder):
     with pytest.raises(UnsupportedError, match="no language-model head"):
         embedlm.load(model_folder("bert", head=False), recipe="splade")
     model = embedlm.load(model_folder("t5"), recipe="plain-mean")
-    with pytest.raises(UnsupportedError, match="no language-model head"):
+    with pytest.raises(UnsupportedError, match=r"no language-model head.*lm_head=True"):
         model.encode(["a"], heads=["sparse"])
 
 

@@ -304,7 +304,7 @@ class Backbone:
         """
         if self.head is None:
             raise UnsupportedError(
-                f"{self.name!r} was loaded without its language-model head, which a sparse head "
+                f"{self.name!r} was loaded with no language-model head, which a sparse head "
                 "and a model that writes need; load a checkpoint of a causal or masked language "
                 "model with lm_head=True, or with a recipe that has a sparse head"
             )
