@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedlm.prompt.filling import spell_demonstrations
 from embedlm.prompt.special import surround
 from embedlm.readout.projection import Projection
 from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
-from embedlm.schema.template import parse_template, spell_demonstrations
+from embedlm.schema.template import parse_template
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
