@@ -63,6 +63,7 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "strip": str.strip,
     "strip_all": str.strip,
+    "lower": str.lower,
     "promptbert": _clean_promptbert,
     "prompteol": _clean_prompteol,
 }

@@ -51,11 +51,11 @@ class Prompt(Part):
         (), description="Default demonstrations; each fills `demonstration`."
     )
     separator: str = Field("", description="Written after each demonstration.")
-    clean: Literal["none", "strip", "strip_all", "promptbert", "prompteol"] = Field(
+    clean: Literal["none", "strip", "strip_all", "lower", "promptbert", "prompteol"] = Field(
         "none",
         description="Text clean-up before the template; strip_all: white space around the filled "
-        "prompt goes too; promptbert: a full stop where none is; prompteol: also quotes to "
-        "apostrophes and a final ? to a full stop.",
+        "prompt goes too; lower: to lower case; promptbert: a full stop where none is; prompteol: "
+        "also quotes to apostrophes and a final ? to a full stop.",
     )
     tokenize: Literal["joined", "pieces"] = Field(
         "joined", description="Tokenise the joined string, or each segment alone."

@@ -54,7 +54,12 @@ __all__ = [
 ]
 
 Boundary = Literal[
-    "offsets", "count_prefix", "count_prefix_bare", "count_instruction", "count_text"
+    "offsets",
+    "count_prefix",
+    "count_prefix_bare",
+    "count_instruction",
+    "count_prompt",
+    "count_text",
 ]
 PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max"]
 POOLINGS: tuple[str, ...] = get_args(PoolingKind)
@@ -101,7 +106,9 @@ class Pooling(Part):
         description="How the first pooled token is found: by character offsets; by counting the "
         "tokens of what stands before the text (count_prefix_bare: without BOS, so that its last "
         "token is pooled; count_instruction: white space around it left out, a single token not "
-        "counted); or by counting the text's own from the end.",
+        "counted; count_prompt: all special tokens after it are pooled with the text, and those "
+        "before it too where nothing stands before the text); or by counting the text's own from "
+        "the end (count_text).",
     )
     layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         -1,
