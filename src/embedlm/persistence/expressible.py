@@ -123,7 +123,7 @@ def _kind(recipe: Recipe) -> Kind | None:
             "max",
         )
         return "sparse" if head.weights == "lm_head" and all_words and reduced else None
-    every = head.over == "all" and head.normalize and head.score == "sum"
+    every = head.over == "all" and head.normalize
     lengths = recipe.prompt.max_length
     known = isinstance(lengths, dict) and {"query", "document"} <= set(lengths)
     return "multi_vector" if every and known else None

@@ -152,7 +152,7 @@ def _lengths(outline: Outline) -> dict[str, int]:
 LATE_INTERACTION = (
     Setting("query_length", COUNT, _keep("query_length"), lambda o: _lengths(o)["query"]),
     Setting("document_length", COUNT, _keep("document_length"), lambda o: _lengths(o)["document"]),
-    Setting("query_expansion", EXPANSION, _keep("query_expansion")),
+    Setting("query_expansion", EXPANSION, _keep("query_expansion"), null=True),
 )
 PYLATE = (
     *LATE_INTERACTION,
@@ -231,7 +231,7 @@ TRANSFORMER = (
         for kind in ("args", "kwargs")
     ),
     Setting("processor_kwargs", LOADING),
-    *(Setting(one.key, one.values, one.read) for one in LATE_INTERACTION),
+    *(Setting(one.key, one.values, one.read, null=one.null) for one in LATE_INTERACTION),
 )
 """Keys of sentence_bert_config.json."""
 
@@ -270,6 +270,12 @@ def leaves_prompt_out(recipe: Recipe) -> bool:
     """Tell whether a recipe pools as sentence-transformers under `include_prompt: false`."""
     pooling = recipe.pooling
     return pooling.boundary == "count_prompt" and set(pooling.over) == set(AFTER_PROMPT)
+
+
+MODES = Values(
+    f"one of {', '.join(_POOLING_NAMES)}, or a list of these",
+    lambda value: TEXT.fit(value) or TEXTS.fit(value),
+)
 
 
 def _read_mode(draft: Draft, value: Any) -> None:
@@ -325,6 +331,7 @@ def _read_normalize(draft: Draft) -> None:
 def _read_splade(draft: Draft) -> None:
     options = {"reduce": draft.facts.get("pooling_strategy", "max")}
     draft.changes["heads"] = [{"sparse": options}]
+    draft.changes.setdefault("similarity", "dot")
 
 
 def _sparse(recipe: Recipe) -> Sparse:
@@ -345,7 +352,7 @@ MODULES = {
                 Setting(_WIDTHS[0], write=lambda outline: outline.width),
                 Setting(_WIDTHS[1]),
                 Setting("include_prompt", FLAG, _read_include_prompt, lambda o: _includes(o)),
-                Setting("pooling_mode", read=_read_mode),
+                Setting("pooling_mode", MODES, _read_mode),
                 *(
                     Setting(flag, FLAG, _read_flag(kind), _write_flag(kind))
                     for kind, (_, flag) in POOLINGS.items()

@@ -136,12 +136,7 @@ def _prompts(draft: Draft) -> None:
     name, which is empty where the folder has none, whatever the default is.
     """
     prompts: dict[str, str] = {k: v or "" for k, v in draft.facts.get("prompts", {}).items()}
-    default = draft.facts.get("default_prompt_name")
-    if default is not None and default not in prompts and default not in ("query", "document"):
-        raise ModelError(
-            f"{draft.folder / SETTINGS_FILE}: default_prompt_name is {default!r}, which is none of "
-            f"the prompts: {', '.join(prompts) or 'there are none'}"
-        )
+    default = _default_prompt(draft, prompts)
     changes = draft.changes
     changes["prompt.default"] = "{text}" if default is None else _prefix(prompts.get(default))
     further = [name for name in prompts if name not in ("query", "document")]
@@ -152,6 +147,17 @@ def _prompts(draft: Draft) -> None:
     _take_instruction(draft, prompts, default)
     if draft.facts.get("max_seq_length"):
         changes["prompt.max_length"] = draft.facts["max_seq_length"]
+
+
+def _default_prompt(draft: Draft, prompts: Mapping[str, str]) -> str | None:
+    """Return the name of the prompt of calls that name none; None: there is no such prompt."""
+    name: str | None = draft.facts.get("default_prompt_name")
+    if name is not None and name not in prompts and name not in ("query", "document"):
+        raise ModelError(
+            f"{draft.folder / SETTINGS_FILE}: default_prompt_name is {name!r}, which is none of "
+            f"the prompts: {', '.join(prompts) or 'there are none'}"
+        )
+    return name
 
 
 def _take_instruction(draft: Draft, prompts: Mapping[str, str], default: str | None) -> None:
@@ -206,13 +212,15 @@ def _lower(draft: Draft) -> None:
 def _late_interaction(draft: Draft) -> None:
     """Put together what the files say of token vectors."""
     facts, changes = draft.facts, draft.changes
-    prompts = {
-        role: (facts.get(f"{role}_prefix") or "")
-        + (facts.get("prompts", {}).get(role) or "").removeprefix(facts.get(f"{role}_prefix") or "")
-        for role in ("query", "document")
-    }
-    changes |= {f"prompt.{role}": _prefix(prefix) for role, prefix in prompts.items()}
-    changes["prompt.default"] = changes["prompt.document"]
+    prompts = {name: prompt or "" for name, prompt in facts.get("prompts", {}).items()}
+    for role in ("query", "document"):  # a prefix is written before a prompt of the same role
+        prefix = facts.get(f"{role}_prefix", "")
+        prompts[role] = prefix + prompts.get(role, "").removeprefix(prefix)
+    default = _default_prompt(draft, prompts) or "document"
+    templates = {name: _prefix(prompt) for name, prompt in prompts.items()}
+    changes["prompt.default"] = templates[default]
+    changes |= {f"prompt.{role}": templates.pop(role) for role in ("query", "document")}
+    changes["prompt.roles"] = templates
     # PyLate inserts its prefixes as tokens, so that white space after them does not count.
     flat = facts.get("model_type") != "MultiVectorEncoder"
     changes["prompt.clean"] = "strip" if flat else "none"
@@ -235,9 +243,11 @@ def _expansion(draft: Draft) -> tuple[int | None, dict[str, Any] | None]:
     facts = draft.facts
     length: int | None = facts.get("query_length")
     if "query_expansion" in facts:
-        given = facts["query_expansion"]
-        attended = given.get("attend", False)
-        return given["length"], {"length": given["length"], "attended": attended}
+        expansion = facts["query_expansion"]
+        if expansion is None:
+            return length, None
+        attended = expansion.get("attend", False)
+        return expansion["length"], {"length": expansion["length"], "attended": attended}
     if facts.get("model_type") == "MultiVectorEncoder" or facts.get("do_query_expansion") is False:
         return length, None
     length = length or 32

@@ -92,7 +92,7 @@ def _ignore(draft: Draft, value: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key of a JSON file. A missing key, or null, leaves everything as it is."""
+    """One key of a JSON file. A missing key leaves everything as it is."""
 
     key: str
     values: Values = ANYTHING
@@ -101,6 +101,8 @@ class Setting:
     """Puts the value into the draft."""
     write: Callable[[Outline], Any] | None = None
     """Returns the value for a recipe; None: the key is not written."""
+    null: bool = False
+    """Whether null is a value like others; else it is as good as a missing key."""
 
 
 def read_settings(
@@ -127,7 +129,7 @@ def read_settings(
             )
     for setting in settings:  # in the order of the table, whatever the file's order is
         value = content.get(setting.key)
-        if value is not None:
+        if value is not None or (setting.null and setting.key in content):
             setting.read(draft, value)
 
 
