@@ -16,7 +16,7 @@ NOT_SHIPPED = ("dev", "all")
 
 def module_of(requirement):
     name = requirement.split(";")[0].split(">")[0].split("=")[0].split("[")[0].strip()
-    return MODULES.get(name, name.replace("-", "_"))
+    return MODULES.get(name, name.replace("-", "_")).split(".")[0]
 
 
 CORE = {module_of(one) for one in PROJECT["dependencies"]}
@@ -35,9 +35,20 @@ def imported(tree):
         elif isinstance(node, ast.ImportFrom):
             yield node.module, None
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            words = [one.value for one in node.args if isinstance(one, ast.Constant)]
-            if node.func.id == "require" and len(words) == 2:
-                yield tuple(words)
+            if node.func.id != "require" or len(node.args) != 2:
+                continue
+            module, extra = node.args
+            if isinstance(module, ast.Constant):
+                yield module.value, extra.value
+            else:  # chosen among names that the file writes
+                yield from ((word, extra.value) for word in words_of(tree, EXTRAS[extra.value]))
+
+
+def words_of(tree, modules):
+    """Yield the strings of a file that name one of these modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and str(node.value).split(".")[0] in modules:
+            yield node.value
 
 
 IMPORTS = {
