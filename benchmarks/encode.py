@@ -78,7 +78,8 @@ INSTRUCTED = {
 def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
     """Return texts and recipe for EmbedLM, and what the peer is given: strings to be averaged."""
     import embedlm
-    from embedlm.schema.template import clean_text, fill
+    from embedlm.prompt.filling import clean_text
+    from embedlm.schema.template import fill
 
     sizes = {key: WORKLOADS[name][key] for key in ("low", "high") if key in WORKLOADS[name]}
     texts = mixed_texts(tokenizer, count, **sizes)

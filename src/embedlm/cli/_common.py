@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.errors import InputError
+from embedlm.errors import InputError, RecipeError
+from embedlm.schema.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -209,15 +210,13 @@ _SHAPE = 'write objects {"instruct": ..., "query": ..., "response": ...}, a line
 
 def _change(text: str) -> tuple[str, Any]:
     """Return field and value of `field=value`, the value read as YAML."""
-    import yaml
-
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise InputError(f"--set {text!r}: write field=value, e.g. pooling.kind=mean")
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+        return name, parse_yaml(value, f"--set {text!r}")
+    except RecipeError as error:
+        raise InputError(str(error)) from error
 
 
 def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
@@ -255,18 +254,15 @@ def _begins_a_list(file: Path) -> bool:
 
 def parse_heads(text: str | None) -> list[Any] | None:
     """Return the heads of `dense,sparse` or of a YAML list with options."""
-    import yaml
-
     if text is None:
         return None
     try:
-        found = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError as error:
+        return list(parse_yaml(f"[{text}]", f"--heads {text!r}"))
+    except RecipeError as error:
         raise InputError(
-            f"--heads {text!r}: write names with commas between, or with options: "
-            f"dense,{{sparse: {{top_k: 128}}}} ({error})"
+            f"{error}; write names with commas between, or with options: "
+            "dense,{sparse: {top_k: 128}}"
         ) from error
-    return list(found)
 
 
 def parse_weights(text: str | None) -> list[float] | None:

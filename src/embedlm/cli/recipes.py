@@ -28,8 +28,18 @@ def list_recipes(*, json: Json = False) -> None:
 
     found = [Recipe.load(name) for name in recipes()]
     if json:
-        fields = ("name", "summary", "paper", "citation", "section")
-        emit([{field: getattr(recipe, field) for field in fields} for recipe in found])
+        emit(
+            [
+                {
+                    "name": recipe.name,
+                    "summary": recipe.summary,
+                    "paper": recipe.paper,
+                    "citation": recipe.citation,
+                    "section": recipe.section,
+                }
+                for recipe in found
+            ]
+        )
         return
     width = max(len(recipe.name) for recipe in found)
     for recipe in found:

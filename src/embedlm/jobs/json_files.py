@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedlm.errors import EmbedLMError, ModelError
 from embedlm.jobs.atomic import disk_errors, write_text
 
-__all__ = ["append_json", "optional_json", "read_json", "read_log", "write_json"]
+__all__ = ["append_json", "inner_path", "optional_json", "read_json", "read_log", "write_json"]
 
 
 def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
@@ -27,7 +27,7 @@ def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as reason:
         raise error(f"{path} cannot be read as JSON: {reason}") from reason
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as reason:
+    except (ValueError, RecursionError) as reason:
         raise error(f"{path} cannot be read as JSON: it is not valid JSON ({reason})") from reason
 
 
@@ -35,6 +35,23 @@ def optional_json(path: Path) -> dict[str, Any]:
     """Return a JSON file's mapping; an empty one where there is no such file."""
     value = read_json(path) if path.is_file() else {}
     return value if isinstance(value, dict) else {}
+
+
+def inner_path(folder: Path, path: str, where: Path) -> Path:
+    """Return a path that a file of a model folder names, which must lie in that folder.
+
+    Args:
+        folder: of the model.
+        path: as the file names it, relative to the folder.
+        where: the file that names it, for the error message.
+
+    Raises:
+        ModelError: an absolute path, or one that leaves the folder.
+    """
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts or set(path) & set("\\:\0"):
+        raise ModelError(f"{where} names the path {path!r}; only paths inside its folder are read")
+    return folder / path
 
 
 def write_json(path: Path, value: Any, indent: int | None = None, *, shared: bool = False) -> None:

@@ -50,6 +50,10 @@ class Card:
         if recipe.citation:
             paper = f" {recipe.paper}." if recipe.paper else ""
             parts.append(f"## Method\n\n{recipe.citation}.{paper}")
+        if recipe.notes:
+            parts.append(f"## Notes\n\n{recipe.notes.strip()}")
+        if recipe.tuning is not None and recipe.tuning.notes:
+            parts.append(f"## How the published models were tuned\n\n{recipe.tuning.notes.strip()}")
         parts.append(f"## Recipe\n\n```yaml\n{recipe.dump()}```")
         text = "\n\n".join(part for part in parts if part) + "\n"
         (folder / "README.md").write_text(text, encoding="utf-8")

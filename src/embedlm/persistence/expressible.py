@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedlm.persistence.layouts import leaves_prompt_out
+from embedlm.prompt.filling import spell_demonstrations
 from embedlm.prompt.special import surround
 from embedlm.readout.projection import Projection
 from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
-from embedlm.schema.template import parse_template, spell_demonstrations
+from embedlm.schema.template import parse_template
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -112,6 +114,7 @@ def _kind(recipe: Recipe) -> Kind | None:
         whole = over == "all"
         counted = recipe.pooling.boundary in ("count_prefix", "count_instruction")
         part = over != "all" and set(over) in ({"text"}, {"text", "eos"}) and counted
+        part = part or leaves_prompt_out(recipe)
         return "dense" if recipe.prompt.expansion is None and (whole or part) else None
     if isinstance(head, Sparse):
         all_words = head.restrict == "none" and head.top_k is None and not head.expand
@@ -120,7 +123,7 @@ def _kind(recipe: Recipe) -> Kind | None:
             "max",
         )
         return "sparse" if head.weights == "lm_head" and all_words and reduced else None
-    every = head.over == "all" and head.normalize and head.score == "sum"
+    every = head.over == "all" and head.normalize
     lengths = recipe.prompt.max_length
     known = isinstance(lengths, dict) and {"query", "document"} <= set(lengths)
     return "multi_vector" if every and known else None
@@ -131,7 +134,7 @@ def _is_plain(recipe: Recipe) -> bool:
     prompt, pooling = recipe.prompt, recipe.pooling
     return (
         prefixes_of(recipe) is not None
-        and prompt.clean in ("none", "strip", "strip_all")
+        and prompt.clean in ("none", "strip", "strip_all", "lower")
         and prompt.tokenize == "joined"
         and prompt.special_tokens == "tokenizer"
         and pooling.layer == -1
@@ -159,7 +162,7 @@ def _pools_alike(embedder: Embedder, prefixes: Prefixes) -> bool:
     pools all that follow; without a prompt it pools all.
     """
     over = embedder.recipe.pooling.over
-    if over == "all":
+    if over == "all" or leaves_prompt_out(embedder.recipe):
         return True
     before, after = surround(embedder.tokenizer)
     eos = embedder.tokenizer.eos_token_id

@@ -7,6 +7,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from embedlm.persistence.layouts import TRANSFORMER_FILES
+
 __all__ = ["layout_folder"]
 
 _FILES = (
@@ -14,11 +16,10 @@ _FILES = (
     "config.json",
     "modules.json",
     "config_sentence_transformers.json",
-    "sentence_bert_config.json",
+    *TRANSFORMER_FILES,
     "tokenizer.json",
     "tokenizer_config.json",
-    "*_Pooling/config.json",
-    "*_SpladePooling/config.json",
+    "*/config.json",
     "*_Dense/*",
     "llm2vec_config.json",
     "adapter_config.json",
@@ -28,7 +29,7 @@ _FILES = (
     "colbert_linear.pt",
     "*/adapter_*",
 )
-"""What tells a layout and the parts beside the network; the weights stay where they are."""
+"""The files that tell a layout, and the parts beside the network; not the network's weights."""
 
 
 def layout_folder(source: str) -> Path:

@@ -12,8 +12,8 @@ from embedlm.errors import InputError
 from embedlm.jobs import disk_errors, new_folder
 from embedlm.persistence.card import Card
 from embedlm.persistence.expressible import form_of
-from embedlm.persistence.modules import write_modules
 from embedlm.persistence.read import RECIPE_FILE
+from embedlm.persistence.sentence_transformers import write_modules
 from embedlm.prompt.special import add_eos
 from embedlm.readout.latent import save_latent
 from embedlm.readout.projection import Projection, save_projection
@@ -71,7 +71,7 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
         write_modules(embedder, folder, form, dense)
         opened = _OPENED[form.kind]
         note = f"sentence-transformers opens this folder with the same vectors ({opened})."
-        if recipe.prompt.clean != "none":
+        if recipe.prompt.clean in ("strip", "strip_all"):
             note += " It does not strip white space around a text, as this recipe does."
     card.write(embedder, folder, note, name)
 

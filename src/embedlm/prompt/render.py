@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 
 from embedlm.errors import InputError, UnsupportedError, closest
-from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
-from embedlm.prompt.special import adds_eos
-from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
-from embedlm.schema.recipe import Boundary, Message, Prompt, Template
-from embedlm.schema.template import (
-    Piece,
+from embedlm.prompt.filling import (
     chat_template,
     clean_text,
     join_blocks,
-    parse_template,
     spell,
     spell_demonstrations,
     strip_row,
 )
+from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
+from embedlm.prompt.special import adds_eos
+from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
+from embedlm.schema.prompt import Message, Prompt, Template
+from embedlm.schema.recipe import Boundary
+from embedlm.schema.template import Piece, parse_template
 
 __all__ = ["SEGMENT_ID", "RenderedBatch", "Renderer", "Request"]
 

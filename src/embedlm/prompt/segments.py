@@ -64,6 +64,7 @@ def count_boundary(
             what follows it.
             Instructor's own count leaves out white space, and leaves a single token in the mean.
             NV-Embed's leaves out BOS, which is pooled where no prefix stands before the text.
+            count_prompt is sentence-transformers' way, see `_leave_out_prompt`.
         special: whether the tokenizer adds its own special tokens.
     """
     place = next(i for i, piece in enumerate(row) if piece.kind == "text")
@@ -78,6 +79,10 @@ def count_boundary(
     elif boundary == "count_instruction":
         count = len(core.encode(prefix.strip(), add_special_tokens=False).ids)
         start = _leading(marks == _SPECIAL) + (count if count > 1 else 0)
+    elif boundary == "count_prompt":
+        encoding = core.encode(prefix, add_special_tokens=special) if prefix else None
+        _leave_out_prompt(marks, encoding)
+        return
     elif prefix:
         encoding = core.encode(prefix, add_special_tokens=special)
         is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
@@ -87,6 +92,24 @@ def count_boundary(
         start = _leading(marks == _SPECIAL)
     before, after = marks[:start], marks[start:]
     before[before == _TEXT] = SEGMENT_ID["literal"]
+    after[(after != _EOS) & (after != _SPECIAL)] = _TEXT
+
+
+def _leave_out_prompt(marks: Segments, prompt: Any | None) -> None:
+    """Mark what is pooled as sentence-transformers does under `include_prompt: false`.
+
+    The tokens of the prompt are left out, with the special tokens before them; but one special
+    token at its end is the whole text's. All that follows is pooled, and without a prompt all is.
+
+    Args:
+        marks: segments by offsets, changed in place.
+        prompt: the encoding of the prompt alone; None: there is none.
+    """
+    start = 0
+    if prompt is not None:
+        start = len(prompt.ids) - int(prompt.special_tokens_mask[-1])
+    marks[:start] = SEGMENT_ID["literal"]
+    after = marks[start:]
     after[(after != _EOS) & (after != _SPECIAL)] = _TEXT
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pathlib import Path
+from typing import Any
 
 from embedlm.errors import RecipeError, closest
-from embedlm.schema.validation import validated
+from embedlm.schema.base import validated
+from embedlm.schema.rerank import YES_NO, Method
+from embedlm.schema.yaml_files import read_mapping
 
 __all__ = ["Method", "find_method", "methods"]
 
@@ -18,43 +19,7 @@ _QWEN = (
     "<|im_start|>user\n<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {text}<|im_end|>\n"
     "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
-_BGE = (
-    "A: {query}\nB: {text}\nGiven a query A and a passage B, determine whether the passage "
-    "contains an answer to the query by providing a prediction of either 'Yes' or 'No'."
-)
 _SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
-
-
-class Method(BaseModel):
-    """How a pair becomes a score."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = "custom"
-    kind: Literal["classifier", "answer"] = Field(
-        "answer",
-        description="classifier: a cross-encoder's own output; answer: the logit of an answer that "
-        "a language model would give.",
-    )
-    template: str = Field(
-        _BGE, description="What a language model reads: {query}, {text} and maybe {instruction}."
-    )
-    instruction: str = Field("", description="Fills {instruction}.")
-    yes: str = Field("Yes", description="The answer whose logit is the score.")
-    no: str | None = Field(None, description="Its opposite, whose logit is subtracted.")
-    probability: bool = Field(
-        False, description="Whether scores are given as sigmoid(score), between 0 and 1."
-    )
-    max_length: PositiveInt | None = Field(None, description="In tokens; None: the model's own.")
-
-    @model_validator(mode="after")
-    def _slots(self) -> Method:
-        if self.kind == "answer":
-            missing = [slot for slot in ("{query}", "{text}") if slot not in self.template]
-            if missing:
-                raise RecipeError(f"the template of a re-ranker has no {' and no '.join(missing)}")
-        return self
-
 
 _METHODS = {
     method.name: method
@@ -69,8 +34,8 @@ _METHODS = {
             probability=True,
             max_length=8192,
         ),
-        Method(name="bge-reranker-gemma", template=_BGE, max_length=1024),
-        Method(name="yes-no", template=_BGE, no="No"),
+        Method(name="bge-reranker-gemma", template=YES_NO, max_length=1024),
+        Method(name="yes-no", template=YES_NO, no="No"),
     )
 }
 
@@ -80,32 +45,40 @@ def methods() -> list[str]:
     return list(_METHODS)
 
 
-def find_method(given: str | Mapping[str, Any] | Method | None, config: Any, source: str) -> Method:
-    """Return the method that was given, or the one that a model's config asks for.
+def find_method(
+    method: str | Path | Mapping[str, Any] | Method | None, config: Any, source: str
+) -> Method:
+    """Return the method that was asked for, or the one that a model's config asks for.
 
     Args:
-        given: a name, a mapping of fields, a `Method`, or None.
-        config: of transformers.
-        source: folder or hub id.
+        method: a name, a .yaml file, a mapping of fields, a `Method`, or None.
+        config: the model's config, of transformers.
+        source: the model's folder or hub id.
 
     Raises:
-        RecipeError: no such method.
+        RecipeError: no such method, or one with an unknown field or a value that is not allowed.
     """
-    if isinstance(given, Method):
-        return given
-    if isinstance(given, Mapping):
-        return validated(Method, dict(given), str(given.get("name", "custom")))
-    if given is None:
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, Mapping):
+        return validated(Method, method, str(method.get("name", "custom")))
+    if method is None:
         return _METHODS[_recognised(config, source)]
-    if given not in _METHODS:
-        raise RecipeError(
-            f"re-ranker method {given!r} is not known; allowed: {', '.join(_METHODS)}."
-            + closest(given, methods())
-        )
-    return _METHODS[given]
+    name = str(method)
+    if name in _METHODS:
+        return _METHODS[name]
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml", ".json"}:
+        data = read_mapping(path, "re-ranker method")
+        return validated(Method, {"name": path.stem, **data}, path.name)
+    raise RecipeError(
+        f"re-ranker method {name!r} is not known; allowed: {', '.join(_METHODS)}, or a .yaml file."
+        + closest(name, methods())
+    )
 
 
 def _recognised(config: Any, source: str) -> str:
+    """Return the name of the method that a model's classes and name point to."""
     named = f"{source} {getattr(config, '_name_or_path', '')}".lower()
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return "cross-encoder"

@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from embedlm.errors import RecipeError, closest
-from embedlm.schema.validation import validated
+from embedlm.schema.base import Part, validated
 
 __all__ = [
     "SEGMENTS",
@@ -45,11 +45,7 @@ Over = Annotated[
 """Segments that are read: all, one, or a list."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Dense(_Part):
+class Dense(Part):
     """One vector a text."""
 
     kind: Literal["dense"] = "dense"
@@ -60,7 +56,7 @@ class Dense(_Part):
     )
 
 
-class Sparse(_Part):
+class Sparse(Part):
     """Weights over the vocabulary: log(1 + relu(logits)) of the language-model head."""
 
     kind: Literal["sparse"] = "sparse"
@@ -97,7 +93,7 @@ class Sparse(_Part):
         return "none" if value is None else value
 
 
-class MultiVector(_Part):
+class MultiVector(Part):
     """One vector a token, for late interaction."""
 
     kind: Literal["multi_vector"] = "multi_vector"

@@ -14,16 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, PositiveInt, field_validator
 
 from embedlm.errors import RecipeError, closest
+from embedlm.schema.base import Name, Part, set_path, validated
 from embedlm.schema.heads import (
     SEGMENTS,
     Dense,
@@ -35,8 +29,9 @@ from embedlm.schema.heads import (
     head_schema,
     parse_head,
 )
+from embedlm.schema.prompt import Expansion, Message, Prompt, Template
 from embedlm.schema.tuning import Tuning
-from embedlm.schema.validation import set_path, validated
+from embedlm.schema.yaml_files import read_mapping
 
 __all__ = [
     "POOLINGS",
@@ -59,18 +54,19 @@ __all__ = [
 ]
 
 Boundary = Literal[
-    "offsets", "count_prefix", "count_prefix_bare", "count_instruction", "count_text"
+    "offsets",
+    "count_prefix",
+    "count_prefix_bare",
+    "count_instruction",
+    "count_prompt",
+    "count_text",
 ]
 PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max"]
 POOLINGS: tuple[str, ...] = get_args(PoolingKind)
 """Names of the functions in `embedlm.readout.pooling`; one line there, one name here."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Backbone(_Part):
+class Backbone(Part):
     """Which network makes the token states, and what a token may see."""
 
     base: str | None = Field(None, description="Hub id of the base model the system was made from.")
@@ -91,82 +87,7 @@ class Backbone(_Part):
     )
 
 
-class Message(_Part):
-    """One turn of a chat prompt. A last turn by the assistant is continued, not closed."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-Template = str | tuple[Message, ...] | tuple[str, ...]
-"""One template, one chat, or several templates whose vectors are averaged."""
-
-
-class Expansion(_Part):
-    """Mask tokens that fill a query up (ColBERT)."""
-
-    length: PositiveInt = Field(32, description="Tokens that the query has with them.")
-    role: str = "query"
-    attended: bool = Field(False, description="Whether tokens look at the expansion.")
-
-
-class Prompt(_Part):
-    """What the model sees around a text."""
-
-    default: Template | None = Field(None, description="Template without a role.")
-    query: Template | None = Field(None, description="Template of role `query`.")
-    document: Template | None = Field(None, description="Template of role `document`.")
-    roles: dict[str, Template] = Field(
-        default_factory=dict, description="Templates of further roles, by name."
-    )
-    instruction: str | dict[str, str] | None = Field(
-        None, description="Fills {instruction}; one for all roles, or by role."
-    )
-    demonstration: str | None = Field(
-        None, description="Template of one demonstration: {instruct}, {query}, {response}."
-    )
-    demonstrations: tuple[dict[str, str], ...] = Field(
-        (), description="Default demonstrations; each fills `demonstration`."
-    )
-    separator: str = Field("", description="Written after each demonstration.")
-    clean: Literal["none", "strip", "strip_all", "promptbert", "prompteol"] = Field(
-        "none",
-        description="Text clean-up before the template; strip_all: white space around the filled "
-        "prompt goes too; promptbert: a full stop where none is; prompteol: also quotes to "
-        "apostrophes and a final ? to a full stop.",
-    )
-    tokenize: Literal["joined", "pieces"] = Field(
-        "joined", description="Tokenise the joined string, or each segment alone."
-    )
-    special_tokens: Literal["tokenizer", "none"] = Field(
-        "tokenizer", description="Whether the tokenizer adds its own (BOS, CLS, SEP, EOS)."
-    )
-    truncate: Literal["text", "turn", "slot", "pieces", "end"] = Field(
-        "text",
-        description="text: shorten the text until all fits max_length; turn: the same, but the "
-        "demonstrations do not count; slot: max_length counts the text alone; pieces: every "
-        "segment is cut to max_length; end: cut the rendered end.",
-    )
-    max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
-        None, description="In tokens; one for all roles, or by role. None: the model's own."
-    )
-    expansion: Expansion | None = None
-    aggregate: Literal["mean"] = Field("mean", description="How several templates become one.")
-
-    @field_validator("clean", mode="before")
-    @classmethod
-    def _clean_flag(cls, value: Any) -> Any:
-        return {True: "prompteol", False: "none", None: "none"}.get(value, value)
-
-    @field_validator("default", "query", "document", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            raise ValueError("a template stands in quotes: YAML reads bare braces as a mapping")
-        return tuple(value) if isinstance(value, list) else value
-
-
-class Latent(_Part):
+class Latent(Part):
     """Latent attention between the token states and their pooling (NV-Embed)."""
 
     latents: PositiveInt = Field(512, description="Rows of the trained dictionary.")
@@ -175,7 +96,7 @@ class Latent(_Part):
     seed: int = Field(0, description="Of the weights where the checkpoint has none.")
 
 
-class Pooling(_Part):
+class Pooling(Part):
     """How token states become one vector."""
 
     kind: PoolingKind = "last"
@@ -185,7 +106,9 @@ class Pooling(_Part):
         description="How the first pooled token is found: by character offsets; by counting the "
         "tokens of what stands before the text (count_prefix_bare: without BOS, so that its last "
         "token is pooled; count_instruction: white space around it left out, a single token not "
-        "counted); or by counting the text's own from the end.",
+        "counted; count_prompt: all special tokens after it are pooled with the text, and those "
+        "before it too where nothing stands before the text); or by counting the text's own from "
+        "the end (count_text).",
     )
     layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         -1,
@@ -209,7 +132,7 @@ class Pooling(_Part):
     )
 
 
-class Transform(_Part):
+class Transform(Part):
     """Texts written anew by a language model before embedding (GenEOL)."""
 
     kind: Literal["geneol"] = "geneol"
@@ -222,10 +145,10 @@ class Transform(_Part):
     seed: int = 0
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """Backbone, prompt, pooling, heads and (optionally) tuning of one system."""
 
-    name: str = Field(description="Lower case, words joined by hyphens.")
+    name: Name = Field(description="Lower case, words joined by hyphens.")
     summary: str = Field("", description="One line: what it does.")
     paper: str | None = Field(None, description="Where it was published.")
     citation: str | None = Field(None, description="Authors, title, year.")
@@ -250,13 +173,6 @@ class Recipe(_Part):
         if not kinds or len(set(kinds)) < len(kinds):
             raise RecipeError(f"heads: give each head once, and at least one (given {value!r})")
         return heads
-
-    @model_validator(mode="after")
-    def _templates(self) -> Recipe:
-        from embedlm.schema.template import check_prompt
-
-        check_prompt(self.prompt)
-        return self
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
@@ -289,27 +205,13 @@ class Recipe(_Part):
 
     @classmethod
     def _from_file(cls, path: Path) -> Recipe:
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read the recipe {str(path)!r}: {error}") from error
-        except yaml.YAMLError as error:
-            # Its own message spans lines and draws the place.
-            mark = getattr(error, "problem_mark", None)
-            line = f", line {mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or str(error)
-            raise RecipeError(f"{path.name}{line}: not valid YAML: {problem}") from error
-        if not isinstance(data, dict):
-            raise RecipeError(
-                f"{path.name} holds {'nothing' if data is None else type(data).__name__}, "
-                "not a mapping of fields"
-            )
+        data = read_mapping(path, "recipe")
         return validated(cls, {"name": path.stem, **data}, path.name)
 
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """Return a copy with fields replaced, e.g. `{"pooling.kind": "mean"}`.
 
-        An entry of a list is named by its kind, its name or its place: `heads.sparse.top_k`.
+        An entry of a list is named by its kind, its name or its index: `heads.sparse.top_k`.
         """
         data = self.model_dump(mode="json")
         for path, value in changes.items():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from embedlm.schema.base import Name, Part
 
 __all__ = [
     "Adapter",
@@ -22,11 +24,7 @@ __all__ = [
 ]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Loss(_Part):
+class Loss(Part):
     """One objective and its constants."""
 
     kind: str = Field(description="Name of a function of embedlm.losses.")
@@ -36,11 +34,12 @@ class Loss(_Part):
         default_factory=dict, description="Further arguments of the loss."
     )
     matryoshka: tuple[int, ...] = Field(
-        (), description="Also apply the loss at those of these widths that are below the whole."
+        (),
+        description="Smaller widths at which the loss is applied too.",
     )
 
 
-class Data(_Part):
+class Data(Part):
     """Where a stage's records come from."""
 
     source: str = Field(description="A file, a folder or a data-set name.")
@@ -54,15 +53,15 @@ class Data(_Part):
     )
 
 
-class DynamicNegatives(_Part):
+class DynamicNegatives(Part):
     """When a record's hard negatives are replaced by further ones of its list (Conan-embedding)."""
 
-    every: int = Field(100, gt=0, description="Steps between two looks at a record.")
+    every: int = Field(100, gt=0, description="Steps between two checks of a record.")
     factor: float = Field(1.15, gt=0, description="They are easy once factor * score < the first,")
     below: float = Field(0.8, description="and the score is below this.")
 
 
-class Adapter(_Part):
+class Adapter(Part):
     """A low-rank adapter (LoRA and its kin)."""
 
     kind: Literal["lora", "qlora", "dora", "bitfit"] = "lora"
@@ -70,10 +69,9 @@ class Adapter(_Part):
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    merge: bool = Field(True, description="Merge into the base at the end of the stage.")
 
 
-class Batching(_Part):
+class Batching(Part):
     """How records become batches."""
 
     size: int = Field(256, gt=0, description="Queries a step, over all devices.")
@@ -81,15 +79,13 @@ class Batching(_Part):
     group_size: int = Field(2, gt=0, description="Passages a query: one positive, the rest hard.")
     homogeneous: bool = Field(False, description="Each batch from one data set.")
     mixture_temperature: float = Field(1.0, gt=0, description="p ~ size ** (1 / temperature).")
-    cross_device: bool = Field(True, description="Negatives from all devices.")
     demonstrations: int = Field(0, ge=0, description="In-context examples a query, at most.")
     accumulate: int = Field(1, gt=0, description="Batches whose mean gradient makes a step.")
 
 
-class Optimizer(_Part):
-    """Optimiser and schedule."""
+class Optimizer(Part):
+    """The constants of AdamW and of its learning-rate schedule."""
 
-    kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(2e-5, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -99,10 +95,10 @@ class Optimizer(_Part):
     max_grad_norm: float | None = Field(1.0, gt=0)
 
 
-class Stage(_Part):
+class Stage(Part):
     """One stage of a plan."""
 
-    name: str
+    name: Name
     objective: tuple[Loss, ...] = Field(min_length=1)
     data: tuple[Data, ...] = ()
     train: Literal["all", "adapter", "heads", "bias", "query_encoder"] = "all"
@@ -124,15 +120,12 @@ class Stage(_Part):
         "language modelling, else the best.",
     )
     mask_probability: float | None = Field(None, gt=0, lt=1, description="For masked objectives.")
-    hard_negatives: dict[str, Any] = Field(
-        default_factory=dict, description="Mining rule and its constants."
-    )
     dynamic_negatives: DynamicNegatives | None = Field(
         None, description="Replace hard negatives that have become easy; None: draw at random."
     )
 
 
-class Tuning(_Part):
+class Tuning(Part):
     """The stages that made a system, in order."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)

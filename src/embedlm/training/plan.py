@@ -1,4 +1,4 @@
-"""A plan: which model becomes which system, by which stages, on which data."""
+"""Plans as training takes them: read from a file or a recipe, with every gap filled."""
 
 from __future__ import annotations
 
@@ -6,120 +6,62 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from embedlm.backbone.devices import bfloat16_is_fast, choose_device
 from embedlm.data import existing
 from embedlm.errors import InputError, RecipeError
+from embedlm.schema.base import validated
+from embedlm.schema.plan import Plan
 from embedlm.schema.recipe import Recipe, recipes
-from embedlm.schema.tuning import Data, Loss, Stage
-from embedlm.schema.validation import validated
+from embedlm.schema.tuning import Loss
+from embedlm.schema.yaml_files import read_mapping
 from embedlm.training.objectives import EMBEDDING, TEACHERS
 
-__all__ = ["Dev", "Plan", "find_data", "find_model", "load_plan", "tiny"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Dev(_Part):
-    """Held-out records that say how training goes; never a test set."""
-
-    source: str = Field(description="A file of scored pairs, or of queries with positives.")
-    every: int = Field(100, gt=0, description="Steps between two scores.")
-    patience: int | None = Field(
-        None, gt=0, description="Scores without a better one before a stage ends early."
-    )
-    max_records: int = Field(1000, gt=0)
-    role: str | None = Field(None, description="Of the texts of scored pairs.")
-
-
-class Plan(_Part):
-    """Everything a training run is told."""
-
-    name: str = "plan"
-    model: str = Field("builtin-base", description="Folder or hub id of what is trained.")
-    recipe: str | dict[str, Any] = Field(
-        "plain-mean", description="Prompt, pooling and attention: a name, a file or fields."
-    )
-    change: dict[str, Any] = Field(
-        default_factory=dict, description="Fields of the recipe that are replaced."
-    )
-    stages: tuple[Stage, ...] = Field((), description="None: those of the recipe's tuning part.")
-    data: dict[str, tuple[Data, ...]] = Field(
-        default_factory=dict, description="Data sets by the stage's name, for stages without."
-    )
-    teacher: str | None = Field(
-        None, description="Model that distilling losses learn from, where they name none."
-    )
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    seed: int = 0
-    sharding: Literal["none", "full"] = Field(
-        "none", description="full: split weights and optimiser over the processes (FSDP2)."
-    )
-    dev: Dev | None = None
-    checkpoint_every: int = Field(200, gt=0, description="Steps between two checkpoints.")
-    log_every: int = Field(10, gt=0, description="Steps between two lines of the log.")
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    notes: str | None = None
-
-    def loaded_recipe(self, folder: Path) -> Recipe:
-        """Return the recipe; a relative file is looked for beside the plan."""
-        given: Any = self.recipe
-        if isinstance(given, str) and (folder / given).is_file():
-            given = folder / given
-        return Recipe.load(given).override(self.change) if self.change else Recipe.load(given)
+__all__ = ["LocatedPlan", "find_data", "find_model", "load_plan", "tiny"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A plan and where it stands."""
+class LocatedPlan:
+    """A plan and the folder against which its relative paths are read."""
 
     plan: Plan
     folder: Path
-    """Against which relative paths are read."""
+
+    def recipe(self) -> Recipe:
+        """Return the plan's recipe with its changes; a relative file lies beside the plan."""
+        source: Any = self.plan.recipe
+        if isinstance(source, str) and (self.folder / source).is_file():
+            source = self.folder / source
+        recipe = Recipe.load(source)
+        return recipe.override(self.plan.change) if self.plan.change else recipe
 
 
-def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Source:
-    """Return the plan of a file, a mapping, or of a recipe's own tuning part.
+def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> LocatedPlan:
+    """Return the plan of a file or a mapping, or of a recipe's own tuning part.
 
     Raises:
-        RecipeError: no such plan, or one with an unknown field or a value not allowed.
+        RecipeError: no such plan, or one with an unknown field or a value that is not allowed.
     """
     if isinstance(source, Plan):
-        return Source(_filled(source, Path()), Path())
+        return _filled(source, Path())
     if isinstance(source, Mapping):
-        given = validated(Plan, source, str(source.get("name", "plan")))
-        return Source(_filled(given, Path()), Path())
+        return _filled(validated(Plan, source, str(source.get("name", "plan"))), Path())
     name = str(source)
     if name in recipes():
         base = Recipe.load(name).backbone.base or "builtin-base"
-        return Source(_filled(Plan(name=name, model=base, recipe=name), Path()), Path())
+        return _filled(Plan(name=name, model=base, recipe=name), Path())
     path = Path(name)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"cannot read the plan {name!r}: {error}; give a .yaml file, or the name of a recipe "
-            "with a tuning part"
-        ) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path.name} holds no mapping of fields")
-    given = validated(Plan, {"name": path.stem, **data}, path.name)
-    return Source(_filled(given, path.parent), path.parent)
+    hint = "give a .yaml file, or the name of a recipe with a tuning part"
+    data = read_mapping(path, "plan", hint)
+    return _filled(validated(Plan, {"name": path.stem, **data}, path.name), path.parent)
 
 
-def _filled(plan: Plan, folder: Path) -> Plan:
-    """Return a plan whose stages are there, each with its data and its teacher."""
+def _filled(plan: Plan, folder: Path) -> LocatedPlan:
+    """Return the plan with its stages, each with its data and its teacher."""
     stages, precision = plan.stages, plan.precision
     if not stages:
-        recipe = plan.loaded_recipe(folder)
+        recipe = LocatedPlan(plan, folder).recipe()
         if recipe.tuning is None:
             raise RecipeError(
                 f"recipe {recipe.name!r} has no tuning part; write the plan's stages: see the "
@@ -132,14 +74,15 @@ def _filled(plan: Plan, folder: Path) -> Plan:
     for name in plan.data:
         if name not in names:
             raise RecipeError(
-                f"data: {name!r} is no stage of the plan; its stages: {', '.join(names)}"
+                f"data: the plan has no stage {name!r}; its stages: {', '.join(names)}"
             )
     filled = []
     for stage in stages:
         data = stage.data or plan.data.get(stage.name, ())
         losses = tuple(_taught(loss, plan.teacher) for loss in stage.objective)
         filled.append(stage.model_copy(update={"data": data, "objective": losses}))
-    return plan.model_copy(update={"stages": tuple(filled), "precision": precision})
+    complete = plan.model_copy(update={"stages": tuple(filled), "precision": precision})
+    return LocatedPlan(complete, folder)
 
 
 def _taught(loss: Loss, teacher: str | None) -> Loss:
@@ -152,17 +95,22 @@ def _taught(loss: Loss, teacher: str | None) -> Loss:
 
 
 def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
-    """Return the file of a data set: beside the plan, or in the data folder.
+    """Return the file of a data set.
+
+    Args:
+        source: the data set's file name; .gz, .xz or .zst may follow it on the disk.
+        folder: of the plan; looked in first.
+        data: the data folder, looked in next; None takes $EMBEDLM_DATA.
 
     Raises:
-        InputError: it is nowhere.
+        InputError: no such file.
     """
-    places = _places(source, folder, data)
-    for place in places:
-        path = existing(place)
-        if path is not None and path.is_file():
-            return path
-    looked = ", ".join(str(place) for place in places)
+    paths = _candidates(source, folder, data)
+    for path in paths:
+        file = existing(path)
+        if file is not None and file.is_file():
+            return file
+    looked = ", ".join(str(path) for path in paths)
     raise InputError(
         f"the data set {source!r} is not there (looked for {looked}, also with .gz, .xz and "
         ".zst); put it there, or name the data folder with --data or $EMBEDLM_DATA"
@@ -171,10 +119,10 @@ def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
 
 def find_model(name: str, folder: Path, data: str | Path | None) -> str:
     """Return a model's folder beside the plan or in the data folder, or else the name itself."""
-    return next((str(p) for p in _places(name, folder, data) if p.is_dir()), name)
+    return next((str(p) for p in _candidates(name, folder, data) if p.is_dir()), name)
 
 
-def _places(name: str, folder: Path, data: str | Path | None) -> list[Path]:
+def _candidates(name: str, folder: Path, data: str | Path | None) -> list[Path]:
     root = data or os.environ.get("EMBEDLM_DATA")
     return [folder / name, *([Path(root) / name] if root else [])]
 
@@ -182,9 +130,10 @@ def _places(name: str, folder: Path, data: str | Path | None) -> list[Path]:
 def tiny(plan: Plan, device: Any = None) -> Plan:
     """Return a plan of the same stages and objectives at a size for two cores.
 
-    The model is the built-in one, a stage has at most 30 steps of 32 queries and 128 tokens (90
-    with examples before the queries, which take longer to learn), and a learning rate fit for a
-    small model. A model without biases trains all weights in their place.
+    The model is the built-in one. A stage has at most 30 steps of 32 queries and 128 tokens (90
+    steps with demonstrations before the queries, which take longer to learn) and a learning rate
+    for a small model. All weights are trained where the plan trains the biases, as the built-in
+    model has none.
     """
     stages = []
     for stage in plan.stages:

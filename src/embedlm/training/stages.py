@@ -18,6 +18,7 @@ from embedlm.jobs.json_files import write_json
 from embedlm.loader import load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
+from embedlm.schema.plan import Plan
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
@@ -31,7 +32,7 @@ from embedlm.training.loop import Every, run_steps, write_log
 from embedlm.training.named_adapters import changes_of, check_adapters
 from embedlm.training.objectives import check_objective
 from embedlm.training.parameters import dropped, remembered, set_trainable
-from embedlm.training.plan import Plan, Source, find_data, find_model, load_plan, tiny
+from embedlm.training.plan import LocatedPlan, find_data, find_model, load_plan, tiny
 from embedlm.training.shards import put_weights
 from embedlm.training.step import Stepper, longest, trained_heads
 from embedlm.training.teachers import Guide, Judge, Panel
@@ -81,7 +82,7 @@ def train(
     chosen = tiny(source.plan, device) if scale == "tiny" else source.plan
     if model is not None:
         chosen = chosen.model_copy(update={"model": model})
-    target, source = Path(output), Source(chosen, source.folder)
+    target, source = Path(output), LocatedPlan(chosen, source.folder)
     if target.is_file():
         raise InputError(f"{str(target)!r} is a file; give a folder to train in")
     sets = [_sets(stage, source, data) for stage in chosen.stages]
@@ -95,7 +96,7 @@ def train(
     return load(str(target / "model"), device=device)
 
 
-def _sets(stage: Stage, source: Source, data: str | Path | None) -> list[Records]:
+def _sets(stage: Stage, source: LocatedPlan, data: str | Path | None) -> list[Records]:
     """Read a stage's data and refuse before the first step what it cannot be trained with."""
     if not stage.data:
         raise InputError(f"stage {stage.name!r} has no data; give at least one source")
@@ -121,7 +122,7 @@ def _sets(stage: Stage, source: Source, data: str | Path | None) -> list[Records
 class _Run:
     """What all stages of a run share."""
 
-    source: Source
+    source: LocatedPlan
     data: str | Path | None
     device: Any
     say: Say
@@ -135,7 +136,7 @@ class _Run:
                 shutil.rmtree(folder, ignore_errors=True)
         target.mkdir(parents=True, exist_ok=True)
         wait()
-        here, recipe = plan.model, plan.loaded_recipe(self.source.folder)
+        here, recipe = plan.model, self.source.recipe()
         changes = changes_of(plan.stages)
         recipe = recipe.override(changes) if changes else recipe
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import MissingExtraError, require
+from embedlm.schema.plan import Plan
 from embedlm.training.devices import rank
-from embedlm.training.plan import Plan
 
 __all__ = ["Say", "tracked"]
 

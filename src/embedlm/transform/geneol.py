@@ -12,16 +12,15 @@ import time
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from embedlm.generation.cache import Cache, key_of
 from embedlm.generation.generator import Chat, Generator, Sampling, batches
 from embedlm.generation.resolve import resolve_generator
 from embedlm.jobs.progress import progress
 from embedlm.schema.recipe import Transform
+from embedlm.schema.yaml_files import read_mapping
 
 __all__ = ["chats_for", "transform_texts"]
 
@@ -38,9 +37,7 @@ SeededChat = tuple[Chat, int]
 
 @lru_cache(maxsize=1)
 def _tasks() -> dict[str, Any]:
-    file = files("embedlm.transform") / "geneol.yaml"
-    tasks: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return tasks
+    return read_mapping(Path(__file__).with_name("geneol.yaml"), "list of tasks")
 
 
 def _seed(config: Transform, text: str, task: str, sample: int) -> int:

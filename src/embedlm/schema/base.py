@@ -1,16 +1,40 @@
-"""Pydantic's complaints as one line that names the field, the value and what is allowed."""
+"""What every schema shares: the base class, names, dotted paths and one-line error messages.
+
+A message of pydantic is told in one line that names the field, the value and what is allowed.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from embedlm.errors import EmbedLMError, RecipeError, closest
 
-__all__ = ["set_path", "validated"]
+__all__ = ["Name", "Part", "set_path", "validated"]
+
+
+class Part(BaseModel):
+    """A frozen group of fields; a field that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _plain_name(value: str) -> str:
+    """Refuse a name that would lead out of the folder in which something is called by it."""
+    if not 0 < len(value) <= 200 or value.startswith(".") or not value.isprintable():
+        raise ValueError(
+            "a name has 1 to 200 printable characters and does not begin with a full stop"
+        )
+    if set(value) & set("/\\"):
+        raise ValueError("a name is not a path: leave out slashes and backslashes")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+"""What a recipe, a plan or a stage is called; files and folders are named after it."""
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
@@ -20,10 +44,15 @@ _BRANCH = re.compile(r"^(str|int|float|bool|(tuple|list|dict|literal|constrained
 
 
 def validated(cls: type[Model], data: Mapping[str, Any], where: str) -> Model:
-    """Return the model that the data describes.
+    """Return the model that the data describe.
+
+    Args:
+        cls: which model.
+        data: its fields.
+        where: the file or name that begins the error message.
 
     Raises:
-        RecipeError: names every field at fault; `where` says what was read.
+        RecipeError: names every wrong field.
     """
     try:
         return cls.model_validate(dict(data))
@@ -33,16 +62,19 @@ def validated(cls: type[Model], data: Mapping[str, Any], where: str) -> Model:
 
 
 def _lines(cls: type[BaseModel], issues: Sequence[Any]) -> Iterator[str]:
-    """Yield a line a field: of a union's branches, only those that came nearest to fitting."""
+    """Yield one line per field.
+
+    Of a union's branches, only those that came nearest to fitting are told.
+    """
     fields: dict[Location, list[tuple[Location, Any]]] = {}
     for issue in issues:
         loc: Location = issue["loc"]
         branch = next((i for i, part in enumerate(loc) if _is_branch(part)), len(loc))
-        place = tuple(part for part in loc if not _is_branch(part))
-        fields.setdefault(loc[:branch], []).append((place, issue))
+        path = tuple(part for part in loc if not _is_branch(part))
+        fields.setdefault(loc[:branch], []).append((path, issue))
     for group in fields.values():
-        depth = max(len(place) for place, _ in group)
-        deepest = [(place, issue) for place, issue in group if len(place) == depth]
+        depth = max(len(path) for path, _ in group)
+        deepest = [(path, issue) for path, issue in group if len(path) == depth]
         yield _explain(cls, deepest[0][0], [issue for _, issue in deepest])
 
 
@@ -50,28 +82,28 @@ def _is_branch(part: int | str) -> bool:
     return isinstance(part, str) and bool(_BRANCH.match(part))
 
 
-def _explain(cls: type[BaseModel], place: Location, issues: Sequence[Any]) -> str:
+def _explain(cls: type[BaseModel], location: Location, issues: Sequence[Any]) -> str:
     first = issues[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, EmbedLMError):
         return str(cause)
-    path = ".".join(map(str, place)) or cls.__name__
-    given = repr(first["input"])
-    given = given if len(given) <= 80 else given[:77] + "..."
+    path = ".".join(map(str, location)) or cls.__name__
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else value[:77] + "..."
     if first["type"] == "extra_forbidden":
-        allowed = _fields(cls, place[:-1])
-        hint = closest(str(place[-1]), allowed)
-        return f"{path}: unknown field (value {given}); allowed here: {', '.join(allowed)}.{hint}"
+        allowed = _fields(cls, location[:-1])
+        hint = closest(str(location[-1]), allowed)
+        return f"{path}: unknown field (value {value}); allowed here: {', '.join(allowed)}.{hint}"
     messages = dict.fromkeys(issue["msg"].removeprefix("Value error, ") for issue in issues)
     message = " or ".join(messages).replace(" or Input should be", " or")
     message = message.replace("tuple", "list").replace("Tuple should", "the list should")
-    return f"{path}: {message} (given {given})"
+    return f"{path}: {message} (given {value})"
 
 
-def _fields(cls: type[BaseModel], place: Location) -> list[str]:
-    """Return the field names of the model that `place` leads to."""
+def _fields(cls: type[BaseModel], location: Location) -> list[str]:
+    """Return the field names of the model at a location."""
     model = cls
-    for part in place:
+    for part in location:
         field = model.model_fields.get(str(part))
         model = next(_models(field.annotation), model) if field else model
     return list(model.model_fields)
@@ -85,10 +117,12 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def set_path(data: dict[str, Any], path: str, value: Any) -> None:
-    """Set the field at a dotted path; an entry of a list goes by kind, name or place.
+    """Set the field at a dotted path.
+
+    An entry of a list is named by its kind, its name or its index.
 
     Raises:
-        RecipeError: the path leads through something without fields.
+        RecipeError: the path goes through a value that has no fields.
     """
     *parents, last = path.split(".")
     node: Any = data
@@ -108,8 +142,8 @@ def set_path(data: dict[str, Any], path: str, value: Any) -> None:
 
 def _entry(entries: list[Any], key: str, path: str) -> dict[str, Any]:
     known: list[str] = []
-    for place, entry in enumerate(entries):
-        names = [str(place)]
+    for index, entry in enumerate(entries):
+        names = [str(index)]
         if isinstance(entry, dict):
             names += [str(entry[k]) for k in ("kind", "name") if k in entry]
             if key in names:

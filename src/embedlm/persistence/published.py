@@ -1,0 +1,98 @@
+"""Published systems told by their files, where the layout alone does not say how they prompt."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from embedlm.jobs.json_files import optional_json
+from embedlm.persistence.sentence_transformers import is_late_interaction, read_folder
+from embedlm.schema.recipe import Recipe, recipes
+
+__all__ = ["recipe_of_checkpoint", "recognise"]
+
+_ICL_TOKENS = {"<instruct>", "<query>", "<response>"}
+
+
+@lru_cache(maxsize=1)
+def _checkpoints() -> dict[str, str]:
+    """Return the recipe's name for each published checkpoint."""
+    found: dict[str, str] = {}
+    for name in recipes():
+        for checkpoint in Recipe.load(name).checkpoints:
+            found.setdefault(checkpoint.lower(), name)
+    return found
+
+
+def recipe_of_checkpoint(source: str) -> Recipe | None:
+    """Return the recipe that names this hub id among its checkpoints."""
+    name = _checkpoints().get(source.lower())
+    return None if name is None else Recipe.load(name)
+
+
+def recognise(folder: Path) -> Recipe | None:
+    """Return the recipe of a system whose files give it away."""
+    config = optional_json(folder / "config.json")
+    if config.get("model_type") == "nvembed":
+        return _nv_embed(config)
+    if config.get("model_type") == "jina_embeddings_v3":
+        return Recipe.load("jina-v3")
+    if (folder / "sparse_linear.pt").is_file() and (folder / "colbert_linear.pt").is_file():
+        return Recipe.load("bge-m3")
+    if is_late_interaction(folder):
+        return read_folder(folder, Recipe.load("colbert"))
+    if (folder / "llm2vec_config.json").is_file():
+        adapter = optional_json(folder / "adapter_config.json")
+        base = config.get("_name_or_path") or adapter.get("base_model_name_or_path")
+        return _llm2vec(optional_json(folder / "llm2vec_config.json"), str(base))
+    auto_map = config.get("auto_map")
+    if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
+        return Recipe.load("gritlm")
+    added = optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    if isinstance(added, dict):
+        tokens = {str(entry.get("content")) for entry in added.values() if isinstance(entry, dict)}
+        if tokens >= _ICL_TOKENS:
+            return Recipe.load("bge-icl")
+    return None
+
+
+def _nv_embed(config: dict[str, Any]) -> Recipe:
+    """Return the recipe of NV-Embed's version."""
+    name = "nv-embed-v1" if "v1" in str(config.get("_name_or_path")).lower() else "nv-embed-v2"
+    given = config.get("latent_attention_config") or {}
+    return Recipe.load(name).override({"normalize": given.get("output_normalize", True)})
+
+
+_LLM2VEC_CHAT = {
+    "llama-3-8b-instruct": ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+    "mistral-7b-instruct": ("[INST] ", " [/INST]"),
+    "llama-2-7b-chat": ("[INST] ", " [/INST]"),
+    "gemma-2-9b-it": ("<bos><start_of_turn>user\n", "<end_of_turn>"),
+    "qwen2-1.5b-instruct": ("<|im_start|>user\n", "<|im_end|>"),
+    "qwen2-7b-instruct": ("<|im_start|>user\n", "<|im_end|>"),
+}
+"""What LLM2Vec writes around instruction and text, by a part of the base's name."""
+
+
+def _llm2vec(config: dict[str, Any], base: str) -> Recipe:
+    """Return LLM2Vec's recipe with the pooling of the folder's own config.
+
+    A base that is a chat model has its turn written around the text; what closes the turn is pooled
+    with the text, as the reference does.
+    """
+    chat = next((turn for name, turn in _LLM2VEC_CHAT.items() if name in base.lower()), None)
+    kinds = {"weighted_mean": "weighted_mean", "eos_token": "last", "last_token": "last"}
+    changes: dict[str, Any] = {"pooling.kind": kinds.get(str(config.get("pooling_mode")), "mean")}
+    if config.get("max_length"):
+        changes["prompt.max_length"] = int(config["max_length"])
+    if config.get("skip_instruction") is False:
+        changes |= {"pooling.over": "all", "pooling.boundary": "offsets"}
+    plain = Recipe.load("llm2vec")
+    if chat is not None:
+        before, after = chat
+        for role in ("default", "document"):
+            template = getattr(plain.prompt, role)
+            changes[f"prompt.{role}"] = before + str(template) + after
+        changes["prompt.clean"] = "strip"
+    return plain.override(changes)

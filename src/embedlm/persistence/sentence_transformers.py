@@ -1,0 +1,304 @@
+"""Folders of sentence-transformers and PyLate: read into a recipe, written from a model.
+
+What each key of their files means stands in `layouts.py`; here is what only the files together say:
+prompts, the order of modules, lengths and expansion of token vectors.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedlm.errors import ModelError, UnsupportedError
+from embedlm.jobs.json_files import inner_path, read_json, write_json
+from embedlm.persistence.layouts import (
+    MODULES,
+    PYLATE,
+    SETTINGS,
+    TRANSFORMER,
+    TRANSFORMER_FILES,
+)
+from embedlm.persistence.settings import Draft, Outline, Setting, read_settings, write_settings
+from embedlm.schema.recipe import Recipe
+from embedlm.schema.template import escape
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+    from embedlm.persistence.expressible import Form
+
+__all__ = ["LISTING", "is_late_interaction", "read_folder", "write_modules"]
+
+LISTING = "modules.json"
+SETTINGS_FILE = "config_sentence_transformers.json"
+PACKAGES = ("sentence_transformers", "pylate")
+PYLATE_DENSE = "pylate.models.Dense.Dense"
+_TASK = re.compile(r"Instruct: (?P<task>.+)(?P<end>\nQuery: ?)", re.DOTALL)
+_TASK_PROMPTS = ("query", "web_search_query")
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def is_late_interaction(folder: Path) -> bool:
+    """Tell whether a folder is one of token vectors (PyLate, MultiVectorEncoder)."""
+    settings = _mapping(folder / SETTINGS_FILE)
+    kind = settings.get("model_type")
+    marked = any(setting.key in settings for setting in PYLATE)
+    return kind in ("ColBERT", "MultiVectorEncoder") or (kind is None and marked)
+
+
+def read_folder(folder: Path, base: Recipe) -> Recipe:
+    """Return the recipe that a folder's modules.json, and what it points to, ask for.
+
+    Args:
+        folder: of the model.
+        base: the recipe whose fields hold where the folder says nothing.
+
+    Raises:
+        ModelError: a file that cannot be read, or a path outside the folder.
+        UnsupportedError: a module, a key or a value that no recipe can express.
+    """
+    draft = Draft(folder)
+    late = is_late_interaction(folder)
+    draft.facts["late_interaction"] = late
+    settings = SETTINGS + (PYLATE if late else ())
+    _read(draft, folder / SETTINGS_FILE, settings)
+    named = next((name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
+    if named is not None:
+        _read(draft, folder / named, TRANSFORMER)
+    for kind, path in _modules(folder):
+        draft.stages.append(kind)
+        if path != folder:  # the network's own config.json is no module's
+            _read(draft, path / "config.json", MODULES[kind].settings)
+        MODULES[kind].read(draft)
+    if late:
+        _late_interaction(draft)
+    else:
+        _prompts(draft)
+    if draft.facts.get("max_active_dims") and not late:
+        _top_k(draft)
+    if draft.facts.get("lower"):
+        _lower(draft)
+    return base.override(draft.changes)
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; nothing where there is no such file."""
+    content = read_json(file) if file.is_file() else {}
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds {type(content).__name__}, not a mapping of settings")
+    return content
+
+
+def _read(draft: Draft, file: Path, settings: tuple[Setting, ...]) -> None:
+    read_settings(draft, file, _mapping(file), settings)
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return kind and folder of each module."""
+    file = folder / LISTING
+    if not file.is_file():
+        return []
+    entries = read_json(file)
+    modules = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(key), str) for key in ("type", "path")
+        ):
+            raise ModelError(f'{file} is not a list of modules, each with "type" and "path"')
+        read_settings(Draft(folder), file, entry, _ENTRY)
+        package, kind = entry["type"].split(".")[0], entry["type"].rsplit(".", 1)[-1]
+        if kind not in MODULES or package not in PACKAGES:
+            raise UnsupportedError(
+                f"{file} has the module {entry['type']!r}, which EmbedLM does not know; known: "
+                f"{', '.join(MODULES)}, of {' and '.join(PACKAGES)}. Give recipe= to say how to "
+                "pool"
+            )
+        modules.append((kind, inner_path(folder, entry["path"], file)))
+    return modules
+
+
+_ENTRY = tuple(map(Setting, ("idx", "name", "path", "type", "kwargs")))
+"""Keys of an entry of modules.json; `kwargs` names arguments that a call may pass on."""
+
+
+def _prefix(text: str | None) -> str:
+    return escape(text or "") + "{text}"
+
+
+def _prompts(draft: Draft) -> None:
+    """Turn named prefixes into templates, as sentence-transformers resolves them.
+
+    A call without a prompt takes the default prompt. Queries and documents take the prompt of that
+    name, which is empty where the folder has none, whatever the default is.
+    """
+    prompts: dict[str, str] = {k: v or "" for k, v in draft.facts.get("prompts", {}).items()}
+    default = _default_prompt(draft, prompts)
+    changes = draft.changes
+    changes["prompt.default"] = "{text}" if default is None else _prefix(prompts.get(default))
+    further = [name for name in prompts if name not in ("query", "document")]
+    changes["prompt.roles"] = {name: _prefix(prompts[name]) for name in further}
+    for role in ("query", "document"):
+        if role in prompts or default is not None:
+            changes[f"prompt.{role}"] = _prefix(prompts.get(role))
+    _take_instruction(draft, prompts, default)
+    if draft.facts.get("max_seq_length"):
+        changes["prompt.max_length"] = draft.facts["max_seq_length"]
+
+
+def _default_prompt(draft: Draft, prompts: Mapping[str, str]) -> str | None:
+    """Return the name of the prompt of calls that name none; None: there is no such prompt."""
+    name: str | None = draft.facts.get("default_prompt_name")
+    if name is not None and name not in prompts and name not in ("query", "document"):
+        raise ModelError(
+            f"{draft.folder / SETTINGS_FILE}: default_prompt_name is {name!r}, which is none of "
+            f"the prompts: {', '.join(prompts) or 'there are none'}"
+        )
+    return name
+
+
+def _take_instruction(draft: Draft, prompts: Mapping[str, str], default: str | None) -> None:
+    """Make the task of a prompt `Instruct: ...` (E5-Mistral's form) one that a call can replace."""
+    ordered = [name for name in _TASK_PROMPTS if name in prompts]
+    ordered += [name for name in prompts if name not in ordered]
+    name = next((name for name in ordered if _split_task(prompts[name]) is not None), None)
+    if name is None or draft.changes.get("pooling.boundary") == "count_prompt":
+        return
+    split = _split_task(prompts[name])
+    assert split is not None
+    template, task = split
+    instruction = {"query": task}
+    draft.changes["prompt.query"] = template
+    own = None if default is None else _split_task(prompts.get(default, ""))
+    if default is None or (own is not None and own[0] == template):
+        draft.changes["prompt.default"] = template
+        if own is not None:
+            instruction["default"] = own[1]
+    draft.changes["prompt.instruction"] = instruction
+
+
+def _split_task(prompt: str) -> tuple[str, str] | None:
+    """Return (template, task) of a prompt `Instruct: task`, the form of E5-Mistral; else None."""
+    match = _TASK.fullmatch(prompt)
+    if match is None:
+        return None
+    head = f"Instruct: {{instruction}}{match['end']}"
+    return f"{{?instruction}}{head}{{/instruction}}{{text}}", match["task"]
+
+
+def _top_k(draft: Draft) -> None:
+    """Keep as many weights of a sparse vector as the folder says."""
+    for head in draft.changes.get("heads", ()):
+        if isinstance(head, dict) and "sparse" in head:
+            head["sparse"]["top_k"] = draft.facts["max_active_dims"]
+
+
+def _lower(draft: Draft) -> None:
+    """Write everything in lower case, the prompts too; names of slots are in it already."""
+    changes = draft.changes
+    changes["prompt.clean"] = "lower"
+    for path in ("prompt.default", "prompt.query", "prompt.document"):
+        if path in changes:
+            changes[path] = changes[path].lower()
+    roles = changes.get("prompt.roles", {})
+    changes["prompt.roles"] = {name: template.lower() for name, template in roles.items()}
+    tasks = changes.get("prompt.instruction", {})
+    changes["prompt.instruction"] = {role: task.lower() for role, task in tasks.items()} or None
+
+
+def _late_interaction(draft: Draft) -> None:
+    """Put together what the files say of token vectors."""
+    facts, changes = draft.facts, draft.changes
+    prompts = {name: prompt or "" for name, prompt in facts.get("prompts", {}).items()}
+    for role in ("query", "document"):  # a prefix is written before a prompt of the same role
+        prefix = facts.get(f"{role}_prefix", "")
+        prompts[role] = prefix + prompts.get(role, "").removeprefix(prefix)
+    default = _default_prompt(draft, prompts) or "document"
+    templates = {name: _prefix(prompt) for name, prompt in prompts.items()}
+    changes["prompt.default"] = templates[default]
+    changes |= {f"prompt.{role}": templates.pop(role) for role in ("query", "document")}
+    changes["prompt.roles"] = templates
+    # PyLate inserts its prefixes as tokens, so that white space after them does not count.
+    flat = facts.get("model_type") != "MultiVectorEncoder"
+    changes["prompt.clean"] = "strip" if flat else "none"
+    length, expansion = _expansion(draft)
+    limits = {"query": length, "document": facts.get("document_length")}
+    longest = facts.get("max_seq_length")
+    limits = {role: limit or longest for role, limit in limits.items()}
+    changes["prompt.max_length"] = {role: n for role, n in limits.items() if n} or None
+    changes["prompt.expansion"] = expansion
+    skip = facts.get("skip", list(string.punctuation) if flat else [])
+    changes |= {
+        "heads.multi_vector.skip": skip,
+        "heads.multi_vector.normalize": flat or "Normalize" in draft.stages,
+        "heads.multi_vector.score": facts.get("score", "sum"),
+    }
+
+
+def _expansion(draft: Draft) -> tuple[int | None, dict[str, Any] | None]:
+    """Return the tokens of a query, and how it is filled up."""
+    facts = draft.facts
+    length: int | None = facts.get("query_length")
+    if "query_expansion" in facts:
+        expansion = facts["query_expansion"]
+        if expansion is None:
+            return length, None
+        attended = expansion.get("attend", False)
+        return expansion["length"], {"length": expansion["length"], "attended": attended}
+    if facts.get("model_type") == "MultiVectorEncoder" or facts.get("do_query_expansion") is False:
+        return length, None
+    length = length or 32
+    return length, {"length": length, "attended": facts.get("attend", False)}
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def write_modules(embedder: Embedder, folder: Path, form: Form, dense: Sequence[str]) -> None:
+    """Write modules.json and what it points to.
+
+    Args:
+        embedder: the model that is saved.
+        folder: with the network, the tokenizer and the projection in it.
+        form: which of the library's classes the recipe is, and its prompts.
+        dense: names of the folders of the projection's layers.
+    """
+    outline = Outline(
+        embedder.recipe,
+        form.prefixes.named,
+        form.prefixes.default,
+        embedder.backbone.dim,
+        embedder.backbone.vocab_size,
+        embedder.max_length,
+    )
+    write_outline(outline, folder, dense)
+
+
+def write_outline(outline: Outline, folder: Path, dense: Sequence[str] = ()) -> None:
+    """Write every file of the layout but the weights."""
+    kind = outline.recipe.heads[0].kind
+    stages = {
+        "dense": ["Transformer", "Pooling", *dense, *["Normalize"] * outline.recipe.normalize],
+        "sparse": ["MLMTransformer", "SpladePooling"],
+        "multi_vector": ["Transformer", *dense],
+    }[kind]
+    entries = []
+    for index, stage in enumerate(stages):
+        path = stage if stage in dense else f"{index}_{stage}" if index else ""
+        module = MODULES[stage if stage in MODULES else "Dense"]
+        kind_ref = f"{module.package}{module.kind}"
+        if module.kind == "Dense" and kind == "multi_vector":
+            kind_ref = PYLATE_DENSE
+        entries.append({"idx": index, "name": str(index), "path": path, "type": kind_ref})
+        content = write_settings(outline, module.settings)
+        if path and path not in dense:
+            (folder / path).mkdir()
+        if content:
+            write_json(folder / path / "config.json", content, indent=2)
+    write_json(folder / LISTING, entries, indent=2)
+    keys = SETTINGS + (PYLATE if kind == "multi_vector" else ())
+    write_json(folder / SETTINGS_FILE, write_settings(outline, keys), indent=2)
+    write_json(folder / TRANSFORMER_FILES[0], write_settings(outline, TRANSFORMER), indent=2)

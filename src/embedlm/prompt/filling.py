@@ -1,0 +1,133 @@
+"""From a template's pieces to the string that is tokenised: demonstrations, clean-up, chats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from embedlm.errors import InputError
+from embedlm.schema.prompt import Message, Prompt
+from embedlm.schema.template import DEMONSTRATION_SLOTS, OPTIONAL_SLOTS, SLOTS, Piece, escape, fill
+
+__all__ = [
+    "chat_template",
+    "clean_text",
+    "join_blocks",
+    "spell",
+    "spell_demonstrations",
+    "strip_row",
+]
+
+
+def spell_demonstrations(prompt: Prompt, demonstrations: Sequence[Mapping[str, str]] | None) -> str:
+    """Return what {demonstrations} stands for.
+
+    Args:
+        prompt: of the recipe.
+        demonstrations: of the call; None takes the recipe's.
+
+    Raises:
+        InputError: the recipe has no template for demonstrations, or one has an unknown field.
+    """
+    shots = prompt.demonstrations if demonstrations is None else demonstrations
+    if not shots:
+        return ""
+    if prompt.demonstration is None:
+        raise InputError(
+            "demonstrations were given, but the recipe has no prompt.demonstration template"
+        )
+    for shot in shots:
+        unknown = [key for key in shot if key not in DEMONSTRATION_SLOTS]
+        if unknown:
+            raise InputError(
+                f"a demonstration has the field {unknown[0]!r}; allowed: "
+                f"{', '.join(DEMONSTRATION_SLOTS)}"
+            )
+    filled = (fill(prompt.demonstration, dict(shot), DEMONSTRATION_SLOTS) for shot in shots)
+    return "".join(one + prompt.separator for one in filled)
+
+
+def _clean_promptbert(text: str) -> str:
+    """Add a full stop where the sentence ends in none of . ? " ' (kongds/Prompt-BERT)."""
+    return text if text[-1:] in (".", "?", '"', "'") else text + "."
+
+
+def _clean_prompteol(text: str) -> str:
+    """Clean as kongds/scaling_sentemb: full stop, quotes to apostrophes, final ? to a full stop."""
+    text = _clean_promptbert(text).replace('"', "'")
+    return text[:-1] + "." if text.endswith("?") else text
+
+
+_CLEANERS: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "strip": str.strip,
+    "strip_all": str.strip,
+    "lower": str.lower,
+    "promptbert": _clean_promptbert,
+    "prompteol": _clean_prompteol,
+}
+
+
+def clean_text(text: str, rule: str) -> str:
+    """Return the text after the clean-up rule of that name (`prompt.clean`)."""
+    return _CLEANERS[rule](text)
+
+
+def strip_row(row: list[Piece]) -> list[Piece]:
+    """Strip the whole prompt, BOS and EOS apart, as some references do before tokenising."""
+    out = list(row)
+    for order, strip in ((range(len(out)), str.lstrip), (reversed(range(len(out))), str.rstrip)):
+        for index in order:
+            if out[index].kind in ("bos", "eos"):
+                continue
+            out[index] = replace(out[index], value=strip(out[index].value))
+            if out[index].value:
+                break
+    return out
+
+
+def spell(row: list[Piece]) -> str:
+    """Return the prompt that the pieces make."""
+    return "".join(piece.value for piece in row)
+
+
+def join_blocks(row: list[Piece]) -> list[Piece]:
+    """Join the pieces of each optional block, which is tokenised as one."""
+    joined: list[Piece] = []
+    for piece in row:
+        if joined and piece.block and piece.block == joined[-1].block:
+            joined[-1] = replace(joined[-1], kind=piece.when, value=joined[-1].value + piece.value)
+        else:
+            joined.append(replace(piece, kind=piece.when) if piece.block else piece)
+    return joined
+
+
+def chat_template(messages: tuple[Message, ...], tokenizer: Any) -> str:
+    """Return a chat as one template string, by the tokenizer's chat template.
+
+    A last turn by the assistant is left open, so that generation would go on after it. A tokenizer
+    without a chat template gets the turns' contents on lines of their own.
+    """
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    if not getattr(tokenizer, "chat_template", None):
+        return "\n".join(turn["content"] for turn in turns)
+    # Slots must survive the template engine, and its own text may hold braces.
+    names = [*SLOTS, *(f"{sign}{slot}" for slot in OPTIONAL_SLOTS for sign in "?/")]
+    marks = {f"{{{name}}}": f"\x02{name}\x03" for name in names}
+    for turn in turns:
+        for slot, mark in marks.items():
+            turn["content"] = turn["content"].replace(slot, mark)
+    open_end = turns[-1]["role"] == "assistant"
+    rendered = str(
+        tokenizer.apply_chat_template(
+            turns,
+            tokenize=False,
+            continue_final_message=open_end,
+            add_generation_prompt=not open_end,
+        )
+    )
+    rendered = escape(rendered)
+    for slot, mark in marks.items():
+        rendered = rendered.replace(mark, slot)
+    return rendered

@@ -1,0 +1,56 @@
+"""A plan: which model becomes which system, by which stages, on which data.
+
+Only the schema lives here; `embedlm.training` reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from embedlm.schema.base import Name, Part
+from embedlm.schema.tuning import Data, Stage
+
+__all__ = ["Dev", "Plan"]
+
+
+class Dev(Part):
+    """Held-out records that say how training goes; never a test set."""
+
+    source: str = Field(description="A file of scored pairs, or of queries with positives.")
+    every: int = Field(100, gt=0, description="Steps between two scores.")
+    patience: int | None = Field(
+        None, gt=0, description="Scores without a better one before a stage ends early."
+    )
+    max_records: int = Field(1000, gt=0)
+    role: str | None = Field(None, description="Of the texts of scored pairs.")
+
+
+class Plan(Part):
+    """Everything a training run is told."""
+
+    name: Name = "plan"
+    model: str = Field("builtin-base", description="Folder or hub id of what is trained.")
+    recipe: str | dict[str, Any] = Field(
+        "plain-mean", description="Prompt, pooling and attention: a name, a file or fields."
+    )
+    change: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of the recipe that are replaced."
+    )
+    stages: tuple[Stage, ...] = Field((), description="None: those of the recipe's tuning part.")
+    data: dict[str, tuple[Data, ...]] = Field(
+        default_factory=dict, description="Data sets by the stage's name, for stages without."
+    )
+    teacher: str | None = Field(
+        None, description="Model that distilling losses learn from, where they name none."
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int = 0
+    sharding: Literal["none", "full"] = Field(
+        "none", description="full: split weights and optimiser over the processes (FSDP2)."
+    )
+    dev: Dev | None = None
+    checkpoint_every: int = Field(200, gt=0, description="Steps between two checkpoints.")
+    log_every: int = Field(10, gt=0, description="Steps between two lines of the log.")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()

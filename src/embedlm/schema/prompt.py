@@ -1,0 +1,109 @@
+"""The prompt of a recipe: the templates around a text, and how the result becomes tokens."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from embedlm.errors import TemplateError
+from embedlm.schema.base import Part
+from embedlm.schema.template import DEMONSTRATION_SLOTS, fill, parse_template
+
+__all__ = ["Expansion", "Message", "Prompt", "Template"]
+
+
+class Message(Part):
+    """One turn of a chat prompt. A last turn by the assistant is continued, not closed."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Template = str | tuple[Message, ...] | tuple[str, ...]
+"""One template, one chat, or several templates whose vectors are averaged."""
+
+
+class Expansion(Part):
+    """Mask tokens that fill a query up (ColBERT)."""
+
+    length: PositiveInt = Field(32, description="Tokens that the query has with them.")
+    role: str = "query"
+    attended: bool = Field(False, description="Whether tokens look at the expansion.")
+
+
+class Prompt(Part):
+    """What the model sees around a text."""
+
+    default: Template | None = Field(None, description="Template without a role.")
+    query: Template | None = Field(None, description="Template of role `query`.")
+    document: Template | None = Field(None, description="Template of role `document`.")
+    roles: dict[str, Template] = Field(
+        default_factory=dict, description="Templates of further roles, by name."
+    )
+    instruction: str | dict[str, str] | None = Field(
+        None, description="Fills {instruction}; one for all roles, or by role."
+    )
+    demonstration: str | None = Field(
+        None, description="Template of one demonstration: {instruct}, {query}, {response}."
+    )
+    demonstrations: tuple[dict[str, str], ...] = Field(
+        (), description="Default demonstrations; each fills `demonstration`."
+    )
+    separator: str = Field("", description="Written after each demonstration.")
+    clean: Literal["none", "strip", "strip_all", "lower", "promptbert", "prompteol"] = Field(
+        "none",
+        description="Text clean-up before the template; strip_all: white space around the filled "
+        "prompt goes too; lower: to lower case; promptbert: a full stop where none is; prompteol: "
+        "also quotes to apostrophes and a final ? to a full stop.",
+    )
+    tokenize: Literal["joined", "pieces"] = Field(
+        "joined", description="Tokenise the joined string, or each segment alone."
+    )
+    special_tokens: Literal["tokenizer", "none"] = Field(
+        "tokenizer", description="Whether the tokenizer adds its own (BOS, CLS, SEP, EOS)."
+    )
+    truncate: Literal["text", "turn", "slot", "pieces", "end"] = Field(
+        "text",
+        description="text: shorten the text until all fits max_length; turn: the same, but the "
+        "demonstrations do not count; slot: max_length counts the text alone; pieces: every "
+        "segment is cut to max_length; end: cut the rendered end.",
+    )
+    max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
+        None, description="In tokens; one for all roles, or by role. None: the model's own."
+    )
+    expansion: Expansion | None = None
+
+    @field_validator("clean", mode="before")
+    @classmethod
+    def _clean_flag(cls, value: Any) -> Any:
+        return {True: "prompteol", False: "none", None: "none"}.get(value, value)
+
+    @field_validator("default", "query", "document", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError("a template stands in quotes: YAML reads bare braces as a mapping")
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _check_templates(self) -> Prompt:
+        for template in (self.default, self.query, self.document, *self.roles.values()):
+            if template is not None:
+                _check_template(template)
+        if self.demonstration is not None:
+            fill(self.demonstration, {}, DEMONSTRATION_SLOTS)
+        return self
+
+
+def _check_template(template: Template) -> None:
+    """Raise TemplateError for a template that cannot be rendered."""
+    if isinstance(template, str):
+        parse_template(template)
+    elif not template:
+        raise TemplateError("a list of templates is empty: give at least one")
+    elif isinstance(template[0], Message):
+        parse_template("".join(one.content for one in template if isinstance(one, Message)))
+    else:
+        for one in template:
+            parse_template(str(one))
