@@ -9,7 +9,8 @@ from sentence_transformers import SentenceTransformer, models
 import embedlm
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.persistence.expressible import is_expressible, prefixes_of
-from embedlm.persistence.layouts import MODULES, POOLINGS, PYLATE, SETTINGS, TRANSFORMER
+from embedlm.persistence.layouts import PYLATE, SETTINGS, TRANSFORMER
+from embedlm.persistence.modules import MODULES, POOLINGS
 from embedlm.persistence.sentence_transformers import read_folder, write_outline
 from embedlm.persistence.settings import Outline
 from embedlm.schema.recipe import Recipe
@@ -318,3 +319,12 @@ def test_lower_case(tmp_path):
     set_key(folder, "sentence_bert_config.json", "do_lower_case", True)
     assert_alike(SentenceTransformer(str(folder), device="cpu"), folder)
     assert embedlm.load(folder).recipe.prompt.clean == "lower"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("pooling_mode", "bos_token"), ("max_length", "512"), ("pool", "mean")]
+)
+def test_what_llm2vec_cannot_mean_is_refused(tmp_path, key, value):
+    (tmp_path / "llm2vec_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(UnsupportedError, match=rf"llm2vec_config\.json: .*{key}"):
+        embedlm.persistence.recognise(tmp_path)

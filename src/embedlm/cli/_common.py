@@ -214,9 +214,10 @@ def _change(text: str) -> tuple[str, Any]:
     if not sign or not name:
         raise InputError(f"--set {text!r}: write field=value, e.g. pooling.kind=mean")
     try:
-        return name, parse_yaml(value, f"--set {text!r}")
+        return name, parse_yaml(value, "the value")
     except RecipeError as error:
-        raise InputError(str(error)) from error
+        problem = str(error).partition("not valid YAML: ")[2] or error
+        raise InputError(f"--set {text!r}: the value is not valid YAML: {problem}") from error
 
 
 def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from embedlm.persistence.layouts import leaves_prompt_out
+from embedlm.persistence.modules import leaves_prompt_out
 from embedlm.prompt.filling import spell_demonstrations
 from embedlm.prompt.special import surround
 from embedlm.readout.projection import Projection

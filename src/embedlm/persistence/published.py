@@ -8,6 +8,7 @@ from typing import Any
 
 from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.sentence_transformers import is_late_interaction, read_folder
+from embedlm.persistence.settings import COUNT, FLAG, Draft, Setting, one_of, read_settings
 from embedlm.schema.recipe import Recipe, recipes
 
 __all__ = ["recipe_of_checkpoint", "recognise"]
@@ -42,10 +43,10 @@ def recognise(folder: Path) -> Recipe | None:
         return Recipe.load("bge-m3")
     if is_late_interaction(folder):
         return read_folder(folder, Recipe.load("colbert"))
-    if (folder / "llm2vec_config.json").is_file():
+    if (folder / LLM2VEC_FILE).is_file():
         adapter = optional_json(folder / "adapter_config.json")
         base = config.get("_name_or_path") or adapter.get("base_model_name_or_path")
-        return _llm2vec(optional_json(folder / "llm2vec_config.json"), str(base))
+        return _llm2vec(folder, str(base))
     auto_map = config.get("auto_map")
     if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
         return Recipe.load("gritlm")
@@ -75,19 +76,47 @@ _LLM2VEC_CHAT = {
 """What LLM2Vec writes around instruction and text, by a part of the base's name."""
 
 
-def _llm2vec(config: dict[str, Any], base: str) -> Recipe:
+LLM2VEC_FILE = "llm2vec_config.json"
+_LLM2VEC_POOLINGS = {
+    "mean": "mean",
+    "weighted_mean": "weighted_mean",
+    "eos_token": "last",
+    "last_token": "last",
+}
+_LLM2VEC = (
+    Setting(
+        "pooling_mode",
+        one_of(*_LLM2VEC_POOLINGS),
+        lambda draft, value: draft.changes.update({"pooling.kind": _LLM2VEC_POOLINGS[value]}),
+    ),
+    Setting(
+        "max_length",
+        COUNT,
+        lambda draft, value: draft.changes.update({"prompt.max_length": value}),
+    ),
+    # Cuts a text before its instruction is added; max_length cuts it here, whatever stands before.
+    Setting("doc_max_length", COUNT),
+    Setting("skip_instruction", FLAG, lambda draft, value: _pool_instruction(draft, value)),
+)
+"""Keys of LLM2Vec's own file."""
+
+
+def _pool_instruction(draft: Draft, skip: bool) -> None:
+    if not skip:
+        draft.changes |= {"pooling.over": "all", "pooling.boundary": "offsets"}
+
+
+def _llm2vec(folder: Path, base: str) -> Recipe:
     """Return LLM2Vec's recipe with the pooling of the folder's own config.
 
     A base that is a chat model has its turn written around the text; what closes the turn is pooled
     with the text, as the reference does.
     """
     chat = next((turn for name, turn in _LLM2VEC_CHAT.items() if name in base.lower()), None)
-    kinds = {"weighted_mean": "weighted_mean", "eos_token": "last", "last_token": "last"}
-    changes: dict[str, Any] = {"pooling.kind": kinds.get(str(config.get("pooling_mode")), "mean")}
-    if config.get("max_length"):
-        changes["prompt.max_length"] = int(config["max_length"])
-    if config.get("skip_instruction") is False:
-        changes |= {"pooling.over": "all", "pooling.boundary": "offsets"}
+    draft = Draft(folder, {"pooling.kind": "mean"})
+    file = folder / LLM2VEC_FILE
+    read_settings(draft, file, optional_json(file), _LLM2VEC)
+    changes = draft.changes
     plain = Recipe.load("llm2vec")
     if chat is not None:
         before, after = chat

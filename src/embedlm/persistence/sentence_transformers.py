@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import inner_path, read_json, write_json
 from embedlm.persistence.layouts import (
-    MODULES,
     PYLATE,
     SETTINGS,
     TRANSFORMER,
     TRANSFORMER_FILES,
 )
+from embedlm.persistence.modules import MODULES
 from embedlm.persistence.settings import Draft, Outline, Setting, read_settings, write_settings
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.template import escape

@@ -21,6 +21,7 @@ __all__ = [
     "Outline",
     "Setting",
     "Values",
+    "keep",
     "one_of",
     "read_settings",
     "write_settings",
@@ -103,6 +104,11 @@ class Setting:
     """Returns the value for a recipe; None: the key is not written."""
     null: bool = False
     """Whether null is a value like others; else it is as good as a missing key."""
+
+
+def keep(key: str) -> Callable[[Draft, Any], None]:
+    """Return a reader that keeps the value until all files are read."""
+    return lambda draft, value: draft.facts.update({key: value})
 
 
 def read_settings(
