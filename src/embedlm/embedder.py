@@ -298,7 +298,8 @@ class Embedder:
     def _readout(self, heads: Any, role: str | None) -> Readout:
         """Return the readout with the heads that a call asks for."""
         several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
-        chosen = requested_heads(heads, self.recipe, several=several)
+        trained = self.readout.trained
+        chosen = requested_heads(heads, self.recipe, several=several, trained=trained)
         return self.readout if heads is None else self.readout.with_heads(chosen)
 
     def _shares(self, items: list[Item], show_progress: bool | None) -> list[Share]:

@@ -70,12 +70,13 @@ def load(
     readout = load_readout(
         source,
         chosen,
+        trained=recipe is None and chosen != Recipe.load("plain-mean"),
         device=device,
         dtype=dtype,
         attn=attn,
         adapters=adapters,
         merge=merge,
-        lm_head=writes or lm_head or "if_tied",
+        lm_head=writes or lm_head or "if_cheap",
         max_length=max_length,
     )
     return Embedder(readout, Executor(readout.backbone), name=name, generator=generator)
@@ -95,12 +96,13 @@ def load_readout(
     source: str,
     recipe: Recipe,
     *,
+    trained: bool = False,
     device: Any = None,
     dtype: Any = "auto",
     attn: str = "auto",
     adapters: Sequence[str] = (),
     merge: bool | None = None,
-    lm_head: bool | Literal["if_tied"] = False,
+    lm_head: bool | Literal["if_cheap"] = False,
     max_length: int | dict[str, int] | None = None,
     create: bool = False,
 ) -> Readout:
@@ -109,13 +111,14 @@ def load_readout(
     Args:
         source: folder or hub id.
         recipe: says how the network attends and what is read of it.
+        trained: whether the recipe is the model's own, so that its heads are all it has.
         device: see `load`, as all that follow.
         dtype: see there.
         attn: see there.
         adapters: see there.
         merge: see there.
-        lm_head: load the language-model head even where the recipe does not read it; "if_tied":
-            where it is the table of embeddings, and so costs no memory.
+        lm_head: load the language-model head even where the recipe does not read it; "if_cheap":
+            where it costs little memory.
         max_length: see there.
         create: make untrained layers for token vectors and weights that the checkpoint lacks.
     """
@@ -136,7 +139,7 @@ def load_readout(
     parts = Parts(source, layout_folder(source)).for_recipe(recipe, backbone, create=create)
     if parts.latent is not None:
         recipe = recipe.override({"pooling.latent": parts.latent.config})
-    return Readout(backbone, recipe, parts)
+    return Readout(backbone, recipe, parts, trained=trained)
 
 
 def _asked_for(recipe: Any, source: str) -> Recipe:

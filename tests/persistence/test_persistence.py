@@ -124,5 +124,15 @@ def test_the_default_is_the_tuned_model_and_a_recipe_takes_the_base():
     assert a @ b > a @ c + 0.2
     named = embedlm.load("builtin-base", recipe="plain-mean", device="cpu")
     np.testing.assert_array_equal(named.encode("light"), base.encode("light"))
-    sparse = embedlm.load("builtin", device="cpu").encode(["plants"], heads=["sparse"])
-    assert sparse.sparse.nnz > 0
+
+
+@pytest.mark.parametrize("head", ["sparse", "multi_vector"])
+def test_a_trained_model_has_only_the_heads_of_its_recipe(head, tmp_path, tiny_llama):
+    with pytest.raises(UnsupportedError, match=f"trained to give dense.*defines {head}"):
+        embedlm.load(device="cpu").encode(["plants"], heads=[head])
+    embedlm.load(tiny_llama, "prompteol").save_pretrained(tmp_path / "saved")
+    with pytest.raises(UnsupportedError, match="trained to give dense"):
+        embedlm.load(tmp_path / "saved").encode(["plants"], heads=["dense", head])
+    # A recipe that is given says what is read of an untrained model, and a call may ask for more.
+    model = embedlm.load(tmp_path / "saved", "plain-mean")
+    assert model.encode(["plants"], heads=[head]).heads == (head,)

@@ -118,7 +118,7 @@ def test_a_model_without_a_head_is_refused(model_folder):
         embedlm.load(model_folder("t5"), recipe="splade")
     with pytest.raises(UnsupportedError, match="no language-model head"):
         embedlm.load(model_folder("bert", head=False), recipe="splade")
-    model = embedlm.load(model_folder("t5"), recipe="plain-mean")
+    model = embedlm.load(model_folder("t5"), recipe="plain-last")
     with pytest.raises(UnsupportedError, match=r"no language-model head.*lm_head=True"):
         model.encode(["a"], heads=["sparse"])
 

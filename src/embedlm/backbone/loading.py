@@ -25,7 +25,7 @@ from embedlm.backbone.probe import (
 from embedlm.backbone.quantised import KINDS, Kind, quantise
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.tokenizer import load_tokenizer
-from embedlm.backbone.weights import head_is_tied, load_network
+from embedlm.backbone.weights import head_is_cheap, load_network
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.schema.recipe import Backbone as BackboneRecipe
 
@@ -34,7 +34,7 @@ __all__ = ["load_backbone"]
 FIRST_FP8 = (8, 9)
 """The compute capability from which cards have products of fp8."""
 IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager")
-Head = bool | Literal["if_tied"]
+Head = bool | Literal["if_cheap"]
 
 
 def load_backbone(
@@ -43,7 +43,7 @@ def load_backbone(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "auto",
-    head: Head = "if_tied",
+    head: Head = "if_cheap",
     attn: str = "auto",
     adapters: Sequence[Path] = (),
     merge: bool = True,
@@ -55,7 +55,7 @@ def load_backbone(
         recipe: attention direction, sliding windows, static or not.
         device: None chooses CUDA, MPS or CPU.
         dtype: see `choose_dtype`; int8 and fp8 run the layers' products in 8 bits.
-        head: whether to load the language-model head; "if_tied": where it is the table of
+        head: whether to load the language-model head; "if_cheap": where it is the table of
             embeddings, and so costs no memory.
         attn: auto (packed where proven), packed, sdpa or eager.
         adapters: folders of adapters, in order.
@@ -75,9 +75,9 @@ def load_backbone(
         config.get_text_config().sliding_window = window
     kind: Kind | None = dtype if dtype in KINDS else None
     with_head = head
-    if head == "if_tied":
+    if head == "if_cheap":
         # Adapters that stay switchable are of the body alone, unless its head is wanted too.
-        with_head = recipe.kind != "static" and (merge or not adapters) and head_is_tied(config)
+        with_head = recipe.kind != "static" and (merge or not adapters) and head_is_cheap(config)
     with quiet():
         network, missing_head = load_network(
             source,

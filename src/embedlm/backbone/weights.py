@@ -25,8 +25,10 @@ from embedlm.backbone.config import WRAPPED, raw_config, unloadable
 from embedlm.backbone.quiet import quiet
 from embedlm.errors import ModelError, UnsupportedError
 
-__all__ = ["head_is_tied", "load_classifier", "load_network"]
+__all__ = ["head_is_cheap", "load_classifier", "load_network"]
 
+CHEAP_HEAD = 1 << 26
+"""Bytes of a head in float32."""
 _IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions.decoder.bias")
 
 
@@ -48,10 +50,16 @@ def _head_class(config: Any) -> Any:
     return AutoModelForCausalLM if causal else None
 
 
-def head_is_tied(config: Any) -> bool:
-    """Tell whether a causal language model's head is its table of embeddings: it costs nothing."""
-    tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
-    return bool(tied) and _head_class(config) is AutoModelForCausalLM
+def head_is_cheap(config: Any) -> bool:
+    """Tell whether a causal language model's head may be loaded without being asked for.
+
+    It is where the head is the table of embeddings, or is smaller than `CHEAP_HEAD`.
+    """
+    if _head_class(config) is not AutoModelForCausalLM:
+        return False
+    text = config.get_text_config()
+    values = int(getattr(text, "vocab_size", 0)) * int(getattr(text, "hidden_size", 0))
+    return bool(getattr(text, "tie_word_embeddings", False)) or 4 * values <= CHEAP_HEAD
 
 
 def load_network(

@@ -28,17 +28,20 @@ def make_heads(options: Sequence[HeadOptions]) -> tuple[Head[Any], ...]:
     return tuple(HEADS[each.kind](each) for each in options)
 
 
-def requested_heads(heads: Any, recipe: Recipe, *, several: bool) -> tuple[HeadOptions, ...]:
+def requested_heads(
+    heads: Any, recipe: Recipe, *, several: bool, trained: bool = False
+) -> tuple[HeadOptions, ...]:
     """Return the options of the heads that a call names, on top of the recipe's.
 
     Args:
         heads: a name, `{name: options}`, or a list of these; None takes the recipe's heads.
         recipe: the model's.
         several: whether the outputs of several prompts are averaged.
+        trained: whether the model has only the heads that its recipe names.
 
     Raises:
         InputError: no head, or one head twice.
-        UnsupportedError: a head whose outputs cannot be averaged.
+        UnsupportedError: a head whose outputs cannot be averaged, or that was not trained.
     """
     if heads is None:
         chosen = recipe.heads
@@ -50,6 +53,14 @@ def requested_heads(heads: Any, recipe: Recipe, *, several: bool) -> tuple[HeadO
     kinds = [head.kind for head in chosen]
     if len(set(kinds)) < len(kinds):
         raise InputError(f"heads names one kind twice: {', '.join(kinds)}")
+    named = [head.kind for head in recipe.heads]
+    untrained = [kind for kind in kinds if kind not in named]
+    if trained and untrained:
+        raise UnsupportedError(
+            f"this model was trained to give {', '.join(named)}, and what its head "
+            f"{untrained[0]} gave would mean nothing; ask for {' or '.join(named)}, or load the "
+            f"model with a recipe that defines {untrained[0]}"
+        )
     apart = [kind for kind in kinds if not HEADS[kind].averages]
     if several and apart:
         averaged = ", ".join(kind for kind, head in HEADS.items() if head.averages)

@@ -42,6 +42,7 @@ class Readout:
         *,
         statistics: frequency.Statistics | None = None,
         heads: Sequence[HeadOptions] | None = None,
+        trained: bool = False,
     ) -> None:
         """Join what is read with how it is read.
 
@@ -51,11 +52,13 @@ class Readout:
             parts: the checkpoint's layers.
             statistics: of a corpus, for poolings that weigh tokens by frequency.
             heads: None takes the recipe's.
+            trained: whether the model was trained for the recipe's heads, so that it has no others.
         """
         self.backbone = backbone
         self.recipe = recipe
         self.parts = parts
         self.statistics = statistics
+        self.trained = trained
         self.pooling = recipe.pooling
         self.heads = make_heads(recipe.heads if heads is None else heads)
 
@@ -89,18 +92,27 @@ class Readout:
 
     def with_heads(self, heads: Sequence[HeadOptions]) -> Readout:
         """Return the same readout with other heads."""
-        return Readout(
-            self.backbone, self.recipe, self.parts, statistics=self.statistics, heads=heads
-        )
+        return self._changed(heads=heads)
 
     def with_statistics(self, statistics: frequency.Statistics | None) -> Readout:
         """Return the same readout with the statistics of a corpus."""
-        return Readout(self.backbone, self.recipe, self.parts, statistics=statistics)
+        return self._changed(statistics=statistics)
 
     def with_backbone(self, backbone: Backbone) -> Readout:
         """Return the same readout over another form of the same network."""
-        heads = [head.options for head in self.heads]
-        return Readout(backbone, self.recipe, self.parts, statistics=self.statistics, heads=heads)
+        return self._changed(backbone=backbone)
+
+    def _changed(self, **changes: Any) -> Readout:
+        """Return a readout that differs in what is given alone."""
+        arguments: dict[str, Any] = {
+            "backbone": self.backbone,
+            "recipe": self.recipe,
+            "parts": self.parts,
+            "statistics": self.statistics,
+            "heads": [head.options for head in self.heads],
+            "trained": self.trained,
+        }
+        return Readout(**{**arguments, **changes})
 
     # -- facts --------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class Sparse(Part):
         "none", description="text: only tokens of the text's own words (PromptReps)."
     )
     stop_words: Literal["short", "english", "none"] = Field(
-        "short", description="With restrict text: the list of words left out (heads/words.py)."
+        "short", description="With restrict text: the list of words left out (readout/words.py)."
     )
     reduce: Literal["auto", "pool", "last", "max", "sum"] = Field(
         "auto",
@@ -111,11 +111,8 @@ class MultiVector(Part):
 
 
 Head = Dense | Sparse | MultiVector
-_HEADS: dict[str, type[Dense] | type[Sparse] | type[MultiVector]] = {
-    "dense": Dense,
-    "sparse": Sparse,
-    "multi_vector": MultiVector,
-}
+"""The options of any head."""
+_HEADS: dict[str, type[Any]] = {head.model_fields["kind"].default: head for head in get_args(Head)}
 
 
 def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] = ()) -> Head:
