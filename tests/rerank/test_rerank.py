@@ -106,9 +106,9 @@ def test_an_answer_is_the_language_models_own(writer, name):
 def test_documents_of_a_query_share_what_is_read_before_them(writer):
     ours = embedlm.Reranker(writer, "qwen3-reranker", device="cpu")
     prefixes = []
-    backbone = ours._model.backbone
-    run = backbone.run
-    backbone.run = lambda *a, **k: prefixes.append(k["prefix"]) or run(*a, **k)
+    executor = ours._model.executor
+    run = executor.run
+    executor.run = lambda *a, **k: prefixes.append(k["prefix"]) or run(*a, **k)
     together = ours.score(QUERY, DOCUMENTS)
     assert prefixes == [max(prefixes)]
     lead = ours.method.template.partition("{text}")[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -117,16 +117,17 @@ _HEADS: dict[str, type[Any]] = {head.model_fields["kind"].default: head for head
 
 def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] = ()) -> Head:
     """Return the head that a name or `{name: options}` asks for, on top of the recipe's own."""
-    if isinstance(value, Dense | Sparse | MultiVector):
-        return value
+    if isinstance(value, get_args(Head)):
+        return cast(Head, value)
     name, options = _named_options(value)
     if name not in _HEADS:
         raise RecipeError(
             f"heads: {name!r} is not a head; allowed: {', '.join(_HEADS)}."
             + closest(name, list(_HEADS))
         )
-    own = next((h.model_dump() for h in base if h.kind == name), {})
-    return validated(_HEADS[name], {**own, **options}, f"heads.{name}")
+    defaults = next((h.model_dump() for h in base if h.kind == name), {})
+    head: Head = validated(_HEADS[name], {**defaults, **options}, f"heads.{name}")
+    return head
 
 
 def _named_options(value: Any) -> tuple[str, Mapping[str, Any]]:
