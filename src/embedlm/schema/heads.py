@@ -126,8 +126,7 @@ def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] = (
             + closest(name, list(_HEADS))
         )
     defaults = next((h.model_dump() for h in base if h.kind == name), {})
-    head: Head = validated(_HEADS[name], {**defaults, **options}, f"heads.{name}")
-    return head
+    return cast(Head, validated(_HEADS[name], {**defaults, **options}, f"heads.{name}"))
 
 
 def _named_options(value: Any) -> tuple[str, Mapping[str, Any]]:
