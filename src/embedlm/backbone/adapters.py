@@ -159,8 +159,8 @@ def split_adapters(source: str) -> tuple[str, list[str]]:
 
 def own_adapters(folder: Path, named: Collection[str] = ()) -> list[Path]:
     """Return the adapters that a model's folder brings: in `adapters/`, or below it by name."""
-    places = [*sorted((folder / "adapters").glob("*")), *(folder / name for name in named)]
-    return [place for place in places if (place / CONFIG_FILE).is_file()]
+    folders = [*sorted((folder / "adapters").glob("*")), *(folder / name for name in named)]
+    return [path for path in folders if (path / CONFIG_FILE).is_file()]
 
 
 def _is_adapter(folder: Path) -> bool:

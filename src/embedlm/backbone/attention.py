@@ -136,8 +136,8 @@ def _recorded(query: Tensor, key: Tensor, value: Tensor, plan: Layout, how: How)
     parts_HTD = []
     shared = None
     rows = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
-    for (start, count, length), own in zip(groups, rows, strict=True):
-        q_BHLD, k_BKLD, v_BKLD = (_split(x_HTD, count) for x_HTD in own)
+    for (start, count, length), parts in zip(groups, rows, strict=True):
+        q_BHLD, k_BKLD, v_BKLD = (_split(x_HTD, count) for x_HTD in parts)
         if plan.prefix and start == 0:
             shared = k_BKLD, v_BKLD
         elif shared is not None:
@@ -222,11 +222,11 @@ def _with_lse(
     """Return attention and the log of its softmax's denominator, out_BHLD and lse_BHL1."""
     repeat = q_BHLD.shape[1] // k_BKTD.shape[1]
     k_BHTD, v_BHTD = (x.repeat_interleave(repeat, 1) for x in (k_BKTD, v_BKTD))
-    found, lse_BHL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    attended, lse_BHL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q_BHLD, k_BHTD, v_BHTD, 0.0, how.causal, scale=how.scale
     )
-    found_BHLD: Tensor = found if out_BHLD is None else out_BHLD.copy_(found)
-    return found_BHLD, lse_BHL.unsqueeze(-1)
+    attended_BHLD: Tensor = attended if out_BHLD is None else out_BHLD.copy_(attended)
+    return attended_BHLD, lse_BHL.unsqueeze(-1)
 
 
 def _split(x_HTD: Tensor, count: int) -> Tensor:
@@ -251,9 +251,9 @@ def _attend(
             total - length, length, total, how.causal, how.window, q_BHLD.device
         )
     if how.softcap:
-        found_BHLD = _attend_softcapped(q_BHLD, k_BKTD, v_BKTD, mask_LT, how)
+        attended_BHLD = _attend_softcapped(q_BHLD, k_BKTD, v_BKTD, mask_LT, how)
     else:
-        found_BHLD = F.scaled_dot_product_attention(
+        attended_BHLD = F.scaled_dot_product_attention(
             q_BHLD,
             k_BKTD,
             v_BKTD,
@@ -263,7 +263,7 @@ def _attend(
             scale=how.scale,
             enable_gqa=q_BHLD.shape[1] != k_BKTD.shape[1],
         )
-    return found_BHLD if out_BHLD is None else out_BHLD.copy_(found_BHLD)
+    return attended_BHLD if out_BHLD is None else out_BHLD.copy_(attended_BHLD)
 
 
 def _attend_softcapped(

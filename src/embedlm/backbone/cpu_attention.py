@@ -142,7 +142,7 @@ def _rows(x_1HTD: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _plan(layout: Layout, heads: int, kinds: int, causal: bool) -> _Plan:
     """Return the order of work for a layout."""
-    steps, gathers, place, most = [], [], 0, 0
+    steps, gathers, row, most = [], [], 0, 0
     for start, count, length in _sequences(layout):
         before = layout.prefix if start else 0
         keys = before + length
@@ -155,15 +155,15 @@ def _plan(layout: Layout, heads: int, kinds: int, causal: bool) -> _Plan:
             for low, high, some in _blocks(len(begin_B), length, keys, heads, kinds, causal):
                 rows_BKGC = _query_rows(asking_B[some[0]], some[1], low, high, heads, kinds)
                 gathers.append(rows_BKGC.flatten())
-                end = place + rows_BKGC.numel()
+                end = row + rows_BKGC.numel()
                 pairs = slice(
                     some[0].start * kinds + some[1].start,
                     (some[0].stop - 1) * kinds + some[1].stop,
                 )
                 seen = before + high if causal else keys
-                blocks.append(_Block(slice(place, end), pairs, before + low, high - low, seen))
+                blocks.append(_Block(slice(row, end), pairs, before + low, high - low, seen))
                 most = max(most, rows_BKGC.numel() * seen)
-                place = end
+                row = end
             index = _key_rows(begin_B, length, before, kinds)
             steps.append(_Step(index, keys, tuple(blocks)))
     gather = torch.cat(gathers)

@@ -41,17 +41,17 @@ class BodyStandIn(nn.Module):
 
 def detach_head(language_model: nn.Module) -> nn.Module:
     """Put a stand-in in the place of a language model's body, and return the body."""
-    place = str(language_model.base_model_prefix)
-    body: nn.Module = getattr(language_model, place)
-    setattr(language_model, place, BodyStandIn())
+    attribute = str(language_model.base_model_prefix)
+    body: nn.Module = getattr(language_model, attribute)
+    setattr(language_model, attribute, BodyStandIn())
     return body
 
 
 def stand_in(head: nn.Module) -> BodyStandIn:
     """Return what stands in the place of a head's body."""
-    found = getattr(head, str(head.base_model_prefix))
-    assert isinstance(found, BodyStandIn)
-    return found
+    module = getattr(head, str(head.base_model_prefix))
+    assert isinstance(module, BodyStandIn)
+    return module
 
 
 def logits_of(head: nn.Module, h_TD: Tensor) -> Tensor:

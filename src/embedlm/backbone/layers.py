@@ -52,7 +52,7 @@ class _Capture(threading.local):
     """What the pass that this thread is running collects."""
 
     def __init__(self) -> None:
-        self.wanted: Collection[int] = ()
+        self.indices: Collection[int] = ()
         self.states: dict[int, Tensor] = {}
 
 
@@ -60,7 +60,7 @@ _capture = _Capture()
 
 
 class Tapped(nn.Module):
-    """Stands before a layer and keeps the states that enter it, for the thread that wants them.
+    """Stands before a layer and keeps the states that enter it, for the thread that asks for them.
 
     It wraps the layer, and is no hook on it: a compiled layer would compile its hooks too.
     """
@@ -78,11 +78,11 @@ class Tapped(nn.Module):
             return getattr(super().__getattr__("layer"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer, unless nothing of it or after it is wanted."""
-        if self.index in _capture.wanted:
+        """Run the layer, unless no later states are asked for."""
+        if self.index in _capture.indices:
             states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             _capture.states[self.index] = states
-            if self.index == max(_capture.wanted):
+            if self.index == max(_capture.indices):
                 raise _Stop
         return self.layer(*args, **kwargs)
 
@@ -95,15 +95,15 @@ def states_before(
     Args:
         indices: of the layers; `count` stands for the states after the last of them.
         count: of the layers.
-        forward: runs the network and returns its last states. It is ended early where no later
-            layer is wanted.
+        forward: runs the network and returns its last states. It is ended early where the last
+            states are not asked for.
     """
-    before = _capture.wanted, _capture.states
-    _capture.wanted, _capture.states = frozenset(indices), {}
+    before = _capture.indices, _capture.states
+    _capture.indices, _capture.states = frozenset(indices), {}
     try:
         with suppress(_Stop):
             last = forward()
             _capture.states[count] = last
         return _capture.states
     finally:
-        _capture.wanted, _capture.states = before
+        _capture.indices, _capture.states = before

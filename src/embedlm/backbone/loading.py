@@ -69,26 +69,20 @@ def load_backbone(
         raise ModelError(f"attn {attn!r} is not known; allowed: {', '.join(IMPLEMENTATIONS)}")
     bound_kernel_caches()
     target = choose_device(device)
-    config = load_config(source)
-    if recipe.sliding_window != "keep":
-        window = None if recipe.sliding_window == "off" else int(recipe.sliding_window)
-        config.get_text_config().sliding_window = window
+    config = _config(source, recipe)
     kind: Kind | None = dtype if dtype in KINDS else None
-    with_head = head
-    if head == "if_cheap":
-        # Adapters that stay switchable are of the body alone, unless its head is wanted too.
-        with_head = recipe.kind != "static" and (merge or not adapters) and head_is_cheap(config)
+    # Adapters that stay switchable are of the body alone, unless its head is asked for too.
+    cheap = head_is_cheap(config) and recipe.kind != "static" and (merge or not adapters)
+    with_head = cheap if head == "if_cheap" else head
+    stored = choose_dtype("auto" if kind else dtype, config, target)
+    padded = "eager" if attn == "eager" else "sdpa"
     with quiet():
-        network, missing_head = load_network(
-            source,
-            config,
-            choose_dtype("auto" if kind else dtype, config, target),
-            head=bool(with_head),
-            implementation="eager" if attn == "eager" else "sdpa",
+        network, missing = load_network(
+            source, config, stored, head=with_head, implementation=padded
         )
-    if head is True and missing_head:
+    if head is True and missing:
         raise UnsupportedError(
-            f"{source!r} has no language-model head (missing: {missing_head[0]}), which the "
+            f"{source!r} has no language-model head (missing: {missing[0]}), which the "
             "recipe's sparse head needs; use a checkpoint saved with its head"
         )
     with quiet():
@@ -103,38 +97,50 @@ def load_backbone(
         network=body,
         tokenizer=load_tokenizer(source),
         name=source,
-        head=network if with_head and not missing_head else None,
+        head=network if with_head and not missing else None,
         adapters=switchable,
         static=recipe.kind == "static",
         padded=str(body.config._attn_implementation),  # type: ignore[union-attr]
     )
-    if backbone.static:
-        return backbone
+    return backbone if backbone.static else _finished(backbone, recipe.attention, attn, kind)
+
+
+def _config(source: str, recipe: BackboneRecipe) -> Any:
+    """Return a model's config with the sliding windows that a recipe asks for."""
+    config = load_config(source)
+    if recipe.sliding_window != "keep":
+        window = None if recipe.sliding_window == "off" else int(recipe.sliding_window)
+        config.get_text_config().sliding_window = window
+    return config
+
+
+def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | None) -> Backbone:
+    """Return a freshly loaded backbone in its numbers and its attention."""
     if kind:
         backbone = _in_bytes(backbone, kind)
     with torch.no_grad(), quiet():
-        return _proven(backbone, recipe.attention, attn)
+        return _proven(backbone, attention_asked, attn)
 
 
-def _proven(backbone: Backbone, attention_wanted: str, attn: str) -> Backbone:
+def _proven(backbone: Backbone, attention_asked: str, attn: str) -> Backbone:
     """Return a freshly loaded backbone with its direction and implementation set and proven."""
     uniform = True
-    if attention_wanted == "native":
+    if attention_asked == "native":
         (row,) = probe_rows(backbone, (6,))
         ahead = layers_looking_ahead(backbone, row)
-        attention_wanted = "bidirectional" if any(ahead) else "causal"
+        attention_asked = "bidirectional" if any(ahead) else "causal"
         uniform = len(set(ahead)) == 1
     else:
-        set_direction(backbone.network, causal=attention_wanted == "causal")
-        prove_attention(backbone, attention_wanted)
-    backbone = backbone.rebuilt(causal=attention_wanted == "causal")
+        set_direction(backbone.network, causal=attention_asked == "causal")
+        prove_attention(backbone, attention_asked)
+    backbone = backbone.rebuilt(causal=attention_asked == "causal")
     if attn not in ("auto", "packed"):
         return backbone
-    return _packing(backbone, attention_wanted, uniform, required=attn == "packed")
+    return _packing(backbone, attention_asked, uniform, required=attn == "packed")
 
 
 def _packing(
-    backbone: Backbone, attention_wanted: str, uniform: bool, *, required: bool
+    backbone: Backbone, attention_asked: str, uniform: bool, *, required: bool
 ) -> Backbone:
     """Return the backbone on packed attention where that is proven equal to the padded one."""
     network: Any = backbone.network
@@ -143,7 +149,7 @@ def _packing(
     taken = network.config._attn_implementation == attention.NAME
     packed = backbone.rebuilt(packs=True)
     if uniform and taken and packing_is_exact(packed):
-        prove_attention(packed, attention_wanted)
+        prove_attention(packed, attention_asked)
         prepacked.prepare(packed.layers)
         return packed
     network.set_attn_implementation(backbone.padded)

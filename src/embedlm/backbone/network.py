@@ -197,11 +197,11 @@ class Backbone:
         """
         check_adapter(self.adapters, adapter)
         if positions is not None and "position_ids" not in self._accepts:
-            raise UnsupportedError(f"{self.name!r} has no positions that could be given")
+            raise UnsupportedError(
+                f"{self.name!r} computes its positions itself; none can be given"
+            )
         if self.static:
-            ids = [*rows[0][:prefix], *(i for row in rows for i in row[prefix:])]
-            table = self.network.get_input_embeddings()  # type: ignore[operator]
-            return table(torch.tensor(ids, device=self.device))  # type: ignore[no-any-return]
+            return self._looked_up(rows, prefix)
         packed = self.packs and not any(unseen)
         if prefix and not packed:
             raise InputError("only a packed causal backbone shares prefixes")
@@ -218,6 +218,12 @@ class Backbone:
         if packed:
             return self._run_packed(view, indices, rows, prefix, kept, positions, causal)
         return self._run_padded(view, indices, rows, unseen, positions)
+
+    def _looked_up(self, rows: Rows, prefix: int) -> Tensor:
+        """Return the tokens' embeddings, h_TD."""
+        ids = [*rows[0][:prefix], *(i for row in rows for i in row[prefix:])]
+        table = self.network.get_input_embeddings()  # type: ignore[operator]
+        return table(torch.tensor(ids, device=self.device))  # type: ignore[no-any-return]
 
     def _run_packed(
         self,
@@ -342,9 +348,9 @@ class Backbone:
             layers = enumerate(find_layers(base, count))
             return copy_structure(base, {id(x): Tapped(x, index) for index, x in layers})
         network: Any = self._assembled() if view.writes else copy_structure(self.network)
-        wanted = attention.NAME if view.implementation == "packed" else view.implementation
+        packed = view.implementation == "packed"
         with quiet():
-            network.set_attn_implementation(wanted)
+            network.set_attn_implementation(attention.NAME if packed else view.implementation)
         if view.causal != self.causal:
             set_direction(network, causal=view.causal)
         if self.adapters is not None:

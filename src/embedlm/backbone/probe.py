@@ -77,7 +77,7 @@ def _moves(layer: nn.Module, args: Any, kwargs: Any, first: int) -> bool:
     return bool((before - after).abs().max() > 1e-6 * before.abs().max().clamp_min(1e-6))
 
 
-def prove_attention(backbone: Backbone, wanted: str) -> None:
+def prove_attention(backbone: Backbone, direction: str) -> None:
     """Check that every layer's attention is what was asked for.
 
     Raises:
@@ -85,13 +85,13 @@ def prove_attention(backbone: Backbone, wanted: str) -> None:
     """
     (row,) = probe_rows(backbone, (6,))
     ahead = layers_looking_ahead(backbone, row)
-    expected = wanted == "bidirectional"
+    expected = direction == "bidirectional"
     wrong = [index for index, seen in enumerate(ahead) if seen != expected]
     if not wrong:
         return
     kind = type(backbone.network).__name__
     raise UnsupportedError(
-        f"{kind} was asked for {wanted} attention, but layer{'s' if len(wrong) > 1 else ''} "
+        f"{kind} was asked for {direction} attention, but layer{'s' if len(wrong) > 1 else ''} "
         f"{', '.join(map(str, wrong[:8]))}{'...' if len(wrong) > 8 else ''} of {len(ahead)} "
         f"{'do not look' if expected else 'look'} ahead (measured by changing the tokens after the "
         f"first, attention implementation {backbone.implementation!r}). This architecture cannot "

@@ -89,7 +89,7 @@ def _kernel(
     window = -1 if how.window is None else how.window
     # Counted inclusively in both directions, and with the token itself under a causal mask.
     sides = (window - 1 if window > 0 else -1, 0) if causal else (window, window)
-    found: Any = varlen_attn(
+    outputs: Any = varlen_attn(
         q_THD.contiguous(),
         k_TKD.contiguous(),
         v_TKD.contiguous(),
@@ -102,7 +102,7 @@ def _kernel(
         window_size=sides,
         enable_gqa=q_THD.shape[1] != k_TKD.shape[1],
     )
-    return found[0], found[1].mT
+    return outputs[0], outputs[1].mT
 
 
 @lru_cache(maxsize=8)

@@ -64,14 +64,14 @@ class Costs:
         """Return what was measured for such layers, else the mean of others, else a guess."""
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             every = json.loads(_file().read_text(encoding="utf-8"))
-            found = {
+            measured = {
                 name: cls(float(one["seconds"]), float(one["share"]), float(one.get("at", 0)))
                 for name, one in every.items()
             }
-            own = found.get(key)
-            if own is not None and (own.share > 0 or own.at > time.time() - RETRY):
-                return own
-            gains = [one for one in found.values() if one.share > 0]
+            same = measured.get(key)
+            if same is not None and (same.share > 0 or same.at > time.time() - RETRY):
+                return same
+            gains = [one for one in measured.values() if one.share > 0]
             return cls(fmean(one.seconds for one in gains), fmean(one.share for one in gains))
         return cls()
 

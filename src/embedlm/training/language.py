@@ -33,10 +33,10 @@ _ROWS = 512
 class _Row:
     ids: list[int]
     """What the model sees."""
-    at: list[int]
-    """Places whose states predict."""
-    wanted: list[int]
-    """The tokens they should predict."""
+    predicting: list[int]
+    """The positions whose states predict a token."""
+    targets: list[int]
+    """The tokens that they should predict."""
 
 
 def mask_token(tokenizer: Any) -> int:
@@ -84,7 +84,7 @@ def backward_language(
         Mean cross-entropy over the predicted tokens of this process's texts.
     """
     rows = _rows(backbone, texts, loss, max_length, probability, chance)
-    count = sum(len(row.at) for row in rows)
+    count = sum(len(row.predicting) for row in rows)
     packs = list(plan([row.ids for row in rows], budget, share=False)) if count else []
     device = backbone.device
     # The next token would be seen in both directions (GritLM's generative part is causal).
@@ -95,10 +95,14 @@ def backward_language(
         chosen = [rows[item] for item in pack.items.tolist()]
         h_TD = backbone.run([row.ids for row in chosen], causal=causal)
         starts = np.cumsum([0, *(len(row.ids) for row in chosen)])
-        places = [int(s) + at for s, row in zip(starts, chosen, strict=False) for at in row.at]
-        wanted_N = torch.tensor([w for row in chosen for w in row.wanted], device=device)
-        h_ND = h_TD[torch.tensor(places, device=device)]
-        part = cross_entropy(backbone, h_ND, wanted_N)
+        index = [
+            int(start) + position
+            for start, row in zip(starts, chosen, strict=False)
+            for position in row.predicting
+        ]
+        target_N = torch.tensor([token for row in chosen for token in row.targets], device=device)
+        h_ND = h_TD[torch.tensor(index, device=device)]
+        part = cross_entropy(backbone, h_ND, target_N)
         shards = world() if backbone.sharded else 1  # their gradients are means
         (part * (shards * scale / every)).backward()
         total += part.detach() / count
@@ -108,12 +112,12 @@ def backward_language(
     return total
 
 
-def cross_entropy(backbone: Backbone, h_ND: Tensor, wanted_N: Tensor) -> Tensor:
+def cross_entropy(backbone: Backbone, h_ND: Tensor, target_N: Tensor) -> Tensor:
     """Return the sum over states of -log p(token | state)."""
     total = h_ND.new_zeros((), dtype=torch.float32)
-    for h, wanted in zip(h_ND.split(_ROWS), wanted_N.split(_ROWS), strict=True):
+    for h, target in zip(h_ND.split(_ROWS), target_N.split(_ROWS), strict=True):
         logits = backbone.logits(h).float()
-        total = total + functional.cross_entropy(logits, wanted, reduction="sum")
+        total = total + functional.cross_entropy(logits, target, reduction="sum")
     return total
 
 
@@ -139,12 +143,12 @@ def _rows(
         may = [p for p, token in enumerate(ids) if token not in special and p > 0]
         hidden = [p for p in may if chance.random() < probability]
         seen = list(ids)
-        for place in hidden:
+        for position in hidden:
             draw = chance.random()
             if not bert or draw < 0.8:
-                seen[place] = mask
+                seen[position] = mask
             elif draw < 0.9:
-                seen[place] = int(chance.integers(backbone.vocab_size))
+                seen[position] = int(chance.integers(backbone.vocab_size))
         at = [p - 1 for p in hidden] if loss.kind == "mntp" else hidden
         rows.append(_Row(seen, at, [ids[p] for p in hidden]))
     return rows

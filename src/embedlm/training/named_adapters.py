@@ -24,8 +24,8 @@ def adapter_of(stage: Stage, source: int, role: str | None) -> str | None:
     """Return the adapter that a data set's texts of a role train; None: the base alone."""
     if stage.train == "query_encoder":
         return QUERY if role == QUERY else None
-    given = stage.data[source].adapter
-    return given.get(role or "default") if isinstance(given, dict) else given
+    adapter = stage.data[source].adapter
+    return adapter.get(role or "default") if isinstance(adapter, dict) else adapter
 
 
 def adapters_of(stage: Stage) -> list[str]:
@@ -34,8 +34,11 @@ def adapters_of(stage: Stage) -> list[str]:
         return [QUERY]
     named: list[str] = []
     for data in stage.data:
-        given = data.adapter
-        named += given.values() if isinstance(given, dict) else [given] if given else []
+        adapter = data.adapter
+        if isinstance(adapter, dict):
+            named += adapter.values()
+        elif adapter:
+            named.append(adapter)
     return list(dict.fromkeys(named))
 
 
