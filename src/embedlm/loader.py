@@ -61,8 +61,8 @@ def load(
         RecipeError: no such recipe.
         UnsupportedError: the model cannot do what the recipe asks.
     """
-    own = "builtin" if recipe is None else "builtin-base"
-    name = own if model is None else str(model)
+    builtin = "builtin" if recipe is None else "builtin-base"
+    name = builtin if model is None else str(model)
     source = _builtin(name) if name in ("builtin", "builtin-base") else name
     chosen = derive_recipe(source) if recipe is None else _asked_for(recipe, source)
     # A model that writes the variants of texts itself needs its language-model head for that.
@@ -146,18 +146,18 @@ def _asked_for(recipe: Any, source: str) -> Recipe:
     """Return the recipe that was given; a system's own folder says its constants better."""
     chosen = Recipe.load(recipe)
     if isinstance(recipe, str):
-        own = recognise(layout_folder(source))
-        if own is not None and own.name == chosen.name:
-            return own
+        system = recognise(layout_folder(source))
+        if system is not None and system.name == chosen.name:
+            return system
     return chosen
 
 
 def _adapters(
-    source: str, recipe: Recipe, given: Sequence[str], merge: bool
+    source: str, recipe: Recipe, more: Sequence[str], merge: bool
 ) -> tuple[str, list[Path]]:
-    """Return the base model and the adapters to put on it: the recipe's, the given, its own."""
+    """Return the base model and the adapters to put on it: the recipe's, the caller's, its own."""
     base, names = split_adapters(source)
-    names += [*recipe.backbone.adapters, *map(str, given)]
+    names += [*recipe.backbone.adapters, *map(str, more)]
     folders = [adapter_folder(base, name) for name in names]
     if not folders and not merge:
         folders = own_adapters(layout_folder(base), recipe.backbone.adapter_roles.values())

@@ -125,8 +125,10 @@ class Engine:
         if rows:
             batch, words = as_rendered(rows, items[0].instruction, request, self.backbone)
             return chunk, [batch], words if stop_words is not None else None
-        given = [item.instruction for item in items]
-        instructions = None if given[0] is None else [str(one) for one in given]
+        item_instructions = [item.instruction for item in items]
+        instructions = (
+            None if item_instructions[0] is None else [str(text) for text in item_instructions]
+        )
         texts = [item.part.text for item in items if isinstance(item.part, Text)]
         segments = self.readout.reads_segments
         batches = self.renderer.render(texts, request, instructions, segments=segments)
@@ -200,6 +202,6 @@ class Engine:
                 f"{self.backbone.device}; shorten texts (max_length), take a smaller dtype or "
                 "another device"
             ) from error
-        own = tokens - (len(pack.items) - 1) * pack.prefix
-        budget = self.executor.did_not_fit(own)
-        log.warning("out of memory with %d tokens at once; %d from now on", own, budget)
+        tokens_run = tokens - (len(pack.items) - 1) * pack.prefix
+        budget = self.executor.did_not_fit(tokens_run)
+        log.warning("out of memory with %d tokens at once; %d from now on", tokens_run, budget)

@@ -148,8 +148,8 @@ class Executor:
 
     def budget(self, tokens: int | None = None) -> int:
         """Return how many tokens run at once, given how many were asked for (None: a default)."""
-        asked = default_budget(self.backbone) if tokens is None else tokens
-        return asked if self._fits is None else min(asked, self._fits)
+        limit = default_budget(self.backbone) if tokens is None else tokens
+        return limit if self._fits is None else min(limit, self._fits)
 
     def did_not_fit(self, tokens: int) -> int:
         """Remember that so many tokens were too many for the memory; return how many run now."""

@@ -53,12 +53,12 @@ def check_texts(texts: Any, *, ids: bool = False) -> CheckedTexts:
             f"texts is {type(texts).__name__}; give a string, or a list of strings or of "
             '{"text": ...}'
         )
-    given = list(texts)
-    if ids and given and _begins_with_id(given[0]):
+    items = list(texts)
+    if ids and items and _begins_with_id(items[0]):
         return CheckedTexts(
-            [TokenIds(_ids(item, index)) for index, item in enumerate(given)], False
+            [TokenIds(_ids(item, index)) for index, item in enumerate(items)], False
         )
-    return CheckedTexts([Text(_text(item, index)) for index, item in enumerate(given)], False)
+    return CheckedTexts([Text(_text(item, index)) for index, item in enumerate(items)], False)
 
 
 def _begins_with_id(item: Any) -> bool:
@@ -128,26 +128,27 @@ def check_instructions(instruction: Any, count: int) -> list[str] | None:
         return None
     if isinstance(instruction, str):
         return [instruction] * count
-    given = list(instruction)
-    if len(given) != count:
+    instructions = list(instruction)
+    if len(instructions) != count:
         raise InputError(
-            f"{len(given)} instructions were given for {count} texts; give one, or one per text"
+            f"{len(instructions)} instructions were given for {count} texts; give one, or one "
+            "for each text"
         )
-    for index, one in enumerate(given):
+    for index, one in enumerate(instructions):
         if not isinstance(one, str):
             raise InputError(f"instruction {index} is {type(one).__name__}, not a string")
-    return given
+    return instructions
 
 
-def check_demonstrations(given: Any) -> tuple[dict[str, str], ...] | None:
+def check_demonstrations(demonstrations: Any) -> tuple[dict[str, str], ...] | None:
     """Return demonstrations as mappings of strings; None for the recipe's own."""
-    if given is None:
+    if demonstrations is None:
         return None
-    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+    if isinstance(demonstrations, str | Mapping) or not isinstance(demonstrations, Sequence):
         raise InputError(
             'demonstrations: give a list of {"instruct": ..., "query": ..., "response": ...}'
         )
-    for index, shot in enumerate(given):
+    for index, shot in enumerate(demonstrations):
         if not isinstance(shot, Mapping) or not all(isinstance(v, str) for v in shot.values()):
             raise InputError(f"demonstration {index} is not a mapping of strings: {_short(shot)}")
-    return tuple(dict(shot) for shot in given)
+    return tuple(dict(shot) for shot in demonstrations)

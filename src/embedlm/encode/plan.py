@@ -95,10 +95,10 @@ def plan(
         groups = grouped(rows, depth=depth, cost=cost)
     for group in groups:
         order = group.items[np.argsort(lengths[group.items], kind="stable")]
-        own = lengths[order] - group.prefix
+        remaining = lengths[order] - group.prefix
         start = 0
         while start < len(order):
-            end = start + _fill(own[start:], max(budget - group.prefix, budget // 2, 1))
+            end = start + _fill(remaining[start:], max(budget - group.prefix, budget // 2, 1))
             yield Pack(order[start:end], group.levels)
             start = end
 
@@ -123,24 +123,24 @@ def grouped(rows: Sequence[Sequence[int]], *, depth: int = 1, cost: int = PACK_C
     order = sorted(range(len(rows)), key=lambda item: list(rows[item]))
     ends = [len(rows[item]) - 1 for item in order]
     shared = [
-        min(common_prefix(rows[a], rows[b]), ends[place], ends[place + 1])
-        for place, (a, b) in enumerate(pairwise(order))
+        min(common_prefix(rows[a], rows[b]), ends[index], ends[index + 1])
+        for index, (a, b) in enumerate(pairwise(order))
     ]
     return [
-        Pack(np.array(sorted(order[place] for place in places), dtype=np.int64), levels)
-        for levels, places in _split(_tree(shared), depth, cost)
+        Pack(np.array(sorted(order[index] for index in positions), dtype=np.int64), levels)
+        for levels, positions in _split(_tree(shared), depth, cost)
     ]
 
 
 def _tree(shared: Sequence[int]) -> _Node:
     """Return the trie's branching nodes, from the prefix lengths that neighbours share."""
     stack = [_Node(0, 0, 0, [])]
-    for place, prefix in enumerate(shared):
+    for index, prefix in enumerate(shared):
         last: _Node | None = None
-        start = place
+        start = index
         while stack[-1].prefix > prefix:
             last = stack.pop()
-            last.stop, start = place + 1, last.start
+            last.stop, start = index + 1, last.start
             if stack[-1].prefix >= prefix:
                 stack[-1].children.append(last)
                 last = None
@@ -170,7 +170,7 @@ def _split(root: _Node, depth: int, cost: int) -> Iterator[tuple[tuple[Level, ..
         base = node.prefix if inner else above[-1].length if above else 0
         apart = _worth_it(node, base, cost)
         rest = set(range(node.start, node.stop))
-        rest -= {place for child in apart for place in range(child.start, child.stop)}
+        rest -= {index for child in apart for index in range(child.start, child.stop)}
         levels = above
         if node.prefix >= MIN_SHARED and len(rest) + len(apart) * inner > 1:
             levels = (*above, Level(next(numbers), node.prefix))
@@ -181,25 +181,25 @@ def _split(root: _Node, depth: int, cost: int) -> Iterator[tuple[tuple[Level, ..
 
 def _worth_it(node: _Node, base: int, cost: int) -> list[_Node]:
     """Return the topmost nodes below one that save more than a further pack costs."""
-    found: list[_Node] = []
+    worthy: list[_Node] = []
     waiting = list(node.children)
     while waiting:
         child = waiting.pop()
         rows = child.stop - child.start
         if rows * (child.prefix - node.prefix) - (child.prefix - base) > cost:
-            found.append(child)
+            worthy.append(child)
         else:
             waiting += child.children
-    return found
+    return worthy
 
 
-def _fill(own: npt.NDArray[np.int64], budget: int) -> int:
+def _fill(lengths: npt.NDArray[np.int64], budget: int) -> int:
     """Return how many rows the next pack takes.
 
     As many packs as are needed share what is left about equally: a small last pack would run at a
     fraction of the rate of a full one.
     """
-    ends = np.cumsum(own)
+    ends = np.cumsum(lengths)
     packs = -(-int(ends[-1]) // budget)
     fits = int(np.searchsorted(ends, budget, side="right"))
     even = int(np.searchsorted(ends, ends[-1] / packs)) + 1

@@ -124,8 +124,8 @@ class Renderer:
                 f"{', '.join(map(repr, self.roles()))}.{closest(role, self.roles())}"
             )
         named = {"query": prompt.query, "document": prompt.document, **prompt.roles}
-        own = named[role] if role else None
-        candidates = (own, prompt.default, prompt.document, prompt.query)
+        of_role = named[role] if role else None
+        candidates = (of_role, prompt.default, prompt.document, prompt.query)
         return next((t for t in candidates if t is not None), "{text}")
 
     def _is_chat(self, role: str | None) -> bool:
@@ -135,19 +135,19 @@ class Renderer:
 
     def instruction(self, role: str | None) -> str:
         """Return the recipe's own instruction for the role."""
-        given = self.prompt.instruction
-        if isinstance(given, dict):
-            return given.get(role or "default", "")
-        return given or ""
+        instruction = self.prompt.instruction
+        if isinstance(instruction, dict):
+            return instruction.get(role or "default", "")
+        return instruction or ""
 
     def max_length(self, role: str | None) -> int | None:
         """Return the recipe's own limit for the role, or the model's."""
-        given = self.prompt.max_length
-        if isinstance(given, dict):
-            given = given.get(role or "default", given.get("document"))
-        if given is None or self.prompt.truncate in ("slot", "pieces"):
-            return given if given is not None else self.limit
-        return min(given, self.limit) if self.limit else given
+        length = self.prompt.max_length
+        if isinstance(length, dict):
+            length = length.get(role or "default", length.get("document"))
+        if length is None or self.prompt.truncate in ("slot", "pieces"):
+            return length if length is not None else self.limit
+        return min(length, self.limit) if self.limit else length
 
     # -- rendering ----------------------------------------------------------------------------
 
@@ -207,10 +207,10 @@ class Renderer:
 
     def _limit(self, request: Request) -> int | None:
         """Return the number of tokens that `prompt.truncate` counts for this call."""
-        given = request.max_length
-        if given is not None and given < 1:
-            raise InputError(f"max_length is {given}; give a number of tokens above 0")
-        limit = self.max_length(request.role) if given is None else given
+        length = request.max_length
+        if length is not None and length < 1:
+            raise InputError(f"max_length is {length}; give a number of tokens above 0")
+        limit = self.max_length(request.role) if length is None else length
         if self.positions is not None and self.prompt.truncate not in ("slot", "pieces"):
             limit = self.positions if limit is None else min(limit, self.positions)
         return limit
@@ -219,8 +219,8 @@ class Renderer:
         self, pieces: tuple[Piece, ...], instructions: Sequence[str], demonstrations: str
     ) -> None:
         kinds = {piece.kind for piece in pieces}
-        own = self.prompt.instruction
-        if "instruction" not in kinds and any(instructions) and own is None:
+        default = self.prompt.instruction
+        if "instruction" not in kinds and any(instructions) and default is None:
             raise InputError(
                 "an instruction was given, but the recipe's template for this role has no "
                 "{instruction}; leave it out or choose a recipe that takes one"

@@ -67,10 +67,10 @@ def count_boundary(
             count_prompt is sentence-transformers' way, see `_leave_out_prompt`.
         special: whether the tokenizer adds its own special tokens.
     """
-    place = next(i for i, piece in enumerate(row) if piece.kind == "text")
-    prefix = "".join(piece.value for piece in row[:place])
+    index = next(i for i, piece in enumerate(row) if piece.kind == "text")
+    prefix = "".join(piece.value for piece in row[:index])
     if boundary == "count_text":
-        rest = "".join(piece.value for piece in row[place:])
+        rest = "".join(piece.value for piece in row[index:])
         count = len(core.encode(rest, add_special_tokens=False).ids)
         start = max(len(marks) - count, 0)
     elif boundary == "count_prefix_bare":

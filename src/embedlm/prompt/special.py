@@ -65,8 +65,8 @@ def _processor(tokenizer: Any, before: list[int], after: list[int]) -> Any:
         + [f"{name}:1" for name in tail],
         special_tokens=[(name, i) for i, name in names.items()],
     )
-    own = tokenizer.backend_tokenizer.post_processor
-    state = {} if own is None else json.loads(own.__getstate__())
+    post_processor = tokenizer.backend_tokenizer.post_processor
+    state = {} if post_processor is None else json.loads(post_processor.__getstate__())
     parts = state.get("processors", [state])
     levels = [part for part in parts if part.get("type") == "ByteLevel"]
     if not levels:

@@ -47,8 +47,8 @@ class _Attention(nn.Module):
             for part in (self.to_q(x_ND), *self.to_kv(latent_MD).chunk(2, dim=-1))
         )
         out_1HNE = F.scaled_dot_product_attention(q_HNE[None], k_HME[None], v_HME[None])
-        found_ND: Tensor = self.to_out(out_1HNE[0].transpose(0, 1).flatten(1))
-        return found_ND
+        out_ND: Tensor = self.to_out(out_1HNE[0].transpose(0, 1).flatten(1))
+        return out_ND
 
 
 class _GatedGelu(nn.Module):
@@ -82,8 +82,8 @@ class _Normed(nn.Module):
 
     def forward(self, x_ND: Tensor, latent_MD: Tensor | None = None) -> Tensor:
         """Return the part's output on normed inputs, out_ND."""
-        given = () if latent_MD is None else (self.norm_context(latent_MD),)
-        out_ND: Tensor = self.fn(self.norm(x_ND), *given)
+        context = () if latent_MD is None else (self.norm_context(latent_MD),)
+        out_ND: Tensor = self.fn(self.norm(x_ND), *context)
         return out_ND
 
 
@@ -142,13 +142,13 @@ def load_latent(source: str, width: int, config: Latent) -> LatentAttention:
 
 
 def _published(source: str, config: Latent) -> Latent:
-    given = raw_config(source).get("latent_attention_config")
-    if not isinstance(given, dict):
+    sizes = raw_config(source).get("latent_attention_config")
+    if not isinstance(sizes, dict):
         return config
     return Latent(
-        latents=given["num_latents_value"],
-        heads=given["num_cross_heads"],
-        head_width=given["cross_dim_head"],
+        latents=sizes["num_latents_value"],
+        heads=sizes["num_cross_heads"],
+        head_width=sizes["cross_dim_head"],
     )
 
 

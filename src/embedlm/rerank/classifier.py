@@ -59,7 +59,7 @@ class Classifier:
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """Return the network's output for each (query, document), the longer text being cut."""
-        found = np.empty(len(pairs), np.float32)
+        scores = np.empty(len(pairs), np.float32)
         self.tokenizer.padding_side = "right"
         limit = {"truncation": "longest_first", "max_length": self.max_length}
         queries, documents = zip(*pairs, strict=True)
@@ -73,8 +73,8 @@ class Classifier:
                     {name: [values[i] for i in items] for name, values in rows.items()},
                     return_tensors="pt",
                 ).to(self.device)
-                found[items] = self.network(**inputs).logits[:, 0].float().cpu().numpy()
-        return found
+                scores[items] = self.network(**inputs).logits[:, 0].float().cpu().numpy()
+        return scores
 
 
 def _batches(lengths: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

@@ -114,9 +114,9 @@ class Reranker:
         Raises:
             InputError: texts that cannot be used, or an instruction without a place for it.
         """
-        asked = check_texts([query]).texts[0]
+        checked_query = check_texts([query]).texts[0]
         texts = check_texts(documents).texts
-        return self._score([(asked, text) for text in texts], instruction, probability)
+        return self._score([(checked_query, text) for text in texts], instruction, probability)
 
     def predict(
         self,
@@ -127,11 +127,11 @@ class Reranker:
         **_: Any,
     ) -> Scores:
         """Return the score of each (query, document), (n,): sentence-transformers' name."""
-        given = [check_texts(list(pair)).texts for pair in pairs]
-        for index, pair in enumerate(given):
+        checked = [check_texts(list(pair)).texts for pair in pairs]
+        for index, pair in enumerate(checked):
             if len(pair) != 2:
                 raise InputError(f"pair {index} holds {len(pair)} texts; give (query, document)")
-        return self._score([(a, b) for a, b in given], instruction, probability)
+        return self._score([(a, b) for a, b in checked], instruction, probability)
 
     def rank(
         self,
@@ -164,22 +164,22 @@ class Reranker:
         if not pairs:
             return np.empty(0, np.float32)
         if self._classifier is not None:
-            found = self._classifier.scores(pairs)
-            own = self.method.probability and not self._identity
+            scores = self._classifier.scores(pairs)
+            squashed = self.method.probability and not self._identity
         else:
-            found, own = self._asked(pairs, instruction), self.method.probability
-        chosen = own if probability is None else probability
-        return (1 / (1 + np.exp(-found))).astype(np.float32) if chosen else found
+            scores, squashed = self._answer_logits(pairs, instruction), self.method.probability
+        squashed = squashed if probability is None else probability
+        return (1 / (1 + np.exp(-scores))).astype(np.float32) if squashed else scores
 
-    def _asked(self, pairs: list[tuple[str, str]], instruction: str | None) -> Scores:
+    def _answer_logits(self, pairs: list[tuple[str, str]], instruction: str | None) -> Scores:
         """Return the logits of the answers; the documents of a query run together."""
         assert self._model is not None
         task = self.method.instruction if instruction is None else instruction
-        places: dict[str, list[int]] = {}
-        for place, (query, _) in enumerate(pairs):
-            places.setdefault(query, []).append(place)
-        found = np.empty(len(pairs), np.float32)
-        for query, rows in places.items():
+        rows_of: dict[str, list[int]] = {}
+        for row, (query, _) in enumerate(pairs):
+            rows_of.setdefault(query, []).append(row)
+        logits = np.empty(len(pairs), np.float32)
+        for query, rows in rows_of.items():
             # The recipe's one slot before the text takes whatever stands there.
             lead = self.method.template.partition("{text}")[0]
             filled = _filled(lead, {"instruction": task, "query": query})
@@ -189,8 +189,8 @@ class Reranker:
                 heads=["dense"],
                 show_progress=False,
             )
-            found[rows] = self._logits(torch.from_numpy(states_BD))
-        return found
+            logits[rows] = self._logits(torch.from_numpy(states_BD))
+        return logits
 
     @torch.inference_mode()
     def _logits(self, h_BD: torch.Tensor) -> Scores:
