@@ -68,11 +68,18 @@ class Backbone:
     """In which 8-bit numbers the layers' products run, if they do."""
     sharded: bool = False
     """Whether the weights are split over processes (FSDP2)."""
+    config: Any = field(init=False, repr=False)
+    """The network's."""
+    text_config: Any = field(init=False, repr=False)
+    """That of its text part."""
     _views: ViewCache = field(default_factory=ViewCache, init=False, repr=False)
     _accepts: frozenset[str] = field(init=False, repr=False)
     _first_position: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        config: Any = self.network.config
+        object.__setattr__(self, "config", config)
+        object.__setattr__(self, "text_config", config.get_text_config())
         accepts = frozenset(inspect.signature(self.network.forward).parameters)
         object.__setattr__(self, "_accepts", accepts)
         object.__setattr__(self, "_first_position", _first_position(self.network))
@@ -107,16 +114,6 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """The parameters' dtype."""
         return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
-
-    @property
-    def config(self) -> Any:
-        """The network's config."""
-        return self.network.config
-
-    @property
-    def text_config(self) -> Any:
-        """The config of the network's text part."""
-        return self.config.get_text_config()
 
     @property
     def layers(self) -> nn.ModuleList:
