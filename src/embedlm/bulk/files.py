@@ -24,14 +24,15 @@ from embedlm.backbone.memory import give_back
 from embedlm.bulk.blocks import Block, BlockEncoder, load_block, save_block
 from embedlm.bulk.identity import identity
 from embedlm.bulk.outputs import check_output, check_paths
-from embedlm.bulk.workers import BlockRequest, Pool, run_requests
+from embedlm.bulk.requests import BlockRequest
+from embedlm.bulk.workers import Pool, run_requests
 from embedlm.bulk.writers import WRITERS, Finished
 from embedlm.data import Fields, Record, Source, read_texts
 from embedlm.encode.compiling import Mode
 from embedlm.errors import InputError, JobError
 from embedlm.jobs import Job, progress, write_file
 from embedlm.jobs.json_files import read_json, write_json
-from embedlm.jobs.manifest import plain
+from embedlm.jobs.manifest import json_values
 from embedlm.jobs.rejects import check_counts, write_rejects
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def encode_file(
     check_paths({"output": out, "rejects file": aside}, inputs)
     records.check_fields()
     size = _block_size(block, encoder)
-    manifest = plain(
+    manifest = json_values(
         {
             "version": 2,
             "input": records.fingerprint(),

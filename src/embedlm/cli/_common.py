@@ -223,13 +223,13 @@ def _change(text: str) -> tuple[str, Any]:
 def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
     """Return the demonstrations of a file: a JSON list, or records of any form."""
     from embedlm.data import Source
-    from embedlm.data.forms import form_of
+    from embedlm.data.forms import file_form
     from embedlm.jobs.json_files import read_json
 
     if path is None:
         return None
     file = Path(path)
-    form, _ = form_of(file)
+    form, _ = file_form(file)
     demonstrations: list[Any]
     if form is None and _begins_a_list(file):
         demonstrations = read_json(file, InputError)

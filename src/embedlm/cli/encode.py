@@ -131,7 +131,8 @@ def command(
     if source.startswith("-") and source != "-":
         raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
     from embedlm.bulk import encode_file, encode_folder
-    from embedlm.bulk.workers import WorkerSettings, open_pool
+    from embedlm.bulk.requests import WorkerSettings
+    from embedlm.bulk.workers import open_pool
 
     chosen = parse_heads(heads)
     load = partial(_load, loading, model, chosen, fit, text_field)

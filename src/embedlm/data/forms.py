@@ -13,7 +13,7 @@ from embedlm.data.rows import FileRow, Reading
 from embedlm.data.tables import read_csv, read_parquet, read_tsv
 from embedlm.errors import InputError, closest
 
-__all__ = ["FORMS", "SUFFIXES", "FileForm", "form_of"]
+__all__ = ["FORMS", "SUFFIXES", "FileForm", "file_form"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ FORMS = {
 SUFFIXES = {suffix: name for name, form in FORMS.items() for suffix in form.suffixes}
 
 
-def form_of(path: Path, form: str | None = None) -> tuple[str | None, str]:
+def file_form(path: Path, form: str | None = None) -> tuple[str | None, str]:
     """Return a file's form and compression.
 
     Args:

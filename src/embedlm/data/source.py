@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from embedlm.data.compression import COMPRESSIONS, DAMAGE, Meter, existing, unpacked
-from embedlm.data.forms import FORMS, SUFFIXES, form_of
+from embedlm.data.forms import FORMS, SUFFIXES, file_form
 from embedlm.data.rows import FileRow, Reading, shortened
 from embedlm.data.tables import count_parquet
 from embedlm.errors import InputError, RecordError, closest
@@ -106,7 +106,7 @@ class Source:
         return stat.S_ISREG(mode)
 
     def _form(self, form: str | None) -> tuple[str, str]:
-        name, compression = form_of(self.path, form)
+        name, compression = file_form(self.path, form)
         if name is None and not self.regular:
             name = "txt"
         if name is None:

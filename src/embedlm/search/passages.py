@@ -10,7 +10,7 @@ from pathlib import Path
 
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
-from embedlm.data.forms import FORMS, SUFFIXES, form_of
+from embedlm.data.forms import FORMS, SUFFIXES, file_form
 from embedlm.data.lines import paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
@@ -64,7 +64,7 @@ def read_passages(
         raise InputError(f"longest is {longest}; give a number of characters above 0")
     passages: list[Passage] = []
     for file in _files(path):
-        form, _ = form_of(Path(file))
+        form, _ = file_form(Path(file))
         if form is None or FORMS[form].bare:
             passages += _prose(file, split, longest)
         else:
@@ -86,7 +86,7 @@ def _files(path: str | Path) -> list[str]:
         files += [
             str(Path(folder) / name)
             for name in sorted(names)
-            if not name.startswith(".") and form_of(Path(name))[0] is not None
+            if not name.startswith(".") and file_form(Path(name))[0] is not None
         ]
     if not files:
         raise InputError(
@@ -106,7 +106,7 @@ def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passa
 
 def _prose(file: str, split: str, longest: int) -> Iterator[Passage]:
     """Yield the passages of a text file, read line by line; a file of no known form is one too."""
-    _, compression = form_of(Path(file))
+    _, compression = file_form(Path(file))
     source = Source(file, form=f"txt{compression}")
     for row in _lines(source) if split == "line" else paragraphs(source.rows(), longest):
         if row.error is not None:
