@@ -6,6 +6,7 @@ memory than workers. When a worker is killed, another process takes its place an
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -96,6 +97,7 @@ class _Process:
 
 def _serve(settings: WorkerSettings, pipe: Connection) -> None:
     """WorkerResult requests until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first ends us
     try:
         encode = settings.start()
     except Exception as error:

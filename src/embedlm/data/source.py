@@ -29,6 +29,8 @@ __all__ = ["Fields", "Record", "Source", "read_rows", "read_texts"]
 
 _EDGE = 1 << 20
 """Bytes at each end of a file that its fingerprint reads."""
+_COUNTED = 1 << 28
+"""Bytes of the largest file whose records are counted before they are read."""
 _ID = "id"
 
 
@@ -150,10 +152,13 @@ class Source:
                 return count_parquet(file, self.name)
         return self.path.stat().st_size
 
-    @property
-    def unit(self) -> str:
-        """The unit of `position`."""
-        return "row" if self.form == "parquet" else "B"
+    def count(self) -> int | None:
+        """Return the number of records; None where counting would take long or use up a stream."""
+        if self.form == "parquet":
+            return self.total
+        if not self.regular or self.path.stat().st_size > _COUNTED:
+            return None
+        return sum(1 for _ in self._rows(self._columns))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this input from another one, without reading all of it."""
