@@ -11,7 +11,8 @@ import pytest
 
 import embedlm
 from embedlm.bulk import encode_file
-from embedlm.bulk.workers import ProcessPool, WorkerSettings, open_pool
+from embedlm.bulk.requests import WorkerSettings
+from embedlm.bulk.workers import ProcessPool, open_pool
 from embedlm.errors import InputError, JobError, RecordError
 from tests.command import sentences
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,22 @@ import pytest
 import yaml
 
 import embedlm
-from embedlm.cli import demonstrations, encode, parity, render, search, similarity
+from embedlm.cli import (
+    demonstrations,
+    encode,
+    evaluate,
+    parity,
+    render,
+    search,
+    similarity,
+)
+from embedlm.cli._common import emit
+from embedlm.errors import ModelError
 from tests.command import sentences
 
 COMMANDS = {
-    module.NAME: module for module in (demonstrations, encode, parity, render, search, similarity)
+    module.NAME: module
+    for module in (demonstrations, encode, evaluate, parity, render, search, similarity)
 }
 
 
@@ -67,7 +79,9 @@ def test_without_a_command_there_is_help(run):
 
 def test_recipes_lists_all(run):
     done = run("recipes")
-    names = [line.split()[0] for line in done.out.splitlines()]
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert names == embedlm.recipes()
     rows = json.loads(run("recipes", "--json").out)
     assert [row["name"] for row in rows] == names
@@ -258,3 +272,80 @@ def test_demonstrations_are_scored(run, tiny_llama, tmp_path):
 
 
 # -- how commands fail ----------------------------------------------------------------------------
+
+
+def test_demonstrations_are_read_from_yaml(run, tiny_llama, tmp_path):
+    shots = [{"query": "a river flows", "response": "river"}]
+    options = ("-m", tiny_llama, "-r", "prompteol-icl", "--json")
+    (tmp_path / "shots.json").write_text(json.dumps(shots))
+    (tmp_path / "shots.yaml").write_text(yaml.safe_dump(shots))
+    rows = [
+        run("render", "light", *options, "--demonstrations", tmp_path / name).out
+        for name in ("shots.json", "shots.yaml")
+    ]
+    assert "a river flows" in rows[0]
+    assert rows[0] == rows[1]
+    for text, told in (
+        ("- {query: a, query: b}", "stands here twice"),
+        ("query: a", "holds no list"),
+        ("- [" * 60, "inside each other"),
+    ):
+        (tmp_path / "shots.yaml").write_text(text)
+        done = run("render", "light", *options, "--demonstrations", tmp_path / "shots.yaml")
+        assert told in done.one_line()
+
+
+def test_search_says_what_it_embedded_and_reads_html(run, with_model, tmp_path):
+    (tmp_path / "a.md").write_text("Plants make food.\n\nThe fox jumps.\n")
+    (tmp_path / "b.html").write_text("<p>The quick <b>brown</b> fox</p><script>no</script>")
+    done = run("search", tmp_path, "The quick brown fox", *with_model)
+    assert done.out.splitlines()[0] == f"1.0000  {tmp_path}/b.html:1  The quick brown fox"
+    assert done.err.startswith("embedded 3 passages of 2 files in ")
+
+
+def test_search_in_parts_finds_the_same(tiny_llama, monkeypatch, model):
+    from embedlm.search import Passage, SearchIndex
+
+    passages = [Passage("a", i, text) for i, text in enumerate(sentences(50))]
+    whole = SearchIndex(model, passages).search("brown fox", 50)
+    monkeypatch.setattr("embedlm.search.index._AT_ONCE", 7)
+    parts = SearchIndex(model, passages).search("brown fox", 50)
+    assert [hit.passage for hit in parts] == [hit.passage for hit in whole]
+    np.testing.assert_allclose(
+        [hit.score for hit in parts], [hit.score for hit in whole], atol=1e-5
+    )
+
+
+def test_evaluate_prints_metrics(run, with_model, tmp_path, model):
+    pairs = [
+        {"s1": a, "s2": b, "score": i}
+        for i, (a, b) in enumerate(zip(sentences(8), sentences(8, 1), strict=True))
+    ]
+    (tmp_path / "sts").mkdir()
+    (tmp_path / "sts" / "stsb_dev.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    options = ("--tasks", "stsb_dev", "--data", tmp_path, *with_model[2:])
+    done = run("evaluate", with_model[1], *options, "--json")
+    (result,) = embedlm.evaluate(model, ["stsb_dev"], data=tmp_path)
+    tasks = json.loads(done.out)["tasks"]
+    assert tasks.keys() == {"stsb_dev"}
+    assert tasks["stsb_dev"]["spearman"] == pytest.approx(result.score, abs=1e-4)
+    assert run("evaluate", with_model[1], *options).out.split()[:2] == ["stsb_dev", "spearman"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tasks", "stsb_dv"], "'stsb_dv' is not a task; allowed: .* Did you mean 'stsb_dev'"),
+        (["--tasks", ","], "no task was given"),
+        (["--data", "nowhere"], "the data folder 'nowhere' is not there"),
+    ],
+)
+def test_evaluate_refuses(run, options, told):
+    assert re.search(told, run("evaluate", "builtin", *options).one_line())
+
+
+def test_json_is_never_nan(capsys):
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ModelError, match="NaN or infinity"):
+            emit({"scores": [[value]]})
+    assert capsys.readouterr().out == ""

@@ -28,11 +28,14 @@ def model(tiny_llama):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["simlarity", "a", "b"], 'Unknown command "simlarity". Did you mean "similarity"'),
+        (
+            ["simlarity", "a", "b"],
+            "'simlarity' is not a command; allowed: encode, .*recipes. Did you",
+        ),
         (["encode", "in.txt"], "--output requires an argument. See: embedlm encode --help"),
-        (["encode", "-o", "x.npy"], "IN requires an argument. See: embedlm encode --help"),
+        (["encode", "-o", "x.npy"], "FILE requires an argument. See: embedlm encode --help"),
         (["encode", "in.txt", "-o", "x.npy", "--modle", "x"], "Unknown option: --modle"),
-        (["encode", "--modle", "in.txt", "-o", "x.npy"], "'in.txt' is too much, or an option"),
+        (["encode", "--modle", "in.txt", "-o", "x.npy"], "'in.txt' is one argument too many"),
         (["encode", "--modle", "-o", "x.npy"], "unknown option '--modle'"),
         (["encode", "in.txt", "-o", "x.npy", "--dim", "many"], "--dim"),
         (["similarity", "one"], "1 texts were given; give two or more"),
@@ -56,8 +59,8 @@ def test_bad_usage_is_one_line_and_exit_2(run, arguments, told):
     ("data", "told"),
     [
         ("[{broken", "is not valid JSON"),
-        ('"text"', "entry 1 is no object of strings"),
-        ('[{"query": 5}]', "entry 1 is no object of strings"),
+        ('"text"', "entry 1 is not an object of strings"),
+        ('[{"query": 5}]', "entry 1 is not an object of strings"),
         (None, "cannot read the demonstrations"),
     ],
 )
@@ -111,7 +114,11 @@ def test_a_reader_that_leaves_is_no_error():
     assert done.stderr == b""
 
 
-def test_an_interrupt_is_told_and_costs_nothing(tiny_llama, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupt_is_told_and_costs_nothing(tiny_llama, tmp_path, number, code, word):
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in sentences(3000)))
     out, part = tmp_path / "out.npy", tmp_path / "out.npy.part"
     process = subprocess.Popen(
@@ -129,10 +136,11 @@ def test_an_interrupt_is_told_and_costs_nothing(tiny_llama, tmp_path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     told = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130
-    assert told == "embedlm: interrupted\n"
+    assert process.returncode == code
+    kept = "what was finished is kept; to go on, give the same command again"
+    assert told == f"embedlm: {word}; {kept}\n"
     assert list(part.glob("blocks/*.npz"))
 
 
@@ -161,6 +169,7 @@ def test_a_terminal_shows_a_bar(tiny_llama, tmp_path):
     os.close(ours)
     assert process.wait() == 0
     assert b"encode: 100%" in shown
+    assert b"50.0/50.0" in shown
 
 
 def test_help_pages_and_modules_are_one_to_one():

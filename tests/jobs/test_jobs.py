@@ -16,7 +16,7 @@ import pytest
 from embedlm.errors import JobError
 from embedlm.jobs import Job, Reject, disk_errors, new_folder, replace_folder, set_aside, write_file
 from embedlm.jobs.json_files import append_json, read_json, read_log, write_json
-from embedlm.jobs.manifest import difference, plain
+from embedlm.jobs.manifest import difference, json_values
 from embedlm.jobs.rejects import check_counts, write_rejects
 
 # -- atomic writes --------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_kill_at_a_random_moment_leaves_whole_content(tmp_path):
 
 
 def test_a_difference_is_told_in_words():
-    before = plain({"model": {"name": "a", "dim": 8}, "path": os, "seed": 1})
+    before = json_values({"model": {"name": "a", "dim": 8}, "path": os, "seed": 1})
     assert difference(before, {"model": {"name": "a", "dim": 8}, "path": os, "seed": 1}) == ""
     assert difference(before, {"model": {"name": "b", "dim": 8}, "path": os}) == (
         'model.name was "a", is "b"; seed was 1, is null'

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -24,14 +25,16 @@ from embedlm.backbone.memory import give_back
 from embedlm.bulk.blocks import Block, BlockEncoder, load_block, save_block
 from embedlm.bulk.identity import identity
 from embedlm.bulk.outputs import check_output, check_paths
-from embedlm.bulk.workers import BlockRequest, Pool, run_requests
+from embedlm.bulk.requests import BlockRequest
+from embedlm.bulk.workers import Pool, run_requests
 from embedlm.bulk.writers import WRITERS, Finished
 from embedlm.data import Fields, Record, Source, read_texts
 from embedlm.encode.compiling import Mode
 from embedlm.errors import InputError, JobError
 from embedlm.jobs import Job, progress, write_file
 from embedlm.jobs.json_files import read_json, write_json
-from embedlm.jobs.manifest import plain
+from embedlm.jobs.manifest import json_values
+from embedlm.jobs.progress import Progress
 from embedlm.jobs.rejects import check_counts, write_rejects
 
 if TYPE_CHECKING:
@@ -126,7 +129,7 @@ def encode_file(
     check_paths({"output": out, "rejects file": aside}, inputs)
     records.check_fields()
     size = _block_size(block, encoder)
-    manifest = plain(
+    manifest = json_values(
         {
             "version": 2,
             "input": records.fingerprint(),
@@ -222,10 +225,12 @@ class _Run:
     def encode(self, pool: Pool | None, show_progress: bool | None) -> int:
         """Encode every block that is not yet there; return how many there are."""
         source, encoder, job = self.source, self.encoder, self.job
-        with progress(
-            show_progress, source.total, unit=source.unit, scale=True, least=0
-        ) as advance:
-            for index, block in self._encoded(self._missing(advance), pool):
+        shown = sys.stderr.isatty() if show_progress is None else show_progress
+        total = source.count() if shown else None
+        with progress(show_progress, total, scale=True, least=0) as advance:
+            for index, block in self._encoded(
+                self._missing(advance, estimated=shown and total is None), pool
+            ):
                 if encoder.ranges is not None and job.fixed_array(_RANGES) is None:
                     job.fix(_RANGES, encoder.ranges)
                 save_block(job, index, block)
@@ -234,9 +239,15 @@ class _Run:
             raise JobError(f"{source.name} is shorter than when the job was begun. {_ANEW}")
         return self.count
 
-    def _missing(self, advance: Callable[[int], object]) -> Iterator[BlockRequest]:
-        """Yield the blocks that no earlier run has finished."""
-        encoder, shown = self.encoder, 0
+    def _missing(self, advance: Progress, *, estimated: bool) -> Iterator[BlockRequest]:
+        """Yield the blocks that no earlier run has finished.
+
+        Args:
+            advance: gets the number of records of each block.
+            estimated: tell `advance` how many records the file has, by the share that is read.
+        """
+        encoder = self.encoder
+        size = self.source.total if estimated else None
         records = iter(self.source)
         while chunk := list(islice(records, self.size)):
             index, self.count = self.count, self.count + 1
@@ -246,8 +257,9 @@ class _Run:
                 yield BlockRequest(
                     index, chunk, digest, self.source.name, encoder.ranges, encoder.kernels
                 )
-            advance(self.source.position - shown)
-            shown = self.source.position
+            advance(len(chunk))
+            if size and self.source.position:
+                advance.expect(round(self.read * size / self.source.position))
 
     def _encoded(
         self, requests: Iterator[BlockRequest], pool: Pool | None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedlm.bulk.files import Encoded, encode_file
 from embedlm.bulk.writers import WRITERS
 from embedlm.data.compression import COMPRESSIONS, split_compression
-from embedlm.data.forms import SUFFIXES, form_of
+from embedlm.data.forms import SUFFIXES, file_form
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _check_target(folder: Path, out: Path) -> None:
 def _inputs(folder: Path) -> list[Path]:
     """Return the folder's files that can be read, in order of their names."""
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in entries if path.is_file() and form_of(path)[0] is not None]
+    files = [path for path in entries if path.is_file() and file_form(path)[0] is not None]
     left_out = [path.name for path in entries if path not in files]
     if not files:
         raise InputError(

@@ -1,4 +1,4 @@
-"""A job's workers as actors of a Ray cluster, one a GPU, or sharing the CPUs."""
+"""A job's workers as actors of a Ray cluster: one for each GPU, or several that share the CPUs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import replace
 from typing import Any
 
 from embedlm.bulk.blocks import Block
-from embedlm.bulk.workers import Answer, BlockRequest, WorkerSettings
+from embedlm.bulk.requests import BlockRequest, WorkerResult, WorkerSettings
 from embedlm.errors import JobError, require
 
 __all__ = ["RayPool"]
 
 
 class _Actor:
-    """Runs in the cluster."""
+    """A worker in the cluster."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._encode = settings.start()
 
     def encode(self, request: BlockRequest) -> Block:
-        """Return the block that is requested."""
+        """Return the encoded block."""
         return self._encode(request)
 
 
 class RayPool:
-    """Ray actors; the model's folder must be readable where they run.
+    """Workers that are Ray actors; each must be able to read the model's folder on its machine.
 
     Raises:
         MissingExtraError: ray is not installed.
@@ -68,24 +68,24 @@ class RayPool:
         """Send an actor a request."""
         self._refs[worker.encode.remote(request)] = worker
 
-    def collect(self, workers: Sequence[Any]) -> list[tuple[Any, Answer]]:
-        """Wait for some of the actors and return their answers."""
+    def collect(self, workers: Sequence[Any]) -> list[tuple[Any, WorkerResult]]:
+        """Wait for some of the actors and return what they have finished."""
         ray = self._ray
         done, _ = ray.wait(list(self._refs), num_returns=1)
-        answers: list[tuple[Any, Answer]] = []
+        results: list[tuple[Any, WorkerResult]] = []
         for ref in done:
             worker = self._refs.pop(ref)
             try:
-                answers.append((worker, ray.get(ref)))
+                results.append((worker, ray.get(ref)))
             except ray.exceptions.RayTaskError as error:
-                answers.append((worker, getattr(error, "cause", None) or error))
+                results.append((worker, getattr(error, "cause", None) or error))
             except ray.exceptions.RayActorError as error:
                 if "__init__" in str(error):  # it could not even start
-                    answers.append((worker, getattr(error, "cause", None) or JobError(str(error))))
+                    results.append((worker, getattr(error, "cause", None) or JobError(str(error))))
                     continue
                 self._actors.remove(worker)
-                answers.append((worker, None))
-        return answers
+                results.append((worker, None))
+        return results
 
     def close(self) -> None:
         """End all actors."""

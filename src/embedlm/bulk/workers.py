@@ -1,88 +1,29 @@
-"""Several processes at one job: each loads the model and encodes blocks; a lost one is replaced.
+"""Several processes work on one job: each loads the model and encodes blocks.
 
-A worker gets its next block when it has returned its last, so that no more blocks are in memory
-than there are workers. The block of a worker that was killed is done again by another.
+A worker gets its next block when it has returned its last, so that there are never more blocks in
+memory than workers. When a worker is killed, another process takes its place and its block.
 """
 
 from __future__ import annotations
 
-import os
+import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from embedlm.bulk.blocks import Block, BlockEncoder
-from embedlm.data import Record
+from embedlm.bulk.blocks import Block
+from embedlm.bulk.requests import BlockRequest, WorkerResult, WorkerSettings
 from embedlm.errors import InputError, JobError
 
-if TYPE_CHECKING:
-    from embedlm.embedder import Embedder
-    from embedlm.encode.compiling import Mode
-
-__all__ = ["BlockRequest", "Pool", "ProcessPool", "WorkerSettings", "open_pool", "run_requests"]
+__all__ = ["Pool", "ProcessPool", "open_pool", "run_requests"]
 
 TRIES = 3
-"""How often a block may end its worker before the job gives up."""
-Ranges = npt.NDArray[np.float32] | None
-Answer = Block | Exception | None
-"""What a worker returns: a block, an error, or nothing because it is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRequest:
-    """A block that is to be encoded."""
-
-    index: int
-    records: Sequence[Record]
-    digest: npt.NDArray[np.uint8]
-    """Of the records; it is stored in the block."""
-    file: str
-    """The name of the input."""
-    ranges: Ranges = None
-    kernels: Mode = "off"
-
-    def run(self, encoder: BlockEncoder) -> Block:
-        """Return the block of these records."""
-        return {**encoder(self.records, self.file), "digest": self.digest}
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What a worker needs to encode any block of a job; it can be sent to another process."""
-
-    load: Callable[[], Embedder]
-    options: dict[str, Any] = field(default_factory=dict)
-    """As for `Embedder.encode`."""
-    keep_rejects: bool = False
-    threads: int | None = None
-    device: str | None = None
-    """Which accelerator the worker's process sees; None: all."""
-
-    def start(self) -> Callable[[BlockRequest], Block]:
-        """Load the model and return what encodes a block."""
-        if self.device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.device
-        import torch
-
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        model = self.load()
-        encoder = BlockEncoder(model, self.options, keep_rejects=self.keep_rejects)
-
-        def encode(request: BlockRequest) -> Block:
-            encoder.ranges = request.ranges
-            with model.executor.fixed(request.kernels):
-                return request.run(encoder)
-
-        return encode
+"""Workers that one block may end before the job gives up."""
 
 
 class Pool(Protocol):
@@ -98,8 +39,8 @@ class Pool(Protocol):
     def submit(self, worker: Any, request: BlockRequest) -> None:
         """Send a worker a request."""
 
-    def collect(self, workers: Sequence[Any]) -> list[tuple[Any, Answer]]:
-        """Wait for some of the workers and return their answers."""
+    def collect(self, workers: Sequence[Any]) -> list[tuple[Any, WorkerResult]]:
+        """Wait for some of the workers and return what they have finished."""
 
     def close(self) -> None:
         """End all workers."""
@@ -121,24 +62,24 @@ def run_requests(pool: Pool, requests: Iterator[BlockRequest]) -> Iterator[tuple
                 running[worker] = request
             if not running:
                 return
-            for worker, answer in pool.collect(list(running)):
+            for worker, result in pool.collect(list(running)):
                 request = running.pop(worker)
-                if isinstance(answer, Exception):
-                    raise answer
-                if answer is not None:
+                if isinstance(result, Exception):
+                    raise result
+                if result is not None:
                     pool.idle.append(worker)
-                    yield request.index, answer
+                    yield request.index, result
                     continue
                 losses[request.index] += 1
                 if losses[request.index] >= TRIES:
                     first, last = request.records[0].place, request.records[-1].place
                     raise JobError(
-                        f"the records {first} to {last} ended {TRIES} workers one after the other "
+                        f"the records {first} to {last} ended {TRIES} workers, one after another "
                         "(out of memory?); take fewer workers, a smaller --block or --batch-tokens"
                     )
                 requests = chain([request], requests)
     finally:
-        if running:  # stopped in the middle: nobody waits for what they are at
+        if running:  # stopped in the middle: nobody will collect what these workers are encoding
             pool.close()
 
 
@@ -155,7 +96,8 @@ class _Process:
 
 
 def _serve(settings: WorkerSettings, pipe: Connection) -> None:
-    """Answer requests until the other end is closed."""
+    """WorkerResult requests until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first ends us
     try:
         encode = settings.start()
     except Exception as error:
@@ -165,10 +107,10 @@ def _serve(settings: WorkerSettings, pipe: Connection) -> None:
         while True:
             request: BlockRequest = pipe.recv()
             try:
-                answer: Answer = encode(request)
+                result: WorkerResult = encode(request)
             except Exception as error:
-                answer = error
-            pipe.send(answer)
+                result = error
+            pipe.send(result)
 
 
 class ProcessPool:
@@ -188,23 +130,23 @@ class ProcessPool:
 
     def submit(self, worker: _Process, request: BlockRequest) -> None:
         """Send a worker a request."""
-        with suppress(BrokenPipeError, ConnectionResetError):  # `collect` tells that it is gone
+        with suppress(BrokenPipeError, ConnectionResetError):  # `collect` reports that it is gone
             worker.pipe.send(request)
 
-    def collect(self, workers: Sequence[_Process]) -> list[tuple[Any, Answer]]:
-        """Wait for some of the workers and return their answers."""
+    def collect(self, workers: Sequence[_Process]) -> list[tuple[Any, WorkerResult]]:
+        """Wait for some of the workers and return what they have finished."""
         by_pipe = {worker.pipe: worker for worker in workers}
-        answers: list[tuple[Any, Answer]] = []
+        results: list[tuple[Any, WorkerResult]] = []
         for pipe in wait(list(by_pipe)):
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
-                answers.append((worker, worker.pipe.recv()))
+                results.append((worker, worker.pipe.recv()))
             except (EOFError, ConnectionResetError):
                 worker.process.join()
                 self._workers.remove(worker)
                 self._free.append(worker.settings)
-                answers.append((worker, None))
-        return answers
+                results.append((worker, None))
+        return results
 
     def close(self) -> None:
         """End all workers."""
@@ -224,12 +166,13 @@ def open_pool(
     """Yield the workers of a job and end them afterwards; None: this process works alone.
 
     Args:
-        settings: of each worker.
-        workers: how many; None: this process alone, with `ray` one for each GPU (or node).
-        ray: "local" or a cluster's address.
+        settings: the settings that every worker starts with.
+        workers: the number of workers; None: this process alone, or with `ray` one for each GPU
+            of the cluster (each node, where there is no GPU).
+        ray: "local" or the address of a Ray cluster; None: no cluster.
 
     Raises:
-        InputError: a number below 1.
+        InputError: `workers` is below 1.
     """
     import torch
 

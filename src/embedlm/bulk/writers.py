@@ -26,10 +26,10 @@ import numpy.typing as npt
 from embedlm.bulk.blocks import Block, finished_block, lines_of
 from embedlm.errors import require
 from embedlm.jobs import Job
+from embedlm.readout.embeddings import Array
 
 __all__ = ["OUTPUT_COLUMNS", "WRITERS", "Finished"]
 
-Array = npt.NDArray[Any]
 OUTPUT_COLUMNS = ("dense", "sparse", "sparse_indices", "sparse_values", "multi_vector")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

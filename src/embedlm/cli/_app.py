@@ -1,19 +1,23 @@
-"""The commands under one roof, and one way for all of them to fail."""
+"""All commands as one application, and the one way in which they fail."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
-from cyclopts.exceptions import UnusedCliTokensError
+from cyclopts.exceptions import UnknownCommandError, UnusedCliTokensError
 
 import embedlm
 from embedlm.cli import (
     demonstrations,
     encode,
+    evaluate,
     merge,
     parity,
     recipes,
@@ -23,7 +27,7 @@ from embedlm.cli import (
     similarity,
     train,
 )
-from embedlm.errors import EmbedLMError
+from embedlm.errors import EmbedLMError, closest
 
 __all__ = ["app", "main"]
 
@@ -48,17 +52,47 @@ A command's own options and examples: embedlm COMMAND --help""",
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-MODULES = (encode, similarity, search, rerank, train, merge, render, demonstrations, parity)
+MODULES = (
+    encode,
+    similarity,
+    search,
+    rerank,
+    evaluate,
+    train,
+    merge,
+    render,
+    demonstrations,
+    parity,
+)
 for module in MODULES:
     app.command(module.command, name=module.NAME, help_epilogue=module.EXAMPLES)
 app.command(recipes.app)
+app.register_install_completion_command(
+    help="Install completion of commands and options for your shell."
+)
+COMMANDS = [*(module.NAME for module in MODULES), *recipes.app.name]
+_AGAIN = "what was finished is kept; to go on, give the same command again"
+RESUMED = {
+    "encode": _AGAIN,
+    "train": _AGAIN,
+    "demonstrations": "with --log FILE the scores are kept; to go on, give the same command again",
+}
+"""What a command keeps when it is stopped; of other commands nothing is kept."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command and exit.
+
+    The status is 0 when it is done, 1 for a fault of ours, 2 for bad input, 130 when it was
+    interrupted and 143 when it was terminated.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _run(given)
+        code = _run(words)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has left; that is its right
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -66,15 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _run(given: list[str]) -> int:
+def _run(words: list[str]) -> int:
     try:
-        app(given)
+        with _ended_by_sigterm():
+            app(words)
     except CycloptsError as error:
-        return _complain(_usage(error, given), 2)
+        return _complain(_usage(error, words), 2)
     except EmbedLMError as error:
         return _complain(str(error), 2)
+    except _Terminated:
+        return _complain(f"terminated; {_kept(words)}", 143)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        return _complain(f"interrupted; {_kept(words)}", 130)
     except BrokenPipeError:
         raise
     except PermissionError as error:
@@ -90,18 +127,44 @@ def _run(given: list[str]) -> int:
     return 0
 
 
-def _usage(error: CycloptsError, given: list[str]) -> str:
-    names = [module.NAME for module in MODULES]
-    command = given[0] if given and given[0] in [*names, "recipes"] else ""
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as an interrupt does: files are closed and workers are ended."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _kept(words: list[str]) -> str:
+    """Say what a stopped command has kept."""
+    return RESUMED.get(words[0] if words else "", "nothing was written; run the command again")
+
+
+def _usage(error: CycloptsError, words: list[str]) -> str:
+    command = words[0] if words and words[0] in COMMANDS else ""
+    if isinstance(error, UnknownCommandError) and not command:
+        return (
+            f"{words[0]!r} is not a command; allowed: {', '.join(COMMANDS)}."
+            f"{closest(words[0], COMMANDS)} See: embedlm --help"
+        )
     text = str(error).strip().rstrip(".")
     if isinstance(error, UnusedCliTokensError):
         tokens = " ".join(map(repr, error.unused_tokens or ()))
-        text = f"{tokens} is too much, or an option before it is misspelt"
+        text = f"{tokens} is one argument too many, or an option before it is misspelt"
     return f"{text}. See: embedlm {command + ' ' if command else ''}--help"
 
 
 def _complain(message: str, code: int) -> int:
-    """Tell what is wrong in one line on standard error."""
+    """Print one line on standard error and return the exit status."""
     if os.environ.get(DEBUG) and sys.exc_info()[0] not in (None, KeyboardInterrupt):
         import traceback
 

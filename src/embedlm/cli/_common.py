@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.errors import InputError, RecipeError
+from embedlm.errors import InputError, ModelError, RecipeError
 from embedlm.schema.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
@@ -46,9 +45,10 @@ def flag(text: str, name: str | None = None) -> Parameter:
     return Parameter(name=name, negative=(), show_default=False, help=text)
 
 
-def repeated(text: str, name: str | None = None) -> Parameter:
+def repeated(text: str, name: str | None = None, metavar: str | None = None) -> Parameter:
     """Return an option that may be given several times."""
-    return Parameter(name=name, negative=(), show_default=False, help=f"{text} (repeat).")
+    help = f"{text} (repeat)."
+    return Parameter(name=name, negative=(), show_default=False, metavar=metavar, help=help)
 
 
 Json = Annotated[bool, flag("Print JSON for programs.", "--json")]
@@ -59,58 +59,67 @@ Model = Annotated[
     Parameter(
         name=["--model", "-m"],
         group="Model",
+        metavar="MODEL",
         help="Folder or hub id; without it the built-in model.",
     ),
 ]
 
 
-Adapters = Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--adapter")]
+Adapters = Annotated[tuple[str, ...], repeated("Adapter to apply, in order", "--adapter", "MODEL")]
 Device = Annotated[
-    str | None, Parameter(help="cpu, cuda, cuda:1, mps; without it the best there is.")
+    str | None,
+    Parameter(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; without it the fastest one here."),
 ]
-Dtype = Annotated[str, Parameter(help="auto, float32, bfloat16, float16, int8 or fp8.")]
+Dtype = Annotated[
+    str, Parameter(metavar="DTYPE", help="auto, float32, bfloat16, float16, int8 or fp8.")
+]
 Place = Annotated[
     str,
     Parameter(
         name="FILE_OR_DIR",
         allow_leading_hyphen=True,
-        help="Text (.txt, .md, .rst), records (.jsonl, .csv, .tsv, .parquet), each also with .gz, "
-        ".xz or .zst, or a folder of these; - reads text from standard input.",
+        help="Text (.txt, .md, .rst, .html, .pdf) or records (.jsonl, .csv, .tsv, .parquet), each "
+        "also with .gz, .xz or .zst; or a folder of these; - reads text from standard input.",
     ),
 ]
 Split = Annotated[
-    str, Parameter(help="paragraph: text is cut at blank lines; line: at every line.")
+    str,
+    Parameter(metavar="WHERE", help="paragraph: text is cut at blank lines; line: at every line."),
 ]
-TextField = Annotated[str, Parameter(help="Field or column with the text.")]
+TextField = Annotated[str, Parameter(metavar="FIELD", help="Field or column that holds the text.")]
 Quoting = Annotated[
     bool | None,
-    Parameter(
-        help="Cells of .csv and .tsv may stand in quotes, or not; without it those of .csv may."
-    ),
+    Parameter(help="Whether cells of .csv and .tsv may be quoted; without it those of .csv may."),
 ]
 
 
 @Parameter(name="*", group="Model")
 @dataclass(frozen=True)
 class Loading:
-    """By which recipe and where a model is loaded."""
+    """How a model is loaded: recipe, adapters, device and dtype."""
 
     recipe: Annotated[
         str | None,
         Parameter(
             name=["--recipe", "-r"],
-            help="Name (embedlm recipes) or .yaml file; without it the model's own.",
+            metavar="RECIPE",
+            help="A name (see embedlm recipes) or a .yaml file; without it the model's own.",
         ),
     ] = None
     change: Annotated[
-        tuple[str, ...], repeated("Change a recipe's field: pooling.kind=mean", "--set")
+        tuple[str, ...],
+        repeated("Change a field of the recipe: pooling.kind=mean", "--set", "FIELD=VALUE"),
     ] = ()
     adapter: Adapters = ()
     device: Device = None
     dtype: Dtype = "auto"
     generator: Annotated[
         str | None,
-        Parameter(help="Writes for recipe geneol: a model folder, or http://host/v1#model."),
+        Parameter(
+            metavar="MODEL",
+            help="The model that writes the variants for the recipe geneol: a folder, a hub id, or "
+            "http://host/v1#model.",
+        ),
     ] = None
 
     def load(self, model: str | None, recipe: str | None = None, heads: Any = None) -> Embedder:
@@ -118,8 +127,8 @@ class Loading:
 
         Args:
             model: folder or hub id; None: the built-in one.
-            recipe: stands in where no --recipe was given.
-            heads: those that the command will ask for, on top of the recipe's.
+            recipe: the recipe to take where no --recipe was given.
+            heads: the heads that the command will ask for; None: the recipe's.
         """
         import embedlm
 
@@ -167,24 +176,34 @@ def _recipe(model: str | None, name: Any) -> Any:
 @Parameter(name="*", group="Prompt")
 @dataclass(frozen=True)
 class Prompting:
-    """What goes around the texts."""
+    """What the prompt puts around the texts."""
 
     role: Annotated[
-        str | None, Parameter(help="query, document, or a name that the recipe defines.")
+        str | None,
+        Parameter(metavar="ROLE", help="query, document, or a name that the recipe defines."),
     ] = None
     instruction: Annotated[
-        str | None, Parameter(help='Fills the prompt; "" for none; without it the recipe\'s.')
+        str | None,
+        Parameter(
+            metavar="TEXT",
+            help='Takes the place of {instruction} in the prompt; "" for none; without it the '
+            "recipe's.",
+        ),
     ] = None
     demonstrations: Annotated[
         str | None,
         Parameter(
-            help="File with the fields instruct, query and response: .json (a list), .jsonl, .csv, "
-            ".tsv or .parquet."
+            metavar="FILE",
+            help="File with the fields instruct, query and response: .json or .yaml (a list), "
+            ".jsonl, .csv, .tsv or .parquet.",
         ),
     ] = None
     encode_adapter: Annotated[
         str | None,
-        Parameter(help="Of switchable adapters the one to use, or none; without it the role's."),
+        Parameter(
+            metavar="NAME",
+            help="The switchable adapter to use, or none; without it the one for the role.",
+        ),
     ] = None
 
     def options(self) -> dict[str, Any]:
@@ -221,17 +240,19 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
-    """Return the demonstrations of a file: a JSON list, or records of any form."""
+    """Return the demonstrations of a file: a JSON or YAML list, or records of any form."""
     from embedlm.data import Source
-    from embedlm.data.forms import form_of
+    from embedlm.data.forms import file_form
     from embedlm.jobs.json_files import read_json
 
     if path is None:
         return None
     file = Path(path)
-    form, _ = form_of(file)
+    form, _ = file_form(file)
     demonstrations: list[Any]
-    if form is None and _begins_a_list(file):
+    if file.suffix.lower() in (".yaml", ".yml"):
+        demonstrations = _yaml_list(file)
+    elif form is None and _begins_a_list(file):
         demonstrations = read_json(file, InputError)
     else:
         demonstrations = []
@@ -239,10 +260,24 @@ def read_demonstrations(path: str | None) -> list[dict[str, str]] | None:
             if row.error is not None:
                 raise InputError(f"{path}:{row.line}: {row.error}; {_SHAPE}")
             demonstrations.append(row.value)
-    for number, one in enumerate(demonstrations, 1):
-        if not isinstance(one, dict) or not all(isinstance(v, str) for v in one.values()):
-            raise InputError(f"{path!r}: entry {number} is no object of strings; {_SHAPE}")
+    for number, shot in enumerate(demonstrations, 1):
+        if not isinstance(shot, dict) or not all(isinstance(v, str) for v in shot.values()):
+            raise InputError(f"{path!r}: entry {number} is not an object of strings; {_SHAPE}")
     return demonstrations
+
+
+def _yaml_list(file: Path) -> list[Any]:
+    try:
+        value = parse_yaml(file.read_text(encoding="utf-8-sig"), file.name)
+    except OSError as error:
+        raise InputError(f"cannot read the demonstrations {str(file)!r}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(file)!r} is not valid UTF-8; save it as UTF-8") from error
+    except RecipeError as error:
+        raise InputError(str(error)) from error
+    if not isinstance(value, list):
+        raise InputError(f"{str(file)!r} holds no list; {_SHAPE}")
+    return value
 
 
 def _begins_a_list(file: Path) -> bool:
@@ -273,17 +308,29 @@ def parse_weights(text: str | None) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"--weights {text!r}: write a number a head, e.g. 0.7,0.3") from error
+        raise InputError(
+            f"--weights {text!r}: write one number for each head, e.g. 0.7,0.3"
+        ) from error
 
 
 def emit(value: Any) -> None:
-    """Print a value as JSON."""
-    json.dump(value, sys.stdout, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """Print a value as JSON.
+
+    Raises:
+        ModelError: a number is NaN or infinite, which JSON cannot hold.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ModelError(
+            "the result holds NaN or infinity, so nothing was printed; the model's numbers have "
+            "left the range of its dtype: try --dtype float32"
+        ) from error
+    print(text)
 
 
 def show_hits(hits: list[Hit], *, json: bool) -> None:
-    """Print passages with score, file and line, a line each or as JSON."""
+    """Print each passage with its score, file and line: on a line of its own, or as JSON."""
     if json:
         emit(
             [

@@ -15,11 +15,12 @@ from embedlm.errors import InputError
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "demonstrations"
-EXAMPLES = """Choose by a dev set, never by the test set whose results are reported.
+EXAMPLES = r"""Choose on a dev set, never on the test set whose results are reported.
 
 Examples:
-  embedlm demonstrations FOLDER --dev stsb_dev.jsonl --log search.jsonl
-  embedlm demonstrations Qwen/Qwen3-0.6B --dev dev.jsonl --candidates mine.jsonl --json"""
+  embedlm demonstrations builtin --dev stsb_dev.jsonl --log search.jsonl
+  embedlm demonstrations Qwen/Qwen3-0.6B --dev dev.jsonl \
+      --candidates mine.jsonl --json"""
 
 
 def command(
@@ -29,19 +30,31 @@ def command(
     dev: Annotated[
         str,
         Parameter(
-            help="Sentence pairs: a file with the fields s1, s2 and score (how alike they are)."
+            metavar="FILE",
+            help="Sentence pairs: a file with the fields s1, s2 and score (how similar they are).",
         ),
     ],
     loading: Loading = AS_LOADED,
     candidates: Annotated[
         str | None,
-        Parameter(help="File with the fields query and response; without it sixty built-in ones."),
+        Parameter(
+            metavar="FILE",
+            help="File with the fields query and response; without it sixty built-in candidates.",
+        ),
     ] = None,
-    limit: Annotated[int | None, Parameter(help="Try only the first candidates.")] = None,
+    limit: Annotated[
+        int | None, Parameter(metavar="N", help="Try only the first N candidates.")
+    ] = None,
     log: Annotated[
-        str | None, Parameter(help="Scores are kept here; run again, the search goes on.")
+        str | None,
+        Parameter(
+            metavar="FILE", help="File that keeps the scores, so that a stopped search goes on."
+        ),
     ] = None,
-    top_k: Annotated[int, Parameter(name=["--top-k", "-k"], help="How many to print.")] = 10,
+    top_k: Annotated[
+        int,
+        Parameter(name=["--top-k", "-k"], metavar="N", help="Number of demonstrations to print."),
+    ] = 10,
     json: Json = False,
 ) -> None:
     """Score demonstrations on a dev set (recipe prompteol-icl) and print the best."""
@@ -56,13 +69,15 @@ def command(
     pool = read_demonstrations(candidates) or default_candidates()
     pool = pool[:limit]
     embedder = loading.load(model, recipe="prompteol-icl")
-    with progress(sys.stderr.isatty(), len(pool) + 1, unit="demonstration", label="score") as moved:
+    with progress(
+        sys.stderr.isatty(), len(pool) + 1, unit="demonstration", label="score"
+    ) as advance:
         scored = search_demonstrations(
-            embedder, pairs, pool, log=None if log is None else Path(log), progress=moved
+            embedder, pairs, pool, log=None if log is None else Path(log), progress=advance
         )
     if json:
-        emit([asdict(one) for one in scored[:top_k]])
+        emit([asdict(entry) for entry in scored[:top_k]])
         return
-    for one in scored[:top_k]:
-        shown = f"{one.query}  ->  {one.response}" if one.query else "(no demonstration)"
-        print(f"{one.score:.4f}  {shown}")
+    for entry in scored[:top_k]:
+        shown = f"{entry.query}  ->  {entry.response}" if entry.query else "(no demonstration)"
+        print(f"{entry.score:.4f}  {shown}")

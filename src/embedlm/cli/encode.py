@@ -33,16 +33,19 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "encode"
-EXAMPLES = """A job that was stopped goes on where it was when the same command is given again.
+EXAMPLES = r"""To go on with a job that was stopped, give the same command again.
 
 Examples:
   embedlm encode texts.txt -o vectors.npy
-  embedlm encode docs.jsonl -m Qwen/Qwen3-0.6B -r prompteol --role document -o docs.parquet
-  embedlm encode docs.jsonl -m FOLDER --precision int8 --calibration sample.jsonl -o docs.npy
-  embedlm encode docs.csv --text-field body --keep title --rejects bad.jsonl -o docs.jsonl
-  embedlm encode docs.jsonl -m FOLDER -r promptreps --heads dense,sparse -o docs.npz
-  embedlm encode corpus/ -m FOLDER --workers 4 -o vectors/
-  embedlm encode corpus/ -m FOLDER --ray local -o vectors/
+  embedlm encode docs.jsonl -m Qwen/Qwen3-0.6B -r prompteol -o docs.parquet
+  embedlm encode docs.jsonl --precision int8 \
+      --calibration sample.jsonl -o docs.npy
+  embedlm encode docs.csv --text-field body --keep title \
+      --rejects bad.jsonl -o docs.jsonl
+  embedlm encode docs.jsonl -m Qwen/Qwen3-0.6B -r promptreps \
+      --heads dense,sparse -o docs.npz
+  embedlm encode corpus/ --workers 4 -o vectors/
+  embedlm encode corpus/ --ray local -o vectors/
   zcat texts.gz | embedlm encode - -o vectors.npy"""
 
 
@@ -50,10 +53,11 @@ def command(
     source: Annotated[
         str,
         Parameter(
-            name="IN",
+            name="FILE",
             allow_leading_hyphen=True,
-            help=".txt (a text a line), .md (a text a paragraph), .jsonl, .csv, .tsv or .parquet, "
-            "each also with .gz, .xz or .zst, or a folder of these; - reads standard input.",
+            help=".txt (each line is a text), .md, .html or .pdf (each paragraph), .jsonl, .csv, "
+            ".tsv or .parquet, each also with .gz, .xz or .zst; or a folder of these; - reads "
+            "standard input.",
         ),
     ],
     /,
@@ -62,7 +66,8 @@ def command(
         str,
         Parameter(
             name=["--output", "-o"],
-            help=".npy, .npz, .parquet or .jsonl; a folder where the input is one.",
+            metavar="FILE",
+            help="A .npy, .npz, .parquet or .jsonl file; a folder where the input is one.",
         ),
     ],
     model: Model = None,
@@ -70,60 +75,93 @@ def command(
     prompting: Prompting = AS_IS,
     heads: Annotated[
         str | None,
-        Parameter(help="dense,sparse,multi_vector; with options dense,{sparse: {top_k: 128}}."),
+        Parameter(
+            metavar="HEAD,...",
+            help="dense, sparse, multi_vector, as far as the recipe defines them; with options "
+            "dense,{sparse: {top_k: 128}}.",
+        ),
     ] = None,
-    dim: Annotated[int | None, Parameter(help="Keep only so many dimensions.")] = None,
+    dim: Annotated[
+        int | None, Parameter(metavar="N", help="Keep only the first N dimensions.")
+    ] = None,
     precision: Annotated[
-        str, Parameter(help="float32, float16, int8, uint8, binary or ubinary.")
+        str,
+        Parameter(metavar="TYPE", help="float32, float16, int8, uint8, binary or ubinary."),
     ] = "float32",
     normalize: Annotated[
-        bool | None, Parameter(help="Vectors of length 1 or not; without it as the recipe says.")
+        bool | None, Parameter(help="Whether vectors have length 1; without it as the recipe says.")
     ] = None,
     max_length: Annotated[
-        int | None, Parameter(help="In tokens; shortens the text, not the prompt.")
+        int | None,
+        Parameter(metavar="N", help="Shorten the text, not the prompt, to N tokens in all."),
     ] = None,
-    batch_tokens: Annotated[int | None, Parameter(help="Tokens run at once.")] = None,
+    batch_tokens: Annotated[
+        int | None, Parameter(metavar="N", help="Run up to N tokens through the model at once.")
+    ] = None,
     format: Annotated[
         str | None,
         Parameter(
-            help="The input's: txt, md, jsonl, csv, tsv or parquet, also jsonl.gz and so on."
+            metavar="FORMAT",
+            help="The input's format, where its name does not tell it: txt, md, html, pdf, jsonl, "
+            "csv, tsv or parquet, each also with its compression: jsonl.gz.",
         ),
     ] = None,
     text_field: TextField = "text",
     quoting: Quoting = None,
     id_field: Annotated[
-        str, Parameter(help="Field or column with the id; without one the line number.")
+        str,
+        Parameter(
+            metavar="FIELD", help="Field or column that holds the id; else the line number is it."
+        ),
     ] = "id",
     keep: Annotated[
         tuple[str, ...],
-        repeated("Field to copy into .jsonl or .parquet"),
+        repeated("Field to copy into .jsonl or .parquet", metavar="FIELD"),
     ] = (),
     rejects: Annotated[
         str | None,
-        Parameter(help="File for bad records; without it the first one stops the job."),
+        Parameter(
+            metavar="FILE", help="File for bad records; without it the first one stops the job."
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
-        Parameter(help="Texts that set the ranges of int8 and uint8; without it the first block."),
+        Parameter(
+            metavar="FILE",
+            help="Texts that set the ranges of int8 and uint8; without it the first block does.",
+        ),
     ] = None,
     fit: Annotated[
         str | None,
-        Parameter(help="Texts whose word frequencies static-tfidf and static-sif take."),
+        Parameter(
+            metavar="FILE",
+            help="Texts from which the recipes static-tfidf and static-sif count word frequencies.",
+        ),
     ] = None,
-    restart: Annotated[bool, flag("Throw away what an earlier run has finished.")] = False,
+    restart: Annotated[bool, flag("Discard what an earlier run has finished.")] = False,
     compile: Annotated[
         bool | None,
         Parameter(
-            help="Compile the model first, or not; without it where the file is long enough to pay."
+            help="Whether to compile the model first; without it a file that is long enough to "
+            "repay it is."
         ),
     ] = None,
-    block: Annotated[int | None, Parameter(help="Records written at once.")] = None,
+    block: Annotated[
+        int | None,
+        Parameter(metavar="N", help="Records of a block, which is what a stopped job loses."),
+    ] = None,
     workers: Annotated[
-        int | None, Parameter(help="Processes that encode, each with the model; on GPUs in turn.")
+        int | None,
+        Parameter(
+            metavar="N",
+            help="Processes that encode, each with the model; they take the GPUs in turn.",
+        ),
     ] = None,
     ray: Annotated[
         str | None,
-        Parameter(help="local, or the address of a Ray cluster whose workers encode."),
+        Parameter(
+            metavar="ADDRESS", help="local, or the address of a Ray cluster whose workers encode."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -131,13 +169,14 @@ def command(
     if source.startswith("-") and source != "-":
         raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
     from embedlm.bulk import encode_file, encode_folder
-    from embedlm.bulk.workers import WorkerSettings, open_pool
+    from embedlm.bulk.requests import WorkerSettings
+    from embedlm.bulk.workers import open_pool
 
-    chosen = parse_heads(heads)
-    load = partial(_load, loading, model, chosen, fit, text_field)
+    requested = parse_heads(heads)
+    load = partial(_load, loading, model, requested, fit, text_field)
     embedder = load()
     options = {
-        "heads": chosen,
+        "heads": requested,
         "dim": dim,
         "precision": precision,
         "normalize": normalize,
@@ -170,20 +209,22 @@ def command(
 
 
 def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
-    """Print what was written."""
+    """Print how many texts were encoded, and to which file."""
     if json:
         emit(asdict(report))
         return
     what = f"{report.rows} texts" + (f" x {report.dim}" if report.dim else "")
     aside = f", {report.rejected} set aside in {rejects}" if rejects is not None else ""
-    resumed = f", {report.resumed} of {report.blocks} blocks were there" if report.resumed else ""
+    resumed = (
+        f", {report.resumed} of {report.blocks} blocks were already there" if report.resumed else ""
+    )
     print(f"{what} -> {report.output}{aside}{resumed}", file=sys.stderr)
 
 
 def _load(
     loading: Loading, model: str | None, heads: Any, fit: str | None, text_field: str
 ) -> Embedder:
-    """Load the model, and fit it if there are texts for that; each worker calls it."""
+    """Load the model and count word frequencies from `fit`; each worker calls it."""
     from embedlm.data import Fields, Source, read_texts
 
     embedder = loading.load(model, heads=heads)

@@ -1,4 +1,4 @@
-"""`embedlm parity`: where two models or runtimes part."""
+"""`embedlm parity`: where two models or runtimes give different vectors."""
 
 from __future__ import annotations
 
@@ -12,32 +12,50 @@ from embedlm.cli._common import Json, emit
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "parity"
-EXAMPLES = """Examples:
-  embedlm parity FOLDER st:FOLDER --texts sample.txt
-  embedlm parity FOLDER http://localhost:8000/v1#name --texts sample.txt --role query
-  embedlm parity builtin builtin --recipe-a prompteol --recipe-b plain-last --texts sample.txt"""
+EXAMPLES = r"""Examples:
+  embedlm parity intfloat/e5-small st:intfloat/e5-small --texts sample.txt
+  embedlm parity builtin http://localhost:8000/v1#name --texts sample.txt
+  embedlm parity builtin builtin --recipe-a prompteol --recipe-b plain-last \
+      --texts sample.txt"""
 
 
 def command(
     a: Annotated[
-        str, Parameter(help="Folder, hub id, builtin, st:FOLDER or http://host/v1#model.")
+        str,
+        Parameter(
+            name="A",
+            help="A folder or hub id, builtin, st:MODEL (run by sentence-transformers), or "
+            "http://host/v1#model.",
+        ),
     ],
-    b: Annotated[str, Parameter(help="The same.")],
+    b: Annotated[str, Parameter(name="B", help="The model or runtime to compare with A.")],
+    /,
     *,
     texts: Annotated[
-        Path, Parameter(help="File of texts: .txt (a text a line), .md, .jsonl, .csv, and others.")
+        Path,
+        Parameter(
+            metavar="FILE", help="File of texts: .txt (each line is one), .md, .jsonl, .csv, ...."
+        ),
     ],
-    recipe_a: Annotated[str | None, Parameter(help="For A, where EmbedLM runs it.")] = None,
-    recipe_b: Annotated[str | None, Parameter(help="For B.")] = None,
-    role: Annotated[str | None, Parameter(help="query, document, or another both know.")] = None,
-    dtype: Annotated[str, Parameter(help="auto, float32, bfloat16 or float16.")] = "auto",
-    tolerance: Annotated[float, Parameter(help="1 - cosine that still counts as equal.")] = 1e-4,
+    recipe_a: Annotated[
+        str | None, Parameter(metavar="RECIPE", help="Recipe of A, where EmbedLM runs it.")
+    ] = None,
+    recipe_b: Annotated[
+        str | None, Parameter(metavar="RECIPE", help="Recipe of B, where EmbedLM runs it.")
+    ] = None,
+    role: Annotated[
+        str | None,
+        Parameter(metavar="ROLE", help="query, document, or another role that both define."),
+    ] = None,
+    dtype: Annotated[
+        str, Parameter(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
+    ] = "auto",
+    tolerance: Annotated[
+        float, Parameter(metavar="X", help="Vectors are equal up to this 1 - cosine.")
+    ] = 1e-4,
     json: Json = False,
 ) -> None:
-    """Compare two models or runtimes on each text, and say where they part.
-
-    Exit status 1 if they do.
-    """
+    """Compare two models or runtimes on each text; exit with 1 where they differ."""
     from embedlm.data import read_texts
     from embedlm.studies import compare, open_runtime
 
@@ -46,12 +64,12 @@ def command(
         open_runtime(spec, recipe, role=role, dtype=dtype)
         for spec, recipe in ((a, recipe_a), (b, recipe_b))
     ]
-    found = compare(sides[0], sides[1], lines, tolerance=tolerance)
+    comparison = compare(sides[0], sides[1], lines, tolerance=tolerance)
     if json:
-        emit(found.as_dict())
+        emit(comparison.as_dict())
     else:
         print(f"{'cosine':>10} {'largest':>10}  {'parts':<8} text")
-        for row in found.rows:
+        for row in comparison.rows:
             shown = row.text if len(row.text) <= 48 else row.text[:45] + "..."
             numbers = [
                 f"{value:>10.6f}" if value is not None else " " * 10
@@ -60,6 +78,6 @@ def command(
             print(f"{numbers[0]} {numbers[1]}  {row.parts:<8} {shown}")
             if row.detail:
                 print(f"{'':>23}{row.detail}")
-        print(found.verdict)
-    if not found.equal:
+        print(comparison.verdict)
+    if not comparison.equal:
         raise SystemExit(1)

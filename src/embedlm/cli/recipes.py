@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -10,23 +12,26 @@ from embedlm.cli._common import Json, emit
 
 __all__ = ["app"]
 
+_NARROWEST, _WIDEST = 60, 120
+"""Columns that the list takes at least and at most."""
+
 app = App(
     name="recipes",
-    help="List the recipes, one a system; show one; print the schema of a recipe file.",
+    help="List the recipes, show one, or print the schema of a recipe file.",
     help_epilogue="""Examples:
   embedlm recipes
   embedlm recipes show prompteol > mine.yaml
-  embedlm encode texts.txt -m FOLDER -r mine.yaml -o vectors.npy
+  embedlm encode texts.txt -r mine.yaml -o vectors.npy
   embedlm recipes schema > recipe.schema.json""",
 )
 
 
 @app.default
 def list_recipes(*, json: Json = False) -> None:
-    """List the recipes, one a system; show one; print the schema of a recipe file."""
+    """List the recipes, show one, or print the schema of a recipe file."""
     from embedlm.schema.recipe import Recipe, recipes
 
-    found = [Recipe.load(name) for name in recipes()]
+    all_recipes = [Recipe.load(name) for name in recipes()]
     if json:
         emit(
             [
@@ -37,14 +42,16 @@ def list_recipes(*, json: Json = False) -> None:
                     "citation": recipe.citation,
                     "section": recipe.section,
                 }
-                for recipe in found
+                for recipe in all_recipes
             ]
         )
         return
-    width = max(len(recipe.name) for recipe in found)
-    for recipe in found:
+    width = max(len(recipe.name) for recipe in all_recipes) + 2
+    columns = max(_NARROWEST, min(_WIDEST, get_terminal_size().columns))
+    for recipe in all_recipes:
         source = f" ({recipe.paper})" if recipe.paper else ""
-        print(f"{recipe.name:<{width}}  {recipe.summary}{source}")
+        lines = wrap(f"{recipe.summary}{source}", columns - width, break_on_hyphens=False)
+        print(f"{recipe.name:<{width}}" + f"\n{'':<{width}}".join(lines))
 
 
 @app.command(

@@ -12,12 +12,13 @@ from embedlm.errors import InputError
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "render"
-EXAMPLES = """Each line of tokens begins with the segment they belong to; pooling chooses by it.
+EXAMPLES = """Each line of tokens begins with the segment that they belong to; pooling selects
+tokens by their segment.
 
 Examples:
   embedlm render "a river"
   embedlm render "a river" -m Qwen/Qwen3-0.6B -r echo
-  embedlm render "what is a river?" -m FOLDER -r mine.yaml --role query --json"""
+  embedlm render "what is a river?" -r mine.yaml --role query --json"""
 
 
 def command(
@@ -26,7 +27,8 @@ def command(
     loading: Loading = AS_LOADED,
     prompting: Prompting = AS_IS,
     max_length: Annotated[
-        int | None, Parameter(help="In tokens; shortens the text, not the prompt.")
+        int | None,
+        Parameter(metavar="N", help="Shorten the text, not the prompt, to N tokens in all."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -34,10 +36,10 @@ def command(
     if not texts:
         raise InputError('no text was given; e.g. embedlm render "a river" -r prompteol')
     loaded = loading.load(model)
-    found = loaded.render(list(texts), **prompting.around(), max_length=max_length)
-    batches = found if isinstance(found, list) else [found]
+    rendered = loaded.render(list(texts), **prompting.around(), max_length=max_length)
+    batches = rendered if isinstance(rendered, list) else [rendered]
     rows = [
-        _row(batch, place, loaded.tokenizer) for place in range(len(texts)) for batch in batches
+        _row(batch, index, loaded.tokenizer) for index in range(len(texts)) for batch in batches
     ]
     if json:
         emit(rows)
@@ -47,16 +49,16 @@ def command(
         _print(row)
 
 
-def _row(batch: Any, place: int, tokenizer: Any) -> dict[str, Any]:
+def _row(batch: Any, index: int, tokenizer: Any) -> dict[str, Any]:
     from embedlm.schema.recipe import SEGMENTS
 
-    ids = batch.ids[place]
+    ids = batch.ids[index]
     return {
-        "text": batch.text[place],
+        "text": batch.text[index],
         "ids": ids,
         "tokens": tokenizer.convert_ids_to_tokens(ids),
-        "segments": [SEGMENTS[number] for number in batch.segments[place].tolist()],
-        "truncated": batch.truncated[place],
+        "segments": [SEGMENTS[number] for number in batch.segments[index].tolist()],
+        "truncated": batch.truncated[index],
     }
 
 

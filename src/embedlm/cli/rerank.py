@@ -1,4 +1,4 @@
-"""`embedlm rerank`: passages ordered by reading each with the query."""
+"""`embedlm rerank`: passages, ordered by a model that reads each together with the query."""
 
 from __future__ import annotations
 
@@ -21,36 +21,42 @@ from embedlm.cli._common import (
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "rerank"
-EXAMPLES = """Examples:
+EXAMPLES = r"""Examples:
   embedlm rerank docs/ "how do I resume a job?" -m Qwen/Qwen3-Reranker-0.6B
-  embedlm rerank hits.jsonl "photosynthesis" -m BAAI/bge-reranker-v2-m3 --top-k 3 --json"""
+  embedlm rerank hits.jsonl "photosynthesis" -m BAAI/bge-reranker-v2-m3 \
+      --top-k 3 --json"""
 
 
 def command(
     place: Place,
-    query: Annotated[str, Parameter(name="QUERY", help="What is asked.")],
+    query: Annotated[str, Parameter(name="QUERY", help="The question to answer.")],
     /,
     *,
     model: Annotated[
         str,
         Parameter(
             name=["--model", "-m"],
+            metavar="MODEL",
             help="Folder or hub id: a cross-encoder, or any causal language model.",
         ),
     ],
     method: Annotated[
         str | None,
         Parameter(
+            metavar="METHOD",
             help="cross-encoder, qwen3-reranker, bge-reranker-gemma or yes-no; without it the "
-            "model's own."
+            "model's own.",
         ),
     ] = None,
     adapter: Adapters = (),
     device: Device = None,
     dtype: Dtype = "auto",
-    top_k: Annotated[int, Parameter(name=["--top-k", "-k"], help="How many are shown.")] = 10,
+    top_k: Annotated[
+        int, Parameter(name=["--top-k", "-k"], metavar="N", help="Number of passages.")
+    ] = 10,
     instruction: Annotated[
-        str | None, Parameter(help="Of the task; without it the method's.")
+        str | None,
+        Parameter(metavar="TEXT", help="The task's instruction; without it the method's."),
     ] = None,
     split: Split = "paragraph",
     text_field: TextField = "text",
@@ -66,6 +72,9 @@ def command(
     texts = [passage.text for passage in passages]
     ranked = loaded.rank(query, texts, top_k, instruction=instruction)
     show_hits(
-        [Hit(passages[one["corpus_id"]], one["score"], rank) for rank, one in enumerate(ranked, 1)],
+        [
+            Hit(passages[match["corpus_id"]], match["score"], rank)
+            for rank, match in enumerate(ranked, 1)
+        ],
         json=json,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -21,10 +23,11 @@ from embedlm.cli._common import (
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "search"
-EXAMPLES = """Examples:
+EXAMPLES = r"""Examples:
   embedlm search docs/ "how do I resume a job?"
   embedlm search notes.md "tyre pressure" --top-k 3
-  embedlm search corpus.jsonl "photosynthesis" -m FOLDER -r promptreps --mode hybrid --json"""
+  embedlm search corpus.jsonl "photosynthesis" -m Qwen/Qwen3-0.6B \
+      -r promptreps --mode hybrid --json"""
 
 
 def command(
@@ -35,11 +38,19 @@ def command(
     model: Model = None,
     loading: Loading = AS_LOADED,
     mode: Annotated[
-        str, Parameter(help="dense, sparse, hybrid (both) or late-interaction.")
+        str,
+        Parameter(
+            metavar="MODE",
+            help="dense, sparse, hybrid (both) or late-interaction, as far as the recipe defines "
+            "these heads.",
+        ),
     ] = "dense",
-    top_k: Annotated[int, Parameter(name=["--top-k", "-k"], help="How many hits.")] = 10,
+    top_k: Annotated[
+        int, Parameter(name=["--top-k", "-k"], metavar="N", help="Number of hits.")
+    ] = 10,
     instruction: Annotated[
-        str | None, Parameter(help="Of the query; without it the recipe's.")
+        str | None,
+        Parameter(metavar="TEXT", help="The query's instruction; without it the recipe's."),
     ] = None,
     split: Split = "paragraph",
     text_field: TextField = "text",
@@ -53,5 +64,12 @@ def command(
     loaded = loading.load(model, heads=MODES.get(mode))
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])
-    index = SearchIndex(loaded, passages, mode)
+    start = time.perf_counter()
+    index = SearchIndex(loaded, passages, mode, show_progress="lines")
+    files = len({passage.file for passage in passages})
+    print(
+        f"embedded {len(passages):,} passages of {files:,} {'file' if files == 1 else 'files'} "
+        f"in {time.perf_counter() - start:.1f} s",
+        file=sys.stderr,
+    )
     show_hits(index.search(query, top_k, instruction=instruction), json=json)

@@ -1,4 +1,4 @@
-"""`embedlm similarity`: how alike texts are."""
+"""`embedlm similarity`: how similar texts are."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from embedlm.errors import InputError
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "similarity"
-EXAMPLES = """Examples:
+EXAMPLES = r"""Examples:
   embedlm similarity "a river" "a stream" "a bank"
+  embedlm similarity -- "-5 degrees" "freezing"
   embedlm similarity "good" "bad" -m Qwen/Qwen3-0.6B -r prompteol
-  embedlm similarity "a river" "a stream" -r one-pass --heads dense,sparse --weights 0.7,0.3
-  embedlm similarity -- "-5 degrees" "freezing\""""
+  embedlm similarity "a river" "a stream" -m Qwen/Qwen3-0.6B -r promptreps \
+      --heads dense,sparse --weights 0.7,0.3"""
 
 
 def command(
@@ -35,22 +36,28 @@ def command(
     loading: Loading = AS_LOADED,
     prompting: Prompting = AS_IS,
     heads: Annotated[
-        str | None, Parameter(help="dense, sparse, multi_vector; of several the sum.")
+        str | None,
+        Parameter(
+            metavar="HEAD,...",
+            help="dense, sparse, multi_vector, as far as the recipe defines them; the scores of "
+            "several are added.",
+        ),
     ] = None,
     weights: Annotated[
-        str | None, Parameter(help="A number for each head, e.g. 0.7,0.3; without it 1 each.")
+        str | None,
+        Parameter(metavar="NUMBER,...", help="One for each head, e.g. 0.7,0.3; without it 1 each."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print how alike each text is to each other one."""
+    """Print how similar each text is to every other one."""
     if len(texts) < 2:
         raise InputError(
             f"{len(texts)} texts were given; give two or more, e.g. "
             'embedlm similarity "a river" "a stream"'
         )
-    chosen = parse_heads(heads)
-    loaded = loading.load(model, heads=chosen)
-    embedded = loaded.encode(list(texts), heads=chosen, **prompting.options())
+    requested = parse_heads(heads)
+    loaded = loading.load(model, heads=requested)
+    embedded = loaded.encode(list(texts), heads=requested, **prompting.options())
     scores = loaded.similarity(embedded, embedded, weights=parse_weights(weights))
     if json:
         emit({"texts": list(texts), "scores": [[float(f"{v:.7g}") for v in row] for row in scores]})

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.data.compression import COMPRESSIONS, split_compression
+from embedlm.data.documents import read_html, read_pdf
 from embedlm.data.lines import read_jsonl, read_lines, read_paragraphs
 from embedlm.data.rows import FileRow, Reading
 from embedlm.data.tables import read_csv, read_parquet, read_tsv
 from embedlm.errors import InputError, closest
 
-__all__ = ["FORMS", "SUFFIXES", "FileForm", "form_of"]
+__all__ = ["FORMS", "SUFFIXES", "FileForm", "file_form"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class FileForm:
     """Takes the open file (parquet: or its path)."""
     bare: bool = False
     """A record is a text without fields."""
+    paragraphs: bool = False
+    """A row is a paragraph of a document that has no lines of its own."""
     quoting: bool | None = None
     """Whether cells may stand in quotes if nobody says; None: the form has no such choice."""
 
@@ -36,12 +39,14 @@ FORMS = {
     "csv": FileForm((".csv",), read_csv, quoting=True),
     "tsv": FileForm((".tsv",), read_tsv, quoting=False),
     "parquet": FileForm((".parquet",), read_parquet),
+    "html": FileForm((".html", ".htm", ".xhtml"), read_html, bare=True, paragraphs=True),
+    "pdf": FileForm((".pdf",), read_pdf, bare=True, paragraphs=True),
 }
-"""Of txt each line is a text, of md each paragraph; of the others each row is a record."""
+"""In txt each line is a text; in md, html and pdf each paragraph; elsewhere a row is a record."""
 SUFFIXES = {suffix: name for name, form in FORMS.items() for suffix in form.suffixes}
 
 
-def form_of(path: Path, form: str | None = None) -> tuple[str | None, str]:
+def file_form(path: Path, form: str | None = None) -> tuple[str | None, str]:
     """Return a file's form and compression.
 
     Args:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from embedlm.data.compression import COMPRESSIONS, DAMAGE, Meter, existing, unpacked
-from embedlm.data.forms import FORMS, SUFFIXES, form_of
+from embedlm.data.forms import FORMS, SUFFIXES, file_form
 from embedlm.data.rows import FileRow, Reading, shortened
 from embedlm.data.tables import count_parquet
 from embedlm.errors import InputError, RecordError, closest
@@ -29,6 +29,8 @@ __all__ = ["Fields", "Record", "Source", "read_rows", "read_texts"]
 
 _EDGE = 1 << 20
 """Bytes at each end of a file that its fingerprint reads."""
+_COUNTED = 1 << 28
+"""Bytes of the largest file whose records are counted before they are read."""
 _ID = "id"
 
 
@@ -106,7 +108,7 @@ class Source:
         return stat.S_ISREG(mode)
 
     def _form(self, form: str | None) -> tuple[str, str]:
-        name, compression = form_of(self.path, form)
+        name, compression = file_form(self.path, form)
         if name is None and not self.regular:
             name = "txt"
         if name is None:
@@ -150,10 +152,13 @@ class Source:
                 return count_parquet(file, self.name)
         return self.path.stat().st_size
 
-    @property
-    def unit(self) -> str:
-        """The unit of `position`."""
-        return "row" if self.form == "parquet" else "B"
+    def count(self) -> int | None:
+        """Return the number of records; None where counting would take long or use up a stream."""
+        if self.form == "parquet":
+            return self.total
+        if not self.regular or self.path.stat().st_size > _COUNTED:
+            return None
+        return sum(1 for _ in self._rows(self._columns))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this input from another one, without reading all of it."""

@@ -26,7 +26,7 @@ from embedlm.loader import load
 from embedlm.schema.recipe import Sparse
 from embedlm.search.fusion import fuse
 
-__all__ = ["TASKS", "Result", "evaluate"]
+__all__ = ["TASKS", "Result", "check_tasks", "data_folder", "evaluate"]
 
 DEPTH = 1000
 """Documents kept for each query."""
@@ -129,6 +129,41 @@ TASKS: dict[str, Task] = {
 """Each task takes a model, the data folder and how many words of a document to embed."""
 
 
+def check_tasks(names: Sequence[str]) -> None:
+    """Refuse an unknown task, and a list of none.
+
+    Raises:
+        InputError: with the names that are allowed.
+    """
+    if not names:
+        raise InputError(f"no task was given; allowed: {', '.join(TASKS)}")
+    for name in names:
+        if name not in TASKS:
+            raise InputError(
+                f"{name!r} is not a task; allowed: {', '.join(TASKS)}." + closest(name, list(TASKS))
+            )
+
+
+def data_folder(data: str | Path | None = None) -> Path:
+    """Return the folder of the data sets: the one given, or else $EMBEDLM_DATA.
+
+    Raises:
+        InputError: neither is given, or it is not a folder.
+    """
+    folder = data or os.environ.get("EMBEDLM_DATA")
+    if folder is None:
+        raise InputError(
+            "no data folder was given; give --data DIR (data=) or set EMBEDLM_DATA to the folder "
+            "that holds the data sets"
+        )
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"the data folder {str(folder)!r} is not there; give --data DIR (data=) or set "
+            "EMBEDLM_DATA"
+        )
+    return Path(folder)
+
+
 def evaluate(
     model: Embedder | str | Path | None = None,
     tasks: Sequence[str] = ("stsb_dev",),
@@ -149,19 +184,14 @@ def evaluate(
     Raises:
         InputError: an unknown task, or a data folder that does not exist.
     """
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown:
-        raise InputError(
-            f"{unknown[0]!r} is not a task; allowed: {', '.join(TASKS)}."
-            + closest(unknown[0], list(TASKS))
-        )
-    folder = data or os.environ.get("EMBEDLM_DATA")
-    if folder is None or not Path(folder).is_dir():
-        raise InputError(f"the data folder {folder!r} is not there; give data= or set EMBEDLM_DATA")
+    check_tasks(tasks)
+    if words is not None and words < 1:
+        raise InputError(f"words is {words}; give a number above 0, or None for whole documents")
+    folder = data_folder(data)
     embedder = model if isinstance(model, Embedder) else load(model, **options)
     results = []
     for name in tasks:
         start = time.perf_counter()
-        metric, score, more = TASKS[name](embedder, Path(folder), words)
+        metric, score, more = TASKS[name](embedder, folder, words)
         results.append(Result(name, metric, score, time.perf_counter() - start, more))
     return results

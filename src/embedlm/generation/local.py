@@ -27,7 +27,7 @@ __all__ = [
     "model_name",
 ]
 
-Rows = list[list[int]]
+TokenRows = list[list[int]]
 _SAMPLE = 1 << 20
 """Bytes read at each end of a file to identify it."""
 _KINDS = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin")
@@ -143,7 +143,7 @@ class LocalGenerator:
     @torch.inference_mode()
     def _continue(
         self,
-        rows: Rows,
+        rows: TokenRows,
         sampling: Sampling,
         seeds: list[int],
         cache: Any = None,
@@ -166,7 +166,7 @@ class LocalGenerator:
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         stops = _stop_ids(self.model, self.tokenizer)
-        new: Rows = [[] for _ in rows]
+        new: TokenRows = [[] for _ in rows]
         running = [True] * len(rows)
         for _ in range(sampling.max_new_tokens):
             inputs = {"input_ids": step, "attention_mask": mask, "position_ids": positions}

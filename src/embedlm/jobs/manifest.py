@@ -10,7 +10,7 @@ from typing import Any
 from embedlm.errors import JobError
 from embedlm.jobs.json_files import read_json
 
-__all__ = ["change_of", "difference", "plain"]
+__all__ = ["change_of", "difference", "json_values"]
 
 _SHOWN = 3
 """Differences that a message names."""
@@ -18,8 +18,8 @@ _LONGEST = 60
 """Characters of a value that a message shows."""
 
 
-def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest as it will be read back: JSON's types, all else as strings."""
+def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest as JSON would read it back; what is not a type of JSON is a string."""
     values: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return values
 
@@ -35,7 +35,7 @@ def change_of(file: Path, manifest: Mapping[str, Any]) -> str:
 
 def difference(before: Any, now: Mapping[str, Any]) -> str:
     """Return in words how two manifests differ; "" if they do not."""
-    old, new = _flat(before), _flat(plain(now))
+    old, new = _flat(before), _flat(json_values(now))
     changes = [
         f"{key} was {_brief(old.get(key))}, is {_brief(new.get(key))}"
         for key in dict.fromkeys([*old, *new])

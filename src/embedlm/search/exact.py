@@ -17,8 +17,8 @@ import numpy.typing as npt
 from embedlm.errors import InputError
 from embedlm.jobs import write_file
 from embedlm.readout.similarity import dot, maxsim, maxsim_pairwise, normalize, sparse_dot
-from embedlm.search.forms import FORMS, form_of
-from embedlm.search.store import Match, Vectors
+from embedlm.search.forms import VECTOR_FORMS, vector_form
+from embedlm.search.store import HeadVectors, Match
 
 __all__ = ["ExactStore"]
 
@@ -55,7 +55,7 @@ class ExactStore:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, ids: Sequence[str], vectors: Mapping[str, Vectors]) -> None:
+    def add(self, ids: Sequence[str], vectors: Mapping[str, HeadVectors]) -> None:
         """Add documents; see `Store.add`."""
         if len(set(ids)) < len(ids):
             raise InputError("an id is repeated; give each document once")
@@ -66,22 +66,22 @@ class ExactStore:
             )
         added = {head: self._prepared(head, rows) for head, rows in vectors.items()}
         for head, rows in added.items():
-            if (count := form_of(rows).count(rows)) != len(ids):
+            if (count := vector_form(rows).count(rows)) != len(ids):
                 raise InputError(f"{count} {head} vectors were given for {len(ids)} ids")
         self.delete(ids)
         if self._vectors:
             kept = self._vectors
-            added = {head: form_of(rows).join(kept[head], rows) for head, rows in added.items()}
+            added = {head: vector_form(rows).join(kept[head], rows) for head, rows in added.items()}
         self._vectors = added
         self._ids = [*self._ids, *ids]
         self._by_id = None
 
-    def search(self, head: str, queries: Vectors, top_k: int = 10) -> list[list[Match]]:
+    def search(self, head: str, queries: HeadVectors, top_k: int = 10) -> list[list[Match]]:
         """Return the best documents for each query; see `Store.search`."""
         if top_k < 1:
             raise InputError(f"top_k is {top_k}; give a number above 0")
         prepared = self._prepared(head, queries)
-        count = form_of(prepared).count(prepared)
+        count = vector_form(prepared).count(prepared)
         if not self._ids:
             return [[] for _ in range(count)]
         if head not in self._vectors:
@@ -114,7 +114,7 @@ class ExactStore:
         if top_k < len(rows):
             worst = np.partition(scores_N, -top_k)[-top_k]
             rows = rows[scores_N[rows] >= worst - ROUNDING * np.abs(scores_N).max()]
-        form = form_of(documents)
+        form = vector_form(documents)
         queries = form.take(query, [0] * len(rows))
         exact = self._scores(queries, form.take(documents, rows.tolist()), pairwise=True)
         order = np.argsort(-exact, kind="stable")[:top_k]
@@ -127,12 +127,12 @@ class ExactStore:
         if len(kept) == len(self._ids):
             return
         self._ids = [self._ids[i] for i in kept]
-        self._vectors = {h: form_of(rows).take(rows, kept) for h, rows in self._vectors.items()}
+        self._vectors = {h: vector_form(rows).take(rows, kept) for h, rows in self._vectors.items()}
         self._by_id = None
 
     def save(self, path: Path) -> None:
         """Write one file, whole or not at all."""
-        forms = {head: form_of(rows) for head, rows in self._vectors.items()}
+        forms = {head: vector_form(rows) for head, rows in self._vectors.items()}
         header = {
             "format": FORMAT,
             "similarity": self.similarity,
@@ -173,26 +173,26 @@ class ExactStore:
                 for name, array in arrays.items()
                 if name.startswith(f"{head}.")
             }
-            store._vectors[head] = FORMS[form].unpack(parts)
+            store._vectors[head] = VECTOR_FORMS[form].unpack(parts)
         return store
 
-    def _prepared(self, head: str, vectors: Vectors) -> Any:
+    def _prepared(self, head: str, vectors: HeadVectors) -> Any:
         """Return vectors as the store compares them, refusing those that it cannot compare."""
-        form = form_of(vectors)
+        form = vector_form(vectors)
         checked = form.check(vectors)
         stored = self._vectors.get(head)
         if stored is not None:
-            if form is not form_of(stored):
+            if form is not vector_form(stored):
                 raise InputError(
                     f"{form.name} vectors were given for the head {head!r}; give "
-                    f"{form_of(stored).name} ones"
+                    f"{vector_form(stored).name} ones"
                 )
             width, kept = form.width(checked), form.width(stored)
             if None not in (width, kept) and width != kept:
                 raise InputError(
                     f"{head} vectors have the width {width}, but those of the store have {kept}"
                 )
-        if form is FORMS["dense"] and self.similarity == "cosine":
+        if form is VECTOR_FORMS["dense"] and self.similarity == "cosine":
             return normalize(checked)
         return checked
 
@@ -200,10 +200,10 @@ class ExactStore:
         self, queries: Any, documents: Any, *, pairwise: bool = False
     ) -> npt.NDArray[np.float32]:
         """Return the scores of prepared vectors, (Q, N), or (N,) for pairs."""
-        form = form_of(documents)
-        if form is FORMS["sparse"]:
+        form = vector_form(documents)
+        if form is VECTOR_FORMS["sparse"]:
             return sparse_dot(queries, documents, pairwise=pairwise)
-        if form is FORMS["tokens"]:
+        if form is VECTOR_FORMS["tokens"]:
             compare = maxsim_pairwise if pairwise else maxsim
             return compare(queries, documents, length_normalize=self.length_normalize)
         return dot(queries, documents, pairwise=pairwise)

@@ -15,13 +15,12 @@ from scipy.sparse import csr_matrix, issparse, vstack
 
 from embedlm.errors import InputError
 
-__all__ = ["FORMS", "Form", "form_of"]
+__all__ = ["VECTOR_FORMS", "VectorForm", "vector_form"]
 
-Arrays = dict[str, npt.NDArray[Any]]
-Floats = npt.NDArray[np.float32]
+PackedArrays = dict[str, npt.NDArray[Any]]
 
 
-class Form(Protocol):
+class VectorForm(Protocol):
     """What a store does with the vectors of one form."""
 
     name: ClassVar[str]
@@ -47,15 +46,15 @@ class Form(Protocol):
         """Return the vectors of both, one after the other."""
 
     @staticmethod
-    def pack(value: Any) -> Arrays:
+    def pack(value: Any) -> PackedArrays:
         """Return arrays that can be written."""
 
     @staticmethod
-    def unpack(arrays: Arrays) -> Any:
+    def unpack(arrays: PackedArrays) -> Any:
         """Return what was packed."""
 
 
-class Dense:
+class DenseForm:
     """One array, (n, D)."""
 
     name: ClassVar[str] = "dense"
@@ -90,17 +89,17 @@ class Dense:
         return np.concatenate([first, second])
 
     @staticmethod
-    def pack(value: Any) -> Arrays:
+    def pack(value: Any) -> PackedArrays:
         """Return the array."""
         return {"rows": value}
 
     @staticmethod
-    def unpack(arrays: Arrays) -> Any:
+    def unpack(arrays: PackedArrays) -> Any:
         """Return the array."""
         return arrays["rows"]
 
 
-class Terms(Dense):
+class SparseForm(DenseForm):
     """One sparse matrix, (n, V)."""
 
     name: ClassVar[str] = "sparse"
@@ -118,19 +117,19 @@ class Terms(Dense):
         return csr_matrix(vstack([first, second]))
 
     @staticmethod
-    def pack(value: Any) -> Arrays:
+    def pack(value: Any) -> PackedArrays:
         """Return the matrix's three arrays and its shape."""
         arrays = {name: getattr(value, name) for name in ("data", "indices", "indptr")}
         return {**arrays, "shape": np.array(value.shape)}
 
     @staticmethod
-    def unpack(arrays: Arrays) -> Any:
+    def unpack(arrays: PackedArrays) -> Any:
         """Return the matrix."""
         parts = (arrays["data"], arrays["indices"], arrays["indptr"])
         return csr_matrix(parts, shape=tuple(arrays["shape"].tolist()))
 
 
-class Tokens:
+class TokenForm:
     """A list of n arrays, (tokens, D) each."""
 
     name: ClassVar[str] = "tokens"
@@ -170,7 +169,7 @@ class Tokens:
         return [*first, *second]
 
     @staticmethod
-    def pack(value: Any) -> Arrays:
+    def pack(value: Any) -> PackedArrays:
         """Return all tokens in one array, and how many each text has."""
         filled = [array for array in value if array.size]
         tokens_TD = np.concatenate(filled) if filled else np.zeros((0, 0), dtype=np.float32)
@@ -178,26 +177,30 @@ class Tokens:
         return {"tokens": tokens_TD, "lengths": np.array(lengths, dtype=np.int64)}
 
     @staticmethod
-    def unpack(arrays: Arrays) -> Any:
+    def unpack(arrays: PackedArrays) -> Any:
         """Return the arrays."""
         ends = np.cumsum(arrays["lengths"])
-        parts: list[Floats] = np.split(arrays["tokens"], ends[:-1])
+        parts: list[npt.NDArray[np.float32]] = np.split(arrays["tokens"], ends[:-1])
         return parts[: len(ends)]
 
 
-FORMS: dict[str, type[Form]] = {"dense": Dense, "sparse": Terms, "tokens": Tokens}
-"""The forms, by the names under which files hold them."""
+VECTOR_FORMS: dict[str, type[VectorForm]] = {
+    "dense": DenseForm,
+    "sparse": SparseForm,
+    "tokens": TokenForm,
+}
+"""The forms by name; the name is stored in the files that hold such vectors."""
 
 
-def form_of(value: Any) -> type[Form]:
+def vector_form(value: Any) -> type[VectorForm]:
     """Return the form of a head's output."""
     if issparse(value):
-        return Terms
+        return SparseForm
     if hasattr(value, "shape"):
-        return Dense
-    return Tokens
+        return DenseForm
+    return TokenForm
 
 
-def _check_finite(values: Floats) -> None:
+def _check_finite(values: npt.NDArray[np.float32]) -> None:
     if not np.isfinite(values).all():
         raise InputError("the vectors hold NaN or infinity; give finite numbers")

@@ -1,12 +1,13 @@
-"""Passages that can be asked: an embedder, a store of its vectors, and the texts."""
+"""A search index: passages, the embedder that encodes them, and the store of their vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from embedlm.errors import InputError, closest
+from embedlm.jobs import progress
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.recipe import MultiVector
 from embedlm.search.exact import ExactStore
@@ -26,6 +27,12 @@ MODES: dict[str, tuple[str, ...]] = {
     "late-interaction": ("multi_vector",),
 }
 """The heads that each mode compares; several are fused, by default as in PromptReps."""
+
+
+_AT_ONCE = 1024
+"""Passages that are embedded in one call; progress is shown after each."""
+_MOST_PARTS = 64
+"""Calls for one index: a store copies what it holds when documents are added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class SearchIndex:
         *,
         store: Store | None = None,
         fusion: str = "min_max",
-        show_progress: bool | None = None,
+        show_progress: bool | Literal["lines"] | None = None,
     ) -> None:
         """Embed the passages.
 
@@ -59,7 +66,8 @@ class SearchIndex:
             mode: one of `MODES`.
             store: an empty store for the vectors; None makes an `ExactStore`.
             fusion: how a mode of several heads fuses their rankings, see `search.fuse`.
-            show_progress: None shows a bar for long jobs on a terminal.
+            show_progress: None shows a bar for long jobs on a terminal; "lines" also writes a line
+                now and then where there is no terminal.
 
         Raises:
             InputError: an unknown mode, or a store that is not empty.
@@ -80,13 +88,19 @@ class SearchIndex:
         if not self.passages:
             return
         texts = [passage.text for passage in self.passages]
-        embeddings = as_embeddings(
-            model.encode_document(texts, heads=self.heads, show_progress=show_progress)
-        )
         # Numbers of equal length: stores order equal scores by id, and so by file and line.
         width = len(str(len(texts)))
         self._by_id = {f"{i:0{width}}": passage for i, passage in enumerate(self.passages)}
-        store.add(list(self._by_id), {head: embeddings[head] for head in self.heads})
+        ids = list(self._by_id)
+        step = max(_AT_ONCE, -(-len(texts) // _MOST_PARTS))
+        with progress(show_progress, len(texts), unit="passage", label="embed") as advance:
+            for start in range(0, len(texts), step):
+                part = slice(start, start + step)
+                embeddings = as_embeddings(
+                    model.encode_document(texts[part], heads=self.heads, show_progress=False)
+                )
+                store.add(ids[part], {head: embeddings[head] for head in self.heads})
+                advance(len(ids[part]))
 
     def search(self, query: str, top_k: int = 10, *, instruction: str | None = None) -> list[Hit]:
         """Return the best passages for a query, best first; equal scores in the files' order.
@@ -107,11 +121,11 @@ class SearchIndex:
             raise InputError(f"top_k is {top_k}; give a number above 0")
         if not self.passages:
             return []
-        asked = as_embeddings(
+        query_vectors = as_embeddings(
             self.model.encode_query([query], heads=self.heads, instruction=instruction)
         )
         depth = top_k if len(self.heads) == 1 else DEPTH
-        runs = [dict(self.store.search(head, asked[head], depth)[0]) for head in self.heads]
+        runs = [dict(self.store.search(head, query_vectors[head], depth)[0]) for head in self.heads]
         scores = runs[0] if len(runs) == 1 else fuse(runs, self.fusion)
         best = ordered(scores)[:top_k]
         return [Hit(self._by_id[id_], score, rank) for rank, (id_, score) in enumerate(best, 1)]

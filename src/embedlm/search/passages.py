@@ -10,7 +10,7 @@ from pathlib import Path
 
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
-from embedlm.data.forms import FORMS, SUFFIXES, form_of
+from embedlm.data.forms import FORMS, SUFFIXES, file_form
 from embedlm.data.lines import paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
@@ -25,11 +25,11 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of a file."""
+    """A part of a file that is embedded and found as one text."""
 
     file: str
     line: int
-    """Where it begins, from 1 (parquet: the row)."""
+    """The line on which it begins, from 1 (.parquet: the row; .pdf: the page)."""
     text: str
 
 
@@ -43,9 +43,10 @@ def read_passages(
 ) -> list[Passage]:
     """Return the passages of a file, of the files in a folder and below it, or of stdin ("-").
 
-    Prose (.txt, .md, .rst) is cut at blank lines, or at every line; of .jsonl, .csv, .tsv and
-    .parquet each record is a passage. In a folder, hidden files and files of other forms are left
-    out.
+    Prose (.txt, .md, .rst) is cut at blank lines, or at every line. A paragraph, heading, list item
+    or table cell of .html is a passage, and so is a paragraph of a .pdf (which needs pypdf) and a
+    record of .jsonl, .csv, .tsv and .parquet. In a folder, hidden files and files of other forms
+    are left out.
 
     Args:
         path: the file or folder.
@@ -64,7 +65,7 @@ def read_passages(
         raise InputError(f"longest is {longest}; give a number of characters above 0")
     passages: list[Passage] = []
     for file in _files(path):
-        form, _ = form_of(Path(file))
+        form, _ = file_form(Path(file))
         if form is None or FORMS[form].bare:
             passages += _prose(file, split, longest)
         else:
@@ -86,7 +87,7 @@ def _files(path: str | Path) -> list[str]:
         files += [
             str(Path(folder) / name)
             for name in sorted(names)
-            if not name.startswith(".") and form_of(Path(name))[0] is not None
+            if not name.startswith(".") and file_form(Path(name))[0] is not None
         ]
     if not files:
         raise InputError(
@@ -105,10 +106,14 @@ def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passa
 
 
 def _prose(file: str, split: str, longest: int) -> Iterator[Passage]:
-    """Yield the passages of a text file, read line by line; a file of no known form is one too."""
-    _, compression = form_of(Path(file))
-    source = Source(file, form=f"txt{compression}")
-    for row in _lines(source) if split == "line" else paragraphs(source.rows(), longest):
+    """Yield the passages of a document; a file of no known form is read as lines of text."""
+    form, compression = file_form(Path(file))
+    if form is not None and FORMS[form].paragraphs:
+        rows = Source(file).rows()
+    else:
+        source = Source(file, form=f"txt{compression}")
+        rows = _lines(source) if split == "line" else paragraphs(source.rows(), longest)
+    for row in rows:
         if row.error is not None:
             raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
         yield from _pieces(file, row.line, str(row.value).strip(), longest)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-__all__ = ["Match", "Store", "Vectors"]
+__all__ = ["HeadVectors", "Match", "Store"]
 
-Vectors = npt.NDArray[Any] | csr_matrix | Sequence[npt.NDArray[np.float32]]
+HeadVectors = npt.NDArray[Any] | csr_matrix | Sequence[npt.NDArray[np.float32]]
 """One head's output for n texts: an array (n, D), a sparse matrix (n, V) or n (tokens, D)."""
 
 
@@ -44,7 +44,7 @@ class Store(Protocol):
     def __len__(self) -> int:
         """Return the number of documents."""
 
-    def add(self, ids: Sequence[str], vectors: Mapping[str, Vectors]) -> None:
+    def add(self, ids: Sequence[str], vectors: Mapping[str, HeadVectors]) -> None:
         """Add documents, or replace those whose ids are present.
 
         Args:
@@ -56,7 +56,7 @@ class Store(Protocol):
                 width than the store holds; or values that are not finite. Nothing is added then.
         """
 
-    def search(self, head: str, queries: Vectors, top_k: int = 10) -> list[list[Match]]:
+    def search(self, head: str, queries: HeadVectors, top_k: int = 10) -> list[list[Match]]:
         """Return the best documents for each query.
 
         Args:

@@ -17,7 +17,7 @@ from embedlm.readout.similarity import cosine
 from embedlm.schema.recipe import POOLINGS
 from embedlm.studies.runtimes import Runtime, Vectors
 
-__all__ = ["Comparison", "Row", "compare"]
+__all__ = ["Comparison", "TextComparison", "compare"]
 
 EQUAL = 1e-4
 """Two vectors are equal up to this 1 - cosine."""
@@ -26,8 +26,8 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One text's outcome."""
+class TextComparison:
+    """How the two sides' vectors of one text differ."""
 
     text: str
     parts: str
@@ -42,7 +42,7 @@ class Row:
 class Comparison:
     """The outcome of every text, and a verdict on all of them."""
 
-    rows: list[Row]
+    rows: list[TextComparison]
     verdict: str
 
     @property
@@ -80,7 +80,7 @@ def compare(
     tokens = _tokens(a, b, texts)
     if a_nD.shape[1] != b_nD.shape[1]:
         what = f"vectors of width {a_nD.shape[1]} and {b_nD.shape[1]}"
-        rows = [Row(text, "width", None, None, what) for text in texts]
+        rows = [TextComparison(text, "width", None, None, what) for text in texts]
         return Comparison(rows, f"they give {what}: not the same model")
     cosines = cosine(a_nD, b_nD, pairwise=True)
     largest = np.abs(a_nD - b_nD).max(axis=1)
@@ -98,7 +98,7 @@ def compare(
             detail = f"vectors of length {lengths[0]:.4g} and {lengths[1]:.4g}"
         elif tokens[i]:
             detail = f"equal, though the tokens differ: {tokens[i]}"
-        rows.append(Row(text, parts, float(cosines[i]), float(largest[i]), detail))
+        rows.append(TextComparison(text, parts, float(cosines[i]), float(largest[i]), detail))
     return Comparison(rows, _verdict(rows))
 
 
@@ -171,7 +171,7 @@ _SAYS = {
 }
 
 
-def _verdict(rows: Sequence[Row]) -> str:
+def _verdict(rows: Sequence[TextComparison]) -> str:
     apart = [row.parts for row in rows if row.parts != "equal"]
     if not apart:
         return f"equal on all {len(rows)} texts"

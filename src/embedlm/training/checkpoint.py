@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from embedlm.errors import JobError
 from embedlm.jobs.atomic import TEMPORARY, disk_errors, replace_folder
 from embedlm.jobs.json_files import read_json, write_json
-from embedlm.jobs.manifest import change_of, plain
+from embedlm.jobs.manifest import change_of, json_values
 from embedlm.training.devices import rank, wait
 from embedlm.training.gradcache import RandomState
 from embedlm.training.shards import load_local_state, local, local_state, put_weights
@@ -51,7 +51,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        self.folder, self.manifest = folder, plain(manifest)
+        self.folder, self.manifest = folder, json_values(manifest)
         folder.mkdir(parents=True, exist_ok=True)
         if rank() == 0:
             for left in folder.glob(f".*{TEMPORARY}"):

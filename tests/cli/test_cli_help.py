@@ -1,0 +1,67 @@
+"""Help at 80 columns, examples that can be pasted, and ways to start the command line."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import embedlm
+from embedlm.cli._app import COMMANDS, app
+from tests.command import ROOT
+
+PAGES = [[], *([name] for name in COMMANDS), ["recipes", "show"], ["recipes", "schema"]]
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def page(words, capsys):
+    app([*words, "--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_help_fits_80_columns_and_shows_no_type_for_a_value(words, capsys):
+    text = page(words, capsys)
+    assert max(map(len, text.splitlines())) <= 80
+    if words and words[0] not in ("train", "merge"):
+        assert not re.search(r"--[a-z-]+ (-\w )?(STR|INT|PATH|FLOAT)\b", text)
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_examples_can_be_pasted(words, capsys):
+    examples = page(words, capsys).partition("Examples:\n")[2].replace("\\\n", "")
+    lines = [line for line in examples.splitlines() if line.startswith("  ")]
+    assert lines
+    for line in lines:
+        assert not re.search(r"\b(FOLDER|MODEL|FILE)\b", line) or words in (["train"], ["merge"])
+        command = line.partition(" | ")[2] or line
+        name, *arguments = shlex.split(command.partition(" > ")[0])
+        assert name == "embedlm"
+        app.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+def test_python_m_embedlm_is_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "embedlm", "--version"], capture_output=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.decode() == f"{embedlm.__version__}\n"
+
+
+def test_completion_is_installed(tmp_path):
+    home = {"HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    done = subprocess.run(
+        [sys.executable, "-m", "embedlm", "--install-completion", "--shell", "bash"],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, **home},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    scripts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("encode" in script and "similarity" in script for script in scripts)

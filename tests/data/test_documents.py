@@ -1,0 +1,97 @@
+"""HTML and PDF are read as the text that a reader sees."""
+
+import io
+
+import pytest
+
+from embedlm.data import Source
+from embedlm.errors import InputError, MissingExtraError
+from embedlm.search import read_passages
+
+PAGE = """<!DOCTYPE html>
+<html><head><title>Tyres &amp; rims</title>
+<style>p { color: red }</style><script>var hidden = "<p>no</p>";</script></head>
+<body><h1>Pressure</h1>
+<p>Fill the <b>front</b>
+tyre to 3&nbsp;bar.<br/>Then ride.
+<ul><li>one<li>two</ul>
+<table><tr><td>a</td><td>b</td></tr></table>
+<!-- not seen --></body></html>
+"""
+
+
+def test_html_is_read_as_paragraphs_with_lines(tmp_path):
+    (tmp_path / "page.html").write_text(PAGE)
+    found = [(passage.line, passage.text) for passage in read_passages(tmp_path)]
+    assert found == [
+        (2, "Tyres & rims"),
+        (4, "Pressure"),
+        (5, "Fill the front tyre to 3 bar."),
+        (6, "Then ride."),
+        (7, "one"),
+        (7, "two"),
+        (8, "a"),
+        (8, "b"),
+    ]
+    texts = [row.value for row in Source(tmp_path / "page.html").rows()]
+    assert texts == [text for _, text in found]
+
+
+def test_long_paragraphs_of_html_are_cut(tmp_path):
+    (tmp_path / "page.htm").write_text("<p>" + "One sentence here. " * 20)
+    passages = read_passages(tmp_path / "page.htm", longest=100)
+    assert len(passages) == 4
+    assert all(len(passage.text) <= 100 for passage in passages)
+
+
+def test_html_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "page.html").write_bytes("<p>é".encode("latin-1"))
+    with pytest.raises(InputError, match=r"page\.html:1: not valid UTF-8"):
+        read_passages(tmp_path)
+
+
+def test_a_pdf_without_pypdf_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pypdf", None)
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
+    with pytest.raises(MissingExtraError, match=r'pip install "embedlm\[pdf\]"'):
+        read_passages(tmp_path)
+
+
+def pdf(*pages):
+    """Return a PDF with a line of text a page."""
+    pypdf = pytest.importorskip("pypdf")
+    from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+    writer = pypdf.PdfWriter()
+    for text in pages:
+        page = writer.add_blank_page(200, 200)
+        font = DictionaryObject(
+            {
+                NameObject("/Type"): NameObject("/Font"),
+                NameObject("/Subtype"): NameObject("/Type1"),
+                NameObject("/BaseFont"): NameObject("/Helvetica"),
+            }
+        )
+        fonts = DictionaryObject({NameObject("/F1"): font})
+        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+        stream = DecodedStreamObject()
+        stream.set_data(f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode() if text else b"")
+        page[NameObject("/Contents")] = writer._add_object(stream)
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    return buffer.getvalue()
+
+
+def test_a_pdf_is_read_by_pages(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(pdf("A river flows.", "A bridge stands."))
+    found = [(passage.line, passage.text) for passage in read_passages(tmp_path)]
+    assert found == [(1, "A river flows."), (2, "A bridge stands.")]
+
+
+def test_a_pdf_without_text_and_a_damaged_one_are_refused(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(pdf(""))
+    with pytest.raises(InputError, match="holds no text"):
+        read_passages(tmp_path)
+    (tmp_path / "a.pdf").write_bytes(b"no PDF at all")
+    with pytest.raises(InputError, match="cannot be read as PDF"):
+        read_passages(tmp_path)
