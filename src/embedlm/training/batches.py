@@ -15,13 +15,13 @@ import numpy.typing as npt
 from embedlm.data import Group, Pair, Records
 from embedlm.errors import InputError
 from embedlm.schema.tuning import Batching, Data, DynamicNegatives
-from embedlm.training.dynamic_negatives import Hardness
+from embedlm.training.dynamic_negatives import NegativeHardness
 
-__all__ = ["Batch", "Batches", "Row"]
+__all__ = ["Batch", "BatchRow", "Batches"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BatchRow:
     """One record of a batch."""
 
     source: int
@@ -41,7 +41,7 @@ class Row:
 class Batch:
     """The records of a step."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[BatchRow, ...]
     step: int
     in_batch: bool = True
     """Whether documents of other queries may serve as negatives."""
@@ -91,7 +91,9 @@ class Batches:
         fills = some and not any(one.has_scores for one in sets)
         every = all(one.has_negatives for one in sets)
         self._negatives = batching.group_size - 1 if every or fills else 0
-        self.hardness = Hardness(dynamic) if dynamic is not None and self._negatives else None
+        self.hardness = (
+            NegativeHardness(dynamic) if dynamic is not None and self._negatives else None
+        )
         self.step = 0
 
     def _shares(self) -> npt.NDArray[np.float64]:
@@ -122,7 +124,7 @@ class Batches:
                 data.in_batch_negatives for data, n in zip(self.data, counts, strict=True) if n
             )
         seen: set[str] = set()
-        rows: list[Row] = []
+        rows: list[BatchRow] = []
         for source, count in enumerate(counts):
             rows += self._rows(source, count, chance, seen)
         batch = Batch(tuple(rows), self.step, in_batch)
@@ -131,13 +133,13 @@ class Batches:
 
     def _rows(
         self, source: int, count: int, chance: np.random.Generator, seen: set[str]
-    ) -> list[Row]:
+    ) -> list[BatchRow]:
         """Return rows of a set, none with a positive that the batch has already.
 
         A positive that stands in a batch twice would be a false negative. A set without enough
         different ones gives fewer rows.
         """
-        rows: list[Row] = []
+        rows: list[BatchRow] = []
         tries = 0
         while len(rows) < count and tries < 4 * count + 8:
             tries += 1
@@ -160,17 +162,17 @@ class Batches:
             self._orders[source, epoch] = order
         return int(self._orders[source, epoch][place])
 
-    def _row(self, source: int, index: int, chance: np.random.Generator) -> Row:
+    def _row(self, source: int, index: int, chance: np.random.Generator) -> BatchRow:
         item = self.sets[source].items[index]
         if isinstance(item, str):
-            return Row(source, item)
+            return BatchRow(source, item)
         if isinstance(item, Pair):
-            return Row(source, item.first, (item.second,), item.score)
+            return BatchRow(source, item.first, (item.second,), item.score)
         assert isinstance(item, Group)
         first = int(chance.integers(len(item.positives)))
         wanted = self._negatives
         if wanted and not item.negatives:
-            return Row(
+            return BatchRow(
                 source, item.query, (item.positives[first], *self._others(source, item, chance))
             )
         order = chance.permutation(len(item.negatives))[:wanted].tolist()
@@ -183,7 +185,7 @@ class Batches:
             own = len(item.positives)
             teacher = (item.scores[first], *(item.scores[own + place] for place in places))
         documents = (item.positives[first], *(item.negatives[place] for place in places))
-        return Row(source, item.query, documents, teacher=teacher, index=index)
+        return BatchRow(source, item.query, documents, teacher=teacher, index=index)
 
     def _others(self, source: int, item: Group, chance: np.random.Generator) -> list[str]:
         """Return positives of other records of the set, for a record without negatives."""

@@ -22,11 +22,11 @@ from embedlm.losses.multi_vector import maxsim
 from embedlm.schema.tuning import Loss
 from embedlm.training.language import LANGUAGE
 
-__all__ = ["EMBEDDING", "TEACHERS", "Parts", "check_objective", "head_of", "loss_of"]
+__all__ = ["EMBEDDING", "TEACHERS", "BatchFacts", "check_objective", "head_of", "loss_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class LossRequirements:
     """What a loss wants of the data."""
 
     kind: str
@@ -40,24 +40,26 @@ class Needs:
     head: str = "dense"
 
 
-EMBEDDING: dict[str, Needs] = {
-    "info_nce": Needs("groups", losses.info_nce),
-    "improved_info_nce": Needs("groups", losses.improved_info_nce),
-    "triplet": Needs("groups", losses.triplet, negatives=True),
-    "kl_distill": Needs("groups", losses.kl_distill, teacher=True),
-    "margin_mse": Needs("groups", losses.margin_mse, negatives=True, teacher=True),
-    "stable_distill": Needs("groups", losses.stable_distill, teacher=True),
-    "gist": Needs("groups", losses.gist, guide=True),
-    "late_interaction": Needs("groups", losses.late_interaction, head="multi_vector"),
-    "alignment": Needs("groups", losses.alignment),
-    "cosent": Needs("pairs", losses.cosent),
-    "angle": Needs("pairs", losses.angle),
-    "cosine_mse": Needs("pairs", losses.cosine_mse),
-    "simcse": Needs("texts", losses.info_nce),
-    "embedding_distill": Needs("any", losses.embedding_distill, guide=True),
-    "uniformity": Needs("any", losses.uniformity),
-    "flops": Needs("any", losses.flops, head="sparse"),
-    "m3_self_distill": Needs("groups", losses.m3_self_distill, head="dense+sparse+multi_vector"),
+EMBEDDING: dict[str, LossRequirements] = {
+    "info_nce": LossRequirements("groups", losses.info_nce),
+    "improved_info_nce": LossRequirements("groups", losses.improved_info_nce),
+    "triplet": LossRequirements("groups", losses.triplet, negatives=True),
+    "kl_distill": LossRequirements("groups", losses.kl_distill, teacher=True),
+    "margin_mse": LossRequirements("groups", losses.margin_mse, negatives=True, teacher=True),
+    "stable_distill": LossRequirements("groups", losses.stable_distill, teacher=True),
+    "gist": LossRequirements("groups", losses.gist, guide=True),
+    "late_interaction": LossRequirements("groups", losses.late_interaction, head="multi_vector"),
+    "alignment": LossRequirements("groups", losses.alignment),
+    "cosent": LossRequirements("pairs", losses.cosent),
+    "angle": LossRequirements("pairs", losses.angle),
+    "cosine_mse": LossRequirements("pairs", losses.cosine_mse),
+    "simcse": LossRequirements("texts", losses.info_nce),
+    "embedding_distill": LossRequirements("any", losses.embedding_distill, guide=True),
+    "uniformity": LossRequirements("any", losses.uniformity),
+    "flops": LossRequirements("any", losses.flops, head="sparse"),
+    "m3_self_distill": LossRequirements(
+        "groups", losses.m3_self_distill, head="dense+sparse+multi_vector"
+    ),
 }
 """Losses on embeddings, by the name that a plan gives them."""
 _OWN = ("head", "teacher", "teachers", "reranker")
@@ -110,7 +112,7 @@ def check_objective(
             )
 
 
-def _check_options(loss: Loss, needs: Needs) -> None:
+def _check_options(loss: Loss, needs: LossRequirements) -> None:
     """Refuse an option that the loss does not have."""
     parameters = inspect.signature(needs.function).parameters.values()
     own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -129,7 +131,7 @@ def head_of(loss: Loss) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class BatchFacts:
     """A batch's embeddings, and what the data say of it."""
 
     rows: int
@@ -153,7 +155,7 @@ class Parts:
 
 
 def loss_of(
-    objective: Sequence[Loss], parts: Parts, v_NX: Tensor
+    objective: Sequence[Loss], parts: BatchFacts, v_NX: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the weighted sum of a stage's losses on embeddings, and each one's value.
 
@@ -181,7 +183,7 @@ def loss_of(
     return total, told
 
 
-def _three(loss: Loss, parts: Parts, v_NX: Tensor) -> Tensor:
+def _three(loss: Loss, parts: BatchFacts, v_NX: Tensor) -> Tensor:
     """Return BGE-M3's loss of the scores of all three heads."""
     rows, scores = parts.rows, []
     for kind in head_of(loss).split("+"):
@@ -204,13 +206,13 @@ def _options(loss: Loss) -> dict[str, Any]:
     return options
 
 
-def _tokens(parts: Parts, *sides: Tensor) -> list[Tensor]:
+def _tokens(parts: BatchFacts, *sides: Tensor) -> list[Tensor]:
     """Return both sides' token vectors, x_NLD, and then where there is a token, x_NL."""
     vectors = [side.unflatten(1, (parts.longest, -1)) for side in sides]
     return [*vectors, *((x_NLD != 0).any(-1) for x_NLD in vectors)]
 
 
-def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:
+def _value(loss: Loss, parts: BatchFacts, v_ND: Tensor) -> Tensor:
     options = _options(loss)
     first, second = v_ND[: parts.rows], v_ND[parts.rows :]
     if loss.kind == "late_interaction":
@@ -231,7 +233,7 @@ def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:
 
 
 def _arguments(
-    loss: Loss, parts: Parts, v_ND: Tensor, first: Tensor, second: Tensor
+    loss: Loss, parts: BatchFacts, v_ND: Tensor, first: Tensor, second: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return what a loss is called with: embeddings, and what is not cut to a width."""
     if loss.kind == "embedding_distill":

@@ -18,23 +18,29 @@ from torch.nn import functional
 from embedlm.errors import InputError
 from embedlm.schema.recipe import Head, parse_head
 from embedlm.schema.tuning import Loss, Stage
-from embedlm.training.batches import Batch, Row
+from embedlm.training.batches import Batch, BatchRow
 from embedlm.training.bottleneck import BOTTLENECK, backward_bottleneck
-from embedlm.training.devices import gather_rows, largest, rank, share, world
+from embedlm.training.devices import (
+    gather_rows,
+    max_over_processes,
+    own_rows,
+    process_count,
+    process_rank,
+)
 from embedlm.training.gradcache import backward_cached, backward_plain
 from embedlm.training.language import LANGUAGE, backward_language
-from embedlm.training.objectives import EMBEDDING, Parts, head_of, loss_of
-from embedlm.training.requests import asks_of
-from embedlm.training.teachers import Guide, Judge, Panel
-from embedlm.training.trainable import Ask, Student
+from embedlm.training.objectives import EMBEDDING, BatchFacts, head_of, loss_of
+from embedlm.training.requests import requests_of
+from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
+from embedlm.training.trainable import TextRequest, TrainableEmbedder
 
-__all__ = ["Stepper", "longest", "trained_heads"]
+__all__ = ["Stepper", "length_limit", "trained_heads"]
 
 LENGTH = 512
 """Tokens of a text in a language modelling objective, where nothing else is said."""
 
 
-def longest(stage: Stage) -> int:
+def length_limit(stage: Stage) -> int:
     """Return how many tokens a stage reads of a text of any role."""
     limit = stage.max_length
     return max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
@@ -51,13 +57,13 @@ def trained_heads(embedder_heads: Sequence[Head], objective: Sequence[Loss]) -> 
 class Stepper:
     """Turns a batch into gradients."""
 
-    student: Student
+    model: TrainableEmbedder
     stage: Stage
     kind: str
     seed: int
     precision: str = "float32"
-    guide: Guide | None = None
-    judge: Judge | Panel | None = None
+    guide: EmbeddingTeacher | None = None
+    judge: RerankingTeacher | TeacherPanel | None = None
     """Gives the scores that records lack."""
     negatives_BG: Tensor | None = None
     """Cosine of each query of the last batch with its own hard negatives, where they may change."""
@@ -69,8 +75,8 @@ class Stepper:
             batch: of the step.
             scale: of the gradient.
         """
-        chance = np.random.default_rng([self.seed, 3, batch.step, rank()])
-        rows = list(share(batch.rows))
+        chance = np.random.default_rng([self.seed, 3, batch.step, process_rank()])
+        rows = list(own_rows(batch.rows))
         told: dict[str, float] = {}
         total = 0.0
         if any(loss.kind in EMBEDDING for loss in self.stage.objective):
@@ -83,23 +89,23 @@ class Stepper:
         return {"loss": total, **told}
 
     def _embedding(
-        self, batch: Batch, rows: Sequence[Row], chance: np.random.Generator, scale: float
+        self, batch: Batch, rows: Sequence[BatchRow], chance: np.random.Generator, scale: float
     ) -> tuple[float, dict[str, float]]:
-        stage, embedder = self.stage, self.student.embedder
-        asks = asks_of(embedder, stage, batch, self.kind, rows, chance)
-        plan = self.student.plan(asks)
+        stage, embedder = self.stage, self.model.embedder
+        requests = requests_of(embedder, stage, batch, self.kind, rows, chance)
+        plan = self.model.plan_chunks(requests)
         told: dict[str, float] = {}
-        labels_B, teacher_BG, guide_ND = self._beside(batch, asks)
+        labels_B, teacher_BG, guide_ND = self._beside(batch, requests)
         own = len(rows)
 
         def loss(v_NX: Tensor) -> Tensor:
             ordered = v_NX[plan.order_N]
             queries, documents = gather_rows(ordered[:own]), gather_rows(ordered[own:])
-            parts = Parts(
+            parts = BatchFacts(
                 len(queries),
                 self.kind,
                 batch.in_batch,
-                self.student.readout.columns(plan.longest),
+                self.model.readout.columns(plan.longest),
                 plan.longest,
                 labels_B,
                 teacher_BG,
@@ -112,11 +118,13 @@ class Stepper:
             return found
 
         chunks = [lambda c=chunk: self._cast(c) for chunk in plan.chunks]
-        sharded = self.student.backbone.sharded
+        sharded = self.model.backbone.sharded
         if sharded:
-            idle = [lambda: self._cast(self.student.nothing)] * (largest(len(chunks)) - len(chunks))
+            idle = [lambda: self._cast(self.model.run_idle)] * (
+                max_over_processes(len(chunks)) - len(chunks)
+            )
             # Shards' gradients are means over the processes.
-            return float(backward_cached(chunks, loss, scale * world(), idle)), told
+            return float(backward_cached(chunks, loss, scale * process_count(), idle)), told
         cached = stage.batching.chunk_tokens is not None and len(plan.chunks) > 1
         run = backward_cached if cached else backward_plain
         return float(run(chunks, loss, scale)), told
@@ -129,15 +137,15 @@ class Stepper:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "float32":
             return nullcontext()
-        device = self.student.backbone.device.type
+        device = self.model.backbone.device.type
         return torch.autocast(device, dtype=getattr(torch, self.precision))
 
     def _beside(
-        self, batch: Batch, asks: Sequence[Ask]
+        self, batch: Batch, requests: Sequence[TextRequest]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return what the data and another model say of the whole batch."""
-        device, losses = self.student.backbone.device, self.stage.objective
-        each = len(batch.rows) // world() * world()
+        device, losses = self.model.backbone.device, self.stage.objective
+        each = len(batch.rows) // process_count() * process_count()
         rows = batch.rows[:each]
         labels = teacher = guide = None
         if self.kind == "pairs":
@@ -147,39 +155,41 @@ class Stepper:
         elif any(loss.kind in EMBEDDING and EMBEDDING[loss.kind].teacher for loss in losses):
             judge = self.judge or self.guide
             assert judge is not None
-            teacher = gather_rows(judge.scores(share(rows)).to(device))
+            teacher = gather_rows(judge.scores(own_rows(rows)).to(device))
         if self.guide is not None:
-            guide = torch.cat([gather_rows(self.guide.embed(ask).to(device)) for ask in asks])
+            guide = torch.cat(
+                [gather_rows(self.guide.embed(request).to(device)) for request in requests]
+            )
         return labels, teacher, guide
 
     def _language(
-        self, loss: Loss, rows: Sequence[Row], chance: np.random.Generator, scale: float
+        self, loss: Loss, rows: Sequence[BatchRow], chance: np.random.Generator, scale: float
     ) -> float:
         texts = [text for row in rows for text in (row.query, *row.documents[:1])]
-        length = longest(self.stage)
-        if self.student.backbone.head is None:
+        length = length_limit(self.stage)
+        if self.model.backbone.head is None:
             raise InputError(f"objective {loss.kind!r} needs a model with a language-model head")
         with self._autocast():
             if loss.kind in BOTTLENECK:
-                decoder: Any = self.student.extra["decoder"]
+                decoder: Any = self.model.extra["decoder"]
                 return float(
                     backward_bottleneck(
-                        self.student.embedder,
+                        self.model.embedder,
                         decoder,
                         texts,
                         loss,
                         max_length=length,
-                        budget=self.student.budget,
+                        budget=self.model.budget,
                         chance=chance,
-                        scale=scale * loss.weight / world(),
+                        scale=scale * loss.weight / process_count(),
                     )
                 )
             found = backward_language(
-                self.student.backbone,
+                self.model.backbone,
                 texts,
                 loss,
                 max_length=length,
-                budget=self.student.budget,
+                budget=self.model.budget,
                 probability=self.stage.mask_probability or 0.15,
                 chance=chance,
                 scale=scale * loss.weight,
@@ -187,7 +197,7 @@ class Stepper:
         return float(found)
 
 
-def _negatives(parts: Parts, queries: Tensor, documents: Tensor) -> Tensor:
+def _negatives(parts: BatchFacts, queries: Tensor, documents: Tensor) -> Tensor:
     """Return the cosine of each query with its own hard negatives, s_BG."""
     q_BD, d_MD = (parts.head(v_NX, "dense").detach() for v_NX in (queries, documents))
     q_BD, d_MD = (functional.normalize(v_ND.float(), dim=1) for v_ND in (q_BD, d_MD))
