@@ -231,11 +231,11 @@ class _Run:
         named = {str(t): None for o in stage.objective for t in o.options.get("teachers", ())}
         if named:
             found = [find_model(name, self.source.folder, self.data) for name in named]
-            stepper.judge = TeacherPanel(
+            stepper.scorer = TeacherPanel(
                 [EmbeddingTeacher(load(name, **of_teacher)) for name in found]
             )
         if (reranker := self._named(stage, "reranker")) is not None:
-            stepper.judge = RerankingTeacher(Reranker(reranker, **options))
+            stepper.scorer = RerankingTeacher(Reranker(reranker, **options))
         return stepper
 
     def _named(self, stage: Stage, option: str) -> str | None:
