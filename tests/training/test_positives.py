@@ -108,7 +108,7 @@ MASKED = {
         "directions": ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
     },
     "improved_info_nce": {},
-    "gist": {},
+    "gist": {"temperature": 1.0},
     "late_interaction": {},
     "m3_self_distill": {},
     "stable_distill": {},
