@@ -41,7 +41,7 @@ def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
 
     times, losses = [time.perf_counter()], []
 
-    def say(kind: str, values: dict[str, Any]) -> None:
+    def record(kind: str, values: dict[str, Any]) -> None:
         if kind == "step":
             times.append(time.perf_counter())
             losses.append(values["loss"])
@@ -57,7 +57,7 @@ def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
     plan: dict[str, Any] = {"model": str(folder), "precision": "bfloat16", "stages": [stage]}
     plan["log_every"] = 1
     with tempfile.TemporaryDirectory() as place:
-        train(plan, place, device="cpu", say=say)
+        train(plan, place, device="cpu", on_event=record)
     return {"losses": losses, "seconds": [b - a for a, b in pairwise(times)]}
 
 

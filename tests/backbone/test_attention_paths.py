@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import embedlm
-from embedlm.training.trainable import Ask, Student
+from embedlm.training.trainable import TextRequest, TrainableEmbedder
 from tests.models import DECODERS, ENCODERS
 
 TEXTS = ["plants make food from sunlight.", "fox", "the quick brown fox " * 8, "", "a b c", "fox"]
@@ -62,8 +62,8 @@ class Recorded(Path):
     """Packed, with a graph for gradients."""
 
     def __call__(self, texts):
-        trained = Student(self.model, self.model.recipe.heads, budget=4096)
-        plan = trained.plan([Ask(tuple(texts), None)])
+        trained = TrainableEmbedder(self.model, self.model.recipe.heads, budget=4096)
+        plan = trained.plan([TextRequest(tuple(texts), None)])
         return torch.cat([chunk() for chunk in plan.chunks])[plan.order_N].detach().numpy()
 
 

@@ -9,8 +9,8 @@ import embedlm
 from embedlm.errors import InputError
 from embedlm.schema.tuning import Stage
 from embedlm.training.parameters import set_trainable
-from embedlm.training.stages import _student
-from embedlm.training.trainable import Ask
+from embedlm.training.stages import _load_trainable
+from embedlm.training.trainable import TextRequest
 
 TEXTS = ["a river", "the engine of a boat was repaired", "music", "a river"]
 RECIPE = embedlm.Recipe.load("promptbert").override({"pooling.denoise": True})
@@ -54,13 +54,13 @@ def test_training_denoises_where_the_stage_says_so(model_folder):
     stage = Stage.model_validate(
         {"name": "s", "objective": [{"kind": "simcse"}], "denoise": True, "data": [{"source": "x"}]}
     )
-    student = _student(stage, str(folder), embedlm.Recipe.load("promptbert"), "cpu")
-    set_trainable(student, stage)
-    plan = student.plan([Ask(tuple(TEXTS), None)])
+    model = _load_trainable(stage, str(folder), embedlm.Recipe.load("promptbert"), "cpu")
+    set_trainable(model, stage)
+    plan = model.plan_chunks([TextRequest(tuple(TEXTS), None)])
     v_ND = torch.cat([chunk() for chunk in plan.chunks])[plan.order_N]
     np.testing.assert_allclose(v_ND.detach().numpy(), reference(folder, TEXTS), atol=2e-6)
     v_ND.sum().backward()
-    assert student.embedder.recipe.pooling.denoise is False
+    assert model.embedder.recipe.pooling.denoise is False
 
 
 def test_a_text_without_a_prompt_cannot_be_denoised(tiny_llama):

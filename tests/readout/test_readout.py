@@ -11,7 +11,7 @@ from embedlm.errors import UnsupportedError
 from embedlm.readout import HEADS, PackStates
 from embedlm.readout.pooling import POOL
 from embedlm.schema.recipe import POOLINGS
-from embedlm.training.trainable import Ask, Student
+from embedlm.training.trainable import TextRequest, TrainableEmbedder
 
 TEXTS = ["plants make food from sunlight.", "the quick brown fox", "", "x y z " * 30, "fox"]
 RECIPE = {
@@ -27,8 +27,8 @@ def recipe(**changes):
 
 def gradients(model):
     """Return the vectors that training sees, with the heads of the model's recipe."""
-    trained = Student(model, model.recipe.heads, budget=4096)
-    plan = trained.plan([Ask(tuple(TEXTS), None)])
+    trained = TrainableEmbedder(model, model.recipe.heads, budget=4096)
+    plan = trained.plan_chunks([TextRequest(tuple(TEXTS), None)])
     rows = torch.cat([chunk() for chunk in plan.chunks])[plan.order_N]
     return rows.detach(), trained.readout.columns(plan.longest), plan.longest
 

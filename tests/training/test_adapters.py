@@ -13,11 +13,11 @@ from embedlm.data import Group, Records
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.schema.tuning import DynamicNegatives, Stage
 from embedlm.training import train
-from embedlm.training.batches import Batches, Row
-from embedlm.training.dynamic_negatives import Hardness
+from embedlm.training.batches import Batches, BatchRow
+from embedlm.training.dynamic_negatives import NegativeHardness
 from embedlm.training.loop import _gradient
 from embedlm.training.parameters import set_trainable
-from embedlm.training.stages import _student
+from embedlm.training.stages import _load_trainable
 from embedlm.training.step import Stepper
 from tests.command import sentences
 
@@ -93,17 +93,17 @@ def test_adapters_by_role_and_by_name_learn_on_an_unchanged_base(tiny_llama, dat
 
 def gradients(folder, stage, records):
     """Return the gradients of a step, by the parameter's name."""
-    student = _student(stage, str(folder), embedlm.Recipe.load("plain-mean"), "cpu")
+    model = _load_trainable(stage, str(folder), embedlm.Recipe.load("plain-mean"), "cpu")
     torch.manual_seed(1)
-    set_trainable(student, stage)
+    set_trainable(model, stage)
     with torch.no_grad():  # an adapter's second matrix begins at zero, and the first's gradient too
-        for parameter in student.modules().parameters():
+        for parameter in model.modules().parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.05)
     batches = Batches([records], stage.data, stage.batching, 0)
-    student.modules().train()
-    _gradient(Stepper(student, stage, records.kind, 0), batches)
-    return {n: p.grad for n, p in student.modules().named_parameters() if p.grad is not None}
+    model.modules().train()
+    _gradient(Stepper(model, stage, records.kind, 0), batches)
+    return {n: p.grad for n, p in model.modules().named_parameters() if p.grad is not None}
 
 
 LINES = list(dict.fromkeys(sentences(120, seed=4, longest=12)))
@@ -195,12 +195,12 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(tiny_llama):
     def found(count, skipped=0):
         batching = {"size": 6, "chunk_tokens": 60, "accumulate": count}
         stage = Stage.model_validate(a_stage("s", train="all", batching=batching))
-        student = _student(stage, str(tiny_llama), embedlm.Recipe.load("plain-mean"), "cpu")
-        set_trainable(student, stage)
+        model = _load_trainable(stage, str(tiny_llama), embedlm.Recipe.load("plain-mean"), "cpu")
+        set_trainable(model, stage)
         batches = Batches([GROUPS], stage.data, stage.batching, 0)
         batches.skip(skipped)
-        told = _gradient(Stepper(student, stage, "groups", 0), batches)
-        return told["loss"], [p.grad for p in student.modules().parameters()]
+        told = _gradient(Stepper(model, stage, "groups", 0), batches)
+        return told["loss"], [p.grad for p in model.modules().parameters()]
 
     both, first, second = found(2), found(1), found(1, skipped=1)
     assert both[0] == pytest.approx((first[0] + second[0]) / 2, abs=1e-6)
@@ -213,8 +213,8 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(tiny_llama):
 
 
 def test_easy_negatives_are_replaced_by_later_ones():
-    hardness = Hardness(DynamicNegatives(every=10))
-    rows = [Row(0, "q", ("p", "n"), index=3)]
+    hardness = NegativeHardness(DynamicNegatives(every=10))
+    rows = [BatchRow(0, "q", ("p", "n"), index=3)]
     assert hardness.places(0, 3, 2, 40) == [0, 1]
     hardness.look(rows, torch.tensor([[0.6, 0.8]]), 0)
     hardness.look(rows, torch.tensor([[0.1, 0.1]]), 5)  # too early
@@ -226,7 +226,7 @@ def test_easy_negatives_are_replaced_by_later_ones():
     hardness.look(rows, torch.tensor([[0.5, 0.5]]), 21)  # the new ones' first score
     hardness.look(rows, torch.tensor([[0.2, 0.2]]), 31)
     assert hardness.places(0, 3, 2, 40) == [12, 13]
-    again = Hardness(DynamicNegatives(every=10))
+    again = NegativeHardness(DynamicNegatives(every=10))
     again.restore(json.loads(json.dumps(hardness.state())))
     assert again.places(0, 3, 2, 40) == [12, 13]
     assert again.places(0, 4, 2, 40) == [0, 1]
@@ -234,8 +234,8 @@ def test_easy_negatives_are_replaced_by_later_ones():
 
 
 def test_negatives_that_are_still_hard_in_themselves_stay():
-    hardness = Hardness(DynamicNegatives(every=1))
-    rows = [Row(0, "q", ("p", "n"), index=0)]
+    hardness = NegativeHardness(DynamicNegatives(every=1))
+    rows = [BatchRow(0, "q", ("p", "n"), index=0)]
     for step, score in enumerate((1.0, 0.85)):
         hardness.look(rows, torch.tensor([[score]]), step)
     assert hardness.places(0, 0, 1, 40) == [0]

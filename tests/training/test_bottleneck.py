@@ -90,7 +90,7 @@ def test_a_stage_learns_and_leaves_no_decoder(model_folder, data, tmp_path, kind
         (kind, {"optimizer": {"steps": 40, "learning_rate": 3e-3}}),
         change={"backbone.attention": "bidirectional"},
     )
-    model = train(plan, tmp_path, data=data, device="cpu", say=lambda *a: seen.append(a))
+    model = train(plan, tmp_path, data=data, device="cpu", on_event=lambda *a: seen.append(a))
     losses = [values["loss"] for what, values in seen if what == "step"]
     assert losses[-1] < losses[0] - 0.5
     assert not [n for n, _ in model.backbone.network.named_parameters() if "decoder" in n]

@@ -19,10 +19,10 @@ from embedlm.data import Group, Pair, Records
 from embedlm.errors import UnsupportedError
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
-from embedlm.training.checkpoint import trainable
+from embedlm.training.checkpoint import trained_parameters
 from embedlm.training.devices import sum_gradients
-from embedlm.training.parameters import dropped, set_trainable
-from embedlm.training.stages import _student
+from embedlm.training.parameters import attention_dropout, set_trainable
+from embedlm.training.stages import _load_trainable
 from embedlm.training.step import Stepper
 from tests.command import sentences
 
@@ -64,15 +64,15 @@ def gradients(folder, wanted, records, recipe="plain-mean", still=False, **chang
     A still model has no dropout of its own.
     """
     own = embedlm.Recipe.load(recipe).override(change) if change else embedlm.Recipe.load(recipe)
-    student = _student(wanted, str(folder), own, "cpu")
-    set_trainable(student, wanted)
-    modules = student.modules()
+    model = _load_trainable(wanted, str(folder), own, "cpu")
+    set_trainable(model, wanted)
+    modules = model.modules()
     modules.train(not still)
     batches = Batches([records], wanted.data, wanted.batching, 0)
     torch.manual_seed(5)
-    with dropped(student, wanted.dropout):
-        told = Stepper(student, wanted, records.kind, 0).backward(batches.next())
-    sum_gradients(trainable(modules).values())
+    with attention_dropout(model, wanted.dropout):
+        told = Stepper(model, wanted, records.kind, 0).backward(batches.next())
+    sum_gradients(trained_parameters(modules).values())
     found = {n: p.grad for n, p in modules.named_parameters() if p.grad is not None}
     return told["loss"], found
 
@@ -246,11 +246,11 @@ RANKED = """
 import json, sys, torch
 import torch.distributed as dist
 torch.set_num_threads(1)
-from embedlm.training.devices import rank
+from embedlm.training.devices import process_rank
 from tests.training.test_gradients import GROUPS, gradients, stage
 dist.init_process_group("gloo")
 loss, found = gradients(sys.argv[1], stage(temperature=0.1, chunk=40, size=8), GROUPS)
-if rank() == 0:
+if process_rank() == 0:
     torch.save({"loss": loss, "gradients": found}, sys.argv[2])
 dist.barrier()
 dist.destroy_process_group()
@@ -339,13 +339,13 @@ def test_a_recipe_of_several_prompts_is_refused(tiny_llama):
 
 
 def test_examples_stand_before_queries_only(tiny_llama):
-    from embedlm.training.requests import asks_of
+    from embedlm.training.requests import requests_of
 
     recipe = embedlm.Recipe.load("bge-icl")
     model = embedlm.load(tiny_llama, recipe, device="cpu")
     wanted = stage(batching={"size": 8, "group_size": 3, "demonstrations": 3})
     batch = Batches([GROUPS], wanted.data, wanted.batching, 0).next()
-    queries, documents = asks_of(
+    queries, documents = requests_of(
         model, wanted, batch, "groups", batch.rows, np.random.default_rng(0)
     )
     counts = [len(one) for one in queries.demonstrations]

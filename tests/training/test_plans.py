@@ -12,9 +12,9 @@ import embedlm
 from embedlm.data import read_records
 from embedlm.errors import EmbedLMError, InputError, RecipeError
 from embedlm.training import train
-from embedlm.training.batches import Row
+from embedlm.training.batches import BatchRow
 from embedlm.training.plan import load_plan, tiny
-from embedlm.training.teachers import SCALE, Guide, Judge
+from embedlm.training.teachers import SCALE, EmbeddingTeacher, RerankingTeacher
 from tests.training.test_runs import a_plan, data, topical  # noqa: F401
 
 TUNED = [name for name in embedlm.recipes() if embedlm.Recipe.load(name).tuning is not None]
@@ -131,12 +131,15 @@ def test_a_relative_recipe_and_data_beside_the_plan(tiny_llama, data, tmp_path):
 # -- teachers --------------------------------------------------------------------------------------
 
 
-ROWS = [Row(0, "river", ("water", "music", "trade")), Row(0, "piano", ("music", "boat", "wheel"))]
+ROWS = [
+    BatchRow(0, "river", ("water", "music", "trade")),
+    BatchRow(0, "piano", ("music", "boat", "wheel")),
+]
 
 
 def test_a_teachers_scores_are_its_cosines(tiny_llama):
     teacher = embedlm.load(tiny_llama, "sgpt-asymmetric", device="cpu")
-    found = Guide(teacher).scores(ROWS)
+    found = EmbeddingTeacher(teacher).scores(ROWS)
     for row, scores in zip(ROWS, found, strict=True):
         wanted = teacher.similarity(
             teacher.encode_query([row.query]), teacher.encode_document(list(row.documents))
@@ -147,7 +150,7 @@ def test_a_teachers_scores_are_its_cosines(tiny_llama):
 def test_a_judges_scores_are_the_rerankers(tiny_llama):
     method = {"template": "{query}? {text}", "yes": "yes", "no": "no"}
     reranker = embedlm.Reranker(tiny_llama, method, device="cpu")
-    judge = Judge(reranker)
+    judge = RerankingTeacher(reranker)
     found = judge.scores(ROWS)
     wanted = [reranker.score(row.query, list(row.documents), probability=False) for row in ROWS]
     torch.testing.assert_close(found, torch.tensor(np.array(wanted)), atol=1e-4, rtol=0)
@@ -160,7 +163,7 @@ def test_a_student_comes_near_its_teacher(tiny_llama, model_folder, data, tmp_pa
     more = {"objective": [loss], "optimizer": {"steps": 30, "learning_rate": 3e-3}}
     plan = a_plan(tiny_llama, ("embedding_distill", more), teacher=str(model_folder("qwen2")))
     seen = []
-    train(plan, tmp_path, data=data, device="cpu", say=lambda *a: seen.append(a))
+    train(plan, tmp_path, data=data, device="cpu", on_event=lambda *a: seen.append(a))
     values = [v["loss"] for kind, v in seen if kind == "step"]
     assert values[-1] < 0.8 * values[0]
 

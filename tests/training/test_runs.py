@@ -91,7 +91,9 @@ def test_a_tuned_model_is_better_and_opens_again(tiny_llama, data, tmp_path):
         dev={"every": 4},
         change={"backbone.attention": "bidirectional"},
     )
-    model = train(plan, tmp_path / "out", data=data, device="cpu", say=lambda *a: seen.append(a))
+    model = train(
+        plan, tmp_path / "out", data=data, device="cpu", on_event=lambda *a: seen.append(a)
+    )
     scores = [v["score"] for kind, v in seen if kind == "dev" and v["stage"] == "s1"]
     assert max(scores) > scores[0] + 0.1
     again = embedlm.load(tmp_path / "out" / "model", device="cpu")
@@ -181,7 +183,7 @@ def test_a_checkpoint_of_another_plan_is_refused(tiny_llama, data, tmp_path, mon
 
 
 def stop_at(step, patch):
-    """Let a run end when it asks for that step's batch."""
+    """Let a run end when it requests for that step's batch."""
     from embedlm.training.batches import Batches
 
     own = Batches.next
@@ -214,33 +216,38 @@ def test_too_little_memory_is_told_before_the_first_step(tiny_llama, data, tmp_p
 
 
 def test_running_out_of_memory_keeps_the_last_checkpoint(tiny_llama, data, tmp_path, monkeypatch):
-    from embedlm.training.trainable import Student
+    from embedlm.training.trainable import TrainableEmbedder
 
-    own, calls = Student.plan, []
+    own, calls = TrainableEmbedder.plan_chunks, []
 
-    def plan_of(self, asks):
+    def plan_of(self, requests):
         calls.append(1)
         if len(calls) == 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return own(self, asks)
+        return own(self, requests)
 
     plan = a_plan(tiny_llama, ("info_nce", {}), checkpoint_every=2)
     with monkeypatch.context() as patch:
-        patch.setattr(Student, "plan", plan_of)
+        patch.setattr(TrainableEmbedder, "plan_chunks", plan_of)
         with pytest.raises(JobError, match=r"out of memory at step 5; .*step 4.*chunk_tokens"):
             train(plan, tmp_path, data=data, device="cpu")
     train(plan, tmp_path, data=data, device="cpu")  # goes on
 
 
 def test_several_teachers_are_one_with_their_mean_scores(tiny_llama, model_folder, data, tmp_path):
-    from embedlm.training.batches import Row
-    from embedlm.training.teachers import Guide, Panel
+    from embedlm.training.batches import BatchRow
+    from embedlm.training.teachers import EmbeddingTeacher, TeacherPanel
 
     folders = [str(tiny_llama), str(model_folder("qwen3"))]
-    guides = [Guide(embedlm.load(folder, "plain-mean", device="cpu")) for folder in folders]
-    rows = [Row(0, "a river", ("water", "an engine")), Row(0, "music", ("piano", "trade"))]
+    guides = [
+        EmbeddingTeacher(embedlm.load(folder, "plain-mean", device="cpu")) for folder in folders
+    ]
+    rows = [
+        BatchRow(0, "a river", ("water", "an engine")),
+        BatchRow(0, "music", ("piano", "trade")),
+    ]
     mean = sum(guide.scores(rows) for guide in guides) / 2
-    torch.testing.assert_close(Panel(guides).scores(rows), mean)
+    torch.testing.assert_close(TeacherPanel(guides).scores(rows), mean)
     records = [
         {"query": "a river", "pos": ["water"], "neg": ["trade"]},
         {"query": "music", "pos": ["piano"], "neg": ["wheel"]},

@@ -49,7 +49,7 @@ def command(
     """Train a model by a plan's stages."""
     from embedlm.training import train
 
-    def say(kind: str, values: dict[str, Any]) -> None:
+    def on_event(kind: str, values: dict[str, Any]) -> None:
         if json:
             emit({"kind": kind, **values})
         else:
@@ -64,7 +64,7 @@ def command(
         scale=scale,
         device=device,
         restart=restart,
-        say=say,
+        on_event=on_event,
     )
     if json:
         emit({"kind": "done", "model": f"{output}/model"})

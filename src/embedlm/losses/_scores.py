@@ -92,6 +92,38 @@ def own(q_BD: Tensor, d_MD: Tensor) -> Tensor:
     return (q_BD[:, None] * d_MD.view(len(q_BD), -1, q_BD.shape[1])).sum(-1)
 
 
+def own_columns(x_BM: Tensor) -> Tensor:
+    """Return the entries of each query's own documents, x_BG."""
+    rows = torch.arange(len(x_BM), device=x_BM.device)
+    return x_BM.view(len(x_BM), len(x_BM), -1)[rows, rows]
+
+
+def false_negatives(positives_BM: Tensor | None, rows: int, columns: int) -> Tensor | None:
+    """Return the mask of the positives that must not count as negatives, f_BM.
+
+    Only the first of a query's own documents stays: it is the target.
+
+    Raises:
+        InputError: the mask does not have the shape (rows, columns).
+    """
+    if positives_BM is None:
+        return None
+    shaped("positives_BM", positives_BM, (rows, columns))
+    positives_BM = positives_BM.bool()
+    target_B1 = targets(rows, columns // rows, positives_BM.device)[:, None]
+    return positives_BM.scatter(1, target_B1, False)
+
+
+def without(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return scores with -inf where the mask is true: such candidates leave the softmax."""
+    return scores if mask is None else scores.masked_fill(mask, -torch.inf)
+
+
+def finite_log_softmax(logits: Tensor) -> Tensor:
+    """Return the log-softmax of each row, 0 for candidates that left it (logit -inf)."""
+    return logits.log_softmax(1).masked_fill(logits == -torch.inf, 0)
+
+
 def targets(rows: int, group: int, device: torch.device) -> Tensor:
     """Column of each query's positive, i_B."""
     return torch.arange(rows, device=device) * group

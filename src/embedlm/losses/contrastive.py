@@ -19,18 +19,22 @@ from embedlm.errors import InputError
 from embedlm.losses._scores import (
     Similarity,
     choice,
+    false_negatives,
     group_size,
     own,
+    own_columns,
     positive,
     prepared,
     product,
+    shaped,
+    without,
 )
 
 __all__ = ["improved_info_nce", "info_nce"]
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 Partition = Literal["joint", "per_direction"]
-Hardness = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
+WeightedNegatives = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 
 ROWS = 1024
 """Queries whose scores are held at once."""
@@ -46,9 +50,11 @@ def info_nce(
     directions: Sequence[Direction] = ("query_to_doc",),
     partition: Partition = "joint",
     own_group_only: bool = False,
-    hardness: Hardness | None = None,
+    hardness: WeightedNegatives | None = None,
     hardness_strength: float = 0.0,
     false_negative_margin: float | None = None,
+    positives_BM: Tensor | None = None,
+    equal_queries_BB: Tensor | None = None,
 ) -> Tensor:
     """-mean_i log(e^{s(q_i, d_i+) / t} / Z_i), van den Oord et al., arXiv 1807.03748.
 
@@ -61,6 +67,10 @@ def info_nce(
     `false_negative_margin` drops candidates with s > s(q_i, d_i+) + margin (Qwen3 Embedding,
     arXiv 2506.05176).
 
+    `positives_BM` is true where document m is known to be a positive of query b, and
+    `equal_queries_BB` where two queries are the same text or a positive of each other. No such text
+    is a negative, in any direction; the target of a query always counts.
+
     Raises:
         InputError: for shapes or options that do not fit together.
     """
@@ -69,7 +79,7 @@ def info_nce(
     directions = tuple(dict.fromkeys(directions))
     _check(directions, partition, hardness, hardness_strength, own_group_only)
     q_BD, d_MD = prepared(q_BD, similarity), prepared(d_MD, similarity)
-    how = _How(
+    how = _Options(
         group,
         temperature,
         directions,
@@ -78,16 +88,18 @@ def info_nce(
         hardness,
         hardness_strength,
         false_negative_margin,
+        false_negatives(positives_BM, len(q_BD), len(d_MD)),
+        _equal_queries(equal_queries_BB, len(q_BD)),
     )
     parts = [
-        _kept_small(how, q_BD, d_MD, start, min(start + ROWS, len(q_BD)))
+        _summed_in_block(how, q_BD, d_MD, start, min(start + ROWS, len(q_BD)))
         for start in range(0, len(q_BD), ROWS)
     ]
     return torch.stack(parts).sum() / len(q_BD)
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class _Options:
     """The options of `info_nce`."""
 
     group: int
@@ -95,12 +107,22 @@ class _How:
     directions: tuple[Direction, ...]
     partition: Partition
     own_group_only: bool
-    hardness: Hardness | None
+    hardness: WeightedNegatives | None
     hardness_strength: float
     false_negative_margin: float | None
+    dropped_BM: Tensor | None
+    """Documents that are positives of a query, without its target."""
+    equal_queries_BB: Tensor | None
 
 
-def _kept_small(how: _How, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
+def _equal_queries(equal_queries_BB: Tensor | None, rows: int) -> Tensor | None:
+    if equal_queries_BB is not None:
+        shaped("equal_queries_BB", equal_queries_BB, (rows, rows))
+        equal_queries_BB = equal_queries_BB.bool()
+    return equal_queries_BB
+
+
+def _summed_in_block(how: _Options, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
     """Return the summed loss of some queries, whose scores are not kept for the gradient.
 
     The scores of a large batch would take more memory than the network: those of one block of
@@ -114,7 +136,7 @@ def _kept_small(how: _How, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) ->
     return found
 
 
-def _of_queries(how: _How, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
+def _of_queries(how: _Options, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
     """Return the summed loss of queries start to stop; R is their number."""
     rows_R = torch.arange(start, stop, device=q_BD.device)
     scores: dict[Direction, Tensor]
@@ -140,7 +162,9 @@ def _of_queries(how: _How, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) ->
         itself_RB = torch.arange(len(q_BD), device=q_BD.device) == rows_R[:, None]
         for name, block in scores.items():
             dropped = (block.detach() > limit_R1) & ~_is_positive(name, first_RC, itself_RB)
-            logits[name] = logits[name].masked_fill(dropped, -torch.inf)
+            logits[name] = without(logits[name], dropped)
+    for name, block in logits.items():
+        logits[name] = without(block, _known(how, name, rows_R))
     return _entropy(logits, column_R, rows_R, how.partition)
 
 
@@ -151,11 +175,13 @@ def improved_info_nce(
     temperature: float = 0.05,
     similarity: Similarity = "cosine",
     false_negative_margin: float | None = None,
+    positives_BM: Tensor | None = None,
+    equal_queries_BB: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE with one Z over all four directions (GTE, Li et al., arXiv 2308.03281).
 
     Z_i sums e^{s/t} of q_i with all documents and all other queries, and of d_i+ with all queries
-    and all documents that are not of query i.
+    and all documents that are not of query i. The masks are those of `info_nce`.
 
     Raises:
         InputError: for shapes or options that do not fit together.
@@ -167,6 +193,8 @@ def improved_info_nce(
         similarity=similarity,
         directions=_ALL,
         false_negative_margin=false_negative_margin,
+        positives_BM=positives_BM,
+        equal_queries_BB=equal_queries_BB,
     )
 
 
@@ -183,8 +211,19 @@ def _block(name: Direction, q_BD: Tensor, d_MD: Tensor, mine_RM: Tensor, rows_R:
     return product(positive_RD, d_MD).masked_fill(mine_RM, -torch.inf)
 
 
-def _harder(hardness: Hardness, mine: Tensor, first: Tensor) -> Tensor:
-    """Which negatives weigh more, c_BC."""
+def _known(how: _Options, name: Direction, rows_R: Tensor) -> Tensor | None:
+    """Return the mask of the candidates of one direction that are known not to be negatives."""
+    if name == "query_to_query":
+        return None if how.equal_queries_BB is None else how.equal_queries_BB[rows_R]
+    if how.dropped_BM is None:
+        return None
+    if name == "doc_to_query":  # the target's column is already clear for the query itself
+        return how.dropped_BM[:, rows_R * how.group].mT
+    return own_columns(how.dropped_BM)[rows_R] if how.own_group_only else how.dropped_BM[rows_R]
+
+
+def _harder(hardness: WeightedNegatives, mine: Tensor, first: Tensor) -> Tensor:
+    """Return the mask of the negatives that get a larger logit, c_BC."""
     if hardness == "in_batch_negatives":
         return ~mine
     return mine & ~first if hardness == "hard_negatives" else ~first
@@ -221,7 +260,7 @@ def _check(
     for name in directions:
         choice("a direction", name, _ALL)
     choice("partition", partition, get_args(Partition))
-    choice("hardness", hardness, (None, *get_args(Hardness)))
+    choice("hardness", hardness, (None, *get_args(WeightedNegatives)))
     if "query_to_doc" not in directions:
         raise InputError(f"directions are {directions}; query_to_doc holds the positive: add it")
     same = {"query_to_query", "doc_to_doc"} & set(directions)

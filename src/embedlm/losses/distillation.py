@@ -15,9 +15,12 @@ from embedlm.errors import InputError
 from embedlm.losses._scores import (
     Similarity,
     choice,
+    false_negatives,
+    finite_log_softmax,
     full,
     group_size,
     own,
+    own_columns,
     own_mask,
     positive,
     prepared,
@@ -25,6 +28,7 @@ from embedlm.losses._scores import (
     same_shape,
     shaped,
     targets,
+    without,
 )
 
 __all__ = ["embedding_distill", "kl_distill", "m3_self_distill", "margin_mse", "stable_distill"]
@@ -34,11 +38,17 @@ Metric = Literal["mse", "l2", "cosine"]
 
 
 def margin_mse(
-    q_BD: Tensor, d_MD: Tensor, teacher: Tensor, *, similarity: Similarity = "dot"
+    q_BD: Tensor,
+    d_MD: Tensor,
+    teacher: Tensor,
+    *,
+    similarity: Similarity = "dot",
+    positives_BM: Tensor | None = None,
 ) -> Tensor:
     """mean ((s(q, d+) - s(q, d-)) - (t(q, d+) - t(q, d-)))^2 (Hofstätter et al., arXiv 2010.02666).
 
     `teacher` holds scores (B, G), or margins (B, G - 1), or (B,) where there is one negative.
+    Documents that `positives_BM` marks as positives of the query leave the mean.
 
     Raises:
         InputError: for shapes that do not fit.
@@ -51,7 +61,12 @@ def margin_mse(
     teacher = full(teacher).detach().to(s_BG)
     if teacher.shape == (rows, group):
         teacher = teacher[:, :1] - teacher[:, 1:]
-    return functional.mse_loss(s_BG[:, :1] - s_BG[:, 1:], teacher.view(rows, group - 1))
+    margins, wanted = s_BG[:, :1] - s_BG[:, 1:], teacher.view(rows, group - 1)
+    if (dropped_BM := false_negatives(positives_BM, rows, len(d_MD))) is not None:
+        kept = ~own_columns(dropped_BM)[:, 1:]
+        margins, wanted = margins * kept, wanted * kept
+        return (margins - wanted).square().sum() / kept.sum().clamp_min(1)
+    return functional.mse_loss(margins, wanted)
 
 
 def kl_distill(
@@ -63,12 +78,14 @@ def kl_distill(
     teacher_temperature: float | None = None,
     similarity: Similarity = "dot",
     form: Divergence = "kl",
+    positives_BM: Tensor | None = None,
 ) -> Tensor:
     """T^2 mean_i KL(softmax(t_i / T') || softmax(s_i / T)) over each query's own documents.
 
     Lin et al., arXiv 2010.11386, as in sentence-transformers; T' is T unless given. The form
     "cross_entropy" is FlagEmbedding's kl_div, -mean_i sum p log softmax(s_i / T) without T^2; there
-    T' is 1 unless given.
+    T' is 1 unless given. Documents that `positives_BM` marks as positives of the query, beside the
+    first, leave both distributions.
 
     Raises:
         InputError: for shapes or options that do not fit.
@@ -80,10 +97,13 @@ def kl_distill(
         teacher_temperature = temperature if form == "kl" else 1.0
     positive(temperature=temperature, teacher_temperature=teacher_temperature)
     s_BG = own(prepared(q_BD, similarity), prepared(d_MD, similarity)) / temperature
-    p_BG = (full(teacher_BG).detach().to(s_BG) / teacher_temperature).softmax(1)
+    t_BG = full(teacher_BG).detach().to(s_BG) / teacher_temperature
+    if (dropped_BM := false_negatives(positives_BM, len(q_BD), len(d_MD))) is not None:
+        s_BG, t_BG = (without(x_BG, own_columns(dropped_BM)) for x_BG in (s_BG, t_BG))
+    p_BG = t_BG.softmax(1)
     if form == "cross_entropy":
         return _soft(s_BG, p_BG)
-    return functional.kl_div(s_BG.log_softmax(1), p_BG, reduction="batchmean") * temperature**2
+    return functional.kl_div(finite_log_softmax(s_BG), p_BG, reduction="batchmean") * temperature**2
 
 
 def embedding_distill(student_BD: Tensor, teacher_BD: Tensor, *, metric: Metric = "mse") -> Tensor:
@@ -115,13 +135,15 @@ def m3_self_distill(
     multi_weight: float = 1.0,
     sparse_loss_weight: float = 0.1,
     distill: bool = True,
+    positives_BM: Tensor | None = None,
 ) -> Tensor:
     """BGE-M3's loss of three heads that learn from their sum (arXiv 2402.03216; FlagEmbedding).
 
     All scores are divided by t. s_all = s_dense + 0.3 s_sparse + s_multi; with L = cross entropy to
     the positive, L1 = (L_dense + 0.1 L_sparse + L_multi + L_all) / 4; with K_h = -mean sum p
     log softmax(s_h) and p = softmax(stop_grad(s_all)), L2 = (K_dense + 0.1 K_sparse + K_multi) / 3.
-    Returns (L1 + L2) / 2, or L1 without `distill`. Row i's positive is column i * M / B.
+    Returns (L1 + L2) / 2, or L1 without `distill`. Row i's positive is column i * M / B. Documents
+    that `positives_BM` marks as positives of a query, beside the first, leave its softmax.
 
     Raises:
         InputError: for shapes that do not fit.
@@ -133,8 +155,10 @@ def m3_self_distill(
         raise InputError(
             f"scores have shape {tuple(dense_BM.shape)}; give a column for each query's documents"
         )
+    dropped_BM = false_negatives(positives_BM, *dense_BM.shape)
     dense, sparse, multi = (full(x) / temperature for x in (dense_BM, sparse_BM, multi_BM))
-    both = dense + sparse_weight * sparse + multi_weight * multi
+    both = without(dense + sparse_weight * sparse + multi_weight * multi, dropped_BM)
+    dense, sparse, multi = (without(x, dropped_BM) for x in (dense, sparse, multi))
     index_B = targets(len(dense), group, dense.device)
     hard = [functional.cross_entropy(x, index_B) for x in (dense, sparse, multi, both)]
     loss = (hard[0] + sparse_loss_weight * hard[1] + hard[2] + hard[3]) / 4
@@ -152,11 +176,13 @@ def stable_distill(
     *,
     temperature: float = 0.02,
     similarity: Similarity = "dot",
+    positives_BM: Tensor | None = None,
 ) -> Tensor:
     """sum_g mean_i p_ig CE(s_i over the batch without own documents 0..g-1, document g of i).
 
     p_i = softmax(t_i); FlagEmbedding's m3_kd_loss (LLM-Embedder, arXiv 2310.07554). A query's
-    documents should come by falling teacher score.
+    documents should come by falling teacher score. Documents that `positives_BM` marks as positives
+    of the query are targets of their own term only, never negatives of another.
 
     Raises:
         InputError: for shapes that do not fit.
@@ -169,9 +195,12 @@ def stable_distill(
     first_B = targets(len(q_BD), group, s_BM.device)
     mine = own_mask(len(q_BD), group, s_BM.device)
     rank_M = torch.arange(len(d_MD), device=s_BM.device) % group
+    dropped_BM = false_negatives(positives_BM, len(q_BD), len(d_MD))
     loss = s_BM.new_zeros(())
     for g in range(group):
         left = s_BM.masked_fill(mine & (rank_M < g), -torch.inf)
+        if dropped_BM is not None:
+            left = without(left, dropped_BM.scatter(1, (first_B + g)[:, None], False))
         loss = (
             loss
             + (p_BG[:, g] * functional.cross_entropy(left, first_B + g, reduction="none")).mean()
@@ -180,4 +209,4 @@ def stable_distill(
 
 
 def _soft(logits: Tensor, p: Tensor) -> Tensor:
-    return -(p * logits.log_softmax(1)).sum(1).mean()
+    return -(p * finite_log_softmax(logits)).sum(1).mean()

@@ -12,7 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedlm.errors import InputError
-from embedlm.losses._scores import choice, group_size, positive, prepared, product, targets
+from embedlm.losses._scores import (
+    choice,
+    false_negatives,
+    group_size,
+    positive,
+    prepared,
+    product,
+    shaped,
+    targets,
+    without,
+)
 
 __all__ = ["gist"]
 
@@ -30,12 +40,15 @@ def gist(
     margin_strategy: Margin = "absolute",
     contrast_queries: bool = True,
     contrast_positives: bool = True,
+    positives_BM: Tensor | None = None,
+    equal_queries_BB: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE without candidates that the guide g finds too near (GISTEmbed, arXiv 2402.16829).
 
     Candidate c of query i is dropped where g(., c) > g(q_i, d_i+) - margin (absolute) or
     > g(q_i, d_i+) - |g(q_i, d_i+)| * margin (relative); the positive never is. Candidates are all
-    documents, all other queries, and the other positives against d_i+.
+    documents, all other queries, and the other positives against d_i+. The masks are those of
+    `info_nce`: what they mark is dropped too.
 
     Raises:
         InputError: for shapes or options that do not fit.
@@ -59,10 +72,19 @@ def gist(
     limit_B1 = near_B1 - (margin if margin_strategy == "absolute" else near_B1.abs() * margin)
     keep = torch.zeros_like(guide_BM, dtype=torch.bool).scatter(1, index_B1, True)
     s_BM = product(q, d).masked_fill((guide_BM > limit_B1) & ~keep, -torch.inf)
-    blocks = [s_BM]
-    for wanted, x, guide in ((contrast_queries, q, guide_q), (contrast_positives, p, guide_p)):
-        if wanted:
+    dropped_BM = false_negatives(positives_BM, len(q), len(d))
+    blocks = [without(s_BM, dropped_BM)]
+    if equal_queries_BB is not None:
+        shaped("equal_queries_BB", equal_queries_BB, (len(q), len(q)))
+        equal_queries_BB = equal_queries_BB.bool()
+    positives_BB = None if dropped_BM is None else dropped_BM[:, ::group]
+    sides = (
+        (contrast_queries, q, guide_q, equal_queries_BB),
+        (contrast_positives, p, guide_p, positives_BB),
+    )
+    for contrasted, x, guide, known_BB in sides:
+        if contrasted:
             dropped = (product(guide, guide) > limit_B1) | itself
-            blocks.append(product(x, x).masked_fill(dropped, -torch.inf))
+            blocks.append(without(without(product(x, x), dropped), known_BB))
     logits = torch.cat(blocks, dim=1) / temperature
     return functional.cross_entropy(logits, index_B1[:, 0])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedlm.errors import InputError
-from embedlm.losses._scores import full, positive, shaped, targets
+from embedlm.losses._scores import false_negatives, full, positive, shaped, targets, without
 
 __all__ = ["late_interaction", "maxsim"]
 
@@ -23,11 +23,13 @@ def late_interaction(
     *,
     temperature: float = 1.0,
     length_normalize: bool = False,
+    positives_BM: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE over s(q, d) = sum_i max_j q_i . d_j (ColBERT, Khattab and Zaharia, SIGIR 2020).
 
     `length_normalize` divides s by the query's tokens (BGE-M3, arXiv 2402.03216). The masks are
-    true at the tokens that count.
+    true at the tokens that count. Documents that `positives_BM` marks as positives of a query,
+    beside the first of its own, are no negatives.
 
     Raises:
         InputError: for shapes that do not fit, or a text without a token.
@@ -44,6 +46,7 @@ def late_interaction(
     q_mask_BQ = _mask("q_mask", q_mask_BQ, q_BQD)
     d_mask_MT = _mask("d_mask", d_mask_MT, d_MTD)
     s_BM = maxsim(q_BQD, d_MTD, q_mask_BQ, d_mask_MT, length_normalize=length_normalize)
+    s_BM = without(s_BM, false_negatives(positives_BM, len(q_BQD), len(d_MTD)))
     return functional.cross_entropy(s_BM / temperature, targets(len(q_BQD), group, s_BM.device))
 
 

@@ -10,7 +10,16 @@ from typing import Literal, get_args
 from torch import Tensor
 from torch.nn import functional
 
-from embedlm.losses._scores import choice, full, group_size, prepared, same_shape, shaped
+from embedlm.losses._scores import (
+    choice,
+    false_negatives,
+    full,
+    group_size,
+    own_columns,
+    prepared,
+    same_shape,
+    shaped,
+)
 
 __all__ = ["cosine_mse", "triplet"]
 
@@ -30,11 +39,17 @@ def cosine_mse(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def triplet(
-    q_BD: Tensor, d_MD: Tensor, *, margin: float = 5.0, distance: Distance = "euclidean"
+    q_BD: Tensor,
+    d_MD: Tensor,
+    *,
+    margin: float = 5.0,
+    distance: Distance = "euclidean",
+    positives_BM: Tensor | None = None,
 ) -> Tensor:
     """mean max(0, dist(q, d+) - dist(q, d-) + margin) (Schroff et al., arXiv 1503.03832).
 
-    The mean is over all hard negatives of all queries.
+    The mean is over all hard negatives of all queries, without documents that `positives_BM` marks
+    as positives of the query.
 
     Raises:
         InputError: for shapes or a distance that do not fit.
@@ -47,4 +62,8 @@ def triplet(
         far_BG = 1 - (prepared(q_B1D, "cosine") * prepared(d_BGD, "cosine")).sum(-1)
     else:
         far_BG = functional.pairwise_distance(q_B1D, d_BGD, p=2 if distance == "euclidean" else 1)
-    return functional.relu(far_BG[:, :1] - far_BG[:, 1:] + margin).mean()
+    loss_BG = functional.relu(far_BG[:, :1] - far_BG[:, 1:] + margin)
+    if (dropped_BM := false_negatives(positives_BM, len(q_BD), len(d_MD))) is not None:
+        kept_BG = ~own_columns(dropped_BM)[:, 1:]
+        return (loss_BG * kept_BG).sum() / kept_BG.sum().clamp_min(1)
+    return loss_BG.mean()

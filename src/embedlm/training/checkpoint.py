@@ -16,11 +16,11 @@ from embedlm.errors import JobError
 from embedlm.jobs.atomic import TEMPORARY, disk_errors, replace_folder
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.jobs.manifest import change_of, json_values
-from embedlm.training.devices import rank, wait
+from embedlm.training.devices import process_rank, wait_for_all
+from embedlm.training.fsdp import load_local_state, local_part, local_state, put_weights
 from embedlm.training.gradcache import RandomState
-from embedlm.training.shards import load_local_state, local, local_state, put_weights
 
-__all__ = ["Checkpoints", "Progress", "trainable"]
+__all__ = ["Checkpoints", "StageProgress", "trained_parameters"]
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 KEEP = 2
@@ -28,7 +28,7 @@ KEEP = 2
 
 
 @dataclass(slots=True)
-class Progress:
+class StageProgress:
     """What a stage has done."""
 
     step: int = 0
@@ -53,7 +53,7 @@ class Checkpoints:
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder, self.manifest = folder, json_values(manifest)
         folder.mkdir(parents=True, exist_ok=True)
-        if rank() == 0:
+        if process_rank() == 0:
             for left in folder.glob(f".*{TEMPORARY}"):
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -63,7 +63,7 @@ class Checkpoints:
 
     def save(
         self,
-        progress: Progress,
+        progress: StageProgress,
         weights: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
     ) -> Path:
@@ -82,16 +82,16 @@ class Checkpoints:
             with disk_errors(target, told, also=(RuntimeError,)):  # torch's writer raises that
                 unfinished.mkdir(exist_ok=True)
                 self._write(unfinished, weights, optimizer)
-                wait()
-                if rank() == 0:
+                wait_for_all()
+                if process_rank() == 0:
                     write_json(unfinished / _MANIFEST, self.manifest)
                     write_json(unfinished / _PROGRESS, asdict(progress))
                     replace_folder(unfinished, target)
-                wait()
+                wait_for_all()
         except JobError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        if rank() == 0:
+        if process_rank() == 0:
             self._prune(progress)
         return target
 
@@ -100,19 +100,21 @@ class Checkpoints:
     ) -> None:
         """Write this process's random numbers and its shards."""
         state, owner = RandomState.now(), self._owner(weights)
-        torch.save({"cpu": state.cpu, "cuda": list(state.cuda)}, folder / f"random-{rank()}.pt")
-        if owner == rank():
-            tensors = {name: local(weight).detach().cpu() for name, weight in weights.items()}
+        torch.save(
+            {"cpu": state.cpu, "cuda": list(state.cuda)}, folder / f"random-{process_rank()}.pt"
+        )
+        if owner == process_rank():
+            tensors = {name: local_part(weight).detach().cpu() for name, weight in weights.items()}
             torch.save(tensors, folder / f"weights-{owner}.pt")
             torch.save(local_state(optimizer), folder / f"optimizer-{owner}.pt")
 
     def _owner(self, weights: Mapping[str, Tensor]) -> int:
         """Return whose weights this process reads: its own shards, or those of the first."""
-        return rank() if any(isinstance(w, DTensor) for w in weights.values()) else 0
+        return process_rank() if any(isinstance(w, DTensor) for w in weights.values()) else 0
 
     def load(
         self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-    ) -> Progress | None:
+    ) -> StageProgress | None:
         """Put the last whole checkpoint back and return where it stands; None: there is none.
 
         Raises:
@@ -133,9 +135,9 @@ class Checkpoints:
         options = {"map_location": "cpu", "weights_only": True}
         owner = self._owner(weights)
         load_local_state(optimizer, torch.load(folder / f"optimizer-{owner}.pt", **options))  # type: ignore[arg-type]
-        random = torch.load(folder / f"random-{rank()}.pt", **options)  # type: ignore[arg-type]
+        random = torch.load(folder / f"random-{process_rank()}.pt", **options)  # type: ignore[arg-type]
         RandomState(random["cpu"], tuple(random["cuda"])).restore()
-        return Progress(**progress)
+        return StageProgress(**progress)
 
     def restore(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Put the weights of a checkpoint back."""
@@ -145,12 +147,12 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step}"
 
-    def _prune(self, progress: Progress) -> None:
+    def _prune(self, progress: StageProgress) -> None:
         for step in self.steps()[:-KEEP]:
             if step != progress.best_step:
                 shutil.rmtree(self._path(step), ignore_errors=True)
 
 
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are trained, by name; shared ones once."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}

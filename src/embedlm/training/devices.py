@@ -20,27 +20,27 @@ from torch.distributed.tensor import DTensor
 
 __all__ = [
     "gather_rows",
-    "largest",
+    "max_over_processes",
+    "own_rows",
+    "process_count",
+    "process_rank",
     "processes",
-    "rank",
-    "share",
     "sum_gradients",
-    "summed",
-    "wait",
-    "world",
+    "sum_over_processes",
+    "wait_for_all",
 ]
 
 T = TypeVar("T")
 
 
-def world() -> int:
+def process_count() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank() -> int:
+def process_rank() -> int:
     """Return this process's place among them."""
-    return dist.get_rank() if world() > 1 else 0
+    return dist.get_rank() if process_count() > 1 else 0
 
 
 @contextmanager
@@ -59,52 +59,52 @@ def processes(device: Any = None) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def wait() -> None:
+def wait_for_all() -> None:
     """Go on only when all processes are here."""
-    if world() > 1:
+    if process_count() > 1:
         dist.barrier()
 
 
-def summed(count: int) -> int:
+def sum_over_processes(count: int) -> int:
     """Return the sum of the processes' counts."""
     return _reduced(count, dist.ReduceOp.SUM)
 
 
-def largest(count: int) -> int:
+def max_over_processes(count: int) -> int:
     """Return the largest of the processes' counts."""
     return _reduced(count, dist.ReduceOp.MAX)
 
 
 def _reduced(count: int, how: Any) -> int:
-    if world() == 1:
+    if process_count() == 1:
         return count
     found = torch.tensor(count, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(found, how)
     return int(found)
 
 
-def share(rows: Sequence[T]) -> Sequence[T]:
+def own_rows(rows: Sequence[T]) -> Sequence[T]:
     """Return this rank's rows of a batch, cut into as many even pieces as there are ranks.
 
     Rows that cannot be dealt out evenly are left out: the ranks must be in step.
     """
-    each = len(rows) // world()
-    return rows[rank() * each : (rank() + 1) * each]
+    each = len(rows) // process_count()
+    return rows[process_rank() * each : (process_rank() + 1) * each]
 
 
 def gather_rows(x_NX: Tensor) -> Tensor:
     """Return all ranks' rows in rank order, this rank's own with their graph."""
-    if world() == 1:
+    if process_count() == 1:
         return x_NX
-    parts = [torch.empty_like(x_NX) for _ in range(world())]
+    parts = [torch.empty_like(x_NX) for _ in range(process_count())]
     dist.all_gather(parts, x_NX.detach().contiguous())
-    parts[rank()] = x_NX
+    parts[process_rank()] = x_NX
     return torch.cat(parts)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up the gradients of all ranks in place; what none has one for keeps none."""
-    if world() == 1:
+    if process_count() == 1:
         return
     every = [p for p in parameters if not isinstance(p, DTensor)]  # shards are added up already
     device = every[0].device if every else None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from embedlm.schema.tuning import DynamicNegatives
 
-__all__ = ["Hardness"]
+__all__ = ["NegativeHardness"]
 
 SKIPPED = 10
 """Places of the mined list that the first replacement goes past."""
@@ -30,7 +30,7 @@ class _Record:
     """Step of the last look."""
 
 
-class Hardness:
+class NegativeHardness:
     """Which negatives each record has now."""
 
     def __init__(self, settings: DynamicNegatives) -> None:

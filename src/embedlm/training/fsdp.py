@@ -20,11 +20,19 @@ from torch.distributed.tensor import DTensor
 from embedlm.errors import UnsupportedError
 from embedlm.schema.tuning import Stage
 from embedlm.training.bottleneck import BOTTLENECK
-from embedlm.training.devices import world
-from embedlm.training.shards import local
-from embedlm.training.trainable import Student
+from embedlm.training.devices import process_count
+from embedlm.training.trainable import TrainableEmbedder
 
-__all__ = ["check_sharding", "clip_gradients", "shard", "whole_weights"]
+__all__ = [
+    "check_sharding",
+    "clip_gradients",
+    "load_local_state",
+    "local_part",
+    "local_state",
+    "put_weights",
+    "shard",
+    "whole_weights",
+]
 
 
 def check_sharding(stage: Stage) -> None:
@@ -43,25 +51,25 @@ def check_sharding(stage: Stage) -> None:
         )
 
 
-def shard(student: Student) -> None:
+def shard(model: TrainableEmbedder) -> None:
     """Split the network's weights over the processes; its head and what is small stay whole.
 
     Raises:
         UnsupportedError: a network without layers.
     """
-    backbone = student.backbone
+    backbone = model.backbone
     if backbone.static:
         raise UnsupportedError("a static model has no layers to shard; set sharding: none")
-    mesh = init_device_mesh(backbone.device.type, (world(),))
+    mesh = init_device_mesh(backbone.device.type, (process_count(),))
     head: Any = backbone.head
     kept = set(head.parameters()) if head is not None else set()
     for part in (*backbone.layers, backbone.network):
         fully_shard(part, mesh=mesh, ignored_params=kept)
-    student.rebuild(sharded=True)
+    model.rebuild(sharded=True)
 
 
 def whole_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return joined weights on the CPU; all processes must ask."""
+    """Return joined weights on the CPU; all processes must request."""
     return {
         name: (w.full_tensor() if isinstance(w, DTensor) else w).detach().cpu()
         for name, w in weights.items()
@@ -73,14 +81,59 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> f
     every: Sequence[nn.Parameter] = [p for p in parameters if p.grad is not None]
     if not any(isinstance(p, DTensor) for p in every):
         return float(nn.utils.clip_grad_norm_(every, limit or math.inf))
-    squares = [torch.zeros((), device=local(every[0]).device) for _ in range(2)]
+    squares = [torch.zeros((), device=local_part(every[0]).device) for _ in range(2)]
     for parameter in every:
         gradient: Any = parameter.grad
-        squares[isinstance(gradient, DTensor)] += local(gradient).float().square().sum()
+        squares[isinstance(gradient, DTensor)] += local_part(gradient).float().square().sum()
     dist.all_reduce(squares[1])
     norm = float(sum(squares).sqrt())  # type: ignore[union-attr]
     if limit is not None and norm > limit:
         for parameter in every:
             gradient = parameter.grad
-            local(gradient).mul_(limit / (norm + 1e-6))
+            local_part(gradient).mul_(limit / (norm + 1e-6))
     return norm
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor, or all of one that is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def put_weights(weights: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Copy weights, or this process's parts of them, by name."""
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            local_part(tensor).copy_(found[name])
+
+
+def local_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's state with this process's parts of its tensors."""
+    state = optimizer.state_dict()
+    parts = {
+        index: {key: local_part(v) if isinstance(v, Tensor) else v for key, v in values.items()}
+        for index, values in state["state"].items()
+    }
+    return {**state, "state": parts}
+
+
+def load_local_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put back what `local_state` gave, for parameters that are sharded likewise."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    whole = {}
+    for index, values in state["state"].items():
+        parameter = parameters[index]
+        whole[index] = {key: _like(v, parameter) for key, v in values.items()}
+    optimizer.load_state_dict({**state, "state": whole})
+
+
+def _like(value: Any, parameter: Tensor) -> Any:
+    """Return a part as the sharded tensor it is of; numbers stay as they are."""
+    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or not value.ndim:
+        return value
+    return DTensor.from_local(
+        value.to(parameter.device),
+        parameter.device_mesh,
+        parameter.placements,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )

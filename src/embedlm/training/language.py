@@ -18,7 +18,7 @@ from embedlm.backbone import Backbone
 from embedlm.encode.plan import plan
 from embedlm.errors import UnsupportedError
 from embedlm.schema.tuning import Loss
-from embedlm.training.devices import largest, summed, world
+from embedlm.training.devices import max_over_processes, process_count, sum_over_processes
 
 __all__ = ["LANGUAGE", "backward_language", "cross_entropy", "mask_token"]
 
@@ -90,7 +90,7 @@ def backward_language(
     # The next token would be seen in both directions (GritLM's generative part is causal).
     causal = True if loss.kind == "ntp" else None
     total = torch.zeros((), device=device)
-    every = summed(count)  # of all processes: their gradients are added up
+    every = sum_over_processes(count)  # of all processes: their gradients are added up
     for pack in packs:
         chosen = [rows[item] for item in pack.items.tolist()]
         h_TD = backbone.run([row.ids for row in chosen], causal=causal)
@@ -103,11 +103,11 @@ def backward_language(
         target_N = torch.tensor([token for row in chosen for token in row.targets], device=device)
         h_ND = h_TD[torch.tensor(index, device=device)]
         part = cross_entropy(backbone, h_ND, target_N)
-        shards = world() if backbone.sharded else 1  # their gradients are means
+        shards = process_count() if backbone.sharded else 1  # their gradients are means
         (part * (shards * scale / every)).backward()
         total += part.detach() / count
     if backbone.sharded:  # all processes run a sharded network as often
-        for _ in range(largest(len(packs)) - len(packs)):
+        for _ in range(max_over_processes(len(packs)) - len(packs)):
             (backbone.run([[0]]).sum() * 0).backward()
     return total
 

@@ -19,19 +19,18 @@ from embedlm.errors import JobError
 from embedlm.jobs.json_files import append_json
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
-from embedlm.training.checkpoint import Checkpoints, Progress, trainable
+from embedlm.training.checkpoint import Checkpoints, StageProgress, trained_parameters
 from embedlm.training.dev import dev_score, metric_of
-from embedlm.training.devices import rank, sum_gradients, wait
-from embedlm.training.fsdp import clip_gradients
+from embedlm.training.devices import process_rank, sum_gradients, wait_for_all
+from embedlm.training.fsdp import clip_gradients, local_part
 from embedlm.training.schedule import learning_rate
-from embedlm.training.shards import local
 from embedlm.training.step import Stepper
 
-__all__ = ["Every", "run_steps", "steps_of"]
+__all__ = ["Intervals", "run_steps", "steps_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class Intervals:
     """After how many steps a run logs, scores the dev set, and saves a checkpoint."""
 
     log: int = 10
@@ -56,11 +55,11 @@ def run_steps(
     stepper: Stepper,
     batches: Batches,
     checkpoints: Checkpoints,
-    every: Every,
+    every: Intervals,
     dev: Records | None,
-    say: Callable[[str, dict[str, Any]], None],
+    on_event: Callable[[str, dict[str, Any]], None],
     role: str | None = None,
-) -> Progress:
+) -> StageProgress:
     """Train a stage from where its last checkpoint stands; the best weights are left in the model.
 
     Args:
@@ -69,24 +68,24 @@ def run_steps(
         checkpoints: of the stage's folder.
         every: how often it is logged, evaluated and saved.
         dev: held-out records, or None.
-        say: told what happens: "step" and "dev" with their numbers.
+        on_event: told what happens: "step" and "dev" with their numbers.
         role: of the texts of held-out pairs.
 
     Raises:
         JobError: the loss or the gradient is no number, or a checkpoint cannot be written.
     """
-    stage, modules = stepper.stage, stepper.student.modules()
-    steps, parameters = steps_of(stage, batches), trainable(modules)
-    torch.manual_seed(stepper.seed + rank())
+    stage, modules = stepper.stage, stepper.model.modules()
+    steps, parameters = steps_of(stage, batches), trained_parameters(modules)
+    torch.manual_seed(stepper.seed + process_rank())
     optimizer = _optimizer(stage, parameters)
-    _check_memory(stage, parameters, stepper.student.backbone.device)
-    progress = checkpoints.load(parameters, optimizer) or Progress()
+    _check_memory(stage, parameters, stepper.model.backbone.device)
+    progress = checkpoints.load(parameters, optimizer) or StageProgress()
     if batches.hardness is not None:
         batches.hardness.restore(progress.negatives)
     batches.skip(progress.step * stage.batching.accumulate)
     ended = every.patience is not None and progress.stale >= every.patience
     if dev is not None and not progress.history:
-        _evaluate(stepper, dev, progress, say, role)
+        _evaluate(stepper, dev, progress, on_event, role)
         checkpoints.save(progress, parameters, optimizer)
     start = time.perf_counter()
     while progress.step < steps and not ended:
@@ -96,11 +95,11 @@ def run_steps(
         progress.step += 1
         if progress.step % every.log == 0 or progress.step == steps:
             spent = time.perf_counter() - start
-            say("step", {"step": progress.step, "of": steps, "rate": rate, **told, "s": spent})
+            on_event("step", {"step": progress.step, "of": steps, "rate": rate, **told, "s": spent})
         last, better = progress.step == steps, False
         if dev is not None and (last or _due(progress.step, every.evaluate)):
             modules.eval()
-            better = _evaluate(stepper, dev, progress, say, role)
+            better = _evaluate(stepper, dev, progress, on_event, role)
             ended = every.patience is not None and progress.stale >= every.patience
         due = better or last or ended or _due(progress.step, every.checkpoint)
         if due:
@@ -108,7 +107,7 @@ def run_steps(
                 progress.negatives = batches.hardness.state()
             checkpoints.save(progress, parameters, optimizer)
     modules.eval()
-    wait()
+    wait_for_all()
     best = every.keep == "best" and progress.best_step in checkpoints.steps()
     if best and progress.best_step is not None:
         checkpoints.restore(progress.best_step, parameters)
@@ -145,7 +144,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     parameters: dict[str, nn.Parameter],
     rate: float,
-    progress: Progress,
+    progress: StageProgress,
     checkpoints: Checkpoints,
 ) -> dict[str, float]:
     for group in optimizer.param_groups:
@@ -190,7 +189,7 @@ def _check_memory(stage: Stage, parameters: dict[str, nn.Parameter], device: tor
     """
     free = free_memory(device)
     # A gradient and AdamW's two moments, in the parameters' own dtype.
-    needs = sum(3 * local(p).numel() * p.element_size() for p in parameters.values())
+    needs = sum(3 * local_part(p).numel() * p.element_size() for p in parameters.values())
     if free is not None and needs > free:
         raise JobError(
             f"stage {stage.name!r} needs {needs / 2**30:.1f} GiB for gradients and the optimiser "
@@ -215,14 +214,14 @@ def _gradient(stepper: Stepper, batches: Batches) -> dict[str, float]:
 def _evaluate(
     stepper: Stepper,
     dev: Records,
-    progress: Progress,
-    say: Callable[[str, dict[str, Any]], None],
+    progress: StageProgress,
+    on_event: Callable[[str, dict[str, Any]], None],
     role: str | None,
 ) -> bool:
     """Score the dev set; tell whether it is better than ever (the start counts)."""
-    score = dev_score(stepper.student.embedder, dev, stepper.stage, role)
+    score = dev_score(stepper.model.embedder, dev, stepper.stage, role)
     progress.history.append({"step": progress.step, "score": score})
-    say("dev", {"step": progress.step, "metric": metric_of(dev), "score": score})
+    on_event("dev", {"step": progress.step, "metric": metric_of(dev), "score": score})
     better = progress.best_score is None or score > progress.best_score
     if better:
         progress.best_score, progress.best_step = score, progress.step

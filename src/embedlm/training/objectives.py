@@ -22,11 +22,11 @@ from embedlm.losses.multi_vector import maxsim
 from embedlm.schema.tuning import Loss
 from embedlm.training.language import LANGUAGE
 
-__all__ = ["EMBEDDING", "TEACHERS", "Parts", "check_objective", "head_of", "loss_of"]
+__all__ = ["EMBEDDING", "TEACHERS", "BatchFacts", "check_objective", "head_of", "loss_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class LossRequirements:
     """What a loss wants of the data."""
 
     kind: str
@@ -40,26 +40,30 @@ class Needs:
     head: str = "dense"
 
 
-EMBEDDING: dict[str, Needs] = {
-    "info_nce": Needs("groups", losses.info_nce),
-    "improved_info_nce": Needs("groups", losses.improved_info_nce),
-    "triplet": Needs("groups", losses.triplet, negatives=True),
-    "kl_distill": Needs("groups", losses.kl_distill, teacher=True),
-    "margin_mse": Needs("groups", losses.margin_mse, negatives=True, teacher=True),
-    "stable_distill": Needs("groups", losses.stable_distill, teacher=True),
-    "gist": Needs("groups", losses.gist, guide=True),
-    "late_interaction": Needs("groups", losses.late_interaction, head="multi_vector"),
-    "alignment": Needs("groups", losses.alignment),
-    "cosent": Needs("pairs", losses.cosent),
-    "angle": Needs("pairs", losses.angle),
-    "cosine_mse": Needs("pairs", losses.cosine_mse),
-    "simcse": Needs("texts", losses.info_nce),
-    "embedding_distill": Needs("any", losses.embedding_distill, guide=True),
-    "uniformity": Needs("any", losses.uniformity),
-    "flops": Needs("any", losses.flops, head="sparse"),
-    "m3_self_distill": Needs("groups", losses.m3_self_distill, head="dense+sparse+multi_vector"),
+EMBEDDING: dict[str, LossRequirements] = {
+    "info_nce": LossRequirements("groups", losses.info_nce),
+    "improved_info_nce": LossRequirements("groups", losses.improved_info_nce),
+    "triplet": LossRequirements("groups", losses.triplet, negatives=True),
+    "kl_distill": LossRequirements("groups", losses.kl_distill, teacher=True),
+    "margin_mse": LossRequirements("groups", losses.margin_mse, negatives=True, teacher=True),
+    "stable_distill": LossRequirements("groups", losses.stable_distill, teacher=True),
+    "gist": LossRequirements("groups", losses.gist, guide=True),
+    "late_interaction": LossRequirements("groups", losses.late_interaction, head="multi_vector"),
+    "alignment": LossRequirements("groups", losses.alignment),
+    "cosent": LossRequirements("pairs", losses.cosent),
+    "angle": LossRequirements("pairs", losses.angle),
+    "cosine_mse": LossRequirements("pairs", losses.cosine_mse),
+    "simcse": LossRequirements("texts", losses.info_nce),
+    "embedding_distill": LossRequirements("any", losses.embedding_distill, guide=True),
+    "uniformity": LossRequirements("any", losses.uniformity),
+    "flops": LossRequirements("any", losses.flops, head="sparse"),
+    "m3_self_distill": LossRequirements(
+        "groups", losses.m3_self_distill, head="dense+sparse+multi_vector"
+    ),
 }
 """Losses on embeddings, by the name that a plan gives them."""
+_MASKS = ("positives_BM", "equal_queries_BB")
+"""Arguments of losses that come from the batch, never from the plan."""
 _OWN = ("head", "teacher", "teachers", "reranker")
 """Options that are not the function's."""
 TEACHERS = _OWN[1:]
@@ -110,10 +114,10 @@ def check_objective(
             )
 
 
-def _check_options(loss: Loss, needs: Needs) -> None:
+def _check_options(loss: Loss, needs: LossRequirements) -> None:
     """Refuse an option that the loss does not have."""
     parameters = inspect.signature(needs.function).parameters.values()
-    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _MASKS]
     allowed = sorted({*own, *_OWN})
     for name in loss.options:
         if name not in allowed:
@@ -129,7 +133,7 @@ def head_of(loss: Loss) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class BatchFacts:
     """A batch's embeddings, and what the data say of it."""
 
     rows: int
@@ -144,6 +148,15 @@ class Parts:
     teacher_BG: Tensor | None = None
     guide_ND: Tensor | None = None
     """Another model's embeddings of the same texts."""
+    positives_BM: Tensor | None = None
+    """True where a document is known to be a positive of a query."""
+    equal_queries_BB: Tensor | None = None
+    """True where two queries are the same text or a positive of each other."""
+
+    def masks(self, function: Callable[..., Tensor]) -> dict[str, Tensor | None]:
+        """Return the masks that a loss takes, by the name of its argument."""
+        names = inspect.signature(function).parameters
+        return {name: getattr(self, name) for name in _MASKS if name in names}
 
     def head(self, v_NX: Tensor, kind: str) -> Tensor:
         """Return one head's columns."""
@@ -153,13 +166,13 @@ class Parts:
 
 
 def loss_of(
-    objective: Sequence[Loss], parts: Parts, v_NX: Tensor
+    objective: Sequence[Loss], facts: BatchFacts, v_NX: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the weighted sum of a stage's losses on embeddings, and each one's value.
 
     Args:
         objective: those of `EMBEDDING` are counted.
-        parts: what is known of the batch.
+        facts: what is known of the batch.
         v_NX: rows of queries, then of documents query after query (pairs: first, then second texts;
             texts: one view, then the other).
     """
@@ -170,9 +183,9 @@ def loss_of(
             continue
         several = "+" in head_of(loss)
         value = (
-            _three(loss, parts, v_NX)
+            _three(loss, facts, v_NX)
             if several
-            else _value(loss, parts, parts.head(v_NX, head_of(loss)))
+            else _value(loss, facts, facts.head(v_NX, head_of(loss)))
         )
         plain = several or head_of(loss) == "dense"
         name = loss.kind if plain else f"{head_of(loss)}_{loss.kind}"
@@ -181,19 +194,19 @@ def loss_of(
     return total, told
 
 
-def _three(loss: Loss, parts: Parts, v_NX: Tensor) -> Tensor:
+def _three(loss: Loss, facts: BatchFacts, v_NX: Tensor) -> Tensor:
     """Return BGE-M3's loss of the scores of all three heads."""
-    rows, scores = parts.rows, []
+    rows, scores = facts.rows, []
     for kind in head_of(loss).split("+"):
-        v_ND = parts.head(v_NX, kind).float()
+        v_ND = facts.head(v_NX, kind).float()
         q, d = v_ND[:rows], v_ND[rows:]
         if kind == "multi_vector":
-            scores.append(maxsim(*_tokens(parts, q, d), length_normalize=True))
+            scores.append(maxsim(*_tokens(facts, q, d), length_normalize=True))
             continue
         if kind == "dense":
             q, d = (torch.nn.functional.normalize(x, dim=1) for x in (q, d))
         scores.append(q @ d.mT)
-    return losses.m3_self_distill(*scores, **_options(loss))
+    return losses.m3_self_distill(*scores, **_options(loss), positives_BM=facts.positives_BM)
 
 
 def _options(loss: Loss) -> dict[str, Any]:
@@ -204,25 +217,25 @@ def _options(loss: Loss) -> dict[str, Any]:
     return options
 
 
-def _tokens(parts: Parts, *sides: Tensor) -> list[Tensor]:
+def _tokens(facts: BatchFacts, *sides: Tensor) -> list[Tensor]:
     """Return both sides' token vectors, x_NLD, and then where there is a token, x_NL."""
-    vectors = [side.unflatten(1, (parts.longest, -1)) for side in sides]
+    vectors = [side.unflatten(1, (facts.longest, -1)) for side in sides]
     return [*vectors, *((x_NLD != 0).any(-1) for x_NLD in vectors)]
 
 
-def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:
-    options = _options(loss)
-    first, second = v_ND[: parts.rows], v_ND[parts.rows :]
+def _value(loss: Loss, facts: BatchFacts, v_ND: Tensor) -> Tensor:
+    function = EMBEDDING[loss.kind].function
+    options = {**_options(loss), **facts.masks(function)}
+    first, second = v_ND[: facts.rows], v_ND[facts.rows :]
     if loss.kind == "late_interaction":
-        return losses.late_interaction(*_tokens(parts, first, second), **options)
+        return losses.late_interaction(*_tokens(facts, first, second), **options)
     if loss.kind in ("uniformity", "flops"):
         halves = [x for x in (first, second) if len(x)]
-        each = [EMBEDDING[loss.kind].function(x, **options) for x in halves]
+        each = [function(x, **options) for x in halves]
         return torch.stack(each).mean()
-    embeddings, others = _arguments(loss, parts, v_ND, first, second)
-    if loss.kind == "info_nce" and not parts.in_batch:
+    embeddings, others = _arguments(loss, facts, v_ND, first, second)
+    if loss.kind == "info_nce" and not facts.in_batch:
         options["own_group_only"] = True
-    function = EMBEDDING[loss.kind].function
     if loss.matryoshka:
         whole = v_ND.shape[1]
         widths = sorted({*(n for n in loss.matryoshka if n < whole), whole}, reverse=True)
@@ -231,21 +244,21 @@ def _value(loss: Loss, parts: Parts, v_ND: Tensor) -> Tensor:
 
 
 def _arguments(
-    loss: Loss, parts: Parts, v_ND: Tensor, first: Tensor, second: Tensor
+    loss: Loss, facts: BatchFacts, v_ND: Tensor, first: Tensor, second: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return what a loss is called with: embeddings, and what is not cut to a width."""
     if loss.kind == "embedding_distill":
-        assert parts.guide_ND is not None
-        return [v_ND], [parts.guide_ND]
+        assert facts.guide_ND is not None
+        return [v_ND], [facts.guide_ND]
     if loss.kind == "gist":
-        assert parts.guide_ND is not None
-        return [first, second], [parts.guide_ND[: parts.rows], parts.guide_ND[parts.rows :]]
+        assert facts.guide_ND is not None
+        return [first, second], [facts.guide_ND[: facts.rows], facts.guide_ND[facts.rows :]]
     if EMBEDDING[loss.kind].teacher:
-        assert parts.teacher_BG is not None
-        return [first, second], [parts.teacher_BG]
+        assert facts.teacher_BG is not None
+        return [first, second], [facts.teacher_BG]
     if EMBEDDING[loss.kind].kind == "pairs":
-        assert parts.labels_B is not None
-        return [first, second], [parts.labels_B]
+        assert facts.labels_B is not None
+        return [first, second], [facts.labels_B]
     if loss.kind == "alignment":
-        return [first, second[:: len(second) // parts.rows]], []
+        return [first, second[:: len(second) // facts.rows]], []
     return [first, second], []

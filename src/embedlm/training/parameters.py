@@ -14,27 +14,27 @@ from embedlm.errors import InputError, UnsupportedError, require
 from embedlm.schema.tuning import Adapter, Stage
 from embedlm.training.named_adapters import adapters_of
 from embedlm.training.qlora import in_four_bits
-from embedlm.training.trainable import Student
+from embedlm.training.trainable import TrainableEmbedder
 
-__all__ = ["dropped", "remembered", "set_trainable"]
+__all__ = ["attention_dropout", "recompute_contexts", "set_trainable"]
 
 
-def set_trainable(student: Student, stage: Stage) -> Any:
+def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
     """Turn gradients on where the stage trains, put its adapter on; return the adapter's model.
 
     Raises:
         InputError: nothing would be trained.
         UnsupportedError: a way of training that is not built.
     """
-    modules, names = student.modules(), adapters_of(stage)
+    modules, names = model.modules(), adapters_of(stage)
     modules.requires_grad_(False)
     if names:
-        _switchable(student, stage, names)
+        _switchable(model, stage, names)
         return None
-    if student.backbone.adapters is not None:
+    if model.backbone.adapters is not None:
         raise UnsupportedError(
             f"stage {stage.name!r}: the model has switchable adapters "
-            f"({', '.join(student.backbone.adapters.names)}); train one by name (data: adapter: "
+            f"({', '.join(model.backbone.adapters.names)}); train one by name (data: adapter: "
             "NAME), or merge them into the model first"
         )
     tuner: Any = None
@@ -42,7 +42,7 @@ def set_trainable(student: Student, stage: Stage) -> Any:
     if stage.train == "all":
         modules.requires_grad_(True)
     elif stage.train == "adapter":
-        tuner = _with_adapter(student, stage.adapter or Adapter())
+        tuner = _with_adapter(model, stage.adapter or Adapter())
         for part in others:
             part.requires_grad_(True)
     elif stage.train == "heads":
@@ -59,24 +59,24 @@ def set_trainable(student: Student, stage: Stage) -> Any:
     return tuner
 
 
-def _with_adapter(student: Student, settings: Adapter) -> Any:
+def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
     if settings.kind == "bitfit":
         raise InputError("adapter kind bitfit is `train: bias`")
     if settings.kind == "qlora":
-        in_four_bits(student.backbone.network, student.backbone.device)
+        in_four_bits(model.backbone.network, model.backbone.device)
     peft = require("peft", "train")
-    with _fitting(student, settings):
-        tuner = peft.get_peft_model(student.backbone.network, _config(settings))
-    student.rebuild()
+    with _fitting(model, settings):
+        tuner = peft.get_peft_model(model.backbone.network, _config(settings))
+    model.rebuild()
     return tuner
 
 
-def _switchable(student: Student, stage: Stage, names: Sequence[str]) -> None:
+def _switchable(model: TrainableEmbedder, stage: Stage, names: Sequence[str]) -> None:
     """Put a stage's switchable adapters on, and turn on the gradients of these alone."""
-    backbone, settings = student.backbone, stage.adapter or Adapter()
-    with _fitting(student, settings):
+    backbone, settings = model.backbone, stage.adapter or Adapter()
+    with _fitting(model, settings):
         adapters = add_adapters(backbone.network, backbone.adapters, names, _config(settings))
-    student.rebuild(adapters=adapters)
+    model.rebuild(adapters=adapters)
     backbone.network.requires_grad_(False)
     for parameter in adapters.parameters(names, backbone.network):
         parameter.requires_grad_(True)
@@ -95,12 +95,12 @@ def _config(settings: Adapter) -> Any:
 
 
 @contextmanager
-def _fitting(student: Student, settings: Adapter) -> Iterator[None]:
+def _fitting(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
     """Say which layers there are where an adapter's targets are none of them."""
     try:
         yield
     except ValueError as error:
-        layers = student.backbone.network.named_modules()
+        layers = model.backbone.network.named_modules()
         names = {name.rsplit(".", 1)[-1] for name, part in layers if isinstance(part, nn.Linear)}
         raise InputError(
             f"adapter targets {settings.targets!r} are not in this model: its linear layers are "
@@ -109,13 +109,13 @@ def _fitting(student: Student, settings: Adapter) -> Iterator[None]:
 
 
 @contextmanager
-def dropped(student: Student, rate: float | None) -> Iterator[None]:
+def attention_dropout(model: TrainableEmbedder, rate: float | None) -> Iterator[None]:
     """Train with attention dropout of this rate, and put the model's own back."""
     if rate is None:
         yield
         return
     changed: list[tuple[Any, str, float]] = []
-    for name, module in student.backbone.network.named_modules():
+    for name, module in model.backbone.network.named_modules():
         before = getattr(module, "attention_dropout", None)
         if isinstance(before, float):
             changed.append((module, "attention_dropout", before))
@@ -123,16 +123,16 @@ def dropped(student: Student, rate: float | None) -> Iterator[None]:
         elif isinstance(module, nn.Dropout) and "att" in name.lower():
             changed.append((module, "p", module.p))
             module.p = rate
-    student.rebuild()
+    model.rebuild()
     try:
         yield
     finally:
         for module, key, before in changed:
             setattr(module, key, before)
-        student.rebuild()
+        model.rebuild()
 
 
-def remembered() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the contexts of a checkpointed layer: its forward pass, and when it runs again.
 
     The second knows the layout of the first: by then another pack may be under way, or none.

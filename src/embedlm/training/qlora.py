@@ -27,7 +27,7 @@ def in_four_bits(network: nn.Module, device: torch.device) -> None:
         for name, layer in list(module.named_children()):
             if isinstance(layer, nn.Linear):
                 setattr(module, name, _quantised(bitsandbytes, layer, device))
-    network.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks
+    network.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft requests
 
 
 def _quantised(bitsandbytes: Any, layer: nn.Linear, device: torch.device) -> Any:

@@ -8,21 +8,21 @@ import numpy as np
 
 from embedlm.embedder import Embedder
 from embedlm.schema.tuning import Batching, Stage
-from embedlm.training.batches import Batch, Row
+from embedlm.training.batches import Batch, BatchRow
 from embedlm.training.named_adapters import adapter_of
-from embedlm.training.trainable import Ask
+from embedlm.training.trainable import TextRequest
 
-__all__ = ["asks_of"]
+__all__ = ["requests_of"]
 
 
-def asks_of(
+def requests_of(
     embedder: Embedder,
     stage: Stage,
     batch: Batch,
     kind: str,
-    rows: Sequence[Row],
+    rows: Sequence[BatchRow],
     chance: np.random.Generator,
-) -> list[Ask]:
+) -> list[TextRequest]:
     """Return the texts of some of a batch's rows: queries and documents, or both of each pair.
 
     Args:
@@ -39,7 +39,7 @@ def asks_of(
         # SimCSE embeds a text twice, by dropout each time otherwise.
         views = 2 if any(loss.kind == "simcse" for loss in stage.objective) else 1
         own = adapter_of(stage, source, None)
-        return [Ask(queries, None, max_length=_length(limit, None), adapter=own)] * views
+        return [TextRequest(queries, None, max_length=_length(limit, None), adapter=own)] * views
     documents = tuple(text for row in rows for text in row.documents)
     sources = [row.source for row in rows for _ in row.documents]
     roles = ("query", "document") if kind == "groups" else (None, None)
@@ -56,7 +56,7 @@ def asks_of(
             for row, instruction in zip(rows, asked, strict=True)
         )
     return [
-        Ask(
+        TextRequest(
             queries,
             roles[0],
             _instructions(embedder, given, roles[0]),
@@ -64,7 +64,7 @@ def asks_of(
             _length(limit, roles[0]),
             adapter_of(stage, source, roles[0]),
         ),
-        Ask(
+        TextRequest(
             documents,
             roles[1],
             _instructions(embedder, of_documents, roles[1]),
@@ -85,7 +85,7 @@ def _instructions(
 
 
 def _shots(
-    batch: Batch, row: Row, instruction: str, batching: Batching, chance: np.random.Generator
+    batch: Batch, row: BatchRow, instruction: str, batching: Batching, chance: np.random.Generator
 ) -> tuple[dict[str, str], ...]:
     """Return up to so many other queries of the batch with their positives (BGE-ICL)."""
     others = [other for other in batch.rows if other.query != row.query]

@@ -23,21 +23,20 @@ from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
-from embedlm.training.checkpoint import Checkpoints, Progress, trainable
+from embedlm.training.checkpoint import Checkpoints, StageProgress, trained_parameters
 from embedlm.training.dev import metric_of
-from embedlm.training.devices import processes, rank, wait, world
-from embedlm.training.fsdp import check_sharding, shard, whole_weights
+from embedlm.training.devices import process_count, process_rank, processes, wait_for_all
+from embedlm.training.fsdp import check_sharding, put_weights, shard, whole_weights
 from embedlm.training.language import LANGUAGE
-from embedlm.training.loop import Every, run_steps, write_log
+from embedlm.training.loop import Intervals, run_steps, write_log
 from embedlm.training.named_adapters import changes_of, check_adapters
 from embedlm.training.objectives import check_objective
-from embedlm.training.parameters import dropped, remembered, set_trainable
+from embedlm.training.parameters import attention_dropout, recompute_contexts, set_trainable
 from embedlm.training.plan import LocatedPlan, find_data, find_model, load_plan, tiny
-from embedlm.training.shards import put_weights
-from embedlm.training.step import Stepper, longest, trained_heads
-from embedlm.training.teachers import Guide, Judge, Panel
-from embedlm.training.trackers import Say, tracked
-from embedlm.training.trainable import Student
+from embedlm.training.step import Stepper, length_limit, trained_heads
+from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
+from embedlm.training.trackers import EventHandler, tracked
+from embedlm.training.trainable import TrainableEmbedder
 
 __all__ = ["train"]
 
@@ -54,7 +53,7 @@ def train(
     scale: str | None = None,
     device: Any = None,
     restart: bool = False,
-    say: Say | None = None,
+    on_event: EventHandler | None = None,
 ) -> Embedder:
     """Train a model by a plan; a run that was interrupted goes on where it stood.
 
@@ -66,7 +65,7 @@ def train(
         scale: "tiny" runs the same stages at a size for two cores, with the built-in model.
         device: None chooses CUDA, MPS or CPU.
         restart: begin anew, whatever the output folder holds.
-        say: told what happens: "stage", "step" and "dev" with their numbers.
+        on_event: told what happens: "stage", "step" and "dev" with their numbers.
 
     Returns:
         The trained model, as `embedlm.load(output/model)` opens it.
@@ -91,8 +90,8 @@ def train(
         path = find_data(chosen.dev.source, source.folder, data)
         dev = read_records(path, chosen.dev.max_records)
         metric_of(dev)  # refuses records that say nothing of similarity
-    with processes(device), tracked(chosen, target, say) as told:
-        _Run(source, data, device, told, dev).run(sets, target, restart=restart)
+    with processes(device), tracked(chosen, target, on_event) as report:
+        _Run(source, data, device, report, dev).run(sets, target, restart=restart)
     return load(str(target / "model"), device=device)
 
 
@@ -125,17 +124,17 @@ class _Run:
     source: LocatedPlan
     data: str | Path | None
     device: Any
-    say: Say
+    on_event: EventHandler
     dev: Records | None
 
     def run(self, sets: list[list[Records]], target: Path, *, restart: bool) -> None:
         """Train the stages that are not there yet, and put the last one's model in its place."""
         plan = self.source.plan
-        if rank() == 0 and restart:
+        if process_rank() == 0 and restart:
             for folder in (*target.glob("stage-*"), target / "model"):
                 shutil.rmtree(folder, ignore_errors=True)
         target.mkdir(parents=True, exist_ok=True)
-        wait()
+        wait_for_all()
         here, recipe = plan.model, self.source.recipe()
         changes = changes_of(plan.stages)
         recipe = recipe.override(changes) if changes else recipe
@@ -144,10 +143,10 @@ class _Run:
             if not (folder / "model" / "config.json").is_file():
                 self.stage(number, records, here, recipe, folder)
             here = str(folder / "model")
-        if rank() == 0:
+        if process_rank() == 0:
             shutil.rmtree(target / "model", ignore_errors=True)
             shutil.copytree(here, target / "model")
-        wait()
+        wait_for_all()
 
     def stage(
         self, number: int, sets: list[Records], here: str, recipe: Recipe, folder: Path
@@ -156,14 +155,14 @@ class _Run:
         plan = self.source.plan
         stage, later = plan.stages[number], plan.stages[number + 1 :]
         folder.mkdir(parents=True, exist_ok=True)
-        if rank() == 0:
-            self.say("stage", {"stage": stage.name, "model": here})
+        if process_rank() == 0:
+            self.on_event("stage", {"stage": stage.name, "model": here})
         torch.manual_seed(plan.seed)  # an adapter's first weights are random
-        student = _student(stage, here, recipe, self.device, later=later)
-        tuner = set_trainable(student, stage)
-        sharded = plan.sharding == "full" and world() > 1
+        model = _load_trainable(stage, here, recipe, self.device, later=later)
+        tuner = set_trainable(model, stage)
+        sharded = plan.sharding == "full" and process_count() > 1
         if sharded:
-            shard(student)
+            shard(model)
         batches = Batches(sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives)
         manifest = {
             "stage": stage.model_dump(mode="json"),
@@ -171,29 +170,29 @@ class _Run:
             "recipe": recipe.model_dump(mode="json"),
             "seed": plan.seed,
             "data": _fingerprints(sets),
-            "shards": world() if sharded else 1,
+            "shards": process_count() if sharded else 1,
         }
-        stepper = self._stepper(stage, student, batches.kind)
+        stepper = self._stepper(stage, model, batches.kind)
 
         def told(kind: str, values: dict[str, Any]) -> None:
-            if rank() == 0:
+            if process_rank() == 0:
                 write_log(folder / "log.jsonl", kind, values)
-                self.say(kind, {"stage": stage.name, **values})
+                self.on_event(kind, {"stage": stage.name, **values})
 
-        with dropped(student, stage.dropout):
+        with attention_dropout(model, stage.dropout):
             checkpoints = Checkpoints(folder / "checkpoints", manifest)
             every = _every(plan, stage)
             role = plan.dev.role if plan.dev is not None else None
             progress = run_steps(stepper, batches, checkpoints, every, self.dev, told, role)
-        self._write(student, tuner, number, (here, recipe), folder)
-        if rank() == 0:
+        self._write(model, tuner, number, (here, recipe), folder)
+        if process_rank() == 0:
             _write_summary(folder, progress)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        wait()
+        wait_for_all()
 
     def _write(
         self,
-        student: Student,
+        model: TrainableEmbedder,
         tuner: Any,
         number: int,
         before: tuple[str, Recipe],
@@ -202,39 +201,41 @@ class _Run:
         """Write a stage's adapter and model, from the first process; shards are joined before."""
         stages = self.source.plan.stages
         stage, later = stages[number], stages[number + 1 :]
-        if student.backbone.sharded:
-            weights = whole_weights(trainable(student.modules()))
-            if rank() == 0:
-                student = _student(stage, *before, "cpu", later=later)
-                tuner = set_trainable(student, stage)
-                put_weights(trainable(student.modules()), weights)
-        if rank() != 0:
+        if model.backbone.sharded:
+            weights = whole_weights(trained_parameters(model.modules()))
+            if process_rank() == 0:
+                model = _load_trainable(stage, *before, "cpu", later=later)
+                tuner = set_trainable(model, stage)
+                put_weights(trained_parameters(model.modules()), weights)
+        if process_rank() != 0:
             return
         if tuner is not None:
             tuner.save_pretrained(str(folder / "adapter"))
         if stage.adapter is not None and stage.adapter.kind == "qlora":
             # What was learnt on 4 bits becomes part of the whole weights.
-            whole = _student(stage, *before, self.device).backbone.network
+            whole = _load_trainable(stage, *before, self.device).backbone.network
             apply_adapters(whole, [folder / "adapter"], merge=True)
-            student.rebuild(network=whole)
+            model.rebuild(network=whole)
         elif tuner is not None:
             tuner.merge_and_unload()
-            student.rebuild()
-        student.embedder.save_pretrained(folder / "model")
+            model.rebuild()
+        model.embedder.save_pretrained(folder / "model")
 
-    def _stepper(self, stage: Stage, student: Student, kind: str) -> Stepper:
+    def _stepper(self, stage: Stage, model: TrainableEmbedder, kind: str) -> Stepper:
         """Return what takes a stage's steps, with the other models that its losses name."""
         plan, options = self.source.plan, {"device": self.device, "dtype": "auto"}
-        stepper = Stepper(student, stage, kind, plan.seed, plan.precision)
+        stepper = Stepper(model, stage, kind, plan.seed, plan.precision)
         of_teacher = {**options, "dtype": plan.precision}
         if (teacher := self._named(stage, "teacher")) is not None:
-            stepper.guide = Guide(load(teacher, **of_teacher))
+            stepper.guide = EmbeddingTeacher(load(teacher, **of_teacher))
         named = {str(t): None for o in stage.objective for t in o.options.get("teachers", ())}
         if named:
             found = [find_model(name, self.source.folder, self.data) for name in named]
-            stepper.judge = Panel([Guide(load(name, **of_teacher)) for name in found])
+            stepper.scorer = TeacherPanel(
+                [EmbeddingTeacher(load(name, **of_teacher)) for name in found]
+            )
         if (reranker := self._named(stage, "reranker")) is not None:
-            stepper.judge = Judge(Reranker(reranker, **options))
+            stepper.scorer = RerankingTeacher(Reranker(reranker, **options))
         return stepper
 
     def _named(self, stage: Stage, option: str) -> str | None:
@@ -250,7 +251,7 @@ class _Run:
         return find_model(str(named[0]), self.source.folder, self.data)
 
 
-def _write_summary(folder: Path, progress: Progress) -> None:
+def _write_summary(folder: Path, progress: StageProgress) -> None:
     summary = {
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -260,9 +261,9 @@ def _write_summary(folder: Path, progress: Progress) -> None:
     write_json(folder / "summary.json", summary)
 
 
-def _student(
+def _load_trainable(
     stage: Stage, here: str, recipe: Recipe, device: Any, *, later: Sequence[Stage] = ()
-) -> Student:
+) -> TrainableEmbedder:
     """Load what a stage trains, with the language-model head where it or a later one reads it."""
     own = recipe
     if stage.attention is not None:
@@ -271,27 +272,29 @@ def _student(
     language = any(_is_language(one) for one in (stage, *later))
     lm_head = language or any(head.reads_lm_head for head in make_heads(heads))
     embedder = load_to_train(here, own, device=device, lm_head=lm_head)
-    student = Student(embedder, heads, stage.batching.chunk_tokens or PACK)
-    student.denoise = own.pooling.denoise if stage.denoise is None else stage.denoise
+    model = TrainableEmbedder(embedder, heads, stage.batching.chunk_tokens or PACK)
+    model.denoise = own.pooling.denoise if stage.denoise is None else stage.denoise
     if any(loss.kind in BOTTLENECK for loss in stage.objective):
         heads_of_layer = int(embedder.backbone.text_config.num_attention_heads)
-        decoder = Bottleneck(embedder.backbone.dim, heads_of_layer, longest(stage))
-        student.extra["decoder"] = decoder.to(embedder.backbone.device)
+        decoder = Bottleneck(embedder.backbone.dim, heads_of_layer, length_limit(stage))
+        model.extra["decoder"] = decoder.to(embedder.backbone.device)
     if stage.gradient_checkpointing:
-        network: Any = student.backbone.network
-        network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": remembered})
-        student.rebuild()
-    return student
+        network: Any = model.backbone.network
+        network.gradient_checkpointing_enable(
+            {"use_reentrant": False, "context_fn": recompute_contexts}
+        )
+        model.rebuild()
+    return model
 
 
 def _is_language(stage: Stage) -> bool:
     return any(loss.kind in LANGUAGE for loss in stage.objective)
 
 
-def _every(plan: Plan, stage: Stage) -> Every:
+def _every(plan: Plan, stage: Stage) -> Intervals:
     keep: Literal["best", "last"] = stage.keep or ("last" if _is_language(stage) else "best")
     dev = plan.dev
-    return Every(
+    return Intervals(
         log=plan.log_every,
         evaluate=None if dev is None else dev.every,
         checkpoint=plan.checkpoint_every,

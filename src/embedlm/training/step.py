@@ -5,9 +5,10 @@ Shapes: B queries of all ranks, N texts of this rank, X columns of all heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,178 +19,210 @@ from torch.nn import functional
 from embedlm.errors import InputError
 from embedlm.schema.recipe import Head, parse_head
 from embedlm.schema.tuning import Loss, Stage
-from embedlm.training.batches import Batch, Row
+from embedlm.training.batches import Batch, BatchRow
 from embedlm.training.bottleneck import BOTTLENECK, backward_bottleneck
-from embedlm.training.devices import gather_rows, largest, rank, share, world
+from embedlm.training.devices import (
+    gather_rows,
+    max_over_processes,
+    own_rows,
+    process_count,
+    process_rank,
+)
 from embedlm.training.gradcache import backward_cached, backward_plain
 from embedlm.training.language import LANGUAGE, backward_language
-from embedlm.training.objectives import EMBEDDING, Parts, head_of, loss_of
-from embedlm.training.requests import asks_of
-from embedlm.training.teachers import Guide, Judge, Panel
-from embedlm.training.trainable import Ask, Student
+from embedlm.training.objectives import EMBEDDING, BatchFacts, head_of, loss_of
+from embedlm.training.positives import equal_queries, known_positives
+from embedlm.training.requests import requests_of
+from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
+from embedlm.training.trainable import TextRequest, TrainableEmbedder
 
-__all__ = ["Stepper", "longest", "trained_heads"]
+__all__ = ["Stepper", "length_limit", "trained_heads"]
 
 LENGTH = 512
-"""Tokens of a text in a language modelling objective, where nothing else is said."""
+"""Longest text in tokens of a language-modelling objective when the stage sets no limit."""
 
 
-def longest(stage: Stage) -> int:
-    """Return how many tokens a stage reads of a text of any role."""
+def length_limit(stage: Stage) -> int:
+    """Return the largest number of tokens that a stage reads of a text, over all roles."""
     limit = stage.max_length
     return max(limit.values()) if isinstance(limit, dict) else limit or LENGTH
 
 
-def trained_heads(embedder_heads: Sequence[Head], objective: Sequence[Loss]) -> tuple[Head, ...]:
-    """Return the heads that the losses read, with the recipe's own options."""
+def trained_heads(recipe_heads: Sequence[Head], objective: Sequence[Loss]) -> tuple[Head, ...]:
+    """Return the heads that the losses read, with the options that the recipe gives them."""
     named = [head_of(loss).split("+") for loss in objective if loss.kind in EMBEDDING]
     kinds = dict.fromkeys(kind for kinds in named for kind in kinds)
-    return tuple(parse_head(kind, tuple(embedder_heads)) for kind in kinds)
+    return tuple(parse_head(kind, tuple(recipe_heads)) for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What the data and other models say of the texts of a batch; None where no loss asks."""
+
+    labels_B: Tensor | None = None
+    teacher_BG: Tensor | None = None
+    guide_ND: Tensor | None = None
+    positives_BM: Tensor | None = None
+    equal_queries_BB: Tensor | None = None
 
 
 @dataclass(slots=True)
 class Stepper:
-    """Turns a batch into gradients."""
+    """Computes the gradient of a batch."""
 
-    student: Student
+    model: TrainableEmbedder
     stage: Stage
     kind: str
+    """Kind of the records: groups, pairs or texts."""
     seed: int
     precision: str = "float32"
-    guide: Guide | None = None
-    judge: Judge | Panel | None = None
-    """Gives the scores that records lack."""
+    guide: EmbeddingTeacher | None = None
+    """Another model, whose embeddings some losses compare with."""
+    scorer: RerankingTeacher | TeacherPanel | None = None
+    """A teacher that scores the documents of records without scores."""
     negatives_BG: Tensor | None = None
-    """Cosine of each query of the last batch with its own hard negatives, where they may change."""
+    """Cosine of each query of the last batch with its hard negatives (`dynamic_negatives`)."""
 
     def backward(self, batch: Batch, scale: float = 1.0) -> dict[str, float]:
-        """Add the batch's gradient to the parameters; return the losses, `loss` being their sum.
+        """Add a batch's gradient to the parameters.
 
         Args:
-            batch: of the step.
-            scale: of the gradient.
+            batch: the batch of all processes.
+            scale: factor of the gradient.
+
+        Returns:
+            The value of each loss, and under "loss" their weighted sum.
         """
-        chance = np.random.default_rng([self.seed, 3, batch.step, rank()])
-        rows = list(share(batch.rows))
-        told: dict[str, float] = {}
+        rng = np.random.default_rng([self.seed, 3, batch.step, process_rank()])
+        rows = list(own_rows(batch.rows))
+        values: dict[str, float] = {}
         total = 0.0
         if any(loss.kind in EMBEDDING for loss in self.stage.objective):
-            loss, told = self._embedding(batch, rows, chance, scale)
-            total += loss
-        for loss_ in self.stage.objective:
-            if loss_.kind in LANGUAGE:
-                told[loss_.kind] = self._language(loss_, rows, chance, scale)
-                total += loss_.weight * told[loss_.kind]
-        return {"loss": total, **told}
+            embedding_loss, values = self._embedding(batch, rows, rng, scale)
+            total += embedding_loss
+        for loss in self.stage.objective:
+            if loss.kind in LANGUAGE:
+                values[loss.kind] = self._language(loss, rows, rng, scale)
+                total += loss.weight * values[loss.kind]
+        return {"loss": total, **values}
 
     def _embedding(
-        self, batch: Batch, rows: Sequence[Row], chance: np.random.Generator, scale: float
+        self, batch: Batch, rows: Sequence[BatchRow], rng: np.random.Generator, scale: float
     ) -> tuple[float, dict[str, float]]:
-        stage, embedder = self.stage, self.student.embedder
-        asks = asks_of(embedder, stage, batch, self.kind, rows, chance)
-        plan = self.student.plan(asks)
-        told: dict[str, float] = {}
-        labels_B, teacher_BG, guide_ND = self._beside(batch, asks)
-        own = len(rows)
+        stage = self.stage
+        requests = requests_of(self.model.embedder, stage, batch, self.kind, rows, rng)
+        plan = self.model.plan_chunks(requests)
+        values: dict[str, float] = {}
+        context = self._context(batch, requests)
 
         def loss(v_NX: Tensor) -> Tensor:
             ordered = v_NX[plan.order_N]
-            queries, documents = gather_rows(ordered[:own]), gather_rows(ordered[own:])
-            parts = Parts(
-                len(queries),
-                self.kind,
-                batch.in_batch,
-                self.student.readout.columns(plan.longest),
-                plan.longest,
-                labels_B,
-                teacher_BG,
-                guide_ND,
+            queries = gather_rows(ordered[: len(rows)])
+            documents = gather_rows(ordered[len(rows) :])
+            facts = BatchFacts(
+                rows=len(queries),
+                kind=self.kind,
+                in_batch=batch.in_batch,
+                width=self.model.readout.columns(plan.longest),
+                longest=plan.longest,
+                labels_B=context.labels_B,
+                teacher_BG=context.teacher_BG,
+                guide_ND=context.guide_ND,
+                positives_BM=context.positives_BM,
+                equal_queries_BB=context.equal_queries_BB,
             )
             if stage.dynamic_negatives is not None:
-                self.negatives_BG = _negatives(parts, queries, documents)
-            found, values = loss_of(stage.objective, parts, torch.cat([queries, documents]))
-            told.update(values)
-            return found
+                self.negatives_BG = _negative_scores(facts, queries, documents)
+            total, parts = loss_of(stage.objective, facts, torch.cat([queries, documents]))
+            values.update(parts)
+            return total
 
-        chunks = [lambda c=chunk: self._cast(c) for chunk in plan.chunks]
-        sharded = self.student.backbone.sharded
-        if sharded:
-            idle = [lambda: self._cast(self.student.nothing)] * (largest(len(chunks)) - len(chunks))
-            # Shards' gradients are means over the processes.
-            return float(backward_cached(chunks, loss, scale * world(), idle)), told
+        chunks = [partial(self._cast, chunk) for chunk in plan.chunks]
+        if self.model.backbone.sharded:
+            missing = max_over_processes(len(chunks)) - len(chunks)
+            idle = [partial(self._cast, self.model.run_idle)] * missing
+            # FSDP averages the shards' gradients over the processes.
+            return float(backward_cached(chunks, loss, scale * process_count(), idle)), values
         cached = stage.batching.chunk_tokens is not None and len(plan.chunks) > 1
         run = backward_cached if cached else backward_plain
-        return float(run(chunks, loss, scale)), told
+        return float(run(chunks, loss, scale)), values
 
-    def _cast(self, chunk: Any) -> Tensor:
+    def _cast(self, chunk: Callable[[], Tensor]) -> Tensor:
         with self._autocast():
-            found: Tensor = chunk()
-        return found
+            return chunk()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "float32":
             return nullcontext()
-        device = self.student.backbone.device.type
+        device = self.model.backbone.device.type
         return torch.autocast(device, dtype=getattr(torch, self.precision))
 
-    def _beside(
-        self, batch: Batch, asks: Sequence[Ask]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return what the data and another model say of the whole batch."""
-        device, losses = self.student.backbone.device, self.stage.objective
-        each = len(batch.rows) // world() * world()
-        rows = batch.rows[:each]
-        labels = teacher = guide = None
+    def _context(self, batch: Batch, requests: Sequence[TextRequest]) -> _Context:
+        """Return what the data and other models say of the whole batch, all processes' rows."""
+        device, objective = self.model.backbone.device, self.stage.objective
+        rows = batch.rows[: len(batch.rows) // process_count() * process_count()]
         if self.kind == "pairs":
             labels = torch.tensor([row.score for row in rows], device=device)
+            return _Context(labels_B=labels, guide_ND=self._guide_vectors(requests))
+        teacher = None
         if rows and rows[0].teacher:
             teacher = torch.tensor([row.teacher for row in rows], device=device)
-        elif any(loss.kind in EMBEDDING and EMBEDDING[loss.kind].teacher for loss in losses):
-            judge = self.judge or self.guide
-            assert judge is not None
-            teacher = gather_rows(judge.scores(share(rows)).to(device))
-        if self.guide is not None:
-            guide = torch.cat([gather_rows(self.guide.embed(ask).to(device)) for ask in asks])
-        return labels, teacher, guide
+        elif any(loss.kind in EMBEDDING and EMBEDDING[loss.kind].teacher for loss in objective):
+            scorer = self.scorer or self.guide
+            assert scorer is not None
+            teacher = gather_rows(scorer.scores(own_rows(rows)).to(device))
+        return _Context(
+            teacher_BG=teacher,
+            guide_ND=self._guide_vectors(requests),
+            positives_BM=known_positives(rows).to(device),
+            equal_queries_BB=equal_queries(rows).to(device),
+        )
+
+    def _guide_vectors(self, requests: Sequence[TextRequest]) -> Tensor | None:
+        if self.guide is None:
+            return None
+        device = self.model.backbone.device
+        vectors = [self.guide.embed(request).to(device) for request in requests]
+        return torch.cat([gather_rows(v_ND) for v_ND in vectors])
 
     def _language(
-        self, loss: Loss, rows: Sequence[Row], chance: np.random.Generator, scale: float
+        self, loss: Loss, rows: Sequence[BatchRow], rng: np.random.Generator, scale: float
     ) -> float:
         texts = [text for row in rows for text in (row.query, *row.documents[:1])]
-        length = longest(self.stage)
-        if self.student.backbone.head is None:
+        length = length_limit(self.stage)
+        if self.model.backbone.head is None:
             raise InputError(f"objective {loss.kind!r} needs a model with a language-model head")
         with self._autocast():
             if loss.kind in BOTTLENECK:
-                decoder: Any = self.student.extra["decoder"]
+                decoder: Any = self.model.extra["decoder"]
                 return float(
                     backward_bottleneck(
-                        self.student.embedder,
+                        self.model.embedder,
                         decoder,
                         texts,
                         loss,
                         max_length=length,
-                        budget=self.student.budget,
-                        chance=chance,
-                        scale=scale * loss.weight / world(),
+                        budget=self.model.budget,
+                        chance=rng,
+                        scale=scale * loss.weight / process_count(),
                     )
                 )
-            found = backward_language(
-                self.student.backbone,
+            value = backward_language(
+                self.model.backbone,
                 texts,
                 loss,
                 max_length=length,
-                budget=self.student.budget,
+                budget=self.model.budget,
                 probability=self.stage.mask_probability or 0.15,
-                chance=chance,
+                chance=rng,
                 scale=scale * loss.weight,
             )
-        return float(found)
+        return float(value)
 
 
-def _negatives(parts: Parts, queries: Tensor, documents: Tensor) -> Tensor:
+def _negative_scores(facts: BatchFacts, queries: Tensor, documents: Tensor) -> Tensor:
     """Return the cosine of each query with its own hard negatives, s_BG."""
-    q_BD, d_MD = (parts.head(v_NX, "dense").detach() for v_NX in (queries, documents))
+    q_BD, d_MD = (facts.head(v_NX, "dense").detach() for v_NX in (queries, documents))
     q_BD, d_MD = (functional.normalize(v_ND.float(), dim=1) for v_ND in (q_BD, d_MD))
     d_BGD = d_MD.unflatten(0, (len(q_BD), -1))[:, 1:]
     scores_BG: Tensor = (q_BD[:, None] * d_BGD).sum(2)

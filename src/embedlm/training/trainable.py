@@ -1,7 +1,6 @@
-"""A model in training: text in, embeddings with gradients out, by the path that `encode` takes.
+"""A model in training: it embeds texts with gradients, by the same path as `encode`.
 
-Shapes: T tokens of a pack, N texts of all packs, R texts of a pack, D width of a vector, V
-vocabulary, L longest text in tokens.
+Shapes: N texts of all packs, R texts of one pack, X columns of all heads.
 """
 
 from __future__ import annotations
@@ -21,38 +20,40 @@ from embedlm.encode.run import pack_states
 from embedlm.errors import UnsupportedError
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.schema.recipe import Head
-from embedlm.training.devices import largest
+from embedlm.training.devices import max_over_processes
 
-__all__ = ["Ask", "Plan", "Student", "modules_of"]
+__all__ = ["EmbeddingPlan", "TextRequest", "TrainableEmbedder", "modules_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class TextRequest:
     """Texts of one role that are embedded together."""
 
     texts: tuple[str, ...]
     role: str | None
     instructions: tuple[str, ...] | None = None
+    """One instruction for each text; None takes the recipe's."""
     demonstrations: tuple[tuple[dict[str, str], ...], ...] | None = None
-    """Those of each text; None: none of its own."""
+    """Few-shot examples for each text; None takes the recipe's."""
     max_length: int | None = None
+    """Longest text in tokens; None takes the recipe's limit."""
     adapter: str | None = None
-    """Of the switchable adapters; None: the base alone."""
+    """Name of the switchable adapter that embeds these texts; None runs the base without one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a batch's texts are embedded: chunk by chunk, and then put in order."""
+class EmbeddingPlan:
+    """The chunks that embed a batch's texts, and how to restore the order of the texts."""
 
     chunks: tuple[Callable[[], Tensor], ...]
     order_N: Tensor
-    """Where each text's row is found in the chunks' rows."""
+    """Position of each text's row in the concatenated output of all chunks."""
     longest: int
-    """Tokens of the longest text of all processes."""
+    """Length in tokens of the longest text in any process."""
 
 
 def modules_of(embedder: Embedder) -> nn.ModuleDict:
-    """Return all of a model that has parameters, by the part's name."""
+    """Return all modules of a model that have parameters, under the name of their part."""
     modules = nn.ModuleDict({"backbone": embedder.backbone.network})
     if embedder.backbone.head is not None:
         modules["head"] = embedder.backbone.head
@@ -61,30 +62,30 @@ def modules_of(embedder: Embedder) -> nn.ModuleDict:
     return modules
 
 
-class Student:
-    """Embeds with gradients."""
+class TrainableEmbedder:
+    """An embedder whose vectors carry gradients."""
 
     def __init__(self, embedder: Embedder, heads: Sequence[Head], budget: int) -> None:
-        """Take the model to be trained.
+        """Prepare an embedder for training.
 
         Args:
-            embedder: whose network is trained in place.
-            heads: what is read out; a vector holds all of them, one after the other.
-            budget: tokens of a chunk.
+            embedder: the model; its network is trained in place.
+            heads: the heads to read out; one row holds the output of all of them, side by side.
+            budget: tokens in a chunk.
 
         Raises:
-            UnsupportedError: a recipe whose vectors are averages over several prompts.
+            UnsupportedError: the recipe averages vectors over several prompts.
         """
         if embedder.recipe.transform is not None or len(embedder.renderer.templates(None)) > 1:
             raise UnsupportedError(
-                f"recipe {embedder.recipe.name!r} averages several prompts or rewritten texts, "
-                "which is not trained; take a recipe with one prompt, such as prompteol"
+                f"recipe {embedder.recipe.name!r} averages several prompts or rewritten texts and "
+                "cannot be trained; choose a recipe with one prompt, such as prompteol"
             )
         embedder.executor.plain()
         self.embedder, self.budget = embedder, budget
         self.readout = embedder.readout.with_heads(heads)
         self.extra = nn.ModuleDict()
-        """What learns with the model and is thrown away after the stage."""
+        """Modules that are trained with the model and discarded after the stage."""
         self.denoise = embedder.recipe.pooling.denoise
 
     @property
@@ -92,86 +93,86 @@ class Student:
         """The network that is trained."""
         return self.embedder.backbone
 
-    def rebuild(self, **facts: Any) -> None:
-        """Take up what was done to the network: it was wrapped by adapters, split, replaced.
+    def rebuild(self, **changes: Any) -> None:
+        """Rebuild the embedder after its network was wrapped by adapters, sharded or replaced.
 
         Args:
-            **facts: of the backbone, those that differ.
+            **changes: attributes of the backbone that have new values.
         """
-        backbone = self.backbone.rebuilt(**facts)
+        backbone = self.backbone.rebuilt(**changes)
         self.embedder = self.embedder.with_backbone(backbone)
         self.embedder.executor.plain()
         self.readout = self.readout.with_backbone(backbone)
 
     def modules(self) -> nn.ModuleDict:
-        """Return everything with parameters, by the part's name."""
+        """Return all modules that have parameters, under the name of their part."""
         modules = modules_of(self.embedder)
         if len(self.extra):
             modules["extra"] = self.extra
         return modules
 
-    def plan(self, asks: Sequence[Ask]) -> Plan:
-        """Render texts and return the chunks that embed them, asks after asks in order."""
+    def plan_chunks(self, requests: Sequence[TextRequest]) -> EmbeddingPlan:
+        """Render the texts of all requests, in order, and return the chunks that embed them."""
         chunks: list[Callable[[], Tensor]] = []
         items: list[int] = []
         start = 0
-        rendered = [self._render(ask) for ask in asks]
-        longest = largest(max(len(ids) for batch in rendered for ids in batch.ids))
-        for ask, batch in zip(asks, rendered, strict=True):
+        rendered = [self._render(request) for request in requests]
+        longest = max_over_processes(max(len(ids) for batch in rendered for ids in batch.ids))
+        for request, batch in zip(requests, rendered, strict=True):
             share = self.backbone.packs and self.backbone.causal and not batch.unseen
             # A shared prefix would share its dropout too.
-            share = share and not self._drops()
+            share = share and not self._has_dropout()
             for pack in plan(batch.ids, self.budget, share=share):
-                own = ask.adapter
-                chunks.append(lambda b=batch, p=pack, a=own: self._run(b, p, longest, a))  # type: ignore[misc]
+                chunks.append(partial(self._run, batch, pack, longest, request.adapter))
                 items += [start + item for item in pack.items.tolist()]
-            start += len(ask.texts)
+            start += len(request.texts)
         order_N = torch.empty(start, dtype=torch.long)
         order_N[torch.tensor(items)] = torch.arange(start)
-        return Plan(tuple(chunks), order_N.to(self.backbone.device), longest)
+        return EmbeddingPlan(tuple(chunks), order_N.to(self.backbone.device), longest)
 
-    def nothing(self) -> Tensor:
-        """Run one token and return its state: a process that is done keeps in step."""
+    def run_idle(self) -> Tensor:
+        """Run one token: a process without further chunks must keep in step with the others."""
         ids = [[int(self.backbone.text_config.vocab_size) - 1]]
         return self.backbone.run(ids)
 
-    def _drops(self) -> bool:
+    def _has_dropout(self) -> bool:
         """Tell whether a forward pass draws random numbers."""
         return any(
             module.training
-            and ((isinstance(module, nn.Dropout) and module.p > 0) or _rate(module) > 0)
+            and (
+                (isinstance(module, nn.Dropout) and module.p > 0) or _attention_dropout(module) > 0
+            )
             for module in self.backbone.network.modules()
         )
 
-    def _render(self, ask: Ask) -> RenderedBatch:
+    def _render(self, request: TextRequest) -> RenderedBatch:
         renderer = self.embedder.renderer
-        if ask.demonstrations is None:
-            request = Request(ask.role, None, ask.max_length)
-            return renderer.render(list(ask.texts), request, ask.instructions)[0]
+        if request.demonstrations is None:
+            options = Request(request.role, None, request.max_length)
+            return renderer.render(list(request.texts), options, request.instructions)[0]
         whole: RenderedBatch | None = None
-        for index, text in enumerate(ask.texts):
-            request = Request(ask.role, ask.demonstrations[index], ask.max_length)
-            own = None if ask.instructions is None else [ask.instructions[index]]
-            one = renderer.render([text], request, own)[0]
+        for index, text in enumerate(request.texts):
+            options = Request(request.role, request.demonstrations[index], request.max_length)
+            instruction = None if request.instructions is None else [request.instructions[index]]
+            single = renderer.render([text], options, instruction)[0]
             if whole is None:
-                whole = one
+                whole = single
                 continue
-            whole.ids += one.ids
-            whole.segments += one.segments
-            whole.text += one.text
-            whole.unseen += one.unseen
+            whole.ids += single.ids
+            whole.segments += single.segments
+            whole.text += single.text
+            whole.unseen += single.unseen
         assert whole is not None
         return whole
 
     def _run(self, batch: RenderedBatch, pack: Pack, longest: int, adapter: str | None) -> Tensor:
-        """Return what all heads read from a pack, v_RX."""
-
+        """Return the output of all heads for the texts of a pack, v_RX."""
         run = partial(self.backbone.run, adapter=adapter)
         states = pack_states(run, self.readout, batch, pack, denoise=self.denoise)
         return self.readout.gradient_rows(states, longest)
 
 
-def _rate(module: nn.Module) -> float:
-    """Return a layer's attention dropout, where it has such."""
+def _attention_dropout(module: nn.Module) -> float:
+    """Return the attention dropout of a layer, 0 for a module that has none."""
     rate = getattr(module, "attention_dropout", 0.0)
     return float(rate) if isinstance(rate, int | float) else 0.0
