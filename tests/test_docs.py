@@ -1,6 +1,5 @@
 """The documentation stays true: links resolve, code runs, every recipe, field and page is there."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 
 import embedlm
 from embedlm.schema import recipe as schema
+from tests.blocks import code_blocks, run_bash, run_python, write_sample_files
 from tests.readme import quick_start, without_digits
 
 ROOT = Path(__file__).parents[1]
@@ -21,8 +21,10 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     ROOT / "benchmarks/README.md",
 ]
+RUN_PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
+HUB, DATA, SETUP = "needs a model hub", "needs data sets", "sets up an environment"
+NOT_RUN = {}
 LINK = re.compile(r"\]\((?!https?://)([^)\s]*)\)")
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|TBD|XXX|QUICKSTART_OUTPUT)\b|lorem ipsum", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.~/:])/(?:work|home|root|tmp|opt|Users|mnt)/|index-url")
 COMMANDS = (
@@ -62,9 +64,29 @@ def test_relative_links_resolve(page):
 
 
 @every_page
-def test_python_blocks_compile(page):
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-        ast.parse(block)
+def test_every_python_block_compiles(page):
+    for block in code_blocks(page):
+        if block.language == "python":
+            compile(block.code, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_code_block_runs_as_it_stands(page, tmp_path, monkeypatch):
+    write_sample_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for block in code_blocks(page):
+        if block.reason is None:
+            run_bash(block) if block.language == "bash" else run_python(block, namespace, page)
+
+
+def test_the_blocks_that_do_not_run_are_these():
+    blocks = [(page, block) for page in RUN_PAGES for block in code_blocks(page)]
+    reasons = {}
+    for page, block in blocks:
+        if block.reason is not None:
+            reasons.setdefault(page.relative_to(ROOT).as_posix(), []).append(block.reason)
+    assert reasons == NOT_RUN
 
 
 @every_page
@@ -88,7 +110,7 @@ def test_every_method_page_has_its_parts(page):
     text = page.read_text()
     for heading in ("## Template", "## Pooling", "## Use", "## Source"):
         assert heading in text
-    assert BLOCK.search(text)
+    assert any(block.language == "python" for block in code_blocks(page))
 
 
 PARTS = (
