@@ -56,9 +56,11 @@ def code_blocks(page):
 
 
 def write_sample_files(folder):
-    """Write the files that the pages name: documents, records, scored pairs, the repository's own."""
+    """Write the files that the pages name: texts, records, scored pairs, models."""
     for name in ("docs", "examples"):
         (folder / name).symlink_to(ROOT / name)
+    for name, model in (("general", "base"), ("special", "tuned")):
+        (folder / name).symlink_to(ROOT / "src/embedlm/builtin" / model)
     records = "".join(
         json.dumps({"id": f"d{number}", "text": text}) + "\n"
         for number, text in enumerate(SENTENCES)
