@@ -85,12 +85,14 @@ def run_bash(block):
     """Run each line of a bash block through the command line, in this process.
 
     A line is `embedlm ...`, with `> FILE` at its end or not; anything else fails, so such a block
-    must say that it is not run.
+    must say that it is not run. A command ends with exit status 0, unless a comment behind it says
+    `exit status N`.
     """
     from embedlm.cli import main
 
     for line in block.code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
+        status = re.search(r"# exit status (\d)", line)
         if not words:
             continue
         assert words[0] == "embedlm", f"{line!r} is not a command of embedlm"
@@ -105,4 +107,5 @@ def run_bash(block):
                 main(words[1:])
             except SystemExit as end:
                 code = end.code
-        assert code in (0, None), f"{line!r} ended with exit status {code}"
+        expected = int(status[1]) if status else 0
+        assert (code or 0) == expected, f"{line!r} ended with exit status {code}"
