@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n)?^```(?P<language>python|bash)\n(?P<code>.*?)^```",
+    r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n)?"
+    r"^```(?P<language>python|bash)\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
 SENTENCES = (
