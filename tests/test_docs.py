@@ -1,9 +1,9 @@
 """The documentation stays true: links resolve, code runs, every recipe, field and page is there."""
 
-import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 import embedlm
 from embedlm.schema import recipe as schema
+from tests.blocks import code_blocks, run_bash, run_python, write_sample_files
 from tests.readme import quick_start, without_digits
 
 ROOT = Path(__file__).parents[1]
@@ -21,8 +22,24 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     ROOT / "benchmarks/README.md",
 ]
+RUN_PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
+HUB, DATA = "needs a model hub", "needs data sets"
+RAY, SETUP = "needs a Ray cluster", "sets up an environment"
+NOT_RUN = {
+    "docs/encode.md": [RAY],
+    "docs/index.md": [HUB],
+    "docs/methods/bge-m3.md": [HUB],
+    "docs/methods/jina.md": [HUB],
+    "docs/methods/llm2vec.md": [HUB],
+    "docs/methods/promptbert.md": [HUB],
+    "docs/methods/splade.md": [HUB],
+    "docs/quickstart.md": [SETUP, HUB],
+    "docs/rerank.md": [HUB, HUB, HUB],
+    "docs/train.md": [DATA],
+    "README.md": [SETUP, DATA],
+}
+"""Why blocks of a page do not run, in their order."""
 LINK = re.compile(r"\]\((?!https?://)([^)\s]*)\)")
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|TBD|XXX|QUICKSTART_OUTPUT)\b|lorem ipsum", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.~/:])/(?:work|home|root|tmp|opt|Users|mnt)/|index-url")
 COMMANDS = (
@@ -62,9 +79,29 @@ def test_relative_links_resolve(page):
 
 
 @every_page
-def test_python_blocks_compile(page):
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-        ast.parse(block)
+def test_every_python_block_compiles(page):
+    for block in code_blocks(page):
+        if block.language == "python":
+            compile(block.code, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_code_block_runs_as_it_stands(page, tmp_path, monkeypatch):
+    write_sample_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for block in code_blocks(page):
+        if block.reason is None:
+            run_bash(block) if block.language == "bash" else run_python(block, namespace, page)
+
+
+def test_the_blocks_that_do_not_run_are_these():
+    blocks = [(page, block) for page in RUN_PAGES for block in code_blocks(page)]
+    reasons = {}
+    for page, block in blocks:
+        if block.reason is not None:
+            reasons.setdefault(page.relative_to(ROOT).as_posix(), []).append(block.reason)
+    assert reasons == NOT_RUN
 
 
 @every_page
@@ -88,7 +125,7 @@ def test_every_method_page_has_its_parts(page):
     text = page.read_text()
     for heading in ("## Template", "## Pooling", "## Use", "## Source"):
         assert heading in text
-    assert BLOCK.search(text)
+    assert any(block.language == "python" for block in code_blocks(page))
 
 
 PARTS = (
@@ -117,6 +154,21 @@ def test_documented_options_exist(command, capsys):
     known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (DOCS / f"{command}.md").read_text()))
     assert documented <= known
+
+
+@pytest.mark.parametrize("page", ["systems.md", "results.md"])
+def test_the_test_files_that_a_page_names_exist(page):
+    names = re.findall(r"`(?:tests/)?([\w/]*test_\w+\.py)`", (DOCS / page).read_text())
+    assert names
+    assert [name for name in names if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_the_architecture_lists_the_layers_of_the_import_contract_in_order():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = contracts["contracts"][0]["layers"]
+    expected = [re.findall(r"\w+", layer) for layer in layers if not layer.startswith("(")]
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "architecture.md").read_text(), re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == expected
 
 
 def test_every_page_is_in_the_navigation():

@@ -31,7 +31,10 @@ def export_model(state: dict[str, Any], tokenizer: Path, folder: Path) -> None:
 
 def held_out_table(found: dict[str, dict[str, float]]) -> str:
     """Return the held-out scores as the rows of a Markdown table."""
-    rows = ["| Held-out text | Tokens | Perplexity a token | Bits a byte |", "|---|---|---|---|"]
+    rows = [
+        "| Held-out text | Tokens | Perplexity per token | Bits per byte |",
+        "|---|---|---|---|",
+    ]
     for source, values in found.items():
         rows.append(
             f"| {source} | {values['tokens']:,.0f} | {values['perplexity']:.1f} "

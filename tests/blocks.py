@@ -1,0 +1,112 @@
+"""The code blocks of a documentation page, and how a test runs them as they stand.
+
+A block that cannot run here (it needs a model hub, say) has `<!-- not run: REASON -->` on the line
+before it.
+"""
+
+import contextlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n)?"
+    r"^```(?P<language>python|bash)\n(?P<code>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
+SENTENCES = (
+    "Plants make food from light.",
+    "A dog runs through the park.",
+    "Shares fell after the report.",
+    "Check the tyre pressure once a month.",
+)
+SCORED = [
+    {"s1": "A man runs.", "s2": "A person is running.", "score": 4.5},
+    {"s1": "A man runs.", "s2": "Shares fell.", "score": 0.0},
+    {"s1": "A dog sleeps.", "s2": "A dog is asleep.", "score": 5.0},
+    {"s1": "A dog sleeps.", "s2": "A cat eats.", "score": 1.0},
+]
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """A fenced block of a page."""
+
+    language: str
+    code: str
+    line: int
+    reason: str | None
+    """Why no test runs it; None where one does."""
+
+
+def code_blocks(page):
+    """Return the python and bash blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        CodeBlock(
+            block["language"],
+            block["code"],
+            text.count("\n", 0, block.start("code")),
+            block["reason"],
+        )
+        for block in FENCE.finditer(text)
+    ]
+
+
+def write_sample_files(folder):
+    """Write the files that the pages name: texts, records, scored pairs, models."""
+    for name in ("docs", "examples"):
+        (folder / name).symlink_to(ROOT / name)
+    for name, model in (("general", "base"), ("special", "tuned")):
+        (folder / name).symlink_to(ROOT / "src/embedlm/builtin" / model)
+    records = "".join(
+        json.dumps({"id": f"d{number}", "text": text}) + "\n"
+        for number, text in enumerate(SENTENCES)
+    )
+    (folder / "corpus.jsonl").write_text(records)
+    (folder / "corpus").mkdir()
+    (folder / "corpus" / "first.jsonl").write_text(records)
+    (folder / "corpus" / "second.txt").write_text("\n".join(SENTENCES))
+    (folder / "texts.txt").write_text("\n".join(SENTENCES))
+    (folder / "notes.md").write_text("\n\n".join(SENTENCES))
+    (folder / "dev.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in SCORED))
+
+
+def run_python(block, namespace, page):
+    """Run a python block among the names that the page has defined so far."""
+    # The empty lines make the line numbers of a traceback those of the page.
+    source = "\n" * block.line + block.code
+    exec(compile(source, str(page), "exec"), namespace)
+
+
+def run_bash(block):
+    """Run each line of a bash block through the command line, in this process.
+
+    A line is `embedlm ...`, with `> FILE` at its end or not; anything else fails, so such a block
+    must say that it is not run. A command ends with exit status 0, unless a comment behind it says
+    `exit status N`.
+    """
+    from embedlm.cli import main
+
+    for line in block.code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        status = re.search(r"# exit status (\d)", line)
+        if not words:
+            continue
+        assert words[0] == "embedlm", f"{line!r} is not a command of embedlm"
+        with contextlib.ExitStack() as stack:
+            if ">" in words:
+                at = words.index(">")
+                file = stack.enter_context(Path(words[at + 1]).open("w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stdout(file))
+                words = words[:at]
+            code = 0
+            try:
+                main(words[1:])
+            except SystemExit as end:
+                code = end.code
+        expected = int(status[1]) if status else 0
+        assert (code or 0) == expected, f"{line!r} ended with exit status {code}"
