@@ -63,7 +63,7 @@ def load(
     """
     builtin = "builtin" if recipe is None else "builtin-base"
     name = builtin if model is None else str(model)
-    source = _builtin(name) if name in ("builtin", "builtin-base") else name
+    source = _source(name)
     chosen = derive_recipe(source) if recipe is None else _asked_for(recipe, source)
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
@@ -87,7 +87,7 @@ def load_to_train(
 ) -> Embedder:
     """Load a model in float32, with untrained layers where its recipe reads some that it lacks."""
     readout = load_readout(
-        model, recipe, device=device, dtype="float32", lm_head=lm_head, create=True
+        _source(model), recipe, device=device, dtype="float32", lm_head=lm_head, create=True
     )
     return Embedder(readout, Executor(readout.backbone), name=model)
 
@@ -162,6 +162,11 @@ def _adapters(
     if not folders and not merge:
         folders = own_adapters(layout_folder(base), recipe.backbone.adapter_roles.values())
     return base, list({folder.resolve(): folder for folder in folders}.values())
+
+
+def _source(name: str) -> str:
+    """Return the folder or hub id that a model's name stands for."""
+    return _builtin(name) if name in ("builtin", "builtin-base") else name
 
 
 def _builtin(name: str) -> str:

@@ -212,3 +212,21 @@ def test_a_bad_record_is_told_with_its_line(tmp_path, record, told):
     with pytest.raises(EmbedLMError, match=told) as error:
         read_records(path)
     assert "x.jsonl:2" in str(error.value)
+
+
+def test_a_plan_without_a_model_trains_the_built_in_base(tmp_path):
+    pairs = [("A man runs.", "A person runs.", 5.0), ("A man runs.", "Shares fell.", 0.0)]
+    file = tmp_path / "dev.jsonl"
+    file.write_text("".join(json.dumps({"s1": a, "s2": b, "score": s}) + "\n" for a, b, s in pairs))
+    plan = {
+        "stages": [
+            {
+                "name": "graded",
+                "objective": [{"kind": "cosent"}],
+                "data": [{"source": str(file)}],
+                "batching": {"size": 2},
+                "optimizer": {"epochs": 1},
+            }
+        ]
+    }
+    assert train(plan, tmp_path / "out", device="cpu").dim == 384
