@@ -6,17 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from embedlm.backbone.adapters import add_adapters
 from embedlm.backbone.layout import current, layout
 from embedlm.errors import InputError, UnsupportedError, require
 from embedlm.schema.tuning import Adapter, Stage
+from embedlm.training.language import LANGUAGE
 from embedlm.training.named_adapters import adapters_of
+from embedlm.training.objectives import EMBEDDING
 from embedlm.training.qlora import in_four_bits
-from embedlm.training.trainable import TrainableEmbedder
+from embedlm.training.trainable import TextRequest, TrainableEmbedder
 
-__all__ = ["attention_dropout", "recompute_contexts", "set_trainable"]
+__all__ = ["attention_dropout", "check_learns", "recompute_contexts", "set_trainable"]
 
 
 def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
@@ -57,6 +59,34 @@ def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
             "such parameters; take all or adapter"
         )
     return tuner
+
+
+def check_learns(model: TrainableEmbedder, stage: Stage) -> None:
+    """Refuse a stage none of whose trained parameters reaches what its losses read.
+
+    A mean over an inner layer does not depend on the layers above it, for example.
+
+    Raises:
+        InputError: nothing that is trained has a gradient.
+    """
+    outputs: list[tuple[str, Tensor]] = []
+    if any(loss.kind in EMBEDDING for loss in stage.objective):
+        adapters: Sequence[str | None] = adapters_of(stage) or [None]
+        for adapter in adapters:
+            plan = model.plan_chunks([TextRequest(("text",), None, adapter=adapter)])
+            outputs.append(("the vectors", plan.chunks[0]()))
+    for loss in stage.objective:
+        if loss.kind in LANGUAGE:
+            logits = model.backbone.logits(model.backbone.run([[0]]))
+            outputs.append((f"the predictions of {loss.kind}", logits))
+    for name, output in outputs:
+        if not output.requires_grad:
+            layer = model.embedder.recipe.pooling.layer
+            raise InputError(
+                f"stage {stage.name!r} cannot learn: {name} depend on no parameter that `train: "
+                f"{stage.train}` trains (the recipe pools layer {layer}); train: all, or choose "
+                "adapter targets below that layer"
+            )
 
 
 def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
