@@ -1,4 +1,4 @@
-"""The steps of one stage: optimiser, schedule, dev scores, checkpoints, and a clean stop."""
+"""The training loop of a stage: optimiser, schedule, dev scores, checkpoints, early stopping."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ __all__ = ["Intervals", "run_steps", "steps_of"]
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """After how many steps a run logs, scores the dev set, and saves a checkpoint."""
+    """Numbers of steps after which a run logs, scores the dev set, and saves a checkpoint."""
 
     log: int = 10
     evaluate: int | None = None
     checkpoint: int = 200
     keep: Literal["best", "last"] = "best"
-    """Which weights a stage ends with, where there is a dev set."""
+    """Weights that a stage ends with if there is a dev set."""
     patience: int | None = None
-    """Evaluations without a better score before the stage ends early."""
+    """Evaluations without a better score after which the stage ends early; None: never."""
 
 
 def steps_of(stage: Stage, batches: Batches) -> int:
-    """Return how many steps a stage has: as given, or so many times through the data."""
+    """Return the number of steps of a stage, from its `steps` or its `epochs`."""
     if stage.optimizer.steps is not None:
         return stage.optimizer.steps
     epochs = stage.optimizer.epochs or 1.0
@@ -120,7 +120,7 @@ def _due(step: int, every: int | None) -> bool:
 
 
 def _optimizer(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """Return AdamW; vectors (biases and norms) do not decay."""
+    """Return AdamW, without weight decay for vectors (biases and norms)."""
     rate = stage.optimizer.weight_decay
     groups = [
         {
@@ -165,7 +165,7 @@ def _step(
     sum_gradients(parameters.values())
     limit = stepper.stage.optimizer.max_grad_norm
     norm = clip_gradients(parameters.values(), limit)
-    collapsed = norm == 0 and values["loss"] > 0  # all texts have one vector
+    collapsed = norm == 0 and values["loss"] > 0  # every text has the same vector
     if collapsed or not math.isfinite(values["loss"]) or not math.isfinite(norm):
         raise JobError(
             f"stage {stepper.stage.name!r} diverged at step {progress.step + 1}: the loss is "
@@ -183,10 +183,10 @@ def _last_good(checkpoints: Checkpoints) -> str:
 
 
 def _check_memory(stage: Stage, parameters: dict[str, nn.Parameter], device: torch.device) -> None:
-    """Refuse a stage whose gradients and optimiser alone do not fit beside the model.
+    """Refuse a stage whose gradients and optimiser do not fit in memory beside the model.
 
     Raises:
-        JobError: with how much is missing.
+        JobError: it says how much is needed and how much is free.
     """
     free = free_memory(device)
     # A gradient and AdamW's two moments, in the parameters' own dtype.

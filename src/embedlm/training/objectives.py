@@ -28,17 +28,19 @@ __all__ = ["EMBEDDING", "TEACHERS", "BatchFacts", "check_objective", "head_of", 
 
 @dataclass(frozen=True, slots=True)
 class LossRequirements:
-    """What a loss wants of the data."""
+    """What a loss needs from the data."""
 
     kind: str
-    """groups, pairs, texts, or any."""
+    """Kind of the records: groups, pairs, texts or any."""
     function: Callable[..., Tensor]
     negatives: bool = False
+    """Hard negatives in every record."""
     teacher: bool = False
-    """Scores of a teacher in the data."""
+    """A teacher's scores, from the data or from a model."""
     guide: bool = False
     """Embeddings of another model."""
     head: str = "dense"
+    """Heads that the loss reads, joined by +."""
 
 
 EMBEDDING: dict[str, LossRequirements] = {
@@ -78,9 +80,9 @@ CONTRASTIVE = (
 ORDER = ("cosent", "angle")
 """Losses on the order of scored pairs."""
 _OWN = ("head", "teacher", "teachers", "reranker")
-"""Options that are not the function's."""
+"""Options of a plan that are not arguments of the loss."""
 TEACHERS = _OWN[1:]
-"""Those of them that name a model that gives scores."""
+"""Options that name a model which gives scores."""
 
 
 def check_objective(objective: Sequence[Loss], batches: Batches) -> None:
@@ -180,22 +182,22 @@ def _check_options(loss: Loss, needs: LossRequirements) -> None:
 
 
 def head_of(loss: Loss) -> str:
-    """Return the kind of head whose output a loss reads; of several all, with + between."""
+    """Return the kind of head that a loss reads; several kinds are joined by +."""
     return str(loss.options.get("head", EMBEDDING[loss.kind].head))
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFacts:
-    """A batch's embeddings, and what the data say of it."""
+    """What is known of a batch beside its embeddings."""
 
     rows: int
-    """B."""
+    """Number of queries, B."""
     kind: str
     in_batch: bool
     width: Mapping[str, int]
-    """Columns of each head's output, in the order they stand in a row."""
+    """Number of columns of each head's output, in their order within a row."""
     longest: int
-    """L: tokens that a row of token vectors has room for."""
+    """Number of token vectors that a row has room for, L."""
     labels_B: Tensor | None = None
     teacher_BG: Tensor | None = None
     guide_ND: Tensor | None = None
@@ -216,7 +218,7 @@ class BatchFacts:
         return {name: masks[name] | mask for name, mask in others.items()}
 
     def head(self, v_NX: Tensor, kind: str) -> Tensor:
-        """Return one head's columns."""
+        """Return the columns of one head."""
         names = list(self.width)
         columns: tuple[Tensor, ...] = v_NX.split(list(self.width.values()), dim=1)
         return columns[names.index(kind)]
@@ -232,16 +234,16 @@ def _of_own_query(mask_BC: Tensor) -> Tensor:
 def loss_of(
     objective: Sequence[Loss], facts: BatchFacts, v_NX: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the weighted sum of a stage's losses on embeddings, and each one's value.
+    """Return the weighted sum of a stage's losses on embeddings, and the value of each.
 
     Args:
-        objective: those of `EMBEDDING` are counted.
+        objective: the stage's losses; those that are not in `EMBEDDING` are skipped.
         facts: what is known of the batch.
-        v_NX: rows of queries, then of documents query after query (pairs: first, then second texts;
-            texts: one view, then the other).
+        v_NX: rows of the queries, then of the documents, query by query (pairs: the first texts,
+            then the second; texts: one view, then the other).
     """
     total = v_NX.new_zeros(())
-    told: dict[str, float] = {}
+    values: dict[str, float] = {}
     for loss in objective:
         if loss.kind not in EMBEDDING:
             continue
@@ -253,13 +255,13 @@ def loss_of(
         )
         plain = several or head_of(loss) == "dense"
         name = loss.kind if plain else f"{head_of(loss)}_{loss.kind}"
-        told[name] = float(value.detach())
+        values[name] = float(value.detach())
         total = total + loss.weight * value
-    return total, told
+    return total, values
 
 
 def _three(loss: Loss, facts: BatchFacts, v_NX: Tensor) -> Tensor:
-    """Return BGE-M3's loss of the scores of all three heads."""
+    """Return BGE-M3's loss, which combines the scores of three heads."""
     rows, scores = facts.rows, []
     for kind in head_of(loss).split("+"):
         v_ND = facts.head(v_NX, kind).float()
@@ -274,7 +276,7 @@ def _three(loss: Loss, facts: BatchFacts, v_NX: Tensor) -> Tensor:
 
 
 def _options(loss: Loss) -> dict[str, Any]:
-    """Return what a loss's function is called with beside the embeddings."""
+    """Return the options of a plan that are arguments of the loss."""
     options: dict[str, Any] = {k: v for k, v in loss.options.items() if k not in _OWN}
     if loss.temperature is not None:
         options["temperature"] = loss.temperature
@@ -282,7 +284,7 @@ def _options(loss: Loss) -> dict[str, Any]:
 
 
 def _tokens(facts: BatchFacts, *sides: Tensor) -> list[Tensor]:
-    """Return both sides' token vectors, x_NLD, and then where there is a token, x_NL."""
+    """Return the token vectors of both sides, x_NLD, and then their token masks, x_NL."""
     vectors = [side.unflatten(1, (facts.longest, -1)) for side in sides]
     return [*vectors, *((x_NLD != 0).any(-1) for x_NLD in vectors)]
 
@@ -310,7 +312,7 @@ def _value(loss: Loss, facts: BatchFacts, v_ND: Tensor) -> Tensor:
 def _arguments(
     loss: Loss, facts: BatchFacts, v_ND: Tensor, first: Tensor, second: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what a loss is called with: embeddings, and what is not cut to a width."""
+    """Return a loss's arguments: embeddings, and those that matryoshka does not cut."""
     if loss.kind == "embedding_distill":
         assert facts.guide_ND is not None
         return [v_ND], [facts.guide_ND]

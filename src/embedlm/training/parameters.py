@@ -1,4 +1,4 @@
-"""What of a model is trained in a stage, and how its layers behave meanwhile."""
+"""Which parameters a stage trains, and how the layers behave while it does."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ __all__ = ["attention_dropout", "check_learns", "recompute_contexts", "set_train
 
 
 def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
-    """Turn gradients on where the stage trains, put its adapter on; return the adapter's model.
+    """Enable the gradients of what a stage trains, and add its adapter.
+
+    Returns:
+        The model that PEFT wraps around the network, or None without such an adapter.
 
     Raises:
         InputError: nothing would be trained.
-        UnsupportedError: a way of training that is not built.
+        UnsupportedError: the model already has switchable adapters, and the stage names none.
     """
     modules, names = model.modules(), adapters_of(stage)
     modules.requires_grad_(False)
     if names:
-        _switchable(model, stage, names)
+        _add_named_adapters(model, stage, names)
         return None
     if model.backbone.adapters is not None:
         raise UnsupportedError(
@@ -95,16 +98,16 @@ def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
     if settings.kind == "qlora":
         in_four_bits(model.backbone.network, model.backbone.device)
     peft = require("peft", "train")
-    with _fitting(model, settings):
+    with _targets_named(model, settings):
         tuner = peft.get_peft_model(model.backbone.network, _config(settings))
     model.rebuild()
     return tuner
 
 
-def _switchable(model: TrainableEmbedder, stage: Stage, names: Sequence[str]) -> None:
-    """Put a stage's switchable adapters on, and turn on the gradients of these alone."""
+def _add_named_adapters(model: TrainableEmbedder, stage: Stage, names: Sequence[str]) -> None:
+    """Add a stage's switchable adapters, and enable their gradients only."""
     backbone, settings = model.backbone, stage.adapter or Adapter()
-    with _fitting(model, settings):
+    with _targets_named(model, settings):
         adapters = add_adapters(backbone.network, backbone.adapters, names, _config(settings))
     model.rebuild(adapters=adapters)
     backbone.network.requires_grad_(False)
@@ -125,8 +128,8 @@ def _config(settings: Adapter) -> Any:
 
 
 @contextmanager
-def _fitting(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
-    """Say which layers there are where an adapter's targets are none of them."""
+def _targets_named(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
+    """Turn PEFT's error about unknown adapter targets into one that lists the linear layers."""
     try:
         yield
     except ValueError as error:
@@ -140,7 +143,7 @@ def _fitting(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
 
 @contextmanager
 def attention_dropout(model: TrainableEmbedder, rate: float | None) -> Iterator[None]:
-    """Train with attention dropout of this rate, and put the model's own back."""
+    """Train with this attention dropout, and restore the model's own afterwards."""
     if rate is None:
         yield
         return
@@ -163,9 +166,9 @@ def attention_dropout(model: TrainableEmbedder, rate: float | None) -> Iterator[
 
 
 def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of a checkpointed layer: its forward pass, and when it runs again.
+    """Return the contexts of a checkpointed layer: for its forward pass and for its recomputation.
 
-    The second knows the layout of the first: by then another pack may be under way, or none.
+    The second restores the layout of the first, because another pack may be current by then.
     """
     now = current()
     return nullcontext(), layout(now) if now is not None else nullcontext()

@@ -221,7 +221,7 @@ class _Run:
         before: tuple[str, Recipe],
         folder: Path,
     ) -> None:
-        """Write a stage's adapter and model, from the first process; shards are joined before."""
+        """Write a stage's adapter and model from the first process, after gathering shards."""
         stages = self.source.plan.stages
         stage, later = stages[number], stages[number + 1 :]
         if model.backbone.sharded:
@@ -235,7 +235,7 @@ class _Run:
         if tuner is not None:
             tuner.save_pretrained(str(folder / "adapter"))
         if stage.adapter is not None and stage.adapter.kind == "qlora":
-            # What was learnt on 4 bits becomes part of the whole weights.
+            # The adapter that was trained on 4 bits is merged into the full weights.
             whole = _load_trainable(stage, *before, self.device).backbone.network
             apply_adapters(whole, [folder / "adapter"], merge=True)
             model.rebuild(network=whole)
@@ -245,7 +245,7 @@ class _Run:
         model.embedder.save_pretrained(folder / "model")
 
     def _stepper(self, stage: Stage, model: TrainableEmbedder, kind: str) -> Stepper:
-        """Return what takes a stage's steps, with the other models that its losses name."""
+        """Return the stepper of a stage, with the teachers that its losses name."""
         plan, options = self.source.plan, {"device": self.device, "dtype": "auto"}
         stepper = Stepper(model, stage, kind, plan.seed, plan.precision)
         of_teacher = {**options, "dtype": plan.precision}
@@ -262,13 +262,13 @@ class _Run:
         return stepper
 
     def _named(self, stage: Stage, option: str) -> str | None:
-        """Return the other model that a stage's losses name: a teacher, or a re-ranker."""
+        """Return the model that a stage's losses name as a teacher or re-ranker."""
         named = [loss.options[option] for loss in stage.objective if option in loss.options]
         if not named:
             return None
         if len(set(named)) > 1:
             raise InputError(
-                f"stage {stage.name!r} names several models as {option}: {', '.join(named)}; take "
+                f"stage {stage.name!r} names several models as {option}: {', '.join(named)}; give "
                 "one"
             )
         return find_model(str(named[0]), self.source.folder, self.data)
@@ -339,5 +339,5 @@ def _every(plan: Plan, stage: Stage) -> Intervals:
 
 
 def _fingerprints(sets: list[Records]) -> list[Any]:
-    """Return what tells data sets from others: their names, sizes and a few records."""
+    """Return what identifies data sets: their names, sizes, and first and last records."""
     return [[one.name, len(one.items), one.items[0], one.items[-1]] for one in sets]
