@@ -47,7 +47,7 @@ def test_no_token_is_shown_to_its_own_place(model, kind, monkeypatch):
 
     monkeypatch.setattr(Bottleneck, "forward", watched)
     decoder = Bottleneck(model.backbone.dim, 4, 64)
-    options = {"max_length": 64, "budget": 60, "chance": np.random.default_rng(0)}
+    options = {"max_length": 64, "budget": 60, "rng": np.random.default_rng(0)}
     backward_bottleneck(model, decoder, TEXTS, Loss(kind=kind), **options)
     assert len(seen) > 1
     shown = 0
@@ -71,7 +71,7 @@ def test_packs_change_nothing(model, kind):
         decoder = Bottleneck(model.backbone.dim, 4, 64)
         model.backbone.network.zero_grad()
         model.backbone.network.requires_grad_(True)
-        options = {"max_length": 64, "budget": budget, "chance": np.random.default_rng(0)}
+        options = {"max_length": 64, "budget": budget, "rng": np.random.default_rng(0)}
         loss = backward_bottleneck(model, decoder, TEXTS, Loss(kind=kind), **options)
         gradient = model.backbone.network.layers[0].mlp.up_proj.weight.grad.clone()
         found.append((float(loss), gradient))

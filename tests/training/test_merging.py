@@ -52,7 +52,8 @@ def test_the_command(run, both, data, tmp_path):  # noqa: F811
     done = run("merge", *both, "-o", out, "--weights", "0.5,0.5", "--device", "cpu")
     assert done.code == 0, done.err
     embedlm.load(out)
-    told = run("merge", *both, "-o", out, "--examples", data / "pairs.jsonl", "--json")
+    other = tmp_path / "weighed"
+    told = run("merge", *both, "-o", other, "--examples", data / "pairs.jsonl", "--json")
     assert sum(json.loads(told.out)["weights"]) == pytest.approx(1)
     both_said = run("merge", *both, "-o", out, "--weights", "1,1", "--examples", "x.jsonl")
     assert "give one" in both_said.one_line()
@@ -68,6 +69,20 @@ def test_what_does_not_fit_is_refused(both, model_folder, tmp_path):
     with pytest.raises(InputError, match="one architecture"):
         merge([both[0], model_folder("gpt2")], tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_merge_never_overwrites_what_it_reads(run, both, tmp_path):
+    before = [(folder / "model.safetensors").read_bytes() for folder in both]
+    for models, output, message in (
+        (both, both[0], "which is read"),
+        ([both[0], both[0]], both[1], "is there already"),
+        (both, tmp_path, "which is read"),
+        (both, both[1] / "inside", "lies inside"),
+    ):
+        assert message in run("merge", *models, "-o", output).one_line()
+        with pytest.raises(InputError, match=message):
+            merge(models, output)
+    assert [(folder / "model.safetensors").read_bytes() for folder in both] == before
 
 
 def test_tensorboard_is_told(tiny_llama, data, tmp_path):  # noqa: F811

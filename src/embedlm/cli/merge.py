@@ -19,25 +19,32 @@ EXAMPLES = """Examples:
 
 
 def command(
-    *models: Annotated[str, Parameter(name="MODEL", help="Two folders or hub ids, or more.")],
-    output: Annotated[str, Parameter(name=["--output", "-o"], help="Folder of the merged model.")],
+    *models: Annotated[str, Parameter(name="MODEL", help="Two or more folders or hub ids.")],
+    output: Annotated[
+        str, Parameter(name=["--output", "-o"], help="New folder for the merged model.")
+    ],
     weights: Annotated[
-        str | None, Parameter(help="A number for each model, e.g. 0.7,0.3; without it 1 each.")
+        str | None,
+        Parameter(help="One number for each model, e.g. 0.7,0.3. Default: all the same."),
     ] = None,
     examples: Annotated[
         str | None,
         Parameter(
-            help="File of scored pairs or queries: the better a model is on it, the more it weighs."
+            help="File of scored pairs, or of queries with positives: a model with a better "
+            "score on it gets a larger weight."
         ),
     ] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Write the weighted mean of models."""
-    from embedlm.training.merging import cocktail_weights, merge
+    """Write a model whose weights are the weighted mean of several models' weights."""
+    from embedlm.training.merging import check_output, cocktail_weights, merge
 
     if weights is not None and examples is not None:
-        raise InputError("--weights and --examples both say how much a model weighs; give one")
+        raise InputError(
+            "--weights and --examples both set the weight of each model; give one of them"
+        )
+    check_output(models, output)
     share = parse_weights(weights)
     if examples is not None:
         share = cocktail_weights(models, examples, device=device)
@@ -45,5 +52,5 @@ def command(
     if json:
         emit({"model": output, "weights": share})
     else:
-        told = "" if share is None else f", weighted {', '.join(f'{part:.3f}' for part in share)}"
-        print(f"{len(models)} models -> {output}{told}")
+        detail = "" if share is None else f", weighted {', '.join(f'{part:.3f}' for part in share)}"
+        print(f"{len(models)} models -> {output}{detail}")

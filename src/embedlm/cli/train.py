@@ -21,7 +21,8 @@ EXAMPLES = """Examples:
 
 def command(
     plan: Annotated[
-        str, Parameter(name="PLAN", help="A .yaml file, or a recipe with a tuning part.")
+        str,
+        Parameter(name="PLAN", help="A .yaml file, or the name of a recipe with a tuning part."),
     ],
     /,
     *,
@@ -29,24 +30,28 @@ def command(
         str | None,
         Parameter(
             name=["--output", "-o"],
-            help="Folder for stages, checkpoints and the model; an interrupted run goes on there. "
-            "Without it tuned/PLAN.",
+            help="Folder for stages, checkpoints and the model. An interrupted run resumes there. "
+            "Default: tuned/PLAN.",
         ),
     ] = None,
     model: Annotated[
-        str | None, Parameter(name=["--model", "-m"], help="In place of the plan's.")
+        str | None, Parameter(name=["--model", "-m"], help="Train this model, not the plan's.")
     ] = None,
     data: Annotated[
-        str | None, Parameter(help="Folder of the data sets; without it $EMBEDLM_DATA.")
+        str | None, Parameter(help="Folder that holds the data sets. Default: $EMBEDLM_DATA.")
     ] = None,
     scale: Annotated[
-        str | None, Parameter(help="tiny: the same stages for two cores, on the built-in model.")
+        str | None,
+        Parameter(
+            help="tiny: shorten every stage so that two CPU cores can train it; train the built-in "
+            "base model, or the one that -m names."
+        ),
     ] = None,
     device: Device = None,
-    restart: Annotated[bool, flag("Begin anew, whatever the folder holds.")] = False,
+    restart: Annotated[bool, flag("Discard what the output folder holds and start again.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model by a plan's stages."""
+    """Train a model by the stages of a plan."""
     from embedlm.training import train
 
     def on_event(kind: str, values: dict[str, Any]) -> None:
@@ -56,6 +61,9 @@ def command(
             print(_line(kind, values), file=sys.stderr)
 
     output = output or f"tuned/{Path(plan).stem}"
+    if scale == "tiny" and not json:
+        trained = f"the model {model}" if model else "the built-in base model"
+        print(f"scale tiny: short stages, training {trained}", file=sys.stderr)
     train(
         plan,
         output,
@@ -73,14 +81,18 @@ def command(
 
 
 def _line(kind: str, values: dict[str, Any]) -> str:
-    """Return what happened as a line."""
+    """Return the line that reports an event."""
     if kind == "stage":
         return f"stage {values['stage']}: from {values['model']}"
+    if kind == "resume":
+        if values.get("finished"):
+            return f"stage {values['stage']}: finished before, not trained again"
+        return f"{values['stage']}  resumes after step {values['step']}/{values['of']}"
     if kind == "dev":
         metric, score = values["metric"], values["score"]
         return f"{values['stage']}  step {values['step']}: dev {metric} {score:.4f}"
     shown = {k: v for k, v in values.items() if k not in ("stage", "step", "of", "rate", "s")}
     losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    pace = f"{values['s']:.0f} s"
+    seconds = f"{values['s']:.0f} s"
     where = f"{values['stage']}  step {values['step']}/{values['of']}"
-    return f"{where}  {losses}  rate {values['rate']:.2e}  {pace}"
+    return f"{where}  {losses}  rate {values['rate']:.2e}  {seconds}"

@@ -1,7 +1,7 @@
-"""Objectives as pure functions: embeddings or scores in, a scalar out.
+"""Losses as pure functions: embeddings or scores in, a scalar out.
 
-Documents come query after query, d_MD with M = B * G: row i * G is the positive of query i and the
-G - 1 rows after it are its hard negatives. Half precision is computed in float32.
+Documents are ordered by query: d_MD with M = B * G: row i * G is the positive of query i and the
+G - 1 rows after it are its hard negatives. Inputs in half precision are computed in float32.
 
 The mask positives_BM, where a loss takes it, is true where document m is known to be a positive of
 query b: a hard negative of one query may answer another, and the same query may stand in a batch

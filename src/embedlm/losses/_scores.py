@@ -17,7 +17,7 @@ Similarity = Literal["cosine", "dot"]
 
 
 def full(x: Tensor) -> Tensor:
-    """Return x in float32 (float64 stays)."""
+    """Return x in float32, or in float64 if it is."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -58,10 +58,10 @@ def shaped(name: str, x: Tensor, *allowed: tuple[int, ...]) -> None:
 
 
 def group_size(q_BD: Tensor, d_MD: Tensor, *, at_least: int = 1) -> int:
-    """Return G, the documents a query.
+    """Return G, the number of documents per query.
 
     Raises:
-        InputError: if widths differ, M is no multiple of B, or G is too small.
+        InputError: the widths differ, M is not a multiple of B, or G is too small.
     """
     matrix(queries=q_BD, documents=d_MD)
     if q_BD.shape[1] != d_MD.shape[1]:
@@ -76,19 +76,19 @@ def group_size(q_BD: Tensor, d_MD: Tensor, *, at_least: int = 1) -> int:
 
 
 def prepared(x: Tensor, similarity: Similarity) -> Tensor:
-    """Return what the inner product is taken of: float32, of length 1 for the cosine."""
+    """Return x in float32, scaled to unit length if the similarity is the cosine."""
     choice("similarity", similarity, get_args(Similarity))
     return functional.normalize(full(x), dim=-1) if similarity == "cosine" else full(x)
 
 
 def product(a_AD: Tensor, b_CD: Tensor) -> Tensor:
-    """Inner products s_AC, never in half precision, also under autocast."""
+    """Return the inner products s_AC, in full precision even under autocast."""
     with torch.autocast(a_AD.device.type, enabled=False):
         return a_AD @ b_CD.mT
 
 
 def own(q_BD: Tensor, d_MD: Tensor) -> Tensor:
-    """Scores of every query with its own documents, s_BG."""
+    """Return the scores of every query with its own documents, s_BG."""
     return (q_BD[:, None] * d_MD.view(len(q_BD), -1, q_BD.shape[1])).sum(-1)
 
 
@@ -125,10 +125,10 @@ def finite_log_softmax(logits: Tensor) -> Tensor:
 
 
 def targets(rows: int, group: int, device: torch.device) -> Tensor:
-    """Column of each query's positive, i_B."""
+    """Return the column of each query's positive, i_B."""
     return torch.arange(rows, device=device) * group
 
 
 def own_mask(rows: int, group: int, device: torch.device) -> Tensor:
-    """Which documents belong to the query, o_BM."""
+    """Return the mask of the documents that belong to each query, o_BM."""
     return torch.eye(rows, dtype=torch.bool, device=device).repeat_interleave(group, dim=1)

@@ -37,7 +37,7 @@ Partition = Literal["joint", "per_direction"]
 WeightedNegatives = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 
 ROWS = 1024
-"""Queries whose scores are held at once."""
+"""Number of queries whose scores are in memory at once."""
 _ALL: tuple[Direction, ...] = get_args(Direction)
 
 
@@ -123,17 +123,17 @@ def _equal_queries(equal_queries_BB: Tensor | None, rows: int) -> Tensor | None:
 
 
 def _summed_in_block(how: _Options, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
-    """Return the summed loss of some queries, whose scores are not kept for the gradient.
+    """Return the summed loss of a block of queries, without keeping their scores for the gradient.
 
-    The scores of a large batch would take more memory than the network: those of one block of
-    queries are computed again when its gradient is due.
+    The scores of a large batch would take more memory than the network, so each block is computed
+    again in the backward pass.
     """
     if len(q_BD) <= ROWS or not torch.is_grad_enabled():
         return _of_queries(how, q_BD, d_MD, start, stop)
-    found: Tensor = checkpoint(
+    loss: Tensor = checkpoint(
         _of_queries, how, q_BD, d_MD, start, stop, use_reentrant=False, preserve_rng_state=False
     )
-    return found
+    return loss
 
 
 def _of_queries(how: _Options, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
@@ -199,7 +199,7 @@ def improved_info_nce(
 
 
 def _block(name: Direction, q_BD: Tensor, d_MD: Tensor, mine_RM: Tensor, rows_R: Tensor) -> Tensor:
-    """Scores of one direction, a row a query, -inf where a text would meet itself."""
+    """Return the scores of one direction, one row per query, -inf for a text with itself."""
     if name == "query_to_doc":
         return product(q_BD[rows_R], d_MD)
     positive_RD = d_MD[rows_R * (len(d_MD) // len(q_BD))]
@@ -230,7 +230,7 @@ def _harder(hardness: WeightedNegatives, mine: Tensor, first: Tensor) -> Tensor:
 
 
 def _is_positive(name: str, first_RM: Tensor, itself_RB: Tensor) -> Tensor:
-    """Which scores of a direction are a query's with its positive."""
+    """Return the mask of a direction's scores of a query with its positive."""
     if name == "query_to_doc":
         return first_RM
     return itself_RB if name == "doc_to_query" else torch.zeros_like(itself_RB[:, :1])
@@ -239,7 +239,7 @@ def _is_positive(name: str, first_RM: Tensor, itself_RB: Tensor) -> Tensor:
 def _entropy(
     logits: dict[Direction, Tensor], column_R: Tensor, rows_R: Tensor, partition: Partition
 ) -> Tensor:
-    """Cross entropy to the positive: a softmax over all blocks, or the mean of one for each."""
+    """Return the cross entropy: of one softmax over all blocks, or the mean of one for each."""
     forward = logits.pop("query_to_doc")
     if partition == "joint":
         every = torch.cat((forward, *logits.values()), dim=1) if logits else forward
@@ -267,7 +267,9 @@ def _check(
     if partition == "per_direction" and same:
         raise InputError(f"{sorted(same)} hold no positive; use partition='joint'")
     if own_group_only and len(directions) > 1:
-        raise InputError("own_group_only scores queries with documents; leave directions alone")
+        raise InputError(
+            "own_group_only scores queries with documents; leave out the other directions"
+        )
     if hardness_strength < 0 or (hardness is None) != (hardness_strength == 0):
         raise InputError(
             f"hardness is {hardness!r} with strength {hardness_strength}; "

@@ -62,9 +62,10 @@ class Batches:
         self._cursor = [0] * len(sets)
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         self._share = self._shares()
-        self._negatives = batching.group_size - 1 if self._have_negatives() else 0
+        self.negatives = batching.group_size - 1 if self._have_negatives() else 0
+        """Hard negatives in each row."""
         self.hardness = (
-            NegativeHardness(dynamic) if dynamic is not None and self._negatives else None
+            NegativeHardness(dynamic) if dynamic is not None and self.negatives else None
         )
         self.step = 0
 
@@ -152,15 +153,15 @@ class Batches:
         assert isinstance(item, Group)
         positives = self._positives.of(item.query)
         first = int(rng.integers(len(item.positives)))
-        if self._negatives and not item.negatives:
+        if self.negatives and not item.negatives:
             drawn = self._drawn_negatives(source, item.query, positives, rng)
             documents = (item.positives[first], *drawn)
             return BatchRow(source, item.query, documents, positives=positives)
-        order = rng.permutation(len(item.negatives))[: self._negatives].tolist()
+        order = rng.permutation(len(item.negatives))[: self.negatives].tolist()
         if self.hardness is not None:
-            order = self.hardness.places(source, index, self._negatives, len(item.negatives))
+            order = self.hardness.places(source, index, self.negatives, len(item.negatives))
         # A record with too few negatives repeats them, so that all groups have one size.
-        chosen = [order[i % len(order)] for i in range(self._negatives)] if order else []
+        chosen = [order[i % len(order)] for i in range(self.negatives)] if order else []
         teacher: tuple[float, ...] = ()
         if item.scores:
             offset = len(item.positives)
@@ -180,11 +181,11 @@ class Batches:
         """
         items = self.sets[source].items
         negatives: list[str] = []
-        for index in rng.integers(len(items), size=20 * self._negatives).tolist():
+        for index in rng.integers(len(items), size=20 * self.negatives).tolist():
             text = items[index].positives[0]
             if text not in positives and text != query:
                 negatives.append(text)
-            if len(negatives) == self._negatives:
+            if len(negatives) == self.negatives:
                 return negatives
         raise InputError(
             f"nearly all records of the data set {self.sets[source].name!r} have the same "

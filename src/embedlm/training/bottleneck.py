@@ -1,4 +1,4 @@
-"""A text rebuilt from its vector: what the vector must hold is learnt without labels.
+"""Objectives that rebuild a text from its vector, so that the vector learns without labels.
 
 RetroMAE (Liu and Shao, arXiv:2205.12035): 30 % of the tokens are hidden from the encoder, and one
 decoder layer rebuilds every token from the vector and from half of the others, a different half for
@@ -31,16 +31,16 @@ __all__ = ["BOTTLENECK", "Bottleneck", "backward_bottleneck"]
 
 BOTTLENECK = ("retromae", "tsdae")
 HIDDEN, SEEN, DELETED = 0.3, 0.5, 0.6
-"""Shares: hidden from RetroMAE's encoder, shown to its decoder, deleted by TSDAE."""
+"""Shares of tokens: hidden from RetroMAE's encoder, shown to its decoder, deleted by TSDAE."""
 
 
 class Bottleneck(nn.Module):
-    """The decoder: one layer of attention whose queries know the vector and their place only."""
+    """The decoder: one attention layer whose queries know only the vector and their position."""
 
     def __init__(self, width: int, heads: int, positions: int) -> None:
         super().__init__()
-        self.places = nn.Embedding(positions, width)
-        nn.init.normal_(self.places.weight, std=0.02)
+        self.positions = nn.Embedding(positions, width)
+        nn.init.normal_(self.positions.weight, std=0.02)
         self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.feed = nn.Sequential(
@@ -49,31 +49,32 @@ class Bottleneck(nn.Module):
         self.heads = heads
 
     def forward(self, v_BD: Tensor, e_BLD: Tensor, hidden_BLK: Tensor) -> Tensor:
-        """Return the states that tokens are foreseen from, h_BLD.
+        """Return the states from which the tokens are predicted, h_BLD.
 
         Args:
             v_BD: the texts' vectors.
             e_BLD: the embeddings of their tokens.
-            hidden_BLK: true where a place may not look; the first key is the vector.
+            hidden_BLK: true for the keys that a position must not attend to; key 0 is the vector.
         """
-        places_LD = self.places.weight[: e_BLD.shape[1]]
-        asked_BLD = places_LD + v_BD[:, None]
-        keys_BKD = torch.cat([v_BD[:, None], e_BLD + places_LD], dim=1)
+        positions_LD = self.positions.weight[: e_BLD.shape[1]]
+        query_BLD = positions_LD + v_BD[:, None]
+        keys_BKD = torch.cat([v_BD[:, None], e_BLD + positions_LD], dim=1)
         mask = hidden_BLK.repeat_interleave(self.heads, 0)
-        found_BLD, _ = self.attend(
-            asked_BLD, keys_BKD, keys_BKD, attn_mask=mask, need_weights=False
+        attended_BLD, _ = self.attend(
+            query_BLD, keys_BKD, keys_BKD, attn_mask=mask, need_weights=False
         )
-        h_BLD = self.first(asked_BLD + found_BLD)
+        h_BLD = self.first(query_BLD + attended_BLD)
         return self.second(h_BLD + self.feed(h_BLD))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _RebuiltText:
     seen: list[int]
-    """What the encoder sees."""
+    """Token ids that the encoder sees."""
     whole: list[int]
-    wanted: list[int]
-    """Positions of the tokens that are rebuilt: all but special ones."""
+    """Token ids of the whole text."""
+    targets: list[int]
+    """Positions of the tokens to rebuild: all but the special ones."""
     hidden: list[int]
     """Positions of the tokens that the encoder has to predict."""
     segments: Segments
@@ -88,60 +89,60 @@ def backward_bottleneck(
     *,
     max_length: int,
     budget: int,
-    chance: np.random.Generator,
+    rng: np.random.Generator,
     scale: float = 1.0,
 ) -> Tensor:
     """Add the objective's gradient to the parameters, pack by pack, and return the loss.
 
-    The loss is the mean cross-entropy of the rebuilt tokens; RetroMAE's adds that of the tokens
-    hidden from the encoder.
+    The loss is the mean cross-entropy of the rebuilt tokens. RetroMAE adds that of the tokens that
+    were hidden from the encoder.
     """
-    rows = [_row(embedder, text, loss.kind, max_length, chance) for text in texts]
-    rows = [row for row in rows if row.wanted]
+    rows = [_row(embedder, text, loss.kind, max_length, rng) for text in texts]
+    rows = [row for row in rows if row.targets]
     device = embedder.backbone.device
     total = torch.zeros((), device=device)
-    targets = sum(len(row.wanted) for row in rows)
+    targets = sum(len(row.targets) for row in rows)
     hidden = max(1, sum(len(row.hidden) for row in rows))
     batch = RenderedBatch(
         [row.seen for row in rows], [np.zeros(len(row.seen), np.uint8) for row in rows], []
     )
     for pack in plan(batch.ids, budget, share=False):
-        found = _rebuilt(embedder, decoder, rows, batch, pack, loss.kind, chance)
-        part = found[0] / targets + found[1] / hidden
+        rebuilt, predicted = _rebuilt(embedder, decoder, rows, batch, pack, loss.kind, rng)
+        part = rebuilt / targets + predicted / hidden
         (part * scale).backward()
         total += part.detach()
     return total
 
 
 def _row(
-    embedder: Embedder, text: str, kind: str, max_length: int, chance: np.random.Generator
-) -> _Row:
+    embedder: Embedder, text: str, kind: str, max_length: int, rng: np.random.Generator
+) -> _RebuiltText:
     tokenizer = embedder.backbone.tokenizer
     special = set(tokenizer.all_special_ids)
     whole = [int(i) for i in tokenizer(text)["input_ids"][:max_length]]
-    wanted = [place for place, token in enumerate(whole) if token not in special]
+    targets = [position for position, token in enumerate(whole) if token not in special]
     if kind == "tsdae":
         words = text.split()
-        kept = [word for word in words if chance.random() >= DELETED] or words[:1]
+        kept = [word for word in words if rng.random() >= DELETED] or words[:1]
         seen = [int(i) for i in tokenizer(" ".join(kept))["input_ids"]][:max_length]
-        return _Row(seen, whole, wanted, [], segments_of(np.array(seen), tokenizer))
-    hidden = [place for place in wanted if chance.random() < HIDDEN]
+        return _RebuiltText(seen, whole, targets, [], segments_of(np.array(seen), tokenizer))
+    hidden = [position for position in targets if rng.random() < HIDDEN]
     seen, mask = list(whole), mask_token(tokenizer)
-    for place in hidden:
-        seen[place] = mask
-    return _Row(seen, whole, wanted, hidden, segments_of(np.array(whole), tokenizer))
+    for position in hidden:
+        seen[position] = mask
+    return _RebuiltText(seen, whole, targets, hidden, segments_of(np.array(whole), tokenizer))
 
 
 def _rebuilt(
     embedder: Embedder,
     decoder: Bottleneck,
-    rows: Sequence[_Row],
+    rows: Sequence[_RebuiltText],
     batch: RenderedBatch,
     pack: Pack,
     kind: str,
-    chance: np.random.Generator,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return the summed losses of a pack: of the decoder, and of the encoder's hidden tokens."""
+    """Return two summed losses of a pack: the decoder's, and that of the hidden tokens."""
     backbone, readout = embedder.backbone, embedder.readout
     chosen = [rows[item] for item in pack.items.tolist()]
     seen = [row.seen for row in chosen]
@@ -157,13 +158,13 @@ def _rebuilt(
         ids_BL[b, :n] = torch.tensor(row.whole)
         shown = np.tri(n, k=-1, dtype=bool)
         if kind == "retromae":
-            shown = chance.random((n, n)) < SEEN
+            shown = rng.random((n, n)) < SEEN
             np.fill_diagonal(shown, val=False)
         hidden_BLK[b, :n, 1 : n + 1] = torch.from_numpy(~shown)
     ids_BL = ids_BL.to(h_TD.device)
     table: Any = backbone.network.get_input_embeddings()  # type: ignore[operator]
     h_BLD = decoder(v_BD, table(ids_BL), hidden_BLK.to(h_TD.device))
-    inner = torch.tensor([(b, p) for b, row in enumerate(chosen) for p in row.wanted])
+    inner = torch.tensor([(b, p) for b, row in enumerate(chosen) for p in row.targets])
     b_N, p_N = inner.to(h_TD.device).unbind(1)
     rebuilt = cross_entropy(backbone, h_BLD[b_N, p_N], ids_BL[b_N, p_N])
     if not any(row.hidden for row in chosen):

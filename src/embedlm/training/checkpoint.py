@@ -1,4 +1,4 @@
-"""Where a stage stands, written so that a kill at any moment loses no more than the last steps."""
+"""Checkpoints of a stage: a run that is killed loses only the steps since the last one."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ __all__ = ["Checkpoints", "StageProgress", "trained_parameters"]
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 KEEP = 2
-"""Checkpoints kept beside the best one."""
+"""Number of last checkpoints that are kept beside the best one."""
 
 
 @dataclass(slots=True)
 class StageProgress:
-    """What a stage has done."""
+    """How far a stage has come."""
 
     step: int = 0
     best_step: int | None = None
     best_score: float | None = None
     stale: int = 0
-    """Evaluations without a better score."""
+    """Consecutive evaluations without a better score."""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """Dev scores: step, score."""
+    """Dev scores, each with its step."""
     negatives: dict[str, list[float]] = field(default_factory=dict)
-    """How hard each record's negatives were (`dynamic_negatives`)."""
+    """State of each record's hard negatives (`dynamic_negatives`)."""
 
 
 class Checkpoints:
-    """The checkpoints of a stage's folder.
+    """The checkpoints in a stage's folder.
 
     Args:
-        folder: theirs; it is made if it is not there.
-        manifest: the settings and data of the stage, which tell its checkpoints from another's.
+        folder: folder of the checkpoints; it is created if needed.
+        manifest: settings and data of the stage; checkpoints with other ones are refused.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ class Checkpoints:
                 shutil.rmtree(left, ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """Return the steps of the checkpoints that are there, in order."""
+        """Return the steps that have a checkpoint, in order."""
         return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
 
     def save(
@@ -67,19 +67,19 @@ class Checkpoints:
         weights: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
     ) -> Path:
-        """Write a checkpoint under its final name only when it is whole.
+        """Write a checkpoint; it gets its final name only when it is complete.
 
         Raises:
-            JobError: the disk is full, or cannot be written.
+            JobError: the disk is full or cannot be written to.
         """
         target = self._path(progress.step)
-        # All processes write into one folder, so that its name is not drawn by chance.
+        # All processes write into this folder, so its name must not be random.
         unfinished = target.with_name(f".{target.name}{TEMPORARY}")
         last = self.steps()
-        kept = f"The checkpoint of step {last[-1]} is whole. " if last else ""
-        told = f"{kept}Make room and run the same command again"
+        kept = f"The checkpoint of step {last[-1]} is complete. " if last else ""
+        advice = f"{kept}Make room and run the same command again"
         try:
-            with disk_errors(target, told, also=(RuntimeError,)):  # torch's writer raises that
+            with disk_errors(target, advice, also=(RuntimeError,)):  # torch's writer raises that
                 unfinished.mkdir(exist_ok=True)
                 self._write(unfinished, weights, optimizer)
                 wait_for_all()
@@ -98,7 +98,7 @@ class Checkpoints:
     def _write(
         self, folder: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
-        """Write this process's random numbers and its shards."""
+        """Write the random state and the shards of this process."""
         state, owner = RandomState.now(), self._owner(weights)
         torch.save(
             {"cpu": state.cpu, "cuda": list(state.cuda)}, folder / f"random-{process_rank()}.pt"
@@ -109,16 +109,16 @@ class Checkpoints:
             torch.save(local_state(optimizer), folder / f"optimizer-{owner}.pt")
 
     def _owner(self, weights: Mapping[str, Tensor]) -> int:
-        """Return whose weights this process reads: its own shards, or those of the first."""
+        """Return the rank whose weights this process reads: its own if sharded, else the first."""
         return process_rank() if any(isinstance(w, DTensor) for w in weights.values()) else 0
 
     def load(
         self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> StageProgress | None:
-        """Put the last whole checkpoint back and return where it stands; None: there is none.
+        """Restore the last checkpoint and return its progress; None if there is no checkpoint.
 
         Raises:
-            JobError: it belongs to other settings or other data.
+            JobError: the checkpoint belongs to other settings or other data.
         """
         steps = self.steps()
         if not steps:
@@ -128,7 +128,7 @@ class Checkpoints:
         if change:
             raise JobError(
                 f"{folder} is a checkpoint of another plan or of other data: {change}. Give "
-                "another output folder, or --restart to begin anew"
+                "another output folder, or --restart to start again"
             )
         progress = read_json(folder / _PROGRESS, JobError)
         self.restore(steps[-1], weights)
@@ -140,7 +140,7 @@ class Checkpoints:
         return StageProgress(**progress)
 
     def restore(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Put the weights of a checkpoint back."""
+        """Restore the weights of a checkpoint."""
         file = self._path(step) / f"weights-{self._owner(weights)}.pt"
         put_weights(weights, torch.load(file, map_location="cpu", weights_only=True))
 
@@ -154,5 +154,5 @@ class Checkpoints:
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained, by name; shared ones once."""
+    """Return the parameters that require gradients, by name; a shared one appears once."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}

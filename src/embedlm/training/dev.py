@@ -1,21 +1,52 @@
-"""Scores a model on held-out records while it is trained."""
+"""Scores of a model on held-out records, while it is trained."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from embedlm.data import Group, Pair, Records
+from embedlm.data import Group, Pair, Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.evaluation.metrics import best_documents, mean_metric, reciprocal_rank, spearman
 from embedlm.schema.tuning import Stage
 from embedlm.training.named_adapters import adapters_of
 
-__all__ = ["dev_score", "metric_of"]
+__all__ = ["DevSet", "dev_score", "metric_of"]
 
 DEPTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class DevSet:
+    """Held-out records."""
+
+    records: Records
+    is_subset: bool = False
+    """Whether the file holds further records, which are not scored."""
+    role: str | None = None
+    """Role of the texts of scored pairs."""
+
+    @classmethod
+    def read(cls, path: Path, limit: int, role: str | None = None) -> DevSet:
+        """Read at most `limit` records.
+
+        Raises:
+            InputError: the records are bare texts, without scores or positives.
+        """
+        records = read_records(path, limit + 1)
+        metric_of(records)
+        is_subset = len(records.items) > limit
+        return cls(replace(records, items=records.items[:limit]), is_subset, role)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric; it says so if only the first records of the file are scored."""
+        name = metric_of(self.records)
+        return f"{name} (first {len(self.records.items)} records)" if self.is_subset else name
 
 
 def metric_of(records: Records) -> str:
@@ -26,7 +57,7 @@ def metric_of(records: Records) -> str:
     """
     if records.kind == "texts":
         raise InputError(
-            f"the dev set {records.name!r} holds bare texts; give scored pairs or queries with "
+            f"the dev set {records.name!r} holds bare texts; give scored pairs, or queries with "
             "their positives"
         )
     return "spearman" if records.kind == "pairs" else f"mrr@{DEPTH}"
@@ -38,11 +69,17 @@ def dev_score(
     stage: Stage | None = None,
     role: str | None = None,
 ) -> float:
-    """Return Spearman's correlation of scored pairs, or MRR@10 of queries.
+    """Return Spearman's correlation for scored pairs, or MRR@10 for queries with positives.
 
     Each query ranks the positives and negatives of all queries. A stage that trains one named
-    adapter is scored with that adapter; a stage that trains adapters by role is scored with a
-    pair's first text as the query and its second as the document.
+    adapter is scored with that adapter. A stage that trains adapters by role embeds the first text
+    of a pair as the query and the second as the document.
+
+    Args:
+        embedder: the model.
+        records: scored pairs, or queries with positives.
+        stage: the stage under way, whose adapters are used.
+        role: role of the texts of scored pairs.
     """
     options, by_role = _options(stage)
     if records.kind == "pairs":

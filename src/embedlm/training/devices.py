@@ -1,9 +1,9 @@
-"""Several processes as one: every rank embeds its share of a batch and knows the others'.
+"""Distributed training: every process embeds its share of a batch and gathers the others'.
 
-Each rank computes the loss of the whole batch, with a graph through its own rows only. The sum of
-all ranks' gradients is then the gradient of the whole batch, whatever the loss.
+Each process computes the loss of the whole batch, with a graph through its own rows only. The sum
+of all processes' gradients is then the gradient of the whole batch, whatever the loss.
 
-Shapes: N rows of a rank, W ranks, X columns.
+Shapes: N rows of a process, X columns.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def process_count() -> int:
 
 
 def process_rank() -> int:
-    """Return this process's place among them."""
+    """Return the rank of this process, 0 if it is alone."""
     return dist.get_rank() if process_count() > 1 else 0
 
 
 @contextmanager
 def processes(device: Any = None) -> Iterator[None]:
-    """Join the processes that torchrun has started, if it has, and leave them at the end."""
+    """Join the process group if torchrun started this process, and leave it at the end."""
     joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if joins:
         cuda = torch.cuda.is_available() and (device is None or "cuda" in str(device))
@@ -60,40 +60,40 @@ def processes(device: Any = None) -> Iterator[None]:
 
 
 def wait_for_all() -> None:
-    """Go on only when all processes are here."""
+    """Wait until all processes get here."""
     if process_count() > 1:
         dist.barrier()
 
 
 def sum_over_processes(count: int) -> int:
-    """Return the sum of the processes' counts."""
+    """Return the sum of a count over all processes."""
     return _reduced(count, dist.ReduceOp.SUM)
 
 
 def max_over_processes(count: int) -> int:
-    """Return the largest of the processes' counts."""
+    """Return the maximum of a count over all processes."""
     return _reduced(count, dist.ReduceOp.MAX)
 
 
-def _reduced(count: int, how: Any) -> int:
+def _reduced(count: int, operation: Any) -> int:
     if process_count() == 1:
         return count
-    found = torch.tensor(count, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(found, how)
-    return int(found)
+    total = torch.tensor(count, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(total, operation)
+    return int(total)
 
 
 def own_rows(rows: Sequence[T]) -> Sequence[T]:
-    """Return this rank's rows of a batch, cut into as many even pieces as there are ranks.
+    """Return this process's rows of a batch, which is cut into equal parts in rank order.
 
-    Rows that cannot be dealt out evenly are left out: the ranks must be in step.
+    Rows that would make the parts unequal are left out: the processes must stay in step.
     """
     each = len(rows) // process_count()
     return rows[process_rank() * each : (process_rank() + 1) * each]
 
 
 def gather_rows(x_NX: Tensor) -> Tensor:
-    """Return all ranks' rows in rank order, this rank's own with their graph."""
+    """Return all processes' rows in rank order; only those of this process carry gradients."""
     if process_count() == 1:
         return x_NX
     parts = [torch.empty_like(x_NX) for _ in range(process_count())]
@@ -103,10 +103,10 @@ def gather_rows(x_NX: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add up the gradients of all ranks in place; what none has one for keeps none."""
+    """Add up gradients over all processes, in place; a parameter without any stays without."""
     if process_count() == 1:
         return
-    every = [p for p in parameters if not isinstance(p, DTensor)]  # shards are added up already
+    every = [p for p in parameters if not isinstance(p, DTensor)]  # FSDP has reduced shards already
     device = every[0].device if every else None
     has = torch.tensor([parameter.grad is not None for parameter in every], device=device).int()
     dist.all_reduce(has)

@@ -1,4 +1,4 @@
-"""Hard negatives that are replaced once they have become easy (Conan-embedding).
+"""Replacing hard negatives that have become easy (Conan-embedding).
 
 Li et al., arXiv:2408.15710, section 3.2: a record begins with the first n of its mined negatives.
 Where factor * s < s_first and s < below, s being their mean score now, the i-th replacement takes
@@ -18,20 +18,21 @@ from embedlm.schema.tuning import DynamicNegatives
 __all__ = ["NegativeHardness"]
 
 SKIPPED = 10
-"""Places of the mined list that the first replacement goes past."""
+"""Entries of the mined list that the first replacement skips."""
 
 
 @dataclass(slots=True)
 class _Record:
     turn: int
+    """How often the negatives were replaced."""
     first: float
-    """Mean score of the negatives when they were first met."""
+    """Mean score of the negatives when they were first used."""
     seen: int
-    """Step of the last look."""
+    """Step of the last check; -1 if the negatives are new."""
 
 
 class NegativeHardness:
-    """Which negatives each record has now."""
+    """The hard negatives that each record has at present."""
 
     def __init__(self, settings: DynamicNegatives) -> None:
         self.settings = settings
@@ -39,19 +40,19 @@ class NegativeHardness:
         self._records: dict[str, _Record] = {}
 
     def places(self, source: int, index: int, wanted: int, count: int) -> list[int]:
-        """Return the places of a record's negatives in its list of `count`."""
+        """Return the indices of a record's current negatives in its list of `count`."""
         record = self._records.get(f"{source}/{index}")
         turn = 0 if record is None else record.turn
         start = 0 if turn == 0 else (turn - 1) * wanted + min(SKIPPED, max(0, count - wanted))
         return [(start + place) % count for place in range(min(wanted, count))]
 
     def look(self, rows: Sequence[Any], scores_BG: Tensor, step: int) -> None:
-        """Note how hard the negatives of a batch were, and replace those that have become easy.
+        """Record how hard the negatives of a batch are, and replace those that have become easy.
 
         Args:
-            rows: with source and index.
+            rows: the rows of the batch, in order.
             scores_BG: cosine of each row's query with its negatives.
-            step: of the batch.
+            step: the step of the batch.
         """
         for row, score in zip(rows, scores_BG.mean(1).tolist(), strict=False):
             if row.index < 0:
@@ -69,11 +70,11 @@ class NegativeHardness:
                     self.replaced += 1
 
     def state(self) -> dict[str, list[float]]:
-        """Return what a checkpoint holds."""
+        """Return the state to store in a checkpoint."""
         return {key: [r.turn, r.first, r.seen] for key, r in self._records.items()}
 
     def restore(self, state: dict[str, list[float]]) -> None:
-        """Go back to what a checkpoint holds."""
+        """Restore the state of a checkpoint."""
         self._records = {
             key: _Record(int(turn), first, int(seen)) for key, (turn, first, seen) in state.items()
         }

@@ -1,7 +1,8 @@
-"""Weights, gradients and optimiser states split over the processes (FSDP2, ZeRO stage 3).
+"""FSDP2: weights, gradients and optimiser states sharded over the processes (ZeRO stage 3).
 
-A layer's weights are joined when it runs and given up afterwards: a model too large for one device
-is trained on several. Rajbhandari et al., arXiv:1910.02054; torch.distributed.fsdp.fully_shard.
+A layer's weights are gathered when it runs and freed afterwards, so that several devices train a
+model that is too large for one.
+Rajbhandari et al., arXiv:1910.02054; torch.distributed.fsdp.fully_shard.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ def check_sharding(stage: Stage) -> None:
     """Refuse a stage that cannot be trained in shards.
 
     Raises:
-        UnsupportedError: with what to change.
+        UnsupportedError: the base is in 4 bits, or an objective reads single token embeddings.
     """
     where = f"stage {stage.name!r}"
     if stage.adapter is not None and stage.adapter.kind == "qlora":
-        raise UnsupportedError(f"{where}: a base in 4 bits is not sharded; take lora")
+        raise UnsupportedError(f"{where}: a base in 4 bits cannot be sharded; take lora")
     if any(loss.kind in BOTTLENECK for loss in stage.objective):
         raise UnsupportedError(
-            f"{where}: {' and '.join(BOTTLENECK)} read the embeddings of tokens by themselves, "
-            "which sharding takes apart; set sharding: none"
+            f"{where}: {' and '.join(BOTTLENECK)} read single rows of the embedding "
+            "table, which sharding splits; set sharding: none"
         )
 
 
 def shard(model: TrainableEmbedder) -> None:
-    """Split the network's weights over the processes; its head and what is small stay whole.
+    """Shard the network's weights over the processes; the language-model head stays whole.
 
     Raises:
-        UnsupportedError: a network without layers.
+        UnsupportedError: the network has no layers.
     """
     backbone = model.backbone
     if backbone.static:
@@ -69,7 +70,7 @@ def shard(model: TrainableEmbedder) -> None:
 
 
 def whole_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return joined weights on the CPU; all processes must request."""
+    """Return the gathered weights on the CPU; all processes must call this."""
     return {
         name: (w.full_tensor() if isinstance(w, DTensor) else w).detach().cpu()
         for name, w in weights.items()
@@ -77,7 +78,7 @@ def whole_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
-    """Scale gradients so that their joint norm is at most `limit`; return the norm before."""
+    """Scale gradients so that their total norm is at most `limit`; return the norm before."""
     every: Sequence[nn.Parameter] = [p for p in parameters if p.grad is not None]
     if not any(isinstance(p, DTensor) for p in every):
         return float(nn.utils.clip_grad_norm_(every, limit or math.inf))
@@ -95,19 +96,19 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> f
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor, or all of one that is not sharded."""
+    """Return this process's shard of a tensor, or the whole tensor if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def put_weights(weights: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Copy weights, or this process's parts of them, by name."""
+def put_weights(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy values into weights, or into this process's shards of them, by name."""
     with torch.no_grad():
         for name, tensor in weights.items():
-            local_part(tensor).copy_(found[name])
+            local_part(tensor).copy_(values[name])
 
 
 def local_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's state with this process's parts of its tensors."""
+    """Return an optimiser's state with this process's shards of its tensors."""
     state = optimizer.state_dict()
     parts = {
         index: {key: local_part(v) if isinstance(v, Tensor) else v for key, v in values.items()}
@@ -117,7 +118,7 @@ def local_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_local_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put back what `local_state` gave, for parameters that are sharded likewise."""
+    """Restore what `local_state` returned, for parameters that are sharded the same way."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     whole = {}
     for index, values in state["state"].items():
@@ -127,7 +128,7 @@ def load_local_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
 
 
 def _like(value: Any, parameter: Tensor) -> Any:
-    """Return a part as the sharded tensor it is of; numbers stay as they are."""
+    """Return a shard as a part of its sharded tensor; numbers stay as they are."""
     if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or not value.ndim:
         return value
     return DTensor.from_local(

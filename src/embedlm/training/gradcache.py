@@ -1,8 +1,8 @@
-"""Contrastive batches of any size in the memory of a chunk.
+"""GradCache: contrastive batches of any size in the memory of one chunk.
 
-GradCache (Gao et al., arXiv:2101.06983): embed all chunks without a graph, take the loss's gradient
-in the embeddings, then embed each chunk once more with a graph and send its gradient through. The
-random numbers of a chunk are the same both times, so that dropout is.
+Gao et al., arXiv:2101.06983: embed all chunks without a graph, compute the loss's gradient with
+respect to the embeddings, then embed each chunk again with a graph and backpropagate its part. The
+random state of a chunk is the same both times, and so is its dropout.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 __all__ = ["RandomState", "backward_cached", "backward_plain"]
 
 Chunk = Callable[[], Tensor]
-"""Gives a chunk's embeddings, v_RD."""
+"""Function that returns the embeddings of a chunk, v_RD."""
 LossOf = Callable[[Tensor], Tensor]
-"""From all embeddings, v_ND, to a scalar."""
+"""Function from all embeddings, v_ND, to a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class RandomState:
 
     @classmethod
     def now(cls) -> RandomState:
-        """Return the state as it is."""
+        """Return the current state."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return cls(torch.get_rng_state(), tuple(cuda))
 
     def restore(self) -> None:
-        """Go back to this state."""
+        """Restore this state."""
         torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
@@ -51,14 +51,13 @@ def backward_plain(chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0)
 def backward_cached(
     chunks: Sequence[Chunk], loss_of: LossOf, scale: float = 1.0, idle: Sequence[Chunk] = ()
 ) -> Tensor:
-    """Do what `backward_plain` does with one chunk's graph at a time.
+    """Do what `backward_plain` does with the graph of one chunk at a time.
 
     Args:
-        chunks: each gives its embeddings, the same each time it is called with the same random
-            numbers.
-        loss_of: the loss of all embeddings, in the order of the chunks.
-        scale: of the gradient (accumulation).
-        idle: chunks that are run like the others and count for nothing.
+        chunks: functions that return embeddings, the same ones whenever the random state is equal.
+        loss_of: computes the loss of all embeddings, in the order of the chunks.
+        scale: factor of the gradient, for accumulation.
+        idle: chunks that run like the others and add nothing to the gradient.
     """
     states, parts = [], []
     with torch.no_grad():
@@ -77,7 +76,7 @@ def backward_cached(
     ):
         state.restore()
         again = chunk()
-        if again.requires_grad:  # what is not trained is embedded too
+        if again.requires_grad:  # texts of an untrained adapter are embedded too
             again.backward(gradient)
     for chunk in idle:
         (chunk().sum() * 0).backward()
@@ -86,5 +85,5 @@ def backward_cached(
 
 
 def _moved(state: RandomState) -> bool:
-    """Tell whether random numbers were drawn since."""
+    """Tell whether random numbers have been drawn since this state."""
     return not torch.equal(state.cpu, torch.get_rng_state())

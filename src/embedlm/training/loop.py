@@ -1,10 +1,9 @@
-"""The steps of one stage: optimiser, schedule, dev scores, checkpoints, and a clean stop."""
+"""The training loop of a stage: optimiser, schedule, dev scores, checkpoints, early stopping."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,36 +13,36 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from embedlm.backbone.memory import free_memory, is_out_of_memory
-from embedlm.data import Records
 from embedlm.errors import JobError
 from embedlm.jobs.json_files import append_json
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.checkpoint import Checkpoints, StageProgress, trained_parameters
-from embedlm.training.dev import dev_score, metric_of
+from embedlm.training.dev import DevSet, dev_score
 from embedlm.training.devices import process_rank, sum_gradients, wait_for_all
 from embedlm.training.fsdp import clip_gradients, local_part
 from embedlm.training.schedule import learning_rate
 from embedlm.training.step import Stepper
+from embedlm.training.trackers import EventHandler
 
 __all__ = ["Intervals", "run_steps", "steps_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """After how many steps a run logs, scores the dev set, and saves a checkpoint."""
+    """Numbers of steps after which a run logs, scores the dev set, and saves a checkpoint."""
 
     log: int = 10
     evaluate: int | None = None
     checkpoint: int = 200
     keep: Literal["best", "last"] = "best"
-    """Which weights a stage ends with, where there is a dev set."""
+    """Weights that a stage ends with if there is a dev set."""
     patience: int | None = None
-    """Evaluations without a better score before the stage ends early."""
+    """Evaluations without a better score after which the stage ends early; None: never."""
 
 
 def steps_of(stage: Stage, batches: Batches) -> int:
-    """Return how many steps a stage has: as given, or so many times through the data."""
+    """Return the number of steps of a stage, from its `steps` or its `epochs`."""
     if stage.optimizer.steps is not None:
         return stage.optimizer.steps
     epochs = stage.optimizer.epochs or 1.0
@@ -56,23 +55,21 @@ def run_steps(
     batches: Batches,
     checkpoints: Checkpoints,
     every: Intervals,
-    dev: Records | None,
-    on_event: Callable[[str, dict[str, Any]], None],
-    role: str | None = None,
+    dev: DevSet | None,
+    on_event: EventHandler,
 ) -> StageProgress:
-    """Train a stage from where its last checkpoint stands; the best weights are left in the model.
+    """Train a stage from its last checkpoint, and leave the best weights in the model.
 
     Args:
-        stepper: gives a batch's gradient.
-        batches: of the stage, at its first step.
-        checkpoints: of the stage's folder.
-        every: how often it is logged, evaluated and saved.
+        stepper: computes the gradient of a batch.
+        batches: the stage's batches, at their first step.
+        checkpoints: the checkpoints of the stage's folder.
+        every: how often the run logs, scores the dev set and saves.
         dev: held-out records, or None.
-        on_event: told what happens: "step" and "dev" with their numbers.
-        role: of the texts of held-out pairs.
+        on_event: receives "resume", "step" and "dev" events with their values.
 
     Raises:
-        JobError: the loss or the gradient is no number, or a checkpoint cannot be written.
+        JobError: the loss or the gradient is not finite, or a checkpoint cannot be written.
     """
     stage, modules = stepper.stage, stepper.model.modules()
     steps, parameters = steps_of(stage, batches), trained_parameters(modules)
@@ -80,26 +77,30 @@ def run_steps(
     optimizer = _optimizer(stage, parameters)
     _check_memory(stage, parameters, stepper.model.backbone.device)
     progress = checkpoints.load(parameters, optimizer) or StageProgress()
+    if progress.step:
+        on_event("resume", {"step": progress.step, "of": steps})
     if batches.hardness is not None:
         batches.hardness.restore(progress.negatives)
     batches.skip(progress.step * stage.batching.accumulate)
     ended = every.patience is not None and progress.stale >= every.patience
     if dev is not None and not progress.history:
-        _evaluate(stepper, dev, progress, on_event, role)
+        _evaluate(stepper, dev, progress, on_event)
         checkpoints.save(progress, parameters, optimizer)
     start = time.perf_counter()
     while progress.step < steps and not ended:
         modules.train()
         rate = learning_rate(stage.optimizer, progress.step, steps)
-        told = _step(stepper, batches, optimizer, parameters, rate, progress, checkpoints)
+        values = _step(stepper, batches, optimizer, parameters, rate, progress, checkpoints)
         progress.step += 1
         if progress.step % every.log == 0 or progress.step == steps:
             spent = time.perf_counter() - start
-            on_event("step", {"step": progress.step, "of": steps, "rate": rate, **told, "s": spent})
+            on_event(
+                "step", {"step": progress.step, "of": steps, "rate": rate, **values, "s": spent}
+            )
         last, better = progress.step == steps, False
         if dev is not None and (last or _due(progress.step, every.evaluate)):
             modules.eval()
-            better = _evaluate(stepper, dev, progress, on_event, role)
+            better = _evaluate(stepper, dev, progress, on_event)
             ended = every.patience is not None and progress.stale >= every.patience
         due = better or last or ended or _due(progress.step, every.checkpoint)
         if due:
@@ -119,7 +120,7 @@ def _due(step: int, every: int | None) -> bool:
 
 
 def _optimizer(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """Return AdamW; vectors (biases and norms) do not decay."""
+    """Return AdamW, without weight decay for vectors (biases and norms)."""
     rate = stage.optimizer.weight_decay
     groups = [
         {
@@ -151,7 +152,7 @@ def _step(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     try:
-        told = _gradient(stepper, batches)
+        values = _gradient(stepper, batches)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -164,15 +165,15 @@ def _step(
     sum_gradients(parameters.values())
     limit = stepper.stage.optimizer.max_grad_norm
     norm = clip_gradients(parameters.values(), limit)
-    collapsed = norm == 0 and told["loss"] > 0  # all texts have one vector
-    if collapsed or not math.isfinite(told["loss"]) or not math.isfinite(norm):
+    collapsed = norm == 0 and values["loss"] > 0  # every text has the same vector
+    if collapsed or not math.isfinite(values["loss"]) or not math.isfinite(norm):
         raise JobError(
             f"stage {stepper.stage.name!r} diverged at step {progress.step + 1}: the loss is "
-            f"{told['loss']}, the gradient's norm {norm}. The weights were not changed; "
+            f"{values['loss']}, the gradient's norm {norm}. The weights were not changed; "
             f"{_last_good(checkpoints)}. Take a smaller learning rate or a longer warm-up"
         )
     optimizer.step()
-    return {**told, "norm": norm}
+    return {**values, "norm": norm}
 
 
 def _last_good(checkpoints: Checkpoints) -> str:
@@ -182,10 +183,10 @@ def _last_good(checkpoints: Checkpoints) -> str:
 
 
 def _check_memory(stage: Stage, parameters: dict[str, nn.Parameter], device: torch.device) -> None:
-    """Refuse a stage whose gradients and optimiser alone do not fit beside the model.
+    """Refuse a stage whose gradients and optimiser do not fit in memory beside the model.
 
     Raises:
-        JobError: with how much is missing.
+        JobError: it says how much is needed and how much is free.
     """
     free = free_memory(device)
     # A gradient and AdamW's two moments, in the parameters' own dtype.
@@ -213,15 +214,14 @@ def _gradient(stepper: Stepper, batches: Batches) -> dict[str, float]:
 
 def _evaluate(
     stepper: Stepper,
-    dev: Records,
+    dev: DevSet,
     progress: StageProgress,
-    on_event: Callable[[str, dict[str, Any]], None],
-    role: str | None,
+    on_event: EventHandler,
 ) -> bool:
-    """Score the dev set; tell whether it is better than ever (the start counts)."""
-    score = dev_score(stepper.model.embedder, dev, stepper.stage, role)
+    """Score the dev set; tell whether this is the best score so far, the start's included."""
+    score = dev_score(stepper.model.embedder, dev.records, stepper.stage, dev.role)
     progress.history.append({"step": progress.step, "score": score})
-    on_event("dev", {"step": progress.step, "metric": metric_of(dev), "score": score})
+    on_event("dev", {"step": progress.step, "metric": dev.metric, "score": score})
     better = progress.best_score is None or score > progress.best_score
     if better:
         progress.best_score, progress.best_step = score, progress.step

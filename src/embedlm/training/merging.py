@@ -1,9 +1,7 @@
-"""One model of several: a weighted mean of their weights.
+"""Merging: one model whose weights are the weighted mean of several models' weights.
 
-Averaged checkpoints of a run, and LM-Cocktail (Xiao et al., arXiv:2311.13534), whose weights come
-from how well each model does on a few examples.
-
-Shapes: K models.
+This averages the checkpoints of a run, or mixes models as LM-Cocktail does (Xiao et al.,
+arXiv:2311.13534), which weighs each model by how well it does on a few examples.
 """
 
 from __future__ import annotations
@@ -14,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from embedlm.data import read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.loader import load
-from embedlm.training.dev import dev_score
+from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.trainable import modules_of
 
-__all__ = ["cocktail_weights", "merge"]
+__all__ = ["check_output", "cocktail_weights", "merge"]
 
 
 def merge(
@@ -32,38 +31,74 @@ def merge(
     weights: Sequence[float] | None = None,
     device: Any = None,
 ) -> Embedder:
-    """Write and return the weighted mean of models of one architecture.
+    """Write the weighted mean of models of one architecture, and return it.
 
     Args:
-        models: folders or hub ids; recipe, prompts and tokenizer are the first one's.
-        output: the new model's folder.
-        weights: one a model, scaled to a sum of 1; None weighs all alike.
-        device: where it is computed.
+        models: folders or hub ids; recipe, prompts and tokenizer are those of the first.
+        output: folder of the new model; it must be empty or not exist.
+        weights: one weight for each model, scaled to a sum of 1; None gives all the same.
+        device: where the mean is computed.
 
     Raises:
-        InputError: fewer than two models, or models that do not fit together.
+        InputError: fewer than two models, models of different architectures, or an output folder
+            that is one of the models or holds something else.
     """
     share = _shares(models, weights)
+    check_output(models, output)
     whole = load(str(models[0]), device=device, dtype="float32")
-    into = dict(modules_of(whole).named_parameters())
+    parameters = dict(modules_of(whole).named_parameters())
+    with_head = whole.backbone.head is not None
     with torch.no_grad():
-        for parameter in into.values():
+        for parameter in parameters.values():
             parameter.mul_(share[0])
         for name, part in zip(models[1:], share[1:], strict=True):
-            found = dict(
-                modules_of(load(str(name), device=device, dtype="float32")).named_parameters()
-            )
-            odd = [key for key, value in into.items() if _shape(found.get(key)) != value.shape]
-            odd += [key for key in found if key not in into]
-            if odd:
+            other = load(str(name), device=device, dtype="float32")
+            addends = dict(modules_of(other).named_parameters())
+            if with_head != (other.backbone.head is not None):
+                # A language-model head that only some of the models have is left out.
+                with_head = False
+                parameters, addends = _without_head(parameters), _without_head(addends)
+            differing = [
+                key for key, value in parameters.items() if _shape(addends.get(key)) != value.shape
+            ]
+            differing += [key for key in addends if key not in parameters]
+            if differing:
                 raise InputError(
-                    f"{str(name)!r} does not fit {str(models[0])!r}: {odd[0]} has another shape or "
-                    "is in one of them only; merge models of one architecture"
+                    f"{str(name)!r} does not fit {str(models[0])!r}: {differing[0]} has another "
+                    "shape or is in one of them only; merge models of one architecture"
                 )
-            for key, parameter in into.items():
-                parameter.add_(found[key], alpha=part)
+            for key, parameter in parameters.items():
+                parameter.add_(addends[key], alpha=part)
+    if not with_head:
+        whole = whole.with_backbone(whole.backbone.rebuilt(head=None))
     whole.save_pretrained(output)
     return load(str(output), device=device)
+
+
+def check_output(models: Sequence[str | Path], output: str | Path) -> None:
+    """Refuse an output folder in which the merged model would overwrite something.
+
+    Raises:
+        InputError: the folder is, holds or lies in one of the models, or is not empty.
+    """
+    target = Path(output).resolve()
+    for name in models:
+        source = Path(name).resolve()
+        if Path(name).exists() and (source == target or target in source.parents):
+            raise InputError(
+                f"the output {str(output)!r} holds the model {str(name)!r}, which is read; give "
+                "another output folder"
+            )
+        if Path(name).exists() and source in target.parents:
+            raise InputError(
+                f"the output {str(output)!r} lies inside the model {str(name)!r}; give another "
+                "output folder"
+            )
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise InputError(
+            f"the output {str(output)!r} is there already and would be overwritten; give another "
+            "folder, or remove it first"
+        )
 
 
 def cocktail_weights(
@@ -73,23 +108,31 @@ def cocktail_weights(
     temperature: float = 0.1,
     device: Any = None,
 ) -> list[float]:
-    """Return a weight for each model by its score s on examples: softmax(s / temperature).
+    """Return a weight for each model from its score s on examples: softmax(s / temperature).
 
-    The paper takes the models' losses; a score is comparable between models that were trained with
-    different objectives.
+    The paper uses the models' losses. Scores can also be compared between models that were trained
+    with different objectives.
 
     Args:
         models: folders or hub ids.
         examples: a file of scored pairs (Spearman) or of queries with positives (MRR@10).
-        temperature: the lower, the more the best model weighs.
-        device: where they are scored.
+        temperature: a lower temperature gives the best model more weight.
+        device: where the models are scored.
+
+    Raises:
+        InputError: the temperature is not above 0, or the examples are bare texts.
     """
     if not temperature > 0:
         raise InputError(f"temperature is {temperature}; give a number above 0")
     records = read_records(examples)
+    metric_of(records)
     scores = [dev_score(load(str(name), device=device), records) for name in models]
     powers = [math.exp((score - max(scores)) / temperature) for score in scores]
     return [power / sum(powers) for power in powers]
+
+
+def _without_head(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in parameters.items() if not name.startswith("head.")}
 
 
 def _shape(value: torch.Tensor | None) -> torch.Size | None:
@@ -99,10 +142,12 @@ def _shape(value: torch.Tensor | None) -> torch.Size | None:
 def _shares(models: Sequence[str | Path], weights: Sequence[float] | None) -> list[float]:
     if len(models) < 2:
         raise InputError(f"{len(models)} model(s) were given; merge two or more")
-    given = [1.0] * len(models) if weights is None else [float(weight) for weight in weights]
-    if len(given) != len(models):
-        raise InputError(f"{len(given)} weights were given for {len(models)} models")
-    total = sum(given)
+    share = [1.0] * len(models) if weights is None else [float(weight) for weight in weights]
+    if len(share) != len(models):
+        raise InputError(
+            f"{len(share)} weights were given for {len(models)} models; give one for each"
+        )
+    total = sum(share)
     if not math.isfinite(total) or abs(total) < 1e-12:
-        raise InputError(f"the weights {given} have the sum {total}; give others")
-    return [weight / total for weight in given]
+        raise InputError(f"the weights {share} add up to {total}; give weights with a sum above 0")
+    return [weight / total for weight in share]

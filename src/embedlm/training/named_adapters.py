@@ -1,7 +1,7 @@
-"""Adapters trained by name: one a task (Jina-embeddings-v3), or one for queries alone (DiSCo).
+"""Adapters with names: one for each task (Jina-embeddings-v3), or one for queries (DiSCo).
 
-Each text is embedded with one of them; all are saved with the model and chosen by role or by name
-when it encodes.
+Each text is embedded with one of them. All are saved with the model, and `encode` chooses one by
+role or by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def adapter_of(stage: Stage, source: int, role: str | None) -> str | None:
-    """Return the adapter that a data set's texts of a role train; None: the base alone."""
+    """Return the adapter that a data set's texts of a role train; None if they train none."""
     if stage.train == "query_encoder":
         return QUERY if role == QUERY else None
     adapter = stage.data[source].adapter
@@ -35,15 +35,12 @@ def adapters_of(stage: Stage) -> list[str]:
     named: list[str] = []
     for data in stage.data:
         adapter = data.adapter
-        if isinstance(adapter, dict):
-            named += adapter.values()
-        elif adapter:
-            named.append(adapter)
+        named += adapter.values() if isinstance(adapter, dict) else [adapter] if adapter else []
     return list(dict.fromkeys(named))
 
 
 def changes_of(stages: Sequence[Stage]) -> dict[str, Any]:
-    """Return how a recipe changes by switchable adapters: which stay, and which serves a role."""
+    """Return the changes of a recipe that keep adapters switchable and assign them to roles."""
     roles: dict[str, Any] = {}
     for stage in stages:
         if stage.train == "query_encoder":
@@ -58,10 +55,10 @@ def changes_of(stages: Sequence[Stage]) -> dict[str, Any]:
 
 
 def check_adapters(stage: Stage, kind: str) -> None:
-    """Refuse adapters that cannot be trained as a stage says.
+    """Refuse adapters that cannot be trained with the settings of a stage.
 
     Raises:
-        InputError: with what to change.
+        InputError: it says what to change.
     """
     names, where = adapters_of(stage), f"stage {stage.name!r}"
     if not names:
@@ -71,10 +68,10 @@ def check_adapters(stage: Stage, kind: str) -> None:
     for name in names:
         if not _NAME.fullmatch(name):
             raise InputError(
-                f"{where}: adapter {name!r} is no name; write letters, digits, '_', '-' and '.'"
+                f"{where}: adapter {name!r} is not a name; use letters, digits, '_', '-' and '.'"
             )
     if stage.adapter is not None and stage.adapter.kind == "qlora":
-        raise InputError(f"{where}: switchable adapters are of kind lora or dora")
+        raise InputError(f"{where}: switchable adapters must be of kind lora or dora")
     if stage.gradient_checkpointing and stage.batching.chunk_tokens is None:
         raise InputError(
             f"{where}: gradient_checkpointing with switchable adapters needs batching.chunk_tokens"
@@ -83,10 +80,10 @@ def check_adapters(stage: Stage, kind: str) -> None:
         raise InputError(f"{where}: train: query_encoder needs queries with documents, not {kind}")
     roles = ("query", "document") if kind == "groups" else (None,)
     used = [{role: adapter_of(stage, i, role) for role in roles} for i in range(len(stage.data))]
-    if not all(any(one.values()) for one in used):
+    if not all(any(adapters.values()) for adapters in used):
         raise InputError(
             f"{where}: a data set names no adapter for the roles of its texts; give "
             "each set `adapter: NAME` or `adapter: {role: NAME}`"
         )
-    if any(one != used[0] for one in used) and not stage.batching.homogeneous:
+    if any(adapters != used[0] for adapters in used) and not stage.batching.homogeneous:
         raise InputError(f"{where}: data sets with different adapters need homogeneous: true")

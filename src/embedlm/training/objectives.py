@@ -20,6 +20,7 @@ from embedlm import losses
 from embedlm.errors import InputError, closest
 from embedlm.losses.multi_vector import maxsim
 from embedlm.schema.tuning import Loss
+from embedlm.training.batches import Batches
 from embedlm.training.language import LANGUAGE
 
 __all__ = ["EMBEDDING", "TEACHERS", "BatchFacts", "check_objective", "head_of", "loss_of"]
@@ -27,17 +28,19 @@ __all__ = ["EMBEDDING", "TEACHERS", "BatchFacts", "check_objective", "head_of", 
 
 @dataclass(frozen=True, slots=True)
 class LossRequirements:
-    """What a loss wants of the data."""
+    """What a loss needs from the data."""
 
     kind: str
-    """groups, pairs, texts, or any."""
+    """Kind of the records: groups, pairs, texts or any."""
     function: Callable[..., Tensor]
     negatives: bool = False
+    """Hard negatives in every record."""
     teacher: bool = False
-    """Scores of a teacher in the data."""
+    """A teacher's scores, from the data or from a model."""
     guide: bool = False
     """Embeddings of another model."""
     head: str = "dense"
+    """Heads that the loss reads, joined by +."""
 
 
 EMBEDDING: dict[str, LossRequirements] = {
@@ -64,19 +67,29 @@ EMBEDDING: dict[str, LossRequirements] = {
 """Losses on embeddings, by the name that a plan gives them."""
 _MASKS = ("positives_BM", "equal_queries_BB")
 """Arguments of losses that come from the batch, never from the plan."""
+CONTRASTIVE = (
+    "info_nce",
+    "improved_info_nce",
+    "gist",
+    "late_interaction",
+    "m3_self_distill",
+    "stable_distill",
+    "simcse",
+)
+"""Losses that tell a positive from negatives."""
+ORDER = ("cosent", "angle")
+"""Losses on the order of scored pairs."""
 _OWN = ("head", "teacher", "teachers", "reranker")
-"""Options that are not the function's."""
+"""Options of a plan that are not arguments of the loss."""
 TEACHERS = _OWN[1:]
-"""Those of them that name a model that gives scores."""
+"""Options that name a model which gives scores."""
 
 
-def check_objective(
-    objective: Sequence[Loss], kind: str, *, has_negatives: bool, has_scores: bool, group_size: int
-) -> None:
-    """Refuse a loss that is not known or that the data cannot feed.
+def check_objective(objective: Sequence[Loss], batches: Batches) -> None:
+    """Refuse a loss that is not known or that cannot learn from the stage's data.
 
     Raises:
-        InputError: with what the loss needs.
+        InputError: it says what the loss needs.
     """
     known = [*EMBEDDING, *LANGUAGE]
     for loss in objective:
@@ -85,37 +98,78 @@ def check_objective(
                 f"objective {loss.kind!r} is not known; allowed: {', '.join(known)}."
                 + closest(loss.kind, known)
             )
-        if loss.kind in LANGUAGE:
-            continue
-        needs = EMBEDDING[loss.kind]
-        if needs.kind not in ("any", kind):
-            wanted = {
-                "groups": "a query with its positive (and negatives)",
-                "pairs": "two texts and their score",
-                "texts": "bare texts",
-            }[needs.kind]
-            raise InputError(f"objective {loss.kind!r} needs {wanted}, but the data are {kind}")
-        if needs.negatives and (not has_negatives or group_size < 2):
-            raise InputError(
-                f"objective {loss.kind!r} needs hard negatives in every record and a group_size "
-                "of 2 or more; mine some first, or take info_nce"
-            )
-        if needs.teacher and not has_scores and not set(TEACHERS) & set(loss.options):
-            raise InputError(
-                f"objective {loss.kind!r} needs a teacher's scores in every record (`scores`, or "
-                "pos_scores and neg_scores), or one that gives them: options: {reranker: MODEL}, "
-                "{teacher: MODEL} or {teachers: [MODEL, ...]}"
-            )
-        _check_options(loss, needs)
-        if needs.guide and not loss.options.get("teacher"):
-            raise InputError(
-                f"objective {loss.kind!r} compares with another model; name it: "
-                "options: {teacher: MODEL}"
-            )
+        if loss.kind in EMBEDDING:
+            needs = EMBEDDING[loss.kind]
+            _check_data(loss, needs, batches)
+            _check_options(loss, needs)
+            _check_contrast(loss, batches)
+
+
+def _check_data(loss: Loss, needs: LossRequirements, batches: Batches) -> None:
+    """Refuse a loss whose kind of record, hard negatives or teacher the data lack."""
+    if needs.kind not in ("any", batches.kind):
+        wanted = {
+            "groups": "a query with its positive (and negatives)",
+            "pairs": "two texts and their score",
+            "texts": "bare texts",
+        }[needs.kind]
+        raise InputError(
+            f"objective {loss.kind!r} needs {wanted}, but the records are {batches.kind}"
+        )
+    has_negatives = all(records.has_negatives for records in batches.sets)
+    if needs.negatives and (not has_negatives or not batches.negatives):
+        raise InputError(
+            f"objective {loss.kind!r} needs hard negatives in every record and a group_size "
+            "of 2 or more; mine some first, or take info_nce"
+        )
+    has_scores = all(records.has_scores for records in batches.sets)
+    if needs.teacher and not has_scores and not set(TEACHERS) & set(loss.options):
+        raise InputError(
+            f"objective {loss.kind!r} needs a teacher's scores in every record (`scores`, or "
+            "pos_scores and neg_scores), or a model that gives them: options: {reranker: MODEL}, "
+            "{teacher: MODEL} or {teachers: [MODEL, ...]}"
+        )
+    if needs.guide and not loss.options.get("teacher"):
+        raise InputError(
+            f"objective {loss.kind!r} compares with another model; name it: "
+            "options: {teacher: MODEL}"
+        )
+
+
+def _check_contrast(loss: Loss, batches: Batches) -> None:
+    """Refuse data in which all that a loss would tell apart is alike."""
+    where = f"objective {loss.kind!r} cannot learn from these data"
+    if loss.kind in ("kl_distill", "margin_mse") and not batches.negatives:
+        raise InputError(
+            f"{where}: it compares the documents of one query, and each query has one; give "
+            "records with negatives and a group_size of 2 or more"
+        )
+    isolated = batches.size < 2 or not all(data.in_batch_negatives for data in batches.data)
+    if loss.kind in CONTRASTIVE and isolated and not batches.negatives:
+        raise InputError(
+            f"{where}: a query has no negatives; give records with negatives and a group_size of 2 "
+            "or more, or a batching.size of 2 or more with in_batch_negatives: true"
+        )
+    if loss.kind == "uniformity" and batches.size < 2:
+        raise InputError(f"{where}: it compares texts; give a batching.size of 2 or more")
+    scores = {
+        item.score for records in batches.sets for item in records.items if loss.kind in ORDER
+    }
+    if len(scores) == 1:
+        raise InputError(
+            f"{where}: all pairs have the score {scores.pop():g}, and it learns from their order; "
+            "give pairs of different scores, or take cosine_mse"
+        )
 
 
 def _check_options(loss: Loss, needs: LossRequirements) -> None:
-    """Refuse an option that the loss does not have."""
+    """Refuse an option that the loss does not have, and a head whose output it cannot read."""
+    heads = ("dense", "sparse") if needs.head in ("dense", "sparse") else (needs.head,)
+    if head_of(loss) not in heads:
+        raise InputError(
+            f"objective {loss.kind!r} cannot read the head {head_of(loss)!r}; allowed: "
+            f"{', '.join(heads)}"
+        )
     parameters = inspect.signature(needs.function).parameters.values()
     own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _MASKS]
     allowed = sorted({*own, *_OWN})
@@ -128,22 +182,22 @@ def _check_options(loss: Loss, needs: LossRequirements) -> None:
 
 
 def head_of(loss: Loss) -> str:
-    """Return the kind of head whose output a loss reads; of several all, with + between."""
+    """Return the kind of head that a loss reads; several kinds are joined by +."""
     return str(loss.options.get("head", EMBEDDING[loss.kind].head))
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFacts:
-    """A batch's embeddings, and what the data say of it."""
+    """What is known of a batch beside its embeddings."""
 
     rows: int
-    """B."""
+    """Number of queries, B."""
     kind: str
     in_batch: bool
     width: Mapping[str, int]
-    """Columns of each head's output, in the order they stand in a row."""
+    """Number of columns of each head's output, in their order within a row."""
     longest: int
-    """L: tokens that a row of token vectors has room for."""
+    """Number of token vectors that a row has room for, L."""
     labels_B: Tensor | None = None
     teacher_BG: Tensor | None = None
     guide_ND: Tensor | None = None
@@ -156,28 +210,40 @@ class BatchFacts:
     def masks(self, function: Callable[..., Tensor]) -> dict[str, Tensor | None]:
         """Return the masks that a loss takes, by the name of its argument."""
         names = inspect.signature(function).parameters
-        return {name: getattr(self, name) for name in _MASKS if name in names}
+        masks = {name: getattr(self, name) for name in _MASKS if name in names}
+        if self.in_batch:
+            return masks
+        # Without in-batch negatives, no text of another query is a negative.
+        others = {name: ~_of_own_query(mask) for name, mask in masks.items() if mask is not None}
+        return {name: masks[name] | mask for name, mask in others.items()}
 
     def head(self, v_NX: Tensor, kind: str) -> Tensor:
-        """Return one head's columns."""
+        """Return the columns of one head."""
         names = list(self.width)
         columns: tuple[Tensor, ...] = v_NX.split(list(self.width.values()), dim=1)
         return columns[names.index(kind)]
 
 
+def _of_own_query(mask_BC: Tensor) -> Tensor:
+    """Return the mask of the columns that belong to each row, o_BC."""
+    rows, columns = mask_BC.shape
+    own_BB = torch.eye(rows, dtype=torch.bool, device=mask_BC.device)
+    return own_BB.repeat_interleave(columns // rows, dim=1)
+
+
 def loss_of(
     objective: Sequence[Loss], facts: BatchFacts, v_NX: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the weighted sum of a stage's losses on embeddings, and each one's value.
+    """Return the weighted sum of a stage's losses on embeddings, and the value of each.
 
     Args:
-        objective: those of `EMBEDDING` are counted.
+        objective: the stage's losses; those that are not in `EMBEDDING` are skipped.
         facts: what is known of the batch.
-        v_NX: rows of queries, then of documents query after query (pairs: first, then second texts;
-            texts: one view, then the other).
+        v_NX: rows of the queries, then of the documents, query by query (pairs: the first texts,
+            then the second; texts: one view, then the other).
     """
     total = v_NX.new_zeros(())
-    told: dict[str, float] = {}
+    values: dict[str, float] = {}
     for loss in objective:
         if loss.kind not in EMBEDDING:
             continue
@@ -189,13 +255,13 @@ def loss_of(
         )
         plain = several or head_of(loss) == "dense"
         name = loss.kind if plain else f"{head_of(loss)}_{loss.kind}"
-        told[name] = float(value.detach())
+        values[name] = float(value.detach())
         total = total + loss.weight * value
-    return total, told
+    return total, values
 
 
 def _three(loss: Loss, facts: BatchFacts, v_NX: Tensor) -> Tensor:
-    """Return BGE-M3's loss of the scores of all three heads."""
+    """Return BGE-M3's loss, which combines the scores of three heads."""
     rows, scores = facts.rows, []
     for kind in head_of(loss).split("+"):
         v_ND = facts.head(v_NX, kind).float()
@@ -210,7 +276,7 @@ def _three(loss: Loss, facts: BatchFacts, v_NX: Tensor) -> Tensor:
 
 
 def _options(loss: Loss) -> dict[str, Any]:
-    """Return what a loss's function is called with beside the embeddings."""
+    """Return the options of a plan that are arguments of the loss."""
     options: dict[str, Any] = {k: v for k, v in loss.options.items() if k not in _OWN}
     if loss.temperature is not None:
         options["temperature"] = loss.temperature
@@ -218,7 +284,7 @@ def _options(loss: Loss) -> dict[str, Any]:
 
 
 def _tokens(facts: BatchFacts, *sides: Tensor) -> list[Tensor]:
-    """Return both sides' token vectors, x_NLD, and then where there is a token, x_NL."""
+    """Return the token vectors of both sides, x_NLD, and then their token masks, x_NL."""
     vectors = [side.unflatten(1, (facts.longest, -1)) for side in sides]
     return [*vectors, *((x_NLD != 0).any(-1) for x_NLD in vectors)]
 
@@ -234,7 +300,7 @@ def _value(loss: Loss, facts: BatchFacts, v_ND: Tensor) -> Tensor:
         each = [function(x, **options) for x in halves]
         return torch.stack(each).mean()
     embeddings, others = _arguments(loss, facts, v_ND, first, second)
-    if loss.kind == "info_nce" and not facts.in_batch:
+    if loss.kind == "info_nce" and not facts.in_batch and "directions" not in options:
         options["own_group_only"] = True
     if loss.matryoshka:
         whole = v_ND.shape[1]
@@ -246,7 +312,7 @@ def _value(loss: Loss, facts: BatchFacts, v_ND: Tensor) -> Tensor:
 def _arguments(
     loss: Loss, facts: BatchFacts, v_ND: Tensor, first: Tensor, second: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what a loss is called with: embeddings, and what is not cut to a width."""
+    """Return a loss's arguments: embeddings, and those that matryoshka does not cut."""
     if loss.kind == "embedding_distill":
         assert facts.guide_ND is not None
         return [v_ND], [facts.guide_ND]

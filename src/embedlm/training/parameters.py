@@ -1,4 +1,4 @@
-"""What of a model is trained in a stage, and how its layers behave meanwhile."""
+"""Which parameters a stage trains, and how the layers behave while it does."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from embedlm.backbone.adapters import add_adapters
 from embedlm.backbone.layout import current, layout
 from embedlm.errors import InputError, UnsupportedError, require
 from embedlm.schema.tuning import Adapter, Stage
+from embedlm.training.language import LANGUAGE
 from embedlm.training.named_adapters import adapters_of
+from embedlm.training.objectives import EMBEDDING
 from embedlm.training.qlora import in_four_bits
-from embedlm.training.trainable import TrainableEmbedder
+from embedlm.training.trainable import TextRequest, TrainableEmbedder
 
-__all__ = ["attention_dropout", "recompute_contexts", "set_trainable"]
+__all__ = ["attention_dropout", "check_learns", "recompute_contexts", "set_trainable"]
 
 
 def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
-    """Turn gradients on where the stage trains, put its adapter on; return the adapter's model.
+    """Enable the gradients of what a stage trains, and add its adapter.
+
+    Returns:
+        The model that PEFT wraps around the network, or None without such an adapter.
 
     Raises:
         InputError: nothing would be trained.
-        UnsupportedError: a way of training that is not built.
+        UnsupportedError: the model already has switchable adapters, and the stage names none.
     """
     modules, names = model.modules(), adapters_of(stage)
     modules.requires_grad_(False)
     if names:
-        _switchable(model, stage, names)
+        _add_named_adapters(model, stage, names)
         return None
     if model.backbone.adapters is not None:
         raise UnsupportedError(
@@ -59,22 +64,50 @@ def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
     return tuner
 
 
+def check_learns(model: TrainableEmbedder, stage: Stage) -> None:
+    """Refuse a stage none of whose trained parameters reaches what its losses read.
+
+    A mean over an inner layer does not depend on the layers above it, for example.
+
+    Raises:
+        InputError: nothing that is trained has a gradient.
+    """
+    outputs: list[tuple[str, Tensor]] = []
+    if any(loss.kind in EMBEDDING for loss in stage.objective):
+        adapters: Sequence[str | None] = adapters_of(stage) or [None]
+        for adapter in adapters:
+            plan = model.plan_chunks([TextRequest(("text",), None, adapter=adapter)])
+            outputs.append(("the vectors", plan.chunks[0]()))
+    for loss in stage.objective:
+        if loss.kind in LANGUAGE:
+            logits = model.backbone.logits(model.backbone.run([[0]]))
+            outputs.append((f"the predictions of {loss.kind}", logits))
+    for name, output in outputs:
+        if not output.requires_grad:
+            layer = model.embedder.recipe.pooling.layer
+            raise InputError(
+                f"stage {stage.name!r} cannot learn: {name} depend on no parameter that `train: "
+                f"{stage.train}` trains (the recipe pools layer {layer}); train: all, or choose "
+                "adapter targets below that layer"
+            )
+
+
 def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
     if settings.kind == "bitfit":
         raise InputError("adapter kind bitfit is `train: bias`")
     if settings.kind == "qlora":
         in_four_bits(model.backbone.network, model.backbone.device)
     peft = require("peft", "train")
-    with _fitting(model, settings):
+    with _targets_named(model, settings):
         tuner = peft.get_peft_model(model.backbone.network, _config(settings))
     model.rebuild()
     return tuner
 
 
-def _switchable(model: TrainableEmbedder, stage: Stage, names: Sequence[str]) -> None:
-    """Put a stage's switchable adapters on, and turn on the gradients of these alone."""
+def _add_named_adapters(model: TrainableEmbedder, stage: Stage, names: Sequence[str]) -> None:
+    """Add a stage's switchable adapters, and enable their gradients only."""
     backbone, settings = model.backbone, stage.adapter or Adapter()
-    with _fitting(model, settings):
+    with _targets_named(model, settings):
         adapters = add_adapters(backbone.network, backbone.adapters, names, _config(settings))
     model.rebuild(adapters=adapters)
     backbone.network.requires_grad_(False)
@@ -95,8 +128,8 @@ def _config(settings: Adapter) -> Any:
 
 
 @contextmanager
-def _fitting(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
-    """Say which layers there are where an adapter's targets are none of them."""
+def _targets_named(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
+    """Turn PEFT's error about unknown adapter targets into one that lists the linear layers."""
     try:
         yield
     except ValueError as error:
@@ -110,7 +143,7 @@ def _fitting(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
 
 @contextmanager
 def attention_dropout(model: TrainableEmbedder, rate: float | None) -> Iterator[None]:
-    """Train with attention dropout of this rate, and put the model's own back."""
+    """Train with this attention dropout, and restore the model's own afterwards."""
     if rate is None:
         yield
         return
@@ -133,9 +166,9 @@ def attention_dropout(model: TrainableEmbedder, rate: float | None) -> Iterator[
 
 
 def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of a checkpointed layer: its forward pass, and when it runs again.
+    """Return the contexts of a checkpointed layer: for its forward pass and for its recomputation.
 
-    The second knows the layout of the first: by then another pack may be under way, or none.
+    The second restores the layout of the first, because another pack may be current by then.
     """
     now = current()
     return nullcontext(), layout(now) if now is not None else nullcontext()

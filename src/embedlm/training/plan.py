@@ -1,4 +1,4 @@
-"""Plans as training takes them: read from a file or a recipe, with every gap filled."""
+"""Plans as training reads them: from a file or a recipe, with all defaults filled in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from embedlm.backbone.devices import bfloat16_is_fast, choose_device
 from embedlm.data import existing
 from embedlm.errors import InputError, RecipeError
+from embedlm.loader import BUILTIN
+from embedlm.persistence import derive_recipe
 from embedlm.schema.base import validated
 from embedlm.schema.plan import Plan
 from embedlm.schema.recipe import Recipe, recipes
@@ -23,13 +25,24 @@ __all__ = ["LocatedPlan", "find_data", "find_model", "load_plan", "tiny"]
 
 @dataclass(frozen=True, slots=True)
 class LocatedPlan:
-    """A plan and the folder against which its relative paths are read."""
+    """A plan and the folder that its relative paths start from."""
 
     plan: Plan
     folder: Path
 
-    def recipe(self) -> Recipe:
-        """Return the plan's recipe with its changes; a relative file lies beside the plan."""
+    def recipe(self, data: str | Path | None = None) -> Recipe:
+        """Return the plan's recipe with its changes.
+
+        A plan that names no recipe takes the one of its model: the recipe saved in the model's
+        folder or derived from its files, else plain-mean. A relative recipe file lies beside the
+        plan.
+
+        Args:
+            data: the data folder, in which the model is looked for too.
+        """
+        if "recipe" not in self.plan.model_fields_set:
+            recipe = derive_recipe(find_model(self.plan.model, self.folder, data))
+            return recipe.override(self.plan.change) if self.plan.change else recipe
         source: Any = self.plan.recipe
         if isinstance(source, str) and (self.folder / source).is_file():
             source = self.folder / source
@@ -38,10 +51,10 @@ class LocatedPlan:
 
 
 def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> LocatedPlan:
-    """Return the plan of a file or a mapping, or of a recipe's own tuning part.
+    """Return the plan in a file or a mapping, or the plan that a recipe's tuning part makes.
 
     Raises:
-        RecipeError: no such plan, or one with an unknown field or a value that is not allowed.
+        RecipeError: there is no such plan, or it has an unknown field or an invalid value.
     """
     if isinstance(source, Plan):
         return _filled(source, Path())
@@ -58,14 +71,14 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> LocatedPlan:
 
 
 def _filled(plan: Plan, folder: Path) -> LocatedPlan:
-    """Return the plan with its stages, each with its data and its teacher."""
+    """Return the plan with its stages, and with the data and the teacher of each stage."""
     stages, precision = plan.stages, plan.precision
     if not stages:
         recipe = LocatedPlan(plan, folder).recipe()
         if recipe.tuning is None:
             raise RecipeError(
-                f"recipe {recipe.name!r} has no tuning part; write the plan's stages: see the "
-                "examples folder"
+                f"recipe {recipe.name!r} has no tuning part; write `stages:` in the plan (the "
+                "examples folder shows how), or name a recipe that has one"
             )
         stages = recipe.tuning.stages
         if "precision" not in plan.model_fields_set:
@@ -86,7 +99,7 @@ def _filled(plan: Plan, folder: Path) -> LocatedPlan:
 
 
 def _taught(loss: Loss, teacher: str | None) -> Loss:
-    """Return a loss with the plan's teacher, if it takes one and names none."""
+    """Return a loss with the plan's teacher if it needs a teacher and names none."""
     needs = EMBEDDING.get(loss.kind)
     takes = needs is not None and (needs.teacher or needs.guide)
     if teacher is None or not takes or set(TEACHERS) & set(loss.options):
@@ -98,12 +111,12 @@ def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
     """Return the file of a data set.
 
     Args:
-        source: the data set's file name; .gz, .xz or .zst may follow it on the disk.
-        folder: of the plan; looked in first.
-        data: the data folder, looked in next; None takes $EMBEDLM_DATA.
+        source: the data set's file name, with or without .gz, .xz or .zst.
+        folder: the plan's folder, searched first.
+        data: the data folder, searched next; None takes $EMBEDLM_DATA.
 
     Raises:
-        InputError: no such file.
+        InputError: there is no such file.
     """
     paths = _candidates(source, folder, data)
     for path in paths:
@@ -113,12 +126,17 @@ def find_data(source: str, folder: Path, data: str | Path | None) -> Path:
     looked = ", ".join(str(path) for path in paths)
     raise InputError(
         f"the data set {source!r} is not there (looked for {looked}, also with .gz, .xz and "
-        ".zst); put it there, or name the data folder with --data or $EMBEDLM_DATA"
+        ".zst); put the file there, or name the data folder with --data or $EMBEDLM_DATA"
     )
 
 
 def find_model(name: str, folder: Path, data: str | Path | None) -> str:
-    """Return a model's folder beside the plan or in the data folder, or else the name itself."""
+    """Return a model's folder beside the plan or in the data folder, else the name as it is.
+
+    "builtin" and "builtin-base" are the folders of the built-in models.
+    """
+    if name in ("builtin", "builtin-base"):
+        return str(BUILTIN / ("tuned" if name == "builtin" else "base"))
     return next((str(p) for p in _candidates(name, folder, data) if p.is_dir()), name)
 
 
@@ -128,12 +146,12 @@ def _candidates(name: str, folder: Path, data: str | Path | None) -> list[Path]:
 
 
 def tiny(plan: Plan, device: Any = None) -> Plan:
-    """Return a plan of the same stages and objectives at a size for two cores.
+    """Return a plan with the same stages and objectives that two CPU cores can train.
 
-    The model is the built-in one. A stage has at most 30 steps of 32 queries and 128 tokens (90
-    steps with demonstrations before the queries, which take longer to learn) and a learning rate
-    for a small model. All weights are trained where the plan trains the biases, as the built-in
-    model has none.
+    It trains the built-in base model. A stage has at most 30 steps of 32 queries and 128 tokens (90
+    steps if examples stand before the queries, which the model learns more slowly) and a learning
+    rate for a small model. Where the plan trains the biases, all weights are trained, because the
+    built-in model has no biases.
     """
     stages = []
     for stage in plan.stages:

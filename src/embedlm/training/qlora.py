@@ -1,6 +1,6 @@
-"""QLoRA: the base's linear layers in 4 bits while an adapter is trained on them.
+"""QLoRA: the linear layers are held in 4 bits while an adapter is trained on them.
 
-Dettmers et al., arXiv:2305.14314: 4-bit NormalFloat, the scales of its blocks quantised too. The
+Dettmers et al., arXiv:2305.14314: 4-bit NormalFloat whose block scales are quantised too. The
 adapter is merged into the full weights afterwards.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["in_four_bits"]
 
 
 def in_four_bits(network: nn.Module, device: torch.device) -> None:
-    """Replace the network's linear layers by layers of 4-bit weights, in place.
+    """Replace the network's linear layers by 4-bit ones, in place.
 
     Raises:
         MissingExtraError: bitsandbytes is not installed.

@@ -1,4 +1,4 @@
-"""What the texts of a batch are asked to be embedded with: role, instruction, examples."""
+"""The requests of a batch: its texts with their roles, instructions, examples and adapters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from embedlm.embedder import Embedder
 from embedlm.schema.tuning import Batching, Stage
-from embedlm.training.batches import Batch, BatchRow
 from embedlm.training.named_adapters import adapter_of
+from embedlm.training.rows import Batch, BatchRow
 from embedlm.training.trainable import TextRequest
 
 __all__ = ["requests_of"]
@@ -21,76 +21,83 @@ def requests_of(
     batch: Batch,
     kind: str,
     rows: Sequence[BatchRow],
-    chance: np.random.Generator,
+    rng: np.random.Generator,
 ) -> list[TextRequest]:
-    """Return the texts of some of a batch's rows: queries and documents, or both of each pair.
+    """Return the requests that embed some rows of a batch.
+
+    There are two: for the queries and for the documents, for the first and for the second texts of
+    pairs, or for the two views of bare texts (SimCSE).
 
     Args:
-        embedder: whose recipe says what stands around a text.
-        stage: says lengths, examples, and each data set's instructions and adapters.
-        batch: of the step.
-        kind: of the records.
-        rows: those of the batch that this process embeds.
-        chance: draws examples.
+        embedder: the model, whose recipe gives the prompt.
+        stage: gives lengths and examples, and each data set's instructions and adapters.
+        batch: the whole batch, from which few-shot examples are drawn.
+        kind: kind of the records.
+        rows: the rows that this process embeds.
+        rng: generator that draws the examples.
     """
     queries, data, limit = tuple(row.query for row in rows), stage.data, stage.max_length
     source = rows[0].source if rows else 0
     if kind == "texts":
-        # SimCSE embeds a text twice, by dropout each time otherwise.
+        # SimCSE embeds a text twice, with different dropout.
         views = 2 if any(loss.kind == "simcse" for loss in stage.objective) else 1
-        own = adapter_of(stage, source, None)
-        return [TextRequest(queries, None, max_length=_length(limit, None), adapter=own)] * views
+        adapter = adapter_of(stage, source, None)
+        return [
+            TextRequest(queries, None, max_length=_length(limit, None), adapter=adapter)
+        ] * views
     documents = tuple(text for row in rows for text in row.documents)
     sources = [row.source for row in rows for _ in row.documents]
-    roles = ("query", "document") if kind == "groups" else (None, None)
-    given = [data[row.source].instruction for row in rows]
-    of_documents = [data[source].document_instruction for source in sources]
+    query_role, document_role = ("query", "document") if kind == "groups" else (None, None)
+    instructions = [data[row.source].instruction for row in rows]
+    document_instructions = [data[source].document_instruction for source in sources]
     if kind == "pairs":
-        of_documents = list(given)
-    shots = None
+        document_instructions = list(instructions)
+    demonstrations = None
     if stage.batching.demonstrations and kind == "groups":
-        own = embedder.renderer.instruction("query")
-        asked = [own if one is None else one for one in given]
-        shots = tuple(
-            _shots(batch, row, instruction, stage.batching, chance)
-            for row, instruction in zip(rows, asked, strict=True)
+        default = embedder.renderer.instruction("query")
+        demonstrations = tuple(
+            _demonstrations(batch, row, default if text is None else text, stage.batching, rng)
+            for row, text in zip(rows, instructions, strict=True)
         )
     return [
         TextRequest(
             queries,
-            roles[0],
-            _instructions(embedder, given, roles[0]),
-            shots,
-            _length(limit, roles[0]),
-            adapter_of(stage, source, roles[0]),
+            query_role,
+            _instructions(embedder, instructions, query_role),
+            demonstrations,
+            _length(limit, query_role),
+            adapter_of(stage, source, query_role),
         ),
         TextRequest(
             documents,
-            roles[1],
-            _instructions(embedder, of_documents, roles[1]),
-            max_length=_length(limit, roles[1]),
-            adapter=adapter_of(stage, source, roles[1]),
+            document_role,
+            _instructions(embedder, document_instructions, document_role),
+            max_length=_length(limit, document_role),
+            adapter=adapter_of(stage, source, document_role),
         ),
     ]
 
 
 def _instructions(
-    embedder: Embedder, given: Sequence[str | None], role: str | None
+    embedder: Embedder, instructions: Sequence[str | None], role: str | None
 ) -> tuple[str, ...] | None:
-    """Return an instruction a text: its set's, else the recipe's own."""
-    if all(one is None for one in given):
+    """Return one instruction for each text: the data set's, else the recipe's."""
+    if all(text is None for text in instructions):
         return None
-    own = embedder.renderer.instruction(role)
-    return tuple(own if one is None else one for one in given)
+    default = embedder.renderer.instruction(role)
+    return tuple(default if text is None else text for text in instructions)
 
 
-def _shots(
-    batch: Batch, row: BatchRow, instruction: str, batching: Batching, chance: np.random.Generator
+def _demonstrations(
+    batch: Batch, row: BatchRow, instruction: str, batching: Batching, rng: np.random.Generator
 ) -> tuple[dict[str, str], ...]:
-    """Return up to so many other queries of the batch with their positives (BGE-ICL)."""
+    """Return a random number of examples: other queries of the batch with their positives.
+
+    There are at most `batching.demonstrations` of them (BGE-ICL).
+    """
     others = [other for other in batch.rows if other.query != row.query]
-    count = min(len(others), int(chance.integers(batching.demonstrations + 1)))
-    chosen = chance.permutation(len(others))[:count]
+    count = min(len(others), int(rng.integers(batching.demonstrations + 1)))
+    chosen = rng.permutation(len(others))[:count]
     return tuple(
         {
             "instruct": instruction,
@@ -101,7 +108,7 @@ def _shots(
     )
 
 
-def _length(given: int | dict[str, int] | None, role: str | None) -> int | None:
-    if isinstance(given, dict):
-        return given.get(role or "default", given.get("document"))
-    return given
+def _length(limit: int | dict[str, int] | None, role: str | None) -> int | None:
+    if isinstance(limit, dict):
+        return limit.get(role or "default", limit.get("document"))
+    return limit

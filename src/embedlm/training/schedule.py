@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a stage."""
+"""The learning-rate schedule of a stage."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["learning_rate", "warmup_steps"]
 
 
 def warmup_steps(settings: Optimizer, steps: int) -> int:
-    """Return the steps of the warm-up: as given if above 1, else that share of all."""
-    given = settings.warmup
-    return min(steps, int(given) if given > 1 else round(given * steps))
+    """Return the number of warm-up steps: `warmup` if above 1, else that share of all steps."""
+    warmup = settings.warmup
+    return min(steps, int(warmup) if warmup > 1 else round(warmup * steps))
 
 
 def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
-    """Return the rate of a step, counted from 0.
+    """Return the learning rate of a step, counted from 0.
 
-    It rises linearly to the rate of the settings, and then stays (constant), falls to 0 (linear) or
-    along half a cosine.
+    It rises linearly to the configured rate. Then it stays there (constant), falls linearly to 0
+    (linear), or falls to 0 along half a cosine (cosine).
     """
     warm = warmup_steps(settings, steps)
     if step < warm:

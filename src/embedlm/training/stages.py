@@ -1,9 +1,10 @@
-"""A plan's stages, one after the other, each from the folder that the one before has written."""
+"""A plan's stages: each starts from the model that the one before has written."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.json_files import write_json
+from embedlm.jobs.lock import locked
 from embedlm.loader import load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
@@ -24,14 +26,19 @@ from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
 from embedlm.training.checkpoint import Checkpoints, StageProgress, trained_parameters
-from embedlm.training.dev import metric_of
+from embedlm.training.dev import DevSet
 from embedlm.training.devices import process_count, process_rank, processes, wait_for_all
 from embedlm.training.fsdp import check_sharding, put_weights, shard, whole_weights
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Intervals, run_steps, write_log
 from embedlm.training.named_adapters import changes_of, check_adapters
 from embedlm.training.objectives import check_objective
-from embedlm.training.parameters import attention_dropout, recompute_contexts, set_trainable
+from embedlm.training.parameters import (
+    attention_dropout,
+    check_learns,
+    recompute_contexts,
+    set_trainable,
+)
 from embedlm.training.plan import LocatedPlan, find_data, find_model, load_plan, tiny
 from embedlm.training.step import Stepper, length_limit, trained_heads
 from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
@@ -41,7 +48,7 @@ from embedlm.training.trainable import TrainableEmbedder
 __all__ = ["train"]
 
 PACK = 4096
-"""Tokens of a chunk where a stage does not say."""
+"""Tokens of a chunk when the stage sets no chunk_tokens."""
 
 
 def train(
@@ -55,66 +62,78 @@ def train(
     restart: bool = False,
     on_event: EventHandler | None = None,
 ) -> Embedder:
-    """Train a model by a plan; a run that was interrupted goes on where it stood.
+    """Train a model by a plan; an interrupted run resumes from its last checkpoint.
 
     Args:
         plan: a .yaml file, its fields, or the name of a recipe with a tuning part.
         output: folder for the stages, their checkpoints and logs, and the model (`output/model`).
-        model: in place of the plan's.
-        data: folder in which the plan's data sets are looked for; None takes $EMBEDLM_DATA.
-        scale: "tiny" runs the same stages at a size for two cores, with the built-in model.
+        model: trains this model instead of the plan's.
+        data: folder that holds the plan's data sets; None takes $EMBEDLM_DATA.
+        scale: "tiny" shortens the same stages so that two CPU cores can train them, and trains the
+            built-in base model unless `model` names another.
         device: None chooses CUDA, MPS or CPU.
-        restart: begin anew, whatever the output folder holds.
-        on_event: told what happens: "stage", "step" and "dev" with their numbers.
+        restart: discard what the output folder holds and start again.
+        on_event: receives the kind of each event ("stage", "resume", "step" or "dev") and its
+            values.
 
     Returns:
         The trained model, as `embedlm.load(output/model)` opens it.
 
     Raises:
-        RecipeError: a plan that cannot be.
-        InputError: data that are missing, or that an objective cannot use.
-        JobError: training diverged, or the folder holds another plan's checkpoints.
+        RecipeError: the plan is not valid.
+        InputError: data are missing, or an objective cannot learn from them.
+        JobError: training diverged, the folder holds another plan's checkpoints, or another process
+            trains in it.
     """
-    source = load_plan(plan)
+    loaded = load_plan(plan)
     if scale not in (None, "tiny"):
         raise InputError(f"scale {scale!r} is not known; allowed: tiny")
-    chosen = tiny(source.plan, device) if scale == "tiny" else source.plan
+    chosen = tiny(loaded.plan, device) if scale == "tiny" else loaded.plan
     if model is not None:
         chosen = chosen.model_copy(update={"model": model})
-    target, source = Path(output), LocatedPlan(chosen, source.folder)
+    target, located = Path(output), LocatedPlan(chosen, loaded.folder)
     if target.is_file():
         raise InputError(f"{str(target)!r} is a file; give a folder to train in")
-    sets = [_sets(stage, source, data) for stage in chosen.stages]
+    sets = [_sets(stage, located, data) for stage in chosen.stages]
     dev = None
     if chosen.dev is not None:
-        path = find_data(chosen.dev.source, source.folder, data)
-        dev = read_records(path, chosen.dev.max_records)
-        metric_of(dev)  # refuses records that say nothing of similarity
-    with processes(device), tracked(chosen, target, on_event) as report:
-        _Run(source, data, device, report, dev).run(sets, target, restart=restart)
+        path = find_data(chosen.dev.source, located.folder, data)
+        dev = DevSet.read(path, chosen.dev.max_records, chosen.dev.role)
+    with processes(device), _only_run(target), tracked(chosen, target, on_event) as report:
+        _Run(located, data, device, report, dev).run(sets, target, restart=restart)
     return load(str(target / "model"), device=device)
 
 
+@contextmanager
+def _only_run(target: Path) -> Iterator[None]:
+    """Hold the lock of the output folder, in the first process, while a run is under way.
+
+    Raises:
+        JobError: another run trains in the folder.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with locked(target / ".lock") if process_rank() == 0 else nullcontext():
+        yield
+
+
 def _sets(stage: Stage, source: LocatedPlan, data: str | Path | None) -> list[Records]:
-    """Read a stage's data and refuse before the first step what it cannot be trained with."""
+    """Read a stage's data; refuse before the first step what a stage cannot learn from.
+
+    Raises:
+        InputError: data are missing, or the objective cannot use them.
+    """
     if not stage.data:
         raise InputError(f"stage {stage.name!r} has no data; give at least one source")
-    found = [
-        read_records(find_data(one.source, source.folder, data), one.max_records)
-        for one in stage.data
+    sets = [
+        read_records(find_data(entry.source, source.folder, data), entry.max_records)
+        for entry in stage.data
     ]
-    Batches(found, stage.data, stage.batching, source.plan.seed)
-    check_adapters(stage, found[0].kind)
+    batches = Batches(sets, stage.data, stage.batching, source.plan.seed)
+    check_adapters(stage, batches.kind)
     if source.plan.sharding == "full":
         check_sharding(stage)
-    check_objective(
-        stage.objective,
-        found[0].kind,
-        has_negatives=all(one.has_negatives for one in found),
-        has_scores=all(one.has_scores for one in found),
-        group_size=stage.batching.group_size,
-    )
-    return found
+    check_objective(stage.objective, batches)
+    return sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,23 +144,27 @@ class _Run:
     data: str | Path | None
     device: Any
     on_event: EventHandler
-    dev: Records | None
+    dev: DevSet | None
 
     def run(self, sets: list[list[Records]], target: Path, *, restart: bool) -> None:
-        """Train the stages that are not there yet, and put the last one's model in its place."""
+        """Train the stages that are not finished; copy the last one's model to `target/model`."""
         plan = self.source.plan
         if process_rank() == 0 and restart:
             for folder in (*target.glob("stage-*"), target / "model"):
                 shutil.rmtree(folder, ignore_errors=True)
-        target.mkdir(parents=True, exist_ok=True)
         wait_for_all()
-        here, recipe = plan.model, self.source.recipe()
+        here, recipe = (
+            find_model(plan.model, self.source.folder, self.data),
+            self.source.recipe(self.data),
+        )
         changes = changes_of(plan.stages)
         recipe = recipe.override(changes) if changes else recipe
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
             if not (folder / "model" / "config.json").is_file():
                 self.stage(number, records, here, recipe, folder)
+            elif process_rank() == 0:
+                self.on_event("resume", {"stage": stage.name, "finished": True})
             here = str(folder / "model")
         if process_rank() == 0:
             shutil.rmtree(target / "model", ignore_errors=True)
@@ -151,7 +174,7 @@ class _Run:
     def stage(
         self, number: int, sets: list[Records], here: str, recipe: Recipe, folder: Path
     ) -> None:
-        """Train one stage from the model that is here and write its own."""
+        """Train one stage, starting from the model in `here`, and write its model."""
         plan = self.source.plan
         stage, later = plan.stages[number], plan.stages[number + 1 :]
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,6 +183,7 @@ class _Run:
         torch.manual_seed(plan.seed)  # an adapter's first weights are random
         model = _load_trainable(stage, here, recipe, self.device, later=later)
         tuner = set_trainable(model, stage)
+        check_learns(model, stage)
         sharded = plan.sharding == "full" and process_count() > 1
         if sharded:
             shard(model)
@@ -174,7 +198,7 @@ class _Run:
         }
         stepper = self._stepper(stage, model, batches.kind)
 
-        def told(kind: str, values: dict[str, Any]) -> None:
+        def report(kind: str, values: dict[str, Any]) -> None:
             if process_rank() == 0:
                 write_log(folder / "log.jsonl", kind, values)
                 self.on_event(kind, {"stage": stage.name, **values})
@@ -182,8 +206,7 @@ class _Run:
         with attention_dropout(model, stage.dropout):
             checkpoints = Checkpoints(folder / "checkpoints", manifest)
             every = _every(plan, stage)
-            role = plan.dev.role if plan.dev is not None else None
-            progress = run_steps(stepper, batches, checkpoints, every, self.dev, told, role)
+            progress = run_steps(stepper, batches, checkpoints, every, self.dev, report)
         self._write(model, tuner, number, (here, recipe), folder)
         if process_rank() == 0:
             _write_summary(folder, progress)
@@ -198,7 +221,7 @@ class _Run:
         before: tuple[str, Recipe],
         folder: Path,
     ) -> None:
-        """Write a stage's adapter and model, from the first process; shards are joined before."""
+        """Write a stage's adapter and model from the first process, after gathering shards."""
         stages = self.source.plan.stages
         stage, later = stages[number], stages[number + 1 :]
         if model.backbone.sharded:
@@ -212,7 +235,7 @@ class _Run:
         if tuner is not None:
             tuner.save_pretrained(str(folder / "adapter"))
         if stage.adapter is not None and stage.adapter.kind == "qlora":
-            # What was learnt on 4 bits becomes part of the whole weights.
+            # The adapter that was trained on 4 bits is merged into the full weights.
             whole = _load_trainable(stage, *before, self.device).backbone.network
             apply_adapters(whole, [folder / "adapter"], merge=True)
             model.rebuild(network=whole)
@@ -222,7 +245,7 @@ class _Run:
         model.embedder.save_pretrained(folder / "model")
 
     def _stepper(self, stage: Stage, model: TrainableEmbedder, kind: str) -> Stepper:
-        """Return what takes a stage's steps, with the other models that its losses name."""
+        """Return the stepper of a stage, with the teachers that its losses name."""
         plan, options = self.source.plan, {"device": self.device, "dtype": "auto"}
         stepper = Stepper(model, stage, kind, plan.seed, plan.precision)
         of_teacher = {**options, "dtype": plan.precision}
@@ -239,13 +262,13 @@ class _Run:
         return stepper
 
     def _named(self, stage: Stage, option: str) -> str | None:
-        """Return the other model that a stage's losses name: a teacher, or a re-ranker."""
+        """Return the model that a stage's losses name as a teacher or re-ranker."""
         named = [loss.options[option] for loss in stage.objective if option in loss.options]
         if not named:
             return None
         if len(set(named)) > 1:
             raise InputError(
-                f"stage {stage.name!r} names several models as {option}: {', '.join(named)}; take "
+                f"stage {stage.name!r} names several models as {option}: {', '.join(named)}; give "
                 "one"
             )
         return find_model(str(named[0]), self.source.folder, self.data)
@@ -264,7 +287,13 @@ def _write_summary(folder: Path, progress: StageProgress) -> None:
 def _load_trainable(
     stage: Stage, here: str, recipe: Recipe, device: Any, *, later: Sequence[Stage] = ()
 ) -> TrainableEmbedder:
-    """Load what a stage trains, with the language-model head where it or a later one reads it."""
+    """Load the model of a stage.
+
+    Its language-model head is loaded if this stage or a later one needs it.
+
+    Raises:
+        InputError: a language-modelling objective, and the model has no language-model head.
+    """
     own = recipe
     if stage.attention is not None:
         own = recipe.override({"backbone.attention": stage.attention})
@@ -272,6 +301,12 @@ def _load_trainable(
     language = any(_is_language(one) for one in (stage, *later))
     lm_head = language or any(head.reads_lm_head for head in make_heads(heads))
     embedder = load_to_train(here, own, device=device, lm_head=lm_head)
+    if _is_language(stage) and embedder.backbone.head is None:
+        kinds = ", ".join(loss.kind for loss in stage.objective if loss.kind in LANGUAGE)
+        raise InputError(
+            f"stage {stage.name!r}: objective {kinds} needs a language-model head, and {here} has "
+            "none; choose a model with one, or another objective"
+        )
     model = TrainableEmbedder(embedder, heads, stage.batching.chunk_tokens or PACK)
     model.denoise = own.pooling.denoise if stage.denoise is None else stage.denoise
     if any(loss.kind in BOTTLENECK for loss in stage.objective):
@@ -304,5 +339,5 @@ def _every(plan: Plan, stage: Stage) -> Intervals:
 
 
 def _fingerprints(sets: list[Records]) -> list[Any]:
-    """Return what tells data sets from others: their names, sizes and a few records."""
+    """Return what identifies data sets: their names, sizes, and first and last records."""
     return [[one.name, len(one.items), one.items[0], one.items[-1]] for one in sets]

@@ -203,7 +203,7 @@ class Stepper:
                         loss,
                         max_length=length,
                         budget=self.model.budget,
-                        chance=rng,
+                        rng=rng,
                         scale=scale * loss.weight / process_count(),
                     )
                 )
@@ -214,7 +214,7 @@ class Stepper:
                 max_length=length,
                 budget=self.model.budget,
                 probability=self.stage.mask_probability or 0.15,
-                chance=rng,
+                rng=rng,
                 scale=scale * loss.weight,
             )
         return float(value)

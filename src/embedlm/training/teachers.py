@@ -1,4 +1,4 @@
-"""Other models that say something of the texts that are trained on: teachers and guides.
+"""Teachers: other models that embed or score the texts that a stage trains on.
 
 Shapes: B queries, G documents a query, N texts, D width.
 """
@@ -16,23 +16,23 @@ from embedlm.rerank import Reranker
 from embedlm.training.batches import BatchRow
 from embedlm.training.trainable import TextRequest
 
-__all__ = ["EmbeddingTeacher", "RerankingTeacher"]
+__all__ = ["EmbeddingTeacher", "RerankingTeacher", "TeacherPanel"]
 
 KEPT = 200_000
-"""Texts whose vectors, or pairs whose scores, are kept."""
+"""Number of vectors or scores that a teacher remembers."""
 SCALE = 20.0
-"""Of the cosines of a teacher that embeds, which would hardly tell documents apart otherwise."""
+"""Factor of an embedding teacher's cosines; without it the softmax hardly tells documents apart."""
 
 
 class EmbeddingTeacher:
-    """Embeds without gradients and remembers what it has embedded."""
+    """A model that embeds without gradients and remembers its vectors."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
         self._known: dict[tuple[str, str | None], Tensor] = {}
 
     def embed(self, request: TextRequest) -> Tensor:
-        """Return the texts' vectors, v_ND in float32 on the CPU; instructions are its own."""
+        """Return the texts' vectors, v_ND in float32 on the CPU, with its own instructions."""
         keys = [(text, request.role) for text in request.texts]
         new = list(dict.fromkeys(key for key in keys if key not in self._known))
         if new:
@@ -54,7 +54,7 @@ class EmbeddingTeacher:
 
 
 class TeacherPanel:
-    """Several teachers as one: the mean of their scores (DiSCo)."""
+    """Several teachers whose scores are averaged (DiSCo)."""
 
     def __init__(self, teachers: Sequence[EmbeddingTeacher]) -> None:
         self.teachers = tuple(teachers)
@@ -65,7 +65,7 @@ class TeacherPanel:
 
 
 class RerankingTeacher:
-    """A re-ranker that scores queries with their documents and remembers it."""
+    """A re-ranker that scores queries with their documents and remembers the scores."""
 
     def __init__(self, reranker: Reranker) -> None:
         self.reranker = reranker
@@ -76,9 +76,9 @@ class RerankingTeacher:
         pairs = [(row.query, text) for row in rows for text in row.documents]
         new = list(dict.fromkeys(pair for pair in pairs if pair not in self._known))
         if new:
-            found = self.reranker.predict(new, probability=False)
+            scores = self.reranker.predict(new, probability=False)
             if len(self._known) + len(new) > KEPT:
                 self._known = {pair: self._known[pair] for pair in pairs if pair in self._known}
-            self._known.update(zip(new, (float(score) for score in found), strict=True))
+            self._known.update(zip(new, (float(score) for score in scores), strict=True))
         flat = torch.tensor([self._known[pair] for pair in pairs])
         return flat.view(len(rows), -1)
