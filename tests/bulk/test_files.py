@@ -328,7 +328,7 @@ def test_a_stream_is_read_line_by_line(tmp_path, monkeypatch):
         ("out.npy", {"precision": "int4"}, "precision 'int4' is not known; allowed: float32"),
         ("out.npy", {"dim": 33}, "dim is 33; allowed are 1 to 32"),
         ("out.npy", {"role": "qery"}, "role 'qery' is not defined.*Did you mean 'query'"),
-        ("out.npy", {"rol": "query"}, "'rol' is no option of encode_file. Did you mean 'role'"),
+        ("out.npy", {"rol": "query"}, "'rol' is not an option of encode_file. Did you mean 'role'"),
         ("out.npy", {"block": 0}, "block is 0; give a number of records above 0"),
         ("out.npy", {"block": -1}, "block is -1"),
         ("no/out.npy", {}, "the output's folder .* does not exist; make it first"),
