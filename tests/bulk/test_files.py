@@ -331,7 +331,7 @@ def test_a_stream_is_read_line_by_line(tmp_path, monkeypatch):
         ("out.npy", {"rol": "query"}, "'rol' is not an option of encode_file. Did you mean 'role'"),
         ("out.npy", {"block": 0}, "block is 0; give a number of records above 0"),
         ("out.npy", {"block": -1}, "block is -1"),
-        ("no/out.npy", {}, "the output's folder .* does not exist; make it first"),
+        ("no/out.npy", {}, "the output's folder .* does not exist; create it first"),
         ("out.npy", {"rejects": "no/bad.jsonl"}, "the rejects file's folder 'no' does not exist"),
         ("out.jsonl", {"keep": ["dense"]}, "'dense' cannot be kept: an output column"),
         ("out.jsonl", {"keep": ["title"]}, "a .txt file has no field 'title' to keep"),
