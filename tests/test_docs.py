@@ -50,6 +50,7 @@ COMMANDS = (
     "demonstrations",
     "parity",
     "rerank",
+    "evaluate",
     "train",
     "merge",
 )

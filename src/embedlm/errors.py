@@ -1,12 +1,12 @@
-"""Everything EmbedLM raises on purpose, as one tree.
+"""All errors that EmbedLM raises on purpose, as one tree.
 
     EmbedLMError
-    ├── RecipeError          a recipe that cannot be: unknown name or field, wrong value
+    ├── RecipeError          an invalid recipe: unknown name or field, or a wrong value
     │   └── TemplateError    a prompt template that cannot be rendered
-    ├── InputError           what the caller gave cannot be embedded: type, shape, option
+    ├── InputError           a value, option or file that cannot be used
     │   └── RecordError      a record of a file, with its file and line
     ├── ModelError           a folder or hub id that cannot be loaded as a model
-    │   └── UnsupportedError the model is fine, but cannot do what the recipe asks of it
+    │   └── UnsupportedError a valid model that cannot do what the recipe says
     ├── JobError             a long job that cannot start, continue or finish
     ├── GenerationError      a text generator (local or behind an endpoint) that failed
     └── MissingExtraError    an optional dependency is not installed; holds the pip line
@@ -40,7 +40,7 @@ class EmbedLMError(Exception):
 
 
 class RecipeError(EmbedLMError, ValueError):
-    """A recipe that cannot be: unknown name or field, or a value that is not allowed."""
+    """An invalid recipe: an unknown name or field, or a value that is not allowed."""
 
 
 class TemplateError(RecipeError):
@@ -48,7 +48,7 @@ class TemplateError(RecipeError):
 
 
 class InputError(EmbedLMError, ValueError):
-    """What the caller gave cannot be embedded."""
+    """A value, option or file of the caller cannot be used."""
 
 
 class RecordError(InputError):
@@ -60,7 +60,7 @@ class ModelError(EmbedLMError, OSError):
 
 
 class UnsupportedError(ModelError):
-    """The model is fine, but it cannot do what the recipe asks of it."""
+    """A valid model that cannot do what the recipe says."""
 
 
 class JobError(EmbedLMError, RuntimeError):
@@ -86,9 +86,9 @@ def require(module: str, extra: str) -> Any:
         ) from error
 
 
-def closest(given: str, allowed: list[str]) -> str:
+def closest(word: str, allowed: list[str]) -> str:
     """Return a hint naming the nearest allowed word, or an empty string."""
     from difflib import get_close_matches
 
-    found = get_close_matches(given, allowed, n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    matches = get_close_matches(word, allowed, n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -194,7 +194,7 @@ def test_an_input_changed_out_of_sight_is_told(model, source, unfinished, monkey
             encode_file(model, source, unfinished, block=64, restart=True)
     text[70] = "x" * len(text[70])
     source.write_text("\n".join(text) + "\n")
-    with pytest.raises(JobError, match="records at 65 to 128 are other ones"):
+    with pytest.raises(JobError, match="records at 65 to 128 are different"):
         encode_file(model, source, unfinished, block=64)
 
 

@@ -81,5 +81,5 @@ def test_other_outputs_are_refused(model, folder, tmp_path):
         encode_folder(model, folder, tmp_path / "file")
     with pytest.raises(InputError, match="the output is the input folder"):
         encode_folder(model, folder, folder)
-    with pytest.raises(InputError, match="no one rejects file"):
+    with pytest.raises(InputError, match="rejects cannot be set aside for a whole folder"):
         encode_folder(model, folder, tmp_path / "out", rejects="bad.jsonl")

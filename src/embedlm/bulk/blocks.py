@@ -1,4 +1,4 @@
-"""Blocks: records become the arrays that are written for them, and lie in a job's folder."""
+"""Blocks: arrays of encoded records, which a job keeps as files in its folder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OPTIONS = (
     "max_length",
     "adapter",
 )
-"""Those options of `Embedder.encode` that a job takes too."""
+"""The options of `Embedder.encode` that a job takes."""
 _WITH_RANGES = ("int8", "uint8")
 
 
@@ -67,8 +67,8 @@ class BlockEncoder:
         for name in options:
             if name not in OPTIONS:
                 raise InputError(
-                    f"{name!r} is no option of encode_file.{closest(name, list(OPTIONS))} Allowed: "
-                    f"{', '.join(OPTIONS)}"
+                    f"{name!r} is not an option of encode_file.{closest(name, list(OPTIONS))} "
+                    f"Allowed: {', '.join(OPTIONS)}"
                 )
         settings = dict(options)
         self.precision = str(settings.pop("precision", None) or "float32")
@@ -85,7 +85,7 @@ class BlockEncoder:
         self.vocabulary = 0 if sparse is None else int(sparse.shape[1])
         self.width = 0 if tokens is None else self.encode(["a"]).multi_vector[0].shape[1]
         self.empty = self._block(no_texts, [], "", [])
-        """A block of no texts: which arrays there are, their widths and types."""
+        """A block without texts; it shows the names, widths and types of the arrays."""
 
     def __call__(self, records: Sequence[Record], file: str) -> Block:
         """Return the block of these records of a file.

@@ -1,4 +1,4 @@
-"""Encodes a file of any size into a file of vectors, and goes on where it was killed.
+"""Encodes a file of any size into a file of vectors, and resumes a job that was killed.
 
 The input is read in blocks of records. A finished block is kept in a folder beside the output
 (`OUT.part`, see `jobs/folder.py`); a later run with the same input, model and options skips it. At
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
 __all__ = ["Encoded", "encode_file"]
 
 BLOCK = 1024
-"""Records of a block: little is lost by a kill, and packs are still full."""
+"""Records of a block: a kill loses little work, and packs are still full."""
 BLOCK_OF_TOKENS = 128
-"""The same where every token has a vector."""
+"""Records of a block where every token has a vector, which takes more memory."""
 BYTES_PER_TOKEN = 4
-"""Of a text file, about."""
+"""Bytes of a text file that make a token, roughly."""
 SMALL = 1 << 14
-"""Bytes of a file below which weights are not packed."""
+"""Size in bytes of a file for which packing the weights does not pay."""
 _RANGES, _KERNELS = "ranges", "kernels"
-"""What a job decides once: the ranges of int8 and uint8, and which kernels run."""
-_ANEW = "To begin anew use --restart (restart=True), or choose another output"
+"""Names of the values that a job fixes once: ranges of int8 and uint8, and the kernels."""
+_ANEW = "To start over use --restart (restart=True), or choose another output"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What a finished job did."""
+    """The report of a finished job."""
 
     output: str
     rows: int
@@ -100,14 +100,15 @@ def encode_file(
         target: .npy, .npz, .jsonl or .parquet; `bulk/writers.py` says what these hold.
         input_format: form of the input, where its name does not tell it.
         text_field: field or column that holds the text.
-        id_field: field or column that holds the id; without the default one the line number is it.
+        id_field: field or column that holds the id; without the default field the id is the
+            line number.
         keep: further fields to copy into .jsonl or .parquet.
         quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
         rejects: file for bad records, as JSON lines; None: the first one is an error.
         calibration: texts from which int8 and uint8 take their ranges; None: the first block.
-        restart: throw away what an earlier run has finished.
-        compile: compile the model first, or not; None: where the file is long enough to pay.
-        block: records a block.
+        restart: discard what an earlier run has finished.
+        compile: whether to compile the model first; None: if the file is long enough.
+        block: number of records of a block.
         show_progress: None shows a bar on a terminal.
         pool: other processes that encode (see `open_pool`); None: this one alone.
         note: file in which a finished job is noted, so that it is not done again.
@@ -158,7 +159,7 @@ def encode_file(
 
 
 def _noted(note: Path | None, manifest: dict[str, Any], out: Path) -> Encoded | None:
-    """Return the report of the same job, if it is noted as finished and its output is there."""
+    """Return the report of this job if an earlier run has noted it and its output is there."""
     if note is None or not note.is_file() or not out.exists():
         return None
     try:
@@ -178,7 +179,7 @@ def _block_size(block: int | None, encoder: BlockEncoder) -> int:
 
 
 def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) -> Mode:
-    """Choose the kernels of all blocks: as asked for, or by the input's size."""
+    """Choose the kernels of all blocks: by `compile`, or by the input's size."""
     kept = job.fixed_text(_KERNELS)
     if kept is not None:
         if kept not in get_args(Mode):
@@ -216,7 +217,7 @@ class _Run:
     job: Job
     source: Source
     size: int
-    """Records a block."""
+    """Records of a block."""
     read: int = 0
     """Records read so far."""
     count: int = 0
@@ -279,7 +280,7 @@ class _Run:
         """Tell whether an earlier run has finished a block.
 
         Raises:
-            JobError: it has, of other records.
+            JobError: an earlier run has finished it with other records.
         """
         block = load_block(self.job, index)
         if block is None:
@@ -287,7 +288,7 @@ class _Run:
         if not np.array_equal(block["digest"], digest):
             raise JobError(
                 f"{self.source.name} has changed since the job was begun: the records at "
-                f"{records[0].place} to {records[-1].place} are other ones. {_ANEW}"
+                f"{records[0].place} to {records[-1].place} are different. {_ANEW}"
             )
         encoder = self.encoder
         if encoder.needs_ranges and encoder.ranges is None and len(block["columns"]):

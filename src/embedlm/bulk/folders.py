@@ -27,10 +27,10 @@ def encode_folder(
 ) -> list[Encoded]:
     """Encode each file of a folder into a .parquet of its name in another folder.
 
-    A file that is finished is not done again unless it, the model or an option has changed; one
-    that was begun goes on where it was. Files whose names differ in their endings alone keep them:
-    `a.txt` and `a.csv` become `a.txt.parquet` and `a.csv.parquet`. A file of another form, or a
-    folder in the folder, is left out with a warning; hidden ones without.
+    A file that an earlier run has finished is skipped unless the file, the model or an option has
+    changed; an unfinished one is resumed. Files whose names differ only in their endings keep them:
+    `a.txt` and `a.csv` become `a.txt.parquet` and `a.csv.parquet`. Files of other forms and
+    subfolders are left out with a warning, hidden ones without.
 
     Args:
         model: encodes.
@@ -42,7 +42,9 @@ def encode_folder(
         InputError: no file to encode, or a target that cannot be the outputs' folder.
     """
     if options.get("rejects") is not None:
-        raise InputError("a folder has no one rejects file; encode its files one by one")
+        raise InputError(
+            "rejects cannot be set aside for a whole folder; encode its files one at a time"
+        )
     folder, out = Path(source), Path(target)
     _check_target(folder, out)
     files = _inputs(folder)
@@ -79,7 +81,7 @@ def _inputs(folder: Path) -> list[Path]:
         )
     if left_out:
         log.warning(
-            "left out of %s, being folders or files of another form: %s",
+            "skipped in %s, because they are folders or files that cannot be read: %s",
             folder,
             ", ".join(left_out),
         )

@@ -1,4 +1,4 @@
-"""What decides a job's numbers beside its options: the model, its recipe, the libraries."""
+"""Everything besides a job's options that its vectors depend on: model, recipe and libraries."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SAMPLE = 64
 def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     """Return what must be the same for two runs to give the same vectors.
 
-    Weights are known by a sample of every tensor: training changes all of a tensor's values, and
-    hashing every byte of a large model would take longer than many jobs.
+    Weights are identified by a sample of every tensor: training changes all values of a
+    tensor, and hashing every byte of a large model would take longer than many jobs.
     """
     backbone = model.backbone
     statistics = model.readout.statistics

@@ -38,8 +38,8 @@ def check_paths(outputs: Mapping[str, Path | None], inputs: Mapping[str, Source 
     """Refuse outputs that are folders, have no folder, or are an input or another output.
 
     Args:
-        outputs: by what they are called in an error.
-        inputs: by what they are called in an error.
+        outputs: the outputs, by their names in error messages.
+        inputs: the inputs, by their names in error messages.
     """
     files = {what: source.path for what, source in inputs.items() if source and not source.stdin}
     for what, path in outputs.items():
@@ -49,7 +49,7 @@ def check_paths(outputs: Mapping[str, Path | None], inputs: Mapping[str, Source 
             raise InputError(f"the {what} {str(path)!r} is a folder; give a file name")
         if not path.parent.is_dir():
             raise InputError(
-                f"the {what}'s folder {str(path.parent)!r} does not exist; make it first"
+                f"the {what}'s folder {str(path.parent)!r} does not exist; create it first"
             )
         for other, file in files.items():
             if _same(path, file):
@@ -57,7 +57,7 @@ def check_paths(outputs: Mapping[str, Path | None], inputs: Mapping[str, Source 
         files[what] = path
 
 
-def _same(one: Path, other: Path) -> bool:
-    if one.exists() and other.exists():
-        return one.samefile(other)
-    return one.resolve() == other.resolve()
+def _same(first: Path, second: Path) -> bool:
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return first.resolve() == second.resolve()

@@ -41,7 +41,7 @@ class Finished:
     job: Job
     count: int
     empty: Block
-    """A block of no texts: says which arrays there are, their widths and types."""
+    """A block without texts; it shows the names, widths and types of the arrays."""
     vocabulary: int = 0
     """Width of sparse vectors."""
 
@@ -117,7 +117,7 @@ def _starts(handle: Any, done: Finished, name: str) -> None:
 
 
 def write_jsonl(handle: BinaryIO, done: Finished) -> None:
-    """Write an object a line."""
+    """Write one object on each line."""
     for block in done.blocks():
         for row, columns in enumerate(_rows(block)):
             parts = [columns[:-1] if columns != "{}" else "{"]
@@ -163,7 +163,7 @@ def _numbers(vector: Array) -> str:
 
 
 def write_parquet(handle: BinaryIO, done: Finished) -> None:
-    """Write a table, a row group a block."""
+    """Write a table with one row group for each block."""
     arrow = require("pyarrow", "parquet")
     parquet = require("pyarrow.parquet", "parquet")
     types = _column_types(done)
@@ -193,9 +193,9 @@ def _type_of(value: Any) -> str:
 
 def _table(arrow: Any, block: Block, rows: Sequence[dict[str, Any]], types: Any) -> Any:
     names, arrays = [], []
-    for name, own_types in types.items():
+    for name, column_types in types.items():
         names.append(name)
-        arrays.append(_column(arrow, [row.get(name) for row in rows], own_types - {"NoneType"}))
+        arrays.append(_column(arrow, [row.get(name) for row in rows], column_types - {"NoneType"}))
     if "dense" in block:
         names.append("dense")
         arrays.append(_fixed(arrow, block["dense"]))
@@ -236,4 +236,4 @@ WRITERS: dict[str, Callable[[BinaryIO, Finished], None]] = {
     ".jsonl": write_jsonl,
     ".parquet": write_parquet,
 }
-"""By the suffix of the output; one line here adds a format."""
+"""The writer for each suffix of the output; a line here adds a format."""

@@ -25,11 +25,11 @@ __all__ = [
     "Json",
     "Loading",
     "Model",
-    "Place",
     "Prompting",
     "Quoting",
     "Split",
     "TextField",
+    "TextPath",
     "emit",
     "flag",
     "parse_heads",
@@ -73,7 +73,7 @@ Device = Annotated[
 Dtype = Annotated[
     str, Parameter(metavar="DTYPE", help="auto, float32, bfloat16, float16, int8 or fp8.")
 ]
-Place = Annotated[
+TextPath = Annotated[
     str,
     Parameter(
         name="FILE_OR_DIR",

@@ -11,10 +11,10 @@ from embedlm.cli._common import (
     Device,
     Dtype,
     Json,
-    Place,
     Quoting,
     Split,
     TextField,
+    TextPath,
     show_hits,
 )
 
@@ -28,7 +28,7 @@ EXAMPLES = r"""Examples:
 
 
 def command(
-    place: Place,
+    path: TextPath,
     query: Annotated[str, Parameter(name="QUERY", help="The question to answer.")],
     /,
     *,
@@ -67,7 +67,7 @@ def command(
     from embedlm.rerank import Reranker
     from embedlm.search import Hit, read_passages
 
-    passages = read_passages(place, split=split, text_field=text_field, quoting=quoting)
+    passages = read_passages(path, split=split, text_field=text_field, quoting=quoting)
     loaded = Reranker(model, method, device=device, dtype=dtype, adapters=adapter)
     texts = [passage.text for passage in passages]
     ranked = loaded.rank(query, texts, top_k, instruction=instruction)

@@ -13,10 +13,10 @@ from embedlm.cli._common import (
     Json,
     Loading,
     Model,
-    Place,
     Quoting,
     Split,
     TextField,
+    TextPath,
     show_hits,
 )
 
@@ -31,7 +31,7 @@ EXAMPLES = r"""Examples:
 
 
 def command(
-    place: Place,
+    path: TextPath,
     query: Annotated[str, Parameter(name="QUERY", help="What to look for.")],
     /,
     *,
@@ -60,7 +60,7 @@ def command(
     """Print the passages of a file or folder that are nearest to a query, with file and line."""
     from embedlm.search import MODES, SearchIndex, read_passages
 
-    passages = read_passages(place, split=split, text_field=text_field, quoting=quoting)
+    passages = read_passages(path, split=split, text_field=text_field, quoting=quoting)
     loaded = loading.load(model, heads=MODES.get(mode))
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])

@@ -18,7 +18,7 @@ __all__ = ["COMPRESSIONS", "DAMAGE", "Meter", "existing", "split_compression", "
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError)
-"""What is raised, beside OSError, where compressed data are damaged or end too early."""
+"""Errors, besides OSError, that damaged or incomplete compressed data raise."""
 _BUFFER = 1 << 16
 
 
@@ -39,7 +39,7 @@ class Meter(io.RawIOBase):
 
     def __init__(self, stream: Any) -> None:
         self.bytes = 0
-        # One system call each, so that a line is had as soon as a pipe has brought it.
+        # One system call each, so that a line is returned as soon as a pipe has delivered it.
         self._readinto: Callable[[Any], int | None] = getattr(stream, "readinto1", stream.readinto)
 
     def readable(self) -> bool:
@@ -58,7 +58,7 @@ def unpacked(stream: Meter, compression: str) -> Iterator[BinaryIO]:
     """Yield the decompressed bytes of a stream.
 
     Args:
-        stream: the file's bytes; what it reads from is not closed.
+        stream: the file's bytes; the underlying stream is not closed.
         compression: .gz, .xz, .zst, or "" for none.
 
     Raises:

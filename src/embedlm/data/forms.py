@@ -23,13 +23,13 @@ class FileForm:
 
     suffixes: tuple[str, ...]
     read: Callable[[Any, Reading], Iterator[FileRow]]
-    """Takes the open file (parquet: or its path)."""
+    """The reader; it takes the open file (parquet: or the path)."""
     bare: bool = False
     """A record is a text without fields."""
     paragraphs: bool = False
     """A row is a paragraph of a document that has no lines of its own."""
     quoting: bool | None = None
-    """Whether cells may stand in quotes if nobody says; None: the form has no such choice."""
+    """The default for whether cells may be quoted; None: the form has no such choice."""
 
 
 FORMS = {

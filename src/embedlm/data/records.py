@@ -30,7 +30,7 @@ _SCORE = ("score", "similarity")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A query, what answers it, and what does not."""
+    """A query with documents that answer it and documents that do not."""
 
     query: str
     positives: tuple[str, ...]
@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two texts and how alike they are."""
+    """Two texts and their similarity."""
 
     first: str
     second: str
@@ -91,17 +91,17 @@ def _examples(path: Path) -> Iterator[Example]:
     bare = FORMS[source.form].bare
     labelled: dict[str, list[str]] = {}
     entailed: dict[str, tuple[list[str], list[str]]] = {}
-    for place, record in read_rows(source):
+    for where, record in read_rows(source):
         if bare:
             if record["text"].strip():
                 yield record["text"].strip()
         elif "premise" in record and "hypothesis" in record:
-            _inferred(record, entailed, place)
+            _inferred(record, entailed, where)
         elif "text" in record and "label" in record:
-            text = _text(record["text"], place, "text")
+            text = _text(record["text"], where, "text")
             labelled.setdefault(str(record["label"]), []).append(text)
         else:
-            yield _item(record, place)
+            yield _item(record, where)
     yield from _of_labels(labelled)
     for premise, (positives, negatives) in entailed.items():
         if positives:
@@ -109,15 +109,15 @@ def _examples(path: Path) -> Iterator[Example]:
 
 
 def _inferred(
-    record: Mapping[str, Any], by_premise: dict[str, tuple[list[str], list[str]]], place: str
+    record: Mapping[str, Any], by_premise: dict[str, tuple[list[str], list[str]]], where: str
 ) -> None:
     """Take an entailed hypothesis as a positive, a contradicted one as a hard negative."""
-    premise = _text(record["premise"], place, "premise")
+    premise = _text(record["premise"], where, "premise")
     label = str(record.get("label"))
     positives, negatives = by_premise.setdefault(premise, ([], []))
     if label in ("entailment", "0", "contradiction", "2"):
         chosen = positives if label in ("entailment", "0") else negatives
-        chosen.append(_text(record["hypothesis"], place, "hypothesis"))
+        chosen.append(_text(record["hypothesis"], where, "hypothesis"))
 
 
 def _of_labels(labelled: Mapping[str, list[str]]) -> Iterator[Group]:
@@ -133,45 +133,45 @@ def _of_labels(labelled: Mapping[str, list[str]]) -> Iterator[Group]:
                 yield Group(text, (positive,), negative)
 
 
-def _item(record: Mapping[str, Any], place: str) -> Example:
+def _item(record: Mapping[str, Any], where: str) -> Example:
     query, first = _name(record, _QUERY), _name(record, _FIRST)
     if query is not None:
-        return _group(record, query, place)
+        return _group(record, query, where)
     if first is not None:
         second, score = _name(record, _SECOND), _name(record, _SCORE)
         if second is None:
-            raise RecordError(f"{place}: has {first!r} and no {' or '.join(_SECOND)}")
-        a, b = _text(record[first], place, first), _text(record[second], place, second)
+            raise RecordError(f"{where}: has {first!r} and no {' or '.join(_SECOND)}")
+        a, b = _text(record[first], where, first), _text(record[second], where, second)
         if score is None:
             return Group(a, (b,))
-        return Pair(a, b, _number(record[score], place, score))
+        return Pair(a, b, _number(record[score], where, score))
     if "text" in record:
-        return _text(record["text"], place, "text")
+        return _text(record["text"], where, "text")
     raise RecordError(
-        f"{place}: has the fields {', '.join(map(repr, record)) or 'none'}; expected are query and "
+        f"{where}: has the fields {', '.join(map(repr, record)) or 'none'}; expected are query and "
         "positive (with negative), sentence1, sentence2 and score, or text"
     )
 
 
-def _group(record: Mapping[str, Any], query: str, place: str) -> Group:
+def _group(record: Mapping[str, Any], query: str, where: str) -> Group:
     positive, negative = _name(record, _POSITIVE), _name(record, _NEGATIVE)
     if positive is None:
-        raise RecordError(f"{place}: has no positive; give one of {', '.join(_POSITIVE)}")
-    text = _text(record[query], place, query)
-    positives = _several(record[positive], place, positive)
+        raise RecordError(f"{where}: has no positive; give one of {', '.join(_POSITIVE)}")
+    text = _text(record[query], where, query)
+    positives = _several(record[positive], where, positive)
     # A table has the column in every row, be it empty.
     empty = negative is None or record[negative] in (None, "")
-    negatives = () if negative is None or empty else _several(record[negative], place, negative)
+    negatives = () if negative is None or empty else _several(record[negative], where, negative)
     if not positives:
-        raise RecordError(f"{place}: {positive!r} is empty; give at least one positive")
+        raise RecordError(f"{where}: {positive!r} is empty; give at least one positive")
     both = set(positives) & set(negatives)
     if both:
-        raise RecordError(f"{place}: {min(both)[:60]!r} is a positive and a negative")
-    return Group(text, positives, negatives, _scores(record, len(positives), negatives, place))
+        raise RecordError(f"{where}: {min(both)[:60]!r} is a positive and a negative")
+    return Group(text, positives, negatives, _scores(record, len(positives), negatives, where))
 
 
 def _scores(
-    record: Mapping[str, Any], positives: int, negatives: tuple[str, ...], place: str
+    record: Mapping[str, Any], positives: int, negatives: tuple[str, ...], where: str
 ) -> tuple[float, ...]:
     """Return a teacher's scores, for positives and then for negatives."""
     scores: list[Any] = []
@@ -181,34 +181,34 @@ def _scores(
         scores = [*record["pos_scores"], *(record.get("neg_scores") or ())]
     if scores and len(scores) != positives + len(negatives):
         raise RecordError(
-            f"{place}: {len(scores)} scores for {positives} positives and {len(negatives)} "
+            f"{where}: {len(scores)} scores for {positives} positives and {len(negatives)} "
             "negatives; give one for each"
         )
-    return tuple(_number(value, place, "scores") for value in scores)
+    return tuple(_number(value, where, "scores") for value in scores)
 
 
 def _name(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in record), None)
 
 
-def _text(value: Any, place: str, name: str) -> str:
+def _text(value: Any, where: str, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise RecordError(f"{place}: {name!r} is {value!r}, not a text")
+        raise RecordError(f"{where}: {name!r} is {value!r}, not a text")
     return value.strip()
 
 
-def _several(value: Any, place: str, name: str) -> tuple[str, ...]:
+def _several(value: Any, where: str, name: str) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list):
-        raise RecordError(f"{place}: {name!r} is {type(value).__name__}; give a text or a list")
-    return tuple(_text(one, place, name) for one in values)
+        raise RecordError(f"{where}: {name!r} is {type(value).__name__}; give a text or a list")
+    return tuple(_text(value, where, name) for value in values)
 
 
-def _number(value: Any, place: str, name: str) -> float:
+def _number(value: Any, where: str, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
     if number != number or number in (float("inf"), float("-inf")):
-        raise RecordError(f"{place}: {name!r} holds {value!r}, which is no number")
+        raise RecordError(f"{where}: {name!r} holds {value!r}, which is no number")
     return number

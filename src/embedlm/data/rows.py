@@ -17,18 +17,18 @@ class FileRow:
     """One row of a file."""
 
     line: int
-    """Where it begins, from 1 (parquet: the row)."""
+    """The line on which it begins, from 1 (parquet: the row; pdf: the page)."""
     value: Any = ""
     """A bare text or fields by name; a line of JSON may hold another value."""
     error: str | None = None
-    """What is wrong with it; its value is then empty."""
+    """The reason why it cannot be read; its value is then empty."""
     raw: Any = None
-    """What stands in the file: bytes, cells or fields."""
+    """The row as the file has it: bytes, cells or fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is read."""
+    """The options with which a file is read."""
 
     name: str
     """The file's, for errors."""

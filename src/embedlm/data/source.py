@@ -1,7 +1,7 @@
 """Reads the records of a file, or of standard input, one by one, whatever the file's form.
 
 A record that cannot be read is still yielded, with its error, so that the caller can stop there or
-set it aside. Nothing is held but the record at hand (parquet: a batch of rows).
+set it aside. Only the current record is in memory (parquet: a batch of rows).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Fields:
 
     text: str = "text"
     id: str = _ID
-    """May be missing if it is the default; then the line is the id."""
+    """The default field may be missing from a record; then its line number is the id."""
     keep: tuple[str, ...] = ()
 
 
@@ -52,11 +52,11 @@ class Record:
     """The line on which it begins (parquet: its row), from 1."""
     text: str
     columns: str = "{}"
-    """As JSON: the id (or else the place) under `id`, then the fields that are kept."""
+    """The output's columns as JSON: `id` (the line number where there is none) and kept fields."""
     error: str | None = None
-    """What is wrong with it; its text is then empty."""
+    """The reason why the record cannot be used; its text is then empty."""
     raw: str = ""
-    """What stands in the source, shortened, where there is an error."""
+    """The record as the source has it, shortened; empty where there is no error."""
 
 
 class Source:
@@ -137,14 +137,14 @@ class Source:
 
     @property
     def position(self) -> int:
-        """How far the reader has come: bytes of the file, or rows of a parquet file."""
+        """The number of bytes that have been read (of a parquet file: of rows)."""
         if self.form == "parquet":
             return self._row
         return self._meter.bytes if self._meter is not None else 0
 
     @property
     def total(self) -> int | None:
-        """Where `position` ends; None for a stream."""
+        """The value of `position` at the end of the file; None for a stream."""
         if not self.regular:
             return None
         if self.form == "parquet":
@@ -259,7 +259,7 @@ class Source:
         search.end(self.name)
 
     def _search(self) -> _FieldSearch:
-        """Return what looks for the fields that were named; a bare form has none."""
+        """Return a search for the fields that the caller named; a bare form has none."""
         keep = self.fields.keep
         named = [name for name in (*self._required(), *keep) if name != "text"]
         if FORMS[self.form].bare and named:
@@ -313,11 +313,11 @@ class Source:
 
 @dataclass(slots=True)
 class _FieldSearch:
-    """Looks whether any record has the fields that were asked for."""
+    """Finds out whether any record has the fields that the caller named."""
 
     missing: set[str]
     names: dict[str, None] = field(default_factory=dict)
-    """The fields that there are."""
+    """The fields that records have."""
 
     def look(self, row: FileRow) -> None:
         if self.missing and row.error is None:
@@ -346,12 +346,12 @@ def read_rows(source: Source | str | Path) -> Iterator[tuple[str, dict[str, Any]
     """
     source = source if isinstance(source, Source) else Source(source)
     for row in source.rows():
-        place = f"{source.name}:{row.line}"
+        where = f"{source.name}:{row.line}"
         value = {"text": row.value} if isinstance(row.value, str) else row.value
         error = row.error if isinstance(value, dict) else "not a JSON object"
         if error is not None:
-            raise RecordError(f"{place}: {error}. Mend the record")
-        yield place, value
+            raise RecordError(f"{where}: {error}. Mend the record")
+        yield where, value
 
 
 def read_texts(source: Source | str | Path) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Readers of tables: comma- and tab-separated values, and parquet.
 
-In a .csv file a cell may stand in quotes. In a .tsv file a quote is a character as any other,
+In a .csv file a cell may stand in quotes. In a .tsv file a quote is an ordinary character,
 unless quoting is asked for. A row that cannot be read costs its first line alone: reading goes on
-at the next one, so that a quote that nobody closes takes no neighbours along.
+at the next one, so that an unclosed quote does not affect the rows after it.
 """
 
 from __future__ import annotations
@@ -112,13 +112,13 @@ def _quoted(handle: BinaryIO, delimiter: str) -> Iterator[_Cells]:
 
 
 class _Lines:
-    """Lines with their numbers, which can be gone back to."""
+    """Numbered lines; the reader can go back to a line."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = enumerate(lines, 1)
         self._again: deque[tuple[int, str]] = deque()
         self.taken: list[tuple[int, str]] = []
-        """Those of the record at hand."""
+        """The lines of the current record."""
         self._size = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -133,7 +133,7 @@ class _Lines:
         return line[1]
 
     def go_back(self) -> None:
-        """Give all lines of the record at hand but the first once more."""
+        """Return to the line after the first line of the current record."""
         self._again.extendleft(reversed(self.taken[1:]))
         self.taken.clear()
 

@@ -36,23 +36,23 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
         RecordError: a record without these fields, with file and line.
     """
     pairs = []
-    for place, record in read_rows(path):
+    for where, record in read_rows(path):
         names = next((pair for pair in _PAIRS if record.keys() >= {*pair, "score"}), None)
         if names is None:
             raise RecordError(
-                f"{place}: give the fields s1 and s2 (or sentence1 and sentence2) with sentences "
+                f"{where}: give the fields s1 and s2 (or sentence1 and sentence2) with sentences "
                 f"and score with a number; there are: {', '.join(record) or 'none'}"
             )
-        first, second = (_text(record, place, name) for name in names)
-        pairs.append((first, second, _number(record, place, "score")))
+        first, second = (_text(record, where, name) for name in names)
+        pairs.append((first, second, _number(record, where, "score")))
     return pairs
 
 
 def read_labelled(path: Path) -> list[tuple[str, str]]:
     """Return texts with their class (text, label)."""
     return [
-        (_text(record, place, "text"), _text(record, place, "label"))
-        for place, record in read_rows(path)
+        (_text(record, where, "text"), _text(record, where, "label"))
+        for where, record in read_rows(path)
     ]
 
 
@@ -65,34 +65,34 @@ def read_retrieval(folder: Path, split: str | None = None) -> Retrieval:
     """
     end = f"_{split}.jsonl" if split else ".jsonl"
     documents = {
-        _text(record, place, "_id"): " ".join(
+        _text(record, where, "_id"): " ".join(
             str(part) for part in (record.get("title"), record.get("text")) if part
         )
-        for place, record in read_rows(folder / "corpus.jsonl")
+        for where, record in read_rows(folder / "corpus.jsonl")
     }
     queries = {
-        _text(record, place, "_id"): _text(record, place, "text")
-        for place, record in read_rows(folder / f"queries{end}")
+        _text(record, where, "_id"): _text(record, where, "text")
+        for where, record in read_rows(folder / f"queries{end}")
     }
     relevant: dict[str, dict[str, float]] = {}
-    for place, record in read_rows(folder / f"qrels{end}"):
-        query = _text(record, place, "q")
+    for where, record in read_rows(folder / f"qrels{end}"):
+        query = _text(record, where, "q")
         if query in queries:
-            gain = _number(record, place, "rel")
-            relevant.setdefault(query, {})[_text(record, place, "d")] = gain
+            gain = _number(record, where, "rel")
+            relevant.setdefault(query, {})[_text(record, where, "d")] = gain
     return Retrieval(documents, {q: t for q, t in queries.items() if q in relevant}, relevant)
 
 
-def _text(record: Mapping[str, Any], place: str, name: str) -> str:
+def _text(record: Mapping[str, Any], where: str, name: str) -> str:
     """Return a field that a record must have, as a string."""
     if record.get(name) is None:
-        raise RecordError(f"{place}: has no {name!r}; there are: {', '.join(record) or 'none'}")
+        raise RecordError(f"{where}: has no {name!r}; there are: {', '.join(record) or 'none'}")
     return str(record[name])
 
 
-def _number(record: Mapping[str, Any], place: str, name: str) -> float:
-    text = _text(record, place, name)
+def _number(record: Mapping[str, Any], where: str, name: str) -> float:
+    text = _text(record, where, name)
     try:
         return float(text)
     except ValueError as error:
-        raise RecordError(f"{place}: {name!r} is {text!r}, which is no number") from error
+        raise RecordError(f"{where}: {name!r} is {text!r}, which is no number") from error

@@ -167,9 +167,9 @@ class EndpointGenerator:
 
     def _pause(self, problem: Any, attempt: int) -> float:
         """Return the seconds to wait: what the server says, or twice as long each time."""
-        told: Any = getattr(getattr(problem, "response", None), "headers", {}).get("retry-after")
+        header: Any = getattr(getattr(problem, "response", None), "headers", {}).get("retry-after")
         with suppress(TypeError, ValueError):
-            return min(max(float(told), 0.0), _LONGEST_WAIT)
+            return min(max(float(header), 0.0), _LONGEST_WAIT)
         return float(min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT))
 
     def _refused(self, error: Exception) -> None:

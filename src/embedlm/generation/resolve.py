@@ -1,4 +1,4 @@
-"""How a user names a generator, and which one that is."""
+"""Turns what a user names as a generator into that generator."""
 
 from __future__ import annotations
 

@@ -47,9 +47,9 @@ class ReadDocument:
 
     text: str
     vector: npt.NDArray[np.float32]
-    """As `encode_document` gives it, (dim,)."""
+    """The document's vector, equal to that of `encode_document`, (dim,)."""
     tokens: int
-    """Of the document as it was read, its prompt included."""
+    """Number of tokens that were read, with those of the prompt."""
     cache: Any
     """Keys and values of every layer."""
 

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 TEMPORARY = ".tmp"
-"""Ending of the name of what is not finished."""
+"""Ending of the name of an unfinished file or folder."""
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 

@@ -8,7 +8,7 @@
       blocks/00000000.npz ...   finished blocks, each written atomically
       done               the report, once the output is written
 
-A block is there whole or not at all, so a killed job loses at most the blocks at hand.
+A block is there whole or not at all, so a killed job loses at most the blocks in progress.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from embedlm.jobs.manifest import change_of
 __all__ = ["UNFINISHED", "Job"]
 
 UNFINISHED = ".part"
-"""Ending of the folder's name; before it stands the output's."""
+"""Ending of the folder's name, which begins with the output's."""
 _BLOCKS, _FIXED, _DONE, _MANIFEST, _LOCK = "blocks", "fixed", "done", "manifest.json", "lock"
 _CONTENT = (_BLOCKS, _FIXED, _DONE, _MANIFEST, _LOCK)
 """All that a job's folder holds, in the order in which it is removed."""
@@ -44,7 +44,7 @@ class Job:
         self.folder = folder
         self.suffix = suffix
         self.resumed = 0
-        """How many blocks an earlier run had finished when this one began."""
+        """Number of blocks that an earlier run had finished when this run began."""
 
     @classmethod
     @contextmanager
@@ -56,12 +56,12 @@ class Job:
         Args:
             target: the output.
             manifest: what the job is; see `jobs.manifest`.
-            restart: throw away what an earlier run has finished.
-            suffix: of the blocks' files.
+            restart: discard what an earlier run has finished.
+            suffix: the suffix of the blocks' files.
 
         Raises:
-            JobError: another process is at work on it, it was begun with another manifest, or
-                the disk is full.
+            JobError: another process is writing this output, the job was begun with another
+                manifest, or the disk is full.
         """
         job = cls(target.with_name(target.name + UNFINISHED), suffix)
         with ExitStack() as stack:
@@ -88,7 +88,7 @@ class Job:
         if change and not restart and self.started():
             raise JobError(
                 f"{self.folder} holds an unfinished job that differs from this one: {change}. To "
-                "go on, give it what it was begun with. To begin anew use --restart "
+                "go on, give it what it was begun with. To start over use --restart "
                 "(restart=True), or choose another output"
             )
         if change or restart:
@@ -170,7 +170,7 @@ class Job:
             return None
         except (OSError, ValueError, EOFError) as error:
             raise JobError(
-                f"{path} is damaged ({error}). To begin anew use --restart (restart=True), or "
+                f"{path} is damaged ({error}). To start over use --restart (restart=True), or "
                 "choose another output"
             ) from error
         return array

@@ -1,4 +1,4 @@
-"""What a job is: its input, model and options, and how two jobs differ."""
+"""Manifests: the input, model and options of a job, and how two manifests differ."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ class Reject:
 
     file: str
     line: int
-    """Where it begins, from 1 (parquet: the row)."""
+    """The line on which it begins, from 1 (parquet: the row)."""
     error: str
     record: str = ""
-    """What stands in the file, shortened."""
+    """The record as the file has it, shortened."""
 
     def to_json(self) -> str:
         """Return it as a line of a rejects file."""

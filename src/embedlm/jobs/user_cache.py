@@ -10,8 +10,8 @@ __all__ = ["user_cache"]
 
 def user_cache() -> Path:
     """Return $EMBEDLM_CACHE, where that is a folder's name, else embedlm in the user's cache."""
-    own = os.environ.get("EMBEDLM_CACHE")
-    if own and not own.endswith(".sqlite"):
-        return Path(own).expanduser()
+    configured = os.environ.get("EMBEDLM_CACHE")
+    if configured and not configured.endswith(".sqlite"):
+        return Path(configured).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(base or Path.home() / ".cache") / "embedlm"

@@ -1,6 +1,6 @@
 """The three forms in which heads give vectors, as a store keeps, joins and writes them.
 
-A form is told from the value, not from the head's name, so that a new head needs nothing here.
+The form is recognised by the value, not by the head's name, so that a new head needs no change.
 
 Shapes: n documents, D width, V terms, T tokens of all documents.
 """

@@ -1,4 +1,4 @@
-"""What a store of vectors must do, so that any of them can stand under an index."""
+"""The interface of a store of vectors, which an index is built on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which demonstration to show: each candidate is scored on a dev set, and the best is kept.
 
 The in-context form of PromptEOL (Jiang et al., arXiv 2307.16645) gains from one demonstration, and
-which one differs from model to model. Choose by a dev set, never by a test set.
+which one differs from model to model. Choose on a dev set, never on a test set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ScoredDemonstration", "default_candidates", "search_demonstrations"]
 
 @dataclass(frozen=True, slots=True)
 class ScoredDemonstration:
-    """A demonstration and its Spearman correlation on the dev set; an empty one is none at all."""
+    """A demonstration (or none, where it is empty) and its Spearman correlation on the dev set."""
 
     query: str
     response: str
@@ -56,7 +56,7 @@ def search_demonstrations(
         log: a .jsonl file that scores are added to as they are found; a search that is run again
             with it goes on where it stopped.
         limit: take only the first candidates.
-        progress: told how many candidates are finished.
+        progress: called with the number of candidates that have just been scored.
 
     Raises:
         InputError: a recipe without demonstrations, or fewer than two dev pairs.

@@ -114,11 +114,11 @@ def _first_difference(a: Runtime, b: Runtime, x: list[int], y: list[int]) -> str
     if x == y:
         return ""
     pairs = zip(x, y, strict=False)
-    at = next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(x), len(y)))
+    at = next((i for i, (left, right) in enumerate(pairs) if left != right), min(len(x), len(y)))
     span = slice(max(0, at - _SHOWN), at + _SHOWN)
-    one, two = x[at : at + 1], y[at : at + 1]
+    left, right = x[at : at + 1], y[at : at + 1]
     return (
-        f"token {at} of {len(x)} and {len(y)}: {one} and {two}, "
+        f"token {at} of {len(x)} and {len(y)}: {left} and {right}, "
         f"{a.spell(x[span])!r} and {b.spell(y[span])!r}"
     )
 
@@ -143,8 +143,8 @@ def _other_way(
             if changed_nD is None or changed_nD.shape != other_nD.shape:
                 continue
             if (1 - cosine(changed_nD, other_nD, pairwise=True) <= tolerance).all():
-                said = ", ".join(f"{key}: {value}" for key, value in change.items())
-                return f"the other side does as {side.name} would with {said}"
+                settings = ", ".join(f"{key}: {value}" for key, value in change.items())
+                return f"the other side does as {side.name} would with {settings}"
     return None
 
 
@@ -176,5 +176,5 @@ def _verdict(rows: Sequence[TextComparison]) -> str:
     if not apart:
         return f"equal on all {len(rows)} texts"
     counts = {kind: apart.count(kind) for kind in _SAYS if kind in apart}
-    said = "; ".join(f"{_SAYS[kind]} ({count})" for kind, count in counts.items())
-    return f"they part on {len(apart)} of {len(rows)} texts: {said}"
+    reasons = "; ".join(f"{_SAYS[kind]} ({count})" for kind, count in counts.items())
+    return f"they differ on {len(apart)} of {len(rows)} texts: {reasons}"

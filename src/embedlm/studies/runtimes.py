@@ -31,7 +31,7 @@ class Runtime:
     role: str | None = None
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        """Return a vector a text, (n, D)."""
+        """Return one vector for each text, (n, D)."""
         if self.kind == "endpoint":
             return self._requested(texts)
         if self.kind == "embedlm":
@@ -83,9 +83,9 @@ def open_runtime(
     Args:
         spec: a folder, hub id or "builtin" (EmbedLM), `st:FOLDER` (sentence-transformers), or
             `http://host/v1#model` (an OpenAI-compatible endpoint; $OPENAI_API_KEY is sent).
-        recipe: for EmbedLM.
+        recipe: the recipe, where EmbedLM runs the model.
         role: query, document or another that the model knows.
-        dtype: for EmbedLM.
+        dtype: the dtype, where EmbedLM runs the model.
 
     Raises:
         ModelError: the model cannot be opened.
