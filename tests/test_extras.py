@@ -9,7 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
+MODULES = {
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "llama-index-core": "llama_index",
+    "haystack-ai": "haystack",
+}
 """How a distribution is imported, where its name does not say."""
 NOT_SHIPPED = ("dev", "all")
 

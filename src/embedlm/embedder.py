@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +27,22 @@ from embedlm.readout.embeddings import scores
 from embedlm.readout.heads import requested_heads
 from embedlm.schema.recipe import Recipe
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 __all__ = ["Embedder"]
 
 Array = npt.NDArray[Any]
 Instructions = str | Sequence[str] | None
 Demonstrations = Sequence[Mapping[str, str]] | None
+Names = Sequence[str] | None
 _STREAM_WINDOW = 4096
 
 
 class Embedder:
     """A language model and a recipe: encodes texts into vectors.
 
-    Made by `embedlm.load`. Takes sentence-transformers' spellings too, so that libraries which call
-    a SentenceTransformer can be given one of these.
+    Made by `embedlm.load`. `encode` takes sentence-transformers' spellings too.
     """
 
     def __init__(
@@ -54,8 +57,7 @@ class Embedder:
             generator: writes the texts that a recipe such as geneol rewrites; None: the model.
         """
         self.readout, self.executor = readout, executor
-        self.name = name
-        self.generator = generator
+        self.name, self.generator = name, generator
         self.renderer = Renderer(
             readout.backbone.tokenizer,
             readout.recipe.prompt,
@@ -67,8 +69,7 @@ class Embedder:
     def with_recipe(self, recipe: Any) -> Embedder:
         """Return an embedder of the same network by another recipe.
 
-        Everything else stays as it is: the checkpoint's layers, the statistics of `fit`, the
-        generator. No weights are copied or loaded, but for layers that only the new recipe reads.
+        Weights, statistics and generator stay; layers that only the new recipe reads are loaded.
 
         Args:
             recipe: a name, path, mapping or `Recipe`.
@@ -141,10 +142,7 @@ class Embedder:
         *,
         max_length: int | None = None,
     ) -> RenderedBatch | list[RenderedBatch]:
-        """Return what the model will see: ids, segments and text of every prompt.
-
-        A recipe with several prompts gives a list, one rendered batch a prompt.
-        """
+        """Return what the model will see: ids, segments, text; a list where prompts are several."""
         checked = check_texts(texts)
         request = Request(role, check_demonstrations(demonstrations), max_length)
         instructions = check_instructions(instruction, len(checked))
@@ -155,12 +153,7 @@ class Embedder:
 
     @overload
     def encode(
-        self,
-        texts: Any,
-        role: str | None = ...,
-        *,
-        convert_to_tensor: Literal[True],
-        **options: Any,
+        self, texts: Any, role: Any = ..., *, convert_to_tensor: Literal[True], **options: Any
     ) -> torch.Tensor: ...
 
     @overload
@@ -185,7 +178,7 @@ class Embedder:
         demonstrations: Demonstrations = None,
         heads: Any = None,
         dim: int | None = None,
-        precision: str = "float32",
+        precision: str | None = "float32",
         normalize: bool | None = None,
         batch_tokens: int | None = None,
         show_progress: bool | None = None,
@@ -254,6 +247,8 @@ class Embedder:
 
     def stream(self, texts: Iterable[Any], **options: Any) -> Iterator[Any]:
         """Yield the vectors of an iterable one by one, in order and with bounded memory."""
+        if isinstance(texts, str | Mapping):
+            raise InputError("texts is a single text; give an iterable of texts, or call encode")
         source = iter(texts)
         while window := list(islice(source, _STREAM_WINDOW)):
             yield from self.encode(window, **options)
@@ -298,8 +293,7 @@ class Embedder:
     def _readout(self, heads: Any, role: str | None) -> Readout:
         """Return the readout with the heads that a call asks for."""
         several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
-        trained = self.readout.trained
-        chosen = requested_heads(heads, self.recipe, several=several, trained=trained)
+        chosen = requested_heads(heads, self.recipe, several=several, trained=self.readout.trained)
         return self.readout if heads is None else self.readout.with_heads(chosen)
 
     def _shares(self, items: list[Item], show_progress: bool | None) -> list[Share]:
@@ -312,10 +306,7 @@ class Embedder:
         return transform_items(items, self.recipe.transform, writer, show_progress=show_progress)
 
     def vectors_of(self, states: PackStates) -> Array:
-        """Return the dense vectors of token states as `encode` gives them, (n, dim).
-
-        For texts that were run elsewhere, by a `Writer` say.
-        """
+        """Return the dense vectors, (n, dim), of token states that were run elsewhere."""
         dense = requested_heads("dense", self.recipe, several=False)
         (v_nD,) = self.readout.with_heads(dense).read(states)
         return finish_vectors(v_nD.cpu().numpy(), self.recipe, self.readout.statistics, Options())
@@ -350,11 +341,7 @@ class Embedder:
     # -- scores -------------------------------------------------------------------------------
 
     def similarity(
-        self,
-        a: Any,
-        b: Any,
-        heads: Sequence[str] | None = None,
-        weights: Sequence[float] | None = None,
+        self, a: Any, b: Any, heads: Names = None, weights: Sequence[float] | None = None
     ) -> npt.NDArray[np.float32]:
         """Return the scores of every a with every b, (n, m).
 
@@ -363,11 +350,7 @@ class Embedder:
         return scores(a, b, heads, weights, recipe=self.recipe, pairwise=False)
 
     def similarity_pairwise(
-        self,
-        a: Any,
-        b: Any,
-        heads: Sequence[str] | None = None,
-        weights: Sequence[float] | None = None,
+        self, a: Any, b: Any, heads: Names = None, weights: Sequence[float] | None = None
     ) -> npt.NDArray[np.float32]:
         """Return the scores of a[i] with b[i], (n,)."""
         return scores(a, b, heads, weights, recipe=self.recipe, pairwise=True)
@@ -384,6 +367,17 @@ class Embedder:
         from embedlm.persistence import Card, save
 
         save(self, Path(folder), Card(**card))
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """Return a SentenceTransformer around this model, with the same weights and vectors."""
+        from embedlm.interop.sentence_transformers import bridge
+
+        return bridge(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy holds."""
+        self.executor.unpack()
+        return self.__dict__
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
         """Save the model to a repository of the Hugging Face hub and return its address.

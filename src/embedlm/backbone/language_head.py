@@ -21,6 +21,10 @@ __all__ = ["BodyStandIn", "detach_head", "logits_of", "stand_in"]
 class _Handed(threading.local):
     h_1TD: Tensor | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy nothing: what a thread hands over is gone with its pass."""
+        return _Handed, ()
+
 
 class BodyStandIn(nn.Module):
     """Takes the body's place in a language model and returns the states this thread hands over."""

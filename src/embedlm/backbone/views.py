@@ -89,6 +89,10 @@ class ViewCache:
         self._views: dict[View, nn.Module] = {}
         self._lock = threading.RLock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy nothing: views are made anew over the copy's network."""
+        return ViewCache, ()
+
     def get(self, view: View, make: Callable[[], nn.Module], training: bool) -> nn.Module:
         """Return a view, made at its first use, in the network's mode (training or not)."""
         network = self._views.get(view)

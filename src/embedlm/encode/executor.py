@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from embedlm.backbone.layout import Kept
 from embedlm.backbone.memory import free_memory, is_out_of_memory
 from embedlm.backbone.network import Rows
 from embedlm.encode.compiling import Compiling, Mode
-from embedlm.errors import EmbedLMError
+from embedlm.errors import EmbedLMError, UnsupportedError
 
 __all__ = ["Executor", "default_budget"]
 
@@ -138,11 +139,28 @@ class Executor:
             self.compiling.settle("plain")
         return self.backbone
 
-    def save(self, folder: Path) -> None:
-        """Write the backbone; packed weights are unpacked first, rather than held twice."""
+    def unpack(self) -> None:
+        """Lay the weights out plainly, to be copied or written; the next pass may pack them."""
         if self.compiling is not None:
             self.compiling.stop()
+
+    def save(self, folder: Path) -> None:
+        """Write the backbone; packed weights are unpacked first, rather than held twice."""
+        self.unpack()
         self.backbone.save(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the backbone alone: locks stay here, and what compiling gains is measured anew.
+
+        Raises:
+            UnsupportedError: the weights are in 8 bits, and lie in no tensor that can be copied.
+        """
+        if self.backbone.quantised:
+            raise UnsupportedError(
+                f"{self.backbone.name!r} runs in {self.backbone.quantised}, which cannot be copied "
+                "or pickled; load it in another dtype"
+            )
+        return Executor, (self.backbone,)
 
     # -- memory -------------------------------------------------------------------------------
 

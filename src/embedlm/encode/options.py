@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 from embedlm.errors import InputError, closest
@@ -41,18 +42,26 @@ class Options:
         Raises:
             InputError: a name that neither knows, or a value that is not allowed.
         """
-        return cls(**{**named, **_translated(spellings)})
+        options = {**named, **_translated(spellings)}
+        if options.get("precision") is None:
+            options["precision"] = "float32"
+        return cls(**options)
 
     def __post_init__(self) -> None:
         for name in ("dim", "batch_tokens", "max_length"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) < 1):
+            if value is not None and (not _is_count(value)):
                 raise InputError(f"{name} is {value!r}; give a number above 0")
         if self.precision not in PRECISIONS:
             raise InputError(
                 f"precision {self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}."
                 + closest(self.precision, list(PRECISIONS))
             )
+
+
+def _is_count(value: Any) -> bool:
+    """Tell whether a value is a whole number above 0."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 _SPELLINGS = {

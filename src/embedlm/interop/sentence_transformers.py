@@ -1,0 +1,248 @@
+"""An Embedder as a SentenceTransformer, for libraries that ask for one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import embedlm
+from embedlm.errors import UnsupportedError, require
+from embedlm.interop.network_module import EmbedderModule
+from embedlm.interop.prompts import RolePrompt, Voice, prompts_of, with_prompts
+from embedlm.jobs.json_files import read_json, write_json
+from embedlm.persistence.expressible import prefixes_of
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from embedlm.embedder import Embedder
+else:
+    SentenceTransformer = require("sentence_transformers", "eval").SentenceTransformer
+
+__all__ = ["EmbedderSentenceTransformer", "bridge"]
+
+_SETTINGS = "config_sentence_transformers.json"
+_LISTING = "modules.json"
+
+
+class EmbedderSentenceTransformer(SentenceTransformer):
+    """A SentenceTransformer whose network, prompts and vectors are an Embedder's.
+
+    `encode` gives whole lists to the Embedder's engine, which plans, packs and runs equal texts
+    once; `batch_size` therefore changes nothing. A prompt's name is a role of the recipe. A prompt
+    given as a string replaces the recipe's prefix, or is written before the text where the recipe's
+    template is more than a prefix.
+
+    Calling the model on features is differentiable, so that sentence-transformers' trainer tunes
+    the Embedder's own network.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | None = None,
+        *,
+        modules: list[nn.Module] | None = None,
+        **options: Any,
+    ) -> None:
+        """Take an EmbedderModule in `modules`, or a folder or hub id for `embedlm.load`."""
+        if modules is None and model_name_or_path is not None:
+            options_of_load = {"device": options.get("device")}
+            modules = [EmbedderModule(embedlm.load(model_name_or_path, **options_of_load))]
+        if not modules or not isinstance(modules[0], EmbedderModule):
+            raise UnsupportedError(
+                f"modules {modules!r} hold no EmbedderModule; call as_sentence_transformer() of an "
+                "Embedder, or give a model folder"
+            )
+        embedder = modules[0].embedder
+        prefixes = prompts_of(embedder.recipe)
+        options.setdefault("similarity_fn_name", embedder.recipe.similarity)
+        options.setdefault("default_prompt_name", prefixes.default)
+        options["device"] = options.get("device") or str(embedder.device)
+        options["prompts"] = {**prefixes.named, **(options.get("prompts") or {})}
+        super().__init__(modules=modules, **options)
+        modules[0].listening = True
+
+    @property
+    def embedder(self) -> Embedder:
+        """The Embedder that encodes."""
+        module = self[0]
+        assert isinstance(module, EmbedderModule)
+        return module.embedder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        device: torch.device = self.embedder.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the network."""
+        return self.embedder.backbone.dtype
+
+    @property
+    def transformers_model(self) -> Any:
+        """The network."""
+        return self.embedder.backbone.network
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move or cast the network, as torch does."""
+        module = self[0]
+        assert isinstance(module, EmbedderModule)
+        return super().to(*args, **kwargs) if module.listening else self
+
+    # -- encoding -------------------------------------------------------------------------------
+
+    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
+        """Return the prompt to use, marked with its role where it is the recipe's own."""
+        text = super()._resolve_prompt(prompt, prompt_name)
+        if prompt is not None or text is None:
+            return text
+        name = self.default_prompt_name if prompt_name is None else prompt_name
+        if name is None or text != prompts_of(self.embedder.recipe).named.get(name):
+            return text
+        return RolePrompt(text, None if name == "default" else name)
+
+    @torch.inference_mode()
+    def _inference(
+        self,
+        inputs: list[Any],
+        *,
+        prompt: str | None = None,
+        output_value: str | None = "sentence_embedding",
+        device: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Return the outputs of inputs, in their order."""
+        if device is not None and torch.empty(0, device=device).device != self.device:
+            self.to(device)
+        self.eval()
+        # Added modules, hooks and compile() have their effect in a call of the model alone.
+        called = len(self) > 1 or self._forward_hooks or self._compiled_call_impl is not None
+        if called or output_value != "sentence_embedding":
+            return super()._inference(inputs, prompt=prompt, output_value=output_value, **options)
+        return self._vectors(inputs, prompt, **options)
+
+    def _vectors(
+        self,
+        inputs: list[Any],
+        prompt: str | None,
+        *,
+        show_progress_bar: bool | None = None,
+        save_to_cpu: bool = True,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Return the dense vectors of inputs by the engine; cut after normalising, as there."""
+        if not inputs:
+            return torch.tensor([], device=self.device)
+        module = self[0]
+        assert isinstance(module, EmbedderModule)
+        module.check_processing(processing_kwargs)
+        voice = Voice.of(module.embedder, prompt)
+        vectors = voice.embedder.encode(
+            voice.led(inputs),
+            role=voice.role,
+            heads="dense",
+            show_progress=bool(show_progress_bar),
+        )
+        vectors_ND = torch.from_numpy(vectors)[:, :truncate_dim]
+        if normalize_embeddings:
+            vectors_ND = nn.functional.normalize(vectors_ND, dim=1)
+        return vectors_ND if save_to_cpu else vectors_ND.to(self.device)
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Save the Embedder with this model's prompts and settings; other files there stay.
+
+        Raises:
+            UnsupportedError: pickled weights were asked for; modules were added; or prompts were
+                changed that the recipe's templates cannot take.
+        """
+        if path is None:
+            return
+        if not safe_serialization:
+            raise UnsupportedError("weights are saved as safetensors; leave safe_serialization out")
+        if len(self) > 1:
+            added = ", ".join(type(module).__name__ for module in list(self)[1:])
+            raise UnsupportedError(
+                f"the modules {added} were added to the model, and a recipe cannot hold them; save "
+                "without them, or set normalize in the recipe where that is what they do"
+            )
+        target = Path(path)
+        target.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target, prefix=".saving-") as unfinished:
+            folder = Path(unfinished) / "model"
+            self._with_settings().save_pretrained(folder)
+            self._write_settings(folder)
+            if create_model_card:
+                self._create_model_card(str(folder), model_name, train_datasets)
+            else:
+                (folder / "README.md").unlink(missing_ok=True)
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+
+    def _with_settings(self) -> Embedder:
+        """Return the Embedder by a recipe that holds what was changed on this model."""
+        recipe = self.embedder.recipe
+        prompts = {name: prompt or "" for name, prompt in self.prompts.items()}
+        prefixes = prompts_of(recipe)
+        changed = (prompts, self.default_prompt_name) != (prefixes.named, prefixes.default)
+        if changed and prefixes_of(recipe) is None:
+            raise UnsupportedError(
+                f"the prompts {prompts!r} cannot be saved: recipe {recipe.name!r} writes around a "
+                "text, not before it alone; set them back, or load the model by another recipe"
+            )
+        recipe = with_prompts(recipe, prompts, self.default_prompt_name)
+        if self.similarity_fn_name != recipe.similarity:
+            recipe = recipe.override({"similarity": self.similarity_fn_name})
+        same = recipe == self.embedder.recipe
+        return self.embedder if same else self.embedder.with_recipe(recipe)
+
+    def _write_settings(self, folder: Path) -> None:
+        """Write this model's settings.
+
+        Where sentence-transformers cannot express the recipe, it opens the folder by our module
+        (with trust_remote_code), if all roles have one template: it tells our module no role.
+        """
+        settings = self._get_model_config()
+        if (folder / _LISTING).is_file():
+            settings = {**read_json(folder / _SETTINGS), **settings}
+        else:
+            renderer = self.embedder.renderer
+            if any(renderer.templates(x) != renderer.templates(None) for x in renderer.roles()):
+                return
+            kind = f"{EmbedderModule.__module__}.{EmbedderModule.__qualname__}"
+            write_json(folder / _LISTING, [{"idx": 0, "name": "0", "path": "", "type": kind}])
+        write_json(folder / _SETTINGS, settings)
+
+    @classmethod
+    def _load_with_module_classes(
+        cls, model_name_or_path: str, module_classes: Mapping[str, Any], **options: Any
+    ) -> EmbedderSentenceTransformer:
+        """Load a checkpoint that the trainer saved."""
+        return cls(model_name_or_path, device=options.get("device"))
+
+
+# Model cards and messages name the class that opens what is saved.
+EmbedderSentenceTransformer.__name__ = "SentenceTransformer"
+
+
+def bridge(embedder: Embedder) -> EmbedderSentenceTransformer:
+    """Return a SentenceTransformer around an embedder."""
+    return EmbedderSentenceTransformer(modules=[EmbedderModule(embedder)])
