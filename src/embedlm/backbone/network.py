@@ -73,8 +73,9 @@ class Backbone:
     text_config: Any = field(init=False, repr=False)
     """That of its text part."""
     _views: ViewCache = field(default_factory=ViewCache, init=False, repr=False)
+    first_position: int | None = 0
+    """The position id of a row's first token; None where the network counts by itself."""
     _accepts: frozenset[str] = field(init=False, repr=False)
-    _first_position: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         config: Any = self.network.config
@@ -82,7 +83,6 @@ class Backbone:
         object.__setattr__(self, "text_config", config.get_text_config())
         accepts = frozenset(inspect.signature(self.network.forward).parameters)
         object.__setattr__(self, "_accepts", accepts)
-        object.__setattr__(self, "_first_position", _first_position(self.network))
 
     def rebuilt(self, **facts: Any) -> Backbone:
         """Return a backbone of which some facts differ: its network was wrapped, split, changed.
@@ -146,7 +146,7 @@ class Backbone:
         if self.static:
             limit = None
         elif limit is not None and limit > 0:
-            limit = int(limit) - self._first_position
+            limit = int(limit) - (self.first_position or 0)
         declared = getattr(self.tokenizer, "model_max_length", None)
         if declared and declared < 1_000_000:
             return min(int(declared), limit) if limit else int(declared)
@@ -160,7 +160,7 @@ class Backbone:
             return None
         size = getattr(self.text_config, "max_position_embeddings", None)
         size = size or getattr(self.text_config, "n_positions", None)
-        return int(size) - self._first_position if size else None
+        return int(size) - (self.first_position or 0) if size else None
 
     # -- running ------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Backbone:
             UnsupportedError: positions for a network that computes its own.
         """
         check_adapter(self.adapters, adapter)
-        if positions is not None and "position_ids" not in self._accepts:
+        if positions is not None and self.first_position is None:
             raise UnsupportedError(
                 f"{self.name!r} computes its positions itself; none can be given"
             )
@@ -239,7 +239,7 @@ class Backbone:
         counted = positions or [range(len(row)) for row in rows]
         flat = [*counted[0][held:prefix], *(p for row in counted for p in row[prefix:])]
         ids_1T, positions_1T = put(torch.tensor([ids, flat]), self.device)[:, None]
-        positions_1T = positions_1T + self._first_position
+        positions_1T = positions_1T + (self.first_position or 0)
         lengths = tuple(len(row) - prefix for row in rows)
         with layout(Layout(lengths, causal, prefix, held > 0), kept):
             h_TD = self._forward(view, indices, ids_1T, positions_1T, None)[0]
@@ -268,7 +268,7 @@ class Backbone:
             row_L[len(row) - hidden :] = 0
         counted = positions or [range(len(row)) for row in rows]
         filled = [[*row, *range(len(row), longest)] for row in counted]
-        positions_BL = torch.tensor(filled, device=self.device) + self._first_position
+        positions_BL = torch.tensor(filled, device=self.device) + (self.first_position or 0)
         device = self.device
         h_BLD = self._forward(view, indices, ids_BL.to(device), positions_BL, seen_BL.to(device))
         return h_BLD[mask_BL.to(device).bool()]
@@ -284,7 +284,7 @@ class Backbone:
         """Run a view of the network; the mean of the states that `indices` name."""
         network = self._view(view)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        if "position_ids" in self._accepts:
+        if self.first_position is not None and "position_ids" in self._accepts:
             inputs["position_ids"] = positions
         if "use_cache" in self._accepts:
             inputs["use_cache"] = False
@@ -383,11 +383,3 @@ class Backbone:
             else:
                 network.save_pretrained(folder, state_dict=base_weights(self.adapters, state))
                 self.adapters.save(folder / "adapters", state)
-
-
-def _first_position(network: nn.Module) -> int:
-    """Return the first position id: padding_idx + 1 in the RoBERTa family, else 0."""
-    for module in network.modules():
-        if hasattr(module, "create_position_ids_from_input_ids") and hasattr(module, "padding_idx"):
-            return int(module.padding_idx) + 1  # type: ignore[arg-type]
-    return 0
