@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +31,19 @@ from embedlm.backbone.language_head import logits_of, stand_in
 from embedlm.backbone.layers import Tapped, find_layers, layer_index, states_before
 from embedlm.backbone.layout import Kept, Layout, layout
 from embedlm.backbone.memory import put
+from embedlm.backbone.positions import (
+    LengthRope,
+    Rows,
+    find_length_rope,
+    original_frequencies,
+    run_by_frequency,
+)
 from embedlm.backbone.quantised import Kind
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.views import View, ViewCache, copy_structure
 from embedlm.errors import InputError, UnsupportedError
 
 __all__ = ["Backbone", "Rows"]
-
-Rows = Sequence[Sequence[int]]
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
 """Names of modules that hold a learned vector a position (GPT-2, OPT, BERT and their kin)."""
@@ -75,6 +81,8 @@ class Backbone:
     _views: ViewCache = field(default_factory=ViewCache, init=False, repr=False)
     first_position: int | None = 0
     """The position id of a row's first token; None where the network counts by itself."""
+    length_rope: LengthRope | None = field(init=False)
+    """How its rotary frequencies depend on the longest row of a pass, if they do."""
     _accepts: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +91,7 @@ class Backbone:
         object.__setattr__(self, "text_config", config.get_text_config())
         accepts = frozenset(inspect.signature(self.network.forward).parameters)
         object.__setattr__(self, "_accepts", accepts)
+        object.__setattr__(self, "length_rope", find_length_rope(self.network))
 
     def rebuilt(self, **facts: Any) -> Backbone:
         """Return a backbone of which some facts differ: its network was wrapped, split, changed.
@@ -126,6 +135,11 @@ class Backbone:
         return "packed" if self.packs else self.padded
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether a prefix's keys and values may be computed once for many rows."""
+        return self.packs and self.causal and self.length_rope is None
+
+    @property
     def dim(self) -> int:
         """Width of a token state."""
         if self.static:
@@ -139,10 +153,15 @@ class Backbone:
         return int(self.text_config.vocab_size)
 
     @property
+    def _configured_positions(self) -> int | None:
+        config = self.text_config
+        size = getattr(config, "max_position_embeddings", None)
+        return size or getattr(config, "n_positions", None)
+
+    @property
     def max_positions(self) -> int | None:
         """How many tokens the positions allow; None where nothing in the files says so."""
-        limit = getattr(self.text_config, "max_position_embeddings", None)
-        limit = limit or getattr(self.text_config, "n_positions", None)
+        limit = self._configured_positions
         if self.static:
             limit = None
         elif limit is not None and limit > 0:
@@ -158,8 +177,7 @@ class Backbone:
         tables = (name.rsplit(".", 1)[-1] for name, _ in self.network.named_modules())
         if self.static or not any(name in _POSITION_TABLES for name in tables):
             return None
-        size = getattr(self.text_config, "max_position_embeddings", None)
-        size = size or getattr(self.text_config, "n_positions", None)
+        size = self._configured_positions
         return int(size) - (self.first_position or 0) if size else None
 
     # -- running ------------------------------------------------------------------------------
@@ -194,14 +212,12 @@ class Backbone:
         """
         check_adapter(self.adapters, adapter)
         if positions is not None and self.first_position is None:
-            raise UnsupportedError(
-                f"{self.name!r} computes its positions itself; none can be given"
-            )
+            raise UnsupportedError(f"{self.name!r} computes its own positions; give none")
         if self.static:
             return self._looked_up(rows, prefix)
         packed = self.packs and not any(unseen)
-        if prefix and not packed:
-            raise InputError("only a packed causal backbone shares prefixes")
+        if prefix and not (packed and self.length_rope is None):
+            raise InputError(f"{self.name!r} cannot share prefixes; see `shares_prefixes`")
         causal = self.causal if causal is None else causal
         count = int(self.text_config.num_hidden_layers)
         indices = tuple(layer_index(layer, count) for layer in layers)
@@ -212,9 +228,13 @@ class Backbone:
             adapter,
             tapped=indices != (count,),
         )
-        if packed:
-            return self._run_packed(view, indices, rows, prefix, kept, positions, causal)
-        return self._run_padded(view, indices, rows, unseen, positions)
+
+        def run(rows: Rows, unseen: Sequence[int], positions: Rows | None) -> Tensor:
+            if packed:
+                return self._run_packed(view, indices, rows, prefix, kept, positions, causal)
+            return self._run_padded(view, indices, rows, unseen, positions)
+
+        return run_by_frequency(self.length_rope, run, rows, unseen, positions)
 
     def _looked_up(self, rows: Rows, prefix: int) -> Tensor:
         """Return the tokens' embeddings, h_TD."""
@@ -269,9 +289,8 @@ class Backbone:
         counted = positions or [range(len(row)) for row in rows]
         filled = [[*row, *range(len(row), longest)] for row in counted]
         positions_BL = torch.tensor(filled, device=self.device) + (self.first_position or 0)
-        device = self.device
-        h_BLD = self._forward(view, indices, ids_BL.to(device), positions_BL, seen_BL.to(device))
-        return h_BLD[mask_BL.to(device).bool()]
+        ids_BL, seen_BL, mask_BL = (x.to(self.device) for x in (ids_BL, seen_BL, mask_BL))
+        return self._forward(view, indices, ids_BL, positions_BL, seen_BL)[mask_BL.bool()]
 
     def _forward(
         self,
@@ -292,7 +311,8 @@ class Backbone:
             inputs["token_type_ids"] = torch.zeros_like(ids)
 
         def forward() -> Tensor:
-            return network(**inputs).last_hidden_state  # type: ignore[no-any-return]
+            with original_frequencies(network) if self.length_rope else nullcontext():
+                return network(**inputs).last_hidden_state  # type: ignore[no-any-return]
 
         if not view.tapped:
             return forward()
