@@ -34,6 +34,7 @@ from embedlm.backbone.memory import put
 from embedlm.backbone.positions import (
     LengthRope,
     Rows,
+    configured_positions,
     find_length_rope,
     original_frequencies,
     run_by_frequency,
@@ -153,15 +154,9 @@ class Backbone:
         return int(self.text_config.vocab_size)
 
     @property
-    def _configured_positions(self) -> int | None:
-        config = self.text_config
-        size = getattr(config, "max_position_embeddings", None)
-        return size or getattr(config, "n_positions", None)
-
-    @property
     def max_positions(self) -> int | None:
         """How many tokens the positions allow; None where nothing in the files says so."""
-        limit = self._configured_positions
+        limit = configured_positions(self.text_config)
         if self.static:
             limit = None
         elif limit is not None and limit > 0:
@@ -177,7 +172,7 @@ class Backbone:
         tables = (name.rsplit(".", 1)[-1] for name, _ in self.network.named_modules())
         if self.static or not any(name in _POSITION_TABLES for name in tables):
             return None
-        size = self._configured_positions
+        size = configured_positions(self.text_config)
         return int(size) - (self.first_position or 0) if size else None
 
     # -- running ------------------------------------------------------------------------------

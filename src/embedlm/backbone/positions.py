@@ -20,6 +20,7 @@ from torch import Tensor, nn
 __all__ = [
     "LengthRope",
     "Rows",
+    "configured_positions",
     "find_length_rope",
     "measured_first_position",
     "original_frequencies",
@@ -33,6 +34,12 @@ _COARSE = 2e-2
 """The largest relative difference of equal states in half precision."""
 _one_pass = threading.RLock()
 """Views share their buffers, which a pass with frequencies by length overwrites."""
+
+
+def configured_positions(config: Any) -> int | None:
+    """Return how many positions a text config names; None where it names none."""
+    size = getattr(config, "max_position_embeddings", None)
+    return size or getattr(config, "n_positions", None)
 
 
 def measured_first_position(network: nn.Module, row: list[int]) -> int | None:
