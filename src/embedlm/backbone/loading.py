@@ -16,6 +16,7 @@ from embedlm.backbone.direction import set_direction
 from embedlm.backbone.language_head import detach_head
 from embedlm.backbone.memory import bound_kernel_caches
 from embedlm.backbone.network import Backbone
+from embedlm.backbone.positions import measured_first_position
 from embedlm.backbone.probe import (
     layers_looking_ahead,
     packing_is_exact,
@@ -124,6 +125,9 @@ def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | 
 
 def _proven(backbone: Backbone, attention_asked: str, attn: str) -> Backbone:
     """Return a freshly loaded backbone with its direction and implementation set and proven."""
+    pad = getattr(backbone.text_config, "pad_token_id", None)
+    row = [token for token in probe_rows(backbone, (12,))[0] if token != pad]
+    backbone = backbone.rebuilt(first_position=measured_first_position(backbone.network, row))
     uniform = True
     if attention_asked == "native":
         (row,) = probe_rows(backbone, (6,))

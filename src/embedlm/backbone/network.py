@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +31,20 @@ from embedlm.backbone.language_head import logits_of, stand_in
 from embedlm.backbone.layers import Tapped, find_layers, layer_index, states_before
 from embedlm.backbone.layout import Kept, Layout, layout
 from embedlm.backbone.memory import put
+from embedlm.backbone.positions import (
+    LengthRope,
+    Rows,
+    configured_positions,
+    find_length_rope,
+    original_frequencies,
+    run_by_frequency,
+)
 from embedlm.backbone.quantised import Kind
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.views import View, ViewCache, copy_structure
 from embedlm.errors import InputError, UnsupportedError
 
 __all__ = ["Backbone", "Rows"]
-
-Rows = Sequence[Sequence[int]]
 
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
 """Names of modules that hold a learned vector a position (GPT-2, OPT, BERT and their kin)."""
@@ -73,8 +80,11 @@ class Backbone:
     text_config: Any = field(init=False, repr=False)
     """That of its text part."""
     _views: ViewCache = field(default_factory=ViewCache, init=False, repr=False)
+    first_position: int | None = 0
+    """The position id of a row's first token; None where the network counts by itself."""
+    length_rope: LengthRope | None = field(init=False)
+    """How its rotary frequencies depend on the longest row of a pass, if they do."""
     _accepts: frozenset[str] = field(init=False, repr=False)
-    _first_position: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         config: Any = self.network.config
@@ -82,7 +92,7 @@ class Backbone:
         object.__setattr__(self, "text_config", config.get_text_config())
         accepts = frozenset(inspect.signature(self.network.forward).parameters)
         object.__setattr__(self, "_accepts", accepts)
-        object.__setattr__(self, "_first_position", _first_position(self.network))
+        object.__setattr__(self, "length_rope", find_length_rope(self.network))
 
     def rebuilt(self, **facts: Any) -> Backbone:
         """Return a backbone of which some facts differ: its network was wrapped, split, changed.
@@ -126,6 +136,11 @@ class Backbone:
         return "packed" if self.packs else self.padded
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether a prefix's keys and values may be computed once for many rows."""
+        return self.packs and self.causal and self.length_rope is None
+
+    @property
     def dim(self) -> int:
         """Width of a token state."""
         if self.static:
@@ -141,12 +156,11 @@ class Backbone:
     @property
     def max_positions(self) -> int | None:
         """How many tokens the positions allow; None where nothing in the files says so."""
-        limit = getattr(self.text_config, "max_position_embeddings", None)
-        limit = limit or getattr(self.text_config, "n_positions", None)
+        limit = configured_positions(self.text_config)
         if self.static:
             limit = None
         elif limit is not None and limit > 0:
-            limit = int(limit) - self._first_position
+            limit = int(limit) - (self.first_position or 0)
         declared = getattr(self.tokenizer, "model_max_length", None)
         if declared and declared < 1_000_000:
             return min(int(declared), limit) if limit else int(declared)
@@ -158,9 +172,8 @@ class Backbone:
         tables = (name.rsplit(".", 1)[-1] for name, _ in self.network.named_modules())
         if self.static or not any(name in _POSITION_TABLES for name in tables):
             return None
-        size = getattr(self.text_config, "max_position_embeddings", None)
-        size = size or getattr(self.text_config, "n_positions", None)
-        return int(size) - self._first_position if size else None
+        size = configured_positions(self.text_config)
+        return int(size) - (self.first_position or 0) if size else None
 
     # -- running ------------------------------------------------------------------------------
 
@@ -193,15 +206,13 @@ class Backbone:
             UnsupportedError: positions for a network that computes its own.
         """
         check_adapter(self.adapters, adapter)
-        if positions is not None and "position_ids" not in self._accepts:
-            raise UnsupportedError(
-                f"{self.name!r} computes its positions itself; none can be given"
-            )
+        if positions is not None and self.first_position is None:
+            raise UnsupportedError(f"{self.name!r} computes its own positions; give none")
         if self.static:
             return self._looked_up(rows, prefix)
         packed = self.packs and not any(unseen)
-        if prefix and not packed:
-            raise InputError("only a packed causal backbone shares prefixes")
+        if prefix and not (packed and self.length_rope is None):
+            raise InputError(f"{self.name!r} cannot share prefixes; see `shares_prefixes`")
         causal = self.causal if causal is None else causal
         count = int(self.text_config.num_hidden_layers)
         indices = tuple(layer_index(layer, count) for layer in layers)
@@ -212,9 +223,13 @@ class Backbone:
             adapter,
             tapped=indices != (count,),
         )
-        if packed:
-            return self._run_packed(view, indices, rows, prefix, kept, positions, causal)
-        return self._run_padded(view, indices, rows, unseen, positions)
+
+        def run(rows: Rows, unseen: Sequence[int], positions: Rows | None) -> Tensor:
+            if packed:
+                return self._run_packed(view, indices, rows, prefix, kept, positions, causal)
+            return self._run_padded(view, indices, rows, unseen, positions)
+
+        return run_by_frequency(self.length_rope, run, rows, unseen, positions)
 
     def _looked_up(self, rows: Rows, prefix: int) -> Tensor:
         """Return the tokens' embeddings, h_TD."""
@@ -239,7 +254,7 @@ class Backbone:
         counted = positions or [range(len(row)) for row in rows]
         flat = [*counted[0][held:prefix], *(p for row in counted for p in row[prefix:])]
         ids_1T, positions_1T = put(torch.tensor([ids, flat]), self.device)[:, None]
-        positions_1T = positions_1T + self._first_position
+        positions_1T = positions_1T + (self.first_position or 0)
         lengths = tuple(len(row) - prefix for row in rows)
         with layout(Layout(lengths, causal, prefix, held > 0), kept):
             h_TD = self._forward(view, indices, ids_1T, positions_1T, None)[0]
@@ -268,10 +283,9 @@ class Backbone:
             row_L[len(row) - hidden :] = 0
         counted = positions or [range(len(row)) for row in rows]
         filled = [[*row, *range(len(row), longest)] for row in counted]
-        positions_BL = torch.tensor(filled, device=self.device) + self._first_position
-        device = self.device
-        h_BLD = self._forward(view, indices, ids_BL.to(device), positions_BL, seen_BL.to(device))
-        return h_BLD[mask_BL.to(device).bool()]
+        positions_BL = torch.tensor(filled, device=self.device) + (self.first_position or 0)
+        ids_BL, seen_BL, mask_BL = (x.to(self.device) for x in (ids_BL, seen_BL, mask_BL))
+        return self._forward(view, indices, ids_BL, positions_BL, seen_BL)[mask_BL.bool()]
 
     def _forward(
         self,
@@ -284,7 +298,7 @@ class Backbone:
         """Run a view of the network; the mean of the states that `indices` name."""
         network = self._view(view)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        if "position_ids" in self._accepts:
+        if self.first_position is not None and "position_ids" in self._accepts:
             inputs["position_ids"] = positions
         if "use_cache" in self._accepts:
             inputs["use_cache"] = False
@@ -292,7 +306,8 @@ class Backbone:
             inputs["token_type_ids"] = torch.zeros_like(ids)
 
         def forward() -> Tensor:
-            return network(**inputs).last_hidden_state  # type: ignore[no-any-return]
+            with original_frequencies(network) if self.length_rope else nullcontext():
+                return network(**inputs).last_hidden_state  # type: ignore[no-any-return]
 
         if not view.tapped:
             return forward()
@@ -383,11 +398,3 @@ class Backbone:
             else:
                 network.save_pretrained(folder, state_dict=base_weights(self.adapters, state))
                 self.adapters.save(folder / "adapters", state)
-
-
-def _first_position(network: nn.Module) -> int:
-    """Return the first position id: padding_idx + 1 in the RoBERTa family, else 0."""
-    for module in network.modules():
-        if hasattr(module, "create_position_ids_from_input_ids") and hasattr(module, "padding_idx"):
-            return int(module.padding_idx) + 1  # type: ignore[arg-type]
-    return 0

@@ -175,7 +175,7 @@ class Engine:
 
     def _planned(self, batch: RenderedBatch, left: npt.NDArray[np.int64]) -> list[Pack]:
         """Return the packs of some of a batch's rows."""
-        share = self.backbone.packs and self.backbone.causal and not batch.unseen
+        share = self.backbone.shares_prefixes and not batch.unseen
         budget = self.executor.budget(self.budget)
         rows = [batch.ids[item] for item in left.tolist()]
         cost = PACK_COST_CUDA if self.backbone.device.type == "cuda" else PACK_COST

@@ -56,7 +56,12 @@ class Executor:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         # With switchable adapters, each of them would be compiled anew.
-        compilable = backbone.packs and backbone.adapters is None and not backbone.sharded
+        compilable = (
+            backbone.packs
+            and backbone.adapters is None
+            and not backbone.sharded
+            and backbone.length_rope is None
+        )
         self.compiling = Compiling(backbone) if compilable else None
         self._fits: int | None = None
         self._lock = threading.Lock()

@@ -119,7 +119,7 @@ class TrainableEmbedder:
         rendered = [self._render(request) for request in requests]
         longest = max_over_processes(max(len(ids) for batch in rendered for ids in batch.ids))
         for request, batch in zip(requests, rendered, strict=True):
-            share = self.backbone.packs and self.backbone.causal and not batch.unseen
+            share = self.backbone.shares_prefixes and not batch.unseen
             # A shared prefix would share its dropout too.
             share = share and not self._has_dropout()
             for pack in plan(batch.ids, self.budget, share=share):
