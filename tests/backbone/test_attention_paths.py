@@ -63,7 +63,7 @@ class Recorded(Path):
 
     def __call__(self, texts):
         trained = TrainableEmbedder(self.model, self.model.recipe.heads, budget=4096)
-        plan = trained.plan([TextRequest(tuple(texts), None)])
+        plan = trained.plan_chunks([TextRequest(tuple(texts), None)])
         return torch.cat([chunk() for chunk in plan.chunks])[plan.order_N].detach().numpy()
 
 

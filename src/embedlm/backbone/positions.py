@@ -70,9 +70,9 @@ def measured_first_position(network: nn.Module, row: list[int]) -> int | None:
 def _candidates(network: nn.Module) -> list[int]:
     """Return the first positions that a class could count from: 0, and after each padding id."""
     after_padding = {
-        int(module.padding_idx) + 1
+        padding_idx + 1
         for module in network.modules()
-        if isinstance(getattr(module, "padding_idx", None), int)
+        if isinstance(padding_idx := getattr(module, "padding_idx", None), int)
     }
     return sorted({0, *after_padding})
 
@@ -118,7 +118,7 @@ def find_length_rope(network: nn.Module) -> LengthRope | None:
             if kind == "longrope":
                 parameters = module.config.rope_parameters  # type: ignore[union-attr]
                 parameters = parameters[layer_type] if layer_type else parameters  # type: ignore[index]
-                kinds.append((kind, int(parameters["original_max_position_embeddings"])))  # type: ignore[index, call-overload, arg-type]
+                kinds.append((kind, int(parameters["original_max_position_embeddings"])))  # type: ignore[index]
             else:
                 kinds.append((kind, int(module.original_max_seq_len)))  # type: ignore[arg-type]
     if not kinds:
