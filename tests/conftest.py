@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests import models
 from tests.command import server
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

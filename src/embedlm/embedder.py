@@ -15,12 +15,18 @@ from embedlm.backbone import Backbone
 from embedlm.backbone.adapters import check_adapter
 from embedlm.encode.engine import Engine
 from embedlm.encode.executor import Executor
-from embedlm.encode.inputs import check_demonstrations, check_instructions, check_texts, led
+from embedlm.encode.inputs import (
+    check_demonstrations,
+    check_instructions,
+    check_lead,
+    check_texts,
+)
 from embedlm.encode.items import Item, Part, Share
 from embedlm.encode.options import AUTO, Options
 from embedlm.encode.precision import finish_vectors
 from embedlm.errors import InputError
 from embedlm.jobs.progress import progress
+from embedlm.prompt.lead import with_lead
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.readout import Embeddings, PackStates, Readout, frequency
 from embedlm.readout.embeddings import scores
@@ -205,7 +211,7 @@ class Embedder:
             adapter: a switchable adapter's name, or None for the base alone; "auto" takes the one
                 that the recipe gives the role.
             **spellings: sentence-transformers' names: show_progress_bar, normalize_embeddings,
-                prompt_name, truncate_dim, prompt (written before each text), convert_to_tensor;
+                prompt_name, truncate_dim, prompt (in place of the recipe's), convert_to_tensor;
                 convert_to_numpy, batch_size and device are taken and change nothing.
 
         Returns:
@@ -231,7 +237,7 @@ class Embedder:
             adapter=adapter,
         )
         checked = check_texts(texts, ids=True)
-        outputs = self._encode(led(checked.parts, options.lead), options)
+        outputs = self._encode(checked.parts, options)
         if isinstance(outputs, Embeddings):
             return outputs
         vectors = outputs[0] if checked.single else outputs
@@ -256,14 +262,14 @@ class Embedder:
     def _encode(self, parts: Sequence[Part], options: Options) -> Any:
         readout = self._readout(options.heads, options.role)
         request = Request(options.role, options.demonstrations, options.max_length)
-        given = check_instructions(options.instruction, len(parts))
-        instructions: Sequence[str | None] = given or [None] * len(parts)
+        checked = check_instructions(options.instruction, len(parts))
+        instructions: Sequence[str | None] = checked or [None] * len(parts)
         items = [Item(part, one) for part, one in zip(parts, instructions, strict=True)]
         number = {item: index for index, item in enumerate(dict.fromkeys(items))}
         shares = self._shares(list(number), options.show_progress)
-        budget = self.executor.budget(options.batch_tokens)
-        adapter = self._adapter(options)
-        engine = Engine(self.executor, self.renderer, readout, budget, adapter)
+        budget, adapter = self.executor.budget(options.batch_tokens), self._adapter(options)
+        renderer = with_lead(self.renderer, check_lead(options.lead, parts), options.role)
+        engine = Engine(self.executor, renderer, readout, budget, adapter)
         with progress(options.show_progress, len(shares)) as bar:
             collectors = engine.run(shares, len(number), request, bar)
         order_n = np.array([number[item] for item in items], dtype=np.int64)

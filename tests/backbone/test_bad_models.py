@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import embedlm
 from embedlm.errors import EmbedLMError, ModelError, RecipeError, UnsupportedError
@@ -210,3 +212,33 @@ def test_adapters_that_are_not_there(run, tiny_llama, tmp_path):
     with pytest.raises(ModelError):
         embedlm.load(tiny_llama, "plain-mean", adapters=[str(tmp_path / "none")])
     run("render", "a", "-m", tiny_llama, "--adapter", tmp_path / "none").one_line()
+
+
+class Payload:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_malicious_pickle_is_not_run_and_nobody_is_told_to_run_it(model_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("llama"), folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Payload(tmp_path / "run")}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="nothing of it was run") as refused:
+        embedlm.load(folder)
+    assert "weights_only" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "5", '"x"'])
+def test_a_damaged_generation_config_is_a_model_error(model_folder, tmp_path, text):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("llama"), folder)
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        embedlm.load(folder)

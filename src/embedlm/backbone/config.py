@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def unloadable(source: str, what: str, error: BaseException) -> ModelError:
         return UnsupportedError(
             f"{source!r} needs code from its repository to load its {what}. EmbedLM never runs "
             "remote code; it has its own loader for the systems listed by `embedlm recipes`"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return ModelError(
+            f"the {what} in {source!r} are a pickle that holds more than tensors; nothing of it "
+            "was run. Get the model as safetensors, or convert it where you trust it"
         )
     if _is_local(source):
         return ModelError(f"the {what} in {source!r} cannot be loaded (corrupt?): {reason[:300]}")

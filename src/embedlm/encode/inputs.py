@@ -14,8 +14,8 @@ __all__ = [
     "CheckedTexts",
     "check_demonstrations",
     "check_instructions",
+    "check_lead",
     "check_texts",
-    "led",
 ]
 
 
@@ -84,17 +84,15 @@ def _ids(item: Any, index: int) -> tuple[int, ...]:
     return tuple(int(one) for one in row)
 
 
-def led(parts: Sequence[Part], lead: str | None) -> Sequence[Part]:
-    """Return texts with a prompt written before each.
+def check_lead(lead: str | None, parts: Sequence[Part]) -> str | None:
+    """Return what is written before each text; None: the recipe's prompt.
 
     Raises:
-        InputError: there are token ids among them.
+        InputError: there are token ids among the parts.
     """
-    if not lead:
-        return parts
-    if not all(isinstance(part, Text) for part in parts):
+    if lead is not None and not all(isinstance(part, Text) for part in parts):
         raise InputError("token ids are run as they are; a prompt cannot be written before them")
-    return [Text(lead + part.text) for part in parts if isinstance(part, Text)]
+    return lead
 
 
 def _text(item: Any, index: int) -> str:

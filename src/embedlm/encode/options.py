@@ -32,8 +32,11 @@ class Options:
     max_length: int | None = None
     adapter: str | None = AUTO
     lead: str | None = None
-    """Written before each text (sentence-transformers' `prompt`)."""
+    """Written before each text in place of the recipe's prompt (sentence-transformers' `prompt`);
+    "" leaves the text bare."""
     as_tensor: bool = False
+    cut_last: bool = False
+    """Shorten vectors after the recipe's normalising (sentence-transformers' `truncate_dim`)."""
 
     @classmethod
     def of(cls, spellings: Mapping[str, Any], **named: Any) -> Options:
@@ -64,6 +67,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
+_OF_SPELLINGS = ("lead", "as_tensor", "cut_last")
+"""Options that only a spelling sets."""
 _SPELLINGS = {
     "prompt": "lead",
     "convert_to_tensor": "as_tensor",
@@ -77,15 +82,19 @@ _WITHOUT_EFFECT = ("batch_size", "convert_to_numpy", "device")
 
 def _translated(spellings: Mapping[str, Any]) -> dict[str, Any]:
     """Return sentence-transformers' options under our names, without those that are None."""
-    allowed = [field.name for field in fields(Options) if field.name not in ("lead", "as_tensor")]
+    allowed = [field.name for field in fields(Options) if field.name not in _OF_SPELLINGS]
     options: dict[str, Any] = {}
     for name, value in spellings.items():
         if name in _WITHOUT_EFFECT or value is None:
             continue
+        if name == "normalize_embeddings" and value is False:
+            continue  # there it means: no further normalising than the model's own
         if name not in _SPELLINGS:
             raise InputError(
                 f"encode has no option {name!r}.{closest(name, allowed)} Allowed: "
                 f"{', '.join(allowed)}"
             )
         options[_SPELLINGS[name]] = value
+        if name == "truncate_dim":
+            options["cut_last"] = True
     return options

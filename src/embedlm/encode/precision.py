@@ -43,6 +43,8 @@ def finish_vectors(
     unit = recipe.normalize if options.normalize is None else options.normalize
     if statistics is not None:
         vectors_nD = statistics.remove_components(vectors_nD)
+    if options.cut_last and recipe.normalize:
+        vectors_nD, unit = normalize(vectors_nD), bool(options.normalize)
     if options.dim is not None:
         vectors_nD = truncate(vectors_nD, options.dim, renormalize=False)
     if unit:

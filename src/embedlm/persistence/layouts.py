@@ -33,7 +33,12 @@ PROMPTS = Values(
         isinstance(value, dict) and all(isinstance(one, str | None) for one in value.values())
     ),
 )
-SIMILARITIES = {"cosine": "cosine", "dot": "dot"}
+SIMILARITIES = {
+    "cosine": "cosine",
+    "dot": "dot",
+    "euclidean": "euclidean",
+    "manhattan": "manhattan",
+}
 """Names of similarities here, and there."""
 LATE_INTERACTIONS = {"sum": "MaxSim", "mean": "meanmaxsim"}
 """A multi-vector head's `score` here, and there (PyLate writes MaxSim, version 6 maxsim)."""

@@ -78,6 +78,5 @@ class DenseHead(Head[Dense]):
 
     @staticmethod
     def score(a: Any, b: Any, recipe: Recipe, *, pairwise: bool) -> Floats:
-        """Compare by cosine or dot product, as the recipe says."""
-        compare = similarity.cosine if recipe.similarity == "cosine" else similarity.dot
-        return compare(a, b, pairwise=pairwise)
+        """Compare as the recipe says: by cosine, dot product or a distance below zero."""
+        return similarity.DENSE[recipe.similarity](a, b, pairwise=pairwise)

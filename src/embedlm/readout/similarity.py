@@ -6,17 +6,21 @@ Shapes: n and m texts, D width, Q and T tokens of a query and of all documents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
+from scipy.spatial.distance import cdist
 
 from embedlm.errors import InputError
 
 __all__ = [
+    "DENSE",
     "cosine",
     "dot",
+    "euclidean",
+    "manhattan",
     "maxsim",
     "maxsim_pairwise",
     "normalize",
@@ -53,6 +57,36 @@ def dot(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> 
 def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> Floats:
     """Cosines: (n, m), or (n,) for pairs; 0 where a vector is zero."""
     return dot(normalize(a), normalize(b), pairwise=pairwise)
+
+
+def euclidean(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> Floats:
+    """Euclidean distances below zero, so that the nearest score highest: (n, m), or (n,)."""
+    return _negative_distance(a, b, "euclidean", pairwise=pairwise)
+
+
+def manhattan(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> Floats:
+    """Manhattan distances below zero, so that the nearest score highest: (n, m), or (n,)."""
+    return _negative_distance(a, b, "cityblock", pairwise=pairwise)
+
+
+def _negative_distance(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    metric: Literal["euclidean", "cityblock"],
+    *,
+    pairwise: bool,
+) -> Floats:
+    a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    _same_width(a, b)
+    if not pairwise:
+        return np.asarray(-cdist(a, b, metric), dtype=np.float32)
+    _same_count(len(a), len(b))
+    order = 2 if metric == "euclidean" else 1
+    return np.asarray(-np.linalg.norm(a - b, ord=order, axis=1), dtype=np.float32)
+
+
+DENSE = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "manhattan": manhattan}
+"""How dense vectors are compared, by the name in recipes."""
 
 
 def sparse_dot(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Floats:

@@ -159,7 +159,7 @@ class Recipe(Part):
     pooling: Pooling = Pooling()
     heads: tuple[Head, ...] = (Dense(),)
     normalize: bool = Field(False, description="L2-normalise dense vectors.")
-    similarity: Literal["cosine", "dot"] = "cosine"
+    similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine"
     transform: Transform | None = None
     tuning: Tuning | None = None
     notes: str | None = Field(None, description="What a user should know before using it.")
