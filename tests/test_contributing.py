@@ -100,7 +100,7 @@ SHOWS = {
         }
         plan = {"model": str(FOLDER), "recipe": "plain-mean", "stages": [stage]}
         told = []
-        embedlm.train(plan, "out", say=lambda kind, values: told.append(values))
+        embedlm.train(plan, "out", on_event=lambda kind, values: told.append(values))
         assert any("positive_margin" in values for values in told)
     """,
     "store": """

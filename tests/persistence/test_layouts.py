@@ -179,7 +179,7 @@ UNFIT = {
     "prompts": {"a": 3},
     "max_seq_length": -1,
     "model_type": "CrossEncoder",
-    "similarity_fn_name": "euclidean",
+    "similarity_fn_name": "jaccard",
     "truncate_dim": 8,
     "max_active_dims": 0,
     "transformer_task": "text-generation",

@@ -147,7 +147,7 @@ def test_a_query_encoder_leaves_documents_where_they_were(tiny_llama, data, tmp_
     ("change", "what"),
     [
         ({"train": "all"}, "need train: adapter"),
-        ({"data": [{"source": "groups.jsonl", "adapter": "a/b"}]}, "is no name"),
+        ({"data": [{"source": "groups.jsonl", "adapter": "a/b"}]}, "is not a name"),
         ({"adapter": {"kind": "qlora"}}, "lora or dora"),
         ({"batching": {}, "gradient_checkpointing": True}, "needs batching.chunk_tokens"),
         ({"data": [{"source": "groups.jsonl", "adapter": {"other": "x"}}]}, "names no adapter"),
