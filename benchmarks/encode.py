@@ -35,6 +35,7 @@ Vectors = npt.NDArray[np.float32]
 OURS, PEER = "embedlm", "sentence-transformers"
 INTEGERS, COMPILED = "embedlm-int8", "embedlm-compiled"
 LLAMA = {"llama.cpp BF16": "bf16", "llama.cpp Q8_0": "q8_0"}
+SCRIPT = Path(__file__).with_name("contender.py")
 PEER_BATCH = 32
 """The default of sentence-transformers."""
 ICL = {
@@ -122,7 +123,14 @@ class Contender:
     """A process that embeds the workload each time it is told to."""
 
     def __init__(
-        self, name: str, folder: Path, args: argparse.Namespace, batch_size: int = PEER_BATCH
+        self,
+        name: str,
+        folder: Path,
+        args: argparse.Namespace,
+        batch_size: int = PEER_BATCH,
+        *,
+        script: Path = SCRIPT,
+        env: dict[str, str] | None = None,
     ) -> None:
         self.name = name
         self.out = folder.parent / f"{name}.npy"
@@ -138,12 +146,12 @@ class Contender:
             given["type"] = LLAMA[name]
             command = [str(args.llama_cpp), str(Path(__file__).with_name("contender_llama.py"))]
         else:
-            command = [sys.executable, str(Path(__file__).with_name("contender.py")), name]
+            command = [sys.executable, str(script), name]
         command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True
+            command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, env=env
         )
         self._line()
 
