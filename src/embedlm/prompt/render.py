@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.prompt.filling import (
@@ -23,7 +24,14 @@ from embedlm.prompt.filling import (
     spell_demonstrations,
     strip_row,
 )
-from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
+from embedlm.prompt.segments import (
+    SEGMENT_ID,
+    Segments,
+    count_boundary,
+    mark,
+    segment_of,
+    straddling,
+)
 from embedlm.prompt.special import adds_eos
 from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
 from embedlm.schema.prompt import Message, Prompt, Template
@@ -299,7 +307,8 @@ class Renderer:
                 marks = self._marked(row, encoding, tail, eos, special)
             ids = ids + tail
             if cut:
-                ids, marks, shortened = self._cut_joined(ids, marks, limit)
+                stays = np.append(straddling(row, encoding), np.zeros(len(tail), dtype=bool))
+                ids, marks, shortened = self._cut_joined(ids, marks, limit, stays)
                 if shortened and self.prompt.truncate == "turn":
                     row = self._written_out(row, ids, marks)
                     encoding = self._core.encode(spell(row), add_special_tokens=special)
@@ -340,14 +349,17 @@ class Renderer:
         return slot or any(total > most for most in (limit, self.positions) if most is not None)
 
     def _cut_joined(
-        self, ids: Ids, marks: Segments, limit: int | None
+        self, ids: Ids, marks: Segments, limit: int | None, stays: npt.NDArray[np.bool_]
     ) -> tuple[Ids, Segments, bool]:
-        cut = False
+        rule, total = self.prompt.truncate, len(ids)
+        if rule == "turn":  # the prompt is written anew around the text that is left
+            stays = np.zeros(total, dtype=bool)
         if limit is not None:
-            ids, marks, cut = cut_ids(ids, marks, limit, self.prompt.truncate)
+            ids, marks, kept = cut_ids(ids, marks, limit, rule, stays)
+            stays = stays[kept]
         if self.positions is not None and len(ids) > self.positions:
-            ids, marks, cut = cut_ids(ids, marks, self.positions, "text")
-        return ids, marks, cut
+            ids, marks, _ = cut_ids(ids, marks, self.positions, "text", stays)
+        return ids, marks, len(ids) < total
 
     def _nothing(self) -> tuple[Ids, Segments]:
         """Return one token for an empty prompt, so that every text has a vector."""
