@@ -15,13 +15,9 @@ from typing import Any
 import numpy as np
 
 from embedlm.errors import InputError, UnsupportedError, closest
+from embedlm.prompt.chat import chat_template
 from embedlm.prompt.control import ControlTokens
-from embedlm.prompt.filling import (
-    chat_template,
-    clean_text,
-    spell_demonstrations,
-    strip_row,
-)
+from embedlm.prompt.filling import clean_text, spell_demonstrations, strip_row
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.schema.prompt import Message, Prompt, Template
@@ -95,7 +91,8 @@ class Renderer:
         if isinstance(template, str):
             return [template]
         if isinstance(template[0], Message):
-            return [chat_template(template, self.tokenizer)]
+            turns = [turn for turn in template if isinstance(turn, Message)]
+            return [chat_template(turns, self.tokenizer)]
         return [str(one) for one in template]
 
     def _template(self, role: str | None) -> Template:

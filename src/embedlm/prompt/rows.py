@@ -24,7 +24,7 @@ from embedlm.prompt.segments import (
     segment_of,
     straddling,
 )
-from embedlm.prompt.special import adds_eos
+from embedlm.prompt.special import adds_eos, tokenizer_errors
 from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.recipe import Boundary
@@ -112,10 +112,15 @@ class RowTokenizer:
             limit: in tokens; what it counts is the recipe's `prompt.truncate`.
             special: whether a joined prompt gets the tokenizer's own special tokens.
             segments: whether the caller reads the segments (they cost time).
+
+        Raises:
+            InputError: the prompt alone is longer than the limit.
+            ModelError: the tokenizer cannot tokenise a text.
         """
-        if self.prompt.tokenize == "pieces":
-            return self._pieces(rows, limit)
-        return self._joined(rows, limit, special, segments)
+        with tokenizer_errors():
+            if self.prompt.tokenize == "pieces":
+                return self._pieces(rows, limit)
+            return self._joined(rows, limit, special, segments)
 
     def _core_of(self, row: Row) -> Any:
         return self.control.core if row.renamed else self._core
