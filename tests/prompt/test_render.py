@@ -109,6 +109,21 @@ def test_text_gives_way_until_all_fits(tokenize, limit):
     assert len(first) == len(second) > 0
 
 
+@pytest.mark.parametrize(("truncate", "limit"), [("text", 22), ("text", 30), ("slot", 6)])
+def test_a_token_of_text_and_template_stays(truncate, limit):
+    text = "plants make food from sunlight." * 40
+    own = renderer(default="This sentence : '{text}' means in one word:", truncate=truncate)
+    assert ".'" in TOKENIZER.tokenize(f"'{text}' means"), "one token of the text and the template"
+    request = Request(max_length=limit)
+    (batch,) = own.render([text], request)
+    shown = TOKENIZER.decode(batch.ids[0], skip_special_tokens=True)
+    assert batch.truncated == [True]
+    assert shown.startswith("This sentence : 'plants")
+    assert shown.endswith(".' means in one word:")
+    (bare,) = own.render([text], request, segments=False)
+    assert bare.ids == batch.ids
+
+
 @pytest.mark.parametrize("tokenize", ["joined", "pieces"])
 def test_a_slots_limit_counts_each_copy_alone(tokenize):
     own = {"truncate": "slot", "max_length": 7, "tokenize": tokenize}

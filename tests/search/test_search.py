@@ -43,6 +43,15 @@ def places(passages, root):
     return [(p.file.removeprefix(f"{root}/"), p.line, p.text) for p in passages]
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
+def test_an_index_scores_as_the_model_compares(model, similarity):
+    own = model.with_recipe(model.recipe.override({"similarity": similarity}))
+    hits = SearchIndex(own, PASSAGES).search("Plants", 4)
+    query, documents = own.encode_query(["Plants"]), own.encode_document([p.text for p in PASSAGES])
+    scores = sorted(own.similarity(query, documents)[0], reverse=True)
+    np.testing.assert_allclose([hit.score for hit in hits], scores[:4], rtol=1e-4, atol=1e-5)
+
+
 def test_a_folder_is_cut_into_passages_with_file_and_line(folder):
     assert places(read_passages(folder), folder) == [
         ("guide.md", 1, "# Guide"),

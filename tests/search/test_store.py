@@ -231,7 +231,13 @@ def test_bad_searches_are_refused(store):
 def test_the_exact_store_compares_as_it_was_told(tmp_path):
     documents, query = np.array([[3.0, 0.0], [1.0, 1.0]]), np.array([[2.0, 1.0]])
     tokens = [np.eye(2, dtype=np.float32)]
-    for similarity, best in (("dot", ("a", 6.0)), ("cosine", ("b", 3 / 10**0.5))):
+    expected = {
+        "dot": ("a", 6.0),
+        "cosine": ("b", 3 / 10**0.5),
+        "euclidean": ("b", -1.0),
+        "manhattan": ("b", -1.0),
+    }
+    for similarity, best in expected.items():
         store = ExactStore(similarity=similarity, length_normalize=True)
         store.add(["a", "b"], {"dense": documents, "multi_vector": tokens * 2})
         store.save(Path(tmp_path / similarity))

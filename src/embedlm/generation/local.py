@@ -17,6 +17,7 @@ from torch import Tensor
 from embedlm.backbone import Backbone, load_backbone
 from embedlm.errors import GenerationError, UnsupportedError
 from embedlm.generation.generator import Chat, Sampling
+from embedlm.prompt.chat import render_chat
 from embedlm.schema.recipe import Backbone as BackboneRecipe
 
 __all__ = [
@@ -89,9 +90,7 @@ class LocalGenerator:
     def prompt(self, chat: Chat) -> str:
         """Return a chat as the string to continue."""
         if self.templated:
-            return str(
-                self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            )
+            return render_chat(chat, self.tokenizer)
         turns = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in chat]
         return "\n".join([*turns, "Assistant:"])
 

@@ -40,7 +40,8 @@ def derive_recipe(source: str) -> Recipe:
     base = {
         "name": _name(source),
         "summary": "derived from a sentence-transformers folder",
-        "prompt": {"default": "{text}"},
+        # As sentence-transformers reads a text, so that vectors are equal.
+        "prompt": {"default": "{text}", "special_tokens_in_text": "tokens"},
         "heads": ["dense"],
     }
     recipe = read_folder(folder, Recipe.load(base))

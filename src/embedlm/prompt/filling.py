@@ -1,17 +1,15 @@
-"""From a template's pieces to the string that is tokenised: demonstrations, clean-up, chats."""
+"""From a template's pieces to the string that is tokenised: demonstrations and clean-up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from embedlm.errors import InputError
-from embedlm.schema.prompt import Message, Prompt
-from embedlm.schema.template import DEMONSTRATION_SLOTS, OPTIONAL_SLOTS, SLOTS, Piece, escape, fill
+from embedlm.schema.prompt import Prompt
+from embedlm.schema.template import DEMONSTRATION_SLOTS, Piece, fill
 
 __all__ = [
-    "chat_template",
     "clean_text",
     "join_blocks",
     "spell",
@@ -101,33 +99,3 @@ def join_blocks(row: list[Piece]) -> list[Piece]:
         else:
             joined.append(replace(piece, kind=piece.when) if piece.block else piece)
     return joined
-
-
-def chat_template(messages: tuple[Message, ...], tokenizer: Any) -> str:
-    """Return a chat as one template string, by the tokenizer's chat template.
-
-    A last turn by the assistant is left open, so that generation would go on after it. A tokenizer
-    without a chat template gets the turns' contents on lines of their own.
-    """
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    if not getattr(tokenizer, "chat_template", None):
-        return "\n".join(turn["content"] for turn in turns)
-    # Slots must survive the template engine, and its own text may hold braces.
-    names = [*SLOTS, *(f"{sign}{slot}" for slot in OPTIONAL_SLOTS for sign in "?/")]
-    marks = {f"{{{name}}}": f"\x02{name}\x03" for name in names}
-    for turn in turns:
-        for slot, mark in marks.items():
-            turn["content"] = turn["content"].replace(slot, mark)
-    open_end = turns[-1]["role"] == "assistant"
-    rendered = str(
-        tokenizer.apply_chat_template(
-            turns,
-            tokenize=False,
-            continue_final_message=open_end,
-            add_generation_prompt=not open_end,
-        )
-    )
-    rendered = escape(rendered)
-    for slot, mark in marks.items():
-        rendered = rendered.replace(mark, slot)
-    return rendered

@@ -30,10 +30,4 @@ def with_lead(renderer: Renderer, lead: str | None, role: str | None) -> Rendere
         "document": None,
         "roles": dict.fromkeys(renderer.prompt.roles, template),
     }
-    return Renderer(
-        renderer.tokenizer,
-        renderer.prompt.model_copy(update=changes),
-        boundary=renderer.boundary,
-        limit=renderer.limit,
-        positions=renderer.positions,
-    )
+    return renderer.with_prompt(renderer.prompt.model_copy(update=changes))

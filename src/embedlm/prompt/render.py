@@ -1,57 +1,30 @@
 """Texts in, token ids and a segment id per token out.
 
-Two ways to the ids. Joined: the prompt is one string, tokenised once; spans of the template's
-pieces are mapped to tokens by character offsets. Pieces: every piece is tokenised alone and the ids
-are concatenated, as some references do. Truncation shortens the text, never the prompt, unless the
-recipe says otherwise.
+A recipe's prompt has a template for each role. Here its slots are filled; `rows.py` tokenises the
+result. What fills a slot is text: a control token that it spells is not read as one, unless the
+recipe says so (`prompt.special_tokens_in_text`).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from embedlm.errors import InputError, UnsupportedError, closest
-from embedlm.prompt.filling import (
-    chat_template,
-    clean_text,
-    join_blocks,
-    spell,
-    spell_demonstrations,
-    strip_row,
-)
-from embedlm.prompt.segments import SEGMENT_ID, Segments, count_boundary, mark, segment_of
-from embedlm.prompt.special import adds_eos
-from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
+from embedlm.prompt.chat import chat_template
+from embedlm.prompt.control import ControlTokens
+from embedlm.prompt.filling import clean_text, spell_demonstrations, strip_row
+from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
+from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.schema.prompt import Message, Prompt, Template
 from embedlm.schema.recipe import Boundary
 from embedlm.schema.template import Piece, parse_template
 
 __all__ = ["SEGMENT_ID", "RenderedBatch", "Renderer", "Request"]
-
-_SPECIAL, _EOS = SEGMENT_ID["special"], SEGMENT_ID["eos"]
-
-
-@dataclass(slots=True)
-class RenderedBatch:
-    """What the model will see, a row a text."""
-
-    ids: list[Ids]
-    """Token ids."""
-    segments: list[Segments]
-    """For each token the index of its segment in `embedlm.schema.recipe.SEGMENTS`."""
-    text: list[str]
-    """The prompt as a string, before truncation."""
-    truncated: list[bool] = field(default_factory=list)
-    """Whether the row was shortened."""
-    unseen: list[int] = field(default_factory=list)
-    """How many tokens at each row's end no other token looks at; empty: none."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +67,17 @@ class Renderer:
         self.boundary = boundary
         self.limit = limit
         self.positions = positions
-        self._core = tokenizer.backend_tokenizer
-        self._core.no_truncation()
-        self._core.no_padding()
-        self._adds_eos = adds_eos(tokenizer)
-        self._piece_cache: dict[str, Ids] = {}
+        self._control = ControlTokens(tokenizer)
+        self._rows = RowTokenizer(tokenizer, prompt, self._control, boundary, positions)
+
+    def with_prompt(self, prompt: Prompt) -> Renderer:
+        """Return a renderer of the same tokenizer and limits by another prompt."""
+        other = copy.copy(self)
+        other.prompt = prompt
+        other._rows = RowTokenizer(
+            self.tokenizer, prompt, self._control, self.boundary, self.positions
+        )
+        return other
 
     # -- what the recipe says for a role ------------------------------------------------------
 
@@ -112,7 +91,8 @@ class Renderer:
         if isinstance(template, str):
             return [template]
         if isinstance(template[0], Message):
-            return [chat_template(template, self.tokenizer)]
+            turns = [turn for turn in template if isinstance(turn, Message)]
+            return [chat_template(turns, self.tokenizer)]
         return [str(one) for one in template]
 
     def _template(self, role: str | None) -> Template:
@@ -170,25 +150,65 @@ class Renderer:
         if instructions is None:
             instructions = [self.instruction(request.role)] * len(texts)
         limit = self._limit(request)
-        demonstrations = spell_demonstrations(self.prompt, request.demonstrations)
         cleaned = [clean_text(text, self.prompt.clean) for text in texts]
+        slots = list(zip(cleaned, instructions, strict=True))
+        renamed = self._renamed(slots, request)
+        demonstrations = {name: self._demonstrations(request, name) for name in set(renamed)}
+        special = self.prompt.special_tokens == "tokenizer" and not self._is_chat(request.role)
         batches = []
         for template in self.templates(request.role):
             pieces = parse_template(template)
-            self._check_slots(pieces, instructions, demonstrations)
+            self._check_slots(pieces, instructions, any(demonstrations.values()))
             rows = [
-                self._fill(pieces, text, instruction, demonstrations)
-                for text, instruction in zip(cleaned, instructions, strict=True)
+                Row(self._fill(pieces, text, instruction, demonstrations[name], name), name)
+                for (text, instruction), name in zip(slots, renamed, strict=True)
             ]
-            if self.prompt.tokenize == "pieces":
-                batches.append(self._pieces(rows, limit))
-            else:
-                special = self.prompt.special_tokens == "tokenizer"
-                special = special and not self._is_chat(request.role)
-                batches.append(self._joined(rows, limit, special, segments))
+            batches.append(self._rows.tokenize(rows, limit, special=special, segments=segments))
         for batch in batches:
             self._expand(batch, request.role)
         return batches
+
+    def _renamed(self, slots: Sequence[tuple[str, str]], request: Request) -> list[bool]:
+        """Tell for each row whether its control tokens need other names, as its text spells some.
+
+        Raises:
+            InputError: a text spells a control token, and the recipe refuses that.
+        """
+        rule = self.prompt.special_tokens_in_text
+        if rule == "tokens":
+            return [False] * len(slots)
+        shots = request.demonstrations
+        shots = self.prompt.demonstrations if shots is None else shots
+        shown = [value for shot in shots for value in shot.values()]
+        spelled = {
+            value: self._control.find(value)
+            for value in {instruction for _, instruction in slots}.union(shown)
+        }
+        everywhere = next(filter(None, map(spelled.get, shown)), None)
+        tokens = [
+            everywhere or spelled[instruction] or self._control.find(text)
+            for text, instruction in slots
+        ]
+        for (text, _), token in zip(slots, tokens, strict=True):
+            if token is not None and rule == "refuse":
+                raise InputError(
+                    f"the text {_short(text)}, its instruction or a demonstration spells the "
+                    f"control token {token!r}, and the recipe's prompt.special_tokens_in_text is "
+                    "refuse; take it out, or choose text (read as plain text) or tokens"
+                )
+        return [token is not None for token in tokens]
+
+    def _demonstrations(self, request: Request, renamed: bool) -> str:
+        """Return what {demonstrations} stands for in a row."""
+        prompt = self.prompt
+        if renamed and prompt.demonstration is not None:
+            rename = self._control.renamed
+            changes = {
+                "demonstration": rename(prompt.demonstration),
+                "separator": rename(prompt.separator),
+            }
+            prompt = prompt.model_copy(update=changes)
+        return spell_demonstrations(prompt, request.demonstrations)
 
     def _expand(self, batch: RenderedBatch, role: str | None) -> None:
         """Fill the rows up with mask tokens, where the recipe says so and there is such a token."""
@@ -216,7 +236,7 @@ class Renderer:
         return limit
 
     def _check_slots(
-        self, pieces: tuple[Piece, ...], instructions: Sequence[str], demonstrations: str
+        self, pieces: tuple[Piece, ...], instructions: Sequence[str], demonstrated: bool
     ) -> None:
         kinds = {piece.kind for piece in pieces}
         default = self.prompt.instruction
@@ -225,174 +245,54 @@ class Renderer:
                 "an instruction was given, but the recipe's template for this role has no "
                 "{instruction}; leave it out or choose a recipe that takes one"
             )
-        if demonstrations and "demonstrations" not in kinds:
+        if demonstrated and "demonstrations" not in kinds:
             raise InputError(
                 "demonstrations were given, but the recipe's template for this role has no "
                 "{demonstrations}; leave them out or choose a recipe that takes them"
             )
 
     def _fill(
-        self, pieces: tuple[Piece, ...], text: str, instruction: str, demonstrations: str
+        self,
+        pieces: tuple[Piece, ...],
+        text: str,
+        instruction: str,
+        demonstrations: str,
+        renamed: bool,
     ) -> list[Piece]:
-        """Return the pieces with every slot's value, empty optional blocks left out."""
-        values = {
-            "text": text,
-            "instruction": instruction,
-            "demonstrations": demonstrations,
-            "eos": self._token("eos"),
-            "bos": self._token("bos"),
-            "mask": "",
-        }
+        """Return the pieces with every slot's value, empty optional blocks left out.
+
+        Args:
+            pieces: of the template.
+            text: fills {text}.
+            instruction: fills {instruction}.
+            demonstrations: fills {demonstrations}.
+            renamed: whether the template's control tokens get their other names.
+        """
+        values = {"text": text, "instruction": instruction, "demonstrations": demonstrations}
         row: list[Piece] = []
         seen_text = False
         for piece in pieces:
             if piece.when and not values[piece.when]:
                 continue
-            if piece.kind == "literal":
-                row.append(piece)
+            if piece.kind in values:
+                kind = "repeat" if piece.kind == "text" and seen_text else piece.kind
+                seen_text = seen_text or piece.kind == "text"
+                row.append(Piece(kind, values[piece.kind], piece.block, piece.when))
                 continue
-            if piece.kind == "mask":
-                values["mask"] = self._mask()
-            kind = "repeat" if piece.kind == "text" and seen_text else piece.kind
-            seen_text = seen_text or piece.kind == "text"
-            row.append(Piece(kind, values[piece.kind], piece.block, piece.when))
+            value = piece.value if piece.kind == "literal" else self._token(piece.kind)
+            row.append(replace(piece, value=self._control.renamed(value) if renamed else value))
         return strip_row(row) if self.prompt.clean in ("prompteol", "strip_all") else row
 
     def _token(self, name: str) -> str:
-        return str(getattr(self.tokenizer, f"{name}_token", None) or "")
-
-    def _mask(self) -> str:
-        token = self._token("mask")
-        if not token:
+        """Return the token that {eos}, {bos} or {mask} stands for; nothing where there is none."""
+        token = str(getattr(self.tokenizer, f"{name}_token", None) or "")
+        if name == "mask" and not token:
             raise UnsupportedError(
                 "the template has {mask}, but this tokenizer has no mask token; "
                 "the recipe needs a masked language model such as BERT"
             )
         return token
 
-    # -- joined -------------------------------------------------------------------------------
 
-    def _joined(
-        self, rows: list[list[Piece]], limit: int | None, special: bool, segments: bool
-    ) -> RenderedBatch:
-        ends_with_eos = [row[-1].kind == "eos" for row in rows]
-        bodies = [row[:-1] if eos else row for row, eos in zip(rows, ends_with_eos, strict=True)]
-        strings = [spell(row) for row in bodies]
-        offsets = segments or self.boundary != "offsets"
-        encode = self._core.encode_batch if offsets else self._core.encode_batch_fast
-        encodings = encode(strings, add_special_tokens=special)
-        batch = RenderedBatch([], [], strings, [])
-        eos_id = self.tokenizer.eos_token_id
-        appended = eos_id is not None and not (self._adds_eos and special)
-        for row, encoding, eos, string in zip(
-            bodies, encodings, ends_with_eos, strings, strict=True
-        ):
-            ids: Ids = encoding.ids
-            tail = [eos_id] if eos and appended else []
-            total = len(ids) + len(tail)
-            cut = self._too_long(total, limit)
-            if cut and not offsets:
-                encoding = self._core.encode(string, add_special_tokens=special)
-            marks = np.empty(0, dtype=np.uint8)
-            shortened = False
-            if offsets or cut:
-                marks = self._marked(row, encoding, tail, eos, special)
-            ids = ids + tail
-            if cut:
-                ids, marks, shortened = self._cut_joined(ids, marks, limit)
-                if shortened and self.prompt.truncate == "turn":
-                    row = self._written_out(row, ids, marks)
-                    encoding = self._core.encode(spell(row), add_special_tokens=special)
-                    marks = self._marked(row, encoding, tail, eos, special)
-                    ids = encoding.ids + tail
-            if not ids:
-                ids, marks = self._nothing()
-            batch.ids.append(ids)
-            batch.segments.append(marks)
-            batch.truncated.append(shortened)
-        return batch
-
-    def _marked(
-        self, row: list[Piece], encoding: Any, tail: Ids, eos: bool, special: bool
-    ) -> Segments:
-        """Return the segments of a joined prompt's tokens and of the EOS appended to them."""
-        marks = mark(row, encoding)
-        if self.boundary != "offsets":
-            count_boundary(row, marks, self._core, self.boundary, special)
-        marks = np.append(marks, np.full(len(tail), _EOS, dtype=np.uint8))
-        if eos and self._adds_eos and special and len(marks):
-            marks[-1] = _EOS
-        return marks
-
-    def _written_out(self, row: list[Piece], ids: Ids, marks: Segments) -> list[Piece]:
-        """Return the pieces with the text as its kept tokens spell it.
-
-        FlagEmbedding cuts a turn, spells it and tokenises the whole anew: a character cut in two
-        becomes a replacement character.
-        """
-        kept = [ids[index] for index in np.flatnonzero(marks == SEGMENT_ID["text"]).tolist()]
-        text = self._core.decode(kept, skip_special_tokens=False)
-        return [replace(piece, value=text) if piece.kind == "text" else piece for piece in row]
-
-    def _too_long(self, total: int, limit: int | None) -> bool:
-        """Tell whether a prompt of that many tokens may have to be cut."""
-        slot = limit is not None and self.prompt.truncate == "slot"
-        return slot or any(total > most for most in (limit, self.positions) if most is not None)
-
-    def _cut_joined(
-        self, ids: Ids, marks: Segments, limit: int | None
-    ) -> tuple[Ids, Segments, bool]:
-        cut = False
-        if limit is not None:
-            ids, marks, cut = cut_ids(ids, marks, limit, self.prompt.truncate)
-        if self.positions is not None and len(ids) > self.positions:
-            ids, marks, cut = cut_ids(ids, marks, self.positions, "text")
-        return ids, marks, cut
-
-    def _nothing(self) -> tuple[Ids, Segments]:
-        """Return one token for an empty prompt, so that every text has a vector."""
-        tokenizer = self.tokenizer
-        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0):
-            if token is not None:
-                break
-        return [int(token)], np.array([_SPECIAL], dtype=np.uint8)
-
-    # -- pieces -------------------------------------------------------------------------------
-
-    def _pieces(self, rows: list[list[Piece]], limit: int | None) -> RenderedBatch:
-        groups = [join_blocks(row) for row in rows]
-        texts = [g.value for row in groups for g in row if g.kind in ("text", "repeat")]
-        known = dict.fromkeys(texts)
-        encoded = self._core.encode_batch(list(known), add_special_tokens=False)
-        table: dict[str, Ids] = {k: e.ids for k, e in zip(known, encoded, strict=True)}
-        batch = RenderedBatch([], [], [spell(row) for row in rows], [])
-        for row in groups:
-            parts = [self._piece(piece, table) for piece in row]
-            kinds = [segment_of(piece) for piece in row]
-            marks = [np.full(len(p), k, np.uint8) for p, k in zip(parts, kinds, strict=True)]
-            cut = False
-            if limit is not None:
-                parts, marks, cut = cut_parts(parts, marks, limit, self.prompt.truncate)
-            if self.positions is not None and sum(map(len, parts)) > self.positions:
-                parts, marks, cut = cut_parts(parts, marks, self.positions, "text")
-            ids = [token for part in parts for token in part]
-            joined = np.concatenate(marks) if marks else np.empty(0, dtype=np.uint8)
-            if not ids:
-                ids, joined = self._nothing()
-            batch.ids.append(ids)
-            batch.segments.append(joined)
-            batch.truncated.append(cut)
-        return batch
-
-    def _piece(self, piece: Piece, table: dict[str, Ids]) -> Ids:
-        if piece.kind in ("eos", "bos", "mask"):
-            token = getattr(self.tokenizer, f"{piece.kind}_token_id")
-            return [] if token is None else [int(token)]
-        if piece.kind in ("text", "repeat"):
-            return table[piece.value]
-        if piece.value not in self._piece_cache:
-            if len(self._piece_cache) > 10_000:
-                self._piece_cache.clear()
-            ids = self._core.encode(piece.value, add_special_tokens=False).ids
-            self._piece_cache[piece.value] = ids
-        return self._piece_cache[piece.value]
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

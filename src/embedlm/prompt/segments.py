@@ -10,8 +10,9 @@ import numpy.typing as npt
 from embedlm.schema.recipe import SEGMENTS, Boundary
 from embedlm.schema.template import Piece
 
-__all__ = ["SEGMENT_ID", "Segments", "count_boundary", "mark", "segment_of"]
+__all__ = ["SEGMENT_ID", "Segments", "count_boundary", "mark", "segment_of", "straddling"]
 
+Indices = npt.NDArray[np.int64]
 Segments = npt.NDArray[np.uint8]
 """For each token the index of its segment in `embedlm.schema.recipe.SEGMENTS`."""
 
@@ -28,16 +29,27 @@ def segment_of(piece: Piece) -> int:
     return SEGMENT_ID["special" if piece.kind == "bos" else piece.kind]
 
 
-def mark(row: list[Piece], encoding: Any) -> Segments:
-    """Return the segment of each token of the joined pieces, by character offsets."""
+def _pieces_of(row: list[Piece], encoding: Any) -> tuple[Indices, Indices]:
+    """Return the index of the first and of the last piece that each token has characters of."""
     starts_ends = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
     bounds = np.cumsum([0, *(len(piece.value) for piece in row)])
-    kinds = np.array([segment_of(piece) for piece in row], dtype=np.uint8)
     first = np.searchsorted(bounds, starts_ends[:, 0], side="right") - 1
     last = np.searchsorted(bounds, starts_ends[:, 1] - 1, side="right") - 1
     first = np.clip(first, 0, len(row) - 1)
-    last = np.clip(np.maximum(last, first), 0, len(row) - 1)
+    return first, np.clip(np.maximum(last, first), 0, len(row) - 1)
+
+
+def straddling(row: list[Piece], encoding: Any) -> npt.NDArray[np.bool_]:
+    """Tell for each token of the joined pieces whether it has characters of several pieces."""
+    first, last = _pieces_of(row, encoding)
+    return np.asarray(last > first)
+
+
+def mark(row: list[Piece], encoding: Any) -> Segments:
+    """Return the segment of each token of the joined pieces, by character offsets."""
+    is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
+    kinds = np.array([segment_of(piece) for piece in row], dtype=np.uint8)
+    first, last = _pieces_of(row, encoding)
     marks = kinds[last]
     for index in np.flatnonzero(last > first):
         inside = kinds[first[index] : last[index] + 1]

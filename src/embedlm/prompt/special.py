@@ -8,18 +8,38 @@ post-processor: models that read the state of the EOS then read the last word's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tokenizers import processors
 
 from embedlm.errors import ModelError
 
-__all__ = ["add_eos", "adds_eos", "keep_declared", "surround"]
+__all__ = ["add_eos", "adds_eos", "keep_declared", "surround", "tokenizer_errors"]
 
 
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """Turn what the tokenizers library raises, which has no type of its own, into ModelErrors."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ModelError(
+            f"the model's tokenizer cannot tokenise a text: {error}. Its tokenizer.json is "
+            "incomplete; take the one that the model was trained with"
+        ) from error
+
+
+@tokenizer_errors()
 def surround(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after a text."""
+    """Return the ids that a tokenizer puts before and after a text.
+
+    Raises:
+        ModelError: the tokenizer cannot tokenise.
+    """
     encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
     flags = [bool(flag) for flag in encoding.special_tokens_mask]
     if all(flags):

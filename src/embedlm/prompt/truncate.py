@@ -1,8 +1,8 @@
 """Shortening rendered prompts, by the rules that `prompt.truncate` names.
 
-text: the text gives way until all fits; turn: the same, the demonstrations beside the limit; slot:
-the limit counts each copy of the text alone; pieces: it counts every piece alone; end: the rendered
-end is cut off.
+text: the text gives way until all fits; turn: the same, and demonstrations do not count; slot: the
+limit counts each copy of the text alone; pieces: it counts every piece alone; end: the rendered end
+is cut off. A token that has characters of the text and of the template is the template's: it stays.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from embedlm.errors import InputError
 from embedlm.prompt.segments import SEGMENT_ID, Segments
@@ -21,26 +22,36 @@ _CUTTABLE = (SEGMENT_ID["text"], SEGMENT_ID["repeat"])
 _SHOTS = SEGMENT_ID["demonstrations"]
 
 
-def cut_ids(ids: Ids, marks: Segments, limit: int, rule: str) -> tuple[Ids, Segments, bool]:
-    """Return the ids and marks of a joined prompt within the limit, and whether they were cut."""
+def cut_ids(
+    ids: Ids, marks: Segments, limit: int, rule: str, stays: npt.NDArray[np.bool_]
+) -> tuple[Ids, Segments, npt.NDArray[np.bool_]]:
+    """Return the ids and segments of a joined prompt within the limit, and which tokens were kept.
+
+    Args:
+        ids: n token ids.
+        marks: the segment of each token.
+        limit: in tokens; what it counts depends on the rule.
+        rule: the recipe's `prompt.truncate`.
+        stays: tokens of the text that must stay, because the template has a part in them.
+    """
     if rule == "end":
-        return ids[:limit], marks[:limit], len(ids) > limit
-    counts = [int(np.sum(marks == kind)) for kind in _CUTTABLE]
+        kept = np.arange(len(ids)) < limit
+        return ids[:limit], marks[:limit], kept
+    cuttable = [(marks == kind) & ~stays for kind in _CUTTABLE]
+    counts = [int(np.sum(tokens)) for tokens in cuttable]
     if rule == "turn":
         limit += int(np.sum(marks == _SHOTS))
     if rule == "slot":
-        keep = [limit] * len(counts)
+        room = limit
     elif len(ids) <= limit:
-        return ids, marks, False
+        room = len(ids)
     else:
         copies = sum(1 for count in counts if count)
-        keep = [_share(limit, len(ids) - sum(counts), copies)] * len(counts)
-    chosen = np.ones(len(ids), dtype=bool)
-    for kind, count in zip(_CUTTABLE, keep, strict=True):
-        chosen[np.flatnonzero(marks == kind)[count:]] = False
-    if chosen.all():
-        return ids, marks, False
-    return [i for i, ok in zip(ids, chosen.tolist(), strict=True) if ok], marks[chosen], True
+        room = _share(limit, len(ids) - sum(counts), copies)
+    kept = np.ones(len(ids), dtype=bool)
+    for tokens in cuttable:
+        kept[np.flatnonzero(tokens)[room:]] = False
+    return [i for i, ok in zip(ids, kept.tolist(), strict=True) if ok], marks[kept], kept
 
 
 def cut_parts(

@@ -63,6 +63,12 @@ class Prompt(Part):
     special_tokens: Literal["tokenizer", "none"] = Field(
         "tokenizer", description="Whether the tokenizer adds its own (BOS, CLS, SEP, EOS)."
     )
+    special_tokens_in_text: Literal["text", "tokens", "refuse"] = Field(
+        "text",
+        description="How a control token (such as </s>) is read that a text, an instruction or a "
+        "demonstration spells out. text: as plain text; tokens: as the control token; refuse: such "
+        "a text is an error.",
+    )
     truncate: Literal["text", "turn", "slot", "pieces", "end"] = Field(
         "text",
         description="text: shorten the text until all fits max_length; turn: the same, but the "

@@ -16,7 +16,14 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError
 from embedlm.jobs import write_file
-from embedlm.readout.similarity import dot, maxsim, maxsim_pairwise, normalize, sparse_dot
+from embedlm.readout.similarity import (
+    DENSE,
+    dot,
+    maxsim,
+    maxsim_pairwise,
+    normalize,
+    sparse_dot,
+)
 from embedlm.search.forms import VECTOR_FORMS, vector_form
 from embedlm.search.store import HeadVectors, Match
 
@@ -35,7 +42,7 @@ class ExactStore:
     def __init__(
         self,
         *,
-        similarity: Literal["cosine", "dot"] = "cosine",
+        similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine",
         length_normalize: bool = False,
     ) -> None:
         """Make an empty store.
@@ -159,8 +166,8 @@ class ExactStore:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             header = json.loads(arrays.pop("header").tobytes())
-            if header["format"] != FORMAT:
-                raise ValueError(header["format"])
+            if header["format"] != FORMAT or header["similarity"] not in DENSE:
+                raise ValueError(header["format"], header["similarity"])
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{str(path)!r} is not a store that ExactStore.save wrote ({error}); give one"
@@ -206,4 +213,5 @@ class ExactStore:
         if form is VECTOR_FORMS["tokens"]:
             compare = maxsim_pairwise if pairwise else maxsim
             return compare(queries, documents, length_normalize=self.length_normalize)
-        return dot(queries, documents, pairwise=pairwise)
+        compare_dense = dot if self.similarity == "cosine" else DENSE[self.similarity]
+        return compare_dense(queries, documents, pairwise=pairwise)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from embedlm.errors import InputError, UnsupportedError, closest
+from embedlm.errors import InputError, closest
 from embedlm.jobs import progress
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.recipe import MultiVector
@@ -135,10 +135,4 @@ def _exact_store(model: Embedder) -> ExactStore:
     """Return a store that scores as `model.similarity` does."""
     heads = model.recipe.heads
     mean = any(isinstance(head, MultiVector) and head.score == "mean" for head in heads)
-    similarity = model.recipe.similarity
-    if similarity not in ("cosine", "dot"):
-        raise UnsupportedError(
-            f"recipe {model.recipe.name!r} compares by {similarity}, by which the exact store does "
-            "not search; allowed: cosine, dot"
-        )
-    return ExactStore(similarity=similarity, length_normalize=mean)
+    return ExactStore(similarity=model.recipe.similarity, length_normalize=mean)

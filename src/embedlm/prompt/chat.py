@@ -1,0 +1,89 @@
+"""Chats as strings, by the chat template of a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from embedlm.errors import TemplateError
+from embedlm.schema.prompt import Message
+from embedlm.schema.template import OPTIONAL_SLOTS, SLOTS, escape
+
+__all__ = ["chat_template", "render_chat"]
+
+Turn = Mapping[str, str]
+
+
+def chat_template(messages: Sequence[Message], tokenizer: Any) -> str:
+    """Return a chat as one template string, by the tokenizer's chat template.
+
+    A last turn by the assistant is left open, so that generation would go on after it. A tokenizer
+    without a chat template gets the turns' contents on lines of their own.
+
+    Raises:
+        TemplateError: the chat template cannot render these turns.
+    """
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    if not getattr(tokenizer, "chat_template", None):
+        return "\n".join(turn["content"] for turn in turns)
+    # Slots must survive the template engine, and its own text may hold braces.
+    names = [*SLOTS, *(f"{sign}{slot}" for slot in OPTIONAL_SLOTS for sign in "?/")]
+    marks = {f"{{{name}}}": f"\x02{name}\x03" for name in names}
+    for turn in turns:
+        for slot, mark in marks.items():
+            turn["content"] = turn["content"].replace(slot, mark)
+    rendered = escape(render_chat(turns, tokenizer))
+    for slot, mark in marks.items():
+        rendered = rendered.replace(mark, slot)
+    return rendered
+
+
+def render_chat(turns: Sequence[Turn], tokenizer: Any) -> str:
+    """Return a chat as the string that the model goes on from.
+
+    A last turn by the assistant is left open; else the header of the assistant's turn follows. A
+    chat template that takes no system turn, or leaves it out, gets its text at the head of the
+    user's turn.
+
+    Raises:
+        TemplateError: the chat template cannot render these turns.
+    """
+    if turns[0]["role"] == "system":
+        try:
+            rendered = _applied(turns, tokenizer)
+        except TemplateError:
+            return _applied(_without_system(turns), tokenizer)
+        if turns[0]["content"].strip() in rendered:
+            return rendered
+        turns = _without_system(turns)
+    return _applied(turns, tokenizer)
+
+
+def _without_system(turns: Sequence[Turn]) -> list[Turn]:
+    """Return the turns with the system's text at the head of the user's turn."""
+    system, *rest = turns
+    if rest and rest[0]["role"] == "user":
+        content = f"{system['content']}\n\n{rest[0]['content']}"
+        return [{"role": "user", "content": content}, *rest[1:]]
+    return [{"role": "user", "content": system["content"]}, *rest]
+
+
+def _applied(turns: Sequence[Turn], tokenizer: Any) -> str:
+    is_open = turns[-1]["role"] == "assistant"
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [dict(turn) for turn in turns],
+                tokenize=False,
+                continue_final_message=is_open,
+                add_generation_prompt=not is_open,
+            )
+        )
+    except Exception as error:  # a template raises whatever it likes
+        roles = ", ".join(turn["role"] for turn in turns)
+        reason = " ".join(str(error).split())[:300]
+        raise TemplateError(
+            f"the tokenizer's chat template cannot render turns of {roles}: {reason}. Write the "
+            "prompt as a string instead of a chat, or correct the template (chat_template.jinja, "
+            "or chat_template in tokenizer_config.json)"
+        ) from error
