@@ -40,6 +40,13 @@ def test_two_processes_give_the_bytes_of_one(load, source, tmp_path, options):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_idle_workers_end_by_themselves(load, source, tmp_path):
+    with open_pool(WorkerSettings(load, {}), 2, None) as pool:
+        encode_file(load(), source, tmp_path / "v.npy", block=32, pool=pool)
+        processes = [worker.process for worker in pool._workers]
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
 def the_first_dies(kind, end, patch, folder):
     """End a pool's first worker once a block is there; return the list of those started."""
     started, start_worker = [], kind.start

@@ -189,3 +189,8 @@ def test_a_model_loaded_with_its_head_is_not_copied(writer_folder, cache):
     assert alone.name == generator.name
     with closing(Cache(cache.path.with_name("other.sqlite"))) as other:
         assert transform_texts(TEXTS, config, alone, other) == found
+
+
+def test_a_pass_uses_no_name_that_transformers_gives_up(writer, caplog):
+    list(writer.generate([ONE], Sampling(max_new_tokens=3), [0]))
+    assert "deprecated" not in caplog.text

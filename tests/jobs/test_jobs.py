@@ -52,6 +52,8 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     for text in ("old", "new"):
         with new_folder(target) as folder:
             (folder / text).write_text(text)
+            os.chmod(folder / text, 0o600)  # as safetensors makes its files
+    assert (target / "new").stat().st_mode & 0o777 == 0o666 & ~_umask()
     assert [path.name for path in target.iterdir()] == ["new"]
     with pytest.raises(StoppedError), new_folder(target) as folder:
         raise StoppedError

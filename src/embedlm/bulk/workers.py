@@ -24,6 +24,8 @@ __all__ = ["Pool", "ProcessPool", "open_pool", "run_requests"]
 
 TRIES = 3
 """Workers that one block may end before the job gives up."""
+ENDING = 5.0
+"""Seconds that an idle worker is given to end by itself."""
 
 
 class Pool(Protocol):
@@ -149,9 +151,12 @@ class ProcessPool:
         return results
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers: idle ones by themselves, busy ones at once."""
         for worker in self._workers:
             worker.pipe.close()
+        for worker in self._workers:
+            # A process that ends by itself gives back what it holds of the system (semaphores).
+            worker.process.join(ENDING if worker in self.idle else 0)
             worker.process.terminate()
             worker.process.join()
             self._free.append(worker.settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "StoredGenerator",
     "draw",
     "model_name",
+    "stored_keys",
 ]
 
 TokenRows = list[list[int]]
@@ -189,8 +191,9 @@ class LocalGenerator:
         inputs = {name: value for name, value in inputs.items() if name in self._accepts}
         if "logits_to_keep" in self._accepts:  # else all of a prompt's logits: GBs
             inputs["logits_to_keep"] = 1
-        out = self.model(**inputs, past_key_values=cache, use_cache=True)
-        return out.logits[:, -1], out.past_key_values
+        name = "cache" if "cache" in self._accepts else "past_key_values"
+        out = self.model(**inputs, **{name: cache}, use_cache=True)
+        return out.logits[:, -1], stored_keys(out)
 
     def _ended(self, ids: list[int]) -> bool:
         """Return whether the answer is over: where chats are written as lines, its line is."""
@@ -240,6 +243,12 @@ class OwnGenerator:
         network = self.backbone.language_model()
         writer = LocalGenerator(network, self.backbone.tokenizer, self._name)
         yield from writer.generate(chats, sampling, seeds)
+
+
+def stored_keys(output: Any) -> Any:
+    """Return the keys and values that a pass leaves, by the name its transformers gives them."""
+    named = {entry.name for entry in fields(output)}
+    return getattr(output, "cache" if "cache" in named else "past_key_values")
 
 
 def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generator]) -> list[int]:

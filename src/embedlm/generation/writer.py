@@ -24,7 +24,7 @@ from embedlm.encode.plan import Pack
 from embedlm.encode.run import pack_states
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.generation.generator import Sampling
-from embedlm.generation.local import LocalGenerator
+from embedlm.generation.local import LocalGenerator, stored_keys
 from embedlm.prompt.render import RenderedBatch, Request
 
 if TYPE_CHECKING:
@@ -162,6 +162,6 @@ def _run_with_cache(
     network: Any = backbone.language_model(causal=backbone.causal)
     out = network.base_model(input_ids=ids_1T, use_cache=True, output_hidden_states=inner)
     if not inner:
-        return out.last_hidden_state[0], out.past_key_values
+        return out.last_hidden_state[0], stored_keys(out)
     h_TD = torch.stack([out.hidden_states[layer][0] for layer in layers]).mean(0)
-    return h_TD, out.past_key_values
+    return h_TD, stored_keys(out)

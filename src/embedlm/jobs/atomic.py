@@ -66,7 +66,12 @@ def new_folder(target: Path) -> Iterator[Path]:
     unfinished = Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
     try:
         yield unfinished
-        os.chmod(unfinished, 0o777 & ~_umask())  # mkdtemp's folders are for their owner alone
+        # mkdtemp's folders, and some libraries' files, are for their owner alone.
+        mask = _umask()
+        os.chmod(unfinished, 0o777 & ~mask)
+        for path in unfinished.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                os.chmod(path, 0o666 & ~mask)
         replace_folder(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
