@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from embedlm.bulk.files import Encoded, encode_file
 from embedlm.bulk.writers import WRITERS
 from embedlm.data.compression import COMPRESSIONS, split_compression
-from embedlm.data.forms import SUFFIXES, file_form
+from embedlm.data.forms import FORMS, SUFFIXES, FileForm, file_form
 from embedlm.errors import InputError
+from embedlm.jobs.interrupts import keeping
+from embedlm.jobs.names import check_name
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -45,15 +47,53 @@ def encode_folder(
         raise InputError(
             "rejects cannot be set aside for a whole folder; encode its files one at a time"
         )
+    if options.get("input_format") is not None:
+        raise InputError(
+            "the format is told by each file's name where a folder is encoded; leave --format "
+            "(input_format=) out, or encode the file by itself"
+        )
+    check_name(target, "output")
     folder, out = Path(source), Path(target)
     _check_target(folder, out)
     files = _inputs(folder)
+    forms = [FORMS[str(file_form(file)[0])] for file in files]
+    fitting = _fitting(forms, options)
     names = _output_names(files)
-    out.mkdir(parents=True, exist_ok=True)
-    return [
-        encode_file(model, file, out / f"{name}.parquet", note=out / f".{name}.json", **options)
-        for file, name in zip(files, names, strict=True)
-    ]
+    _make(out)
+    reports: list[Encoded] = []
+    with keeping(lambda: bool(reports)):
+        for file, name, own in zip(files, names, fitting, strict=True):
+            target, note = out / f"{name}.parquet", out / f".{name}.json"
+            reports.append(encode_file(model, file, target, note=note, **own))
+    return reports
+
+
+def _fitting(forms: Sequence[FileForm], options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the options of each file: a folder's files need not all use each of them.
+
+    Raises:
+        InputError: an option that none of the files can use is left, and its file refuses it.
+    """
+    fielded = any(not form.bare for form in forms)
+    quoted = any(form.quoting is not None for form in forms)
+    fitting = []
+    for form in forms:
+        own = dict(options)
+        if fielded and form.bare:
+            own.pop("text_field", None)
+        if quoted and form.quoting is None:
+            own.pop("quoting", None)
+        fitting.append(own)
+    return fitting
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the output folder {str(out)!r} cannot be made: {error.strerror}; give another name"
+        ) from error
 
 
 def _check_target(folder: Path, out: Path) -> None:

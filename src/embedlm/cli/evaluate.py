@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from embedlm.cli._common import AS_LOADED, Json, Loading, emit, repeated
+from embedlm.cli._options import AS_LOADED, Data, Json, Loading, ModelName, repeated, whole
+from embedlm.cli._values import emit
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -22,23 +21,16 @@ Examples:
 
 
 def command(
-    model: Annotated[str, Parameter(name="MODEL", help="Folder or hub id, or builtin.")],
+    model: ModelName,
     /,
     *,
     tasks: Annotated[
         tuple[str, ...],
         repeated("Names of tasks, with commas between", metavar="TASK,..."),
     ] = ("stsb_dev",),
-    data: Annotated[
-        str | None,
-        Parameter(
-            metavar="DIR",
-            help="Folder that holds the data sets; without it the one that EMBEDLM_DATA names.",
-        ),
-    ] = None,
+    data: Data = None,
     words: Annotated[
-        int | None,
-        Parameter(metavar="N", help="Embed only the first N words of each document of a corpus."),
+        int | None, whole("Embed only the first N words of each document of a corpus.")
     ] = None,
     loading: Loading = AS_LOADED,
     json: Json = False,

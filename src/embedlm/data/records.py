@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedlm.data.forms import FORMS
-from embedlm.data.source import Source, read_rows
+from embedlm.data.readers import read_rows
+from embedlm.data.source import Source
 from embedlm.errors import InputError, RecordError
 
 __all__ = ["Group", "Pair", "RecordKind", "Records", "read_records"]

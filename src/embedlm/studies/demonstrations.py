@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlm.errors import InputError, JobError
+from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import append_json, read_log
 from embedlm.jobs.manifest import difference
 
@@ -76,16 +77,17 @@ def search_demonstrations(
     gold = [score for *_, score in dev]
     manifest = {"model": model.name, "recipe": model.recipe.name, "pairs": len(dev)}
     known = _read_log(log, manifest)
-    for shot in [{"query": "", "response": ""}, *pool]:
-        key = (str(shot.get("query", "")), str(shot.get("response", "")))
-        if key not in known:
-            shown = [dict(shot)] if any(key) else []
-            vectors = model.encode(texts, demonstrations=shown, heads=["dense"])
-            scores = model.similarity_pairwise(vectors[::2], vectors[1::2])
-            known[key] = ScoredDemonstration(*key, spearman(scores, gold))
-            if log is not None:
-                append_json(log, asdict(known[key]))
-        progress(1)
+    with keeping(lambda: log is not None and bool(known)):
+        for shot in [{"query": "", "response": ""}, *pool]:
+            key = (str(shot.get("query", "")), str(shot.get("response", "")))
+            if key not in known:
+                shown = [dict(shot)] if any(key) else []
+                vectors = model.encode(texts, demonstrations=shown, heads=["dense"])
+                scores = model.similarity_pairwise(vectors[::2], vectors[1::2])
+                known[key] = ScoredDemonstration(*key, spearman(scores, gold))
+                if log is not None:
+                    append_json(log, asdict(known[key]))
+            progress(1)
     keys = {("", ""), *((str(s.get("query", "")), str(s.get("response", ""))) for s in pool)}
     return sorted((known[key] for key in keys), key=lambda scored: (-scored.score, scored.query))
 
@@ -100,7 +102,13 @@ def _read_log(
         append_json(log, manifest)
         return {}
     lines = read_log(log)
-    change = difference(next(lines, {}), manifest)
+    first = next(lines, {})
+    if first.keys() != manifest.keys():
+        raise InputError(
+            f"the log {str(log)!r} is there already and holds something else than the scores of a "
+            "search, which it would be mixed with; give another file"
+        )
+    change = difference(first, manifest)
     if change:
         raise JobError(
             f"{log} is the log of another search: {change}. Give another file, or remove it to "

@@ -15,6 +15,7 @@ from embedlm.backbone.adapters import apply_adapters
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
+from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import write_json
 from embedlm.jobs.lock import locked
 from embedlm.loader import load, load_to_train
@@ -99,9 +100,20 @@ def train(
     if chosen.dev is not None:
         path = find_data(chosen.dev.source, located.folder, data)
         dev = DevSet.read(path, chosen.dev.max_records, chosen.dev.role)
-    with processes(device), _only_run(target), tracked(chosen, target, on_event) as report:
+    with (
+        processes(device),
+        _only_run(target),
+        tracked(chosen, target, on_event) as report,
+        keeping(lambda: _any_work(target)),
+    ):
         _Run(located, data, device, report, dev).run(sets, target, restart=restart)
     return load(str(target / "model"), device=device)
+
+
+def _any_work(target: Path) -> bool:
+    """Tell whether a run's folder holds a checkpoint or the model of a stage."""
+    kept = (*target.glob("stage-*/checkpoints/step-*"), *target.glob("stage-*/model/config.json"))
+    return bool(kept)
 
 
 @contextmanager
