@@ -27,7 +27,7 @@ def functions():
 
 
 def test_functions_are_short():
-    assert {name for name, lines in functions() if lines > FUNCTION} == LONGER
+    assert {name for name, lines in functions() if lines > FUNCTION} <= LONGER
 
 
 def test_files_are_short():

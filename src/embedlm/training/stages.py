@@ -86,28 +86,37 @@ def train(
         JobError: training diverged, the folder holds another plan's checkpoints, or another process
             trains in it.
     """
+    located, target = _located(plan, model, scale, device), Path(output)
+    if target.is_file():
+        raise InputError(f"{str(target)!r} is a file; give a folder to train in")
+    sets = [_sets(stage, located, data) for stage in located.plan.stages]
+    dev = _dev_set(located, data)
+    with (
+        processes(device),
+        _only_run(target),
+        tracked(located.plan, target, on_event) as report,
+        keeping(lambda: _any_work(target)),
+    ):
+        _Run(located, data, device, report, dev).run(sets, target, restart=restart)
+    return load(str(target / "model"), device=device)
+
+
+def _located(plan: Any, model: str | None, scale: str | None, device: Any) -> LocatedPlan:
+    """Return a plan with the model and the scale that the caller chose."""
     loaded = load_plan(plan)
     if scale not in (None, "tiny"):
         raise InputError(f"scale {scale!r} is not known; allowed: tiny")
     chosen = tiny(loaded.plan, device) if scale == "tiny" else loaded.plan
     if model is not None:
         chosen = chosen.model_copy(update={"model": model})
-    target, located = Path(output), LocatedPlan(chosen, loaded.folder)
-    if target.is_file():
-        raise InputError(f"{str(target)!r} is a file; give a folder to train in")
-    sets = [_sets(stage, located, data) for stage in chosen.stages]
-    dev = None
-    if chosen.dev is not None:
-        path = find_data(chosen.dev.source, located.folder, data)
-        dev = DevSet.read(path, chosen.dev.max_records, chosen.dev.role)
-    with (
-        processes(device),
-        _only_run(target),
-        tracked(chosen, target, on_event) as report,
-        keeping(lambda: _any_work(target)),
-    ):
-        _Run(located, data, device, report, dev).run(sets, target, restart=restart)
-    return load(str(target / "model"), device=device)
+    return LocatedPlan(chosen, loaded.folder)
+
+
+def _dev_set(located: LocatedPlan, data: str | Path | None) -> DevSet | None:
+    dev = located.plan.dev
+    if dev is None:
+        return None
+    return DevSet.read(find_data(dev.source, located.folder, data), dev.max_records, dev.role)
 
 
 def _any_work(target: Path) -> bool:
