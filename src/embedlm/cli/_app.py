@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
-from cyclopts.exceptions import UnknownCommandError, UnusedCliTokensError
+from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTokensError
 
 import embedlm
 from embedlm.cli import (
@@ -167,6 +167,9 @@ def _usage(error: CycloptsError, words: list[str]) -> str:
             f"{closest(words[0], COMMANDS)} See: embedlm --help"
         )
     text = str(error).strip().rstrip(".")
+    if isinstance(error, CoercionError) and error.token is not None and error.argument is not None:
+        positional = error.token.keyword is None
+        text = f"{error.argument.name}: {text}" if positional else text
     if isinstance(error, UnusedCliTokensError):
         tokens = " ".join(map(repr, error.unused_tokens or ()))
         text = f"{tokens} is one argument too many, or an option before it is misspelt"

@@ -105,11 +105,12 @@ def _path(_: Any, tokens: Sequence[Any]) -> str:
 
 
 def _paths(_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
+    from embedlm.jobs.names import check_name
+
     names = tuple(str(token.value) for token in tokens)
     for name in names:
-        if not name or "\0" in name:
-            what = "a name that holds NUL" if name else "an empty name"
-            raise ValueError(f"{what} is not allowed; name a file, a folder or a model")
+        if name != "-":
+            check_name(name)
     return names
 
 

@@ -211,8 +211,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Encode the texts of a file, of any size, into a file of vectors."""
-    if source.startswith("-") and source != "-":
-        raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
+    for name in (source, output):
+        if name.startswith("-") and name != "-":
+            raise InputError(f"unknown option {name!r}. See: embedlm encode --help")
     options = {**vectors.options(), **prompting.options()}
     load = _Loader(loading, model, options["heads"], fit, reading.text_field)
     chosen = {**reading.options(), **dataclasses.asdict(job), **options}

@@ -36,15 +36,18 @@ def command(
     json: Json = False,
 ) -> None:
     """Score a model on tasks by their standard metrics."""
-    from embedlm.evaluation.tasks import check_tasks, data_folder, evaluate
+    from embedlm.evaluation.tasks import CORPORA, check_tasks, check_words, data_folder, evaluate
 
-    names = [name.strip() for text in tasks for name in text.split(",") if name.strip()]
+    listed = [name.strip() for text in tasks for name in text.split(",") if name.strip()]
+    names = list(dict.fromkeys(listed))
     check_tasks(names)
+    check_words(names, words)
     folder = data_folder(data)
     embedder = loading.load(None if model == "builtin" else model)
     scores: dict[str, dict[str, float]] = {}
     for name in names:
-        (result,) = evaluate(embedder, [name], data=folder, words=words)
+        own = words if name in CORPORA else None
+        (result,) = evaluate(embedder, [name], data=folder, words=own)
         scores[name] = {result.metric: result.score, **result.more}
         if not json:
             print(f"{name:<12} {result.metric:<12} {result.score:.4f}", flush=True)

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from embedlm.cli._options import Dtype, Json, number, path
 from embedlm.cli._values import emit
+from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.studies.parity import Comparison
@@ -53,7 +54,13 @@ def command(
     """Compare two models or runtimes on each text; exit with 1 where they differ."""
     from embedlm.data import read_texts
     from embedlm.studies import compare, open_runtime
+    from embedlm.studies.runtimes import is_foreign
 
+    if dtype != "auto" and is_foreign(a) and is_foreign(b):
+        raise InputError(
+            f"--dtype {dtype} is for models that EmbedLM runs, and it runs neither {a!r} nor "
+            f"{b!r}; leave it out"
+        )
     lines = [text for text in read_texts(texts) if text]
     sides = [
         open_runtime(spec, recipe, role=role, dtype=dtype)

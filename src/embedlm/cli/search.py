@@ -19,6 +19,7 @@ from embedlm.cli._options import (
     TopK,
 )
 from embedlm.cli._values import show_hits
+from embedlm.errors import InputError, closest
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -56,8 +57,16 @@ def command(
     """Print the passages of a file or folder that are nearest to a query, with file and line."""
     from embedlm.search import MODES, SearchIndex
 
+    if not query.strip():
+        raise InputError("the query is empty; say what to look for")
+    if mode not in MODES:
+        raise InputError(
+            f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}."
+            + closest(mode, list(MODES))
+        )
     passages = reading.read(source)
-    loaded = loading.load(model, heads=MODES.get(mode))
+    loaded = loading.load(model, heads=MODES[mode])
+    loaded.render([query], role="query", instruction=instruction)  # refuses what it cannot use
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])
     start = time.perf_counter()

@@ -26,7 +26,7 @@ from embedlm.loader import load
 from embedlm.schema.recipe import Sparse
 from embedlm.search.fusion import fuse
 
-__all__ = ["TASKS", "Result", "check_tasks", "data_folder", "evaluate"]
+__all__ = ["TASKS", "Result", "check_tasks", "check_words", "data_folder", "evaluate"]
 
 DEPTH = 1000
 """Documents kept for each query."""
@@ -127,6 +127,8 @@ TASKS: dict[str, Task] = {
     "banking77": lambda model, data, _: _classification(model, data / "banking77"),
 }
 """Each task takes a model, the data folder and how many words of a document to embed."""
+CORPORA = frozenset({"scifact", "cranfield", "cisi", "adi"})
+"""Tasks with documents to shorten."""
 
 
 def check_tasks(names: Sequence[str]) -> None:
@@ -142,6 +144,23 @@ def check_tasks(names: Sequence[str]) -> None:
             raise InputError(
                 f"{name!r} is not a task; allowed: {', '.join(TASKS)}." + closest(name, list(TASKS))
             )
+
+
+def check_words(tasks: Sequence[str], words: int | None) -> None:
+    """Refuse a number of words below 1, or for tasks without documents that it would shorten.
+
+    Raises:
+        InputError: with what is allowed.
+    """
+    if words is None:
+        return
+    if words < 1:
+        raise InputError(f"words is {words}; give a number above 0, or None for whole documents")
+    if not CORPORA & set(tasks):
+        raise InputError(
+            f"words (--words) shortens the documents of a corpus, and {', '.join(tasks)} have "
+            f"none; leave it out, or take one of {', '.join(sorted(CORPORA))}"
+        )
 
 
 def data_folder(data: str | Path | None = None) -> Path:
@@ -185,8 +204,7 @@ def evaluate(
         InputError: an unknown task, or a data folder that does not exist.
     """
     check_tasks(tasks)
-    if words is not None and words < 1:
-        raise InputError(f"words is {words}; give a number above 0, or None for whole documents")
+    check_words(tasks, words)
     folder = data_folder(data)
     embedder = model if isinstance(model, Embedder) else load(model, **options)
     results = []

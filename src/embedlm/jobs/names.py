@@ -14,7 +14,7 @@ _LONGEST = 255
 """Bytes of a file's name on every common file system."""
 
 
-def check_name(path: str | Path, what: str) -> None:
+def check_name(path: str | Path, what: str = "") -> None:
     """Refuse a name that is empty, too long, not Unicode, or holds NUL.
 
     Args:
@@ -25,20 +25,18 @@ def check_name(path: str | Path, what: str) -> None:
         InputError: no file can have this name.
     """
     text = os.fspath(path)
+    name = f"the {what}'s name" if what else "the name"
     if not text:
-        raise InputError(f"the {what}'s name is empty; name a file or folder, e.g. . for this one")
+        raise InputError(f"{name} is empty; name a file, a folder or a model")
     if "\0" in text:
-        raise InputError(f"the {what}'s name {text!r} holds NUL; give another name")
+        raise InputError(f"{name} {text!r} holds NUL; give another one")
     try:
         parts = [part.encode("utf-8") for part in Path(text).parts]
     except UnicodeEncodeError as error:
+        raise InputError(f"{name} {text!r} is not valid UTF-8; give another one") from error
+    longest, whole = max(map(len, parts), default=0), len(text.encode("utf-8"))
+    if longest > _LONGEST or whole > _LONGEST_PATH:
         raise InputError(
-            f"the {what}'s name {text!r} is not valid UTF-8; rename it, or give another name"
-        ) from error
-    if len(text.encode("utf-8")) > _LONGEST_PATH:
-        raise InputError(f"the {what}'s name {text[:40]!r}... is too long; give a shorter one")
-    longest = max(map(len, parts), default=0)
-    if longest > _LONGEST:
-        raise InputError(
-            f"the {what}'s name {text[:40]!r}... has {longest} bytes; a name may have {_LONGEST}"
+            f"{name} {text[:40]!r}... is too long; a file's name may have {_LONGEST} bytes, and "
+            f"a path {_LONGEST_PATH:,}"
         )

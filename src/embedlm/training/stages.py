@@ -18,6 +18,7 @@ from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import write_json
 from embedlm.jobs.lock import locked
+from embedlm.jobs.names import check_name
 from embedlm.loader import load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
@@ -86,6 +87,7 @@ def train(
         JobError: training diverged, the folder holds another plan's checkpoints, or another process
             trains in it.
     """
+    check_name(output, "output")
     located, target = _located(plan, model, scale, device), Path(output)
     if target.is_file():
         raise InputError(f"{str(target)!r} is a file; give a folder to train in")
