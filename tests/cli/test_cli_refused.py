@@ -128,7 +128,9 @@ def test_a_folders_files_share_options_that_some_of_them_use(run, with_model, fi
     done = run("encode", files, "-o", files / "out", *options)
     assert done.code == 0, done.err
     (files / "in.csv").unlink()
-    assert "no field 'body'" in run("encode", files, "-o", files / "new", *options).one_line()
+    for unused, told in ((options[:2], "no field 'body'"), (options[2:3], "quoting was given")):
+        done = run("encode", files, "-o", files / "new", *unused, *with_model)
+        assert told in done.one_line()
     told = run("encode", files, "-o", files / "new", "--format", "txt", *with_model).one_line()
     assert "the format is told by each file's name" in told
 
