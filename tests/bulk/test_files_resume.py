@@ -14,28 +14,11 @@ import pytest
 import embedlm
 from embedlm.bulk import encode_file
 from embedlm.errors import JobError
-from tests.command import real, sentences, server
+from tests.command import real, sentences
 
 pytest.importorskip("pyarrow")
 
 SUFFIXES = ("npy", "npz", "jsonl", "parquet")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_llama):
-    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def command():
-    return server()
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "in.txt"
-    path.write_text("".join(f"{text}\n" for text in sentences(300)))
-    return path
 
 
 # -- resuming -------------------------------------------------------------------------------------

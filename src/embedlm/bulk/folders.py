@@ -52,6 +52,7 @@ def encode_folder(
             "the format is told by each file's name where a folder is encoded; leave --format "
             "(input_format=) out, or encode the file by itself"
         )
+    check_name(source, "input")
     check_name(target, "output")
     folder, out = Path(source), Path(target)
     _check_target(folder, out)

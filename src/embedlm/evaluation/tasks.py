@@ -22,6 +22,7 @@ from embedlm.evaluation.metrics import (
     spearman,
 )
 from embedlm.evaluation.readers import read_labelled, read_pairs, read_retrieval
+from embedlm.jobs.names import check_name
 from embedlm.loader import load
 from embedlm.schema.recipe import Sparse
 from embedlm.search.fusion import fuse
@@ -169,12 +170,13 @@ def data_folder(data: str | Path | None = None) -> Path:
     Raises:
         InputError: neither is given, or it is not a folder.
     """
-    folder = data or os.environ.get("EMBEDLM_DATA")
+    folder = data if data is not None else os.environ.get("EMBEDLM_DATA") or None
     if folder is None:
         raise InputError(
             "no data folder was given; give --data DIR (data=) or set EMBEDLM_DATA to the folder "
             "that holds the data sets"
         )
+    check_name(folder, "data folder")
     if not Path(folder).is_dir():
         raise InputError(
             f"the data folder {str(folder)!r} is not there; give --data DIR (data=) or set "

@@ -49,6 +49,8 @@ from embedlm.training.trainable import TrainableEmbedder
 
 __all__ = ["train"]
 
+_LOCK = ".lock"
+"""File in every folder that was trained in."""
 PACK = 4096
 """Tokens of a chunk when the stage sets no chunk_tokens."""
 
@@ -89,8 +91,7 @@ def train(
     """
     check_name(output, "output")
     located, target = _located(plan, model, scale, device), Path(output)
-    if target.is_file():
-        raise InputError(f"{str(target)!r} is a file; give a folder to train in")
+    _check_ours(target)
     sets = [_sets(stage, located, data) for stage in located.plan.stages]
     dev = _dev_set(located, data)
     with (
@@ -121,6 +122,22 @@ def _dev_set(located: LocatedPlan, data: str | Path | None) -> DevSet | None:
     return DevSet.read(find_data(dev.source, located.folder, data), dev.max_records, dev.role)
 
 
+def _check_ours(target: Path) -> None:
+    """Refuse an output folder in which a run would overwrite what no run has written.
+
+    Raises:
+        InputError: a file, or a folder that holds a model or stages and was not trained in.
+    """
+    if target.is_file():
+        raise InputError(f"{str(target)!r} is a file; give a folder to train in")
+    held = [path.name for path in (target / "model", *target.glob("stage-*")) if path.exists()]
+    if held and not (target / _LOCK).is_file():
+        raise InputError(
+            f"{str(target)!r} holds {held[0]!r}, which no training run has written and which would "
+            "be overwritten; give another folder"
+        )
+
+
 def _any_work(target: Path) -> bool:
     """Tell whether a run's folder holds a checkpoint or the model of a stage."""
     kept = (*target.glob("stage-*/checkpoints/step-*"), *target.glob("stage-*/model/config.json"))
@@ -135,7 +152,7 @@ def _only_run(target: Path) -> Iterator[None]:
         JobError: another run trains in the folder.
     """
     target.mkdir(parents=True, exist_ok=True)
-    with locked(target / ".lock") if process_rank() == 0 else nullcontext():
+    with locked(target / _LOCK) if process_rank() == 0 else nullcontext():
         yield
 
 
