@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedlm.bulk.files import Encoded, encode_file
 from embedlm.bulk.writers import WRITERS
 from embedlm.data.compression import COMPRESSIONS, split_compression
-from embedlm.data.forms import FORMS, SUFFIXES, FileForm, file_form
+from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.names import check_name
@@ -57,8 +57,7 @@ def encode_folder(
     folder, out = Path(source), Path(target)
     _check_target(folder, out)
     files = _inputs(folder)
-    forms = [FORMS[str(file_form(file)[0])] for file in files]
-    fitting = _fitting(forms, options)
+    fitting = _fitting(folder, files, options)
     names = _output_names(files)
     _make(out)
     reports: list[Encoded] = []
@@ -69,22 +68,20 @@ def encode_folder(
     return reports
 
 
-def _fitting(forms: Sequence[FileForm], options: dict[str, Any]) -> list[dict[str, Any]]:
+def _fitting(folder: Path, files: Sequence[Path], options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the options of each file: a folder's files need not all use each of them.
 
     Raises:
-        InputError: an option that none of the files can use is left, and its file refuses it.
+        InputError: an option that none of the files can use.
     """
-    fielded = any(not form.bare for form in forms)
-    quoted = any(form.quoting is not None for form in forms)
+    forms = [str(file_form(file)[0]) for file in files]
+    text_field, quoting = options.get("text_field", "text"), options.get("quoting")
+    check_used(str(folder), forms, text_field=text_field, quoting=quoting)
     fitting = []
-    for form in forms:
-        own = dict(options)
-        if fielded and form.bare:
-            own.pop("text_field", None)
-        if quoted and form.quoting is None:
-            own.pop("quoting", None)
-        fitting.append(own)
+    for form in (FORMS[name] for name in forms):
+        unused = {"text_field"} if form.bare else set()
+        unused |= {"quoting"} if form.quoting is None else set()
+        fitting.append({name: value for name, value in options.items() if name not in unused})
     return fitting
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
-from embedlm.data.forms import FORMS, SUFFIXES, file_form
+from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.data.lines import paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
@@ -67,7 +67,7 @@ def read_passages(
         raise InputError(f"longest is {longest}; give a number of characters above 0")
     files = _files(path)
     forms = [file_form(Path(file))[0] or "txt" for file in files]
-    _check_used(str(path), forms, split, text_field, quoting)
+    check_used(str(path), forms, split=split, text_field=text_field, quoting=quoting)
     passages: list[Passage] = []
     for file, form in zip(files, forms, strict=True):
         if FORMS[form].bare:
@@ -78,23 +78,6 @@ def read_passages(
     if not passages:
         raise InputError(f"{str(path)!r} holds no text to search; give a file or folder with some")
     return passages
-
-
-def _check_used(
-    path: str, forms: Sequence[str], split: str | None, text_field: str, quoting: bool | None
-) -> None:
-    """Refuse an option that none of these forms of file can use."""
-    kinds = [FORMS[form] for form in forms]
-    unused = ""
-    if split is not None and not any(kind.bare and not kind.paragraphs for kind in kinds):
-        unused = "split (--split) says where .txt, .md and .rst are cut"
-    elif text_field != "text" and all(kind.bare for kind in kinds):
-        unused = f"text_field (--text-field) names a field of records, here {text_field!r}"
-    elif quoting is not None and all(kind.quoting is None for kind in kinds):
-        unused = "quoting (--quoting) is for .csv and .tsv"
-    if unused:
-        held = ", ".join(f".{form}" for form in dict.fromkeys(forms))
-        raise InputError(f"{unused}, and {path!r} is read as {held}; leave it out")
 
 
 def _files(path: str | Path) -> list[str]:
