@@ -77,7 +77,7 @@ NAMES = [
     ((*ENCODE, "--dim", "1.5"), "--dim: '1.5' is not allowed; give a whole number above 0"),
     ((*ENCODE, "--dim", "nan"), "--dim: 'nan' is not allowed"),
     ((*ENCODE, "--max-length", "1e3"), "--max-length: '1e3' is not allowed"),
-    ((*ENCODE, "--block", "9" * 30), "--block: '9+' is not allowed"),
+    ((*ENCODE, "--block", "9" * 30), "--block: '9+' is too large; give 2,147,483,647 at most"),
     ((*ENCODE, "--workers", "99999999"), "workers is 99999999"),
     ((*SEARCH, "-k", "0"), "-k: '0' is not allowed"),
 ]

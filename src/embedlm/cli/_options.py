@@ -78,14 +78,19 @@ def path(text: str, name: Any = None, metavar: str | None = "FILE", **more: Any)
     return Parameter(name=name, metavar=metavar, help=text, converter=_path, **more)
 
 
+_MOST = (1 << 31) - 1
+
+
 def _whole(_: Any, tokens: Sequence[Any]) -> int:
     text = tokens[0].value
     try:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1 or value >= 1 << 31:
+    if value < 1:
         raise ValueError(f"{text!r} is not allowed; give a whole number above 0")
+    if value > _MOST:
+        raise ValueError(f"{text!r} is too large; give {_MOST:,} at most")
     return value
 
 

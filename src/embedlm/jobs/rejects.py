@@ -40,8 +40,10 @@ def check_rejects(path: Path) -> None:
     """
     if not path.exists():
         return
-    with path.open("rb") as handle:
-        ours = path.is_file() and all(map(_is_reject, handle))
+    ours = path.is_file()  # reading from anything else could wait for ever
+    if ours:
+        with path.open("rb") as handle:
+            ours = all(map(_is_reject, handle))
     if not ours:
         raise InputError(
             f"the rejects file {str(path)!r} is there already and holds something else than "
