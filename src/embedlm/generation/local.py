@@ -62,15 +62,10 @@ class LocalGenerator:
         self.model = model
         self.tokenizer = tokenizer
         self.control = ControlTokens(tokenizer)
-        self._name = name
+        self.name = name
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.templated = bool(getattr(tokenizer, "chat_template", None))
         self._accepts = set(inspect.signature(model.forward).parameters)
-
-    @property
-    def name(self) -> str:
-        """The model's identity."""
-        return self._name
 
     @classmethod
     def load(cls, source: str) -> LocalGenerator:
@@ -212,12 +207,7 @@ class StoredGenerator:
     def __init__(self, source: str, name: str) -> None:
         self.source = source
         self.loaded: LocalGenerator | None = None
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """The model's identity."""
-        return self._name
+        self.name = name
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
@@ -233,19 +223,14 @@ class OwnGenerator:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._name = model_name(str(backbone.name))
-
-    @property
-    def name(self) -> str:
-        """The model's identity."""
-        return self._name
+        self.name = model_name(str(backbone.name))
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
         """Yield the answer to each chat."""
         network = self.backbone.language_model()
-        writer = LocalGenerator(network, self.backbone.tokenizer, self._name)
+        writer = LocalGenerator(network, self.backbone.tokenizer, self.name)
         yield from writer.generate(chats, sampling, seeds)
 
 
