@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from textwrap import fill, shorten
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import embedlm
 
@@ -19,6 +17,7 @@ QUESTIONS = (
     "Which prompt asks for one word?",
     "How is bidirectional attention checked?",
 )
+WIDTH, INDENT = 80, " " * 11
 # The built-in embedding model has a recipe of its own; the other is the floor from before it.
 RECIPES = (None, "static-sif")
 
@@ -39,8 +38,8 @@ def passages() -> list[tuple[str, str]]:
     return found
 
 
-def ask(console: Console, recipe: str | None, found: list[tuple[str, str]]) -> None:
-    """Embed the passages by one recipe and show the best for each question."""
+def ask(recipe: str | None, found: list[tuple[str, str]]) -> None:
+    """Embed the passages by one recipe and print the best for each question."""
     start = time.perf_counter()
     model = embedlm.load(recipe=recipe)
     texts = [text for _, text in found]
@@ -52,18 +51,15 @@ def ask(console: Console, recipe: str | None, found: list[tuple[str, str]]) -> N
     queries = model.encode_query(list(QUESTIONS))
     scores = model.similarity(queries, documents)
     answered = time.perf_counter()
-    table = Table(title=f"recipe {model.recipe.name}", title_justify="left", show_lines=True)
-    for column in ("question", "score", "page, heading", "passage"):
-        table.add_column(column, overflow="fold")
+    print(f"recipe {model.recipe.name}\n")
     for question, row in zip(QUESTIONS, scores, strict=True):
-        for place, index in enumerate(np.argsort(-row)[:2].tolist()):
+        print(f"  {question}")
+        for index in np.argsort(-row)[:2].tolist():
             page, text = found[index]
-            short = text if len(text) <= 160 else text[:157] + "..."
-            table.add_row(
-                "" if place else question, f"{row[index]:.3f}", escape(page), escape(short)
-            )
-    console.print(table)
-    console.print(
+            print(f"    {row[index]:.3f}  {page}")
+            print(fill(shorten(text, 160), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
+        print()
+    print(
         f"load {loaded - start:.2f} s, {len(texts)} passages {embedded - loaded:.2f} s "
         f"({len(texts) / (embedded - loaded):.0f} a second), "
         f"{len(QUESTIONS)} questions {answered - embedded:.3f} s\n"
@@ -72,13 +68,10 @@ def ask(console: Console, recipe: str | None, found: list[tuple[str, str]]) -> N
 
 def main() -> None:
     """Show what both recipes find."""
-    console = Console(width=110)
     found = passages()
-    console.print(
-        f"EmbedLM {embedlm.__version__}, built-in model, {len(found)} passages of docs/\n"
-    )
+    print(f"EmbedLM {embedlm.__version__}, built-in model, {len(found)} passages of docs/\n")
     for recipe in RECIPES:
-        ask(console, recipe, found)
+        ask(recipe, found)
 
 
 if __name__ == "__main__":

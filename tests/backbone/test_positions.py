@@ -39,9 +39,11 @@ def test_positions_are_those_of_a_plain_forward(config, tmp_path):
     network.save_pretrained(tmp_path)
     build_tokenizer("decoder", 128).save_pretrained(tmp_path)
     backbone = load_backbone(str(tmp_path), Backbone(attention="native"), dtype="float32")
-    rows = [[20, 21, 22, 23, 24, 25, 26], [30, 31, 32]]
+    rows = [[20, 21, 22, 23, 24, 25, 26], [30, 31, 32], [20, 3, 3, 21, 22], [3, 20]]
     with torch.no_grad():
-        expected = torch.cat([network(torch.tensor([row])).last_hidden_state[0] for row in rows])
+        seen = [(ids, torch.ones_like(ids)) for ids in (torch.tensor([row]) for row in rows)]
+        states = [network(ids, attention_mask=mask).last_hidden_state[0] for ids, mask in seen]
+        expected = torch.cat(states)
         torch.testing.assert_close(backbone.run(rows), expected, rtol=1e-4, atol=1e-5)
 
 

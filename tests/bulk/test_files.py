@@ -12,30 +12,13 @@ import embedlm
 from embedlm.bulk import encode_file
 from embedlm.data.source import Fields, Source
 from embedlm.errors import InputError, RecordError
-from tests.command import sentences, server
+from tests.command import sentences
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 TEXTS = ["plants make food", "light", "", "the quick brown fox", "light", "a  b\tc "]
 SUFFIXES = ("npy", "npz", "jsonl", "parquet")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_llama):
-    return embedlm.load(tiny_llama, "plain-mean", device="cpu", lm_head=True)
-
-
-@pytest.fixture(scope="module")
-def command():
-    return server()
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "in.txt"
-    path.write_text("".join(f"{text}\n" for text in sentences(300)))
-    return path
 
 
 def read_rows(path):

@@ -4,26 +4,12 @@ import os
 
 import pytest
 
-import embedlm
 from embedlm.bulk import encode_file
 from embedlm.errors import InputError
 from tests.bulk.test_files import ROWS, write_table
-from tests.command import sentences
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_llama):
-    return embedlm.load(tiny_llama, "plain-mean", device="cpu", lm_head=True)
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "in.txt"
-    path.write_text("".join(f"{text}\n" for text in sentences(300)))
-    return path
 
 
 # -- what is refused ------------------------------------------------------------------------------

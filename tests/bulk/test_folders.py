@@ -6,16 +6,10 @@ import logging
 
 import pytest
 
-import embedlm
 from embedlm.bulk import encode_folder
 from embedlm.errors import InputError
 
 parquet = pytest.importorskip("pyarrow.parquet")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_llama):
-    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
 
 
 @pytest.fixture

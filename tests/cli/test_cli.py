@@ -21,7 +21,7 @@ from embedlm.cli import (
     search,
     similarity,
 )
-from embedlm.cli._common import emit
+from embedlm.cli._values import emit
 from embedlm.errors import ModelError
 from tests.command import sentences
 

@@ -47,7 +47,10 @@ def model(tiny_llama):
         (["similarity", "a", "b", "--set", "x=[1"], "the value is not valid YAML"),
         (["similarity", "a", "b", "--set", "x=1"], "say which recipe"),
         (["similarity", "a", "b", "-r", "echo", "--set", "pooling.knd=mean"], "pooling.knd"),
-        (["demonstrations", "x", "--dev", "y", "--limit", "0"], "--limit is 0"),
+        (
+            ["demonstrations", "x", "--dev", "y", "--limit", "0"],
+            "--limit: '0' is not allowed; give a whole number above 0",
+        ),
         (["demonstrations", "x", "--dev", "none.jsonl"], "none.jsonl is not there"),
     ],
 )

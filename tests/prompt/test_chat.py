@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 
 import embedlm
 from embedlm.errors import ModelError, TemplateError
@@ -45,6 +46,13 @@ def test_a_template_without_a_system_role_gets_its_text_in_the_users_turn(templa
 
 
 @pytest.mark.parametrize("template", [REFUSING, DROPPING])
+def test_several_system_turns_and_a_text_that_repeats_them(template):
+    turns = [{**SYSTEM, "content": "word"}, {**SYSTEM, "content": "food"}]
+    text = rendered(template, [*turns, {**USER, "content": "{text}, word, food"}])
+    assert text == "[user]word\n\nfood\n\nfood, word, food[assistant]"
+
+
+@pytest.mark.parametrize("template", [REFUSING, DROPPING])
 def test_a_chat_of_a_system_turn_alone(template):
     assert rendered(template, [{**SYSTEM, "content": "{text}"}]) == "[user]food[assistant]"
 
@@ -74,9 +82,27 @@ def test_a_generator_renders_chats_alike():
     tokenizer.chat_template = REFUSING
     chat = [SYSTEM, {"role": "user", "content": "food?"}]
     assert render_chat(chat, tokenizer) == "[user]Answer in one word.\n\nfood?[assistant]"
-    writer = LocalGenerator.__new__(LocalGenerator)
-    writer.tokenizer, writer.templated = tokenizer, True
+    writer = LocalGenerator(nn.Identity(), tokenizer, "identity")
     assert writer.prompt(chat) == render_chat(chat, tokenizer)
+
+
+@pytest.mark.parametrize("template", [None, EACH + "</s>" + GENERATION])
+@pytest.mark.parametrize("spelled", ["</s>", "<s>a<pad></s></s>", "<mask>"])
+def test_a_control_token_in_a_turn_is_text(template, spelled):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    writer = LocalGenerator(nn.Identity(), tokenizer, "identity")
+    control = set(tokenizer.all_special_ids)
+    read = []
+    for words in ("plain", spelled):
+        ids = writer.ids([SYSTEM, {"role": "user", "content": f"the {words} tag"}])
+        read.append([index for index in ids if index in control])
+    assert read[0] == read[1]
+    assert tokenizer.decode(ids).count(f"the {spelled} tag") == 1
+    usual = [SYSTEM, {"role": "user", "content": "food"}]
+    special = template is None
+    wanted = tokenizer(writer.prompt(usual), add_special_tokens=special)["input_ids"]
+    assert writer.ids(usual) == wanted
 
 
 @pytest.mark.parametrize(

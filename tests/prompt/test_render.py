@@ -1,5 +1,7 @@
 """From a template and a text to token ids and segments, by every rule of a recipe's prompt."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -122,6 +124,32 @@ def test_a_token_of_text_and_template_stays(truncate, limit):
     assert shown.endswith(".' means in one word:")
     (bare,) = own.render([text], request, segments=False)
     assert bare.ids == batch.ids
+
+
+EDGES = st.sampled_from(["", "'", '"', "\n", " ", ".", "...", "s", "' means", "\n\n", "a."])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    edges=st.tuples(EDGES, EDGES, EDGES),
+    text=st.text(alphabet="ab .'\"\n", min_size=30, max_size=60),
+    spare=st.integers(2, 12),
+    truncate=st.sampled_from(["text", "slot"]),
+    boundary=st.sampled_from(["offsets", "count_prefix", "count_text", "count_prompt"]),
+)
+def test_what_is_shortened_keeps_the_template(edges, text, spare, truncate, boundary):
+    before, between, after = edges
+    template = f"Query:{before}{{text}}{between}again{between}{{text}}{after}end"
+    prompt = Recipe.load({"prompt": {"default": template, "truncate": truncate}}).prompt
+    own = Renderer(TOKENIZER, prompt, boundary=boundary)
+    room = len(TOKENIZER(template.replace("{text}", ""))["input_ids"]) + spare + 8
+    (batch,) = own.render([text], Request(max_length=spare if truncate == "slot" else room))
+    shown = TOKENIZER.decode(batch.ids[0], skip_special_tokens=True)
+    assert re.fullmatch(
+        rf"(?s)Query:{re.escape(before)}.*{re.escape(f'{between}again{between}')}.*"
+        rf"{re.escape(after)}end",
+        shown,
+    ), shown
 
 
 @pytest.mark.parametrize("tokenize", ["joined", "pieces"])

@@ -8,6 +8,7 @@ import yaml
 
 import embedlm
 from embedlm.errors import InputError, JobError
+from embedlm.jobs.interrupts import kept
 from embedlm.jobs.lock import locked
 from embedlm.training import train
 from tests.training.test_runs import a_plan, data, stop_at  # noqa: F401
@@ -124,9 +125,10 @@ def test_a_run_says_from_which_step_it_resumes(tiny_llama, data, tmp_path, monke
     events = []
     with monkeypatch.context() as patch:
         stop_at(5, patch)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as stopped:
             train(plan, tmp_path, data=data, device="cpu", on_event=lambda *e: events.append(e))
     assert "resume" not in [kind for kind, _ in events]
+    assert kept(stopped.value)
     train(plan, tmp_path, data=data, device="cpu", on_event=lambda *e: events.append(e))
     resumed = [values for kind, values in events if kind == "resume"]
     assert resumed == [{"stage": "s0", "step": 3, "of": 12}]
@@ -159,6 +161,17 @@ def test_two_runs_never_share_an_output_folder(tiny_llama, data, tmp_path):  # n
     ):
         train(plan, tmp_path / "out", data=data, device="cpu", restart=True)
     train(plan, tmp_path / "out", data=data, device="cpu")
+
+
+def test_a_folder_that_was_not_trained_in_is_left_alone(tiny_llama, data, tmp_path):  # noqa: F811
+    mine = tmp_path / "out" / "model"
+    mine.mkdir(parents=True)
+    (mine / "config.json").write_text("mine")
+    plan = a_plan(tiny_llama, ("info_nce", {"optimizer": {"steps": 1}}))
+    for restart in (False, True):
+        with pytest.raises(InputError, match="holds 'model', which no training run has written"):
+            train(plan, tmp_path / "out", data=data, device="cpu", restart=restart)
+    assert (mine / "config.json").read_text() == "mine"
 
 
 def test_the_tiny_scale_says_which_model_it_trains(run, tiny_llama, data, tmp_path):  # noqa: F811

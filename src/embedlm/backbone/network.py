@@ -37,6 +37,7 @@ from embedlm.backbone.positions import (
     configured_positions,
     find_length_rope,
     original_frequencies,
+    positions_around_padding,
     run_by_frequency,
 )
 from embedlm.backbone.quantised import Kind
@@ -95,10 +96,7 @@ class Backbone:
         object.__setattr__(self, "length_rope", find_length_rope(self.network))
 
     def rebuilt(self, **facts: Any) -> Backbone:
-        """Return a backbone of which some facts differ: its network was wrapped, split, changed.
-
-        The views of this one are not taken over.
-        """
+        """Return a backbone, with views of its own, of which some facts differ."""
         return replace(self, **facts)
 
     def twin(self, *, causal: bool | None = None) -> Backbone:
@@ -208,6 +206,7 @@ class Backbone:
         check_adapter(self.adapters, adapter)
         if positions is not None and self.first_position is None:
             raise UnsupportedError(f"{self.name!r} computes its own positions; give none")
+        positions = positions or positions_around_padding(rows, self.first_position)
         if self.static:
             return self._looked_up(rows, prefix)
         packed = self.packs and not any(unseen)

@@ -2,7 +2,8 @@
 
 Classes count in different ways: from 0, from the padding id + 1 (RoBERTa, MPNet), from a table
 that is offset inside the module (OPT). A packed row must be told its positions, so the way is
-found by running the network without position ids and comparing.
+found by running the network without position ids and comparing. Classes that count from the padding
+id + 1 do not count a padding token that stands in a text: it gets the padding's position.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ __all__ = [
     "find_length_rope",
     "measured_first_position",
     "original_frequencies",
+    "positions_around_padding",
     "run_by_frequency",
 ]
 
@@ -52,19 +55,41 @@ def measured_first_position(network: nn.Module, row: list[int]) -> int | None:
     accepts = inspect.signature(network.forward).parameters
     if "position_ids" not in accepts:
         return None
-    device = next(network.parameters()).device
-    ids_1L = torch.tensor([row], device=device)
-    inputs: dict[str, Any] = {"input_ids": ids_1L, "attention_mask": torch.ones_like(ids_1L)}
-    if "use_cache" in accepts:
-        inputs["use_cache"] = False
-    reference_1LD = _states(network, inputs)
-    errors: dict[int, float] = {}
-    for first in _candidates(network):
-        positions_1L = torch.arange(len(row), device=device)[None] + first
-        states_1LD = _states(network, {**inputs, "position_ids": positions_1L})
-        errors[first] = _difference(states_1LD, reference_1LD)
+    errors = {first: _error(network, row, first) for first in _candidates(network)}
     best = min(errors, key=lambda first: (errors[first], first))
-    return best if errors[best] < _EXACT.get(reference_1LD.dtype, _COARSE) else None
+    allowed = _EXACT.get(next(network.parameters()).dtype, _COARSE)
+    if best:  # a row that spells the padding token is told its positions in the same way
+        errors[best] = max(errors[best], _error(network, [*row[:3], best - 1, *row[3:6]], best))
+    return best if errors[best] < allowed else None
+
+
+def _error(network: nn.Module, row: list[int], first: int) -> float:
+    """Return how far the states of a row with counted positions are from the network's own."""
+    ids_1L = torch.tensor([row], device=next(network.parameters()).device)
+    inputs: dict[str, Any] = {"input_ids": ids_1L, "attention_mask": torch.ones_like(ids_1L)}
+    if "use_cache" in inspect.signature(network.forward).parameters:
+        inputs["use_cache"] = False
+    counted = positions_around_padding([row], first) or [range(len(row))]
+    positions_1L = torch.tensor([list(counted[0])], device=ids_1L.device) + first
+    states_1LD = _states(network, {**inputs, "position_ids": positions_1L})
+    return _difference(states_1LD, _states(network, inputs))
+
+
+def positions_around_padding(rows: Rows, first: int | None) -> Rows | None:
+    """Return the positions of rows of which one spells the padding token; None: count from 0.
+
+    Args:
+        rows: token ids.
+        first: the id of the first token's position, one after the padding id; 0 or None: the
+            network does not know padding tokens from others.
+    """
+    if not first or not any(first - 1 in row for row in rows):
+        return None
+    counted = []
+    for row in rows:
+        tokens = (np.asarray(row) != first - 1).astype(np.int64)
+        counted.append((np.cumsum(tokens) * tokens - 1).tolist())
+    return counted
 
 
 def _candidates(network: nn.Module) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPTIONS",
+    "WITH_RANGES",
     "Block",
     "BlockEncoder",
     "finished_block",
@@ -48,7 +49,7 @@ OPTIONS = (
     "adapter",
 )
 """The options of `Embedder.encode` that a job takes."""
-_WITH_RANGES = ("int8", "uint8")
+WITH_RANGES = ("int8", "uint8")
 
 
 class BlockEncoder:
@@ -81,7 +82,9 @@ class BlockEncoder:
         self.kernels: Mode = "off"
         no_texts = self.encode([])
         dense, sparse, tokens = _heads(no_texts)
-        self.needs_ranges = self.precision in _WITH_RANGES and dense is not None
+        if dense is None:
+            self._refuse_of_dense(settings)
+        self.needs_ranges = self.precision in WITH_RANGES and dense is not None
         self.vocabulary = 0 if sparse is None else int(sparse.shape[1])
         self.width = 0 if tokens is None else self.encode(["a"]).multi_vector[0].shape[1]
         self.empty = self._block(no_texts, [], "", [])
@@ -116,6 +119,16 @@ class BlockEncoder:
             low, high = zip(self.ranges, ranges, strict=True)
             ranges = np.vstack([np.minimum(*low), np.maximum(*high)])
         self.ranges = ranges.astype(np.float32)
+
+    def _refuse_of_dense(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that only change dense vectors, where there are none."""
+        given = [name for name in ("dim", "normalize") if options.get(name) is not None]
+        given += ["precision"] if self.precision != "float32" else []
+        if given:
+            raise InputError(
+                f"{given[0]} changes dense vectors, and the heads that are asked for give none; "
+                f"leave {given[0]} out, or add dense to the heads"
+            )
 
     def _refuse(self, bad: Sequence[Record], file: str) -> None:
         if bad and not self.keep_rejects:

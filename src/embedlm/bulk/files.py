@@ -24,18 +24,20 @@ import numpy.typing as npt
 from embedlm.backbone.memory import give_back
 from embedlm.bulk.blocks import Block, BlockEncoder, load_block, save_block
 from embedlm.bulk.identity import identity
+from embedlm.bulk.options import JobOptions
 from embedlm.bulk.outputs import check_output, check_paths
 from embedlm.bulk.requests import BlockRequest
 from embedlm.bulk.workers import Pool, run_requests
 from embedlm.bulk.writers import WRITERS, Finished
-from embedlm.data import Fields, Record, Source, read_texts
+from embedlm.data import Record, Source, read_texts
 from embedlm.encode.compiling import Mode
 from embedlm.errors import InputError, JobError
 from embedlm.jobs import Job, progress, write_file
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.jobs.manifest import json_values
+from embedlm.jobs.names import check_name
 from embedlm.jobs.progress import Progress
-from embedlm.jobs.rejects import check_counts, write_rejects
+from embedlm.jobs.rejects import check_counts, check_rejects, write_rejects
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -76,16 +78,6 @@ def encode_file(
     source: str | Path,
     target: str | Path,
     *,
-    input_format: str | None = None,
-    text_field: str = "text",
-    id_field: str = "id",
-    keep: Sequence[str] = (),
-    quoting: bool | None = None,
-    rejects: str | Path | None = None,
-    calibration: str | Path | None = None,
-    restart: bool = False,
-    compile: bool | None = None,
-    block: int | None = None,
     show_progress: bool | None = None,
     pool: Pool | None = None,
     note: Path | None = None,
@@ -98,64 +90,90 @@ def encode_file(
         source: .txt (a text a line), .md (a text a paragraph), .jsonl, .csv, .tsv or .parquet, each
             also with .gz, .xz or .zst; or "-".
         target: .npy, .npz, .jsonl or .parquet; `bulk/writers.py` says what these hold.
-        input_format: form of the input, where its name does not tell it.
-        text_field: field or column that holds the text.
-        id_field: field or column that holds the id; without the default field the id is the
-            line number.
-        keep: further fields to copy into .jsonl or .parquet.
-        quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
-        rejects: file for bad records, as JSON lines; None: the first one is an error.
-        calibration: texts from which int8 and uint8 take their ranges; None: the first block.
-        restart: discard what an earlier run has finished.
-        compile: whether to compile the model first; None: if the file is long enough.
-        block: number of records of a block.
         show_progress: None shows a bar on a terminal.
         pool: other processes that encode (see `open_pool`); None: this one alone.
         note: file in which a finished job is noted, so that it is not done again.
-        **options: as for `Embedder.encode`: role, instruction, demonstrations, heads, dim,
-            precision, normalize, batch_tokens, max_length, adapter.
+        **options: those of `JobOptions` (input_format, text_field, id_field, keep, quoting,
+            rejects, calibration, restart, compile, block), and of `Embedder.encode` role,
+            instruction, demonstrations, heads, dim, precision, normalize, batch_tokens,
+            max_length and adapter.
 
     Raises:
         InputError: an input, output or option that cannot be used.
         RecordError: a bad record, with file and line.
         JobError: the job cannot be started, continued or finished; finished blocks are kept.
     """
-    fields = Fields(text_field, id_field, tuple(keep))
-    records = Source(source, fields, input_format, quoting=quoting)
-    sample = None if calibration is None else Source(calibration, Fields(text_field))
-    encoder = BlockEncoder(model, options, keep_rejects=rejects is not None)
-    out, aside = Path(target), None if rejects is None else Path(rejects)
+    task = _prepare(model, source, target, options)
+    restart = task.chosen.restart
+    if not restart and (noted := _noted(note, task.manifest, task.out)) is not None:
+        return replace(noted, resumed=noted.blocks)
+    with Job.open(task.out, task.manifest, restart=restart) as job, ExitStack() as stack:
+        task.encoder.kernels = _kernels(job, task.chosen.compile, model, task.records)
+        stack.enter_context(model.executor.fixed(task.encoder.kernels))
+        report = job.report()
+        if report is None or not task.out.exists():
+            report = task.run(job, pool, show_progress)
+        job.finish(report)
+    if note is not None:
+        write_json(note, {"manifest": task.manifest, "report": report})
+    return replace(Encoded(**report), resumed=job.resumed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A job whose options have been checked, before its folder is opened."""
+
+    encoder: BlockEncoder
+    records: Source
+    sample: Source | None
+    """The calibration texts."""
+    out: Path
+    rejects: Path | None
+    size: int
+    """Records of a block."""
+    chosen: JobOptions
+    manifest: dict[str, Any]
+
+    def run(self, job: Job, pool: Pool | None, show_progress: bool | None) -> dict[str, Any]:
+        """Encode what no earlier run has finished, and write the output; return the report."""
+        if self.encoder.needs_ranges:
+            _take_ranges(self.encoder, job, self.sample, self.size)
+        run = _Run(self.encoder, job, self.records, self.size)
+        count = run.encode(pool, show_progress)
+        done = Finished(job, count, self.encoder.empty, self.encoder.vocabulary)
+        return _put_together(done, run.read, self.out, self.rejects)
+
+
+def _prepare(
+    model: Embedder, source: str | Path, target: str | Path, options: dict[str, Any]
+) -> _Task:
+    """Check everything about a job that can be checked before it begins."""
+    chosen, of_encode = JobOptions.split(options)
+    check_name(target, "output")
+    out = Path(target)
+    records, sample = chosen.sources(source)
+    aside = None if chosen.rejects is None else Path(chosen.rejects)
+    check_paths(
+        {"output": out, "rejects file": aside}, {"input": records, "calibration file": sample}
+    )
+    if aside is not None:
+        check_rejects(aside)
+    encoder = BlockEncoder(model, of_encode, keep_rejects=aside is not None)
     check_output(out, records.fields.keep, set(encoder.empty))
-    inputs = {"input": records, "calibration file": sample}
-    check_paths({"output": out, "rejects file": aside}, inputs)
     records.check_fields()
-    size = _block_size(block, encoder)
+    chosen.check(encoder.precision, out.suffix.lower())
+    size = chosen.block or (BLOCK_OF_TOKENS if "tokens" in encoder.empty else BLOCK)
+    jobs_own = {"block": size, "compile": chosen.compile, "rejects": aside is not None}
     manifest = json_values(
         {
             "version": 2,
             "input": records.fingerprint(),
             "calibration": None if sample is None else sample.fingerprint(),
-            "options": {**options, "block": size, "compile": compile, "rejects": aside is not None},
+            "options": {**of_encode, **jobs_own},
             **identity(model, with_head="indices" in encoder.empty),
         }
     )
-    if not restart and (noted := _noted(note, manifest, out)) is not None:
-        return replace(noted, resumed=noted.blocks)
-    with Job.open(out, manifest, restart=restart) as job, ExitStack() as stack:
-        encoder.kernels = _kernels(job, compile, model, records)
-        stack.enter_context(model.executor.fixed(encoder.kernels))
-        report = job.report()
-        if report is None or not out.exists():
-            if encoder.needs_ranges:
-                _take_ranges(encoder, job, sample, size)
-            run = _Run(encoder, job, records, size)
-            count = run.encode(pool, show_progress)
-            done = Finished(job, count, encoder.empty, encoder.vocabulary)
-            report = _put_together(done, run.read, out, aside)
-        job.finish(report)
-    if note is not None:
-        write_json(note, {"manifest": manifest, "report": report})
-    return replace(Encoded(**report), resumed=job.resumed)
+    return _Task(encoder, records, sample, out, aside, size, chosen, manifest)
 
 
 def _noted(note: Path | None, manifest: dict[str, Any], out: Path) -> Encoded | None:
@@ -170,14 +188,6 @@ def _noted(note: Path | None, manifest: dict[str, Any], out: Path) -> Encoded | 
         return None
 
 
-def _block_size(block: int | None, encoder: BlockEncoder) -> int:
-    if block is None:
-        return BLOCK_OF_TOKENS if "tokens" in encoder.empty else BLOCK
-    if block < 1:
-        raise InputError(f"block is {block}; give a number of records above 0")
-    return block
-
-
 def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) -> Mode:
     """Choose the kernels of all blocks: by `compile`, or by the input's size."""
     kept = job.fixed_text(_KERNELS)
@@ -185,6 +195,11 @@ def _kernels(job: Job, compile: bool | None, model: Embedder, source: Source) ->
         if kept not in get_args(Mode):
             raise JobError(f"{job.folder} names unknown kernels ({kept[:20]!r}). {_ANEW}")
         return cast("Mode", kept)
+    if compile and model.executor.compiling is None:
+        raise InputError(
+            f"--compile (compile=True): the layers of {model.name!r} cannot be compiled as they "
+            "are loaded here; leave it out"
+        )
     size = source.path.stat().st_size if source.regular else None
     mode: Mode = "on" if compile else "off"
     if not compile and size is not None and size < SMALL:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from embedlm.bulk.files import Encoded, encode_file
 from embedlm.bulk.writers import WRITERS
 from embedlm.data.compression import COMPRESSIONS, split_compression
-from embedlm.data.forms import SUFFIXES, file_form
+from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.errors import InputError
+from embedlm.jobs.interrupts import keeping
+from embedlm.jobs.names import check_name
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -45,15 +47,51 @@ def encode_folder(
         raise InputError(
             "rejects cannot be set aside for a whole folder; encode its files one at a time"
         )
+    if options.get("input_format") is not None:
+        raise InputError(
+            "the format is told by each file's name where a folder is encoded; leave --format "
+            "(input_format=) out, or encode the file by itself"
+        )
+    check_name(source, "input")
+    check_name(target, "output")
     folder, out = Path(source), Path(target)
     _check_target(folder, out)
     files = _inputs(folder)
+    fitting = _fitting(folder, files, options)
     names = _output_names(files)
-    out.mkdir(parents=True, exist_ok=True)
-    return [
-        encode_file(model, file, out / f"{name}.parquet", note=out / f".{name}.json", **options)
-        for file, name in zip(files, names, strict=True)
-    ]
+    _make(out)
+    reports: list[Encoded] = []
+    with keeping(lambda: bool(reports)):
+        for file, name, own in zip(files, names, fitting, strict=True):
+            target, note = out / f"{name}.parquet", out / f".{name}.json"
+            reports.append(encode_file(model, file, target, note=note, **own))
+    return reports
+
+
+def _fitting(folder: Path, files: Sequence[Path], options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the options of each file: a folder's files need not all use each of them.
+
+    Raises:
+        InputError: an option that none of the files can use.
+    """
+    forms = [str(file_form(file)[0]) for file in files]
+    text_field, quoting = options.get("text_field", "text"), options.get("quoting")
+    check_used(str(folder), forms, text_field=text_field, quoting=quoting)
+    fitting = []
+    for form in (FORMS[name] for name in forms):
+        unused = {"text_field"} if form.bare else set()
+        unused |= {"quoting"} if form.quoting is None else set()
+        fitting.append({name: value for name, value in options.items() if name not in unused})
+    return fitting
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the output folder {str(out)!r} cannot be made: {error.strerror}; give another name"
+        ) from error
 
 
 def _check_target(folder: Path, out: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from embedlm.bulk.recognise import check_ours
 from embedlm.bulk.writers import OUTPUT_COLUMNS, WRITERS
 from embedlm.data import Source
 from embedlm.errors import InputError, closest, require
+from embedlm.jobs.names import check_name
 
 __all__ = ["check_output", "check_paths"]
 
@@ -15,6 +18,11 @@ __all__ = ["check_output", "check_paths"]
 def check_output(out: Path, keep: Iterable[str], arrays: set[str]) -> None:
     """Refuse a form of output that cannot hold these arrays of a block, or these fields."""
     form = out.suffix.lower()
+    if str(out) == "-":
+        raise InputError(
+            "the output cannot be standard output (-), because a stopped job could not go on; "
+            f"give a file that ends in one of {', '.join(WRITERS)}"
+        )
     if form not in WRITERS:
         raise InputError(
             f"the output {str(out)!r} must end in one of {', '.join(WRITERS)}."
@@ -32,6 +40,7 @@ def check_output(out: Path, keep: Iterable[str], arrays: set[str]) -> None:
         raise InputError(f"the field {taken[0]!r} cannot be kept: an output column has that name")
     if form == ".parquet":
         require("pyarrow.parquet", "parquet")
+    check_ours(out)
 
 
 def check_paths(outputs: Mapping[str, Path | None], inputs: Mapping[str, Source | None]) -> None:
@@ -45,11 +54,17 @@ def check_paths(outputs: Mapping[str, Path | None], inputs: Mapping[str, Source 
     for what, path in outputs.items():
         if path is None:
             continue
+        check_name(path, what)
         if path.is_dir():
             raise InputError(f"the {what} {str(path)!r} is a folder; give a file name")
         if not path.parent.is_dir():
             raise InputError(
                 f"the {what}'s folder {str(path.parent)!r} does not exist; create it first"
+            )
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(
+                f"the {what} cannot be written, because nothing can be created in the folder "
+                f"{str(path.parent)!r}; give another folder"
             )
         for other, file in files.items():
             if _same(path, file):

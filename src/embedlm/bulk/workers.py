@@ -22,6 +22,8 @@ from embedlm.errors import InputError, JobError
 
 __all__ = ["Pool", "ProcessPool", "open_pool", "run_requests"]
 
+MOST = 1024
+"""Workers of a job."""
 TRIES = 3
 """Workers that one block may end before the job gives up."""
 ENDING = 5.0
@@ -98,7 +100,7 @@ class _Process:
 
 
 def _serve(settings: WorkerSettings, pipe: Connection) -> None:
-    """WorkerResult requests until the other end is closed."""
+    """Answer requests until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first ends us
     try:
         encode = settings.start()
@@ -177,12 +179,12 @@ def open_pool(
         ray: "local" or the address of a Ray cluster; None: no cluster.
 
     Raises:
-        InputError: `workers` is below 1.
+        InputError: too few or too many workers.
     """
     import torch
 
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}; give a number above 0")
+    if workers is not None and not 1 <= workers <= MOST:
+        raise InputError(f"workers is {workers}; give a number above 0, at most {MOST:,}")
     if ray is not None:
         from embedlm.bulk.ray_actors import RayPool
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
-from cyclopts.exceptions import UnknownCommandError, UnusedCliTokensError
+from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTokensError
 
 import embedlm
 from embedlm.cli import (
@@ -27,7 +27,7 @@ from embedlm.cli import (
     similarity,
     train,
 )
-from embedlm.errors import EmbedLMError, closest
+from embedlm.errors import EmbedLMError, InputError, closest
 
 __all__ = ["app", "main"]
 
@@ -71,13 +71,6 @@ app.register_install_completion_command(
     help="Install completion of commands and options for your shell."
 )
 COMMANDS = [*(module.NAME for module in MODULES), *recipes.app.name]
-_AGAIN = "what was finished is kept; to go on, give the same command again"
-RESUMED = {
-    "encode": _AGAIN,
-    "train": _AGAIN,
-    "demonstrations": "with --log FILE the scores are kept; to go on, give the same command again",
-}
-"""What a command keeps when it is stopped; of other commands nothing is kept."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -103,15 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(words: list[str]) -> int:
     try:
         with _ended_by_sigterm():
+            _check_unicode(words)
             app(words)
     except CycloptsError as error:
         return _complain(_usage(error, words), 2)
     except EmbedLMError as error:
         return _complain(str(error), 2)
-    except _Terminated:
-        return _complain(f"terminated; {_kept(words)}", 143)
-    except KeyboardInterrupt:
-        return _complain(f"interrupted; {_kept(words)}", 130)
+    except _Terminated as interrupt:
+        return _complain(f"terminated; {_kept(interrupt, words)}", 143)
+    except KeyboardInterrupt as interrupt:
+        return _complain(f"interrupted; {_kept(interrupt, words)}", 130)
     except BrokenPipeError:
         raise
     except PermissionError as error:
@@ -144,9 +138,25 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _kept(words: list[str]) -> str:
-    """Say what a stopped command has kept."""
-    return RESUMED.get(words[0] if words else "", "nothing was written; run the command again")
+def _kept(interrupt: KeyboardInterrupt, words: list[str]) -> str:
+    """Say what a stopped command has kept, and how it goes on."""
+    from embedlm.jobs.interrupts import KEPT, kept
+
+    if not kept(interrupt):
+        return "nothing was finished; to try again, give the same command again"
+    return f"{KEPT} without --restart" if "--restart" in words else KEPT
+
+
+def _check_unicode(words: list[str]) -> None:
+    """Refuse bytes that are not text: they can be no part of a prompt, a file or a message."""
+    for word in words:
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the argument {word!r} is not valid UTF-8; write it in UTF-8, and rename a file "
+                "whose name is not"
+            ) from error
 
 
 def _usage(error: CycloptsError, words: list[str]) -> str:
@@ -157,6 +167,9 @@ def _usage(error: CycloptsError, words: list[str]) -> str:
             f"{closest(words[0], COMMANDS)} See: embedlm --help"
         )
     text = str(error).strip().rstrip(".")
+    if isinstance(error, CoercionError) and error.token is not None and error.argument is not None:
+        positional = error.token.keyword is None
+        text = f"{error.argument.name}: {text}" if positional else text
     if isinstance(error, UnusedCliTokensError):
         tokens = " ".join(map(repr, error.unused_tokens or ()))
         text = f"{tokens} is one argument too many, or an option before it is misspelt"

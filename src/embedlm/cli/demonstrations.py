@@ -7,10 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from embedlm.cli._common import AS_LOADED, Json, Loading, emit, read_demonstrations
-from embedlm.errors import InputError
+from embedlm.cli._options import AS_LOADED, Json, Loading, ModelName, TopK, path, whole
+from embedlm.cli._values import emit, read_demonstrations
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -24,37 +22,23 @@ Examples:
 
 
 def command(
-    model: Annotated[str, Parameter(name="MODEL", help="Folder or hub id, or builtin.")],
+    model: ModelName,
     /,
     *,
     dev: Annotated[
         str,
-        Parameter(
-            metavar="FILE",
-            help="Sentence pairs: a file with the fields s1, s2 and score (how similar they are).",
-        ),
+        path("Sentence pairs: a file with the fields s1, s2 and score (how similar they are)."),
     ],
     loading: Loading = AS_LOADED,
     candidates: Annotated[
         str | None,
-        Parameter(
-            metavar="FILE",
-            help="File with the fields query and response; without it sixty built-in candidates.",
-        ),
+        path("File with the fields query and response; without it sixty built-in candidates."),
     ] = None,
-    limit: Annotated[
-        int | None, Parameter(metavar="N", help="Try only the first N candidates.")
-    ] = None,
+    limit: Annotated[int | None, whole("Try only the first N candidates.")] = None,
     log: Annotated[
-        str | None,
-        Parameter(
-            metavar="FILE", help="File that keeps the scores, so that a stopped search goes on."
-        ),
+        str | None, path("File that keeps the scores, so that a stopped search goes on.")
     ] = None,
-    top_k: Annotated[
-        int,
-        Parameter(name=["--top-k", "-k"], metavar="N", help="Number of demonstrations to print."),
-    ] = 10,
+    top_k: TopK = 10,
     json: Json = False,
 ) -> None:
     """Score demonstrations on a dev set (recipe prompteol-icl) and print the best."""
@@ -62,9 +46,6 @@ def command(
     from embedlm.jobs.progress import progress
     from embedlm.studies.demonstrations import default_candidates, search_demonstrations
 
-    for name, value in (("--limit", limit), ("--top-k", top_k)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; give a number above 0")
     pairs = read_pairs(Path(dev))
     pool = read_demonstrations(candidates) or default_candidates()
     pool = pool[:limit]

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import (
+from embedlm.cli._options import (
     AS_IS,
     AS_LOADED,
+    Encoding,
+    Heads,
     Json,
     Loading,
+    MaxLength,
     Model,
-    Prompting,
-    Quoting,
-    TextField,
-    emit,
+    Tables,
     flag,
-    parse_heads,
+    path,
     repeated,
+    whole,
 )
+from embedlm.cli._values import emit, parse_heads
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,55 +51,11 @@ Examples:
   zcat texts.gz | embedlm encode - -o vectors.npy"""
 
 
-def command(
-    source: Annotated[
-        str,
-        Parameter(
-            name="FILE",
-            allow_leading_hyphen=True,
-            help=".txt (each line is a text), .md, .html or .pdf (each paragraph), .jsonl, .csv, "
-            ".tsv or .parquet, each also with .gz, .xz or .zst; or a folder of these; - reads "
-            "standard input.",
-        ),
-    ],
-    /,
-    *,
-    output: Annotated[
-        str,
-        Parameter(
-            name=["--output", "-o"],
-            metavar="FILE",
-            help="A .npy, .npz, .parquet or .jsonl file; a folder where the input is one.",
-        ),
-    ],
-    model: Model = None,
-    loading: Loading = AS_LOADED,
-    prompting: Prompting = AS_IS,
-    heads: Annotated[
-        str | None,
-        Parameter(
-            metavar="HEAD,...",
-            help="dense, sparse, multi_vector, as far as the recipe defines them; with options "
-            "dense,{sparse: {top_k: 128}}.",
-        ),
-    ] = None,
-    dim: Annotated[
-        int | None, Parameter(metavar="N", help="Keep only the first N dimensions.")
-    ] = None,
-    precision: Annotated[
-        str,
-        Parameter(metavar="TYPE", help="float32, float16, int8, uint8, binary or ubinary."),
-    ] = "float32",
-    normalize: Annotated[
-        bool | None, Parameter(help="Whether vectors have length 1; without it as the recipe says.")
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        Parameter(metavar="N", help="Shorten the text, not the prompt, to N tokens in all."),
-    ] = None,
-    batch_tokens: Annotated[
-        int | None, Parameter(metavar="N", help="Run up to N tokens through the model at once.")
-    ] = None,
+@Parameter(name="*", group="Input")
+@dataclass(frozen=True)
+class FileOptions(Tables):
+    """How the records of the input are read."""
+
     format: Annotated[
         str | None,
         Parameter(
@@ -105,113 +63,198 @@ def command(
             help="The input's format, where its name does not tell it: txt, md, html, pdf, jsonl, "
             "csv, tsv or parquet, each also with its compression: jsonl.gz.",
         ),
-    ] = None,
-    text_field: TextField = "text",
-    quoting: Quoting = None,
+    ] = None
     id_field: Annotated[
         str,
         Parameter(
             metavar="FIELD", help="Field or column that holds the id; else the line number is it."
         ),
-    ] = "id",
+    ] = "id"
     keep: Annotated[
         tuple[str, ...],
         repeated("Field to copy into .jsonl or .parquet", metavar="FIELD"),
-    ] = (),
+    ] = ()
+
+    def options(self) -> dict[str, Any]:
+        """Return these options under the names that `encode_file` gives them."""
+        options = dataclasses.asdict(self)
+        return {"input_format": options.pop("format"), **options}
+
+
+@Parameter(name="*", group="Vectors")
+@dataclass(frozen=True)
+class VectorOptions:
+    """What is computed of each text."""
+
+    heads: Heads = None
+    dim: Annotated[int | None, whole("Keep only the first N dimensions.")] = None
+    precision: Annotated[
+        str,
+        Parameter(metavar="TYPE", help="float32, float16, int8, uint8, binary or ubinary."),
+    ] = "float32"
+    normalize: Annotated[
+        bool | None, Parameter(help="Whether vectors have length 1; without it as the recipe says.")
+    ] = None
+    max_length: MaxLength = None
+    batch_tokens: Annotated[int | None, whole("Run up to N tokens through the model at once.")] = (
+        None
+    )
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of `Embedder.encode`."""
+        return {**dataclasses.asdict(self), "heads": parse_heads(self.heads)}
+
+
+@Parameter(name="*", group="Job")
+@dataclass(frozen=True)
+class JobOptions:
+    """How the job runs, and what it takes besides the input."""
+
     rejects: Annotated[
-        str | None,
-        Parameter(
-            metavar="FILE", help="File for bad records; without it the first one stops the job."
-        ),
-    ] = None,
+        str | None, path("File for bad records; without it the first one stops the job.")
+    ] = None
     calibration: Annotated[
         str | None,
-        Parameter(
-            metavar="FILE",
-            help="Texts that set the ranges of int8 and uint8; without it the first block does.",
-        ),
-    ] = None,
-    fit: Annotated[
-        str | None,
-        Parameter(
-            metavar="FILE",
-            help="Texts from which the recipes static-tfidf and static-sif count word frequencies.",
-        ),
-    ] = None,
-    restart: Annotated[bool, flag("Discard what an earlier run has finished.")] = False,
+        path("Texts that set the ranges of int8 and uint8; without it the first block does."),
+    ] = None
+    restart: Annotated[bool, flag("Discard what an earlier run has finished.")] = False
     compile: Annotated[
         bool | None,
         Parameter(
             help="Whether to compile the model first; without it a file that is long enough to "
             "repay it is."
         ),
-    ] = None,
+    ] = None
     block: Annotated[
-        int | None,
-        Parameter(metavar="N", help="Records of a block, which is what a stopped job loses."),
-    ] = None,
+        int | None, whole("Records of a block, which is what a stopped job loses.")
+    ] = None
+
+
+@Parameter(name="*", group="Job")
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Which processes encode."""
+
     workers: Annotated[
         int | None,
-        Parameter(
-            metavar="N",
-            help="Processes that encode, each with the model; they take the GPUs in turn.",
-        ),
-    ] = None,
+        whole("Processes that encode, each with the model; they take the GPUs in turn."),
+    ] = None
     ray: Annotated[
         str | None,
         Parameter(
             metavar="ADDRESS", help="local, or the address of a Ray cluster whose workers encode."
         ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Loads the model; each worker calls it."""
+
+    loading: Loading
+    model: str | None
+    heads: Any
+    fit: str | None
+    text_field: str
+
+    def __call__(self) -> Embedder:
+        """Return the model, with word frequencies counted in the file of --fit."""
+        from embedlm.data import field_texts
+
+        embedder = self.loading.load(self.model, heads=self.heads)
+        if self.fit is None:
+            return embedder
+        if embedder.recipe.pooling.weights == "none":
+            raise InputError(
+                f"--fit counts word frequencies, which the recipe {embedder.recipe.name!r} does "
+                "not use; take static-tfidf or static-sif, or leave --fit out"
+            )
+        return embedder.fit(list(field_texts(self.fit, self.text_field)))
+
+
+def command(
+    source: Annotated[
+        str,
+        path(
+            ".txt (each line is a text), .md, .html or .pdf (each paragraph), .jsonl, .csv, .tsv "
+            "or .parquet, each also with .gz, .xz or .zst; or a folder of these; - reads "
+            "standard input.",
+            "FILE",
+            None,
+            allow_leading_hyphen=True,
+        ),
+    ],
+    /,
+    *,
+    output: Annotated[
+        str,
+        path(
+            "A .npy, .npz, .parquet or .jsonl file; a folder where the input is one.",
+            ["--output", "-o"],
+            allow_leading_hyphen=True,
+        ),
+    ],
+    reading: FileOptions = FileOptions(),
+    model: Model = None,
+    loading: Loading = AS_LOADED,
+    fit: Annotated[
+        str | None,
+        path(
+            "Texts from which the recipes static-tfidf and static-sif count word frequencies.",
+            group="Model",
+        ),
     ] = None,
+    prompting: Encoding = AS_IS,
+    vectors: VectorOptions = VectorOptions(),
+    job: JobOptions = JobOptions(),
+    pool: WorkerOptions = WorkerOptions(),
     json: Json = False,
 ) -> None:
     """Encode the texts of a file, of any size, into a file of vectors."""
-    if source.startswith("-") and source != "-":
-        raise InputError(f"unknown option {source!r}. See: embedlm encode --help")
+    for name in (source, output):
+        if name.startswith("-") and name != "-":
+            raise InputError(f"unknown option {name!r}. See: embedlm encode --help")
+    options = {**vectors.options(), **prompting.options()}
+    load = _Loader(loading, model, options["heads"], fit, reading.text_field)
+    chosen = {**reading.options(), **dataclasses.asdict(job), **options}
+    for report in _encode(source, output, load, pool, chosen, options):
+        _show(report, job.rejects, json=json)
+
+
+def _encode(
+    source: str,
+    output: str,
+    load: _Loader,
+    workers: WorkerOptions,
+    chosen: dict[str, Any],
+    options: dict[str, Any],
+) -> list[Encoded]:
+    """Encode a file or a folder.
+
+    Args:
+        source: file, folder, or "-".
+        output: file or folder.
+        load: loads the model.
+        workers: which processes encode.
+        chosen: the options of `encode_file`.
+        options: those among them that are options of `Embedder.encode`.
+    """
     from embedlm.bulk import encode_file, encode_folder
     from embedlm.bulk.requests import WorkerSettings
     from embedlm.bulk.workers import open_pool
 
-    requested = parse_heads(heads)
-    load = partial(_load, loading, model, requested, fit, text_field)
     embedder = load()
-    options = {
-        "heads": requested,
-        "dim": dim,
-        "precision": precision,
-        "normalize": normalize,
-        "max_length": max_length,
-        "batch_tokens": batch_tokens,
-        **prompting.options(),
-    }
-    settings = WorkerSettings(load, options, rejects is not None)
-    with open_pool(settings, workers, ray) as pool:
-        job = {
-            "input_format": format,
-            "text_field": text_field,
-            "id_field": id_field,
-            "keep": keep,
-            "quoting": quoting,
-            "rejects": rejects,
-            "calibration": calibration,
-            "restart": restart,
-            "compile": compile,
-            "block": block,
-            "pool": pool,
-            **options,
-        }
-        if Path(source).is_dir():
-            reports = encode_folder(embedder, source, output, **job)
-        else:
-            reports = [encode_file(embedder, source, output, **job)]
-    for report in reports:
-        _show(report, rejects, json=json)
+    settings = WorkerSettings(load, options, chosen["rejects"] is not None)
+    with open_pool(settings, workers.workers, workers.ray) as pool:
+        if os.path.isdir(source):
+            return encode_folder(embedder, source, output, pool=pool, **chosen)
+        return [encode_file(embedder, source, output, pool=pool, **chosen)]
 
 
 def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
     """Print how many texts were encoded, and to which file."""
     if json:
-        emit(asdict(report))
+        emit(dataclasses.asdict(report))
         return
     what = f"{report.rows} texts" + (f" x {report.dim}" if report.dim else "")
     aside = f", {report.rejected} set aside in {rejects}" if rejects is not None else ""
@@ -219,15 +262,3 @@ def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
         f", {report.resumed} of {report.blocks} blocks were already there" if report.resumed else ""
     )
     print(f"{what} -> {report.output}{aside}{resumed}", file=sys.stderr)
-
-
-def _load(
-    loading: Loading, model: str | None, heads: Any, fit: str | None, text_field: str
-) -> Embedder:
-    """Load the model and count word frequencies from `fit`; each worker calls it."""
-    from embedlm.data import Fields, Source, read_texts
-
-    embedder = loading.load(model, heads=heads)
-    if fit is not None:
-        embedder.fit(list(read_texts(Source(fit, Fields(text_field)))))
-    return embedder

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from embedlm.cli._common import AS_LOADED, Json, Loading, emit, repeated
+from embedlm.cli._options import AS_LOADED, Data, Json, Loading, ModelName, repeated, whole
+from embedlm.cli._values import emit
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -22,37 +21,33 @@ Examples:
 
 
 def command(
-    model: Annotated[str, Parameter(name="MODEL", help="Folder or hub id, or builtin.")],
+    model: ModelName,
     /,
     *,
     tasks: Annotated[
         tuple[str, ...],
         repeated("Names of tasks, with commas between", metavar="TASK,..."),
     ] = ("stsb_dev",),
-    data: Annotated[
-        str | None,
-        Parameter(
-            metavar="DIR",
-            help="Folder that holds the data sets; without it the one that EMBEDLM_DATA names.",
-        ),
-    ] = None,
+    data: Data = None,
     words: Annotated[
-        int | None,
-        Parameter(metavar="N", help="Embed only the first N words of each document of a corpus."),
+        int | None, whole("Embed only the first N words of each document of a corpus.")
     ] = None,
     loading: Loading = AS_LOADED,
     json: Json = False,
 ) -> None:
     """Score a model on tasks by their standard metrics."""
-    from embedlm.evaluation.tasks import check_tasks, data_folder, evaluate
+    from embedlm.evaluation.tasks import CORPORA, check_tasks, check_words, data_folder, evaluate
 
-    names = [name.strip() for text in tasks for name in text.split(",") if name.strip()]
+    listed = [name.strip() for text in tasks for name in text.split(",") if name.strip()]
+    names = list(dict.fromkeys(listed))
     check_tasks(names)
+    check_words(names, words)
     folder = data_folder(data)
     embedder = loading.load(None if model == "builtin" else model)
     scores: dict[str, dict[str, float]] = {}
     for name in names:
-        (result,) = evaluate(embedder, [name], data=folder, words=words)
+        own = words if name in CORPORA else None
+        (result,) = evaluate(embedder, [name], data=folder, words=own)
         scores[name] = {result.metric: result.score, **result.more}
         if not json:
             print(f"{name:<12} {result.metric:<12} {result.score:.4f}", flush=True)

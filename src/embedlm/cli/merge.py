@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from embedlm.cli._common import Device, Json, emit, parse_weights
+from embedlm.cli._options import Device, Json, Weights, path
+from embedlm.cli._values import emit, parse_weights
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -19,19 +18,14 @@ EXAMPLES = """Examples:
 
 
 def command(
-    *models: Annotated[str, Parameter(name="MODEL", help="Two or more folders or hub ids.")],
-    output: Annotated[
-        str, Parameter(name=["--output", "-o"], help="New folder for the merged model.")
-    ],
-    weights: Annotated[
-        str | None,
-        Parameter(help="One number for each model, e.g. 0.7,0.3. Default: all the same."),
-    ] = None,
+    *models: Annotated[str, path("Two or more folders or hub ids.", "MODEL", None)],
+    output: Annotated[str, path("New folder for the merged model.", ["--output", "-o"], "DIR")],
+    weights: Weights = None,
     examples: Annotated[
         str | None,
-        Parameter(
-            help="File of scored pairs, or of queries with positives: a model with a better "
-            "score on it gets a larger weight."
+        path(
+            "File of scored pairs, or of queries with positives: a model with a better score on "
+            "it gets a larger weight."
         ),
     ] = None,
     device: Device = None,

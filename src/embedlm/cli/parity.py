@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import Json, emit
+from embedlm.cli._options import Dtype, Json, number, path
+from embedlm.cli._values import emit
+from embedlm.errors import InputError
+
+if TYPE_CHECKING:
+    from embedlm.studies.parity import Comparison
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -22,43 +26,41 @@ EXAMPLES = r"""Examples:
 def command(
     a: Annotated[
         str,
-        Parameter(
-            name="A",
-            help="A folder or hub id, builtin, st:MODEL (run by sentence-transformers), or "
+        path(
+            "A folder or hub id, builtin, st:MODEL (run by sentence-transformers), or "
             "http://host/v1#model.",
+            "A",
+            None,
         ),
     ],
-    b: Annotated[str, Parameter(name="B", help="The model or runtime to compare with A.")],
+    b: Annotated[str, path("The model or runtime to compare with A.", "B", None)],
     /,
     *,
-    texts: Annotated[
-        Path,
-        Parameter(
-            metavar="FILE", help="File of texts: .txt (each line is one), .md, .jsonl, .csv, ...."
-        ),
-    ],
+    texts: Annotated[str, path("File of texts: .txt (each line is one), .md, .jsonl, .csv, ....")],
     recipe_a: Annotated[
-        str | None, Parameter(metavar="RECIPE", help="Recipe of A, where EmbedLM runs it.")
+        str | None, path("Recipe of A, where EmbedLM runs it.", metavar="RECIPE")
     ] = None,
     recipe_b: Annotated[
-        str | None, Parameter(metavar="RECIPE", help="Recipe of B, where EmbedLM runs it.")
+        str | None, path("Recipe of B, where EmbedLM runs it.", metavar="RECIPE")
     ] = None,
     role: Annotated[
         str | None,
         Parameter(metavar="ROLE", help="query, document, or another role that both define."),
     ] = None,
-    dtype: Annotated[
-        str, Parameter(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
-    ] = "auto",
-    tolerance: Annotated[
-        float, Parameter(metavar="X", help="Vectors are equal up to this 1 - cosine.")
-    ] = 1e-4,
+    dtype: Dtype = "auto",
+    tolerance: Annotated[float, number("Vectors are equal up to this 1 - cosine.")] = 1e-4,
     json: Json = False,
 ) -> None:
     """Compare two models or runtimes on each text; exit with 1 where they differ."""
     from embedlm.data import read_texts
     from embedlm.studies import compare, open_runtime
+    from embedlm.studies.runtimes import is_foreign
 
+    if dtype != "auto" and is_foreign(a) and is_foreign(b):
+        raise InputError(
+            f"--dtype {dtype} is for models that EmbedLM runs, and it runs neither {a!r} nor "
+            f"{b!r}; leave it out"
+        )
     lines = [text for text in read_texts(texts) if text]
     sides = [
         open_runtime(spec, recipe, role=role, dtype=dtype)
@@ -68,16 +70,21 @@ def command(
     if json:
         emit(comparison.as_dict())
     else:
-        print(f"{'cosine':>10} {'largest':>10}  {'parts':<8} text")
-        for row in comparison.rows:
-            shown = row.text if len(row.text) <= 48 else row.text[:45] + "..."
-            numbers = [
-                f"{value:>10.6f}" if value is not None else " " * 10
-                for value in (row.cosine, row.largest)
-            ]
-            print(f"{numbers[0]} {numbers[1]}  {row.parts:<8} {shown}")
-            if row.detail:
-                print(f"{'':>23}{row.detail}")
-        print(comparison.verdict)
+        _print(comparison)
     if not comparison.equal:
         raise SystemExit(1)
+
+
+def _print(comparison: Comparison) -> None:
+    """Print a row for each text, the worst first, and the verdict."""
+    print(f"{'cosine':>10} {'largest':>10}  {'parts':<8} text")
+    for row in comparison.rows:
+        shown = row.text if len(row.text) <= 48 else row.text[:45] + "..."
+        numbers = [
+            f"{value:>10.6f}" if value is not None else " " * 10
+            for value in (row.cosine, row.largest)
+        ]
+        print(f"{numbers[0]} {numbers[1]}  {row.parts:<8} {shown}")
+        if row.detail:
+            print(f"{'':>23}{row.detail}")
+    print(comparison.verdict)

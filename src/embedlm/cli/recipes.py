@@ -6,9 +6,10 @@ from shutil import get_terminal_size
 from textwrap import wrap
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from embedlm.cli._common import Json, emit
+from embedlm.cli._options import Json, path
+from embedlm.cli._values import emit
 
 __all__ = ["app"]
 
@@ -61,7 +62,7 @@ def list_recipes(*, json: Json = False) -> None:
   embedlm recipes show mine.yaml --json""",
 )
 def show(
-    name: Annotated[str, Parameter(name="NAME", help="A name from the list, or a .yaml file.")],
+    name: Annotated[str, path("A name from the list, or a .yaml file.", "NAME", None)],
     /,
     *,
     json: Json = False,

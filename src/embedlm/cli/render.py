@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import AS_IS, AS_LOADED, Json, Loading, Model, Prompting, emit
+from embedlm.cli._options import AS_LOADED, AS_RENDERED, Json, Loading, MaxLength, Model, Prompting
+from embedlm.cli._values import emit
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -25,18 +26,15 @@ def command(
     *texts: Annotated[str, Parameter(name="TEXT", help="One text or more.")],
     model: Model = None,
     loading: Loading = AS_LOADED,
-    prompting: Prompting = AS_IS,
-    max_length: Annotated[
-        int | None,
-        Parameter(metavar="N", help="Shorten the text, not the prompt, to N tokens in all."),
-    ] = None,
+    prompting: Prompting = AS_RENDERED,
+    max_length: MaxLength = None,
     json: Json = False,
 ) -> None:
     """Print what the model will see of each text: the prompt, its tokens and their segments."""
     if not texts:
         raise InputError('no text was given; e.g. embedlm render "a river" -r prompteol')
     loaded = loading.load(model)
-    rendered = loaded.render(list(texts), **prompting.around(), max_length=max_length)
+    rendered = loaded.render(list(texts), **prompting.options(), max_length=max_length)
     batches = rendered if isinstance(rendered, list) else [rendered]
     rows = [
         _row(batch, index, loaded.tokenizer) for index in range(len(texts)) for batch in batches

@@ -6,17 +6,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import (
+from embedlm.cli._options import (
+    AS_WRITTEN,
     Adapters,
     Device,
     Dtype,
     Json,
-    Quoting,
-    Split,
-    TextField,
+    PassageOptions,
     TextPath,
-    show_hits,
+    TopK,
+    path,
 )
+from embedlm.cli._values import show_hits
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -28,16 +29,16 @@ EXAMPLES = r"""Examples:
 
 
 def command(
-    path: TextPath,
+    source: TextPath,
     query: Annotated[str, Parameter(name="QUERY", help="The question to answer.")],
     /,
     *,
     model: Annotated[
         str,
-        Parameter(
-            name=["--model", "-m"],
-            metavar="MODEL",
-            help="Folder or hub id: a cross-encoder, or any causal language model.",
+        path(
+            "Folder or hub id: a cross-encoder, or any causal language model.",
+            ["--model", "-m"],
+            "MODEL",
         ),
     ],
     method: Annotated[
@@ -51,23 +52,19 @@ def command(
     adapter: Adapters = (),
     device: Device = None,
     dtype: Dtype = "auto",
-    top_k: Annotated[
-        int, Parameter(name=["--top-k", "-k"], metavar="N", help="Number of passages.")
-    ] = 10,
+    top_k: TopK = 10,
     instruction: Annotated[
         str | None,
         Parameter(metavar="TEXT", help="The task's instruction; without it the method's."),
     ] = None,
-    split: Split = "paragraph",
-    text_field: TextField = "text",
-    quoting: Quoting = None,
+    reading: PassageOptions = AS_WRITTEN,
     json: Json = False,
 ) -> None:
     """Print the passages of a file or folder by how well they answer a query."""
     from embedlm.rerank import Reranker
-    from embedlm.search import Hit, read_passages
+    from embedlm.search import Hit
 
-    passages = read_passages(path, split=split, text_field=text_field, quoting=quoting)
+    passages = reading.read(source)
     loaded = Reranker(model, method, device=device, dtype=dtype, adapters=adapter)
     texts = [passage.text for passage in passages]
     ranked = loaded.rank(query, texts, top_k, instruction=instruction)

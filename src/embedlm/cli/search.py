@@ -8,17 +8,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import (
+from embedlm.cli._options import (
     AS_LOADED,
+    AS_WRITTEN,
     Json,
     Loading,
     Model,
-    Quoting,
-    Split,
-    TextField,
+    PassageOptions,
     TextPath,
-    show_hits,
+    TopK,
 )
+from embedlm.cli._values import show_hits
+from embedlm.errors import InputError, closest
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -31,7 +32,7 @@ EXAMPLES = r"""Examples:
 
 
 def command(
-    path: TextPath,
+    source: TextPath,
     query: Annotated[str, Parameter(name="QUERY", help="What to look for.")],
     /,
     *,
@@ -45,23 +46,27 @@ def command(
             "these heads.",
         ),
     ] = "dense",
-    top_k: Annotated[
-        int, Parameter(name=["--top-k", "-k"], metavar="N", help="Number of hits.")
-    ] = 10,
+    top_k: TopK = 10,
     instruction: Annotated[
         str | None,
         Parameter(metavar="TEXT", help="The query's instruction; without it the recipe's."),
     ] = None,
-    split: Split = "paragraph",
-    text_field: TextField = "text",
-    quoting: Quoting = None,
+    reading: PassageOptions = AS_WRITTEN,
     json: Json = False,
 ) -> None:
     """Print the passages of a file or folder that are nearest to a query, with file and line."""
-    from embedlm.search import MODES, SearchIndex, read_passages
+    from embedlm.search import MODES, SearchIndex
 
-    passages = read_passages(path, split=split, text_field=text_field, quoting=quoting)
-    loaded = loading.load(model, heads=MODES.get(mode))
+    if not query.strip():
+        raise InputError("the query is empty; say what to look for")
+    if mode not in MODES:
+        raise InputError(
+            f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}."
+            + closest(mode, list(MODES))
+        )
+    passages = reading.read(source)
+    loaded = loading.load(model, heads=MODES[mode])
+    loaded.render([query], role="query", instruction=instruction)  # refuses what it cannot use
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])
     start = time.perf_counter()

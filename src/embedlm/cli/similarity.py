@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import (
+from embedlm.cli._options import (
     AS_IS,
     AS_LOADED,
+    Encoding,
+    Heads,
     Json,
     Loading,
     Model,
-    Prompting,
-    emit,
-    parse_heads,
-    parse_weights,
+    Weights,
 )
+from embedlm.cli._values import emit, parse_heads, parse_weights
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -34,19 +34,9 @@ def command(
     *texts: Annotated[str, Parameter(name="TEXT", help="Two texts or more.")],
     model: Model = None,
     loading: Loading = AS_LOADED,
-    prompting: Prompting = AS_IS,
-    heads: Annotated[
-        str | None,
-        Parameter(
-            metavar="HEAD,...",
-            help="dense, sparse, multi_vector, as far as the recipe defines them; the scores of "
-            "several are added.",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        Parameter(metavar="NUMBER,...", help="One for each head, e.g. 0.7,0.3; without it 1 each."),
-    ] = None,
+    prompting: Encoding = AS_IS,
+    heads: Heads = None,
+    weights: Weights = None,
     json: Json = False,
 ) -> None:
     """Print how similar each text is to every other one."""

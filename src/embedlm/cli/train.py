@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._common import Device, Json, emit, flag
+from embedlm.cli._options import Data, Device, Json, flag, path
+from embedlm.cli._values import emit
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -21,30 +22,29 @@ EXAMPLES = """Examples:
 
 def command(
     plan: Annotated[
-        str,
-        Parameter(name="PLAN", help="A .yaml file, or the name of a recipe with a tuning part."),
+        str, path("A .yaml file, or the name of a recipe with a tuning part.", "PLAN", None)
     ],
     /,
     *,
     output: Annotated[
         str | None,
-        Parameter(
-            name=["--output", "-o"],
-            help="Folder for stages, checkpoints and the model. An interrupted run resumes there. "
-            "Default: tuned/PLAN.",
+        path(
+            "Folder for stages, checkpoints and the model; without it tuned/PLAN. An interrupted "
+            "run resumes there.",
+            ["--output", "-o"],
+            "DIR",
         ),
     ] = None,
     model: Annotated[
-        str | None, Parameter(name=["--model", "-m"], help="Train this model, not the plan's.")
+        str | None, path("Train this model, not the plan's.", ["--model", "-m"], "MODEL")
     ] = None,
-    data: Annotated[
-        str | None, Parameter(help="Folder that holds the data sets. Default: $EMBEDLM_DATA.")
-    ] = None,
+    data: Data = None,
     scale: Annotated[
         str | None,
         Parameter(
+            metavar="SCALE",
             help="tiny: shorten every stage so that two CPU cores can train it; train the built-in "
-            "base model, or the one that -m names."
+            "base model, or the one that -m names.",
         ),
     ] = None,
     device: Device = None,
@@ -54,30 +54,25 @@ def command(
     """Train a model by the stages of a plan."""
     from embedlm.training import train
 
-    def on_event(kind: str, values: dict[str, Any]) -> None:
-        if json:
-            emit({"kind": kind, **values})
-        else:
-            print(_line(kind, values), file=sys.stderr)
-
     output = output or f"tuned/{Path(plan).stem}"
     if scale == "tiny" and not json:
         trained = f"the model {model}" if model else "the built-in base model"
         print(f"scale tiny: short stages, training {trained}", file=sys.stderr)
-    train(
-        plan,
-        output,
-        model=model,
-        data=data,
-        scale=scale,
-        device=device,
-        restart=restart,
-        on_event=on_event,
-    )
+    report = _report_json if json else _report
+    given: dict[str, Any] = {"model": model, "data": data, "scale": scale, "device": device}
+    train(plan, output, restart=restart, on_event=report, **given)
     if json:
         emit({"kind": "done", "model": f"{output}/model"})
     else:
         print(f"the model is in {output}/model")
+
+
+def _report_json(kind: str, values: dict[str, Any]) -> None:
+    emit({"kind": kind, **values})
+
+
+def _report(kind: str, values: dict[str, Any]) -> None:
+    print(_line(kind, values), file=sys.stderr)
 
 
 def _line(kind: str, values: dict[str, Any]) -> str:

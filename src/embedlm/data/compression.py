@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,8 +31,9 @@ def split_compression(path: Path) -> tuple[Path, str]:
 
 def existing(path: Path) -> Path | None:
     """Return the path, or the path with .gz, .xz or .zst: whichever is there; None: neither."""
-    candidates = (path, *(path.with_name(path.name + suffix) for suffix in COMPRESSIONS))
-    return next((file for file in candidates if file.exists()), None)
+    packed = [path.with_name(path.name + end) for end in COMPRESSIONS] if path.name else []
+    candidates = (path, *packed)
+    return next((file for file in candidates if os.path.exists(file)), None)
 
 
 class Meter(io.RawIOBase):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from embedlm.data.rows import FileRow, Reading
 from embedlm.data.tables import read_csv, read_parquet, read_tsv
 from embedlm.errors import InputError, closest
 
-__all__ = ["FORMS", "SUFFIXES", "FileForm", "file_form"]
+__all__ = ["FORMS", "SUFFIXES", "FileForm", "check_used", "file_form"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +69,36 @@ def file_form(path: Path, form: str | None = None) -> tuple[str | None, str]:
             f"{', '.join(COMPRESSIONS)}.{closest(form, list(FORMS))}"
         )
     return name, f".{packed}" if packed else compression
+
+
+def check_used(
+    path: str,
+    forms: Sequence[str],
+    *,
+    text_field: str,
+    quoting: bool | None,
+    split: str | None = None,
+) -> None:
+    """Refuse an option that none of these forms of file can use.
+
+    Args:
+        path: the file or folder, for the message.
+        forms: of the files, names of `FORMS`.
+        text_field: field with the text; "text" is what a bare text is called.
+        quoting: whether cells may be quoted; None: not given.
+        split: where prose is cut; None: not given.
+
+    Raises:
+        InputError: with the option and what it is for.
+    """
+    kinds = [FORMS[form] for form in forms]
+    unused = ""
+    if split is not None and not any(kind.bare and not kind.paragraphs for kind in kinds):
+        unused = "split (--split) says where .txt, .md and .rst are cut"
+    elif text_field != "text" and all(kind.bare for kind in kinds):
+        unused = f"text_field (--text-field) names a field of records, here {text_field!r}"
+    elif quoting is not None and all(kind.quoting is None for kind in kinds):
+        unused = "quoting (--quoting) is for .csv and .tsv"
+    if unused:
+        held = ", ".join(f".{form}" for form in dict.fromkeys(forms))
+        raise InputError(f"{unused}, and {path!r} is read as {held}; leave it out")

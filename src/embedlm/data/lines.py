@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from embedlm.data.rows import FileRow, Reading, not_utf8
 
@@ -66,10 +66,26 @@ def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line.decode("utf-8"))
+            value = json.loads(
+                line.decode("utf-8"), object_pairs_hook=_fields, parse_constant=_refuse
+            )
         except UnicodeDecodeError as error:
             yield FileRow(number, error=not_utf8(error), raw=line)
         except (ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits, too
             yield FileRow(number, error=f"not valid JSON: {error}", raw=line)
         else:
             yield FileRow(number, value, raw=line)
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's fields, none of which may stand there twice."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} stands twice in one object")
+    return fields
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

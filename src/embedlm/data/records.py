@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedlm.data.forms import FORMS
-from embedlm.data.source import Source, read_rows
+from embedlm.data.readers import read_rows
+from embedlm.data.source import Source
 from embedlm.errors import InputError, RecordError
+from embedlm.jobs.names import check_name
 
 __all__ = ["Group", "Pair", "RecordKind", "Records", "read_records"]
 
@@ -73,6 +75,7 @@ def read_records(source: str | Path, limit: int | None = None) -> Records:
         InputError: nothing is there, it is empty, or its records are of several kinds.
         RecordError: a record that cannot be used, with file and line.
     """
+    check_name(source, "input")
     path = Path(source)
     items: list[Example] = list(islice(_examples(path), limit))
     if not items:
@@ -147,9 +150,10 @@ def _item(record: Mapping[str, Any], where: str) -> Example:
         return Pair(a, b, _number(record[score], where, score))
     if "text" in record:
         return _text(record["text"], where, "text")
+    has = f"has the fields {', '.join(map(repr, record))}" if record else "is empty"
     raise RecordError(
-        f"{where}: has the fields {', '.join(map(repr, record)) or 'none'}; expected are query and "
-        "positive (with negative), sentence1, sentence2 and score, or text"
+        f"{where}: {has}; expected are query and positive (with negative), sentence1, sentence2 "
+        "and score, or text"
     )
 
 

@@ -23,9 +23,10 @@ from embedlm.data.compression import COMPRESSIONS, DAMAGE, Meter, existing, unpa
 from embedlm.data.forms import FORMS, SUFFIXES, file_form
 from embedlm.data.rows import FileRow, Reading, shortened
 from embedlm.data.tables import count_parquet
-from embedlm.errors import InputError, RecordError, closest
+from embedlm.errors import InputError, closest
+from embedlm.jobs.names import check_name
 
-__all__ = ["Fields", "Record", "Source", "read_rows", "read_texts"]
+__all__ = ["Fields", "Record", "Source"]
 
 _EDGE = 1 << 20
 """Bytes at each end of a file that its fingerprint reads."""
@@ -81,6 +82,7 @@ class Source:
         quoting: bool | None = None,
     ) -> None:
         self._row = 0
+        check_name(path, "input")
         self.stdin = str(path) == "-"
         self.path = Path(path) if self.stdin else existing(Path(path)) or Path(path)
         self.name = "stdin" if self.stdin else str(self.path)
@@ -90,6 +92,11 @@ class Source:
         self.quoting = self._quoting(quoting)
         self._meter: Meter | None = None
         self._unpacked: BinaryIO | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether records are texts without fields."""
+        return FORMS[self.form].bare
 
     def _is_regular(self) -> bool:
         if self.stdin:
@@ -261,14 +268,15 @@ class Source:
     def _search(self) -> _FieldSearch:
         """Return a search for the fields that the caller named; a bare form has none."""
         keep = self.fields.keep
-        named = [name for name in (*self._required(), *keep) if name != "text"]
-        if FORMS[self.form].bare and named:
+        named = [name for name in (self.fields.text, *self._required(), *keep) if name != "text"]
+        if self.bare and named:
             purpose = " to keep" if named[0] in keep else ""
+            form = "; where it holds records, say so: --format" if self.stdin else ""
             raise InputError(
-                f"a .{self.form} file has no field {named[0]!r}{purpose}; allowed: text (and the "
-                "line number, which is always kept as id)"
+                f"{self.name}: a .{self.form} file has no field {named[0]!r}{purpose}; allowed: "
+                f"text (and the line number, which is always kept as id){form}"
             )
-        return _FieldSearch(set() if FORMS[self.form].bare else {*self._required(), *keep})
+        return _FieldSearch(set() if self.bare else {*self._required(), *keep})
 
     def _columns(self, names: list[str]) -> list[str]:
         """Return those of a table's columns that are read, and refuse one that is missing."""
@@ -276,7 +284,7 @@ class Source:
         for name in required:
             if name not in names:
                 raise InputError(
-                    f"{self.name} has no column {name!r}; there are: {', '.join(names) or 'none'}."
+                    f"{self.name} has no column {name!r}; there are: {', '.join(names)}."
                     + closest(name, names)
                 )
         return [name for name in names if name in (*required, self.fields.id)]
@@ -293,8 +301,7 @@ class Source:
         if not isinstance(value, dict):
             error = f"a JSON {type(value).__name__}, not an object with {fields.text!r}"
         elif fields.text not in value:
-            names = ", ".join(map(repr, value)) or "none"
-            error = f"no field {fields.text!r}; there are: {names}. Say which holds the text"
+            error = _lacks(fields.text, value)
         elif not isinstance(text, str):
             error = f"field {fields.text!r} is {type(text).__name__}, not a string"
         elif (at := _surrogate(text)) is not None:
@@ -304,11 +311,28 @@ class Source:
         id = value.get(fields.id)
         columns = {"id": row.line if id is None else id}
         columns |= {name: value.get(name) for name in fields.keep}
-        written = json.dumps(columns, ensure_ascii=False, default=str)
-        if _surrogate(written) is not None:
-            wrong = "its id or a kept field holds a lone surrogate"
-            return Record(row.line, "", error=wrong, raw=shortened(row.raw))
+        written, wrong = _written(columns)
+        if wrong is not None:
+            error = f"its id or a kept field {wrong}"
+            return Record(row.line, "", error=error, raw=shortened(row.raw))
         return Record(row.line, text, written)
+
+
+def _lacks(field: str, record: dict[str, Any]) -> str:
+    """Return what is wrong with a record that lacks a field."""
+    if not record:
+        return f"no field {field!r}: the record is empty"
+    names = ", ".join(map(repr, record))
+    return f"no field {field!r}; there are: {names}. Say which holds the text"
+
+
+def _written(columns: dict[str, Any]) -> tuple[str, str | None]:
+    """Return columns as JSON, and what is wrong with them."""
+    try:
+        written = json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return "", "is NaN or infinite, which JSON cannot hold"
+    return written, None if _surrogate(written) is None else "holds a lone surrogate"
 
 
 @dataclass(slots=True)
@@ -333,39 +357,6 @@ class _FieldSearch:
                 f"no record of {name} has the field {missing!r}; there are: {', '.join(names)}."
                 + closest(missing, names)
             )
-
-
-def read_rows(source: Source | str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each record's place, as "file:line", and its fields.
-
-    A bare text is the field `text`.
-
-    Raises:
-        InputError: the file is missing or cannot be read.
-        RecordError: a bad record, with file and line.
-    """
-    source = source if isinstance(source, Source) else Source(source)
-    for row in source.rows():
-        where = f"{source.name}:{row.line}"
-        value = {"text": row.value} if isinstance(row.value, str) else row.value
-        error = row.error if isinstance(value, dict) else "not a JSON object"
-        if error is not None:
-            raise RecordError(f"{where}: {error}. Mend the record")
-        yield where, value
-
-
-def read_texts(source: Source | str | Path) -> Iterator[str]:
-    """Yield the texts of a source, or of a file whose field `text` holds them.
-
-    Raises:
-        InputError: the file is missing or cannot be read.
-        RecordError: a bad record, with file and line.
-    """
-    source = source if isinstance(source, Source) else Source(source)
-    for record in source:
-        if record.error is not None:
-            raise RecordError(f"{source.name}:{record.place}: {record.error}. Mend the record")
-        yield record.text
 
 
 def _surrogate(text: str) -> int | None:

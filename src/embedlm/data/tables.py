@@ -8,7 +8,7 @@ at the next one, so that an unclosed quote does not affect the rows after it.
 from __future__ import annotations
 
 import csv
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from io import TextIOWrapper
@@ -46,7 +46,7 @@ def _read_table(handle: BinaryIO, delimiter: str, reading: Reading) -> Iterator[
         if header is None:
             if error is not None:
                 raise InputError(f"the header of {reading.name} cannot be read: {error}")
-            header = cells
+            header = _names(cells, reading)
             reading.columns(header)
         elif error is not None:
             yield FileRow(line, error=error, raw="".join(cells).rstrip("\r\n"))
@@ -55,7 +55,21 @@ def _read_table(handle: BinaryIO, delimiter: str, reading: Reading) -> Iterator[
         else:
             yield FileRow(line, dict(zip(header, cells, strict=True)), raw=cells)
     if header is None:
-        reading.columns([])
+        raise InputError(f"{reading.name} is empty; its first line must name the columns")
+
+
+def _names(names: Sequence[str], reading: Reading) -> list[str]:
+    """Return the names of columns.
+
+    Raises:
+        InputError: two columns have one name, so that a record could not hold both.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{reading.name} has several columns named {twice[0]!r}; give each a name of its own"
+        )
+    return list(names)
 
 
 def _wrong(cells: Sequence[str], width: int) -> str | None:
@@ -141,7 +155,7 @@ class _Lines:
 def read_parquet(source: Path | BinaryIO, reading: Reading) -> Iterator[FileRow]:
     """Yield a row for each row of a parquet file."""
     with closing(_open_parquet(source, reading.name)) as file:
-        names = list(file.schema_arrow.names)
+        names = _names(file.schema_arrow.names, reading)
         batches = file.iter_batches(batch_size=_ROWS, columns=reading.columns(names))
         number = 0
         while True:

@@ -41,7 +41,7 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
         if names is None:
             raise RecordError(
                 f"{where}: give the fields s1 and s2 (or sentence1 and sentence2) with sentences "
-                f"and score with a number; there are: {', '.join(record) or 'none'}"
+                f"and score with a number; {_fields(record)}"
             )
         first, second = (_text(record, where, name) for name in names)
         pairs.append((first, second, _number(record, where, "score")))
@@ -86,7 +86,7 @@ def read_retrieval(folder: Path, split: str | None = None) -> Retrieval:
 def _text(record: Mapping[str, Any], where: str, name: str) -> str:
     """Return a field that a record must have, as a string."""
     if record.get(name) is None:
-        raise RecordError(f"{where}: has no {name!r}; there are: {', '.join(record) or 'none'}")
+        raise RecordError(f"{where}: has no {name!r}; {_fields(record)}")
     return str(record[name])
 
 
@@ -96,3 +96,7 @@ def _number(record: Mapping[str, Any], where: str, name: str) -> float:
         return float(text)
     except ValueError as error:
         raise RecordError(f"{where}: {name!r} is {text!r}, which is no number") from error
+
+
+def _fields(record: Mapping[str, Any]) -> str:
+    return f"there are: {', '.join(record)}" if record else "the record is empty"

@@ -22,11 +22,12 @@ from embedlm.evaluation.metrics import (
     spearman,
 )
 from embedlm.evaluation.readers import read_labelled, read_pairs, read_retrieval
+from embedlm.jobs.names import check_name
 from embedlm.loader import load
 from embedlm.schema.recipe import Sparse
 from embedlm.search.fusion import fuse
 
-__all__ = ["TASKS", "Result", "check_tasks", "data_folder", "evaluate"]
+__all__ = ["TASKS", "Result", "check_tasks", "check_words", "data_folder", "evaluate"]
 
 DEPTH = 1000
 """Documents kept for each query."""
@@ -127,6 +128,8 @@ TASKS: dict[str, Task] = {
     "banking77": lambda model, data, _: _classification(model, data / "banking77"),
 }
 """Each task takes a model, the data folder and how many words of a document to embed."""
+CORPORA = frozenset({"scifact", "cranfield", "cisi", "adi"})
+"""Tasks with documents to shorten."""
 
 
 def check_tasks(names: Sequence[str]) -> None:
@@ -144,18 +147,36 @@ def check_tasks(names: Sequence[str]) -> None:
             )
 
 
+def check_words(tasks: Sequence[str], words: int | None) -> None:
+    """Refuse a number of words below 1, or for tasks without documents that it would shorten.
+
+    Raises:
+        InputError: with what is allowed.
+    """
+    if words is None:
+        return
+    if words < 1:
+        raise InputError(f"words is {words}; give a number above 0, or None for whole documents")
+    if not CORPORA & set(tasks):
+        raise InputError(
+            f"words (--words) shortens the documents of a corpus, and {', '.join(tasks)} have "
+            f"none; leave it out, or take one of {', '.join(sorted(CORPORA))}"
+        )
+
+
 def data_folder(data: str | Path | None = None) -> Path:
     """Return the folder of the data sets: the one given, or else $EMBEDLM_DATA.
 
     Raises:
         InputError: neither is given, or it is not a folder.
     """
-    folder = data or os.environ.get("EMBEDLM_DATA")
+    folder = data if data is not None else os.environ.get("EMBEDLM_DATA") or None
     if folder is None:
         raise InputError(
             "no data folder was given; give --data DIR (data=) or set EMBEDLM_DATA to the folder "
             "that holds the data sets"
         )
+    check_name(folder, "data folder")
     if not Path(folder).is_dir():
         raise InputError(
             f"the data folder {str(folder)!r} is not there; give --data DIR (data=) or set "
@@ -185,8 +206,7 @@ def evaluate(
         InputError: an unknown task, or a data folder that does not exist.
     """
     check_tasks(tasks)
-    if words is not None and words < 1:
-        raise InputError(f"words is {words}; give a number above 0, or None for whole documents")
+    check_words(tasks, words)
     folder = data_folder(data)
     embedder = model if isinstance(model, Embedder) else load(model, **options)
     results = []

@@ -67,12 +67,7 @@ class EndpointGenerator:
         )
         self.base_url, self.model = base_url, model
         self.concurrency, self.retries, self.wait = concurrency, retries, wait
-        self._name = name or f"endpoint:{base_url.rstrip('/')}#{model}"
-
-    @property
-    def name(self) -> str:
-        """Address and model, unless another name was given."""
-        return self._name
+        self.name = name or f"endpoint:{base_url.rstrip('/')}#{model}"
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]

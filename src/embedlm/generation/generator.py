@@ -54,12 +54,7 @@ class FunctionGenerator:
                 f"generator {name!r} has no name to cache its answers under; define the function "
                 "at the top of a module, or give an object with name and generate()"
             )
-        self._name = f"function:{function.__module__}.{name}"
-
-    @property
-    def name(self) -> str:
-        """The function's module and name."""
-        return self._name
+        self.name = f"function:{function.__module__}.{name}"
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]

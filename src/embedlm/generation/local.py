@@ -19,6 +19,7 @@ from embedlm.backbone import Backbone, load_backbone
 from embedlm.errors import GenerationError, UnsupportedError
 from embedlm.generation.generator import Chat, Sampling
 from embedlm.prompt.chat import render_chat
+from embedlm.prompt.control import ControlTokens
 from embedlm.schema.recipe import Backbone as BackboneRecipe
 
 __all__ = [
@@ -62,15 +63,11 @@ class LocalGenerator:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._name = name
+        self.control = ControlTokens(tokenizer)
+        self.name = name
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.templated = bool(getattr(tokenizer, "chat_template", None))
         self._accepts = set(inspect.signature(model.forward).parameters)
-
-    @property
-    def name(self) -> str:
-        """The model's identity."""
-        return self._name
 
     @classmethod
     def load(cls, source: str) -> LocalGenerator:
@@ -96,6 +93,12 @@ class LocalGenerator:
         turns = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in chat]
         return "\n".join([*turns, "Assistant:"])
 
+    def ids(self, chat: Chat) -> list[int]:
+        """Return the ids of a chat; a control token that a turn spells is read as text."""
+        contents = [turn["content"] for turn in chat]
+        turns = [{**turn, "content": self.control.hidden(turn["content"])} for turn in chat]
+        return self.control.ids(self.prompt(turns), contents, special=not self.templated)
+
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
@@ -104,8 +107,7 @@ class LocalGenerator:
         window = getattr(config, "max_position_embeddings", None) or 1 << 30
         jobs: list[tuple[list[int], int]] = []
         for chat, seed in zip(chats, seeds, strict=True):
-            prompt = self.prompt(chat)
-            row = self.tokenizer(prompt, add_special_tokens=not self.templated)["input_ids"]
+            row = self.ids(chat)
             size = len(row) + sampling.max_new_tokens
             if jobs and self._full([*jobs, (row, seed)], sampling.max_new_tokens):
                 yield from self._run(jobs, sampling)
@@ -208,12 +210,7 @@ class StoredGenerator:
     def __init__(self, source: str, name: str) -> None:
         self.source = source
         self.loaded: LocalGenerator | None = None
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """The model's identity."""
-        return self._name
+        self.name = name
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
@@ -229,19 +226,14 @@ class OwnGenerator:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._name = model_name(str(backbone.name))
-
-    @property
-    def name(self) -> str:
-        """The model's identity."""
-        return self._name
+        self.name = model_name(str(backbone.name))
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
         """Yield the answer to each chat."""
         network = self.backbone.language_model()
-        writer = LocalGenerator(network, self.backbone.tokenizer, self._name)
+        writer = LocalGenerator(network, self.backbone.tokenizer, self.name)
         yield from writer.generate(chats, sampling, seeds)
 
 

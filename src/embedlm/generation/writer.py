@@ -142,15 +142,16 @@ class Writer:
         self, writer: LocalGenerator, prompt: str, document: ReadDocument | None
     ) -> tuple[list[int], Any, int]:
         """Return the ids to continue, and the cache before them with its length."""
+        control = writer.control
+        hidden = control.hidden(prompt)
         if document is not None:
-            text = self.after.replace("{prompt}", prompt)
-            ids = writer.tokenizer(text, add_special_tokens=False)["input_ids"]
+            text = self.after.replace("{prompt}", hidden)
+            ids = control.ids(text, [prompt], special=False)
             return ids, copy.deepcopy(document.cache), document.tokens
         if self.template is None and writer.templated:
-            text = writer.prompt([{"role": "user", "content": prompt}])
-            return writer.tokenizer(text, add_special_tokens=False)["input_ids"], None, 0
-        text = (self.template or CHAT).replace("{prompt}", prompt)
-        return writer.tokenizer(text)["input_ids"], None, 0
+            return writer.ids([{"role": "user", "content": prompt}]), None, 0
+        text = (self.template or CHAT).replace("{prompt}", hidden)
+        return control.ids(text, [prompt], special=True), None, 0
 
 
 def _run_with_cache(

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from embedlm.errors import JobError
 from embedlm.jobs.atomic import TEMPORARY, disk_errors, write_file, write_text
+from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.jobs.lock import locked
 from embedlm.jobs.manifest import change_of
@@ -69,7 +70,8 @@ class Job:
                 stack.enter_context(locked(job.folder / _LOCK))
                 job._begin(manifest, restart)
             try:
-                yield job
+                with keeping(job.started):
+                    yield job
             except BaseException:
                 if not job.started():
                     job.remove()

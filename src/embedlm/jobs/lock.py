@@ -32,10 +32,10 @@ def _taken(path: Path) -> BinaryIO | None:
     try:
         import fcntl
     except ImportError:
-        path.parent.mkdir(exist_ok=True)
+        _make(path.parent)
         return None
     while True:
-        path.parent.mkdir(exist_ok=True)
+        _make(path.parent)
         try:
             handle = path.open("a+b")
         except FileNotFoundError:  # another process has just finished and removed the folder
@@ -53,3 +53,13 @@ def _taken(path: Path) -> BinaryIO | None:
         if path.exists() and os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
             return handle
         handle.close()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise JobError(
+            f"the folder {folder}, which keeps an unfinished output, cannot be made: "
+            f"{error.strerror}; choose another output"
+        ) from error

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedlm.errors import JobError
+from embedlm.errors import InputError, JobError
 from embedlm.jobs.atomic import write_file
 
-__all__ = ["Reject", "check_counts", "write_rejects"]
+__all__ = ["Reject", "check_counts", "check_rejects", "write_rejects"]
+
+_FIELDS = {"file", "line", "error", "record"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,33 @@ class Reject:
         """Return it as a line of a rejects file."""
         facts = {"file": self.file, "line": self.line, "error": self.error, "record": self.record}
         return json.dumps(facts, ensure_ascii=False)
+
+
+def check_rejects(path: Path) -> None:
+    """Refuse a rejects file that is there already and holds something else than rejects.
+
+    Raises:
+        InputError: the file would be overwritten, and no job has written it.
+    """
+    if not path.exists():
+        return
+    ours = path.is_file()  # reading from anything else could wait for ever
+    if ours:
+        with path.open("rb") as handle:
+            ours = all(map(_is_reject, handle))
+    if not ours:
+        raise InputError(
+            f"the rejects file {str(path)!r} is there already and holds something else than "
+            "rejects, which would be overwritten; give another name"
+        )
+
+
+def _is_reject(line: bytes) -> bool:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and set(fields) == _FIELDS
 
 
 def write_rejects(path: Path, lines: Iterable[bytes]) -> None:

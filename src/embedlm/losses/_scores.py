@@ -98,6 +98,18 @@ def own_columns(x_BM: Tensor) -> Tensor:
     return x_BM.view(len(x_BM), len(x_BM), -1)[rows, rows]
 
 
+def equal_queries(equal_queries_BB: Tensor | None, rows: int) -> Tensor | None:
+    """Return the mask of queries that are no negatives of each other.
+
+    Raises:
+        InputError: the mask does not have the shape (rows, rows).
+    """
+    if equal_queries_BB is None:
+        return None
+    shaped("equal_queries_BB", equal_queries_BB, (rows, rows))
+    return equal_queries_BB.bool()
+
+
 def false_negatives(positives_BM: Tensor | None, rows: int, columns: int) -> Tensor | None:
     """Return the mask of the positives that must not count as negatives, f_BM.
 

@@ -19,6 +19,7 @@ from embedlm.errors import InputError
 from embedlm.losses._scores import (
     Similarity,
     choice,
+    equal_queries,
     false_negatives,
     group_size,
     own,
@@ -26,7 +27,6 @@ from embedlm.losses._scores import (
     positive,
     prepared,
     product,
-    shaped,
     without,
 )
 
@@ -76,8 +76,7 @@ def info_nce(
     """
     group = group_size(q_BD, d_MD, at_least=2 if own_group_only else 1)
     positive(temperature=temperature)
-    directions = tuple(dict.fromkeys(directions))
-    _check(directions, partition, hardness, hardness_strength, own_group_only)
+    directions = _checked(directions, partition, hardness, hardness_strength, own_group_only)
     q_BD, d_MD = prepared(q_BD, similarity), prepared(d_MD, similarity)
     how = _Options(
         group,
@@ -89,13 +88,9 @@ def info_nce(
         hardness_strength,
         false_negative_margin,
         false_negatives(positives_BM, len(q_BD), len(d_MD)),
-        _equal_queries(equal_queries_BB, len(q_BD)),
+        equal_queries(equal_queries_BB, len(q_BD)),
     )
-    parts = [
-        _summed_in_block(how, q_BD, d_MD, start, min(start + ROWS, len(q_BD)))
-        for start in range(0, len(q_BD), ROWS)
-    ]
-    return torch.stack(parts).sum() / len(q_BD)
+    return _summed(how, q_BD, d_MD) / len(q_BD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +110,13 @@ class _Options:
     equal_queries_BB: Tensor | None
 
 
-def _equal_queries(equal_queries_BB: Tensor | None, rows: int) -> Tensor | None:
-    if equal_queries_BB is not None:
-        shaped("equal_queries_BB", equal_queries_BB, (rows, rows))
-        equal_queries_BB = equal_queries_BB.bool()
-    return equal_queries_BB
+def _summed(how: _Options, q_BD: Tensor, d_MD: Tensor) -> Tensor:
+    """Return the loss of all queries, summed block by block."""
+    parts = [
+        _summed_in_block(how, q_BD, d_MD, start, min(start + ROWS, len(q_BD)))
+        for start in range(0, len(q_BD), ROWS)
+    ]
+    return torch.stack(parts).sum()
 
 
 def _summed_in_block(how: _Options, q_BD: Tensor, d_MD: Tensor, start: int, stop: int) -> Tensor:
@@ -250,13 +247,15 @@ def _entropy(
     return loss / (1 + len(logits))
 
 
-def _check(
-    directions: Sequence[str],
+def _checked(
+    directions: Sequence[Direction],
     partition: str,
     hardness: str | None,
     hardness_strength: float,
     own_group_only: bool,
-) -> None:
+) -> tuple[Direction, ...]:
+    """Return the directions, each once; refuse options that do not fit together."""
+    directions = tuple(dict.fromkeys(directions))
     for name in directions:
         choice("a direction", name, _ALL)
     choice("partition", partition, get_args(Partition))
@@ -275,3 +274,4 @@ def _check(
             f"hardness is {hardness!r} with strength {hardness_strength}; "
             "give both, the strength above 0, or neither"
         )
+    return directions

@@ -14,12 +14,12 @@ from torch.nn import functional
 from embedlm.errors import InputError
 from embedlm.losses._scores import (
     choice,
+    equal_queries,
     false_negatives,
     group_size,
     positive,
     prepared,
     product,
-    shaped,
     targets,
     without,
 )
@@ -53,12 +53,7 @@ def gist(
     Raises:
         InputError: for shapes or options that do not fit.
     """
-    group = group_size(q_BD, d_MD)
-    if group_size(guide_q_BE, guide_d_ME) != group or len(guide_q_BE) != len(q_BD):
-        raise InputError(
-            f"the guide has {len(guide_q_BE)} queries and {len(guide_d_ME)} documents, the model "
-            f"{len(q_BD)} and {len(d_MD)}; embed the same texts with both"
-        )
+    group = _checked_group(q_BD, d_MD, guide_q_BE, guide_d_ME)
     positive(temperature=temperature)
     choice("margin_strategy", margin_strategy, get_args(Margin))
     q, d, guide_q, guide_d = (
@@ -68,18 +63,14 @@ def gist(
     itself = torch.eye(len(q), dtype=torch.bool, device=q.device)
     index_B1 = targets(len(q), group, q.device)[:, None]
     guide_BM = product(guide_q, guide_d)
-    near_B1 = guide_BM.gather(1, index_B1)
-    limit_B1 = near_B1 - (margin if margin_strategy == "absolute" else near_B1.abs() * margin)
+    limit_B1 = _limit(guide_BM.gather(1, index_B1), margin, margin_strategy)
     keep = torch.zeros_like(guide_BM, dtype=torch.bool).scatter(1, index_B1, True)
     s_BM = product(q, d).masked_fill((guide_BM > limit_B1) & ~keep, -torch.inf)
     dropped_BM = false_negatives(positives_BM, len(q), len(d))
     blocks = [without(s_BM, dropped_BM)]
-    if equal_queries_BB is not None:
-        shaped("equal_queries_BB", equal_queries_BB, (len(q), len(q)))
-        equal_queries_BB = equal_queries_BB.bool()
     positives_BB = None if dropped_BM is None else dropped_BM[:, ::group]
     sides = (
-        (contrast_queries, q, guide_q, equal_queries_BB),
+        (contrast_queries, q, guide_q, equal_queries(equal_queries_BB, len(q))),
         (contrast_positives, p, guide_p, positives_BB),
     )
     for contrasted, x, guide, known_BB in sides:
@@ -88,3 +79,19 @@ def gist(
             blocks.append(without(without(product(x, x), dropped), known_BB))
     logits = torch.cat(blocks, dim=1) / temperature
     return functional.cross_entropy(logits, index_B1[:, 0])
+
+
+def _limit(near_B1: Tensor, margin: float, strategy: Margin) -> Tensor:
+    """Return the guide's score above which a candidate is dropped, from that of the positive."""
+    return near_B1 - (margin if strategy == "absolute" else near_B1.abs() * margin)
+
+
+def _checked_group(q_BD: Tensor, d_MD: Tensor, guide_q_BE: Tensor, guide_d_ME: Tensor) -> int:
+    """Return the documents of a query, which must be as many for the guide as for the model."""
+    group = group_size(q_BD, d_MD)
+    if group_size(guide_q_BE, guide_d_ME) != group or len(guide_q_BE) != len(q_BD):
+        raise InputError(
+            f"the guide has {len(guide_q_BE)} queries and {len(guide_d_ME)} documents, the model "
+            f"{len(q_BD)} and {len(d_MD)}; embed the same texts with both"
+        )
+    return group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,24 +49,35 @@ def render_chat(turns: Sequence[Turn], tokenizer: Any) -> str:
     Raises:
         TemplateError: the chat template cannot render these turns.
     """
-    if turns[0]["role"] == "system":
-        try:
-            rendered = _applied(turns, tokenizer)
-        except TemplateError:
-            return _applied(_without_system(turns), tokenizer)
-        if turns[0]["content"].strip() in rendered:
-            return rendered
-        turns = _without_system(turns)
-    return _applied(turns, tokenizer)
+    if turns[0]["role"] != "system":
+        return _applied(turns, tokenizer)
+    try:
+        rendered = _applied(turns, tokenizer)
+    except TemplateError:
+        return _applied(_without_system(turns), tokenizer)
+    if _keeps_system(turns, rendered):
+        return rendered
+    return _applied(_without_system(turns), tokenizer)
+
+
+def _leading_system(turns: Sequence[Turn]) -> list[Turn]:
+    return list(itertools.takewhile(lambda turn: turn["role"] == "system", turns))
+
+
+def _keeps_system(turns: Sequence[Turn], rendered: str) -> bool:
+    """Tell whether the system's text stands in a chat, beside where another turn has it too."""
+    texts = {turn["content"].strip() for turn in _leading_system(turns)} - {""}
+    counts = {text: sum(turn["content"].count(text) for turn in turns) for text in texts}
+    return all(rendered.count(text) >= count for text, count in counts.items())
 
 
 def _without_system(turns: Sequence[Turn]) -> list[Turn]:
     """Return the turns with the system's text at the head of the user's turn."""
-    system, *rest = turns
+    system = _leading_system(turns)
+    head, rest = [turn["content"] for turn in system], list(turns[len(system) :])
     if rest and rest[0]["role"] == "user":
-        content = f"{system['content']}\n\n{rest[0]['content']}"
-        return [{"role": "user", "content": content}, *rest[1:]]
-    return [{"role": "user", "content": system["content"]}, *rest]
+        head.append(rest.pop(0)["content"])
+    return [{"role": "user", "content": "\n\n".join(head)}, *rest]
 
 
 def _applied(turns: Sequence[Turn], tokenizer: Any) -> str:

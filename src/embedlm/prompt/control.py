@@ -12,22 +12,43 @@ import json
 import re
 import secrets
 import unicodedata
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from embedlm.errors import UnsupportedError
+from embedlm.prompt.special import tokenizer_errors
+
 __all__ = ["ControlTokens"]
+
+# Some files do not mark these as special. Other unmarked tokens are words: tags, runs of spaces.
+_LOOKS_LIKE_CONTROL = re.compile(r"<\|.+\|>|</?(image|video|audio)>")
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer: those that are marked as special."""
+    """The control tokens of a tokenizer: those marked as special, and others that look like it."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take a fast tokenizer of transformers."""
+        """Take a fast tokenizer of transformers.
+
+        Raises:
+            UnsupportedError: it is a slow one.
+        """
+        if not getattr(tokenizer, "is_fast", False):
+            raise UnsupportedError(
+                f"{type(tokenizer).__name__} has no fast implementation (tokenizer.json); "
+                "convert it with transformers first"
+            )
+        self._tokenizer = tokenizer
         self._core = tokenizer.backend_tokenizer
         added = self._core.get_added_tokens_decoder().items()
-        contents = {token.content: index for index, token in added if token.special}
+        contents = {
+            token.content: index
+            for index, token in added
+            if token.special or _LOOKS_LIKE_CONTROL.fullmatch(token.content)
+        }
         for token, index in zip(
             tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True
         ):
@@ -36,6 +57,8 @@ class ControlTokens:
         self._ids = {word: i for word, i in contents.items() if len(word) > 1 and word.strip()}
         self._nonce = secrets.token_hex(12)
         self._words = {self._name(index): word for word, index in self._ids.items()}
+        self._cover = secrets.token_hex(12)
+        self._covered = {f"{self._cover}{index:08d}": word for word, index in self._ids.items()}
         self._pattern = _any_of(self._ids)
         self._marks = _look_alikes({word[0] for word in self._ids})
 
@@ -63,6 +86,32 @@ class ControlTokens:
         """Return a text with the control tokens under their own names."""
         return re.sub(rf"{self._nonce}\d{{8}}", lambda match: self._words[match.group()], text)
 
+    def hidden(self, text: str) -> str:
+        """Return a text whose control tokens are out of the way of `renamed`; see `revealed`."""
+        return self._pattern.sub(lambda found: f"{self._cover}{self._ids[found.group()]:08d}", text)
+
+    def revealed(self, text: str) -> str:
+        """Return a text with what `hidden` took out of the way."""
+        return re.sub(rf"{self._cover}\d{{8}}", lambda found: self._covered[found.group()], text)
+
+    @tokenizer_errors()
+    def ids(self, template: str, values: Sequence[str], *, special: bool) -> list[int]:
+        """Return the ids of a filled template; its own control tokens alone are read as such.
+
+        Args:
+            template: filled with `hidden` values.
+            values: what fills it, as it was given.
+            special: whether the tokenizer adds its own special tokens.
+
+        Raises:
+            ModelError: the tokenizer cannot tokenise.
+        """
+        if not any(map(self.find, values)):
+            string = self.revealed(template)
+            return list(self._tokenizer(string, add_special_tokens=special)["input_ids"])
+        string = self.revealed(self.renamed(template))
+        return list(self.core.encode(string, add_special_tokens=special).ids)
+
     @cached_property
     def core(self) -> Tokenizer:
         """The tokenizer's backend, which knows the control tokens by their other names alone."""
@@ -78,8 +127,13 @@ class ControlTokens:
         if model.get("unk_token") is not None:
             model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
         if "merges" in model:
-            model["merges"] = [pair for pair in model["merges"] if _joined(pair) not in names]
-        return Tokenizer.from_str(json.dumps(state))
+            model["merges"] = [
+                pair for pair in model["merges"] if names.keys().isdisjoint(_parts(pair))
+            ]
+        core = Tokenizer.from_str(json.dumps(state))
+        core.no_truncation()
+        core.no_padding()
+        return core
 
 
 def _any_of(words: Any) -> re.Pattern[str]:
@@ -97,6 +151,7 @@ def _look_alikes(characters: set[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _joined(pair: Any) -> str:
-    """Return the token that a merge makes; old files write both parts as one string."""
-    return "".join(pair) if isinstance(pair, list) else str(pair).replace(" ", "", 1)
+def _parts(pair: Any) -> tuple[str, str, str]:
+    """Return a merge's two parts and what it makes; old files write both parts as one string."""
+    left, right = pair if isinstance(pair, list) else str(pair).split(" ", 1)
+    return left, right, left + right

@@ -56,12 +56,10 @@ class Renderer:
             boundary: the recipe's `pooling.boundary`.
             limit: tokens that the model asks for, unless the recipe or the call says otherwise.
             positions: tokens that the model cannot exceed (a learned table ends there).
+
+        Raises:
+            UnsupportedError: the tokenizer is a slow one.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise UnsupportedError(
-                f"{type(tokenizer).__name__} has no fast implementation (tokenizer.json); "
-                "convert it with transformers first"
-            )
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.boundary = boundary

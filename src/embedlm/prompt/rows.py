@@ -21,8 +21,8 @@ from embedlm.prompt.segments import (
     Segments,
     count_boundary,
     mark,
+    of_template,
     segment_of,
-    straddling,
 )
 from embedlm.prompt.special import adds_eos, tokenizer_errors
 from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
@@ -156,7 +156,7 @@ class RowTokenizer:
             if offsets or cut:
                 marks = self._marked(body, encoding, tail, eos, special)
             if cut:
-                stays = np.append(straddling(body.pieces, encoding), np.zeros(len(tail), bool))
+                stays = np.append(of_template(body.pieces, encoding), np.ones(len(tail), bool))
                 ids, marks, shortened = self._cut_joined(ids, marks, limit, stays)
                 if shortened and self.prompt.truncate == "turn":
                     rest = self._written_out(body, ids, marks)

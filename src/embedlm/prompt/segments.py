@@ -10,7 +10,7 @@ import numpy.typing as npt
 from embedlm.schema.recipe import SEGMENTS, Boundary
 from embedlm.schema.template import Piece
 
-__all__ = ["SEGMENT_ID", "Segments", "count_boundary", "mark", "segment_of", "straddling"]
+__all__ = ["SEGMENT_ID", "Segments", "count_boundary", "mark", "of_template", "segment_of"]
 
 Indices = npt.NDArray[np.int64]
 Segments = npt.NDArray[np.uint8]
@@ -39,10 +39,14 @@ def _pieces_of(row: list[Piece], encoding: Any) -> tuple[Indices, Indices]:
     return first, np.clip(np.maximum(last, first), 0, len(row) - 1)
 
 
-def straddling(row: list[Piece], encoding: Any) -> npt.NDArray[np.bool_]:
-    """Tell for each token of the joined pieces whether it has characters of several pieces."""
+def of_template(row: list[Piece], encoding: Any) -> npt.NDArray[np.bool_]:
+    """Tell for each token of the joined pieces whether it has characters of the template.
+
+    A token that lies in two copies of the text counts as one: what separates them stays.
+    """
     first, last = _pieces_of(row, encoding)
-    return np.asarray(last > first)
+    is_text = np.array([piece.kind in ("text", "repeat") for piece in row])
+    return np.asarray((last > first) | ~is_text[first])
 
 
 def mark(row: list[Piece], encoding: Any) -> Segments:

@@ -24,8 +24,8 @@ def tokenizer_errors() -> Iterator[None]:
     """Turn what the tokenizers library raises, which has no type of its own, into ModelErrors."""
     try:
         yield
-    except Exception as error:
-        if type(error) is not Exception:
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(
             f"the model's tokenizer cannot tokenise a text: {error}. Its tokenizer.json is "

@@ -32,7 +32,7 @@ def cut_ids(
         marks: the segment of each token.
         limit: in tokens; what it counts depends on the rule.
         rule: the recipe's `prompt.truncate`.
-        stays: tokens of the text that must stay, because the template has a part in them.
+        stays: tokens that must stay, because the template has a part in them.
     """
     if rule == "end":
         kept = np.arange(len(ids)) < limit

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
-from embedlm.data.forms import FORMS, SUFFIXES, file_form
+from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.data.lines import paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
+from embedlm.jobs.names import check_name
 
 __all__ = ["Passage", "read_passages"]
 
@@ -36,7 +37,7 @@ class Passage:
 def read_passages(
     path: str | Path,
     *,
-    split: str = "paragraph",
+    split: str | None = None,
     text_field: str = "text",
     quoting: bool | None = None,
     longest: int = LONGEST,
@@ -50,32 +51,37 @@ def read_passages(
 
     Args:
         path: the file or folder.
-        split: "paragraph" or "line"; where prose is cut.
+        split: "paragraph" or "line"; where prose is cut. None: at paragraphs.
         text_field: field or column with the text.
         quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
         longest: characters of a passage of prose.
 
     Raises:
-        InputError: nothing is there, or nothing with text in it.
+        InputError: nothing is there, or nothing with text in it; or an option that no file can
+            use.
         RecordError: text that is not UTF-8, or another bad record, with file and line.
     """
-    if split not in SPLITS:
+    if split is not None and split not in SPLITS:
         raise InputError(f"split {split!r} is not known; allowed: {', '.join(SPLITS)}")
     if longest < 1:
         raise InputError(f"longest is {longest}; give a number of characters above 0")
+    files = _files(path)
+    forms = [file_form(Path(file))[0] or "txt" for file in files]
+    check_used(str(path), forms, split=split, text_field=text_field, quoting=quoting)
     passages: list[Passage] = []
-    for file in _files(path):
-        form, _ = file_form(Path(file))
-        if form is None or FORMS[form].bare:
-            passages += _prose(file, split, longest)
+    for file, form in zip(files, forms, strict=True):
+        if FORMS[form].bare:
+            passages += _prose(file, split or "paragraph", longest)
         else:
-            passages += _records(file, text_field, quoting)
+            quoted = None if FORMS[form].quoting is None else quoting
+            passages += _records(file, text_field, quoted)
     if not passages:
         raise InputError(f"{str(path)!r} holds no text to search; give a file or folder with some")
     return passages
 
 
 def _files(path: str | Path) -> list[str]:
+    check_name(path, "input")
     root = existing(Path(path))
     if str(path) == "-" or (root is not None and not root.is_dir()):
         return [str(path if root is None else root)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedlm.errors import InputError, JobError
+from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import append_json, read_log
 from embedlm.jobs.manifest import difference
 
@@ -62,8 +63,6 @@ def search_demonstrations(
         InputError: a recipe without demonstrations, or fewer than two dev pairs.
         JobError: a log of another search.
     """
-    from embedlm.evaluation.metrics import spearman
-
     if model.recipe.prompt.demonstration is None:
         raise InputError(
             f"recipe {model.recipe.name!r} takes no demonstrations; use prompteol-icl, or give the "
@@ -72,22 +71,35 @@ def search_demonstrations(
     if len(dev) < 2:
         raise InputError(f"the dev set has {len(dev)} pairs; give at least 2")
     pool = list(default_candidates() if candidates is None else candidates)[:limit]
-    texts = [text for first, second, _ in dev for text in (first, second)]
-    gold = [score for *_, score in dev]
     manifest = {"model": model.name, "recipe": model.recipe.name, "pairs": len(dev)}
     known = _read_log(log, manifest)
-    for shot in [{"query": "", "response": ""}, *pool]:
-        key = (str(shot.get("query", "")), str(shot.get("response", "")))
-        if key not in known:
-            shown = [dict(shot)] if any(key) else []
-            vectors = model.encode(texts, demonstrations=shown, heads=["dense"])
-            scores = model.similarity_pairwise(vectors[::2], vectors[1::2])
-            known[key] = ScoredDemonstration(*key, spearman(scores, gold))
-            if log is not None:
-                append_json(log, asdict(known[key]))
-        progress(1)
-    keys = {("", ""), *((str(s.get("query", "")), str(s.get("response", ""))) for s in pool)}
+    with keeping(lambda: log is not None and bool(known)):
+        for shot in [{"query": "", "response": ""}, *pool]:
+            key = _key(shot)
+            if key not in known:
+                known[key] = ScoredDemonstration(*key, _score(model, dev, shot))
+                if log is not None:
+                    append_json(log, asdict(known[key]))
+            progress(1)
+    keys = {("", ""), *map(_key, pool)}
     return sorted((known[key] for key in keys), key=lambda scored: (-scored.score, scored.query))
+
+
+def _key(shot: Mapping[str, str]) -> tuple[str, str]:
+    return str(shot.get("query", "")), str(shot.get("response", ""))
+
+
+def _score(
+    model: Embedder, dev: Sequence[tuple[str, str, float]], shot: Mapping[str, str]
+) -> float:
+    """Return the correlation on the dev set with a demonstration, or with none if it is empty."""
+    from embedlm.evaluation.metrics import spearman
+
+    texts = [text for first, second, _ in dev for text in (first, second)]
+    shown = [dict(shot)] if any(_key(shot)) else []
+    vectors = model.encode(texts, demonstrations=shown, heads=["dense"])
+    scores = model.similarity_pairwise(vectors[::2], vectors[1::2])
+    return spearman(scores, [score for *_, score in dev])
 
 
 def _read_log(
@@ -100,7 +112,13 @@ def _read_log(
         append_json(log, manifest)
         return {}
     lines = read_log(log)
-    change = difference(next(lines, {}), manifest)
+    first = next(lines, {})
+    if first.keys() != manifest.keys():
+        raise InputError(
+            f"the log {str(log)!r} is there already and holds something else than the scores of a "
+            "search, which it would be mixed with; give another file"
+        )
+    change = difference(first, manifest)
     if change:
         raise JobError(
             f"{log} is the log of another search: {change}. Give another file, or remove it to "

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from embedlm.errors import InputError, ModelError, require
 from embedlm.loader import load
 
-__all__ = ["Runtime", "open_runtime"]
+__all__ = ["Runtime", "is_foreign", "open_runtime"]
 
 Vectors = npt.NDArray[np.float32]
 _PEER = "st:"
+_ADDRESS = ("http://", "https://")
 _BATCH = 64
 
 
@@ -38,6 +39,11 @@ class Runtime:
             vectors = self.model.encode(list(texts), role=self.role, heads=["dense"])
         else:
             named = {"prompt_name": self.role} if self.role in (self.model.prompts or {}) else {}
+            if self.role not in (None, "query", "document", *named.values()):
+                raise InputError(
+                    f"{self.name!r} has no prompt named {self.role!r}; allowed: "
+                    f"{', '.join(self.model.prompts) or 'no role at all'}"
+                )
             vectors = self.model.encode(list(texts), show_progress_bar=False, **named)
         return np.asarray(vectors, dtype=np.float32)
 
@@ -75,6 +81,11 @@ class Runtime:
         return str(self.model.tokenizer.decode(list(ids)))
 
 
+def is_foreign(spec: str) -> bool:
+    """Tell whether another library, or a server, runs the model that a spec names."""
+    return spec.startswith((*_ADDRESS, _PEER))
+
+
 def open_runtime(
     spec: str, recipe: Any = None, *, role: str | None = None, dtype: str = "auto"
 ) -> Runtime:
@@ -88,10 +99,16 @@ def open_runtime(
         dtype: the dtype, where EmbedLM runs the model.
 
     Raises:
+        InputError: a recipe, where another library runs the model.
         ModelError: the model cannot be opened.
         MissingExtraError: the runtime's library is not installed.
     """
-    if spec.startswith(("http://", "https://")):
+    if recipe is not None and is_foreign(spec):
+        raise InputError(
+            f"the recipe {recipe!r} was given for {spec!r}, which EmbedLM does not run; leave "
+            "the recipe out"
+        )
+    if spec.startswith(_ADDRESS):
         address, _, name = spec.partition("#")
         if not name:
             raise InputError(f"{spec!r} names no model; write http://host:port/v1#model")

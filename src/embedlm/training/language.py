@@ -87,21 +87,14 @@ def backward_language(
     rows = _rows(backbone, texts, loss, max_length, probability, rng)
     count = sum(len(row.positions) for row in rows)
     packs = list(plan([row.ids for row in rows], budget, share=False)) if count else []
-    device = backbone.device
     # The next token would be seen in both directions (GritLM's generative part is causal).
     causal = True if loss.kind == "ntp" else None
-    total = torch.zeros((), device=device)
+    total = torch.zeros((), device=backbone.device)
     every = sum_over_processes(count)  # over all processes, whose gradients are added up
     for pack in packs:
         chosen = [rows[item] for item in pack.items.tolist()]
         h_TD = backbone.run([row.ids for row in chosen], causal=causal)
-        starts = np.cumsum([0, *(len(row.ids) for row in chosen)])
-        indices = [
-            int(s) + p for s, row in zip(starts, chosen, strict=False) for p in row.positions
-        ]
-        targets_N = torch.tensor([token for row in chosen for token in row.targets], device=device)
-        h_ND = h_TD[torch.tensor(indices, device=device)]
-        part = cross_entropy(backbone, h_ND, targets_N)
+        part = _pack_loss(backbone, h_TD, chosen)
         shards = process_count() if backbone.sharded else 1  # FSDP averages their gradients
         (part * (shards * scale / every)).backward()
         total += part.detach() / count
@@ -109,6 +102,16 @@ def backward_language(
         for _ in range(max_over_processes(len(packs)) - len(packs)):
             (backbone.run([[0]]).sum() * 0).backward()
     return total
+
+
+def _pack_loss(backbone: Backbone, h_TD: Tensor, rows: Sequence[_MaskedText]) -> Tensor:
+    """Return the sum over the predicted tokens of a pack of -log p(token | state)."""
+    starts = np.cumsum([0, *(len(row.ids) for row in rows)])
+    indices = [int(s) + p for s, row in zip(starts, rows, strict=False) for p in row.positions]
+    targets = [token for row in rows for token in row.targets]
+    device = backbone.device
+    h_ND = h_TD[torch.tensor(indices, device=device)]
+    return cross_entropy(backbone, h_ND, torch.tensor(targets, device=device))
 
 
 def cross_entropy(backbone: Backbone, h_ND: Tensor, targets_N: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,42 +77,83 @@ def run_steps(
     optimizer = _optimizer(stage, parameters)
     _check_memory(stage, parameters, stepper.model.backbone.device)
     progress = checkpoints.load(parameters, optimizer) or StageProgress()
-    if progress.step:
-        on_event("resume", {"step": progress.step, "of": steps})
-    if batches.hardness is not None:
-        batches.hardness.restore(progress.negatives)
-    batches.skip(progress.step * stage.batching.accumulate)
-    ended = every.patience is not None and progress.stale >= every.patience
-    if dev is not None and not progress.history:
-        _evaluate(stepper, dev, progress, on_event)
-        checkpoints.save(progress, parameters, optimizer)
-    start = time.perf_counter()
-    while progress.step < steps and not ended:
-        modules.train()
-        rate = learning_rate(stage.optimizer, progress.step, steps)
-        values = _step(stepper, batches, optimizer, parameters, rate, progress, checkpoints)
-        progress.step += 1
-        if progress.step % every.log == 0 or progress.step == steps:
-            spent = time.perf_counter() - start
-            on_event(
-                "step", {"step": progress.step, "of": steps, "rate": rate, **values, "s": spent}
-            )
-        last, better = progress.step == steps, False
-        if dev is not None and (last or _due(progress.step, every.evaluate)):
-            modules.eval()
-            better = _evaluate(stepper, dev, progress, on_event)
-            ended = every.patience is not None and progress.stale >= every.patience
-        due = better or last or ended or _due(progress.step, every.checkpoint)
-        if due:
-            if batches.hardness is not None:
-                progress.negatives = batches.hardness.state()
-            checkpoints.save(progress, parameters, optimizer)
+    loop = _Loop(
+        stepper, batches, checkpoints, every, dev, on_event, steps, parameters, optimizer, progress
+    )
+    loop.begin()
+    while progress.step < steps and not loop.ended:
+        loop.step()
     modules.eval()
     wait_for_all()
     best = every.keep == "best" and progress.best_step in checkpoints.steps()
     if best and progress.best_step is not None:
         checkpoints.restore(progress.best_step, parameters)
     return progress
+
+
+@dataclass(slots=True)
+class _Loop:
+    """The state of a stage that is being trained."""
+
+    stepper: Stepper
+    batches: Batches
+    checkpoints: Checkpoints
+    every: Intervals
+    dev: DevSet | None
+    on_event: EventHandler
+    steps: int
+    """Steps of the whole stage."""
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    progress: StageProgress
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stage has gone on for long enough without a better score."""
+        patience = self.every.patience
+        return patience is not None and self.progress.stale >= patience
+
+    def begin(self) -> None:
+        """Go to the step of the checkpoint; score the dev set before the first step of all."""
+        progress, batches = self.progress, self.batches
+        if progress.step:
+            self.on_event("resume", {"step": progress.step, "of": self.steps})
+        if batches.hardness is not None:
+            batches.hardness.restore(progress.negatives)
+        batches.skip(progress.step * self.stepper.stage.batching.accumulate)
+        if self.dev is not None and not progress.history:
+            _evaluate(self.stepper, self.dev, progress, self.on_event)
+            self.checkpoints.save(progress, self.parameters, self.optimizer)
+        self.start = time.perf_counter()
+
+    def step(self) -> None:
+        """Make a step, and log, score and save what is due after it."""
+        progress, modules = self.progress, self.stepper.model.modules()
+        modules.train()
+        rate = learning_rate(self.stepper.stage.optimizer, progress.step, self.steps)
+        values = _step(
+            self.stepper,
+            self.batches,
+            self.optimizer,
+            self.parameters,
+            rate,
+            progress,
+            self.checkpoints,
+        )
+        progress.step += 1
+        last, better = progress.step == self.steps, False
+        if last or progress.step % self.every.log == 0:
+            spent = time.perf_counter() - self.start
+            facts = {"step": progress.step, "of": self.steps, "rate": rate, **values, "s": spent}
+            self.on_event("step", facts)
+        if self.dev is not None and (last or _due(progress.step, self.every.evaluate)):
+            modules.eval()
+            better = _evaluate(self.stepper, self.dev, progress, self.on_event)
+        if better or last or self.ended or _due(progress.step, self.every.checkpoint):
+            if self.batches.hardness is not None:
+                progress.negatives = self.batches.hardness.state()
+            self.checkpoints.save(progress, self.parameters, self.optimizer)
 
 
 def _due(step: int, every: int | None) -> bool:

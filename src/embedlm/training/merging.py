@@ -17,6 +17,7 @@ from torch import nn
 from embedlm.data import read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
+from embedlm.jobs.names import check_name
 from embedlm.loader import load
 from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.trainable import modules_of
@@ -81,6 +82,7 @@ def check_output(models: Sequence[str | Path], output: str | Path) -> None:
     Raises:
         InputError: the folder is, holds or lies in one of the models, or is not empty.
     """
+    check_name(output, "output")
     target = Path(output).resolve()
     for name in models:
         source = Path(name).resolve()

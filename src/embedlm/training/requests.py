@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,22 +37,14 @@ def requests_of(
         rows: the rows that this process embeds.
         rng: generator that draws the examples.
     """
-    queries, data, limit = tuple(row.query for row in rows), stage.data, stage.max_length
-    source = rows[0].source if rows else 0
     if kind == "texts":
-        # SimCSE embeds a text twice, with different dropout.
-        views = 2 if any(loss.kind == "simcse" for loss in stage.objective) else 1
-        adapter = adapter_of(stage, source, None)
-        return [
-            TextRequest(queries, None, max_length=_length(limit, None), adapter=adapter)
-        ] * views
-    documents = tuple(text for row in rows for text in row.documents)
-    sources = [row.source for row in rows for _ in row.documents]
+        return _views(stage, rows)
     query_role, document_role = ("query", "document") if kind == "groups" else (None, None)
-    instructions = [data[row.source].instruction for row in rows]
-    document_instructions = [data[source].document_instruction for source in sources]
-    if kind == "pairs":
-        document_instructions = list(instructions)
+    instructions = [stage.data[row.source].instruction for row in rows]
+    of_documents = instructions
+    if kind == "groups":
+        sources = [row.source for row in rows for _ in row.documents]
+        of_documents = [stage.data[source].document_instruction for source in sources]
     demonstrations = None
     if stage.batching.demonstrations and kind == "groups":
         default = embedder.renderer.instruction("query")
@@ -59,23 +52,28 @@ def requests_of(
             _demonstrations(batch, row, default if text is None else text, stage.batching, rng)
             for row, text in zip(rows, instructions, strict=True)
         )
+    source = rows[0].source if rows else 0
+
+    def request(
+        texts: Iterable[str], role: str | None, given: Sequence[str | None], shots: Any = None
+    ) -> TextRequest:
+        length, adapter = _length(stage.max_length, role), adapter_of(stage, source, role)
+        own = _instructions(embedder, given, role)
+        return TextRequest(tuple(texts), role, own, shots, length, adapter)
+
+    documents = (text for row in rows for text in row.documents)
     return [
-        TextRequest(
-            queries,
-            query_role,
-            _instructions(embedder, instructions, query_role),
-            demonstrations,
-            _length(limit, query_role),
-            adapter_of(stage, source, query_role),
-        ),
-        TextRequest(
-            documents,
-            document_role,
-            _instructions(embedder, document_instructions, document_role),
-            max_length=_length(limit, document_role),
-            adapter=adapter_of(stage, source, document_role),
-        ),
+        request((row.query for row in rows), query_role, instructions, demonstrations),
+        request(documents, document_role, of_documents),
     ]
+
+
+def _views(stage: Stage, rows: Sequence[BatchRow]) -> list[TextRequest]:
+    """Return the request for bare texts: twice for SimCSE, whose views differ by dropout."""
+    texts, source = tuple(row.query for row in rows), rows[0].source if rows else 0
+    views = 2 if any(loss.kind == "simcse" for loss in stage.objective) else 1
+    length, adapter = _length(stage.max_length, None), adapter_of(stage, source, None)
+    return [TextRequest(texts, None, max_length=length, adapter=adapter)] * views
 
 
 def _instructions(

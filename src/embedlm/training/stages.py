@@ -15,8 +15,10 @@ from embedlm.backbone.adapters import apply_adapters
 from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
+from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import write_json
 from embedlm.jobs.lock import locked
+from embedlm.jobs.names import check_name
 from embedlm.loader import load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
@@ -47,6 +49,8 @@ from embedlm.training.trainable import TrainableEmbedder
 
 __all__ = ["train"]
 
+_LOCK = ".lock"
+"""File in every folder that was trained in."""
 PACK = 4096
 """Tokens of a chunk when the stage sets no chunk_tokens."""
 
@@ -85,23 +89,59 @@ def train(
         JobError: training diverged, the folder holds another plan's checkpoints, or another process
             trains in it.
     """
+    check_name(output, "output")
+    located, target = _located(plan, model, scale, device), Path(output)
+    _check_ours(target)
+    sets = [_sets(stage, located, data) for stage in located.plan.stages]
+    dev = _dev_set(located, data)
+    with (
+        processes(device),
+        _only_run(target),
+        tracked(located.plan, target, on_event) as report,
+        keeping(lambda: _any_work(target)),
+    ):
+        _Run(located, data, device, report, dev).run(sets, target, restart=restart)
+    return load(str(target / "model"), device=device)
+
+
+def _located(plan: Any, model: str | None, scale: str | None, device: Any) -> LocatedPlan:
+    """Return a plan with the model and the scale that the caller chose."""
     loaded = load_plan(plan)
     if scale not in (None, "tiny"):
         raise InputError(f"scale {scale!r} is not known; allowed: tiny")
     chosen = tiny(loaded.plan, device) if scale == "tiny" else loaded.plan
     if model is not None:
         chosen = chosen.model_copy(update={"model": model})
-    target, located = Path(output), LocatedPlan(chosen, loaded.folder)
+    return LocatedPlan(chosen, loaded.folder)
+
+
+def _dev_set(located: LocatedPlan, data: str | Path | None) -> DevSet | None:
+    dev = located.plan.dev
+    if dev is None:
+        return None
+    return DevSet.read(find_data(dev.source, located.folder, data), dev.max_records, dev.role)
+
+
+def _check_ours(target: Path) -> None:
+    """Refuse an output folder in which a run would overwrite what no run has written.
+
+    Raises:
+        InputError: a file, or a folder that holds a model or stages and was not trained in.
+    """
     if target.is_file():
         raise InputError(f"{str(target)!r} is a file; give a folder to train in")
-    sets = [_sets(stage, located, data) for stage in chosen.stages]
-    dev = None
-    if chosen.dev is not None:
-        path = find_data(chosen.dev.source, located.folder, data)
-        dev = DevSet.read(path, chosen.dev.max_records, chosen.dev.role)
-    with processes(device), _only_run(target), tracked(chosen, target, on_event) as report:
-        _Run(located, data, device, report, dev).run(sets, target, restart=restart)
-    return load(str(target / "model"), device=device)
+    held = [path.name for path in (target / "model", *target.glob("stage-*")) if path.exists()]
+    if held and not (target / _LOCK).is_file():
+        raise InputError(
+            f"{str(target)!r} holds {held[0]!r}, which no training run has written and which would "
+            "be overwritten; give another folder"
+        )
+
+
+def _any_work(target: Path) -> bool:
+    """Tell whether a run's folder holds a checkpoint or the model of a stage."""
+    kept = (*target.glob("stage-*/checkpoints/step-*"), *target.glob("stage-*/model/config.json"))
+    return bool(kept)
 
 
 @contextmanager
@@ -112,7 +152,7 @@ def _only_run(target: Path) -> Iterator[None]:
         JobError: another run trains in the folder.
     """
     target.mkdir(parents=True, exist_ok=True)
-    with locked(target / ".lock") if process_rank() == 0 else nullcontext():
+    with locked(target / _LOCK) if process_rank() == 0 else nullcontext():
         yield
 
 
