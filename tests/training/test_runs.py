@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -180,6 +181,37 @@ def test_a_checkpoint_of_another_plan_is_refused(tiny_llama, data, tmp_path, mon
     with pytest.raises(JobError, match="another plan"):
         train(other, tmp_path, data=data, device="cpu")
     train(other, tmp_path, data=data, device="cpu", restart=True)
+
+
+@pytest.mark.parametrize("change", ["objective", "rate", "data", "dev", "recipe"])
+def test_a_finished_run_of_another_plan_is_refused(tiny_llama, data, tmp_path, change):
+    mine = shutil.copytree(data, tmp_path / "data")
+    few = {"optimizer": {"steps": 2, "learning_rate": 1e-3}}
+    plan = a_plan(tiny_llama, ("cosent", few), dev={"every": 1})
+    events = []
+    run = {"data": mine, "device": "cpu", "on_event": lambda kind, values: events.append(kind)}
+    train(plan, tmp_path / "out", **run)
+    events.clear()
+    train(plan, tmp_path / "out", **run)
+    assert "resume" in events
+    assert "step" not in events
+    if change == "objective":
+        plan["stages"][0]["objective"] = [{"kind": "angle"}]
+    elif change == "rate":
+        plan["stages"][0]["optimizer"] = {"steps": 2, "learning_rate": 2e-3}
+    elif change == "recipe":
+        plan["recipe"] = "weighted-mean"
+    else:
+        name = "pairs.jsonl"
+        rows = (mine / name).read_text().splitlines()
+        rows[50] = rows[51]
+        if change == "dev":
+            name = "other.jsonl"
+            plan["dev"]["source"] = name
+        (mine / name).write_text("\n".join(rows))
+    with pytest.raises(JobError, match="another plan or from other data"):
+        train(plan, tmp_path / "out", **run)
+    train(plan, tmp_path / "out", restart=True, **run)
 
 
 def stop_at(step, patch):

@@ -16,7 +16,6 @@ from embedlm.data import Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
-from embedlm.jobs.json_files import write_json
 from embedlm.jobs.lock import locked
 from embedlm.jobs.names import check_name
 from embedlm.loader import load, load_to_train
@@ -27,9 +26,10 @@ from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
-from embedlm.training.checkpoint import Checkpoints, StageProgress, trained_parameters
+from embedlm.training.checkpoint import Checkpoints, trained_parameters
 from embedlm.training.dev import DevSet
 from embedlm.training.devices import process_count, process_rank, processes, wait_for_all
+from embedlm.training.finished import is_finished, manifest_of, write_finished
 from embedlm.training.fsdp import check_sharding, put_weights, shard, whole_weights
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Intervals, run_steps, write_log
@@ -163,7 +163,10 @@ def _sets(stage: Stage, source: LocatedPlan, data: str | Path | None) -> list[Re
         InputError: data are missing, or the objective cannot use them.
     """
     if not stage.data:
-        raise InputError(f"stage {stage.name!r} has no data; give at least one source")
+        raise InputError(
+            f"stage {stage.name!r} has no data. A recipe's own tuning names none: write a plan "
+            f"with `recipe: NAME` and `data: {{{stage.name}: [{{source: FILE}}]}}`, see docs/train.md"
+        )
     sets = [
         read_records(find_data(entry.source, source.folder, data), entry.max_records)
         for entry in stage.data
@@ -201,8 +204,10 @@ class _Run:
         recipe = recipe.override(changes) if changes else recipe
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
-            if not (folder / "model" / "config.json").is_file():
-                self.stage(number, records, here, recipe, folder)
+            shards = process_count() if plan.sharding == "full" else 1
+            manifest = manifest_of(plan, number, (here, recipe), records, self.dev, shards)
+            if not is_finished(folder, manifest):
+                self.stage(number, records, (here, recipe), folder, manifest)
             elif process_rank() == 0:
                 self.on_event("resume", {"stage": stage.name, "finished": True})
             here = str(folder / "model")
@@ -212,30 +217,27 @@ class _Run:
         wait_for_all()
 
     def stage(
-        self, number: int, sets: list[Records], here: str, recipe: Recipe, folder: Path
+        self,
+        number: int,
+        sets: list[Records],
+        base: tuple[str, Recipe],
+        folder: Path,
+        manifest: dict[str, Any],
     ) -> None:
-        """Train one stage, starting from the model in `here`, and write its model."""
+        """Train one stage, starting from the model and recipe in `base`, and write its model."""
         plan = self.source.plan
         stage, later = plan.stages[number], plan.stages[number + 1 :]
         folder.mkdir(parents=True, exist_ok=True)
         if process_rank() == 0:
-            self.on_event("stage", {"stage": stage.name, "model": here})
+            self.on_event("stage", {"stage": stage.name, "model": base[0]})
         torch.manual_seed(plan.seed)  # an adapter's first weights are random
-        model = _load_trainable(stage, here, recipe, self.device, later=later)
+        model = _load_trainable(stage, *base, self.device, later=later)
         tuner = set_trainable(model, stage)
         check_learns(model, stage)
         sharded = plan.sharding == "full" and process_count() > 1
         if sharded:
             shard(model)
         batches = Batches(sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives)
-        manifest = {
-            "stage": stage.model_dump(mode="json"),
-            "model": here,
-            "recipe": recipe.model_dump(mode="json"),
-            "seed": plan.seed,
-            "data": _fingerprints(sets),
-            "shards": process_count() if sharded else 1,
-        }
         stepper = self._stepper(stage, model, batches.kind)
 
         def report(kind: str, values: dict[str, Any]) -> None:
@@ -247,9 +249,9 @@ class _Run:
             checkpoints = Checkpoints(folder / "checkpoints", manifest)
             every = _every(plan, stage)
             progress = run_steps(stepper, batches, checkpoints, every, self.dev, report)
-        self._write(model, tuner, number, (here, recipe), folder)
+        self._write(model, tuner, number, base, folder)
         if process_rank() == 0:
-            _write_summary(folder, progress)
+            write_finished(folder, manifest, progress)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         wait_for_all()
 
@@ -314,16 +316,6 @@ class _Run:
         return find_model(str(named[0]), self.source.folder, self.data)
 
 
-def _write_summary(folder: Path, progress: StageProgress) -> None:
-    summary = {
-        "steps": progress.step,
-        "best_step": progress.best_step,
-        "best_score": progress.best_score,
-        "dev": progress.history,
-    }
-    write_json(folder / "summary.json", summary)
-
-
 def _load_trainable(
     stage: Stage, here: str, recipe: Recipe, device: Any, *, later: Sequence[Stage] = ()
 ) -> TrainableEmbedder:
@@ -376,8 +368,3 @@ def _every(plan: Plan, stage: Stage) -> Intervals:
         keep=keep,
         patience=None if dev is None else dev.patience,
     )
-
-
-def _fingerprints(sets: list[Records]) -> list[Any]:
-    """Return what identifies data sets: their names, sizes, and first and last records."""
-    return [[one.name, len(one.items), one.items[0], one.items[-1]] for one in sets]

@@ -1,0 +1,90 @@
+"""What a stage was trained from, and whether a finished stage is of the same plan and data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from embedlm.data import Records
+from embedlm.errors import JobError
+from embedlm.jobs.json_files import write_json
+from embedlm.jobs.manifest import change_of, json_values
+from embedlm.schema.plan import Plan
+from embedlm.schema.recipe import Recipe
+from embedlm.training.checkpoint import StageProgress
+from embedlm.training.dev import DevSet
+
+__all__ = ["is_finished", "manifest_of", "write_finished"]
+
+_MANIFEST = "manifest.json"
+
+
+def manifest_of(
+    plan: Plan,
+    number: int,
+    base: tuple[str, Recipe],
+    sets: list[Records],
+    dev: DevSet | None,
+    shards: int,
+) -> dict[str, Any]:
+    """Return what a stage's weights depend on.
+
+    Args:
+        plan: the run's.
+        number: of the stage.
+        base: the model from which the stage starts, and its recipe.
+        sets: the stage's data.
+        dev: held-out records, by which a stage may end early or choose its best step.
+        shards: processes over which the weights are spread; 1: none.
+    """
+    model, recipe = base
+    return {
+        "stage": plan.stages[number].model_dump(mode="json"),
+        "model": model,
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": plan.seed,
+        "data": [_fingerprint(records) for records in sets],
+        "dev": None if dev is None else [dev.role, *_fingerprint(dev.records)],
+        "shards": shards,
+    }
+
+
+def _fingerprint(records: Records) -> list[Any]:
+    """Return a data set's name, its size, and a hash of its records."""
+    digest = hashlib.sha256()
+    for item in records.items:
+        digest.update(json.dumps(item, sort_keys=True, default=str).encode())
+    return [records.name, len(records.items), digest.hexdigest()[:16]]
+
+
+def write_finished(folder: Path, manifest: dict[str, Any], progress: StageProgress) -> None:
+    """Write how a finished stage went, and what it was trained from."""
+    summary = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "best_score": progress.best_score,
+        "dev": progress.history,
+    }
+    write_json(folder / "summary.json", summary)
+    write_json(folder / _MANIFEST, json_values(manifest))
+
+
+def is_finished(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Tell whether a stage was trained to its end, from the same plan and data.
+
+    Raises:
+        JobError: it was trained from others.
+    """
+    if not (folder / "model" / "config.json").is_file():
+        return False
+    if not (folder / _MANIFEST).is_file():
+        return False  # stopped between the model and the manifest: the checkpoints are still there
+    change = change_of(folder / _MANIFEST, json_values(manifest))
+    if change:
+        raise JobError(
+            f"{folder} was trained by another plan or from other data: {change}. Give another "
+            "output folder, or --restart to start again"
+        )
+    return True
