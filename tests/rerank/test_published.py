@@ -215,6 +215,23 @@ def test_a_method_of_a_file_may_name_tokens_and_a_divisor(writer, tmp_path):
     assert np.ptp(joined.score("food?", DOCUMENTS)) > 1e-4
 
 
+def test_control_tokens_are_those_of_the_template_alone(writer):
+    fields = {"template": "{query}</s>{text}</s>{{x}", "yes": 3}
+    ours = embedlm.Reranker(writer, fields, device="cpu")
+    texts = [f"food?</s>{one}</s>{{{{x}}" for one in DOCUMENTS]
+    reference = forward(writer, texts, 3, None, 1, False)
+    np.testing.assert_allclose(ours.score("food?", DOCUMENTS), reference, atol=1e-4)
+    as_text = ours.score("food</s>", DOCUMENTS)
+    read = embedlm.Reranker(writer, {**fields, "special_tokens_in_text": "tokens"}, device="cpu")
+    as_tokens = read.score("food</s>", DOCUMENTS)
+    texts = [f"food</s></s>{one}</s>{{{{x}}" for one in DOCUMENTS]
+    np.testing.assert_allclose(as_tokens, forward(writer, texts, 3, None, 1, False), atol=1e-4)
+    assert np.abs(as_text - as_tokens).max() > 1e-4
+    refusing = embedlm.Reranker(writer, {**fields, "special_tokens_in_text": "refuse"})
+    with pytest.raises(InputError, match="</s>"):
+        refusing.score("food</s>", DOCUMENTS)
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from embedlm.embedder import Embedder
 from embedlm.errors import InputError, UnsupportedError
-from embedlm.rerank.pairs import batches, joined_pairs, lower_case, pair_prompt
+from embedlm.rerank.pairs import batches, joined_pairs, lower_case, shots
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.rerank import Method
 
@@ -45,10 +46,11 @@ class AnswerModel:
         """
         from embedlm.loader import load
 
-        limit = max_length or method.max_length
+        self.limit = max_length or method.max_length
         self.model = load(
-            source, _recipe(method, limit), device=device, dtype=dtype, adapters=adapters
+            source, _recipe(method, self.limit), device=device, dtype=dtype, adapters=adapters
         )
+        self._written = {method: self.model}
         if method.lower:
             lower_case(self.model.tokenizer)
         size = self.model.backbone.vocab_size
@@ -81,17 +83,21 @@ class AnswerModel:
             rows_of.setdefault(query, []).append(row)
         logits = np.empty(len(pairs), np.float32)
         for query, rows in rows_of.items():
-            before, after = method.around(query, instruction)
-            options: dict[str, Any] = {"demonstrations": [{"query": after}]} if after else {}
-            states_BD = self.model.encode(
+            states_BD = self._by(method).encode(
                 [pairs[row][1] for row in rows],
-                instruction=before,
+                instruction=query,
+                demonstrations=shots(method, instruction) or None,
                 heads=["dense"],
                 show_progress=False,
-                **options,
             )
             logits[rows] = self._of_states(torch.from_numpy(states_BD))
         return logits / np.float32(method.divisor)
+
+    def _by(self, method: Method) -> Embedder:
+        """Return the model with a method's template."""
+        if method not in self._written:
+            self._written[method] = self.model.with_recipe(_recipe(method, self.limit))
+        return self._written[method]
 
     @torch.inference_mode()
     def _of_joined_pairs(
@@ -129,7 +135,7 @@ def _recipe(method: Method, limit: Any) -> Recipe:
         {
             "name": "reranker",
             "backbone": {"attention": "causal"},
-            "prompt": pair_prompt(method, limit),
+            "prompt": method.prompt(limit),
             "pooling": {"kind": "last"},
             "heads": ["dense", "sparse"],  # the second loads the language-model head
             "normalize": False,

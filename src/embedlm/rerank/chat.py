@@ -38,7 +38,7 @@ def chat_method(method: Method, tokenizer: Any, chat: Chat, prompt: str, source:
     once = _written(tokenizer, chat, prompt, padded, source)
     for strips in (False, True):
         query, document = (text.strip() if strips else text for text in padded)
-        if document.join(found.around(query, "")) == once:
+        if written.replace(_MARKS[0], query).replace(_MARKS[1], document) == once:
             return found.model_copy(update={"strip": strips})
     raise UnsupportedError(
         f"the chat template of {source!r} changes the texts of a pair; {_ADVICE}"

@@ -193,6 +193,7 @@ def pair_settings(folder: Path, stored: Mapping[str, Any], plain: Method) -> Pai
         )
     fields: dict[str, Any] = {
         "template": None,
+        "special_tokens_in_text": "tokens",  # as the library reads them
         "probability": _probability(folder, stored, facts.get("activation_fn")),
         "lower": facts.get("lower", False),
         "max_length": facts.get("max_seq_length"),

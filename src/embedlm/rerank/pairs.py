@@ -14,23 +14,10 @@ from embedlm.prompt.render import Renderer, Request
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.rerank import Method
 
-__all__ = ["batches", "joined_pairs", "lower_case", "pair_prompt", "templated_pairs"]
+__all__ = ["batches", "joined_pairs", "lower_case", "shots", "templated_pairs"]
 
 Rows = dict[str, list[list[int]]]
 """What the network reads, by the name of its argument."""
-
-
-def pair_prompt(method: Method, limit: int | None) -> dict[str, Any]:
-    """Return the prompt of a recipe that writes a template with a document in it.
-
-    Its two slots around the text take whatever the filled template has there.
-    """
-    return {
-        "default": "{instruction}{text}{demonstrations}",
-        "demonstration": "{query}",
-        "max_length": limit,
-        "special_tokens": method.special_tokens,
-    }
 
 
 def joined_pairs(
@@ -53,16 +40,19 @@ def templated_pairs(
     limit: int | None,
 ) -> Rows:
     """Return the pairs as the method's template writes them, the document being cut."""
-    renderer = Renderer(tokenizer, Prompt.model_validate(pair_prompt(method, limit)))
-    ids = []
-    for query, document in pairs:
-        before, after = method.around(query, instruction)
-        shots = ({"query": after},) if after else ()
-        (batch,) = renderer.render(
-            [document], Request(demonstrations=shots), [before], segments=False
-        )
-        ids.append(list(batch.ids[0]))
-    return {"input_ids": ids}
+    renderer = Renderer(tokenizer, Prompt.model_validate(method.prompt(limit)))
+    (batch,) = renderer.render(
+        [document for _, document in pairs],
+        Request(demonstrations=tuple(shots(method, instruction))),
+        [query for query, _ in pairs],
+        segments=False,
+    )
+    return {"input_ids": [list(ids) for ids in batch.ids]}
+
+
+def shots(method: Method, instruction: str) -> list[dict[str, str]]:
+    """Return an instruction as the demonstrations that stand for it in `Method.prompt`."""
+    return [{"query": instruction}] if instruction and method.takes_instruction else []
 
 
 def lower_case(tokenizer: Any) -> None:

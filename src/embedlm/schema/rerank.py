@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, StrictStr, model_validat
 
 from embedlm.errors import RecipeError
 from embedlm.schema.base import Name, Part
+from embedlm.schema.template import escape
 
 __all__ = ["YES_NO", "Method"]
 
@@ -18,7 +19,15 @@ YES_NO = (
 )
 """The question of BGE's re-rankers on language models."""
 _BLOCK = re.compile(r"\{\?instruction\}(.*?)\{/instruction\}", re.DOTALL)
-_SLOT = re.compile(r"\{(instruction|query)\}")
+_MARK = re.compile(r"(\{[?/]?instruction\}|\{query\}|\{text\})")
+_SLOTS = {
+    "{text}": "{text}",
+    "{query}": "{instruction}",
+    "{instruction}": "{demonstrations}",
+    "{?instruction}": "{?demonstrations}",
+    "{/instruction}": "{/demonstrations}",
+}
+"""Marks of a method's template, and the slots of a recipe's that they are written as."""
 
 
 TokenId = Annotated[int, Field(strict=True, ge=0)]
@@ -55,6 +64,11 @@ class Method(Part):
     special_tokens: Literal["tokenizer", "none"] = Field(
         "tokenizer", description="Whether the tokenizer adds its own around a filled template."
     )
+    special_tokens_in_text: Literal["text", "tokens", "refuse"] = Field(
+        "text",
+        description="How a control token is read that a query, a document or an instruction "
+        "spells out; where the tokenizer joins the pair, it is always read as a token.",
+    )
     max_length: PositiveInt | None = Field(None, description="In tokens; None: the model's own.")
 
     @model_validator(mode="before")
@@ -88,12 +102,17 @@ class Method(Part):
         """Whether the template has a place for an instruction."""
         return self.template is not None and "{instruction}" in self.template
 
-    def around(self, query: str, instruction: str) -> tuple[str, str]:
-        """Return what the filled template has before the document, and what it has after it."""
-        values = {"query": query, "instruction": instruction}
-        before, _, after = (self.template or "{text}").partition("{text}")
-        kept = r"\1" if instruction else ""
-        before, after = _BLOCK.sub(kept, before), _BLOCK.sub(kept, after)
-        # One pass: braces of a query or an instruction are text.
-        filled = [_SLOT.sub(lambda slot: values[slot.group(1)], half) for half in (before, after)]
-        return filled[0], filled[1]
+    def prompt(self, limit: int | None) -> dict[str, Any]:
+        """Return the prompt of a recipe that writes a pair as the template does.
+
+        The document is the recipe's text, the query its instruction, and an instruction its one
+        demonstration, so that what the template itself spells is told from what the pair does.
+        """
+        parts = _MARK.split(self.template or "{text}")
+        return {
+            "default": "".join(_SLOTS[part] if part in _SLOTS else escape(part) for part in parts),
+            "demonstration": "{query}",
+            "max_length": limit,
+            "special_tokens": self.special_tokens,
+            "special_tokens_in_text": self.special_tokens_in_text,
+        }
