@@ -48,7 +48,7 @@ class Fields:
 class Record:
     """One record of a source."""
 
-    place: int
+    line: int
     """The line on which it begins (parquet: its row), from 1."""
     text: str
     columns: str = "{}"
@@ -63,7 +63,7 @@ class Source:
     """A file, or "-" for standard input, whose records are read in order.
 
     Args:
-        path: the file; where it is missing, the one with .gz, .xz or .zst is read in its place.
+        path: the file; where it is missing, the one with .gz, .xz or .zst is read instead.
         fields: which fields of a record are read.
         form: one of `FORMS`, also with a compression ("csv.gz"); None: as the name's end says.
         quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
@@ -336,7 +336,7 @@ class _FieldSearch:
 
 
 def read_rows(source: Source | str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each record's place, as "file:line", and its fields.
+    """Yield each record's origin, as "file:line", and its fields.
 
     A bare text is the field `text`.
 
@@ -364,7 +364,7 @@ def read_texts(source: Source | str | Path) -> Iterator[str]:
     source = source if isinstance(source, Source) else Source(source)
     for record in source:
         if record.error is not None:
-            raise RecordError(f"{source.name}:{record.place}: {record.error}. Mend the record")
+            raise RecordError(f"{source.name}:{record.line}: {record.error}. Mend the record")
         yield record.text
 
 

@@ -33,13 +33,13 @@ def chat_method(method: Method, tokenizer: Any, chat: Chat, prompt: str, source:
         raise UnsupportedError(f"the chat template of {source!r} writes slots in braces; {_ADVICE}")
     template = written.replace(_MARKS[0], "{query}").replace(_MARKS[1], "{text}")
     changes = {"template": template, "special_tokens": "none", "strip": False}
-    found = Method.model_validate({**method.model_dump(), **changes})
+    templated = Method.model_validate({**method.model_dump(), **changes})
     padded = (" Ab  c\n", " D\ne ")
-    once = _written(tokenizer, chat, prompt, padded, source)
+    rendered = _written(tokenizer, chat, prompt, padded, source)
     for strips in (False, True):
         query, document = (text.strip() if strips else text for text in padded)
-        if written.replace(_MARKS[0], query).replace(_MARKS[1], document) == once:
-            return found.model_copy(update={"strip": strips})
+        if written.replace(_MARKS[0], query).replace(_MARKS[1], document) == rendered:
+            return templated.model_copy(update={"strip": strips})
     raise UnsupportedError(
         f"the chat template of {source!r} changes the texts of a pair; {_ADVICE}"
     )
