@@ -13,7 +13,7 @@ from typing import Any
 
 from embedlm.errors import InputError, ModelError, UnsupportedError, closest
 from embedlm.jobs.json_files import inner_path, optional_json, read_json
-from embedlm.persistence.layouts import LOADING, PROMPTS, TRANSFORMER_FILES
+from embedlm.persistence.layouts import ARGUMENTS, PROMPTS, TRANSFORMER_FILES
 from embedlm.persistence.settings import (
     COUNT,
     FLAG,
@@ -85,12 +85,7 @@ _TRANSFORMER = (
     Setting("processing_kwargs", _PROCESSING, keep("processing")),
     Setting("unpad_inputs"),
     Setting("tokenizer_name_or_path", NOTHING),
-    *(
-        Setting(f"{part}_{kind}", LOADING)
-        for part in ("model", "tokenizer", "config")
-        for kind in ("args", "kwargs")
-    ),
-    Setting("processor_kwargs", LOADING),
+    *ARGUMENTS,
 )
 """Keys of sentence_bert_config.json."""
 _LOGIT_SCORE = (
