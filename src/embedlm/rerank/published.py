@@ -67,7 +67,7 @@ def check_known(config: Any, source: str) -> None:
         UnsupportedError: names what it does that EmbedLM cannot.
     """
     name = _model_name(source)
-    classes = [str(one) for one in config.architectures or ()]
+    classes = [str(one) for one in getattr(config, "architectures", None) or ()]
     reasons = [_REFUSED_CLASSES[one] for one in classes if one in _REFUSED_CLASSES]
     reasons += [reason for pattern, reason in _REFUSED if re.match(pattern, name)]
     if reasons:
@@ -91,7 +91,10 @@ def recognised(config: Any, source: str) -> str:
     for pattern, method in _METHODS:
         if re.fullmatch(pattern, name):
             return method
-    if any(str(one).endswith("ForSequenceClassification") for one in config.architectures or ()):
+    if any(
+        str(one).endswith("ForSequenceClassification")
+        for one in getattr(config, "architectures", None) or ()
+    ):
         return "cross-encoder"
     if re.search("rerank|re-rank|ranker", name):
         raise UnsupportedError(
