@@ -2,9 +2,9 @@
 
     python benchmarks/train.py [--pairs 1024] [--steps 3] [--threads 2] [--memory 256,8192]
 
-Both train the built-in base on one batch of made-up pairs of mixed lengths, with cached gradients
-(GradCache; CachedMultipleNegativesRankingLoss). Each runs in a process of its own; a step counts
-from the second on. `--memory` measures EmbedLM's peak memory alone, at other batch sizes.
+Both sides train the built-in base model on one batch of made-up pairs of mixed lengths, with cached
+gradients (GradCache; CachedMultipleNegativesRankingLoss). Each side runs in its own process, and
+its first step is not counted. `--memory` measures only EmbedLM's peak memory, at other batch sizes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.shape import flops_per_token, mixed_texts
 
 LENGTH = 512
 CHUNK = 2048
-"""Tokens of a chunk, and about those of sentence-transformers' mini-batch of 32."""
+"""Tokens in a chunk: about as many as sentence-transformers' mini-batch of 32 texts has."""
 RATE = 1e-4
 
 
@@ -56,8 +56,8 @@ def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
     }
     plan: dict[str, Any] = {"model": str(folder), "precision": "bfloat16", "stages": [stage]}
     plan["log_every"] = 1
-    with tempfile.TemporaryDirectory() as place:
-        train(plan, place, device="cpu", on_event=record)
+    with tempfile.TemporaryDirectory() as output:
+        train(plan, output, device="cpu", on_event=record)
     return {"losses": losses, "seconds": [b - a for a, b in pairwise(times)]}
 
 
@@ -79,7 +79,7 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
     times: list[float] = []
 
     class Clock(TrainerCallback):
-        """Takes the time at the start and after each step."""
+        """Records the time at the start and after each step."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if not times:
@@ -88,11 +88,11 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
 
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as output:
         trainer = SentenceTransformerTrainer(
             model=model,
             args=SentenceTransformerTrainingArguments(
-                place,
+                output,
                 max_steps=steps,
                 per_device_train_batch_size=pairs,
                 learning_rate=RATE,
@@ -109,35 +109,35 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
             callbacks=[Clock()],
         )
         trainer.train()
-    found = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"losses": found, "seconds": [b - a for a, b in pairwise(times)]}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"losses": losses, "seconds": [b - a for a, b in pairwise(times)]}
 
 
 def contender(name: str, folder: Path, data: Path, pairs: int, args: Any) -> dict[str, Any]:
-    """Run one side in a process of its own."""
+    """Run one side in a new process and return what it measured."""
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder)]
     command += ["--data", str(data), "--pairs", str(pairs), "--steps", str(args.steps)]
     command += ["--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def one_side(args: argparse.Namespace) -> None:
-    """Be one of the contenders."""
+    """Run one side in this process and print what it measured."""
     import torch
 
     torch.set_num_threads(args.threads)
     run = {"ours": ours, "theirs": theirs}[args.side]
-    found = run(args.folder, args.data, args.pairs, args.steps)
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(found))
+    measured = run(args.folder, args.data, args.pairs, args.steps)
+    measured["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(measured))
 
 
 def write_pairs(folder: Path, target: Path, count: int, high: int = 450) -> int:
-    """Write pairs of texts of 4 to `high` tokens; return their tokens."""
+    """Write pairs of texts of 4 to `high` tokens; return how many tokens they have in total."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = list(dict.fromkeys(mixed_texts(tokenizer, 3 * count, high=high)))[: 2 * count]
     rows = [{"q": q, "d": d} for q, d in zip(texts[::2], texts[1::2], strict=True)]
@@ -146,7 +146,7 @@ def write_pairs(folder: Path, target: Path, count: int, high: int = 450) -> int:
 
 
 def main() -> None:
-    """Print one table."""
+    """Measure both sides and print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=4)
@@ -162,8 +162,8 @@ def main() -> None:
         return
     import embedlm
 
-    with tempfile.TemporaryDirectory() as place:
-        folder, data = Path(place) / "model", Path(place) / "pairs.jsonl"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, data = Path(scratch) / "model", Path(scratch) / "pairs.jsonl"
         embedlm.load("builtin-base", dtype="float32").save_pretrained(folder)
         tokens, busy = write_pairs(folder, data, args.pairs, args.high), other_work()
         for size in filter(None, args.memory.split(",")):
@@ -178,16 +178,16 @@ def main() -> None:
         print(f"{args.pairs} pairs, {tokens} tokens, {args.threads} threads\n")
         print("| side | seconds a step | pairs a second | share of ceiling | peak MB | losses |")
         print("|---|---|---|---|---|---|")
-        found = {}
+        results = {}
         for side in ("ours", "theirs"):
-            one = found[side] = contender(side, folder, data, args.pairs, args)
+            one = results[side] = contender(side, folder, data, args.pairs, args)
             one["step"] = statistics.median(one["seconds"][1:])
             losses = " ".join(f"{value:.4f}" for value in one["losses"])
             print(
                 f"| {side} | {one['step']:.2f} | {args.pairs / one['step']:.1f} "
                 f"| {work / one['step'] / peak:.0%} | {one['peak']:.0f} | {losses} |"
             )
-        print(f"\nratio {found['theirs']['step'] / found['ours']['step']:.2f}, wanted 2")
+        print(f"\nratio {results['theirs']['step'] / results['ours']['step']:.2f}, target 2")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedlm.backbone import load_backbone
-from embedlm.backbone.adapters import adapter_folder, own_adapters, split_adapters
+from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_adapters
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError

@@ -104,7 +104,7 @@ def test_paragraphs_of_markdown_know_their_lines(tmp_path):
     path = tmp_path / "in.md"
     path.write_bytes(b"# One\n\n\ntwo\n  more of two\r\n\nbad \xff\nfour\n")
     source = Source(path)
-    told = [(record.place, record.text, record.error is None) for record in source]
+    told = [(record.line, record.text, record.error is None) for record in source]
     assert told == [
         (1, "# One", True),
         (4, "two more of two", True),
@@ -165,8 +165,8 @@ def test_a_stray_quote_costs_its_own_line_alone(tmp_path, form, stray, text):
     lines[stray] = f"{stray}{mark}{text}"
     path.write_text("\n".join(lines) + "\n")
     records = list(Source(path, quoting=True))
-    assert [record.place for record in records] == list(range(2, 202))
-    assert [record.place for record in records if record.error is not None] == [stray + 1]
+    assert [record.line for record in records] == list(range(2, 202))
+    assert [record.line for record in records if record.error is not None] == [stray + 1]
     assert text in records[stray - 1].raw
 
 
@@ -174,7 +174,7 @@ def test_a_row_of_several_lines_and_too_many_cells_costs_its_first_line(tmp_path
     path = tmp_path / "in.csv"
     path.write_text('id,text\n1,"opened\n2,two\n3,closed",more\n4,four\n')
     records = list(Source(path))
-    assert [(r.place, r.text) for r in records] == [(2, ""), (3, "two"), (4, ""), (5, "four")]
+    assert [(r.line, r.text) for r in records] == [(2, ""), (3, "two"), (4, ""), (5, "four")]
     assert "3 fields, but the header has 2" in records[0].error
 
 
@@ -184,7 +184,7 @@ def test_a_quote_that_stays_open_does_not_fill_the_memory(tmp_path, monkeypatch)
     rows = "".join(f"{i},passage {i}\n" for i in range(500))
     path.write_text(f'id,text\n0,"open\n{rows}last,"fine\nand long{"x" * 2000}"\n')
     records = list(Source(path))
-    assert [r.place for r in records if r.error is not None] == [2]
+    assert [r.line for r in records if r.error is not None] == [2]
     assert len(records) == 502
 
 

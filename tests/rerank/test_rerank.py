@@ -106,13 +106,13 @@ def test_an_answer_is_the_language_models_own(writer, name):
 def test_documents_of_a_query_share_what_is_read_before_them(writer):
     ours = embedlm.Reranker(writer, "qwen3-reranker", device="cpu")
     prefixes = []
-    executor = ours._model.executor
+    executor = ours._network.model.executor
     run = executor.run
     executor.run = lambda *a, **k: prefixes.append(k["prefix"]) or run(*a, **k)
     together = ours.score(QUERY, DOCUMENTS)
     assert prefixes == [max(prefixes)]
     lead = ours.method.template.partition("{text}")[0]
-    assert prefixes[0] >= len(ours._model.tokenizer(lead)["input_ids"])
+    assert prefixes[0] >= len(ours._network.model.tokenizer(lead)["input_ids"])
     alone = [ours.score(QUERY, [document])[0] for document in DOCUMENTS]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import embedlm
 from embedlm.errors import InputError, MissingExtraError
 from embedlm.training import train
 from embedlm.training.merging import cocktail_weights, merge
+from tests.backbone.test_adapter_kinds import lora, make
 from tests.training.test_runs import a_plan, data, weights  # noqa: F401
 
 TEXTS = ["river water", "music theory"]
@@ -69,6 +71,34 @@ def test_what_does_not_fit_is_refused(both, model_folder, tmp_path):
     with pytest.raises(InputError, match="one architecture"):
         merge([both[0], model_folder("gpt2")], tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_models_of_different_tokenizers_are_refused(tiny_llama, tmp_path):
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        embedlm.load(tiny_llama, "plain-mean").save_pretrained(folder)
+    file = folders[1] / "tokenizer.json"
+    facts = json.loads(file.read_text())
+    ids = facts["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    file.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"different tokenizers, e\.g\. for the token 'a'"):
+        merge(folders, tmp_path / "x", device="cpu")
+
+
+def test_a_merged_model_keeps_the_tokenizer_and_rows_of_an_adapter(tiny_llama, tmp_path):
+    pytest.importorskip("peft")
+    folders = [tmp_path / name for name in "ab"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.add_tokens(["river water", "<new>"])
+    for folder in folders:
+        make(tiny_llama, tmp_path / "one", lora(), rows=len(tokenizer))
+        tokenizer.save_pretrained(tmp_path / "one")
+        embedlm.load(tmp_path / "one", "plain-mean").save_pretrained(folder)
+    merged = merge(folders, tmp_path / "x", device="cpu")
+    assert merged.render(TEXTS).ids == tokenizer(TEXTS)["input_ids"]
+    single = embedlm.load(folders[0], device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(merged.encode(TEXTS), single, atol=1e-6)
 
 
 def test_a_merge_never_overwrites_what_it_reads(run, both, tmp_path):

@@ -7,33 +7,34 @@ one of them, or with none.
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
-from embedlm.backbone.tensors import read_tensors
-from embedlm.errors import InputError, ModelError, closest, require
+from embedlm.backbone.adapter_files import CONFIG_FILE, read_adapter_config, read_adapter_weights
+from embedlm.backbone.views import copy_structure
+from embedlm.errors import InputError, ModelError, UnsupportedError, closest, require
 from embedlm.jobs.json_files import optional_json, read_json
 
 __all__ = [
     "Adapters",
-    "adapter_folder",
     "add_adapters",
     "apply_adapters",
     "base_weights",
     "check_adapter",
-    "own_adapters",
-    "split_adapters",
+    "check_vocabulary",
 ]
 
-CONFIG_FILE = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WRAPPER = "base_model.model."
+_HEADS = ("lm_head", "embed_out")
+"""Names of language-model heads."""
+_COPIES = (".modules_to_save.", ".trainable_tokens_")
+"""Parts of the names of an adapter's own copies of a base's weights, or of rows of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,20 @@ class Adapters:
         every = network.named_parameters()
         return [p for key, p in every if any(mark in f"{key}." for mark in marks)]
 
-    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+    def save(self, folder: Path, network: nn.Module, state: Mapping[str, Tensor]) -> None:
         """Write each adapter below `folder`, itself below the base's, as peft does.
 
         Args:
             folder: is made.
-            state: the weights of the whole network, by name.
+            network: the whole network, with its head where it was loaded.
+            state: its weights, by name.
         """
+        # peft finds an adapter's weights by the modules around it, so these must be whole again.
+        tuner: Any = copy_structure(self.tuner, {id(self.tuner.base_model.model): network})
         inner = [_inner(index) for index in range(len(self.names))]
         whole = {_WRAPPER + name: weight for name, weight in state.items()}
-        self.tuner.save_pretrained(str(folder), selected_adapters=inner, state_dict=whole)
+        with warnings.catch_warnings(action="ignore"):  # of tables that it writes too
+            tuner.save_pretrained(str(folder), selected_adapters=inner, state_dict=whole)
         for name, written in zip(self.names, inner, strict=True):
             (folder / written).rename(folder / name)
             config = folder / name / CONFIG_FILE
@@ -99,8 +104,8 @@ def check_adapter(adapters: Adapters | None, name: str | None) -> None:
 
 def base_weights(adapters: Adapters, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a network's weights without those of its adapters, under the network's own names."""
-    mark = str(adapters.tuner.base_model.prefix)
-    return {k.replace(".base_layer.", "."): w for k, w in state.items() if mark not in k}
+    marks = (str(adapters.tuner.base_model.prefix), *_COPIES)
+    return {_plain(k): w for k, w in state.items() if not any(mark in k for mark in marks)}
 
 
 def _inner(index: int) -> str:
@@ -108,71 +113,10 @@ def _inner(index: int) -> str:
     return f"embedlm-{index}"
 
 
-def adapter_folder(source: str, name: str) -> Path:
-    """Return the folder of an adapter: as given, below or beside the model's folder, or the hub's.
-
-    Raises:
-        ModelError: there is none.
-    """
-    base = Path(source)
-    for path in (Path(name).expanduser(), base / name, base.parent / name):
-        if (path / CONFIG_FILE).is_file():
-            return path
-    local = Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
-    if not local:
-        try:
-            path = Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, *_WEIGHTS]))
-            if (path / CONFIG_FILE).is_file():
-                return path
-        except (HfHubHTTPError, OSError, ValueError):
-            pass
-    raise ModelError(
-        f"adapter {name!r} is not there: no {CONFIG_FILE} in {name!r}, nor below or beside "
-        f"{source!r}{'' if local else ', nor on the hub (or it cannot be reached)'}; give its "
-        "folder or hub id"
-    )
-
-
-def split_adapters(source: str) -> tuple[str, list[str]]:
-    """Return the base of a folder that is itself an adapter, and the adapters on it, in order.
-
-    An adapter on an adapter gives both. Any other source is its own base.
-
-    Raises:
-        ModelError: the adapter names no base.
-    """
-    adapters: list[str] = []
-    while _is_adapter(Path(source)):
-        if source in adapters:
-            raise ModelError(f"the adapter {source!r} is its own base; correct {CONFIG_FILE}")
-        adapters.insert(0, source)
-        base = read_json(Path(source) / CONFIG_FILE).get("base_model_name_or_path")
-        if not base:
-            raise ModelError(
-                f"the adapter {source!r} names no base model; load the base and give the adapter "
-                "with adapters=[...]"
-            )
-        beside = Path(source) / str(base)
-        source = str(beside.resolve()) if beside.is_dir() else str(base)
-    return source, adapters
-
-
-def own_adapters(folder: Path, named: Collection[str] = ()) -> list[Path]:
-    """Return the adapters that a model's folder brings: in `adapters/`, or below it by name."""
-    folders = [*sorted((folder / "adapters").glob("*")), *(folder / name for name in named)]
-    return [path for path in folders if (path / CONFIG_FILE).is_file()]
-
-
-def _is_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter and no whole model."""
-    if not (folder / CONFIG_FILE).is_file():
-        return False
-    weights = [p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter_")]
-    return not weights and not (folder / "pytorch_model.bin").is_file()
-
-
 def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) -> Adapters | None:
     """Put adapters on a network, in order.
+
+    New tokens of an adapter get rows in the network's tables.
 
     Args:
         network: changed in place.
@@ -182,34 +126,124 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
 
     Raises:
         ModelError: an adapter that is corrupt, or of another base.
+        UnsupportedError: an adapter of a kind that EmbedLM does not have, one that cannot be
+            merged, or a switchable one that changes the base for the others too.
         MissingExtraError: peft is not installed.
     """
-    peft = require("peft", "train")
     names = [folder.resolve().name for folder in folders]
     if not merge and len(set(names)) < len(names):
         raise ModelError(f"two adapters have the same name: {', '.join(names)}; rename a folder")
     tuner: Any = None
     for index, folder in enumerate(folders):
-        config, name = _config(folder), _inner(index)
+        config = read_adapter_config(folder)
         config.base_model_name_or_path = getattr(network, "name_or_path", None) or None
-        try:
-            if tuner is None or merge:
-                tuner = peft.get_peft_model(network, config, name, autocast_adapter_dtype=False)
-            else:
-                tuner.add_adapter(name, config, autocast_adapter_dtype=False)
-            state = _named(_weights(folder), network, folder)
-            result = peft.set_peft_model_state_dict(tuner, state, adapter_name=name)
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise _unfit(folder, str(error)) from error
-        missing = [key for key in result.missing_keys if f".{name}." in key]
-        if missing or result.unexpected_keys:
-            raise _unfit(folder, str((missing or result.unexpected_keys)[0]))
+        state = _named(read_adapter_weights(folder), network, folder)
+        if not merge:
+            _check_shared(network, config, state, folder)
+        _resize(network, state)
+        tuner = _put(network, None if merge else tuner, config, state, (folder, _inner(index)))
         if merge:
-            tuner.merge_and_unload()
+            _merge(tuner, folder)
     if tuner is not None and not merge:
         tuner.base_model.set_adapter(_inner(0), inference_mode=True)
     network.requires_grad_(False)
     return None if merge or tuner is None else Adapters(tuner, tuple(names))
+
+
+def _put(
+    network: nn.Module, tuner: Any, config: Any, state: dict[str, Tensor], which: tuple[Path, str]
+) -> Any:
+    """Put one adapter on a network, or beside those of a tuner; return the tuner."""
+    peft = require("peft", "train")
+    folder, name = which
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what it warns of is refused or honoured
+            if tuner is None:
+                tuner = peft.get_peft_model(network, config, name, autocast_adapter_dtype=False)
+            else:
+                tuner.add_adapter(name, config, autocast_adapter_dtype=False)
+            result = peft.set_peft_model_state_dict(tuner, state, adapter_name=name)
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise _unfit(folder, str(error)) from error
+    missing = [key for key in result.missing_keys if f".{name}." in key]
+    if missing or result.unexpected_keys:
+        raise _unfit(folder, str((missing or result.unexpected_keys)[0]))
+    return tuner
+
+
+def _merge(tuner: Any, folder: Path) -> None:
+    try:
+        tuner.merge_and_unload()
+    except (ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+        raise UnsupportedError(
+            f"the adapter {str(folder)!r} cannot be merged ({str(error)[:200]}); load it with "
+            "merge=False"
+        ) from error
+
+
+def _own_parameters(network: nn.Module) -> dict[str, Tensor]:
+    """Return the network's own weights, whatever adapters lie around them, by their own names."""
+    return {_plain(key): weight for key, weight in network.named_parameters()}
+
+
+def _plain(key: str) -> str:
+    """Return the name of a base's weight without the layers that peft puts around it."""
+    return re.sub(r"\.(token_adapter|base_layer|original_module)(?=\.)", "", key)
+
+
+def _resize(network: Any, state: Mapping[str, Tensor]) -> None:
+    """Give the network's tables the rows that an adapter's own copies of them have."""
+    table = network.get_input_embeddings()
+    if table is None:
+        return
+    own = next((k for k, w in _own_parameters(network).items() if w is table.weight), None)
+    saved = None if own is None else state.get(_WRAPPER + own)
+    if saved is not None and saved.ndim == 2 and len(saved) != len(table.weight):
+        # The rows are read from the adapter's file, whatever they are made of here.
+        network.resize_token_embeddings(len(saved), mean_resizing=False)
+
+
+def _check_shared(
+    network: nn.Module, config: Any, state: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Refuse a switchable adapter that changes the base's weights, which the others run on too.
+
+    Raises:
+        UnsupportedError: names the first of these weights.
+    """
+    start = getattr(config, "init_lora_weights", True)
+    if start in ("pissa", "olora"):
+        raise UnsupportedError(
+            f"the adapter {str(folder)!r} changes the base's weights (init_lora_weights: {start}), "
+            "so it cannot be switched; load it with merge=True"
+        )
+    copied = tuple(getattr(config, "modules_to_save", None) or ())
+    saved = {_plain(key).removeprefix(_WRAPPER): weight for key, weight in state.items()}
+    for key, own in _own_parameters(network).items():
+        weight = saved.get(key)
+        if weight is None or key.rpartition(".")[0].endswith(copied):
+            continue
+        if not weight[: len(own)].to(own).equal(own):  # further rows are those of new tokens
+            raise UnsupportedError(
+                f"the adapter {str(folder)!r} changes the base's own weights ({key}), so it cannot "
+                "be switched; load it with merge=True"
+            )
+
+
+def check_vocabulary(network: Any, tokenizer: Any, folders: Sequence[Path]) -> None:
+    """Refuse a tokenizer with tokens that a network has no row for.
+
+    Raises:
+        ModelError: names the first of them.
+    """
+    rows = len(network.get_input_embeddings().weight)
+    new = {token: i for token, i in tokenizer.get_added_vocab().items() if i >= rows}
+    new.pop(str(tokenizer.pad_token), None)  # padding is never read
+    if new:
+        raise ModelError(
+            f"the tokenizer has the token {min(new, key=new.__getitem__)!r}, for which neither the "
+            f"base nor the adapters ({', '.join(map(str, folders))}) have a row of embeddings"
+        )
 
 
 def add_adapters(
@@ -237,45 +271,34 @@ def add_adapters(
     return Adapters(tuner, (*present, *new))
 
 
-def _config(folder: Path) -> Any:
-    peft = require("peft", "train")
-    read_json(folder / CONFIG_FILE)  # says what is wrong where it is no JSON
-    try:
-        config = peft.PeftConfig.from_pretrained(str(folder))
-    except Exception as error:  # the library's own errors have no common base
-        raise ModelError(f"{folder / CONFIG_FILE} cannot be used: {str(error)[:200]}") from error
-    config.task_type = None  # the task's wrapper would want a language-model head
-    config.inference_mode = True
-    return config
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    state = read_tensors(folder, *_WEIGHTS)
-    if not state:
-        raise ModelError(
-            f"the adapter's weights in {str(folder)!r} are not there; expected is one of "
-            f"{' and '.join(_WEIGHTS)}"
-        )
-    return state
-
-
 def _named(state: Mapping[str, Tensor], network: nn.Module, folder: Path) -> dict[str, Tensor]:
     """Return an adapter's weights under names that fit the network, with or without its head.
 
-    An adapter of a whole model says `model.layers`, one of the body alone `layers`.
+    An adapter of a whole model says `model.layers`, one of the body alone `layers`. What it has for
+    a language-model head is left out where the network was loaded without one.
     """
     known = {name for name, _ in network.named_modules()}
     body = str(getattr(network, "base_model_prefix", "") or "model")
-    first = next(iter(state), "").removeprefix(_WRAPPER)
-    for cut, lead in (("", ""), (f"{body}.", ""), ("", f"{body}.")):
-        path = lead + first.removeprefix(cut)
-        steps = path.split(".")
-        if path and any(".".join(steps[:n]) in known for n in range(len(steps) - 1, 1, -1)):
-            return {
-                _WRAPPER + lead + key.removeprefix(_WRAPPER).removeprefix(cut): value
-                for key, value in state.items()
-            }
-    raise _unfit(folder, first or "no weights")
+    paths = [key.removeprefix(_WRAPPER) for key in state]
+
+    def depth(cut: str, lead: str) -> int:
+        """Return how many steps of the weights' paths there are in the network."""
+        total = 0
+        for path in paths:
+            steps = (lead + path.removeprefix(cut)).split(".")
+            total += next((n for n in range(len(steps), 0, -1) if ".".join(steps[:n]) in known), 0)
+        return total
+
+    ways = (("", ""), (f"{body}.", ""), ("", f"{body}."))
+    cut, lead = max(ways, key=lambda way: depth(*way))
+    if not depth(cut, lead):
+        raise _unfit(folder, next(iter(paths), "") or "no weights")
+    heads = [] if known & set(_HEADS) else [f"{head}." for head in _HEADS]
+    return {
+        _WRAPPER + lead + path.removeprefix(cut): value
+        for path, value in zip(paths, state.values(), strict=True)
+        if not path.startswith(tuple(heads))
+    }
 
 
 def _unfit(folder: Path, why: str) -> ModelError:

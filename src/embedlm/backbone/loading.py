@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 
 from embedlm.backbone import attention, prepacked
-from embedlm.backbone.adapters import apply_adapters
+from embedlm.backbone.adapter_files import chosen_tokenizer
+from embedlm.backbone.adapters import apply_adapters, check_vocabulary
 from embedlm.backbone.config import load_config
 from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.direction import set_direction
@@ -25,7 +26,6 @@ from embedlm.backbone.probe import (
 )
 from embedlm.backbone.quantised import KINDS, Kind, quantise
 from embedlm.backbone.quiet import quiet
-from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.backbone.weights import head_is_cheap, load_network
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.schema.recipe import Backbone as BackboneRecipe
@@ -86,8 +86,11 @@ def load_backbone(
             f"{source!r} has no language-model head (missing: {missing[0]}), which the "
             "recipe's sparse head needs; use a checkpoint saved with its head"
         )
+    tokenizer = chosen_tokenizer(source, config, adapters, merge=merge)
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
+    if adapters:
+        check_vocabulary(network, tokenizer, adapters)
     if kind and (switchable is not None or recipe.kind == "static"):
         raise UnsupportedError(
             f"{kind} is for networks whose adapters are merged; take another dtype"
@@ -96,7 +99,7 @@ def load_backbone(
     body = detach_head(network) if with_head else network
     backbone = Backbone(
         network=body,
-        tokenizer=load_tokenizer(source),
+        tokenizer=tokenizer,
         name=source,
         head=network if with_head and not missing else None,
         adapters=switchable,

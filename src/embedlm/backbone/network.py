@@ -396,4 +396,4 @@ class Backbone:
                 network.save_pretrained(folder, state_dict=state)
             else:
                 network.save_pretrained(folder, state_dict=base_weights(self.adapters, state))
-                self.adapters.save(folder / "adapters", state)
+                self.adapters.save(folder / "adapters", network, state)

@@ -15,12 +15,18 @@ from embedlm.prompt.special import keep_declared
 __all__ = ["load_tokenizer"]
 
 
-def load_tokenizer(source: str) -> Any:
-    """Return the fast tokenizer of a folder or hub id, with the EOS that its config declares."""
+def load_tokenizer(source: str, config: Any = None) -> Any:
+    """Return the fast tokenizer of a folder or hub id, with the EOS that its config declares.
+
+    Args:
+        source: folder or hub id.
+        config: of the network; None: the one that lies there too.
+    """
     try:
         # Given the config, the library does not ask a wrapper's own for remote code.
+        config = load_config(source) if config is None else config
         tokenizer = AutoTokenizer.from_pretrained(
-            source, config=load_config(source), trust_remote_code=False, use_fast=True
+            source, config=config, trust_remote_code=False, use_fast=True
         )
         file = cached_file(
             source, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False

@@ -133,7 +133,7 @@ class BlockEncoder:
     def _refuse(self, bad: Sequence[Record], file: str) -> None:
         if bad and not self.keep_rejects:
             raise RecordError(
-                f"{file}:{bad[0].place}: {bad[0].error}. Mend the record, or set bad ones aside "
+                f"{file}:{bad[0].line}: {bad[0].error}. Mend the record, or set bad ones aside "
                 "with --rejects FILE (rejects=)"
             )
 
@@ -153,8 +153,8 @@ class BlockEncoder:
             block["lengths"] = np.array([len(vectors) for vectors in tokens], dtype=np.int64)
             block["tokens"] = np.concatenate([np.zeros((0, self.width), np.float32), *tokens])
         rejects = [
-            Reject(file, record.place, str(record.error), record.raw).to_json()
-            for record in sorted(bad, key=lambda record: record.place)
+            Reject(file, record.line, str(record.error), record.raw).to_json()
+            for record in sorted(bad, key=lambda record: record.line)
         ]
         block["columns"] = _bytes([record.columns for record in good])
         block["rejects"] = _bytes(rejects)

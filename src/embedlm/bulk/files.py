@@ -303,7 +303,7 @@ class _Run:
         if not np.array_equal(block["digest"], digest):
             raise JobError(
                 f"{self.source.name} has changed since the job was begun: the records at "
-                f"{records[0].place} to {records[-1].place} are different. {_ANEW}"
+                f"{records[0].line} to {records[-1].line} are different. {_ANEW}"
             )
         encoder = self.encoder
         if encoder.needs_ranges and encoder.ranges is None and len(block["columns"]):
@@ -314,7 +314,7 @@ class _Run:
 def _digest(records: Sequence[Record]) -> npt.NDArray[np.uint8]:
     seen = hashlib.sha256()
     for r in records:
-        seen.update(json.dumps([r.place, r.text, r.columns, r.error]).encode("utf-8"))
+        seen.update(json.dumps([r.line, r.text, r.columns, r.error]).encode("utf-8"))
     return np.frombuffer(seen.digest(), dtype=np.uint8)
 
 

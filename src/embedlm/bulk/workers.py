@@ -76,7 +76,7 @@ def run_requests(pool: Pool, requests: Iterator[BlockRequest]) -> Iterator[tuple
                     continue
                 losses[request.index] += 1
                 if losses[request.index] >= TRIES:
-                    first, last = request.records[0].place, request.records[-1].place
+                    first, last = request.records[0].line, request.records[-1].line
                     raise JobError(
                         f"the records {first} to {last} ended {TRIES} workers, one after another "
                         "(out of memory?); take fewer workers, a smaller --block or --batch-tokens"

@@ -45,8 +45,9 @@ def command(
         str | None,
         Parameter(
             metavar="METHOD",
-            help="cross-encoder, qwen3-reranker, bge-reranker-gemma or yes-no; without it the "
-            "model's own.",
+            help="How a pair is read: cross-encoder, qwen3-reranker, qwen3-vl-reranker, zerank, "
+            "mxbai-rerank-v2, ctxl-rerank-v2, bge-reranker-gemma, yes-no, or a .yaml file; "
+            "without it the model's own.",
         ),
     ] = None,
     adapter: Adapters = (),

@@ -41,7 +41,7 @@ def read_texts(source: Source | str | Path) -> Iterator[str]:
     source = source if isinstance(source, Source) else Source(source)
     for record in source:
         if record.error is not None:
-            raise RecordError(f"{source.name}:{record.place}: {record.error}. Mend the record")
+            raise RecordError(f"{source.name}:{record.line}: {record.error}. Mend the record")
         yield record.text
 
 

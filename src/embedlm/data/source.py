@@ -49,7 +49,7 @@ class Fields:
 class Record:
     """One record of a source."""
 
-    place: int
+    line: int
     """The line on which it begins (parquet: its row), from 1."""
     text: str
     columns: str = "{}"
@@ -64,7 +64,7 @@ class Source:
     """A file, or "-" for standard input, whose records are read in order.
 
     Args:
-        path: the file; where it is missing, the one with .gz, .xz or .zst is read in its place.
+        path: the file; where it is missing, the one with .gz, .xz or .zst is read instead.
         fields: which fields of a record are read.
         form: one of `FORMS`, also with a compression ("csv.gz"); None: as the name's end says.
         quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.

@@ -1,6 +1,6 @@
-"""Losses against a teacher's scores or embeddings.
+"""Losses that compare a student with a teacher's scores or embeddings.
 
-Shapes: B queries, G documents a query (positive first), M = B * G documents, D width.
+Shapes: B queries, G documents for each query (its positive first), M = B * G documents, D width.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ def margin_mse(
     similarity: Similarity = "dot",
     positives_BM: Tensor | None = None,
 ) -> Tensor:
-    """mean ((s(q, d+) - s(q, d-)) - (t(q, d+) - t(q, d-)))^2 (Hofstätter et al., arXiv 2010.02666).
+    """Return mean ((s(q, d+) - s(q, d-)) - (t(q, d+) - t(q, d-)))^2.
 
-    `teacher` holds scores (B, G), or margins (B, G - 1), or (B,) where there is one negative.
-    Documents that `positives_BM` marks as positives of the query leave the mean.
+    Source: Hofstätter et al., arXiv 2010.02666. `teacher` holds scores (B, G) or margins
+    (B, G - 1); with one negative for each query, margins may also be (B,). The mean leaves out
+    documents that `positives_BM` marks as positives of the query.
 
     Raises:
-        InputError: for shapes that do not fit.
+        InputError: the shapes do not fit.
     """
     group = group_size(q_BD, d_MD, at_least=2)
     rows = len(q_BD)
@@ -61,12 +62,12 @@ def margin_mse(
     teacher = full(teacher).detach().to(s_BG)
     if teacher.shape == (rows, group):
         teacher = teacher[:, :1] - teacher[:, 1:]
-    margins, wanted = s_BG[:, :1] - s_BG[:, 1:], teacher.view(rows, group - 1)
+    margins, teacher_margins = s_BG[:, :1] - s_BG[:, 1:], teacher.view(rows, group - 1)
     if (dropped_BM := false_negatives(positives_BM, rows, len(d_MD))) is not None:
         kept = ~own_columns(dropped_BM)[:, 1:]
-        margins, wanted = margins * kept, wanted * kept
-        return (margins - wanted).square().sum() / kept.sum().clamp_min(1)
-    return functional.mse_loss(margins, wanted)
+        margins, teacher_margins = margins * kept, teacher_margins * kept
+        return (margins - teacher_margins).square().sum() / kept.sum().clamp_min(1)
+    return functional.mse_loss(margins, teacher_margins)
 
 
 def kl_distill(
@@ -80,15 +81,15 @@ def kl_distill(
     form: Divergence = "kl",
     positives_BM: Tensor | None = None,
 ) -> Tensor:
-    """T^2 mean_i KL(softmax(t_i / T') || softmax(s_i / T)) over each query's own documents.
+    """Return T^2 mean_i KL(softmax(t_i / T') || softmax(s_i / T)) over each query's own documents.
 
-    Lin et al., arXiv 2010.11386, as in sentence-transformers; T' is T unless given. The form
-    "cross_entropy" is FlagEmbedding's kl_div, -mean_i sum p log softmax(s_i / T) without T^2; there
-    T' is 1 unless given. Documents that `positives_BM` marks as positives of the query, beside the
-    first, leave both distributions.
+    Source: Lin et al., arXiv 2010.11386, as in sentence-transformers. T' defaults to T. The form
+    "cross_entropy" is FlagEmbedding's kl_div: -mean_i sum p log softmax(s_i / T), without T^2;
+    there, T' defaults to 1. Both distributions leave out documents after the first that
+    `positives_BM` marks as positives of the query.
 
     Raises:
-        InputError: for shapes or options that do not fit.
+        InputError: the shapes or options do not fit.
     """
     group = group_size(q_BD, d_MD, at_least=2)
     shaped("teacher", teacher_BG, (len(q_BD), group))
@@ -107,12 +108,14 @@ def kl_distill(
 
 
 def embedding_distill(student_BD: Tensor, teacher_BD: Tensor, *, metric: Metric = "mse") -> Tensor:
-    """Distance of the student's embeddings to the teacher's (Kim et al., arXiv 2301.12005).
+    """Return the distance of the student's embeddings from the teacher's.
 
-    mse: mean over all numbers of (x - t)^2; l2: mean_i |x_i - t_i|; cosine: mean_i 1 - cos.
+    Source: Kim et al., arXiv 2301.12005. The metric is one of: mse, the mean of (x - t)^2 over all
+    numbers; l2, mean_i |x_i - t_i|; cosine, mean_i 1 - cos(x_i, t_i).
 
     Raises:
-        InputError: for shapes or a metric that do not fit; project the student first.
+        InputError: the metric is not known, or the shapes differ. A student of another width must
+            be projected to the teacher's first.
     """
     same_shape(student=student_BD, teacher=teacher_BD)
     choice("metric", metric, get_args(Metric))
@@ -137,23 +140,26 @@ def m3_self_distill(
     distill: bool = True,
     positives_BM: Tensor | None = None,
 ) -> Tensor:
-    """BGE-M3's loss of three heads that learn from their sum (arXiv 2402.03216; FlagEmbedding).
+    """Return BGE-M3's loss, in which three heads learn from the sum of their scores.
 
-    All scores are divided by t. s_all = s_dense + 0.3 s_sparse + s_multi; with L = cross entropy to
-    the positive, L1 = (L_dense + 0.1 L_sparse + L_multi + L_all) / 4; with K_h = -mean sum p
-    log softmax(s_h) and p = softmax(stop_grad(s_all)), L2 = (K_dense + 0.1 K_sparse + K_multi) / 3.
-    Returns (L1 + L2) / 2, or L1 without `distill`. Row i's positive is column i * M / B. Documents
-    that `positives_BM` marks as positives of a query, beside the first, leave its softmax.
+    Source: arXiv 2402.03216 and FlagEmbedding. All scores are divided by the temperature, and
+    s_all = s_dense + 0.3 s_sparse + s_multi. With L the cross entropy of a head's scores to the
+    positive, L1 = (L_dense + 0.1 L_sparse + L_multi + L_all) / 4. With p = softmax(s_all), through
+    which no gradient runs, and K = -mean sum p log softmax(s), L2 = (K_dense + 0.1 K_sparse +
+    K_multi) / 3. The loss is (L1 + L2) / 2, or L1 without `distill`. Column i * M / B holds the
+    positive of row i. A query's softmax leaves out documents after its positive that `positives_BM`
+    marks as positives too.
 
     Raises:
-        InputError: for shapes that do not fit.
+        InputError: the shapes do not fit.
     """
     same_shape(dense=dense_BM, sparse=sparse_BM, multi=multi_BM)
     positive(temperature=temperature)
     group, rest = divmod(dense_BM.shape[1], len(dense_BM))
     if rest or not group:
         raise InputError(
-            f"scores have shape {tuple(dense_BM.shape)}; give a column for each query's documents"
+            f"the scores have shape {tuple(dense_BM.shape)}; give a row for each query, and a "
+            "column for each document: equally many documents for each query"
         )
     dropped_BM = false_negatives(positives_BM, *dense_BM.shape)
     dense, sparse, multi = (full(x) / temperature for x in (dense_BM, sparse_BM, multi_BM))
@@ -178,14 +184,16 @@ def stable_distill(
     similarity: Similarity = "dot",
     positives_BM: Tensor | None = None,
 ) -> Tensor:
-    """sum_g mean_i p_ig CE(s_i over the batch without own documents 0..g-1, document g of i).
+    """Return sum_g mean_i p_ig CE_ig, with p_i = softmax(t_i).
 
-    p_i = softmax(t_i); FlagEmbedding's m3_kd_loss (LLM-Embedder, arXiv 2310.07554). A query's
-    documents should come by falling teacher score. Documents that `positives_BM` marks as positives
-    of the query are targets of their own term only, never negatives of another.
+    CE_ig is the cross entropy of query i's scores over the batch to its document g, where the
+    query's own documents 0 to g - 1 are left out. Source: LLM-Embedder, arXiv 2310.07554, and
+    FlagEmbedding's m3_kd_loss. Each query's documents should be sorted by the teacher's score, the
+    highest first. A document that `positives_BM` marks as a positive of the query is the target of
+    its own term and never a negative in another.
 
     Raises:
-        InputError: for shapes that do not fit.
+        InputError: the shapes do not fit.
     """
     group = group_size(q_BD, d_MD)
     shaped("teacher", teacher_BG, (len(q_BD), group))
@@ -193,17 +201,17 @@ def stable_distill(
     s_BM = product(prepared(q_BD, similarity), prepared(d_MD, similarity)) / temperature
     p_BG = full(teacher_BG).detach().to(s_BM).softmax(1)
     first_B = targets(len(q_BD), group, s_BM.device)
-    mine = own_mask(len(q_BD), group, s_BM.device)
+    own_BM = own_mask(len(q_BD), group, s_BM.device)
     rank_M = torch.arange(len(d_MD), device=s_BM.device) % group
     dropped_BM = false_negatives(positives_BM, len(q_BD), len(d_MD))
     loss = s_BM.new_zeros(())
     for g in range(group):
-        left = s_BM.masked_fill(mine & (rank_M < g), -torch.inf)
+        rest_BM = s_BM.masked_fill(own_BM & (rank_M < g), -torch.inf)
         if dropped_BM is not None:
-            left = without(left, dropped_BM.scatter(1, (first_B + g)[:, None], False))
+            rest_BM = without(rest_BM, dropped_BM.scatter(1, (first_B + g)[:, None], False))
         loss = (
             loss
-            + (p_BG[:, g] * functional.cross_entropy(left, first_B + g, reduction="none")).mean()
+            + (p_BG[:, g] * functional.cross_entropy(rest_BM, first_B + g, reduction="none")).mean()
         )
     return loss
 

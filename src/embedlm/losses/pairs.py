@@ -1,6 +1,7 @@
 """Losses on single pairs and triplets.
 
-Shapes: B pairs or queries, G documents a query (positive first), M = B * G documents, D width.
+Shapes: B pairs or queries, G documents for each query (its positive first), M = B * G documents,
+D width.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ Distance = Literal["euclidean", "cosine", "manhattan"]
 
 
 def cosine_mse(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor) -> Tensor:
-    """mean_i (cos(a_i, b_i) - y_i)^2 (Reimers and Gurevych, arXiv 1908.10084).
+    """Return mean_i (cos(a_i, b_i) - y_i)^2 (Reimers and Gurevych, arXiv 1908.10084).
 
     Raises:
-        InputError: for shapes that do not fit.
+        InputError: the shapes do not fit.
     """
     same_shape(a=a_BD, b=b_BD)
     shaped("labels", labels_B, (len(a_BD),))
@@ -46,23 +47,25 @@ def triplet(
     distance: Distance = "euclidean",
     positives_BM: Tensor | None = None,
 ) -> Tensor:
-    """mean max(0, dist(q, d+) - dist(q, d-) + margin) (Schroff et al., arXiv 1503.03832).
+    """Return mean max(0, dist(q, d+) - dist(q, d-) + margin) (Schroff et al., arXiv 1503.03832).
 
-    The mean is over all hard negatives of all queries, without documents that `positives_BM` marks
-    as positives of the query.
+    The mean is over all hard negatives of all queries. It leaves out documents that `positives_BM`
+    marks as positives of the query.
 
     Raises:
-        InputError: for shapes or a distance that do not fit.
+        InputError: the distance is not known, or the shapes do not fit.
     """
     group = group_size(q_BD, d_MD, at_least=2)
     choice("distance", distance, get_args(Distance))
     q_BD, d_MD = full(q_BD), full(d_MD)
     d_BGD, q_B1D = d_MD.view(len(q_BD), group, -1), q_BD[:, None]
     if distance == "cosine":
-        far_BG = 1 - (prepared(q_B1D, "cosine") * prepared(d_BGD, "cosine")).sum(-1)
+        distance_BG = 1 - (prepared(q_B1D, "cosine") * prepared(d_BGD, "cosine")).sum(-1)
     else:
-        far_BG = functional.pairwise_distance(q_B1D, d_BGD, p=2 if distance == "euclidean" else 1)
-    loss_BG = functional.relu(far_BG[:, :1] - far_BG[:, 1:] + margin)
+        distance_BG = functional.pairwise_distance(
+            q_B1D, d_BGD, p=2 if distance == "euclidean" else 1
+        )
+    loss_BG = functional.relu(distance_BG[:, :1] - distance_BG[:, 1:] + margin)
     if (dropped_BM := false_negatives(positives_BM, len(q_BD), len(d_MD))) is not None:
         kept_BG = ~own_columns(dropped_BM)[:, 1:]
         return (loss_BG * kept_BG).sum() / kept_BG.sum().clamp_min(1)

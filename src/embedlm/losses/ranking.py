@@ -1,4 +1,4 @@
-"""Losses on the order of pairs by graded labels.
+"""Losses that compare the order of pairs with their graded labels.
 
 Shapes: B pairs, D width.
 """
@@ -15,12 +15,12 @@ __all__ = ["angle", "cosent"]
 
 
 def cosent(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, *, temperature: float = 0.05) -> Tensor:
-    """log(1 + sum_{y_i > y_j} e^{(cos_j - cos_i) / t}) over pairs i, j (Su, CoSENT, 2022).
+    """Return log(1 + sum_{y_i > y_j} e^{(cos_j - cos_i) / t}) over pairs i, j (Su, CoSENT, 2022).
 
-    A sum, so it grows with the batch; 0 where all labels are equal.
+    The sum grows with the batch. The loss is 0 where all labels are equal.
 
     Raises:
-        InputError: for shapes that do not fit.
+        InputError: the shapes do not fit.
     """
     same_shape(a=a_BD, b=b_BD)
     return _ordered(
@@ -29,13 +29,13 @@ def cosent(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, *, temperature: float =
 
 
 def angle(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, *, temperature: float = 0.05) -> Tensor:
-    """CoSENT with |cos(a, b) + sin(a, b)| for the cosine (AnglE, arXiv 2309.12871).
+    """Return CoSENT's loss of |cos(a, b) + sin(a, b)| (AnglE, arXiv 2309.12871).
 
-    sin(a, b) = a_im . b_re - a_re . b_im, the halves of the unit vectors being real and imaginary;
-    an odd width is padded with 0.
+    sin(a, b) = a_im . b_re - a_re . b_im: the first half of a unit vector is its real part, the
+    second its imaginary part. An odd width is padded with 0.
 
     Raises:
-        InputError: for shapes that do not fit.
+        InputError: the shapes do not fit.
     """
     same_shape(a=a_BD, b=b_BD)
     pad = (0, a_BD.shape[1] % 2)
@@ -49,10 +49,11 @@ def angle(a_BD: Tensor, b_BD: Tensor, labels_B: Tensor, *, temperature: float = 
 
 
 def _ordered(scores_B: Tensor, labels_B: Tensor, temperature: float) -> Tensor:
+    """Return CoSENT's loss of the pairs' scores."""
     positive(temperature=temperature)
     shaped("labels", labels_B, (len(scores_B),))
     labels_B = full(labels_B)
     s_B = scores_B / temperature
-    wrong_BB = s_B[None, :] - s_B[:, None]
-    wrong_BB = wrong_BB.masked_fill(labels_B[:, None] <= labels_B[None, :], -torch.inf)
-    return torch.cat((wrong_BB.new_zeros(1), wrong_BB.flatten())).logsumexp(0)
+    difference_BB = s_B[None, :] - s_B[:, None]
+    difference_BB = difference_BB.masked_fill(labels_B[:, None] <= labels_B[None, :], -torch.inf)
+    return torch.cat((difference_BB.new_zeros(1), difference_BB.flatten())).logsumexp(0)

@@ -178,6 +178,15 @@ LOADING = Values(
     f"a mapping with {', '.join(sorted(_HARMLESS))}",
     lambda value: isinstance(value, dict) and set(value) <= _HARMLESS,
 )
+ARGUMENTS = (
+    *(
+        Setting(f"{part}_{kind}", LOADING)
+        for part in ("model", "tokenizer", "config")
+        for kind in ("args", "kwargs")
+    ),
+    Setting("processor_kwargs", LOADING),
+)
+"""Keys of sentence_bert_config.json with arguments of the network's and the tokenizer's loaders."""
 _OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits"}
 MODALITIES = Values(
     'text by "forward", read from last_hidden_state or logits',
@@ -204,12 +213,7 @@ TRANSFORMER = (
     Setting("processing_kwargs", one_of({})),
     Setting("unpad_inputs"),
     Setting("tokenizer_name_or_path", NOTHING),
-    *(
-        Setting(f"{part}_{kind}", LOADING)
-        for part in ("model", "tokenizer", "config")
-        for kind in ("args", "kwargs")
-    ),
-    Setting("processor_kwargs", LOADING),
+    *ARGUMENTS,
     *(Setting(one.key, one.values, one.read, null=one.null) for one in LATE_INTERACTION),
 )
 """Keys of sentence_bert_config.json."""

@@ -18,6 +18,7 @@ from embedlm.prompt.special import add_eos
 from embedlm.readout.latent import save_latent
 from embedlm.readout.projection import Projection, save_projection
 from embedlm.readout.token_layers import save_token_layers
+from embedlm.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -65,7 +66,7 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
         save_token_layers(parts.token_layers, folder)
         if isinstance(parts.token_layers.vector, Projection):
             dense = save_projection(parts.token_layers.vector, folder)
-    (folder / RECIPE_FILE).write_text(recipe.dump(), encoding="utf-8")
+    (folder / RECIPE_FILE).write_text(_saved_recipe(embedder).dump(), encoding="utf-8")
     note = "sentence-transformers cannot express this recipe; open the folder with EmbedLM."
     if form is not None:
         write_modules(embedder, folder, form, dense)
@@ -74,6 +75,14 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
         if recipe.prompt.clean in ("strip", "strip_all"):
             note += " It does not strip white space around a text, as this recipe does."
     card.write(embedder, folder, note, name)
+
+
+def _saved_recipe(embedder: Embedder) -> Recipe:
+    """Return the recipe of the folder: its adapters are merged into it or lie below it."""
+    recipe, switchable = embedder.recipe, bool(embedder.adapters)
+    if not (recipe.backbone.adapters or switchable):
+        return recipe
+    return recipe.override({"backbone.adapters": (), "backbone.merge": not switchable})
 
 
 def _tokenizer(embedder: Embedder, eos: bool) -> Any:

@@ -5,7 +5,7 @@ Shapes: B pairs, L longest of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.backbone.weights import load_classifier
 from embedlm.errors import UnsupportedError
+from embedlm.rerank.pairs import batches, joined_pairs, lower_case, templated_pairs
+from embedlm.schema.rerank import Method
 
 __all__ = ["Classifier"]
 
@@ -27,7 +29,14 @@ class Classifier:
     """A sequence classification network of transformers that scores pairs."""
 
     def __init__(
-        self, source: str, config: Any, device: Any, dtype: Any, max_length: int | None
+        self,
+        source: str,
+        config: Any,
+        method: Method,
+        *,
+        device: Any,
+        dtype: Any,
+        max_length: int | None,
     ) -> None:
         """Load it.
 
@@ -47,43 +56,47 @@ class Classifier:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.network.config.pad_token_id is None:
             self.network.config.pad_token_id = self.tokenizer.pad_token_id
-        self.max_length = max_length or self._own_length(config)
+        if method.lower:
+            lower_case(self.tokenizer)
+        positions = self._positions(config)
+        limit = max_length or method.max_length or self._stated()
+        self.max_length = min((n for n in (limit, positions) if n), default=None)
 
-    def _own_length(self, config: Any) -> int | None:
-        """Return how many tokens the network and its tokenizer take."""
+    def _positions(self, config: Any) -> int | None:
+        """Return how many tokens the network has positions for."""
         table = getattr(config.get_text_config(), "max_position_embeddings", None)
         if table is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
             table -= (config.pad_token_id or 0) + 1  # the first positions stand for the padding
-        stated = [n for n in (table, self.tokenizer.model_max_length) if n and n < 10**9]
-        return min(stated, default=None)
+        return table if table and table > 0 else None
 
-    def scores(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
-        """Return the network's output for each (query, document), the longer text being cut."""
+    def _stated(self) -> int | None:
+        """Return how many tokens the tokenizer's files allow."""
+        stated = self.tokenizer.model_max_length
+        return stated if stated and stated < 10**9 else None
+
+    def logits(
+        self, pairs: Sequence[tuple[str, str]], method: Method, instruction: str, prompt: str
+    ) -> npt.NDArray[np.float32]:
+        """Return the network's output for each (query, document).
+
+        Args:
+            pairs: to be scored.
+            method: says how they are written.
+            instruction: fills the template's slot.
+            prompt: written before the query, where the tokenizer joins the pair.
+        """
         scores = np.empty(len(pairs), np.float32)
         self.tokenizer.padding_side = "right"
-        limit = {"truncation": "longest_first", "max_length": self.max_length}
-        queries, documents = zip(*pairs, strict=True)
-        rows = self.tokenizer(
-            list(queries), list(documents), **(limit if self.max_length else {"truncation": False})
-        )
+        if method.template is None:
+            rows = joined_pairs(self.tokenizer, pairs, prompt, self.max_length)
+        else:
+            rows = templated_pairs(self.tokenizer, pairs, method, instruction, self.max_length)
         lengths = np.array([len(ids) for ids in rows["input_ids"]])
         with torch.inference_mode():
-            for items in _batches(lengths):
+            for items in batches(lengths, BUDGET):
                 inputs = self.tokenizer.pad(
                     {name: [values[i] for i in items] for name, values in rows.items()},
                     return_tensors="pt",
                 ).to(self.device)
                 scores[items] = self.network(**inputs).logits[:, 0].float().cpu().numpy()
         return scores
-
-
-def _batches(lengths: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield rows of like length, as many as the budget takes with their padding."""
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        end = start + 1
-        while end < len(order) and (end + 1 - start) * lengths[order[end]] <= BUDGET:
-            end += 1
-        yield order[start:end]
-        start = end

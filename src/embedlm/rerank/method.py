@@ -1,4 +1,4 @@
-"""How a re-ranker reads a pair: the published ways, and the way a folder's files ask for."""
+"""The built-in ways to score a pair, and the one that a caller or a model's files ask for."""
 
 from __future__ import annotations
 
@@ -7,33 +7,68 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import RecipeError, closest
+from embedlm.rerank.published import recognised
 from embedlm.schema.base import validated
 from embedlm.schema.rerank import YES_NO, Method
 from embedlm.schema.yaml_files import read_mapping
 
 __all__ = ["Method", "find_method", "methods"]
 
-_QWEN = (
+_JUDGE = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
     'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
-    "<|im_start|>user\n<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {text}<|im_end|>\n"
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    "<|im_start|>user\n"
 )
-_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+_ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
+_ZERANK = (
+    "<|im_start|>system\n{?instruction}<query>{/instruction}{query}{?instruction}</query>\n"
+    "<instruction>{instruction}</instruction>{/instruction}<|im_end|>\n"
+    "<|im_start|>user\n{text}" + _ASSISTANT
+)
+_MXBAI = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    "<|im_end|>\n<|im_start|>user\n{?instruction}instruction: {instruction}\n{/instruction}"
+    "query: {query}\ndocument: {text}\nYou are a search relevance expert who evaluates how well "
+    "documents match search queries. For each query-document pair, carefully analyze the semantic "
+    "relationship between them, then provide your binary relevance judgment (0 for not relevant, "
+    "1 for relevant).\nRelevance:" + _ASSISTANT
+)
+_CTXL = (
+    "Check whether a given document contains information helpful to answer the query.\n"
+    "<Document> {text}\n<Query> {query} ??"
+)
 
 _METHODS = {
     method.name: method
     for method in (
-        Method(name="cross-encoder", kind="classifier", probability=True),
+        Method(name="cross-encoder", kind="classifier", template=None, probability=True),
         Method(
             name="qwen3-reranker",
-            template=_QWEN,
-            instruction=_SEARCH,
+            template=_JUDGE
+            + "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {text}"
+            + _ASSISTANT
+            + "<think>\n\n</think>\n\n",
+            instruction="Given a web search query, retrieve relevant passages that answer the "
+            "query",
             yes="yes",
             no="no",
             probability=True,
             max_length=8192,
         ),
+        Method(
+            name="qwen3-vl-reranker",
+            template=_JUDGE
+            + "<Instruct>: {instruction}<Query>:{query}\n<Document>:{text}"
+            + _ASSISTANT,
+            instruction="Given a search query, retrieve relevant candidates that answer the query.",
+            yes="yes",
+            no="no",
+            probability=True,
+            max_length=10_240,
+        ),
+        Method(name="zerank", template=_ZERANK, yes="Yes", divisor=5, probability=True, strip=True),
+        Method(name="mxbai-rerank-v2", template=_MXBAI, yes="1", no="0", max_length=8192),
+        Method(name="ctxl-rerank-v2", template=_CTXL, yes=0),
         Method(name="bge-reranker-gemma", template=YES_NO, max_length=1024),
         Method(name="yes-no", template=YES_NO, no="No"),
     )
@@ -48,7 +83,7 @@ def methods() -> list[str]:
 def find_method(
     method: str | Path | Mapping[str, Any] | Method | None, config: Any, source: str
 ) -> Method:
-    """Return the method that was asked for, or the one that a model's config asks for.
+    """Return the method that was asked for, or the one that a model's name and class ask for.
 
     Args:
         method: a name, a .yaml file, a mapping of fields, a `Method`, or None.
@@ -57,13 +92,14 @@ def find_method(
 
     Raises:
         RecipeError: no such method, or one with an unknown field or a value that is not allowed.
+        UnsupportedError: a published re-ranker that no method can express.
     """
     if isinstance(method, Method):
         return method
     if isinstance(method, Mapping):
         return validated(Method, method, str(method.get("name", "custom")))
     if method is None:
-        return _METHODS[_recognised(config, source)]
+        return _METHODS[recognised(config, source)]
     name = str(method)
     if name in _METHODS:
         return _METHODS[name]
@@ -75,15 +111,3 @@ def find_method(
         f"re-ranker method {name!r} is not known; allowed: {', '.join(_METHODS)}, or a .yaml file."
         + closest(name, methods())
     )
-
-
-def _recognised(config: Any, source: str) -> str:
-    """Return the name of the method that a model's classes and name point to."""
-    named = f"{source} {getattr(config, '_name_or_path', '')}".lower()
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        return "cross-encoder"
-    if config.model_type == "qwen3" and "rerank" in named:
-        return "qwen3-reranker"
-    if config.model_type == "gemma" and "rerank" in named:
-        return "bge-reranker-gemma"
-    return "yes-no"

@@ -1,34 +1,31 @@
-"""Re-rankers: cross-encoders, and language models asked for a yes or a no.
-
-Shapes: B documents, D width of a state, V vocabulary.
-"""
+"""Re-rankers: cross-encoders, and language models asked for a yes or a no."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from scipy.special import expit
 
-from embedlm.backbone.config import load_config
+from embedlm.backbone.config import load_config, raw_config
 from embedlm.encode.inputs import check_texts
-from embedlm.errors import InputError, UnsupportedError
-from embedlm.jobs.json_files import optional_json
+from embedlm.errors import InputError, ModelError, closest
 from embedlm.persistence import layout_folder
+from embedlm.rerank.answers import AnswerModel
+from embedlm.rerank.chat import chat_method
 from embedlm.rerank.classifier import Classifier
+from embedlm.rerank.cross_encoder import PairSettings, is_cross_encoder, pair_settings
 from embedlm.rerank.method import Method, find_method
-from embedlm.schema.recipe import Recipe
-from embedlm.schema.template import escape
+from embedlm.rerank.published import check_known, is_published
 
 __all__ = ["Reranker"]
 
 Scores = npt.NDArray[np.float32]
-_ROWS = 256
-"""Rows of logits held at once."""
+_WITHOUT_EFFECT = ("batch_size", "show_progress_bar", "convert_to_numpy", "return_documents")
+"""Options of sentence-transformers that change no score."""
 
 
 class Reranker:
@@ -56,39 +53,31 @@ class Reranker:
         """Load a model.
 
         Args:
-            model: a folder or hub id: a sequence classification network with one output, or any
-                causal language model.
+            model: a folder or hub id: a sequence classification network with one output, a folder
+                of sentence-transformers' CrossEncoder, or any causal language model.
             method: a name of `embedlm.rerank.methods()`, fields of a `Method`, or None for the one
-                that the model's files ask for.
+                that the model's id and files ask for.
             device: None chooses CUDA, MPS or CPU.
             dtype: as in `embedlm.load`.
             max_length: in tokens; the document is shortened (by a cross-encoder the longer text).
             adapters: adapter folders or hub ids of a language model.
 
         Raises:
+            InputError: a max_length that is no number of tokens.
             ModelError: nothing that can be loaded is there.
             RecipeError: no such method.
-            UnsupportedError: a model that cannot score pairs so.
+            UnsupportedError: a model that cannot score pairs so, or a setting of its files that
+                cannot be honoured.
         """
-        source = str(model)
-        config = load_config(source)
-        self.name = source
-        self.method = find_method(method, config, source)
-        limit = max_length or self.method.max_length
-        self._classifier = self._model = None
-        if self.method.kind == "classifier":
-            self._classifier = Classifier(source, config, device, dtype, limit)
-            self._identity = _is_identity(source)
-            return
-        from embedlm.loader import load
-
-        recipe = _recipe(self.method, limit)
-        self._model = load(source, recipe, device=device, dtype=dtype, adapters=adapters)
-        self._answers = [
-            _answer(self._model.tokenizer, word, source)
-            for word in (self.method.yes, self.method.no)
-            if word is not None
-        ]
+        self.name = str(model)
+        config = load_config(self.name)
+        self._settings = _settings(method, config, self.name)
+        self.method = self._settings.method
+        options = {"device": device, "dtype": dtype, "max_length": max_length}
+        self._network = _network(self.name, config, self.method, adapters, options)
+        template = getattr(self._network.tokenizer, "chat_template", None)
+        self._chat = self._settings.chat if template else None
+        self._chats: dict[str, Method] = {}
 
     load = classmethod(lambda cls, *args, **options: cls(*args, **options))
 
@@ -102,6 +91,7 @@ class Reranker:
         *,
         instruction: str | None = None,
         probability: bool | None = None,
+        **spellings: Any,
     ) -> Scores:
         """Return each document's score for a query, (n,).
 
@@ -110,13 +100,17 @@ class Reranker:
             documents: list of strings or of `{"text": ...}`.
             instruction: of the task, where the method's template has a place for it.
             probability: whether scores are given as sigmoid(score); None takes the method's.
+            spellings: sentence-transformers' `prompt` or `prompt_name`, for the models that it
+                reads: what is written before the query, or as the system's message of a chat.
 
         Raises:
-            InputError: texts that cannot be used, or an instruction without a place for it.
+            InputError: texts or options that cannot be used, or an instruction without a place.
+            ModelError: a score that is NaN or infinite.
         """
         checked_query = check_texts([query]).texts[0]
         texts = check_texts(documents).texts
-        return self._score([(checked_query, text) for text in texts], instruction, probability)
+        pairs = [(checked_query, text) for text in texts]
+        return self._score(pairs, instruction, probability, spellings)
 
     def predict(
         self,
@@ -124,14 +118,20 @@ class Reranker:
         *,
         instruction: str | None = None,
         probability: bool | None = None,
-        **_: Any,
+        **spellings: Any,
     ) -> Scores:
-        """Return the score of each (query, document), (n,): sentence-transformers' name."""
-        checked = [check_texts(list(pair)).texts for pair in pairs]
+        """Return the score of each (query, document), (n,): sentence-transformers' name.
+
+        One pair alone gives one score. See `score`.
+        """
+        alone = len(pairs) == 2 and all(isinstance(text, str) for text in pairs)
+        checked = [check_texts(list(pair)).texts for pair in ([pairs] if alone else pairs)]
         for index, pair in enumerate(checked):
             if len(pair) != 2:
                 raise InputError(f"pair {index} holds {len(pair)} texts; give (query, document)")
-        return self._score([(a, b) for a, b in checked], instruction, probability)
+        both = [(query, document) for query, document in checked]
+        scores = self._score(both, instruction, probability, spellings)
+        return scores[0] if alone else scores
 
     def rank(
         self,
@@ -141,102 +141,101 @@ class Reranker:
         *,
         instruction: str | None = None,
         probability: bool | None = None,
+        **spellings: Any,
     ) -> list[dict[str, Any]]:
-        """Return the documents, best first: `{"corpus_id": place, "score": ..., "text": ...}`.
+        """Return the documents, best first: `{"corpus_id": index, "score": ..., "text": ...}`.
 
         Documents of one score keep their order. `top_k` None gives all; see `score`.
         """
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}; give a number above 0")
         texts = check_texts(documents).texts
-        scores = self.score(query, texts, instruction=instruction, probability=probability)
+        scores = self.score(
+            query, texts, instruction=instruction, probability=probability, **spellings
+        )
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [{"corpus_id": int(i), "score": float(scores[i]), "text": texts[i]} for i in order]
 
     def _score(
-        self, pairs: list[tuple[str, str]], instruction: str | None, probability: bool | None
+        self,
+        pairs: list[tuple[str, str]],
+        instruction: str | None,
+        probability: bool | None,
+        spellings: Mapping[str, Any],
     ) -> Scores:
-        if instruction is not None and "{instruction}" not in self.method.template:
+        prompt = self._prompt(spellings)
+        method = self._method(prompt)
+        if instruction is not None and not method.takes_instruction:
             raise InputError(
                 f"an instruction was given, but the method {self.method.name!r} has no place for "
                 "one; leave it out or choose another method"
             )
         if not pairs:
             return np.empty(0, np.float32)
-        if self._classifier is not None:
-            scores = self._classifier.scores(pairs)
-            squashed = self.method.probability and not self._identity
-        else:
-            scores, squashed = self._answer_logits(pairs, instruction), self.method.probability
-        squashed = squashed if probability is None else probability
-        return (1 / (1 + np.exp(-scores))).astype(np.float32) if squashed else scores
-
-    def _answer_logits(self, pairs: list[tuple[str, str]], instruction: str | None) -> Scores:
-        """Return the logits of the answers; the documents of a query run together."""
-        assert self._model is not None
-        task = self.method.instruction if instruction is None else instruction
-        rows_of: dict[str, list[int]] = {}
-        for row, (query, _) in enumerate(pairs):
-            rows_of.setdefault(query, []).append(row)
-        logits = np.empty(len(pairs), np.float32)
-        for query, rows in rows_of.items():
-            # The recipe's one slot before the text takes whatever stands there.
-            lead = self.method.template.partition("{text}")[0]
-            filled = _filled(lead, {"instruction": task, "query": query})
-            states_BD = self._model.encode(
-                [pairs[row][1] for row in rows],
-                instruction=filled,
-                heads=["dense"],
-                show_progress=False,
+        if method.strip:
+            pairs = [(query.strip(), document.strip()) for query, document in pairs]
+        task = method.instruction if instruction is None else instruction
+        scores = self._network.logits(pairs, method, task, prompt)
+        for index in np.flatnonzero(~np.isfinite(scores)):
+            raise ModelError(
+                f"the score of document {pairs[index][1][:60]!r} (number {index}) is "
+                f"{scores[index]}: the model's numbers have overflowed; try dtype='float32'"
             )
-            logits[rows] = self._logits(torch.from_numpy(states_BD))
-        return logits
+        squashed = method.probability if probability is None else probability
+        return expit(scores) if squashed else scores
 
-    @torch.inference_mode()
-    def _logits(self, h_BD: torch.Tensor) -> Scores:
-        assert self._model is not None
-        backbone = self._model.backbone
-        parts = []
-        for h_RD in h_BD.to(backbone.device, backbone.dtype).split(_ROWS):
-            answer_RA = backbone.logits(h_RD)[:, self._answers].float()
-            no_R = answer_RA[:, 1] if len(self._answers) == 2 else 0.0
-            parts.append(answer_RA[:, 0] - no_R)
-        scores: Scores = torch.cat(parts).cpu().numpy()
-        return scores
+    def _prompt(self, spellings: Mapping[str, Any]) -> str:
+        """Return what sentence-transformers' options write before the query; refuse others."""
+        options = {key: value for key, value in spellings.items() if key not in _WITHOUT_EFFECT}
+        allowed = ("prompt", "prompt_name")
+        for name, value in options.items():
+            if name not in allowed:
+                known = ["instruction", "probability", *allowed]
+                raise InputError(
+                    f"a re-ranker has no option {name!r}.{closest(name, known)} Allowed: "
+                    f"{', '.join(known)}"
+                )
+            if value is not None and self.method.template is not None:
+                raise InputError(
+                    f"{name} was given, but the method {self.method.name!r} writes the pair by a "
+                    "template of its own; give instruction= where it has a place for one"
+                )
+        return self._settings.prompt(options.get("prompt"), options.get("prompt_name"))
 
-
-def _recipe(method: Method, limit: int | None) -> Recipe:
-    """Return the recipe whose pooled states the answers are read from."""
-    tail = escape(method.template.partition("{text}")[2])
-    return Recipe.load(
-        {
-            "name": "reranker",
-            "backbone": {"attention": "causal"},
-            "prompt": {"default": "{instruction}{text}" + tail, "max_length": limit},
-            "pooling": {"kind": "last"},
-            "heads": ["dense", "sparse"],  # the second loads the language-model head
-            "normalize": False,
-        }
-    )
-
-
-def _filled(lead: str, values: Mapping[str, str]) -> str:
-    """Return the template's part before the document, its slots filled in one pass."""
-    return re.sub(r"\{(instruction|query)\}", lambda match: values[match.group(1)], lead)
+    def _method(self, prompt: str) -> Method:
+        """Return the method, with the template that the tokenizer's chat template writes."""
+        if self._chat is None:
+            return self.method
+        if prompt not in self._chats:
+            self._chats[prompt] = chat_method(
+                self.method, self._network.tokenizer, self._chat, prompt, self.name
+            )
+        return self._chats[prompt]
 
 
-def _answer(tokenizer: Any, word: str, source: str) -> int:
-    """Return the id of an answer: its first token, as it is written after the prompt."""
-    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise UnsupportedError(f"the tokenizer of {source!r} has no token for the answer {word!r}")
-    return int(ids[0])
+def _network(
+    source: str, config: Any, method: Method, adapters: Sequence[str], options: dict[str, Any]
+) -> Classifier | AnswerModel:
+    """Load the network that gives the logits."""
+    limit = options["max_length"]
+    if limit is not None and (isinstance(limit, bool) or limit < 1):
+        raise InputError(f"max_length is {limit!r}; give a number of tokens above 0")
+    if method.kind == "answer":
+        return AnswerModel(source, method, adapters=adapters, **options)
+    if adapters:
+        raise InputError("adapters are for language models; merge them into the cross-encoder")
+    return Classifier(source, config, method, **options)
 
 
-def _is_identity(source: str) -> bool:
-    """Tell whether a cross-encoder's files ask for its bare output (sentence-transformers)."""
-    stored = optional_json(layout_folder(source) / "config.json")
-    named = (stored.get("sentence_transformers") or {}).get("activation_fn") or stored.get(
-        "sbert_ce_default_activation_function", ""
-    )
-    return str(named).endswith("Identity")
+def _settings(method: Any, config: Any, source: str) -> PairSettings:
+    """Return how pairs are read: as the caller says, else as the model's id or files say."""
+    folder = layout_folder(source)
+    if method is not None or is_published(source):
+        return PairSettings(find_method(method, config, source))
+    check_known(config, source)
+    files_say = is_cross_encoder(folder)
+    # A CrossEncoder's folder names its modules; what the model is called counts for nothing.
+    plain = find_method("cross-encoder" if files_say else None, config, source)
+    if not files_say and plain.kind != "classifier":
+        return PairSettings(plain)
+    return pair_settings(folder, raw_config(source), plain)

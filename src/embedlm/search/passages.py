@@ -106,9 +106,9 @@ def _files(path: str | Path) -> list[str]:
 def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passage]:
     for record in Source(file, Fields(text_field), quoting=quoting):
         if record.error is not None:
-            raise RecordError(f"{file}:{record.place}: {record.error}. Mend the record")
+            raise RecordError(f"{file}:{record.line}: {record.error}. Mend the record")
         if record.text.strip():
-            yield Passage(file, record.place, record.text)
+            yield Passage(file, record.line, record.text)
 
 
 def _prose(file: str, split: str, longest: int) -> Iterator[Passage]:

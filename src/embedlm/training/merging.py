@@ -54,6 +54,7 @@ def merge(
             parameter.mul_(share[0])
         for name, part in zip(models[1:], share[1:], strict=True):
             other = load(str(name), device=device, dtype="float32")
+            _check_vocabulary(whole, other)
             addends = dict(modules_of(other).named_parameters())
             if with_head != (other.backbone.head is not None):
                 # A language-model head that only some of the models have is left out.
@@ -74,6 +75,17 @@ def merge(
         whole = whole.with_backbone(whole.backbone.rebuilt(head=None))
     whole.save_pretrained(output)
     return load(str(output), device=device)
+
+
+def _check_vocabulary(first: Embedder, other: Embedder) -> None:
+    """Refuse two models whose rows of embeddings stand for different tokens."""
+    a, b = first.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    differing = sorted(token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
+    if differing:
+        raise InputError(
+            f"{other.name!r} and {first.name!r} have different tokenizers, e.g. for the token "
+            f"{differing[0]!r}; merge models of one tokenizer"
+        )
 
 
 def check_output(models: Sequence[str | Path], output: str | Path) -> None:

@@ -165,7 +165,7 @@ def _sets(stage: Stage, source: LocatedPlan, data: str | Path | None) -> list[Re
     if not stage.data:
         raise InputError(
             f"stage {stage.name!r} has no data. A recipe's own tuning names none: write a plan "
-            f"with `recipe: NAME` and `data: {{{stage.name}: [{{source: FILE}}]}}`, see docs/train.md"
+            f"with `recipe: NAME` and `data: {{{stage.name}: [{{source: FILE}}]}}`"
         )
     sets = [
         read_records(find_data(entry.source, source.folder, data), entry.max_records)
