@@ -33,7 +33,11 @@ Floats = npt.NDArray[np.float32]
 def normalize(vectors: npt.NDArray[Any]) -> Floats:
     """Return vectors of length 1; a zero vector stays zero."""
     values = np.asarray(vectors, dtype=np.float32)
-    found: Floats = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(values, axis=-1, keepdims=True)
+    if not np.isfinite(norms).all():  # squares of large numbers overflow
+        norms = np.linalg.norm(values.astype(np.float64), axis=-1, keepdims=True)
+    found: Floats = np.asarray(values / np.maximum(norms, 1e-12), dtype=np.float32)
     return found
 
 

@@ -19,6 +19,7 @@ from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.names import check_name
 from embedlm.loader import load
+from embedlm.readout.quantized import Ranges
 from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.trainable import modules_of
 
@@ -73,6 +74,7 @@ def merge(
                 parameter.add_(addends[key], alpha=part)
     if not with_head:
         whole = whole.with_backbone(whole.backbone.rebuilt(head=None))
+    whole.ranges = Ranges()  # those of the first model alone
     whole.save_pretrained(output)
     return load(str(output), device=device)
 
