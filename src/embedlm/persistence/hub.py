@@ -117,7 +117,7 @@ def downloaded(
         folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES, _PICKLES], **options))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES], **options))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's client and its transport have no common base
         at = "" if revision is None else f" at revision {revision!r}"
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

@@ -23,6 +23,7 @@ from embedlm.readout.similarity import (
     maxsim,
     maxsim_pairwise,
     normalize,
+    signs_of,
     sparse_dot,
 )
 from embedlm.search.forms import VECTOR_FORMS, vector_form
@@ -216,6 +217,8 @@ class ExactStore:
                 compare = maxsim_pairwise if pairwise else maxsim
                 scores = compare(queries, documents, length_normalize=self.length_normalize)
             else:
-                compare_dense = dot if self.similarity == "cosine" else DENSE[self.similarity]
+                signs = self.similarity == "cosine" and signs_of(queries[:1]) is not None
+                known = self.similarity != "cosine" or signs
+                compare_dense = DENSE[self.similarity] if known else dot
                 scores = compare_dense(queries, documents, pairwise=pairwise)
         return finite_scores(scores)
