@@ -213,7 +213,8 @@ def _refuse_unfinished(values: Array, precision: str) -> None:
     if not np.isfinite(kept).all():
         row = int(np.flatnonzero(~np.isfinite(kept).all(axis=1))[0])
         raise InputError(
-            f"vector {row} holds NaN, infinity or a number too large, and cannot become {precision}"
+            f"vector {row} holds NaN or infinity, or a number too large, and cannot become "
+            f"{precision}; take float32"
         )
 
 

@@ -194,8 +194,8 @@ def _comparable(head: str, value: Any, dim: int | None, ranges: Any, what: str) 
     wrong = np.flatnonzero(~HEADS[head].finite(value))
     if len(wrong):
         raise InputError(
-            f"{what}[{wrong[0]}] holds NaN, infinity or a number beyond float32 ({head} vectors); "
-            "a model that runs in float16 gives such where its numbers overflow: load it with "
+            f"{what}[{wrong[0]}] holds NaN or infinity, or a number beyond float32 ({head}); a "
+            "model that runs in float16 gives such where its numbers overflow: load it with "
             "dtype='float32'"
         )
     return value

@@ -214,6 +214,6 @@ def _check_finite(values: npt.NDArray[np.float32]) -> None:
     if not np.isfinite(values).all():
         rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
         raise InputError(
-            f"the vectors hold NaN, infinity or numbers beyond float32 (row {rows[0]}); give "
+            f"the vectors hold NaN or infinity, or numbers beyond float32 (row {rows[0]}); give "
             "finite numbers, and load a model that gave them with dtype='float32'"
         )
