@@ -155,7 +155,7 @@ def test_integer_ranges_are_those_of_the_calibration_texts(model, tmp_path, sour
 
 def test_an_option_of_dense_vectors_is_refused_without_them(model, tmp_path, source):
     for options in [{"precision": "int8"}, {"dim": 4}, {"normalize": True}]:
-        with pytest.raises(InputError, match="which is of dense vectors"):
+        with pytest.raises(InputError, match="changes dense vectors"):
             encode_file(model, source, tmp_path / "o.npz", heads="multi_vector", **options)
 
 

@@ -193,7 +193,7 @@ def test_options_of_dense_vectors_are_refused_without_them(tiny_llama):
     for options in ({"precision": "int8"}, {"precision": "float16"}, {"dim": 4},
                     {"normalize": False}):  # fmt: skip
         for heads in ("sparse", ["sparse", "multi_vector"]):
-            with pytest.raises(InputError, match="which is of dense vectors"):
+            with pytest.raises(InputError, match="changes dense vectors"):
                 model.encode(TEXTS, heads=heads, **options)
     both = model.encode(TEXTS, heads=["dense", "multi_vector"], precision="ubinary")
     assert both.dense.dtype == np.uint8

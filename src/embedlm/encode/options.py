@@ -88,8 +88,8 @@ class Options:
         for name, value in asked.items():
             if value is not None:
                 raise InputError(
-                    f"{name} is {value!r}, which is of dense vectors, and the heads are "
-                    f"{', '.join(kinds)}; leave it out, or ask for the head dense too"
+                    f"{name} changes dense vectors, and the heads that are asked for give none "
+                    f"({', '.join(kinds)}); leave {name} out, or add dense to the heads"
                 )
 
 

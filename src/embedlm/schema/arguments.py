@@ -175,7 +175,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "folder": PATH,
         "license": NAME | NONE,
         "base_model": NAME | NONE,
-        "scores": _mapping(TEXT, NUMBER, "a mapping of tasks to finite numbers"),
+        "scores": _mapping(TEXT, NUMBER, "a number for each task: {task: number, ...}"),
     },
     "rerank": {
         "model": PATH,
