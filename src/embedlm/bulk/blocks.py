@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,6 @@ OPTIONS = (
     "adapter",
 )
 """The options of `Embedder.encode` that a job takes."""
-
 
 
 class BlockEncoder:
