@@ -144,9 +144,8 @@ def load_readout(
         merge: see there.
         lm_head: load the language-model head even where the recipe does not read it; "if_cheap":
             where it costs little memory.
-        max_length: see there.
+        max_length: see there; as model_kwargs.
         create: make untrained layers for token vectors and weights that the checkpoint lacks.
-        model_kwargs: see `load`.
     """
     if max_length is not None:
         recipe = recipe.override({"prompt.max_length": max_length})

@@ -140,15 +140,8 @@ def scores(
     sum or a mean over the query's tokens. Quantised vectors are compared as what they stand for:
     packed bits as 1 and -1, which orders by Hamming distance.
 
-    Args:
-        a: vectors of one or several heads.
-        b: as `a`.
-        heads: to compare; None: all that both sides have.
-        weights: of the heads; None: 1 each.
-        recipe: says how to compare.
-        pairwise: compare a[i] with b[i] only.
-        dim: width of the model's dense vectors.
-        ranges: fitted ones, for int8 and uint8 vectors that do not say theirs.
+    `dim` is the width of the model's dense vectors; its fitted `ranges` are for int8 and uint8
+    vectors that do not say theirs.
 
     Raises:
         InputError: texts; a head that one side lacks; another number of weights than heads; NaN,
