@@ -19,7 +19,6 @@ from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.names import check_name
 from embedlm.loader import load
-from embedlm.readout.quantized import Ranges
 from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.trainable import modules_of
 
@@ -72,9 +71,8 @@ def merge(
                 )
             for key, parameter in parameters.items():
                 parameter.add_(addends[key], alpha=part)
-    if not with_head:
-        whole = whole.with_backbone(whole.backbone.rebuilt(head=None))
-    whole.ranges = Ranges()  # those of the first model alone
+    head = whole.backbone.head if with_head else None
+    whole = whole.with_backbone(whole.backbone.rebuilt(head=head))  # and without ranges
     whole.save_pretrained(output)
     return load(str(output), device=device)
 
