@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedlm.evaluation import evaluate
     from embedlm.generation.writer import Writer
     from embedlm.readout.embeddings import Embeddings
+    from embedlm.readout.quantized import dequantize
     from embedlm.rerank import Reranker
     from embedlm.training import train
 
@@ -25,6 +26,7 @@ __all__ = [
     "Reranker",
     "Writer",
     "__version__",
+    "dequantize",
     "evaluate",
     "load",
     "losses",
@@ -40,6 +42,7 @@ _LAZY = {
     "load": "embedlm.loader",
     "evaluate": "embedlm.evaluation",
     "quantize": "embedlm.encode.precision",
+    "dequantize": "embedlm.readout.quantized",
     "Reranker": "embedlm.rerank",
     "train": "embedlm.training",
     "Writer": "embedlm.generation.writer",

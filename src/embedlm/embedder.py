@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -12,7 +11,15 @@ import numpy.typing as npt
 import torch
 
 from embedlm.backbone import Backbone
-from embedlm.backbone.adapters import check_adapter
+from embedlm.encode.call import (
+    adapter_names,
+    check_finite,
+    in_order,
+    items_of,
+    run_shares,
+    serving_adapter,
+    token_statistics,
+)
 from embedlm.encode.engine import Engine
 from embedlm.encode.executor import Executor
 from embedlm.encode.inputs import (
@@ -22,15 +29,17 @@ from embedlm.encode.inputs import (
     check_texts,
 )
 from embedlm.encode.items import Item, Part, Share
-from embedlm.encode.options import AUTO, Options
-from embedlm.encode.precision import finish_vectors
+from embedlm.encode.options import AUTO, UNSET, Options, in_role, texts_of
+from embedlm.encode.precision import RANGE_OPTIONS, finish_vectors, fitted_ranges, vector_form
 from embedlm.errors import InputError
-from embedlm.jobs.progress import progress
+from embedlm.persistence.saving import Saving
 from embedlm.prompt.lead import with_lead
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
-from embedlm.readout import Embeddings, PackStates, Readout, frequency
+from embedlm.readout import Embeddings, PackStates, Readout
 from embedlm.readout.embeddings import scores
 from embedlm.readout.heads import requested_heads
+from embedlm.readout.quantized import Ranges
+from embedlm.schema.arguments import check_arguments, check_names
 from embedlm.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,14 +54,20 @@ Names = Sequence[str] | None
 _STREAM_WINDOW = 4096
 
 
-class Embedder:
+class Embedder(Saving):
     """A language model and a recipe: encodes texts into vectors.
 
     Made by `embedlm.load`. `encode` takes sentence-transformers' spellings too.
     """
 
     def __init__(
-        self, readout: Readout, executor: Executor, *, name: str, generator: Any = None
+        self,
+        readout: Readout,
+        executor: Executor,
+        *,
+        name: str,
+        generator: Any = None,
+        ranges: Ranges | None = None,
     ) -> None:
         """Join a readout with the prompt of its recipe.
 
@@ -61,7 +76,9 @@ class Embedder:
             executor: runs that network.
             name: what the model is called in messages and cards: a folder or hub id.
             generator: writes the texts that a recipe such as geneol rewrites; None: the model.
+            ranges: of int8 and uint8 vectors, see `fit_ranges`.
         """
+        self.ranges = ranges or Ranges()
         self.readout, self.executor = readout, executor
         self.name, self.generator = name, generator
         self.renderer = Renderer(
@@ -84,14 +101,17 @@ class Embedder:
             UnsupportedError: the recipe wants the network itself otherwise (its attention, sliding
                 windows, adapters); load the model with it.
         """
-        return self._with(self.readout.with_recipe(Recipe.load(recipe)), self.executor)
+        readout = self.readout.with_recipe(Recipe.load(recipe))
+        same = readout.recipe.gives_vectors_of(self.recipe)
+        return self._with(readout, self.executor, self.ranges if same else None)
 
     def with_backbone(self, backbone: Backbone) -> Embedder:
         """Return an embedder by the same recipe over another form of the network (in training)."""
         return self._with(self.readout.with_backbone(backbone), Executor(backbone))
 
-    def _with(self, readout: Readout, executor: Executor) -> Embedder:
-        return Embedder(readout, executor, name=self.name, generator=self.generator)
+    def _with(self, readout: Readout, executor: Executor, ranges: Ranges | None = None) -> Embedder:
+        name, generator = self.name, self.generator
+        return Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
 
     # -- facts --------------------------------------------------------------------------------
 
@@ -107,6 +127,7 @@ class Embedder:
 
     tokenizer = property(lambda self: self.backbone.tokenizer, doc="The transformers tokenizer.")
     device = property(lambda self: self.backbone.device, doc="Where the network is.")
+    adapters = property(lambda self: adapter_names(self.backbone), doc="Switchable adapters.")
 
     @property
     def dim(self) -> int:
@@ -149,6 +170,7 @@ class Embedder:
         max_length: int | None = None,
     ) -> RenderedBatch | list[RenderedBatch]:
         """Return what the model will see: ids, segments, text; a list where prompts are several."""
+        check_arguments("encode", role=role, max_length=max_length)
         checked = check_texts(texts)
         request = Request(role, check_demonstrations(demonstrations), max_length)
         instructions = check_instructions(instruction, len(checked))
@@ -178,7 +200,7 @@ class Embedder:
 
     def encode(
         self,
-        texts: Any,
+        texts: Any = UNSET,
         role: str | None = None,
         instruction: Instructions = None,
         demonstrations: Demonstrations = None,
@@ -191,6 +213,7 @@ class Embedder:
         *,
         max_length: int | None = None,
         adapter: str | None = AUTO,
+        ranges: Any = None,
         **spellings: Any,
     ) -> Any:
         """Return vectors of texts, in their order.
@@ -210,9 +233,11 @@ class Embedder:
             max_length: in tokens; shortens the text, not the prompt.
             adapter: a switchable adapter's name, or None for the base alone; "auto" takes the one
                 that the recipe gives the role.
-            **spellings: sentence-transformers' names: show_progress_bar, normalize_embeddings,
-                prompt_name, truncate_dim, prompt (in place of the recipe's), convert_to_tensor;
-                convert_to_numpy, batch_size and device are taken and change nothing.
+            ranges: (2, dim) minima and maxima, of int8 and uint8; None takes those that
+                `fit_ranges` found.
+            **spellings: sentence-transformers' names: sentences, show_progress_bar, prompt_name,
+                normalize_embeddings, truncate_dim, prompt (in place of the recipe's),
+                convert_to_tensor, batch_size (which changes nothing), convert_to_numpy, device.
 
         Returns:
             One dense head: an array (n, dim), or (dim,) for a single string. Anything else:
@@ -221,9 +246,12 @@ class Embedder:
 
         Raises:
             InputError: texts or options that cannot be used.
+            NotFiniteError: the model gave NaN or infinity.
         """
+        texts = texts_of(texts, spellings)
         options = Options.of(
             spellings,
+            self.device,
             role=role,
             instruction=instruction,
             demonstrations=check_demonstrations(demonstrations),
@@ -235,6 +263,7 @@ class Embedder:
             show_progress=show_progress,
             max_length=max_length,
             adapter=adapter,
+            ranges=ranges,
         )
         checked = check_texts(texts, ids=True)
         outputs = self._encode(checked.parts, options)
@@ -243,58 +272,40 @@ class Embedder:
         vectors = outputs[0] if checked.single else outputs
         return torch.from_numpy(vectors) if options.as_tensor else vectors
 
-    def encode_query(self, texts: Any, **options: Any) -> Any:
-        """Encode with role "query"."""
-        return self.encode(texts, **{"role": "query", **options})
+    def encode_query(self, texts: Any = UNSET, **options: Any) -> Any:
+        """Encode with role "query", where the call names no other."""
+        return self.encode(texts, **in_role("query", options))
 
-    def encode_document(self, texts: Any, **options: Any) -> Any:
-        """Encode with role "document"."""
-        return self.encode(texts, **{"role": "document", **options})
+    def encode_document(self, texts: Any = UNSET, **options: Any) -> Any:
+        """Encode with role "document", where the call names no other."""
+        return self.encode(texts, **in_role("document", options))
 
     def stream(self, texts: Iterable[Any], **options: Any) -> Iterator[Any]:
         """Yield the vectors of an iterable one by one, in order and with bounded memory."""
         if isinstance(texts, str | Mapping):
             raise InputError("texts is a single text; give an iterable of texts, or call encode")
+        check_arguments("stream", texts=texts)
         source = iter(texts)
-        while window := list(islice(source, _STREAM_WINDOW)):
-            yield from self.encode(window, **options)
+        windows = iter(lambda: list(islice(source, _STREAM_WINDOW)), [])
+        return (vector for window in windows for vector in self.encode(window, **options))
 
     def _encode(self, parts: Sequence[Part], options: Options) -> Any:
         readout = self._readout(options.heads, options.role)
-        request = Request(options.role, options.demonstrations, options.max_length)
-        checked = check_instructions(options.instruction, len(parts))
-        instructions: Sequence[str | None] = checked or [None] * len(parts)
-        items = [Item(part, one) for part, one in zip(parts, instructions, strict=True)]
-        number = {item: index for index, item in enumerate(dict.fromkeys(items))}
-        shares = self._shares(list(number), options.show_progress)
-        budget, adapter = self.executor.budget(options.batch_tokens), self._adapter(options)
+        options.check_heads([head.kind for head in readout.heads])
+        items = items_of(parts, options)
+        unique = list(dict.fromkeys(items))
+        shares = self._shares(unique, options.show_progress)
+        budget = self.executor.budget(options.batch_tokens)
+        adapter = serving_adapter(self.backbone, self.recipe, options)
         renderer = with_lead(self.renderer, check_lead(options.lead, parts), options.role)
         engine = Engine(self.executor, renderer, readout, budget, adapter)
-        with progress(options.show_progress, len(shares)) as bar:
-            collectors = engine.run(shares, len(number), request, bar)
-        order_n = np.array([number[item] for item in items], dtype=np.int64)
-        outputs = {
-            head.kind: collector.value(order_n)
-            for head, collector in zip(readout.heads, collectors, strict=True)
-        }
-        return self._finish(outputs, options)
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """Names of the switchable adapters."""
-        loaded = self.backbone.adapters
-        return () if loaded is None else loaded.names
-
-    def _adapter(self, options: Options) -> str | None:
-        """Return the adapter that serves a call."""
-        if options.adapter != AUTO:
-            check_adapter(self.backbone.adapters, options.adapter)
-            return options.adapter
-        roles = self.recipe.backbone.adapter_roles
-        name = roles.get(options.role or "default", options.role)
-        if name in self.adapters:
-            return name
-        return self.adapters[0] if len(self.adapters) == 1 and not roles else None
+        collectors = run_shares(engine, shares, len(unique), options)
+        outputs = in_order(readout, collectors, items, unique)
+        check_finite(outputs, parts, self.backbone)
+        facts = self.recipe, self.readout.statistics, options, self.ranges
+        if "dense" in outputs:
+            outputs["dense"] = finish_vectors(outputs["dense"], *facts)
+        return outputs["dense"] if list(outputs) == ["dense"] else Embeddings(**outputs)
 
     def _readout(self, heads: Any, role: str | None) -> Readout:
         """Return the readout with the heads that a call asks for."""
@@ -317,13 +328,6 @@ class Embedder:
         (v_nD,) = self.readout.with_heads(dense).read(states)
         return finish_vectors(v_nD.cpu().numpy(), self.recipe, self.readout.statistics, Options())
 
-    def _finish(self, outputs: dict[str, Any], options: Options) -> Any:
-        """Return what a call asks for: dense vectors in its width, length and precision."""
-        if "dense" in outputs:
-            vectors, statistics = outputs["dense"], self.readout.statistics
-            outputs["dense"] = finish_vectors(vectors, self.recipe, statistics, options)
-        return outputs["dense"] if list(outputs) == ["dense"] else Embeddings(**outputs)
-
     # -- corpus statistics --------------------------------------------------------------------
 
     def fit(self, texts: Iterable[Any]) -> Embedder:
@@ -333,15 +337,33 @@ class Embedder:
         Returns the embedder itself.
         """
         texts = check_texts(texts).texts
-        if not texts:
-            raise InputError("fit needs at least one text")
-        rows = (self.renderer.render([text], Request(), segments=False)[0].ids[0] for text in texts)
-        statistics = frequency.count(rows, self.backbone.vocab_size)
+        statistics = token_statistics(self.renderer, texts, self.backbone.vocab_size)
         self.readout = self.readout.with_statistics(statistics)
         if self.recipe.pooling.remove_components:
             vectors = self.encode(texts, normalize=False, show_progress=False)
             statistics = statistics.with_components(vectors, self.recipe.pooling.remove_components)
             self.readout = self.readout.with_statistics(statistics)
+        self.ranges = Ranges()  # those of other vectors
+        return self
+
+    def fit_ranges(self, texts: Iterable[Any], **options: Any) -> Embedder:
+        """Learn each dimension's range from a corpus, for int8 and uint8; returns itself.
+
+        Ranges belong to one width: vectors that are cut and normalised again have ranges of their
+        own, which `fit_ranges(texts, dim=...)` adds. `save_pretrained` keeps them.
+
+        Args:
+            texts: like those that will be encoded.
+            **options: of `encode`: role, instruction, dim, normalize, ...
+
+        Raises:
+            InputError: no texts, or texts whose vectors are all the same.
+        """
+        check_names("fit_ranges", options, RANGE_OPTIONS)
+        vectors = self.encode(texts, heads="dense", **options)
+        call = Options(dim=options.get("dim"), normalize=options.get("normalize"))
+        form = vector_form(call, self.recipe, self.dim)
+        self.ranges = self.ranges.with_form(form, fitted_ranges(vectors))
         return self
 
     # -- scores -------------------------------------------------------------------------------
@@ -353,26 +375,17 @@ class Embedder:
 
         Cosine or dot for dense, dot for sparse, MaxSim for multi-vector, or their weighted sum.
         """
-        return scores(a, b, heads, weights, recipe=self.recipe, pairwise=False)
+        facts = self.recipe, False, self.dim, self.ranges
+        return scores(a, b, heads, weights, *facts)
 
     def similarity_pairwise(
         self, a: Any, b: Any, heads: Names = None, weights: Sequence[float] | None = None
     ) -> npt.NDArray[np.float32]:
         """Return the scores of a[i] with b[i], (n,)."""
-        return scores(a, b, heads, weights, recipe=self.recipe, pairwise=True)
+        facts = self.recipe, True, self.dim, self.ranges
+        return scores(a, b, heads, weights, *facts)
 
-    # -- saving -------------------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | Path, **card: Any) -> None:
-        """Save a model for `load`, and for sentence-transformers where it can express the method.
-
-        Args:
-            folder: new, empty, or that of a model, which is replaced.
-            **card: license (an identifier of the hub), base_model, scores (numbers by task).
-        """
-        from embedlm.persistence import Card, save
-
-        save(self, Path(folder), Card(**card))
+    # -- other forms --------------------------------------------------------------------------
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return a SentenceTransformer around this model, with the same weights and vectors."""
@@ -384,17 +397,3 @@ class Embedder:
         """Return what a pickle or a copy holds."""
         self.executor.unpack()
         return self.__dict__
-
-    def push_to_hub(self, repo: str, **options: Any) -> str:
-        """Save the model to a repository of the Hugging Face hub and return its address.
-
-        Args:
-            repo: "owner/name"; created if it is not there.
-            **options: private, token, revision and message; and those of `save_pretrained`.
-
-        Raises:
-            ModelError: the hub cannot be reached, or refuses.
-        """
-        from embedlm.persistence import push
-
-        return push(self, repo, **options)

@@ -6,7 +6,8 @@
     ├── InputError           a value, option or file that cannot be used
     │   └── RecordError      a record of a file, with its file and line
     ├── ModelError           a folder or hub id that cannot be loaded as a model
-    │   └── UnsupportedError a valid model that cannot do what the recipe says
+    │   ├── UnsupportedError a valid model that cannot do what the recipe says
+    │   └── NotFiniteError   a model that gave NaN or infinity
     ├── JobError             a long job that cannot start, continue or finish
     ├── GenerationError      a text generator (local or behind an endpoint) that failed
     └── MissingExtraError    an optional dependency is not installed; holds the pip line
@@ -26,6 +27,7 @@ __all__ = [
     "JobError",
     "MissingExtraError",
     "ModelError",
+    "NotFiniteError",
     "RecipeError",
     "RecordError",
     "TemplateError",
@@ -61,6 +63,13 @@ class ModelError(EmbedLMError, OSError):
 
 class UnsupportedError(ModelError):
     """A valid model that cannot do what the recipe says."""
+
+
+class NotFiniteError(ModelError):
+    """A model gave NaN or infinity for some texts."""
+
+    rows: tuple[int, ...] = ()
+    """Those texts, by their place in the call."""
 
 
 class JobError(EmbedLMError, RuntimeError):

@@ -12,8 +12,12 @@ from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError
 from embedlm.persistence import derive_recipe, layout_folder, recognise
+from embedlm.persistence.hub import check_model_kwargs, downloaded
+from embedlm.persistence.published import recipe_of_checkpoint
 from embedlm.readout import Parts, Readout
 from embedlm.readout.heads import make_heads
+from embedlm.readout.quantized import Ranges
+from embedlm.schema.arguments import check_arguments
 from embedlm.schema.recipe import Recipe
 
 __all__ = ["load", "load_readout", "load_to_train"]
@@ -27,12 +31,16 @@ def load(
     *,
     device: Any = None,
     dtype: Any = "auto",
-    adapters: Sequence[str] = (),
+    adapters: Sequence[str] | None = (),
     merge: bool | None = None,
     max_length: int | dict[str, int] | None = None,
     attn: str = "auto",
     generator: Any = None,
     lm_head: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Embedder:
     """Load a model and a recipe.
 
@@ -55,16 +63,29 @@ def load(
             "http://host/v1#model", or None for the model itself.
         lm_head: load the language-model head too, where the recipe does not read it: for
             `encode(heads=["sparse"])`, or a `Writer`.
+        revision: branch, tag or commit of a hub model.
+        token: of the hub; None or True takes the one that was logged in with, False none.
+        cache_dir: where models of the hub are kept.
+        model_kwargs: further arguments of transformers' `from_pretrained`, e.g. variant.
 
     Raises:
+        InputError: an argument that cannot be used.
         ModelError: nothing that can be loaded is there.
         RecipeError: no such recipe.
         UnsupportedError: the model cannot do what the recipe asks.
     """
+    hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    given = {"model": model, "device": device, "dtype": dtype, "adapters": adapters}
+    given |= {"merge": merge, "max_length": max_length, "attn": attn, "generator": generator}
+    check_arguments("load", **given, lm_head=lm_head, model_kwargs=model_kwargs, **hub)
+    check_model_kwargs(model_kwargs)
     builtin = "builtin" if recipe is None else "builtin-base"
     name = builtin if model is None else str(model)
-    source = _source(name)
-    chosen = derive_recipe(source) if recipe is None else _asked_for(recipe, source)
+    source = downloaded(_source(name), **hub)
+    published = recipe_of_checkpoint(name) if source != name and recipe is None else None
+    chosen = _asked_for(recipe, source) if recipe is not None else published
+    chosen = chosen or derive_recipe(source)
+    adapters = adapters or ()
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
     readout = load_readout(
@@ -78,8 +99,11 @@ def load(
         merge=merge,
         lm_head=writes or lm_head or "if_cheap",
         max_length=max_length,
+        model_kwargs=model_kwargs,
     )
-    return Embedder(readout, Executor(readout.backbone), name=name, generator=generator)
+    ranges = None if adapters else _fitted_ranges(source, readout.recipe)
+    executor = Executor(readout.backbone)
+    return Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
 
 
 def load_to_train(
@@ -105,6 +129,7 @@ def load_readout(
     lm_head: bool | Literal["if_cheap"] = False,
     max_length: int | dict[str, int] | None = None,
     create: bool = False,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Readout:
     """Load the network of a folder or hub id, and the layers that the recipe reads beside it.
 
@@ -119,7 +144,7 @@ def load_readout(
         merge: see there.
         lm_head: load the language-model head even where the recipe does not read it; "if_cheap":
             where it costs little memory.
-        max_length: see there.
+        max_length: see there; as model_kwargs.
         create: make untrained layers for token vectors and weights that the checkpoint lacks.
     """
     if max_length is not None:
@@ -135,11 +160,19 @@ def load_readout(
         attn=attn,
         adapters=folders,
         merge=merge,
+        more=model_kwargs,
     )
     parts = Parts(source, layout_folder(source)).for_recipe(recipe, backbone, create=create)
     if parts.latent is not None:
         recipe = recipe.override({"pooling.latent": parts.latent.config})
     return Readout(backbone, recipe, parts, trained=trained)
+
+
+def _fitted_ranges(source: str, recipe: Recipe) -> Ranges:
+    """Return the ranges saved with a model, where they are those of this recipe's vectors."""
+    ranges = Ranges.load(layout_folder(source))
+    fit = ranges.by_form and recipe.gives_vectors_of(derive_recipe(source))
+    return ranges if fit else Ranges()
 
 
 def _asked_for(recipe: Any, source: str) -> Recipe:

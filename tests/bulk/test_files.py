@@ -11,7 +11,7 @@ import scipy.sparse
 import embedlm
 from embedlm.bulk import encode_file
 from embedlm.data.source import Fields, Source
-from embedlm.errors import InputError, RecordError
+from embedlm.errors import InputError, JobError, RecordError
 from tests.command import sentences
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -100,13 +100,38 @@ def test_json_numbers_give_the_floats_back_exactly(model, tmp_path, source):
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
-def test_integer_ranges_are_those_of_the_first_block(model, tmp_path, source, precision):
-    out = tmp_path / "out.npy"
-    encode_file(model, source, out, block=64, precision=precision, dim=16)
+def test_integer_ranges_are_those_that_were_fitted(tiny_llama, tmp_path, source, precision):
+    model, out = embedlm.load(tiny_llama, "plain-mean", device="cpu"), tmp_path / "out.npy"
+    with pytest.raises(InputError, match=r"fit_ranges.*--calibration"):
+        encode_file(model, source, out, block=64, precision=precision)
+    model.fit_ranges(sentences(80, seed=3))
+    encode_file(model, source, out, block=64, precision=precision, dim=16, restart=True)
     texts = source.read_text().splitlines()
-    vectors = np.concatenate([model.encode(texts[i : i + 64], dim=16) for i in range(0, 300, 64)])
-    ranges = np.vstack([vectors[:64].min(axis=0), vectors[:64].max(axis=0)])
-    np.testing.assert_array_equal(np.load(out), embedlm.quantize(vectors, precision, ranges))
+    np.testing.assert_array_equal(np.load(out), model.encode(texts, precision=precision, dim=16))
+    # A text's integers do not depend on the texts that it came with.
+    (tmp_path / "one.txt").write_text(texts[-1])
+    encode_file(model, tmp_path / "one.txt", tmp_path / "one.npy", precision=precision, dim=16)
+    np.testing.assert_array_equal(np.load(tmp_path / "one.npy")[0], np.load(out)[-1])
+
+
+def test_other_ranges_are_another_job(tiny_llama, tmp_path, source, monkeypatch):
+    model, out = embedlm.load(tiny_llama, "plain-mean", device="cpu"), tmp_path / "out.npy"
+    model.fit_ranges(sentences(80, seed=3))
+    encode = type(model).encode
+    with monkeypatch.context() as patch:
+        calls = iter(range(100))
+
+        def stopping(self, texts, *args, **options):
+            if texts and next(calls) > 1:
+                raise KeyboardInterrupt
+            return encode(self, texts, *args, **options)
+
+        patch.setattr(type(model), "encode", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, source, out, block=64, precision="int8")
+    model.fit_ranges(sentences(80, seed=4))
+    with pytest.raises(JobError, match="ranges was"):
+        encode_file(model, source, out, block=64, precision="int8")
 
 
 def test_integer_ranges_are_those_of_the_calibration_texts(model, tmp_path, source):
@@ -123,6 +148,15 @@ def test_integer_ranges_are_those_of_the_calibration_texts(model, tmp_path, sour
     (tmp_path / "none.txt").write_text("")
     with pytest.raises(InputError, match="holds no texts"):
         encode_file(model, source, out, precision="int8", calibration=tmp_path / "none.txt")
+    (tmp_path / "one.txt").write_text("a text")
+    with pytest.raises(InputError, match="tell no ranges"):
+        encode_file(model, source, out, precision="int8", calibration=tmp_path / "one.txt")
+
+
+def test_an_option_of_dense_vectors_is_refused_without_them(model, tmp_path, source):
+    for options in [{"precision": "int8"}, {"dim": 4}, {"normalize": True}]:
+        with pytest.raises(InputError, match="changes dense vectors"):
+            encode_file(model, source, tmp_path / "o.npz", heads="multi_vector", **options)
 
 
 @pytest.mark.parametrize("precision", ["binary", "ubinary", "float16"])

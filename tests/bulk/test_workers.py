@@ -33,9 +33,10 @@ def source(tmp_path_factory):
 @pytest.mark.parametrize("options", [{}, {"precision": "int8"}])
 def test_two_processes_give_the_bytes_of_one(load, source, tmp_path, options):
     one, two = tmp_path / "one.npy", tmp_path / "two.npy"
-    encode_file(load(), source, one, block=32, **options)
+    job = {"block": 32, **({"calibration": source} if options else {}), **options}
+    encode_file(load(), source, one, **job)
     with open_pool(WorkerSettings(load, options), 2, None) as pool:
-        report = encode_file(load(), source, two, block=32, pool=pool, **options)
+        report = encode_file(load(), source, two, pool=pool, **job)
     assert report.rows == 400
     assert one.read_bytes() == two.read_bytes()
 

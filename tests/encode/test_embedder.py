@@ -99,7 +99,8 @@ def test_dim_is_cut_before_normalising(model):
     ],
 )
 def test_precision(model, precision, dtype, width):
-    found = model.encode(TEXTS, precision=precision)
+    ranges = [[-1] * 32, [1] * 32] if "int8" in precision else None
+    found = model.encode(TEXTS, precision=precision, ranges=ranges)
     assert found.dtype == dtype
     assert found.shape == (5, width)
 

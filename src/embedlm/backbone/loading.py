@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ def load_backbone(
     attn: str = "auto",
     adapters: Sequence[Path] = (),
     merge: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Load the network and tokenizer of a folder or hub id and prove its attention.
 
@@ -61,6 +62,7 @@ def load_backbone(
         attn: auto (packed where proven), packed, sdpa or eager.
         adapters: folders of adapters, in order.
         merge: merge them into the weights, or keep them switchable.
+        more: further arguments of transformers' `from_pretrained`.
 
     Raises:
         ModelError: nothing that can be loaded is there.
@@ -79,7 +81,7 @@ def load_backbone(
     padded = "eager" if attn == "eager" else "sdpa"
     with quiet():
         network, missing = load_network(
-            source, config, stored, head=with_head, implementation=padded
+            source, config, stored, head=with_head, implementation=padded, more=more
         )
     if head is True and missing:
         raise UnsupportedError(

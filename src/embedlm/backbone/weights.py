@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
 
 from embedlm.backbone.config import WRAPPED, raw_config, unloadable
 from embedlm.backbone.quiet import quiet
-from embedlm.errors import ModelError, UnsupportedError
+from embedlm.errors import InputError, ModelError, UnsupportedError
 
 __all__ = ["head_is_cheap", "load_classifier", "load_network"]
 
@@ -62,9 +63,17 @@ def head_is_cheap(config: Any) -> bool:
 
 
 def load_network(
-    source: str, config: Any, dtype: torch.dtype, *, head: bool, implementation: str
+    source: str,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    head: bool,
+    implementation: str,
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, list[str]]:
     """Return the network (with its language-model head if `head`) and its missing head weights.
+
+    `more` holds further arguments of `from_pretrained`.
 
     Raises:
         ModelError: weights that are missing, truncated or do not fit the config.
@@ -80,7 +89,7 @@ def load_network(
             )
     elif MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
         loader = AutoModelForTextEncoding
-    model, missing, mismatched = _opened(loader, source, config, dtype, implementation)
+    model, missing, mismatched = _opened(loader, source, config, dtype, implementation, more)
     prefix = f"{model.base_model_prefix}." if head else ""
     body = [key for key in missing if key.startswith(prefix)] + mismatched
     _refuse(source, body)
@@ -104,7 +113,12 @@ def load_classifier(source: str, config: Any, dtype: torch.dtype) -> nn.Module:
 
 
 def _opened(
-    loader: Any, source: str, config: Any, dtype: torch.dtype, implementation: str
+    loader: Any,
+    source: str,
+    config: Any,
+    dtype: torch.dtype,
+    implementation: str,
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[Any, list[str], list[str]]:
     """Return a network and which of its weights the files lack, or have in another shape."""
     try:
@@ -116,10 +130,17 @@ def _opened(
             attn_implementation=implementation,
             output_loading_info=True,
             key_mapping=_key_mapping(source),
+            **(more or {}),
         )
     except Exception as error:  # damaged configs and pickles raise whatever the library meets
         if implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
-            return _opened(loader, source, config, dtype, "eager")
+            return _opened(loader, source, config, dtype, "eager", more)
+        unknown = [name for name in more or () if f"'{name}'" in str(error)]
+        if unknown and isinstance(error, TypeError):
+            raise InputError(
+                f"model_kwargs holds {unknown[0]!r}, which transformers does not take for this "
+                "model; leave it out"
+            ) from error
         raise unloadable(source, "weights", error) from error
     if raw_config(source).get("model_type") in WRAPPED:
         model._weight_conversions = []  # it is saved as the network that it is

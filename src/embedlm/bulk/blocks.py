@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from embedlm.data import Record
 from embedlm.encode.options import Options
-from embedlm.encode.precision import quantize, ranges_of
-from embedlm.errors import InputError, JobError, RecordError, closest
+from embedlm.encode.precision import WITH_RANGES, quantize, ranges_for, ranges_of
+from embedlm.errors import InputError, JobError, NotFiniteError, RecordError, closest
 from embedlm.jobs import Job, Reject
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ OPTIONS = (
     "adapter",
 )
 """The options of `Embedder.encode` that a job takes."""
-WITH_RANGES = ("int8", "uint8")
 
 
 class BlockEncoder:
@@ -73,7 +72,9 @@ class BlockEncoder:
                 )
         settings = dict(options)
         self.precision = str(settings.pop("precision", None) or "float32")
-        Options(precision=self.precision)  # refuses an unknown one
+        call: dict[str, Any] = {name: settings.get(name) for name in ("dim", "normalize")}
+        self._call = Options(precision=self.precision, **call)  # refuses an unknown precision
+        self._model = model
         self.keep_rejects = keep_rejects
         # Vectors are made smaller here: after the check for NaN, and by ranges all blocks share.
         encode: Any = model.encode
@@ -82,9 +83,8 @@ class BlockEncoder:
         self.kernels: Mode = "off"
         no_texts = self.encode([])
         dense, sparse, tokens = _heads(no_texts)
-        if dense is None:
-            self._refuse_of_dense(settings)
-        self.needs_ranges = self.precision in WITH_RANGES and dense is not None
+        self._call.check_heads(["dense"] if dense is not None else list(no_texts.heads))
+        self.needs_ranges = self.precision in WITH_RANGES
         self.vocabulary = 0 if sparse is None else int(sparse.shape[1])
         self.width = 0 if tokens is None else self.encode(["a"]).multi_vector[0].shape[1]
         self.empty = self._block(no_texts, [], "", [])
@@ -99,15 +99,25 @@ class BlockEncoder:
         good = [record for record in records if record.error is None]
         bad = [record for record in records if record.error is not None]
         self._refuse(bad, file)
-        outputs = self.encode([record.text for record in good])
-        wrong = _not_finite(outputs)
-        if wrong:
+        try:
+            outputs = self.encode([record.text for record in good])
+        except NotFiniteError as error:
+            wrong = error.rows
             reason = "the model gave NaN or infinity for it; try dtype float32"
             bad += [replace(good[i], error=reason, raw=good[i].text[:200]) for i in wrong]
             self._refuse(bad, file)
             good = [record for i, record in enumerate(good) if i not in wrong]
             outputs = self.encode([record.text for record in good])
         return self._block(outputs, good, file, bad)
+
+    def take_fitted_ranges(self) -> None:
+        """Take the ranges of int8 and uint8 that were fitted for the model.
+
+        Raises:
+            InputError: there are none.
+        """
+        model = self._model
+        self.ranges = ranges_for(self._call, model.ranges, model.recipe, model.dim)
 
     def widen_ranges(self, texts: Sequence[str]) -> None:
         """Widen the ranges of int8 and uint8 by these texts' vectors."""
@@ -119,16 +129,6 @@ class BlockEncoder:
             low, high = zip(self.ranges, ranges, strict=True)
             ranges = np.vstack([np.minimum(*low), np.maximum(*high)])
         self.ranges = ranges.astype(np.float32)
-
-    def _refuse_of_dense(self, options: Mapping[str, Any]) -> None:
-        """Refuse options that only change dense vectors, where there are none."""
-        given = [name for name in ("dim", "normalize") if options.get(name) is not None]
-        given += ["precision"] if self.precision != "float32" else []
-        if given:
-            raise InputError(
-                f"{given[0]} changes dense vectors, and the heads that are asked for give none; "
-                f"leave {given[0]} out, or add dense to the heads"
-            )
 
     def _refuse(self, bad: Sequence[Record], file: str) -> None:
         if bad and not self.keep_rejects:
@@ -161,31 +161,17 @@ class BlockEncoder:
         return block
 
     def _smaller(self, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        ranges = self.ranges
-        if self.needs_ranges and ranges is None:
-            if len(vectors):
-                ranges = self.ranges = ranges_of(vectors)
-            else:
-                ranges = np.zeros((2, vectors.shape[1]), np.float32)
-        return quantize(vectors, self.precision, ranges)
+        if self.needs_ranges and self.ranges is None and len(vectors):
+            self.take_fitted_ranges()
+        ranges = self.ranges if len(vectors) else None
+        # A block's arrays are written as they are, without what their integers stand for.
+        return np.asarray(quantize(vectors, self.precision, ranges))
 
 
 def _heads(outputs: Any) -> tuple[npt.NDArray[Any] | None, Any, Any]:
     if isinstance(outputs, np.ndarray):
         return outputs, None, None
     return outputs.dense, outputs.sparse, outputs.multi_vector
-
-
-def _not_finite(outputs: Any) -> set[int]:
-    """Return which texts have NaN or infinity in any of their outputs."""
-    dense, sparse, tokens = _heads(outputs)
-    wrong: set[int] = set()
-    if dense is not None:
-        wrong |= set(np.flatnonzero(~np.isfinite(dense).all(axis=1)).tolist())
-    if sparse is not None:
-        entries = sparse.tocoo()
-        wrong |= set(entries.row[~np.isfinite(entries.data)].tolist())
-    return wrong | {i for i, vectors in enumerate(tokens or ()) if not np.isfinite(vectors).all()}
 
 
 def _bytes(lines: Sequence[str]) -> npt.NDArray[np.uint8]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from embedlm.backbone.memory import give_back
 from embedlm.bulk.blocks import Block, BlockEncoder, load_block, save_block
-from embedlm.bulk.identity import identity
+from embedlm.bulk.identity import identity, ranges_digest
 from embedlm.bulk.options import JobOptions
 from embedlm.bulk.outputs import check_output, check_paths
 from embedlm.bulk.requests import BlockRequest
@@ -164,6 +164,7 @@ def _prepare(
     chosen.check(encoder.precision, out.suffix.lower())
     size = chosen.block or (BLOCK_OF_TOKENS if "tokens" in encoder.empty else BLOCK)
     jobs_own = {"block": size, "compile": chosen.compile, "rejects": aside is not None}
+    fitted = encoder.needs_ranges and sample is None
     manifest = json_values(
         {
             "version": 2,
@@ -171,6 +172,7 @@ def _prepare(
             "calibration": None if sample is None else sample.fingerprint(),
             "options": {**of_encode, **jobs_own},
             **identity(model, with_head="indices" in encoder.empty),
+            **({"ranges": ranges_digest(model)} if fitted else {}),
         }
     )
     return _Task(encoder, records, sample, out, aside, size, chosen, manifest)
@@ -221,6 +223,11 @@ def _take_ranges(encoder: BlockEncoder, job: Job, sample: Source | None, size: i
         encoder.widen_ranges(chunk)
     if encoder.ranges is None:
         raise InputError(f"the calibration file {sample.name} holds no texts")
+    if (encoder.ranges[0] == encoder.ranges[1]).all():
+        raise InputError(
+            f"the texts of the calibration file {sample.name} tell no ranges, as their vectors are "
+            "all the same; give a few hundred different ones"
+        )
     job.fix(_RANGES, encoder.ranges)
 
 
@@ -240,15 +247,13 @@ class _Run:
 
     def encode(self, pool: Pool | None, show_progress: bool | None) -> int:
         """Encode every block that is not yet there; return how many there are."""
-        source, encoder, job = self.source, self.encoder, self.job
+        source, job = self.source, self.job
         shown = sys.stderr.isatty() if show_progress is None else show_progress
         total = source.count() if shown else None
         with progress(show_progress, total, scale=True, least=0) as advance:
             for index, block in self._encoded(
                 self._missing(advance, estimated=shown and total is None), pool
             ):
-                if encoder.ranges is not None and job.fixed_array(_RANGES) is None:
-                    job.fix(_RANGES, encoder.ranges)
                 save_block(job, index, block)
                 give_back()
         if job.count() > self.count:
@@ -270,6 +275,8 @@ class _Run:
             self.read += len(chunk)
             digest = _digest(chunk)
             if not self._is_there(index, chunk, digest):
+                if encoder.needs_ranges and encoder.ranges is None:
+                    encoder.take_fitted_ranges()
                 yield BlockRequest(
                     index, chunk, digest, self.source.name, encoder.ranges, encoder.kernels
                 )
@@ -280,14 +287,12 @@ class _Run:
     def _encoded(
         self, requests: Iterator[BlockRequest], pool: Pool | None
     ) -> Iterator[tuple[int, Block]]:
-        """Yield each block with its index; a pool waits for the ranges of int8 and uint8."""
-        encoder = self.encoder
-        while pool is None or (encoder.needs_ranges and encoder.ranges is None):
-            request = next(requests, None)
-            if request is None:
-                return
-            yield request.index, request.run(encoder)
-        yield from run_requests(pool, requests)
+        """Yield each block with its index."""
+        if pool is not None:
+            yield from run_requests(pool, requests)
+            return
+        for request in requests:
+            yield request.index, request.run(self.encoder)
 
     def _is_there(
         self, index: int, records: Sequence[Record], digest: npt.NDArray[np.uint8]
@@ -305,9 +310,6 @@ class _Run:
                 f"{self.source.name} has changed since the job was begun: the records at "
                 f"{records[0].line} to {records[-1].line} are different. {_ANEW}"
             )
-        encoder = self.encoder
-        if encoder.needs_ranges and encoder.ranges is None and len(block["columns"]):
-            raise JobError(f"{self.job.folder} has lost its {_RANGES}. {_ANEW}")
         return True
 
 

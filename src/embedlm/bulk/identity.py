@@ -15,7 +15,7 @@ from embedlm.backbone.prepacked import plain
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["identity"]
+__all__ = ["identity", "ranges_digest"]
 
 _SAMPLE = 64
 
@@ -42,6 +42,12 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
         "recipe": json.loads(model.recipe.model_dump_json()),
         "software": {name: version(name) for name in ("embedlm", "torch", "transformers")},
     }
+
+
+def ranges_digest(model: Embedder) -> str:
+    """Return what tells a model's fitted ranges from others."""
+    forms = sorted(model.ranges.by_form.items())
+    return _short(b"".join(f"{form}".encode() + values.tobytes() for form, values in forms))
 
 
 def _weights(network: Any) -> str:

@@ -35,7 +35,7 @@ class JobOptions:
     rejects: str | Path | None = None
     """File for bad records, as JSON lines; None: the first one is an error."""
     calibration: str | Path | None = None
-    """Texts from which int8 and uint8 take their ranges; None: the first block."""
+    """Texts from which int8 and uint8 take their ranges; None: the model's fitted ones."""
     restart: bool = False
     """Discard what an earlier run has finished."""
     compile: bool | None = None

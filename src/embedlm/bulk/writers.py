@@ -26,6 +26,7 @@ import numpy.typing as npt
 from embedlm.bulk.blocks import Block, finished_block, lines_of
 from embedlm.errors import require
 from embedlm.jobs import Job
+from embedlm.jobs.json_files import json_text
 from embedlm.readout.embeddings import Array
 
 __all__ = ["OUTPUT_COLUMNS", "WRITERS", "Finished"]
@@ -226,7 +227,7 @@ def _column(arrow: Any, values: list[Any], types: set[str]) -> Any:
         return arrow.array(values, arrow.int64() if types == {"int"} else arrow.bool_())
     if types in ({"float"}, {"int", "float"}):
         return arrow.array(values, arrow.float64())
-    texts = [v if isinstance(v, str) or v is None else json.dumps(v) for v in values]
+    texts = [v if isinstance(v, str) or v is None else json_text(v) for v in values]
     return arrow.array(texts, arrow.string())
 
 

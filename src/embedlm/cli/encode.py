@@ -115,7 +115,7 @@ class JobOptions:
     ] = None
     calibration: Annotated[
         str | None,
-        path("Texts that set the ranges of int8 and uint8; without it the first block does."),
+        path("Texts that set the ranges of int8 and uint8; without it the model's own ranges do."),
     ] = None
     restart: Annotated[bool, flag("Discard what an earlier run has finished.")] = False
     compile: Annotated[

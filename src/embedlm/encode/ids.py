@@ -12,6 +12,7 @@ from embedlm.backbone import Backbone
 from embedlm.errors import InputError
 from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.prompt.segments import SEGMENT_ID, Segments
+from embedlm.schema.arguments import short
 
 __all__ = ["as_rendered", "segments_of"]
 
@@ -35,12 +36,12 @@ def as_rendered(
     limit = request.max_length or backbone.max_positions
     segments, words = [], []
     for row in rows:
-        ids = np.array(row, dtype=np.int64)
-        if ids.min() < 0 or ids.max() >= backbone.vocab_size:
-            wrong = int(ids.min()) if ids.min() < 0 else int(ids.max())
+        wrong = next((one for one in row if not 0 <= one < backbone.vocab_size), None)
+        if wrong is not None:
             raise InputError(
-                f"token id {wrong} is not in the vocabulary (0 to {backbone.vocab_size - 1})"
+                f"token id {short(wrong)} is not in the vocabulary (0 to {backbone.vocab_size - 1})"
             )
+        ids = np.array(row, dtype=np.int64)
         if limit is not None and len(ids) > limit:
             raise InputError(f"a row of {len(ids)} token ids is longer than {limit}; cut it")
         segments.append(segments_of(ids, backbone.tokenizer))

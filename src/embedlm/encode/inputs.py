@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from embedlm.encode.items import Part, Text, TokenIds
 from embedlm.errors import InputError
+from embedlm.schema.arguments import check_arguments, short
 
 __all__ = [
     "CheckedTexts",
@@ -48,10 +49,14 @@ def check_texts(texts: Any, *, ids: bool = False) -> CheckedTexts:
     """
     if isinstance(texts, str | Mapping):
         return CheckedTexts([Text(_text(texts, 0))], True)
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+    if isinstance(texts, Set) or hasattr(texts, "columns"):
+        kind = "a set, which has no order" if isinstance(texts, Set) else "a table"
+        raise InputError(f"texts is {kind}; give a list of strings, or one column of a table")
+    one = getattr(texts, "ndim", 1) == 0  # an array without rows cannot be iterated
+    if isinstance(texts, bytes) or one or not isinstance(texts, Iterable):
         raise InputError(
-            f"texts is {type(texts).__name__}; give a string, or a list of strings or of "
-            '{"text": ...}'
+            f"texts is {type(texts).__name__} ({short(texts)}); give a string, or a list of "
+            'strings or of {"text": ...}'
         )
     items = list(texts)
     if ids and items and _begins_with_id(items[0]):
@@ -63,14 +68,18 @@ def check_texts(texts: Any, *, ids: bool = False) -> CheckedTexts:
 
 def _begins_with_id(item: Any) -> bool:
     """Tell whether something is a row of token ids, by its first entry."""
-    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
+    if isinstance(item, str | bytes | Mapping) or not _has_entries(item):
         return False
     first = next(iter(item), None)
     return isinstance(first, Integral) and not isinstance(first, bool)
 
 
+def _has_entries(item: Any) -> bool:
+    return isinstance(item, Iterable) and getattr(item, "ndim", 1) > 0
+
+
 def _ids(item: Any, index: int) -> tuple[int, ...]:
-    if isinstance(item, str | bytes | Mapping) or not isinstance(item, Iterable):
+    if isinstance(item, str | bytes | Mapping) or not _has_entries(item):
         raise InputError(
             f"item {index} is {type(item).__name__}, and the first one is a row of token ids; give "
             "texts or ids, not both"
@@ -78,7 +87,7 @@ def _ids(item: Any, index: int) -> tuple[int, ...]:
     row = tuple(item)
     for one in row:
         if isinstance(one, bool) or not isinstance(one, Integral):
-            raise InputError(f"item {index} holds {_short(one)}, which is no token id")
+            raise InputError(f"item {index} holds {short(one)}, which is no token id")
     if not row:
         raise InputError(f"item {index} holds no token id; leave it out")
     return tuple(int(one) for one in row)
@@ -98,26 +107,26 @@ def check_lead(lead: str | None, parts: Sequence[Part]) -> str | None:
 def _text(item: Any, index: int) -> str:
     if isinstance(item, Mapping):
         if "text" not in item:
-            raise InputError(f"item {index} is a mapping without the key 'text': {_short(item)}")
+            raise InputError(f"item {index} is a mapping without the key 'text': {short(item)}")
         item = item["text"]
     if not isinstance(item, str):
         raise InputError(
-            f"item {index} is {type(item).__name__} ({_short(item)}), not a string; convert it "
+            f"item {index} is {type(item).__name__} ({short(item)}), not a string; convert it "
             "or leave it out"
         )
+    return _whole(str(item), f"item {index}")
+
+
+def _whole(text: str, what: str) -> str:
+    """Return a text that UTF-8 can write."""
     try:
-        item.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"item {index} holds a lone surrogate at character {error.start} and cannot be "
-            "encoded as UTF-8; clean it, e.g. text.encode('utf-8', 'replace').decode()"
+            f"{what} holds a lone surrogate at character {error.start} and cannot be encoded as "
+            "UTF-8; clean it, e.g. text.encode('utf-8', 'replace').decode()"
         ) from error
-    return str(item)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text
 
 
 def check_instructions(instruction: Any, count: int) -> list[str] | None:
@@ -125,7 +134,8 @@ def check_instructions(instruction: Any, count: int) -> list[str] | None:
     if instruction is None:
         return None
     if isinstance(instruction, str):
-        return [instruction] * count
+        return [_whole(instruction, "instruction")] * count
+    check_arguments("encode", instruction=instruction)
     instructions = list(instruction)
     if len(instructions) != count:
         raise InputError(
@@ -135,6 +145,7 @@ def check_instructions(instruction: Any, count: int) -> list[str] | None:
     for index, one in enumerate(instructions):
         if not isinstance(one, str):
             raise InputError(f"instruction {index} is {type(one).__name__}, not a string")
+        _whole(one, f"instruction {index}")
     return instructions
 
 
@@ -148,5 +159,7 @@ def check_demonstrations(demonstrations: Any) -> tuple[dict[str, str], ...] | No
         )
     for index, shot in enumerate(demonstrations):
         if not isinstance(shot, Mapping) or not all(isinstance(v, str) for v in shot.values()):
-            raise InputError(f"demonstration {index} is not a mapping of strings: {_short(shot)}")
+            raise InputError(f"demonstration {index} is not a mapping of strings: {short(shot)}")
+        for value in shot.values():
+            _whole(value, f"demonstration {index}")
     return tuple(dict(shot) for shot in demonstrations)

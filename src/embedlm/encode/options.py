@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
 from typing import Any
 
 from embedlm.errors import InputError, closest
+from embedlm.schema.arguments import check_arguments, check_names, short
 
-__all__ = ["AUTO", "PRECISIONS", "Options"]
+__all__ = ["AUTO", "PRECISIONS", "UNSET", "Options", "in_role", "texts_of"]
 
 AUTO = "auto"
 """The adapter that the recipe gives the role."""
 PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+UNSET: Any = object()
+"""An argument that was left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class Options:
     show_progress: bool | None = None
     max_length: int | None = None
     adapter: str | None = AUTO
+    ranges: Any = None
+    """(2, D) minima and maxima, of int8 and uint8; None: those that were fitted."""
     lead: str | None = None
     """Written before each text in place of the recipe's prompt (sentence-transformers' `prompt`);
     "" leaves the text bare."""
@@ -39,36 +43,60 @@ class Options:
     """Shorten vectors after the recipe's normalising (sentence-transformers' `truncate_dim`)."""
 
     @classmethod
-    def of(cls, spellings: Mapping[str, Any], **named: Any) -> Options:
-        """Return the options of a call; sentence-transformers' spellings win over ours.
+    def of(cls, spellings: Mapping[str, Any], device: Any = None, **named: Any) -> Options:
+        """Return the options of a call, in our names or in sentence-transformers'.
+
+        Args:
+            spellings: sentence-transformers' names.
+            device: where the network is.
+            **named: ours.
 
         Raises:
-            InputError: a name that neither knows, or a value that is not allowed.
+            InputError: a name that neither knows, a value that is not allowed, or two names of one
+                option that say different things.
         """
-        options = {**named, **_translated(spellings)}
-        if options.get("precision") is None:
-            options["precision"] = "float32"
-        return cls(**options)
+        check_names("encode", spellings, [*_OURS, *_SPELLINGS, *_WITHOUT_EFFECT])
+        checked = {name: value for name, value in named.items() if name not in _CHECKED_ELSEWHERE}
+        check_arguments("encode", **checked, **spellings)
+        _refuse_elsewhere(spellings, device)
+        return cls(**_joined(named, spellings))
 
     def __post_init__(self) -> None:
-        for name in ("dim", "batch_tokens", "max_length"):
-            value = getattr(self, name)
-            if value is not None and (not _is_count(value)):
-                raise InputError(f"{name} is {value!r}; give a number above 0")
+        given = {name: getattr(self, name) for name in _OURS if name not in _CHECKED_ELSEWHERE}
+        check_arguments("encode", **given)
         if self.precision not in PRECISIONS:
             raise InputError(
                 f"precision {self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}."
                 + closest(self.precision, list(PRECISIONS))
             )
+        if self.ranges is not None and self.precision not in ("int8", "uint8"):
+            raise InputError(
+                f"ranges were given, and precision is {self.precision}, which has none; leave them "
+                "out, or ask for int8 or uint8"
+            )
 
+    def check_heads(self, kinds: Sequence[str]) -> None:
+        """Refuse options of dense vectors where a call asks for none.
 
-def _is_count(value: Any) -> bool:
-    """Tell whether a value is a whole number above 0."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+        Raises:
+            InputError: names the option.
+        """
+        if "dense" in kinds:
+            return
+        asked: dict[str, Any] = {"dim": self.dim, "normalize": self.normalize}
+        asked["precision"] = None if self.precision == "float32" else self.precision
+        for name, value in asked.items():
+            if value is not None:
+                raise InputError(
+                    f"{name} changes dense vectors, and the heads that are asked for give none "
+                    f"({', '.join(kinds)}); leave {name} out, or add dense to the heads"
+                )
 
 
 _OF_SPELLINGS = ("lead", "as_tensor", "cut_last")
 """Options that only a spelling sets."""
+_OURS = tuple(field.name for field in fields(Options) if field.name not in _OF_SPELLINGS)
+_CHECKED_ELSEWHERE = ("demonstrations", "ranges")
 _SPELLINGS = {
     "prompt": "lead",
     "convert_to_tensor": "as_tensor",
@@ -78,23 +106,69 @@ _SPELLINGS = {
     "truncate_dim": "dim",
 }
 _WITHOUT_EFFECT = ("batch_size", "convert_to_numpy", "device")
+"""Names that change no vector; `_refuse_elsewhere` refuses what cannot be honoured."""
 
 
-def _translated(spellings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sentence-transformers' options under our names, without those that are None."""
-    allowed = [field.name for field in fields(Options) if field.name not in _OF_SPELLINGS]
-    options: dict[str, Any] = {}
+def _joined(named: Mapping[str, Any], spellings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options under our names, each said once."""
+    options = dict(named)
+    if options.get("precision") is None:
+        options["precision"] = "float32"
     for name, value in spellings.items():
         if name in _WITHOUT_EFFECT or value is None:
             continue
-        if name == "normalize_embeddings" and value is False:
-            continue  # there it means: no further normalising than the model's own
-        if name not in _SPELLINGS:
+        ours = _SPELLINGS[name]
+        before = named.get(ours)
+        if before is not None and before != value:
             raise InputError(
-                f"encode has no option {name!r}.{closest(name, allowed)} Allowed: "
-                f"{', '.join(allowed)}"
+                f"{ours} is {short(before)} and {name} is {short(value)}, which name one option; "
+                "give one of them"
             )
-        options[_SPELLINGS[name]] = value
-        if name == "truncate_dim":
+        if name == "normalize_embeddings" and not value:
+            continue  # there it means: no further normalising than the model's own
+        options[ours] = value
+        if name == "truncate_dim" and before is None:
             options["cut_last"] = True
     return options
+
+
+def _refuse_elsewhere(spellings: Mapping[str, Any], device: Any) -> None:
+    """Refuse a device that the network is not on, and lists of tensors."""
+    asked = spellings.get("device")
+    if asked is not None and device is not None:
+        wanted, _, number = str(asked).partition(":")
+        if wanted != device.type or (number and number != str(device.index or 0)):
+            raise InputError(
+                f"device is {str(asked)!r}, and the model is on {str(device)!r}; load it with "
+                "device=, or leave it out"
+            )
+    if spellings.get("convert_to_numpy") is False and not spellings.get("convert_to_tensor"):
+        raise InputError(
+            "convert_to_numpy is False, which gives a list of tensors in sentence-transformers; "
+            "here give convert_to_tensor=True for one tensor"
+        )
+
+
+def in_role(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call in a role, unless it names another as sentence-transformers."""
+    return dict(options) if options.get("prompt_name") is not None else {"role": role, **options}
+
+
+def texts_of(texts: Any, spellings: dict[str, Any]) -> Any:
+    """Return the texts of a call, which sentence-transformers calls sentences or inputs.
+
+    Raises:
+        InputError: no texts, or texts under two names.
+    """
+    named: dict[str, Any] = {
+        name: spellings.pop(name) for name in ("sentences", "inputs") if name in spellings
+    }
+    if texts is not UNSET:
+        named = {"texts": texts, **named}
+    if len(named) != 1:
+        raise InputError(
+            "no texts were given; give a string or a list of strings"
+            if not named
+            else f"{' and '.join(named)} name one argument; give one of them"
+        )
+    return next(iter(named.values()))

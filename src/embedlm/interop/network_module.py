@@ -25,6 +25,7 @@ from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.readout import Readout
 from embedlm.readout.heads import requested_heads
+from embedlm.readout.quantized import Ranges
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -199,6 +200,7 @@ class EmbedderModule(nn.Module):
         if self._trainable or not self.listening or self.embedder.backbone.quantised:
             return
         self._trainable = True
+        self.embedder.ranges = Ranges()  # those of the vectors before training
         self.embedder.executor.plain()
         for part in (self.network, self.parts):
             part.requires_grad_(True)

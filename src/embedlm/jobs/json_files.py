@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +11,36 @@ from typing import Any
 from embedlm.errors import EmbedLMError, ModelError
 from embedlm.jobs.atomic import disk_errors, write_text
 
-__all__ = ["append_json", "inner_path", "optional_json", "read_json", "read_log", "write_json"]
+__all__ = [
+    "append_json",
+    "inner_path",
+    "json_text",
+    "optional_json",
+    "read_json",
+    "read_log",
+    "write_json",
+]
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """Return a value as JSON, in which NaN and infinity, which JSON lacks, are null.
+
+    Args:
+        value: what `json.dumps` takes.
+        **options: of `json.dumps`.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
@@ -56,7 +86,7 @@ def inner_path(folder: Path, path: str, where: Path) -> Path:
 
 def write_json(path: Path, value: Any, indent: int | None = None, *, shared: bool = False) -> None:
     """Write a value as a JSON file that appears whole or not at all."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = json_text(value, indent=indent)
     write_text(path, text + "\n", shared=shared)
 
 
@@ -66,7 +96,7 @@ def append_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         JobError: the disk is full, or the file cannot be written.
     """
-    line = json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
+    line = json_text(value).encode("utf-8") + b"\n"
     with (
         disk_errors(path, "The lines before are kept; make room and run the same command again"),
         path.open("ab+") as file,

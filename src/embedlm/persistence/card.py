@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from embedlm.errors import InputError
+from embedlm.schema.arguments import check_arguments, check_names
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -28,10 +28,19 @@ class Card:
     scores: Mapping[str, float] = field(default_factory=dict)
     """Measured scores by task, or by `task metric`."""
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Card:
+        """Return the card with the facts of a call.
+
+        Raises:
+            InputError: an unknown fact, or a value that is not allowed.
+        """
+        check_names("save_pretrained", facts, [field.name for field in fields(cls)])
+        return cls(**facts)
+
     def __post_init__(self) -> None:
-        for task, score in self.scores.items():
-            if isinstance(score, bool) or not isinstance(score, int | float):
-                raise InputError(f"the score of {task!r} is {score!r}; give a number")
+        facts = {field.name: getattr(self, field.name) for field in fields(self)}
+        check_arguments("save_pretrained", **facts)
 
     def write(self, embedder: Embedder, folder: Path, note: str, name: str) -> None:
         """Write README.md; `note` says who else opens the folder, `name` what it is called."""

@@ -1,14 +1,19 @@
-"""Where a model's small files lie: its folder, or a copy of them from the hub."""
+"""Models of the hub: where their files lie on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from embedlm.errors import InputError, ModelError
 from embedlm.persistence.layouts import TRANSFORMER_FILES
+from embedlm.readout.quantized import RANGES_FILE
+from embedlm.schema.arguments import usable_path
 
-__all__ = ["layout_folder"]
+__all__ = ["check_model_kwargs", "downloaded", "layout_folder"]
 
 _FILES = (
     "embedlm.yaml",
@@ -24,11 +29,102 @@ _FILES = (
     "adapter_config.json",
     "latent_attention.safetensors",
     "token_layers.safetensors",
+    RANGES_FILE,
     "sparse_linear.pt",
     "colbert_linear.pt",
     "*/adapter_*",
 )
 """The files that tell a layout, and the parts beside the network; not the network's weights."""
+
+
+_COPIES = ("*.onnx", "*.msgpack", "*.h5", "*.ot", "*.gguf", "onnx/*", "openvino/*", "original/*")
+"""Forms of a model's weights that are not read."""
+_PICKLES = "pytorch_model*.bin"
+_SET_HERE = {
+    "dtype": "load(dtype=...)",
+    "torch_dtype": "load(dtype=...)",
+    "attn_implementation": "load(attn=...)",
+    "device_map": "load(device=...)",
+    "quantization_config": "load(dtype='int8')",
+    "load_in_8bit": "load(dtype='int8')",
+    "revision": "load(revision=...)",
+    "token": "load(token=...)",
+    "use_auth_token": "load(token=...)",
+    "cache_dir": "load(cache_dir=...)",
+    "config": "the recipe's backbone",
+    "adapter_kwargs": "load(adapters=...)",
+}
+"""Arguments of `from_pretrained` that EmbedLM sets, and where they are given instead."""
+_NEVER = (
+    "trust_remote_code",
+    "code_revision",
+    "state_dict",
+    "key_mapping",
+    "output_loading_info",
+    "ignore_mismatched_sizes",
+    "from_tf",
+    "from_flax",
+    "subfolder",
+    "weights_only",
+)
+"""Arguments that would run a repository's code or give another model than the folder's."""
+
+
+def check_model_kwargs(given: Mapping[str, Any] | None) -> None:
+    """Refuse arguments of `from_pretrained` that EmbedLM sets itself, or never gives.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for name in given or {}:
+        if name in _SET_HERE:
+            raise InputError(f"model_kwargs holds {name!r}; give it as {_SET_HERE[name]}")
+        if name in _NEVER:
+            raise InputError(
+                f"model_kwargs holds {name!r}, which EmbedLM never passes on: remote code is not "
+                "run, and weights are those of the model's files; leave it out"
+            )
+
+
+def downloaded(
+    source: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> str:
+    """Return the folder of a hub model that is asked for by revision, token or cache.
+
+    A folder stays as it is, as does a hub id without any of these. A folder needs neither token nor
+    cache, but has no revisions.
+
+    Raises:
+        InputError: a folder with a revision.
+        ModelError: the hub cannot be reached, or has no such model.
+    """
+    path = usable_path(source, ModelError)
+    if path.exists() or source.startswith((".", "/", "~")):
+        if revision is not None:
+            raise InputError(
+                f"revision is {revision!r}, but {source!r} is a folder, which has no revisions; "
+                "leave it out, or give a hub id"
+            )
+        return source
+    if revision is None and token is None and cache_dir is None:
+        return source
+    options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    try:
+        folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES, _PICKLES], **options))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES], **options))
+    except Exception as error:  # the hub's client and its transport have no common base
+        at = "" if revision is None else f" at revision {revision!r}"
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"cannot load {source!r}{at} from the Hugging Face hub: {reason}. Check the id, the "
+            "revision, the token and the network, or give the path of a local folder"
+        ) from error
+    return str(folder)
 
 
 def layout_folder(source: str) -> Path:

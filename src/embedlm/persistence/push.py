@@ -30,7 +30,7 @@ def push(
     **card: Any,
 ) -> str:
     """Save a model to a repository of the hub; see `Embedder.push_to_hub`."""
-    about = Card(**card)
+    about = Card.of(card)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / (repo.rsplit("/", 1)[-1] or "model")

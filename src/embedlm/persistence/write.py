@@ -67,6 +67,7 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
         if isinstance(parts.token_layers.vector, Projection):
             dense = save_projection(parts.token_layers.vector, folder)
     (folder / RECIPE_FILE).write_text(_saved_recipe(embedder).dump(), encoding="utf-8")
+    embedder.ranges.save(folder)
     note = "sentence-transformers cannot express this recipe; open the folder with EmbedLM."
     if form is not None:
         write_modules(embedder, folder, form, dense)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from scipy.sparse import csr_matrix
 
 from embedlm.errors import InputError
 from embedlm.readout.heads import HEADS
+from embedlm.readout.quantized import Ranges, in_floats
+from embedlm.schema.arguments import check_arguments, short
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["Embeddings", "as_embeddings", "scores"]
+__all__ = ["Embeddings", "as_embeddings", "finite_scores", "scores"]
 
 Array = npt.NDArray[Any]
 
@@ -73,16 +75,53 @@ class Embeddings:
         return f"Embeddings({len(self)} texts: {', '.join(self._values)})"
 
 
-def as_embeddings(value: Any) -> Embeddings:
-    """Return any kind of vectors as `Embeddings`."""
+def as_embeddings(value: Any, what: str = "the vectors") -> Embeddings:
+    """Return any kind of vectors as `Embeddings`.
+
+    Raises:
+        InputError: texts, or what is no array of numbers.
+    """
     if isinstance(value, Embeddings):
         return value
     if hasattr(value, "detach"):
-        value = value.detach().cpu().float().numpy()
+        tensor = value.detach().cpu()
+        value = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    if isinstance(value, list) and value and all(hasattr(one, "detach") for one in value):
+        value = [one.detach().cpu().float().numpy() for one in value]
     for name, head in HEADS.items():
         if name != "dense" and head.holds(value):
             return Embeddings(**{name: value})
-    return Embeddings(dense=np.atleast_2d(np.asarray(value)))
+    return Embeddings(dense=_dense(value, what))
+
+
+def _dense(value: Any, what: str) -> Array:
+    """Return dense vectors, (n, D); one vector is a row, and an empty list has none."""
+    if isinstance(value, str | Mapping) or _holds_texts(value):
+        raise InputError(
+            f"{what} is {short(value)}: texts, not vectors; encode them first, as in "
+            "m.similarity(m.encode(a), m.encode(b))"
+        )
+    try:
+        array: Array = np.asanyarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{what} is no array of numbers ({error}); give vectors (n, D), all of one D"
+        ) from error
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
+        raise InputError(
+            f"{what} is {short(value)}, {array.dtype} of the shape {array.shape}; give vectors of "
+            "real numbers, (n, D)"
+        )
+    if array.ndim == 1:
+        return array[None] if array.size else array.reshape(0, 0)
+    return array
+
+
+def _holds_texts(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        kind: str = value.dtype.kind
+        return kind in "US" or (kind == "O" and any(isinstance(x, str) for x in value.flat))
+    return isinstance(value, Sequence) and any(isinstance(one, str | bytes) for one in value)
 
 
 def scores(
@@ -90,19 +129,26 @@ def scores(
     b: Any,
     heads: Sequence[str] | str | None,
     weights: Sequence[float] | None,
-    *,
     recipe: Recipe,
     pairwise: bool,
+    dim: int | None = None,
+    ranges: Ranges | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return the weighted sum of the heads' scores, (n, m) or, for pairs, (n,).
 
     The recipe says whether dense vectors are compared by cosine or dot, and whether MaxSim is a
-    sum or a mean over the query's tokens.
+    sum or a mean over the query's tokens. Quantised vectors are compared as what they stand for:
+    packed bits as 1 and -1, which orders by Hamming distance.
+
+    `dim` is the width of the model's dense vectors; its fitted `ranges` are for int8 and uint8
+    vectors that do not say theirs.
 
     Raises:
-        InputError: a head that one side lacks, or another number of weights than heads.
+        InputError: texts; a head that one side lacks; another number of weights than heads; NaN,
+            infinity, or scores that float32 cannot hold.
     """
-    left, right = as_embeddings(a), as_embeddings(b)
+    check_arguments("similarity", heads=heads, weights=weights)
+    left, right = as_embeddings(a, "a"), as_embeddings(b, "b")
     common = [name for name in HEADS if name in left.heads and name in right.heads]
     names = [heads] if isinstance(heads, str) else list(heads or common)
     missing = [name for name in names if name not in common]
@@ -114,8 +160,61 @@ def scores(
     shares = list(weights) if weights is not None else [1.0] * len(names)
     if len(shares) != len(names):
         raise InputError(f"{len(shares)} weights were given for {len(names)} heads")
-    total = sum(
-        share * HEADS[name].score(left[name], right[name], recipe, pairwise=pairwise)
-        for name, share in zip(names, shares, strict=True)
-    )
-    return np.asarray(total, dtype=np.float32)
+    fitted = None if ranges is None or dim is None else ranges.by_form.get((dim, recipe.normalize))
+    total: Any = 0
+    for name, share in zip(names, shares, strict=True):
+        sides = [
+            _comparable(name, side[name], dim, fitted, what)
+            for side, what in ((left, "a"), (right, "b"))
+        ]
+        with np.errstate(over="ignore", invalid="ignore"):
+            left_side, right_side = _widened(sides)
+            one = HEADS[name].score(left_side, right_side, recipe, pairwise=pairwise)
+            total = total + share * one
+    return finite_scores(np.asarray(total))
+
+
+def _comparable(head: str, value: Any, dim: int | None, ranges: Any, what: str) -> Any:
+    """Return a head's outputs as numbers that can be compared.
+
+    Raises:
+        InputError: NaN or infinity, which names the row.
+    """
+    if head == "dense":
+        value = in_floats(_dense(value, what), dim=dim, ranges=ranges)
+        with np.errstate(over="ignore"):
+            value = np.asarray(value, dtype=np.float32)
+    wrong = np.flatnonzero(~HEADS[head].finite(value))
+    if len(wrong):
+        raise InputError(
+            f"{what}[{wrong[0]}] holds NaN or infinity, or a number beyond float32 ({head}); a "
+            "model that runs in float16 gives such where its numbers overflow: load it with "
+            "dtype='float32'"
+        )
+    return value
+
+
+def _widened(sides: list[Any]) -> list[Any]:
+    """Return two sides, an empty list among them having the width of the other side."""
+    shapes: list[tuple[int, ...]] = [getattr(side, "shape", ()) for side in sides]
+    for one, other in ((0, 1), (1, 0)):
+        if shapes[one] == (0, 0) and len(shapes[other]) == 2:
+            sides[one] = np.zeros((0, shapes[other][1]), np.float32)
+    return sides
+
+
+def finite_scores(scores: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return scores in float32.
+
+    Raises:
+        InputError: NaN or infinity, which names the place.
+    """
+    with np.errstate(over="ignore"):
+        found = np.asarray(scores, dtype=np.float32)
+    if not np.isfinite(found).all():
+        place = ", ".join(map(str, np.argwhere(~np.isfinite(found))[0].tolist()))
+        raise InputError(
+            f"the score [{place}] is beyond float32, as the vectors hold numbers too large for "
+            "their product; normalise them (normalize=True), or scale them down"
+        )
+    return found

@@ -24,6 +24,7 @@ __all__ = [
     "maxsim",
     "maxsim_pairwise",
     "normalize",
+    "signs_of",
     "sparse_dot",
 ]
 
@@ -33,7 +34,11 @@ Floats = npt.NDArray[np.float32]
 def normalize(vectors: npt.NDArray[Any]) -> Floats:
     """Return vectors of length 1; a zero vector stays zero."""
     values = np.asarray(vectors, dtype=np.float32)
-    found: Floats = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(values, axis=-1, keepdims=True)
+    if not np.isfinite(norms).all():  # squares of large numbers overflow
+        norms = np.linalg.norm(values.astype(np.float64), axis=-1, keepdims=True)
+    found: Floats = np.asarray(values / np.maximum(norms, 1e-12), dtype=np.float32)
     return found
 
 
@@ -54,8 +59,30 @@ def dot(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> 
     return np.asarray(a @ b.T, dtype=np.float32)
 
 
+def signs_of(vectors: npt.NDArray[Any]) -> Floats | None:
+    """Return 1 and -1 for rows whose entries have all one size, as packed bits stand for them.
+
+    None: other rows; most are told from the first one.
+    """
+    values = np.asarray(vectors, dtype=np.float32)
+    if values.ndim != 2 or not values.size:
+        return None
+    for rows in (values[:1], values):
+        sizes = np.abs(rows)
+        if not (sizes == sizes[:, :1]).all() or not (sizes[:, 0] > 0).all():
+            return None
+    return np.sign(values)
+
+
 def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> Floats:
-    """Cosines: (n, m), or (n,) for pairs; 0 where a vector is zero."""
+    """Cosines: (n, m), or (n,) for pairs; 0 where a vector is zero.
+
+    Those of sign vectors are 1 - 2 h / D for h signs that differ, exactly: equal distances tie.
+    """
+    a_signs, b_signs = signs_of(a), signs_of(b)
+    if a_signs is not None and b_signs is not None:
+        count = np.float32(a_signs.shape[1])
+        return np.asarray(dot(a_signs, b_signs, pairwise=pairwise) / count, dtype=np.float32)
     return dot(normalize(a), normalize(b), pairwise=pairwise)
 
 

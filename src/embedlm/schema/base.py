@@ -54,11 +54,27 @@ def validated(cls: type[Model], data: Mapping[str, Any], where: str) -> Model:
     Raises:
         RecipeError: names every wrong field.
     """
+    path = _broken_text(data)
+    if path is not None:
+        raise RecipeError(f"{where}: {path} holds a lone surrogate, which UTF-8 cannot write")
     try:
         return cls.model_validate(dict(data))
     except ValidationError as error:
         lines = _lines(cls, error.errors(include_url=False))
         raise RecipeError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from error
+
+
+def _broken_text(value: Any, path: str = "") -> str | None:
+    """Return the path of a string that UTF-8 cannot write; None where there is none."""
+    if isinstance(value, str):
+        return path if any("\ud800" <= sign <= "\udfff" for sign in value) else None
+    inner: Iterator[tuple[Any, Any]] = iter(())
+    if isinstance(value, Mapping):
+        inner = iter(value.items())
+    elif isinstance(value, list | tuple):
+        inner = iter(enumerate(value))
+    found = (_broken_text(one, f"{path}.{key}" if path else str(key)) for key, one in inner)
+    return next((one for one in found if one is not None), None)
 
 
 def _lines(cls: type[BaseModel], issues: Sequence[Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, PositiveInt, field_validator
 
 from embedlm.errors import RecipeError, closest
+from embedlm.schema.arguments import usable_path
 from embedlm.schema.base import Name, Part, set_path, validated
 from embedlm.schema.heads import (
     SEGMENTS,
@@ -193,7 +194,7 @@ class Recipe(Part):
         source = ALIASES.get(str(source), source)
         if source in recipes():  # before the folders: one may have the same name
             return cls._from_file(Path(str(files("embedlm"))) / "recipes" / f"{source}.yaml")
-        path = Path(source)
+        path = usable_path(source, RecipeError)
         if str(source) and path.is_dir():
             path = path / "embedlm.yaml"
         if path.suffix in {".yaml", ".yml", ".json"}:
@@ -213,11 +214,25 @@ class Recipe(Part):
 
         An entry of a list is named by its kind, its name or its index: `heads.sparse.top_k`.
         """
+        if not isinstance(changes, Mapping):
+            raise RecipeError(f"changes is {changes!r}; give a mapping of fields to values")
         data = self.model_dump(mode="json")
         for path, value in changes.items():
             plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
             set_path(data, str(path), plain)
         return validated(Recipe, data, self.name)
+
+    def gives_vectors_of(self, other: Recipe) -> bool:
+        """Tell whether both give the same dense vectors, but for their length and cut texts."""
+        a, b = (
+            (
+                [head for head in recipe.heads if head.kind == "dense"],
+                recipe.prompt.model_copy(update={"max_length": None}),
+                (recipe.backbone, recipe.pooling, recipe.transform),
+            )
+            for recipe in (self, other)
+        )
+        return a == b
 
     def dump(self) -> str:
         """Return the recipe as YAML, without fields that hold their default."""

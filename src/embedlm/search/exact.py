@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError
 from embedlm.jobs import write_file
+from embedlm.readout.embeddings import finite_scores
 from embedlm.readout.similarity import (
     DENSE,
     dot,
     maxsim,
     maxsim_pairwise,
     normalize,
+    signs_of,
     sparse_dot,
 )
 from embedlm.search.forms import VECTOR_FORMS, vector_form
@@ -208,10 +210,15 @@ class ExactStore:
     ) -> npt.NDArray[np.float32]:
         """Return the scores of prepared vectors, (Q, N), or (N,) for pairs."""
         form = vector_form(documents)
-        if form is VECTOR_FORMS["sparse"]:
-            return sparse_dot(queries, documents, pairwise=pairwise)
-        if form is VECTOR_FORMS["tokens"]:
-            compare = maxsim_pairwise if pairwise else maxsim
-            return compare(queries, documents, length_normalize=self.length_normalize)
-        compare_dense = dot if self.similarity == "cosine" else DENSE[self.similarity]
-        return compare_dense(queries, documents, pairwise=pairwise)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if form is VECTOR_FORMS["sparse"]:
+                scores = sparse_dot(queries, documents, pairwise=pairwise)
+            elif form is VECTOR_FORMS["tokens"]:
+                compare = maxsim_pairwise if pairwise else maxsim
+                scores = compare(queries, documents, length_normalize=self.length_normalize)
+            else:
+                signs = self.similarity == "cosine" and signs_of(queries[:1]) is not None
+                known = self.similarity != "cosine" or signs
+                compare_dense = DENSE[self.similarity] if known else dot
+                scores = compare_dense(queries, documents, pairwise=pairwise)
+        return finite_scores(scores)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, issparse, vstack
 
 from embedlm.errors import InputError
+from embedlm.readout.quantized import in_floats
 
 __all__ = ["VECTOR_FORMS", "VectorForm", "vector_form"]
 
@@ -61,8 +62,16 @@ class DenseForm:
 
     @staticmethod
     def check(value: Any) -> Any:
-        """Refuse other shapes and values that are not finite."""
-        rows_nD = np.asarray(value, dtype=np.float32)
+        """Refuse other shapes and values that are not finite; packed bits become 1 and -1.
+
+        So every similarity orders packed bits by Hamming distance, and int8 by what it stands for.
+        """
+        try:
+            rows_nD = np.asarray(in_floats(np.asanyarray(value)), dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"dense vectors are no array of numbers ({error})") from error
         if rows_nD.ndim != 2:
             raise InputError(f"dense vectors have the shape {rows_nD.shape}; give (n, width)")
         _check_finite(rows_nD)
@@ -203,4 +212,8 @@ def vector_form(value: Any) -> type[VectorForm]:
 
 def _check_finite(values: npt.NDArray[np.float32]) -> None:
     if not np.isfinite(values).all():
-        raise InputError("the vectors hold NaN or infinity; give finite numbers")
+        rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        raise InputError(
+            f"the vectors hold NaN or infinity, or numbers beyond float32 (row {rows[0]}); give "
+            "finite numbers, and load a model that gave them with dtype='float32'"
+        )

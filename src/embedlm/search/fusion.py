@@ -10,6 +10,7 @@ and differs only in `scale`: by rank (RRF), by the run's range (min-max), or by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def fuse(
         **options: k of rrf.
 
     Raises:
-        InputError: an unknown method, or another number of weights than runs.
+        InputError: an unknown method, another number of weights than runs, NaN or infinity.
     """
     if method not in SCALES:
         raise InputError(
@@ -97,6 +98,9 @@ def fuse(
     shares = [1 / len(runs)] * len(runs) if weights is None else list(weights)
     if len(shares) != len(runs):
         raise InputError(f"{len(shares)} weights were given for {len(runs)} runs; give one each")
+    numbers = [*shares, *(score for run in runs for score in run.values())]
+    if not all(math.isfinite(number) for number in numbers):
+        raise InputError("the weights or scores hold NaN or infinity; give finite numbers")
     fused: dict[str, float] = {}
     for run, share in zip(runs, shares, strict=True):
         best = ordered(run)[:depth]

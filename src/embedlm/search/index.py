@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from embedlm.errors import InputError, closest
 from embedlm.jobs import progress
 from embedlm.readout.embeddings import as_embeddings
+from embedlm.schema.arguments import check_arguments
 from embedlm.schema.recipe import MultiVector
 from embedlm.search.exact import ExactStore
 from embedlm.search.fusion import DEPTH, fuse, ordered
@@ -115,10 +116,9 @@ class SearchIndex:
         Raises:
             InputError: an empty query, or top_k below 1.
         """
+        check_arguments("search", query=query, top_k=top_k, instruction=instruction)
         if not query.strip():
             raise InputError("the query is empty; say what to look for")
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}; give a number above 0")
         if not self.passages:
             return []
         query_vectors = as_embeddings(

@@ -71,8 +71,8 @@ def merge(
                 )
             for key, parameter in parameters.items():
                 parameter.add_(addends[key], alpha=part)
-    if not with_head:
-        whole = whole.with_backbone(whole.backbone.rebuilt(head=None))
+    head = whole.backbone.head if with_head else None
+    whole = whole.with_backbone(whole.backbone.rebuilt(head=head))  # and without ranges
     whole.save_pretrained(output)
     return load(str(output), device=device)
 
