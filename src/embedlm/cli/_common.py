@@ -163,6 +163,7 @@ def _reads_lm_head(heads: Any, model: str | None, recipe: Any) -> bool:
 
 
 def _recipe(model: str | None, name: Any) -> Any:
+    from embedlm.backbone import gguf_folder
     from embedlm.persistence import derive_recipe
     from embedlm.schema.recipe import Recipe
 
@@ -170,7 +171,7 @@ def _recipe(model: str | None, name: Any) -> Any:
         return Recipe.load(name)
     if model is None:
         raise InputError("--set changes a recipe's field; say which recipe's: --recipe NAME")
-    return derive_recipe(model)
+    return derive_recipe(gguf_folder(model))
 
 
 @Parameter(name="*", group="Prompt")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from embedlm.backbone import gguf_folder
 from embedlm.backbone.config import load_config
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, UnsupportedError
@@ -71,8 +72,8 @@ class Reranker:
             UnsupportedError: a model that cannot score pairs so.
         """
         source = str(model)
+        self.name, source = source, gguf_folder(source)
         config = load_config(source)
-        self.name = source
         self.method = find_method(method, config, source)
         limit = max_length or self.method.max_length
         self._classifier = self._model = None
