@@ -252,3 +252,28 @@ def test_the_command_line_takes_a_file(tmp_path, capsys):
         main(["encode", str(text), "-o", str(out), "-m", str(path), "--recipe", "plain-mean"])
     assert ended.value.code in (0, None)
     np.testing.assert_allclose(np.load(out), vectors(folder), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [
+        ("llama-bpe", ["I", "'LL", " see", " ", "123", "45", " times", "\n\n", "new"]),
+        ("qwen2", ["I", "'LL", " see", " ", "1", "2", "3", "4", "5", " times", "\n\n", "new"]),
+        (
+            "smollm",
+            ["I", "'", "LL", " see", " ", "1", "2", "3", "4", "5", " times", "\n", "\n", "new"],
+        ),
+        ("gpt-2", ["I", "'", "LL", " see", " 12345", " times", "\n", "\n", "new"]),
+        ("tekken", ["I", "'LL", " see", " ", "1", "2", "3", "4", "5", " times", "\n\n", "new"]),
+        ("gpt-4o", ["I'LL", " see", " ", "123", "45", " times", "\n\n", "new"]),
+    ],
+)
+def test_text_is_split_as_the_file_says(tmp_path, name, pieces):
+    """The pieces are those of llama.cpp's expressions of these names, worked out by hand."""
+    written = {"tokenizer.ggml.pre": name}
+    _, path = both("llama", tmp_path)
+    changed = tmp_path / "changed.gguf"
+    changed.write_bytes(_with(path.read_bytes(), written))
+    tokenizer = embedlm.load(changed, "plain-mean").tokenizer.backend_tokenizer
+    parts = tokenizer.pre_tokenizer.pre_tokenize_str("I'LL see 12345 times\n\nnew")
+    assert [part.replace("Ġ", " ").replace("Ċ", "\n") for part, _ in parts] == pieces
