@@ -56,8 +56,13 @@ def code_blocks(page):
     ]
 
 
-def write_sample_files(folder):
+def write_sample_files(folder, page):
     """Write the files that the pages name: texts, records, scored pairs, models."""
+    if page.name == "gguf.md":
+        from tests.backbone.gguf_files import write_gguf
+        from tests.models import build
+
+        write_gguf(build("llama", folder / "llama"), folder / "model.gguf", "F16")
     for name in ("docs", "examples"):
         (folder / name).symlink_to(ROOT / name)
     for name, model in (("general", "base"), ("special", "tuned")):

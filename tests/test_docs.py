@@ -88,7 +88,7 @@ def test_every_python_block_compiles(page):
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_code_block_runs_as_it_stands(page, tmp_path, monkeypatch):
-    write_sample_files(tmp_path)
+    write_sample_files(tmp_path, page)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for block in code_blocks(page):

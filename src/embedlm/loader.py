@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from embedlm.backbone import load_backbone
+from embedlm.backbone import gguf_folder, load_backbone
 from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_adapters
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
@@ -199,7 +199,7 @@ def _adapters(
 
 def _source(name: str) -> str:
     """Return the folder or hub id that a model's name stands for."""
-    return _builtin(name) if name in ("builtin", "builtin-base") else name
+    return _builtin(name) if name in ("builtin", "builtin-base") else gguf_folder(name)
 
 
 def _builtin(name: str) -> str:

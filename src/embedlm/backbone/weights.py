@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from embedlm.backbone.config import WRAPPED, raw_config, unloadable
+from embedlm.backbone.gguf_model import LINK, gguf_tensors
 from embedlm.backbone.quiet import quiet
-from embedlm.errors import InputError, ModelError, UnsupportedError
+from embedlm.errors import EmbedLMError, InputError, ModelError, UnsupportedError
 
 __all__ = ["head_is_cheap", "load_classifier", "load_network"]
 
@@ -122,9 +124,11 @@ def _opened(
 ) -> tuple[Any, list[str], list[str]]:
     """Return a network and which of its weights the files lack, or have in another shape."""
     try:
-        model, info = loader.from_pretrained(
-            source,
+        opener, place, weights = _opener(loader, source, config, dtype)
+        model, info = opener.from_pretrained(
+            place,
             config=config,
+            state_dict=weights,
             dtype=dtype,
             trust_remote_code=False,
             attn_implementation=implementation,
@@ -132,6 +136,8 @@ def _opened(
             key_mapping=_key_mapping(source),
             **(more or {}),
         )
+    except EmbedLMError:
+        raise
     except Exception as error:  # damaged configs and pickles raise whatever the library meets
         if implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
             return _opened(loader, source, config, dtype, "eager", more)
@@ -147,6 +153,17 @@ def _opened(
     ignored = () if loader is AutoModelForSequenceClassification else _IGNORED_MISSING
     missing = [key for key in info["missing_keys"] if not any(part in key for part in ignored)]
     return model, missing, [str(key) for key in info.get("mismatched_keys", ())]
+
+
+def _opener(
+    loader: Any, source: str, config: Any, dtype: torch.dtype
+) -> tuple[Any, str | None, dict[str, torch.Tensor] | None]:
+    """Return the class that opens a network, and its folder or, of a GGUF file, its weights."""
+    if not (Path(source) / LINK).is_file():
+        return loader, source, None
+    with torch.device("meta"):
+        unfilled = loader.from_config(config)
+    return type(unfilled), None, gguf_tensors(Path(source), unfilled, dtype)
 
 
 def _refuse(source: str, unfit: list[str]) -> None:

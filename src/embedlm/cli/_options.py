@@ -266,6 +266,7 @@ def _known_recipe(model: str | None, chosen: Any) -> Recipe:
 
 
 def _recipe(model: str | None, name: Any) -> Recipe:
+    from embedlm.backbone import gguf_folder
     from embedlm.persistence import derive_recipe
     from embedlm.schema.recipe import Recipe
 
@@ -273,7 +274,7 @@ def _recipe(model: str | None, name: Any) -> Recipe:
         return Recipe.load(name)
     if model is None:
         raise InputError("--set changes a recipe's field; say which recipe's: --recipe NAME")
-    return derive_recipe(model)
+    return derive_recipe(gguf_folder(model))
 
 
 @Parameter(name="*", group="Prompt")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedlm.backbone import Backbone, load_backbone
+from embedlm.backbone import Backbone, gguf_folder, load_backbone
 from embedlm.errors import GenerationError, UnsupportedError
 from embedlm.generation.generator import Chat, Sampling
 from embedlm.prompt.chat import render_chat
@@ -79,7 +79,7 @@ class LocalGenerator:
         """
         recipe = BackboneRecipe(attention="native")
         try:
-            backbone = load_backbone(source, recipe, head=True, attn="sdpa")
+            backbone = load_backbone(gguf_folder(source), recipe, head=True, attn="sdpa")
         except UnsupportedError as error:
             raise _no_writer(source) from error
         if not backbone.causal:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from embedlm.backbone import gguf_folder
 from embedlm.backbone.config import load_config, raw_config
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, ModelError, closest
@@ -70,11 +71,12 @@ class Reranker:
                 cannot be honoured.
         """
         self.name = str(model)
-        config = load_config(self.name)
-        self._settings = _settings(method, config, self.name)
+        source = gguf_folder(self.name)
+        config = load_config(source)
+        self._settings = _settings(method, config, source)
         self.method = self._settings.method
         options = {"device": device, "dtype": dtype, "max_length": max_length}
-        self._network = _network(self.name, config, self.method, adapters, options)
+        self._network = _network(source, config, self.method, adapters, options)
         template = getattr(self._network.tokenizer, "chat_template", None)
         self._chat = self._settings.chat if template else None
         self._chats: dict[str, Method] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedlm.backbone import gguf_folder
 from embedlm.backbone.devices import bfloat16_is_fast, choose_device
 from embedlm.data import existing
 from embedlm.errors import InputError, RecipeError
@@ -137,7 +138,8 @@ def find_model(name: str, folder: Path, data: str | Path | None) -> str:
     """
     if name in ("builtin", "builtin-base"):
         return str(BUILTIN / ("tuned" if name == "builtin" else "base"))
-    return next((str(p) for p in _candidates(name, folder, data) if p.is_dir()), name)
+    there = (str(path) for path in _candidates(name, folder, data) if path.exists())
+    return gguf_folder(next(there, name))
 
 
 def _candidates(name: str, folder: Path, data: str | Path | None) -> list[Path]:
