@@ -11,7 +11,7 @@ from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_a
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError
-from embedlm.persistence import derive_recipe, layout_folder, recognise
+from embedlm.persistence import check_width, derive_recipe, layout_folder, recognise
 from embedlm.readout import Parts, Readout
 from embedlm.readout.heads import make_heads
 from embedlm.schema.recipe import Recipe
@@ -79,6 +79,8 @@ def load(
         lm_head=writes or lm_head or "if_cheap",
         max_length=max_length,
     )
+    if recipe is None:
+        check_width(source, readout.backbone.dim)
     return Embedder(readout, Executor(readout.backbone), name=name, generator=generator)
 
 

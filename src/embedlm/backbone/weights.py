@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 
 from embedlm.backbone.config import WRAPPED, raw_config, unloadable
 from embedlm.backbone.quiet import quiet
+from embedlm.backbone.tensors import check_indexes
 from embedlm.errors import ModelError, UnsupportedError
 
 __all__ = ["head_is_cheap", "load_classifier", "load_network"]
@@ -107,6 +108,7 @@ def _opened(
     loader: Any, source: str, config: Any, dtype: torch.dtype, implementation: str
 ) -> tuple[Any, list[str], list[str]]:
     """Return a network and which of its weights the files lack, or have in another shape."""
+    check_indexes(source)
     try:
         model, info = loader.from_pretrained(
             source,
