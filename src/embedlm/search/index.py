@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from embedlm.errors import InputError, closest
+from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.jobs import progress
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.recipe import MultiVector, Sparse
