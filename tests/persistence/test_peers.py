@@ -1,6 +1,7 @@
 """Folders that sentence-transformers writes, read as it reads them itself."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -223,6 +224,13 @@ def test_similarities(saved, name):
     close(model.similarity(vectors, vectors[:2]), peer.similarity(vectors, vectors[:2]))
 
 
+def test_lower_case_letter_by_letter(saved):
+    _, folder = saved(prompts={"query": "FIND ΟΔΟΣ: "})
+    change(folder, "sentence_bert_config.json", do_lower_case=True)
+    peer = SentenceTransformer(str(folder), device="cpu")
+    alike(peer, folder, [*TEXTS, "ΟΔΟΣ", "İstanbul ẞ"])
+
+
 def test_prompts_are_literal(saved):
     prompts = {"query": "{text} {?x} }{ ", "document": "{{eos}}", "a b.c": "{instruction}:"}
     peer, folder = saved(prompts=prompts)
@@ -304,3 +312,36 @@ def test_dense_settings_that_do_not_fit(saved, keys, told):
     change(folder, SETTINGS, **keys)
     with pytest.raises(UnsupportedError, match=told):
         embedlm.load(folder)
+
+
+# -- LLM2Vec -----------------------------------------------------------------------------------
+
+
+def by_words(text, count, most, longest):
+    """Cut a text as McGill-NLP/llm2vec's `_convert_to_str` does."""
+    length = min(count(text), longest)
+    while length > most:
+        words = text.split()
+        text = " ".join(words[: int(len(words) * (most / length))])
+        length = min(count(text), longest)
+    return text
+
+
+def test_doc_max_length_of_llm2vec(bases, tmp_path):
+    folder = shutil.copytree(bases["llama"], tmp_path / "model")
+    (folder / "llm2vec_config.json").write_text(
+        json.dumps({"pooling_mode": "mean", "max_length": 60, "doc_max_length": 40})
+    )
+    model = embedlm.load(folder, device="cpu")
+    short, long = "a  short text", "plants  make food from sunlight " * 30
+    tokenizer = model.tokenizer.backend_tokenizer
+
+    def count(text):
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    cut = by_words(long, count, 40, 60)
+    assert 30 < count(cut) <= 40
+    rendered = model.render([short, long], instruction="say")
+    assert rendered.text == [f"say {short}", f"say {cut}"]
+    (folder / "llm2vec_config.json").write_text("{}")
+    assert embedlm.load(folder, device="cpu").recipe.prompt.text_length == 400

@@ -137,6 +137,7 @@ def _is_plain(recipe: Recipe) -> bool:
         and prompt.clean in ("none", "strip", "strip_all", "lower")
         and prompt.tokenize == "joined"
         and prompt.special_tokens == "tokenizer"
+        and prompt.text_length is None
         and pooling.layer == -1
         and pooling.weights == "none"
         and pooling.latent is None

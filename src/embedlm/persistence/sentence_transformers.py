@@ -24,6 +24,7 @@ from embedlm.persistence.layouts import (
 from embedlm.persistence.listing import LISTING, check_order, read_listing, read_module
 from embedlm.persistence.modules import MODULES
 from embedlm.persistence.settings import Draft, Outline, Setting, read_settings, write_settings
+from embedlm.prompt.filling import lower
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.template import escape
 
@@ -200,11 +201,11 @@ def _lower(draft: Draft) -> None:
     changes["prompt.clean"] = "lower"
     for path in ("prompt.default", "prompt.query", "prompt.document"):
         if path in changes:
-            changes[path] = changes[path].lower()
+            changes[path] = lower(changes[path])
     roles = changes.get("prompt.roles", {})
-    changes["prompt.roles"] = {name: template.lower() for name, template in roles.items()}
+    changes["prompt.roles"] = {name: lower(template) for name, template in roles.items()}
     tasks = changes.get("prompt.instruction", {})
-    changes["prompt.instruction"] = {role: task.lower() for role, task in tasks.items()} or None
+    changes["prompt.instruction"] = {role: lower(task) for role, task in tasks.items()} or None
 
 
 def _late_interaction(draft: Draft) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.prompt.chat import chat_template
 from embedlm.prompt.control import ControlTokens
-from embedlm.prompt.filling import clean_text, spell_demonstrations, strip_row
+from embedlm.prompt.filling import prepared, spell_demonstrations, strip_row
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.prompt.special import filling_token
@@ -149,7 +149,7 @@ class Renderer:
         if instructions is None:
             instructions = [self.instruction(request.role)] * len(texts)
         limit = self._limit(request)
-        cleaned = [clean_text(text, self.prompt.clean) for text in texts]
+        cleaned = prepared(texts, self.prompt, self.tokenizer, self.max_length(request.role))
         slots = list(zip(cleaned, instructions, strict=True))
         renamed = self._renamed(slots, request)
         demonstrations = {name: self._demonstrations(request, name) for name in set(renamed)}
