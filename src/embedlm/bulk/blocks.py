@@ -15,8 +15,10 @@ import numpy.typing as npt
 from embedlm.data import Record
 from embedlm.encode.options import Options
 from embedlm.encode.precision import quantize, ranges_of
-from embedlm.errors import InputError, JobError, RecordError, closest
+from embedlm.errors import InputError, JobError, RecordError, UnsupportedError, closest
 from embedlm.jobs import Job, Reject
+from embedlm.readout.embeddings import as_embeddings
+from embedlm.readout.heads import HEADS
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -170,22 +172,31 @@ class BlockEncoder:
         return quantize(vectors, self.precision, ranges)
 
 
+FORMS = ("dense", "sparse", "multi_vector")
+"""The heads whose outputs have a form in files."""
+
+
 def _heads(outputs: Any) -> tuple[npt.NDArray[Any] | None, Any, Any]:
-    if isinstance(outputs, np.ndarray):
-        return outputs, None, None
-    return outputs.dense, outputs.sparse, outputs.multi_vector
+    """Return the outputs of each head that has a form in files.
+
+    Raises:
+        UnsupportedError: another head's.
+    """
+    found = as_embeddings(outputs)
+    other = next((head for head in found.heads if head not in FORMS), None)
+    if other is not None:
+        raise UnsupportedError(
+            f"the head {other!r} has no form in files; allowed: {', '.join(FORMS)}. Call encode "
+            "for its outputs, or name other heads"
+        )
+    return found.dense, found.sparse, found.multi_vector
 
 
 def _not_finite(outputs: Any) -> set[int]:
     """Return which texts have NaN or infinity in any of their outputs."""
-    dense, sparse, tokens = _heads(outputs)
-    wrong: set[int] = set()
-    if dense is not None:
-        wrong |= set(np.flatnonzero(~np.isfinite(dense).all(axis=1)).tolist())
-    if sparse is not None:
-        entries = sparse.tocoo()
-        wrong |= set(entries.row[~np.isfinite(entries.data)].tolist())
-    return wrong | {i for i, vectors in enumerate(tokens or ()) if not np.isfinite(vectors).all()}
+    found = as_embeddings(outputs)
+    wrong = (np.flatnonzero(~HEADS[head].finite(found[head])) for head in found.heads)
+    return {int(index) for indices in wrong for index in indices}
 
 
 def _bytes(lines: Sequence[str]) -> npt.NDArray[np.uint8]:
