@@ -59,7 +59,11 @@ def _parts(source: str, name: str, prefix: str) -> list[Path]:
     if index is not None:
         files = read_index(Path(index))
         parts = sorted({file for key, file in files.items() if key.startswith(prefix)})
-        return [Path(str(cached_file(source, part))) for part in parts]
+        try:
+            return [Path(str(cached_file(source, part))) for part in parts]
+        except OSError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{index} names a file that cannot be read: {reason}") from error
     whole = cached_file(source, name, **silent)
     return [] if whole is None else [Path(whole)]
 
