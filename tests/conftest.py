@@ -1,9 +1,14 @@
 """Fixtures shared by all tests: tiny random models, made once a session."""
 
+import re
+import shutil
+
 import pytest
 import torch
 from hypothesis import settings
 
+import embedlm
+from embedlm.errors import EmbedLMError
 from tests import models
 from tests.command import server
 
@@ -47,3 +52,24 @@ def run(tmp_path):
 def with_model(tiny_llama):
     """Return the options of a command that name a tiny model."""
     return ("-m", tiny_llama, "-r", "plain-mean", "--device", "cpu")
+
+
+@pytest.fixture
+def refused(run):
+    """Return a function that checks a refusal by `embedlm.load` and by the command line."""
+
+    def refused(kind, told, model, recipe="plain-mean", **options):
+        with pytest.raises(kind, match=told) as caught:
+            embedlm.load(model, recipe, **options)
+        assert isinstance(caught.value, EmbedLMError)
+        line = [item for name, value in options.items() for item in (f"--{name}", value)]
+        line += [] if recipe is None else ["-r", recipe]
+        assert re.search(told, run("similarity", "a", "b", "-m", model, *line).one_line())
+
+    return refused
+
+
+@pytest.fixture
+def copy(tiny_llama, tmp_path):
+    """Return a copy of the tiny model that a test may damage."""
+    return shutil.copytree(tiny_llama, tmp_path / "model")

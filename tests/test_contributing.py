@@ -78,6 +78,15 @@ SHOWS = {
         assert model.similarity(both, both, heads=["length"])[0].tolist()[::2] == [0, 0]
         hundreds = model.encode(texts, heads=[{"length": {"unit": "hundreds"}}])
         assert hundreds["length"]["length"][0] == lengths[0] / 100
+        import pathlib
+        from embedlm.bulk import encode_file
+        pathlib.Path("in.txt").write_text("a dog")
+        try:
+            encode_file(model, "in.txt", "out.npz", heads=["length"])
+        except embedlm.errors.UnsupportedError as error:
+            assert "'length' has no form in files" in str(error)
+        else:
+            raise AssertionError("a head without a form in files was written")
         model.save_pretrained("saved")
         assert embedlm.load("saved").encode(texts)["length"]["length"].tolist() == lengths
     """,

@@ -131,11 +131,8 @@ class Embedder(Saving):
 
     @property
     def dim(self) -> int:
-        """Width of a dense vector."""
-        return next(
-            (h.columns(self.readout, 0) for h in self.readout.heads if h.kind == "dense"),
-            self.backbone.dim,
-        )
+        """Width of a dense vector, unless a call says another."""
+        return self.recipe.dim or self.readout.dense_width
 
     @property
     def max_length(self) -> int | None:
@@ -225,7 +222,7 @@ class Embedder(Saving):
             instruction: one string or one per text; None takes the recipe's, "" means none.
             demonstrations: list of `{"instruct": ..., "query": ..., "response": ...}`.
             heads: names or `{name: options}`; None takes the recipe's.
-            dim: truncate to this width, then renormalise if normalised.
+            dim: truncate to this width, then renormalise if normalised; None takes the recipe's.
             precision: float32, float16, int8, uint8, binary or ubinary.
             normalize: None takes the recipe's.
             batch_tokens: tokens run at once.

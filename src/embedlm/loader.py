@@ -11,7 +11,7 @@ from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_a
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError
-from embedlm.persistence import derive_recipe, layout_folder, recognise
+from embedlm.persistence import check_width, derive_recipe, layout_folder, recognise
 from embedlm.persistence.hub import check_model_kwargs, downloaded
 from embedlm.persistence.published import recipe_of_checkpoint
 from embedlm.readout import Parts, Readout
@@ -101,6 +101,8 @@ def load(
         max_length=max_length,
         model_kwargs=model_kwargs,
     )
+    if recipe is None:
+        check_width(source, readout.backbone.dim)
     ranges = None if adapters else _fitted_ranges(source, readout.recipe)
     executor = Executor(readout.backbone)
     return Embedder(readout, executor, name=name, generator=generator, ranges=ranges)

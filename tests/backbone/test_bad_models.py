@@ -13,34 +13,13 @@ import pytest
 import torch
 
 import embedlm
-from embedlm.errors import EmbedLMError, ModelError, RecipeError, UnsupportedError
+from embedlm.errors import ModelError, RecipeError, UnsupportedError
 from tests.command import ROOT
 
 
 @pytest.fixture(scope="module")
 def model(tiny_llama):
     return embedlm.load(tiny_llama, "plain-mean", device="cpu")
-
-
-@pytest.fixture
-def refused(run):
-    """Return a function that checks a refusal by `embedlm.load` and by the command line."""
-
-    def refused(kind, told, model, recipe="plain-mean", **options):
-        with pytest.raises(kind, match=told) as caught:
-            embedlm.load(model, recipe, **options)
-        assert isinstance(caught.value, EmbedLMError)
-        line = [item for name, value in options.items() for item in (f"--{name}", value)]
-        line += [] if recipe is None else ["-r", recipe]
-        assert re.search(told, run("similarity", "a", "b", "-m", model, *line).one_line())
-
-    return refused
-
-
-@pytest.fixture
-def copy(tiny_llama, tmp_path):
-    """Return a copy of the tiny model that a test may damage."""
-    return shutil.copytree(tiny_llama, tmp_path / "model")
 
 
 # -- texts ----------------------------------------------------------------------------------------

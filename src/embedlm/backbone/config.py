@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from embedlm.backbone.config_fields import check_fields
 from embedlm.backbone.quiet import quiet
 from embedlm.errors import ModelError, UnsupportedError
+from embedlm.jobs.json_files import read_object
 
 __all__ = ["WRAPPED", "load_config", "raw_config", "unloadable"]
 
@@ -38,12 +39,7 @@ def load_config(source: str) -> Any:
                 f"the folder {source!r} is no model: it has no config.json. A model's folder holds "
                 "config.json, *.safetensors and tokenizer.json"
             )
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ModelError(f"{file} cannot be read as JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise ModelError(f"{file} holds a JSON {type(content).__name__}, not an object")
+        check_fields(file, read_object(file))
     try:
         with quiet():
             outer = raw_config(source)

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from embedlm.errors import ModelError
-from embedlm.jobs.json_files import read_json
+from embedlm.jobs.json_files import inner_path, read_object
 
-__all__ = ["read_tensors"]
+__all__ = ["check_indexes", "read_index", "read_tensors"]
 
 _UNREADABLE = (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.PickleError)
 
@@ -57,11 +57,41 @@ def _parts(source: str, name: str, prefix: str) -> list[Path]:
     silent: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False}
     index = cached_file(source, f"{name}.index.json", **silent)
     if index is not None:
-        files: dict[str, str] = read_json(Path(index))["weight_map"]
+        files = read_index(Path(index))
         parts = sorted({file for key, file in files.items() if key.startswith(prefix)})
-        return [Path(str(cached_file(source, part))) for part in parts]
+        try:
+            return [Path(str(cached_file(source, part))) for part in parts]
+        except OSError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{index} names a file that cannot be read: {reason}") from error
     whole = cached_file(source, name, **silent)
     return [] if whole is None else [Path(whole)]
+
+
+def read_index(file: Path) -> dict[str, str]:
+    """Return which file beside an index holds each tensor.
+
+    Raises:
+        ModelError: it holds something else, or names a file outside its folder.
+    """
+    weight_map = read_object(file).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(part, str) for part in weight_map.values()
+    ):
+        raise ModelError(f"{file} has no weight_map from each tensor's name to its file")
+    for part in sorted(set(weight_map.values())):
+        inner_path(file.parent, part, file)
+    return weight_map
+
+
+def check_indexes(source: str) -> None:
+    """Refuse a folder one of whose indexes names a file outside it.
+
+    Raises:
+        ModelError: see `read_index`.
+    """
+    for file in sorted(Path(source).glob("*.index.json")) if Path(source).is_dir() else ():
+        read_index(file)
 
 
 def _read(path: Path, prefix: str) -> dict[str, Tensor]:

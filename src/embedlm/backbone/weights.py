@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from embedlm.backbone.config import WRAPPED, raw_config, unloadable
 from embedlm.backbone.gguf_model import LINK, gguf_tensors
 from embedlm.backbone.quiet import quiet
+from embedlm.backbone.tensors import check_indexes
 from embedlm.errors import EmbedLMError, InputError, ModelError, UnsupportedError
 
 __all__ = ["head_is_cheap", "load_classifier", "load_network"]
@@ -123,6 +124,7 @@ def _opened(
     more: Mapping[str, Any] | None = None,
 ) -> tuple[Any, list[str], list[str]]:
     """Return a network and which of its weights the files lack, or have in another shape."""
+    check_indexes(source)
     try:
         opener, place, weights = _opener(loader, source, config, dtype)
         model, info = opener.from_pretrained(

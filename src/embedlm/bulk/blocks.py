@@ -15,8 +15,16 @@ import numpy.typing as npt
 from embedlm.data import Record
 from embedlm.encode.options import Options
 from embedlm.encode.precision import WITH_RANGES, quantize, ranges_for, ranges_of
-from embedlm.errors import InputError, JobError, NotFiniteError, RecordError, closest
+from embedlm.errors import (
+    InputError,
+    JobError,
+    NotFiniteError,
+    RecordError,
+    UnsupportedError,
+    closest,
+)
 from embedlm.jobs import Job, Reject
+from embedlm.readout.embeddings import as_embeddings
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -168,10 +176,24 @@ class BlockEncoder:
         return np.asarray(quantize(vectors, self.precision, ranges))
 
 
+FORMS = ("dense", "sparse", "multi_vector")
+"""The heads whose outputs have a form in files."""
+
+
 def _heads(outputs: Any) -> tuple[npt.NDArray[Any] | None, Any, Any]:
-    if isinstance(outputs, np.ndarray):
-        return outputs, None, None
-    return outputs.dense, outputs.sparse, outputs.multi_vector
+    """Return the outputs of each head that has a form in files.
+
+    Raises:
+        UnsupportedError: another head's.
+    """
+    found = as_embeddings(outputs)
+    other = next((head for head in found.heads if head not in FORMS), None)
+    if other is not None:
+        raise UnsupportedError(
+            f"the head {other!r} has no form in files; allowed: {', '.join(FORMS)}. Call encode "
+            "for its outputs, or name other heads"
+        )
+    return found.dense, found.sparse, found.multi_vector
 
 
 def _bytes(lines: Sequence[str]) -> npt.NDArray[np.uint8]:

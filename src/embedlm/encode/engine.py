@@ -22,7 +22,7 @@ from embedlm.encode.items import Share, Text, TokenIds
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
 from embedlm.encode.prefixes import Prefixes
 from embedlm.encode.run import pack_states
-from embedlm.errors import JobError
+from embedlm.errors import JobError, ModelError
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.readout import Readout
 from embedlm.readout.head import Collector
@@ -132,9 +132,29 @@ class Engine:
         texts = [item.part.text for item in items if isinstance(item.part, Text)]
         segments = self.readout.reads_segments
         batches = self.renderer.render(texts, request, instructions, segments=segments)
+        self._check_ids(batches)
         if stop_words is None:
             return chunk, batches, None
         return chunk, batches, text_token_ids(texts, self.backbone.tokenizer, stop_words)
+
+    def _check_ids(self, batches: Sequence[RenderedBatch]) -> None:
+        """Refuse tokens that the embedding table has no row for.
+
+        Raises:
+            ModelError: the tokenizer is another model's.
+        """
+        rows = self.backbone.vocab_size
+        core = self.backbone.tokenizer.backend_tokenizer
+        if core.get_vocab_size(with_added_tokens=True) <= rows:
+            return
+        for batch in batches:
+            highest = max(map(max, batch.ids))
+            if highest >= rows:
+                raise ModelError(
+                    f"the tokenizer of {self.backbone.name!r} gives token {highest} "
+                    f"({core.id_to_token(highest)!r}), and config.json has vocab_size {rows}; the "
+                    "folder's tokenizer and network are not of one model"
+                )
 
     def _packs(
         self, batch: RenderedBatch, words: Words | None, role: str | None, like: float

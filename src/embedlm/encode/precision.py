@@ -70,10 +70,12 @@ def finish_vectors(
     unit = recipe.normalize if options.normalize is None else options.normalize
     if statistics is not None:
         vectors_nD = statistics.remove_components(vectors_nD)
-    if options.cut_last and recipe.normalize:
+    dim = recipe.dim if options.dim is None else options.dim
+    kept = dim is not None and not recipe.renormalize and options.normalize is not False
+    if recipe.normalize and (options.cut_last or kept):
         vectors_nD, unit = normalize(vectors_nD), bool(options.normalize)
-    if options.dim is not None:
-        vectors_nD = truncate(vectors_nD, options.dim, renormalize=False)
+    if dim is not None:
+        vectors_nD = truncate(vectors_nD, dim, renormalize=False)
     if unit:
         vectors_nD = normalize(vectors_nD)
     if options.precision not in WITH_RANGES:

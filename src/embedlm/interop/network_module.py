@@ -189,8 +189,12 @@ class EmbedderModule(nn.Module):
         if statistics is not None and statistics.components_KD is not None:
             common_KD = torch.from_numpy(statistics.components_KD).to(vectors_BD)
             vectors_BD = vectors_BD - vectors_BD @ common_KD.T @ common_KD
-        if self.embedder.recipe.normalize:
-            return nn.functional.normalize(vectors_BD, dim=1)
+        recipe = self.embedder.recipe
+        if recipe.normalize and not (recipe.dim and recipe.renormalize):
+            vectors_BD = nn.functional.normalize(vectors_BD, dim=1)
+        vectors_BD = vectors_BD[:, : recipe.dim]
+        if recipe.normalize and recipe.dim and recipe.renormalize:
+            vectors_BD = nn.functional.normalize(vectors_BD, dim=1)
         return vectors_BD
 
     # -- training and moving --------------------------------------------------------------------

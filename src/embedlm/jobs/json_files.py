@@ -18,6 +18,7 @@ __all__ = [
     "optional_json",
     "read_json",
     "read_log",
+    "read_object",
     "write_json",
 ]
 
@@ -44,7 +45,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
-    """Return a JSON file's content.
+    """Return a JSON file's content. A model's may hold no key twice, and no NaN or infinity.
 
     Args:
         path: the file.
@@ -54,17 +55,46 @@ def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
         ModelError: or `error`; the message names the file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, **_STRICT) if error is ModelError else json.loads(text)
     except OSError as reason:
         raise error(f"{path} cannot be read as JSON: {reason}") from reason
     except (ValueError, RecursionError) as reason:
         raise error(f"{path} cannot be read as JSON: it is not valid JSON ({reason})") from reason
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's fields, each of which may stand there once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_STRICT: dict[str, Any] = {"object_pairs_hook": _once, "parse_constant": _no_constant}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object that a model's JSON file holds.
+
+    Raises:
+        ModelError: the file cannot be read, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds {type(value).__name__}, not an object of JSON, {{...}}")
+    return value
+
+
 def optional_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's mapping; an empty one where there is no such file."""
-    value = read_json(path) if path.is_file() else {}
-    return value if isinstance(value, dict) else {}
+    """Return the object that a model's JSON file holds; an empty one where there is no file."""
+    return read_object(path) if path.is_file() else {}
 
 
 def inner_path(folder: Path, path: str, where: Path) -> Path:
@@ -76,12 +106,20 @@ def inner_path(folder: Path, path: str, where: Path) -> Path:
         where: the file that names it, for the error message.
 
     Raises:
-        ModelError: an absolute path, or one that leaves the folder.
+        ModelError: an absolute path, or one that leaves the folder, be it by a link; a file of the
+            hub's cache may be a link to another place of that cache.
     """
-    parts = PurePosixPath(path).parts
-    if path.startswith("/") or ".." in parts or set(path) & set("\\:\0"):
+    up = path.startswith("/") or ".." in PurePosixPath(path).parts
+    if up or set(path) & set("\\:\0") or not _leads_inside(folder.resolve(), folder / path):
         raise ModelError(f"{where} names the path {path!r}; only paths inside its folder are read")
     return folder / path
+
+
+def _leads_inside(folder: Path, path: Path) -> bool:
+    """Tell whether a path, its links followed, is in a folder or in the hub's cache around it."""
+    end = path.resolve()
+    cached = folder.parent.name == "snapshots" and end.parent == folder.parent.parent / "blobs"
+    return cached or end.is_relative_to(folder)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None, *, shared: bool = False) -> None:

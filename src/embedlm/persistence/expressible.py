@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from embedlm.persistence.modules import leaves_prompt_out
 from embedlm.prompt.filling import spell_demonstrations
 from embedlm.prompt.special import surround
+from embedlm.readout.pooling import kinds_of
 from embedlm.readout.projection import Projection
 from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
 from embedlm.schema.template import parse_template
@@ -109,19 +110,18 @@ def is_expressible(recipe: Recipe) -> bool:
 def _kind(recipe: Recipe) -> Kind | None:
     if len(recipe.heads) != 1 or not _is_plain(recipe):
         return None
-    (head,), over = recipe.heads, recipe.pooling.over
+    (head,), over, kinds = recipe.heads, recipe.pooling.over, kinds_of(recipe.pooling.kind)
     if isinstance(head, Dense):
         whole = over == "all"
         counted = recipe.pooling.boundary in ("count_prefix", "count_instruction")
         part = over != "all" and set(over) in ({"text"}, {"text", "eos"}) and counted
-        part = part or leaves_prompt_out(recipe)
-        return "dense" if recipe.prompt.expansion is None and (whole or part) else None
+        part = (part and "weighted_mean" not in kinds) or leaves_prompt_out(recipe)
+        cut_alike = recipe.dim is None or not (recipe.normalize and recipe.renormalize)
+        fits = recipe.prompt.expansion is None and (whole or part) and cut_alike
+        return "dense" if fits else None
     if isinstance(head, Sparse):
-        all_words = head.restrict == "none" and head.top_k is None and not head.expand
-        reduced = head.reduce in ("max", "sum") or (head.reduce, recipe.pooling.kind) == (
-            "auto",
-            "max",
-        )
+        all_words = head.restrict == "none" and not head.expand
+        reduced = head.reduce in ("max", "sum") or (head.reduce, kinds) == ("auto", ("max",))
         return "sparse" if head.weights == "lm_head" and all_words and reduced else None
     every = head.over == "all" and head.normalize
     lengths = recipe.prompt.max_length
@@ -137,6 +137,7 @@ def _is_plain(recipe: Recipe) -> bool:
         and prompt.clean in ("none", "strip", "strip_all", "lower")
         and prompt.tokenize == "joined"
         and prompt.special_tokens == "tokenizer"
+        and prompt.text_length is None
         and pooling.layer == -1
         and pooling.weights == "none"
         and pooling.latent is None

@@ -6,6 +6,8 @@ of modules stand in `modules.py`. What a key means was read in sentence-transfor
 
 from __future__ import annotations
 
+from typing import Any
+
 from embedlm.persistence.settings import (
     COUNT,
     FLAG,
@@ -16,13 +18,14 @@ from embedlm.persistence.settings import (
     Outline,
     Setting,
     Values,
+    is_text,
     keep,
     one_of,
 )
 from embedlm.schema.heads import MultiVector, Sparse
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["PYLATE", "SETTINGS", "TRANSFORMER", "TRANSFORMER_FILES"]
+__all__ = ["OUTPUTS", "PYLATE", "SETTINGS", "TRANSFORMER", "TRANSFORMER_FILES"]
 
 
 # -- config_sentence_transformers.json ---------------------------------------------------------
@@ -30,7 +33,9 @@ __all__ = ["PYLATE", "SETTINGS", "TRANSFORMER", "TRANSFORMER_FILES"]
 PROMPTS = Values(
     "a mapping of names to strings",
     lambda value: (
-        isinstance(value, dict) and all(isinstance(one, str | None) for one in value.values())
+        isinstance(value, dict)
+        and all(map(is_text, value))
+        and all(one is None or is_text(one) for one in value.values())
     ),
 )
 SIMILARITIES = {
@@ -54,14 +59,24 @@ def _read_similarity(draft: Draft, value: str) -> None:
     if value.lower() in scores:
         draft.facts["score"] = scores[value.lower()]
     else:
-        draft.changes["similarity"] = {there: here for here, there in SIMILARITIES.items()}[value]
+        draft.facts["similarity"] = {there: here for here, there in SIMILARITIES.items()}[value]
 
 
 def _write_similarity(outline: Outline) -> str:
     heads = outline.recipe.heads
     if isinstance(heads[0], MultiVector):
         return LATE_INTERACTIONS[heads[0].score]
-    return "dot" if isinstance(heads[0], Sparse) else SIMILARITIES[outline.recipe.similarity]
+    own = heads[0] if isinstance(heads[0], Sparse) else outline.recipe
+    return SIMILARITIES[own.similarity]
+
+
+def _write_dim(outline: Outline) -> int | None:
+    return outline.recipe.dim
+
+
+def _write_top_k(outline: Outline) -> int | None:
+    head = outline.recipe.heads[0]
+    return head.top_k if isinstance(head, Sparse) else None
 
 
 def model_type(recipe: Recipe) -> str:
@@ -95,15 +110,17 @@ SETTINGS = (
         TEXT,
         keep("default_prompt_name"),
         lambda outline: None if _is_multi_vector(outline) else outline.default_prompt,
+        null="missing",
     ),
     Setting(
         "similarity_fn_name",
         one_of(*SIMILARITIES.values(), "MaxSim", "maxsim", "meanmaxsim"),
         _read_similarity,
         _write_similarity,
+        null="missing",
     ),
-    Setting("truncate_dim", NOTHING),
-    Setting("max_active_dims", COUNT, keep("max_active_dims")),
+    Setting("truncate_dim", COUNT, keep("truncate_dim"), _write_dim, null="missing"),
+    Setting("max_active_dims", COUNT, keep("max_active_dims"), _write_top_k, null="missing"),
 )
 """Keys of config_sentence_transformers.json."""
 
@@ -129,14 +146,38 @@ def _lengths(outline: Outline) -> dict[str, int]:
 
 
 LATE_INTERACTION = (
-    Setting("query_length", COUNT, keep("query_length"), lambda o: _lengths(o)["query"]),
-    Setting("document_length", COUNT, keep("document_length"), lambda o: _lengths(o)["document"]),
-    Setting("query_expansion", EXPANSION, keep("query_expansion"), null=True),
+    Setting(
+        "query_length",
+        COUNT,
+        keep("query_length"),
+        lambda o: _lengths(o)["query"],
+        null="missing",
+    ),
+    Setting(
+        "document_length",
+        COUNT,
+        keep("document_length"),
+        lambda o: _lengths(o)["document"],
+        null="missing",
+    ),
+    Setting("query_expansion", EXPANSION, keep("query_expansion"), null="value"),
 )
 PYLATE = (
     *LATE_INTERACTION,
-    Setting("query_prefix", TEXT, keep("query_prefix"), lambda o: o.prompts["query"]),
-    Setting("document_prefix", TEXT, keep("document_prefix"), lambda o: o.prompts["document"]),
+    Setting(
+        "query_prefix",
+        TEXT,
+        keep("query_prefix"),
+        lambda o: o.prompts["query"],
+        null="missing",
+    ),
+    Setting(
+        "document_prefix",
+        TEXT,
+        keep("document_prefix"),
+        lambda o: o.prompts["document"],
+        null="missing",
+    ),
     Setting(
         "do_query_expansion",
         FLAG,
@@ -150,7 +191,13 @@ PYLATE = (
         keep("attend"),
         lambda o: o.recipe.prompt.expansion is not None and o.recipe.prompt.expansion.attended,
     ),
-    Setting("skiplist_words", TEXTS, keep("skip"), lambda o: list(multi_vector(o.recipe).skip)),
+    Setting(
+        "skiplist_words",
+        TEXTS,
+        keep("skip"),
+        lambda o: list(multi_vector(o.recipe).skip),
+        null="missing",
+    ),
 )
 """Keys of config_sentence_transformers.json that make a folder one of token vectors."""
 
@@ -180,39 +227,50 @@ LOADING = Values(
 )
 ARGUMENTS = (
     *(
-        Setting(f"{part}_{kind}", LOADING)
+        Setting(f"{part}_{kind}", LOADING, null="missing")
         for part in ("model", "tokenizer", "config")
         for kind in ("args", "kwargs")
     ),
-    Setting("processor_kwargs", LOADING),
+    Setting("processor_kwargs", LOADING, null="missing"),
 )
 """Keys of sentence_bert_config.json with arguments of the network's and the tokenizer's loaders."""
-_OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits"}
+OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits"}
 MODALITIES = Values(
     'text by "forward", read from last_hidden_state or logits',
     lambda value: (
         isinstance(value, dict)
         and isinstance(value.get("text"), dict)
-        and value["text"].get("method") == "forward"
-        and value["text"].get("method_output_name") in _OUTPUTS.values()
+        and set(value["text"]) == {"method", "method_output_name"}
+        and value["text"]["method"] == "forward"
+        and value["text"]["method_output_name"] in list(OUTPUTS.values())
     ),
 )
 
 
+def _read_modalities(draft: Draft, value: dict[str, Any]) -> None:
+    draft.facts["reads"] = value["text"]["method_output_name"]
+
+
 TRANSFORMER = (
-    Setting("max_seq_length", COUNT, keep("max_seq_length"), lambda outline: outline.max_length),
+    Setting(
+        "max_seq_length",
+        COUNT,
+        keep("max_seq_length"),
+        lambda outline: outline.max_length,
+        null="missing",
+    ),
     Setting(
         "do_lower_case",
         FLAG,
         keep("lower"),
         lambda outline: outline.recipe.prompt.clean == "lower",
     ),
-    Setting("transformer_task", one_of(*_OUTPUTS)),
-    Setting("modality_config", MODALITIES),
+    Setting("transformer_task", one_of(*OUTPUTS), keep("task")),
+    Setting("modality_config", MODALITIES, _read_modalities),
     Setting("module_output_name", one_of("token_embeddings")),
     Setting("processing_kwargs", one_of({})),
-    Setting("unpad_inputs"),
-    Setting("tokenizer_name_or_path", NOTHING),
+    Setting("unpad_inputs", FLAG, null="missing"),
+    Setting("tokenizer_name_or_path", NOTHING, null="missing"),
     *ARGUMENTS,
     *(Setting(one.key, one.values, one.read, null=one.null) for one in LATE_INTERACTION),
 )

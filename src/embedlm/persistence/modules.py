@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from embedlm.errors import UnsupportedError
+from embedlm.errors import ModelError, UnsupportedError
 from embedlm.persistence.settings import (
+    COUNT,
     FLAG,
     NOTHING,
+    SHARE,
     TEXT,
     TEXTS,
     Draft,
@@ -23,10 +25,11 @@ from embedlm.persistence.settings import (
     keep,
     one_of,
 )
+from embedlm.readout.pooling import kinds_of
 from embedlm.schema.heads import Sparse
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["AFTER_PROMPT", "MODULES", "POOLINGS", "Module", "leaves_prompt_out"]
+__all__ = ["AFTER_PROMPT", "MODULES", "POOLINGS", "WIDTHS", "Module", "leaves_prompt_out"]
 
 DENSE = "sentence_transformers.models."
 SPARSE = "sentence_transformers.sparse_encoder.models."
@@ -44,16 +47,22 @@ class Module:
     """Called once its settings are read."""
     package: str = DENSE
     """What stands before the type's name where it is written."""
+    needs: tuple[tuple[str, ...], ...] | None = None
+    """Keys that its config.json must have, each under one of several names; None: the file may be
+    missing."""
 
 
 POOLINGS = {
     "cls": ("cls", "pooling_mode_cls_token"),
-    "mean": ("mean", "pooling_mode_mean_tokens"),
     "max": ("max", "pooling_mode_max_tokens"),
+    "mean": ("mean", "pooling_mode_mean_tokens"),
+    "mean_sqrt_length": ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
     "weighted_mean": ("weightedmean", "pooling_mode_weightedmean_tokens"),
     "last": ("lasttoken", "pooling_mode_lasttoken"),
 }
-"""Poolings here; there, in version 6; and the flags of the versions before, which are written."""
+"""Poolings here; there, in version 6; and the flags of the versions before, which are written.
+
+Flags join several poolings in this order."""
 _POOLING_NAMES = {names[0]: kind for kind, names in POOLINGS.items()}
 AFTER_PROMPT = ("special", "text", "eos")
 """The segments that are pooled where the prompt is left out (`boundary: count_prompt`)."""
@@ -67,13 +76,27 @@ def leaves_prompt_out(recipe: Recipe) -> bool:
 
 MODES = Values(
     f"one of {', '.join(_POOLING_NAMES)}, or a list of these",
-    lambda value: TEXT.fit(value) or TEXTS.fit(value),
+    lambda value: all(one in _POOLING_NAMES for one in _listed(value)) and value != [],
 )
 
 
+def _listed(value: Any) -> list[Any]:
+    """Return a list of strings; what is neither a string nor such a list gives [None]."""
+    if TEXT.fit(value):
+        return [value]
+    return list(value) if TEXTS.fit(value) else [None]
+
+
 def _read_mode(draft: Draft, value: Any) -> None:
-    names = [value] if isinstance(value, str) else value
-    draft.facts["poolings"] = [_POOLING_NAMES.get(name, name) for name in names]
+    draft.facts["poolings"] = [_POOLING_NAMES[name] for name in _listed(value)]
+
+
+def _write_mode(outline: Outline) -> list[str] | None:
+    """Return the poolings by name where the flags would join them in another order."""
+    kinds = kinds_of(outline.recipe.pooling.kind)
+    if list(kinds) == [kind for kind in POOLINGS if kind in kinds]:
+        return None
+    return [POOLINGS[kind][0] for kind in kinds]
 
 
 def _read_flag(kind: str) -> Callable[[Draft, bool], None]:
@@ -85,7 +108,15 @@ def _read_flag(kind: str) -> Callable[[Draft, bool], None]:
 
 
 def _write_flag(kind: str) -> Callable[[Outline], bool]:
-    return lambda outline: outline.recipe.pooling.kind == kind
+    return lambda outline: kind in kinds_of(outline.recipe.pooling.kind)
+
+
+def _read_width(draft: Draft, value: int) -> None:
+    if draft.facts.setdefault("width", value) != value:
+        raise ModelError(
+            f"{draft.folder} says that a state is {draft.facts['width']} wide, and {value} wide; "
+            f"correct {' or '.join(WIDTHS)} of the pooling"
+        )
 
 
 def _read_include_prompt(draft: Draft, value: bool) -> None:
@@ -95,36 +126,43 @@ def _read_include_prompt(draft: Draft, value: bool) -> None:
 
 def _read_pooling(draft: Draft) -> None:
     kinds = draft.facts.get("poolings") or draft.facts.get("flags") or ["mean"]
-    if len(kinds) != 1 or kinds[0] not in POOLINGS:
-        raise UnsupportedError(
-            f"{draft.folder} pools by {', '.join(kinds)}; EmbedLM takes one of "
-            f"{', '.join(POOLINGS)}. Give recipe= to say how to pool"
-        )
-    if draft.stages.count("Pooling") > 1:
-        raise UnsupportedError(f"{draft.folder} pools twice; give recipe= to say how to pool")
-    draft.changes["pooling.kind"] = kinds[0]
+    draft.changes["pooling.kind"] = kinds[0] if len(kinds) == 1 else kinds
 
 
 def _read_dense(draft: Draft) -> None:
-    tokens = draft.facts.get("late_interaction", False)
-    if "Normalize" in draft.stages or (not tokens and "Pooling" not in draft.stages):
-        raise UnsupportedError(
-            f"{draft.folder} has a Dense module that does not stand right after the pooling; give "
-            "recipe= to say what to do"
-        )
-    if not tokens:
+    _same_place(draft)
+    if not draft.facts.get("late_interaction"):
         draft.changes["heads"] = [{"dense": {"projection": "auto"}}]
 
 
 def _read_normalize(draft: Draft) -> None:
+    _same_place(draft)
     if not draft.facts.get("late_interaction"):
         draft.changes["normalize"] = True
 
 
+def _same_place(draft: Draft) -> None:
+    """Refuse a module that reads or writes something else than what its place says."""
+    late = draft.facts.get("late_interaction", False)
+    expected = "token_embeddings" if late else "sentence_embedding"
+    kind = draft.stages[-1]
+    given = draft.facts.pop("input", expected if kind == "Dense" else "sentence_embedding")
+    written = draft.facts.pop("output", given)
+    for key, value in (("module_input_name", given), ("module_output_name", written)):
+        if value != expected:
+            raise UnsupportedError(
+                f"{draft.folder} has a {kind} module whose {key} is {value!r}; EmbedLM can honour "
+                f"{expected!r} there. Give recipe= to say how the model is read"
+            )
+
+
 def _read_splade(draft: Draft) -> None:
-    options = {"reduce": draft.facts.get("pooling_strategy", "max")}
+    options = {
+        "reduce": draft.facts.get("pooling_strategy", "max"),
+        "activation": draft.facts.get("activation", "relu"),
+    }
     draft.changes["heads"] = [{"sparse": options}]
-    draft.changes.setdefault("similarity", "dot")
+    draft.changes["similarity"] = "dot"
 
 
 def _sparse(recipe: Recipe) -> Sparse:
@@ -132,7 +170,12 @@ def _sparse(recipe: Recipe) -> Sparse:
 
 
 _VECTORS = one_of("sentence_embedding", "token_embeddings")
-_WIDTHS = ("word_embedding_dimension", "embedding_dimension")
+WIDTHS = ("word_embedding_dimension", "embedding_dimension")
+"""The width of a state, under its name before version 6 and in it."""
+_PLACES = (
+    Setting("module_input_name", _VECTORS, keep("input")),
+    Setting("module_output_name", _VECTORS, keep("output"), null="missing"),
+)
 
 MODULES = {
     module.kind: module
@@ -142,35 +185,38 @@ MODULES = {
         Module(
             "Pooling",
             (
-                Setting(_WIDTHS[0], write=lambda outline: outline.width),
-                Setting(_WIDTHS[1]),
+                Setting(WIDTHS[0], COUNT, _read_width, lambda outline: outline.width),
+                Setting(WIDTHS[1], COUNT, _read_width),
                 Setting("include_prompt", FLAG, _read_include_prompt, lambda o: _includes(o)),
-                Setting("pooling_mode", MODES, _read_mode),
+                Setting("pooling_mode", MODES, _read_mode, _write_mode),
                 *(
                     Setting(flag, FLAG, _read_flag(kind), _write_flag(kind))
                     for kind, (_, flag) in POOLINGS.items()
                 ),
-                Setting("pooling_mode_mean_sqrt_len_tokens", one_of(False)),
             ),
             _read_pooling,
+            needs=(WIDTHS,),
         ),
         Module(
             "Dense",
             (
                 # The weights' reader takes these.
-                *map(Setting, ("in_features", "out_features", "bias", "activation_function")),
-                Setting("use_residual"),
-                Setting("module_input_name", _VECTORS),
-                Setting("module_output_name", _VECTORS),
+                Setting("in_features", COUNT),
+                Setting("out_features", COUNT),
+                Setting("bias", FLAG),
+                Setting("activation_function", TEXT),
+                Setting("use_residual", FLAG),
+                *_PLACES,
             ),
             _read_dense,
+            needs=(("in_features",), ("out_features",)),
         ),
         Module(
             "Normalize",
-            (Setting("module_input_name", _VECTORS), Setting("module_output_name", _VECTORS)),
+            _PLACES,
             _read_normalize,
         ),
-        Module("Dropout", (Setting("dropout"),)),
+        Module("Dropout", (Setting("dropout", SHARE),)),
         Module(
             "SpladePooling",
             (
@@ -180,20 +226,27 @@ MODULES = {
                     keep("pooling_strategy"),
                     lambda o: "sum" if _sparse(o.recipe).reduce == "sum" else "max",
                 ),
-                Setting("activation_function", one_of("relu"), write=lambda outline: "relu"),
-                Setting(_WIDTHS[0], write=lambda outline: outline.vocabulary),
-                Setting(_WIDTHS[1]),
-                Setting("chunk_size"),
+                Setting(
+                    "activation_function",
+                    one_of("relu", "log1p_relu"),
+                    keep("activation"),
+                    lambda o: _sparse(o.recipe).activation,
+                ),
+                # A note about the vocabulary; the weights' own width counts.
+                Setting(WIDTHS[0], COUNT, write=lambda o: o.vocabulary, null="missing"),
+                Setting(WIDTHS[1], COUNT, null="missing"),
+                Setting("chunk_size", COUNT, null="missing"),
             ),
             _read_splade,
             SPARSE,
+            needs=(),
         ),
         Module(
             "MultiVectorMask",
             (
-                Setting("skiplist_words", TEXTS, keep("skip")),
-                Setting("skiplist_tasks", one_of(["document"], "document")),
-                Setting("keep_only_token_ids", NOTHING),
+                Setting("skiplist_words", TEXTS, keep("skip"), null="missing"),
+                Setting("skiplist_tasks", one_of(["document"], "document"), null="missing"),
+                Setting("keep_only_token_ids", NOTHING, null="missing"),
             ),
         ),
     )

@@ -94,8 +94,11 @@ _LLM2VEC = (
         COUNT,
         lambda draft, value: draft.changes.update({"prompt.max_length": value}),
     ),
-    # Cuts a text before its instruction is added; max_length cuts it here, whatever stands before.
-    Setting("doc_max_length", COUNT),
+    Setting(
+        "doc_max_length",
+        COUNT,
+        lambda draft, value: draft.changes.update({"prompt.text_length": value}),
+    ),
     Setting("skip_instruction", FLAG, lambda draft, value: _pool_instruction(draft, value)),
 )
 """Keys of LLM2Vec's own file."""
@@ -113,7 +116,8 @@ def _llm2vec(folder: Path, base: str) -> Recipe:
     with the text, as the reference does.
     """
     chat = next((turn for name, turn in _LLM2VEC_CHAT.items() if name in base.lower()), None)
-    draft = Draft(folder, {"pooling.kind": "mean"})
+    # The reference's defaults where its file says nothing.
+    draft = Draft(folder, {"pooling.kind": "mean", "prompt.text_length": 400})
     file = folder / LLM2VEC_FILE
     read_settings(draft, file, optional_json(file), _LLM2VEC)
     changes = draft.changes

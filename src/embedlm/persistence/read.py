@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from embedlm.errors import ModelError
 from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.hub import layout_folder
+from embedlm.persistence.listing import LISTING, read_listing
+from embedlm.persistence.modules import WIDTHS
 from embedlm.persistence.published import recipe_of_checkpoint, recognise
-from embedlm.persistence.sentence_transformers import LISTING, read_folder
+from embedlm.persistence.sentence_transformers import read_folder
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["RECIPE_FILE", "derive_recipe"]
+__all__ = ["RECIPE_FILE", "check_width", "derive_recipe"]
 
 RECIPE_FILE = "embedlm.yaml"
 
@@ -48,6 +51,26 @@ def derive_recipe(source: str) -> Recipe:
     if "t5" in str(optional_json(folder / "config.json").get("model_type")):
         return _instructor(recipe)
     return recipe
+
+
+def check_width(source: str, width: int) -> None:
+    """Refuse a folder whose pooling is of states of another width than its network's.
+
+    Raises:
+        ModelError: names the file and both widths.
+    """
+    folder = layout_folder(source)
+    if (folder / RECIPE_FILE).is_file():
+        return
+    for kind, path in read_listing(folder):
+        file = path / "config.json"
+        content = optional_json(file) if kind == "Pooling" else {}
+        for key in WIDTHS:
+            if content.get(key, width) != width:
+                raise ModelError(
+                    f"{file}: {key} is {content[key]}, and the network's states have {width}; the "
+                    "folder's parts are not of one model"
+                )
 
 
 def _name(source: str) -> str:

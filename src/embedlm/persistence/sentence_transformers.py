@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import ModelError, UnsupportedError
-from embedlm.jobs.json_files import inner_path, read_json, write_json
+from embedlm.jobs.json_files import optional_json, write_json
 from embedlm.persistence.layouts import (
+    OUTPUTS,
     PYLATE,
     SETTINGS,
     TRANSFORMER,
     TRANSFORMER_FILES,
 )
+from embedlm.persistence.listing import LISTING, check_order, read_listing, read_module
 from embedlm.persistence.modules import MODULES
 from embedlm.persistence.settings import Draft, Outline, Setting, read_settings, write_settings
+from embedlm.prompt.filling import lower
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.template import escape
 
@@ -31,9 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTING", "is_late_interaction", "read_folder", "write_modules"]
 
-LISTING = "modules.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
-PACKAGES = ("sentence_transformers", "pylate")
 PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TASK = re.compile(r"Instruct: (?P<task>.+)(?P<end>\nQuery: ?)", re.DOTALL)
 _TASK_PROMPTS = ("query", "web_search_query")
@@ -44,7 +45,7 @@ _TASK_PROMPTS = ("query", "web_search_query")
 
 def is_late_interaction(folder: Path) -> bool:
     """Tell whether a folder is one of token vectors (PyLate, MultiVectorEncoder)."""
-    settings = _mapping(folder / SETTINGS_FILE)
+    settings = optional_json(folder / SETTINGS_FILE)
     kind = settings.get("model_type")
     marked = any(setting.key in settings for setting in PYLATE)
     return kind in ("ColBERT", "MultiVectorEncoder") or (kind is None and marked)
@@ -66,63 +67,25 @@ def read_folder(folder: Path, base: Recipe) -> Recipe:
     draft.facts["late_interaction"] = late
     settings = SETTINGS + (PYLATE if late else ())
     _read(draft, folder / SETTINGS_FILE, settings)
-    named = next((name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
+    named = next((name for name in TRANSFORMER_FILES if optional_json(folder / name)), None)
     if named is not None:
         _read(draft, folder / named, TRANSFORMER)
-    for kind, path in _modules(folder):
-        draft.stages.append(kind)
-        if path != folder:  # the network's own config.json is no module's
-            _read(draft, path / "config.json", MODULES[kind].settings)
-        MODULES[kind].read(draft)
+    for kind, path in read_listing(folder):
+        read_module(draft, kind, path)
+    kind = check_order(draft, OUTPUTS)
+    _check_model_type(draft, kind)
     if late:
         _late_interaction(draft)
     else:
         _prompts(draft)
-    if draft.facts.get("max_active_dims") and not late:
-        _top_k(draft)
+    _of_one_kind(draft, kind)
     if draft.facts.get("lower"):
         _lower(draft)
     return base.override(draft.changes)
 
 
-def _mapping(file: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; nothing where there is no such file."""
-    content = read_json(file) if file.is_file() else {}
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds {type(content).__name__}, not a mapping of settings")
-    return content
-
-
 def _read(draft: Draft, file: Path, settings: tuple[Setting, ...]) -> None:
-    read_settings(draft, file, _mapping(file), settings)
-
-
-def _modules(folder: Path) -> list[tuple[str, Path]]:
-    """Return kind and folder of each module."""
-    file = folder / LISTING
-    if not file.is_file():
-        return []
-    entries = read_json(file)
-    modules = []
-    for entry in entries if isinstance(entries, list) else [entries]:
-        if not isinstance(entry, dict) or not all(
-            isinstance(entry.get(key), str) for key in ("type", "path")
-        ):
-            raise ModelError(f'{file} is not a list of modules, each with "type" and "path"')
-        read_settings(Draft(folder), file, entry, _ENTRY)
-        package, kind = entry["type"].split(".")[0], entry["type"].rsplit(".", 1)[-1]
-        if kind not in MODULES or package not in PACKAGES:
-            raise UnsupportedError(
-                f"{file} has the module {entry['type']!r}, which EmbedLM does not know; known: "
-                f"{', '.join(MODULES)}, of {' and '.join(PACKAGES)}. Give recipe= to say how to "
-                "pool"
-            )
-        modules.append((kind, inner_path(folder, entry["path"], file)))
-    return modules
-
-
-_ENTRY = tuple(map(Setting, ("idx", "name", "path", "type", "kwargs")))
-"""Keys of an entry of modules.json; `kwargs` names arguments that a call may pass on."""
+    read_settings(draft, file, optional_json(file), settings)
 
 
 def _prefix(text: str | None) -> str:
@@ -189,11 +152,47 @@ def _split_task(prompt: str) -> tuple[str, str] | None:
     return f"{{?instruction}}{head}{{/instruction}}{{text}}", match["task"]
 
 
-def _top_k(draft: Draft) -> None:
-    """Keep as many weights of a sparse vector as the folder says."""
-    for head in draft.changes.get("heads", ()):
-        if isinstance(head, dict) and "sparse" in head:
-            head["sparse"]["top_k"] = draft.facts["max_active_dims"]
+_MODEL_TYPES = {
+    "dense": ("SentenceTransformer",),
+    "sparse": ("SparseEncoder",),
+    "multi_vector": ("ColBERT", "MultiVectorEncoder"),
+}
+"""What config_sentence_transformers.json calls each kind of model."""
+
+
+def _check_model_type(draft: Draft, kind: str) -> None:
+    given = draft.facts.get("model_type")
+    if given is not None and draft.stages and given not in _MODEL_TYPES[kind]:
+        raise UnsupportedError(
+            f"{draft.folder / SETTINGS_FILE}: model_type is {given!r}, and the modules "
+            f"{', '.join(draft.stages)} make up a {' or '.join(_MODEL_TYPES[kind])}; correct one, "
+            "or give recipe= to say how the model is read"
+        )
+
+
+def _of_one_kind(draft: Draft, kind: str) -> None:
+    """Take the settings that only one kind of model has."""
+    facts, changes = draft.facts, draft.changes
+    for key, owner in (("truncate_dim", "dense"), ("max_active_dims", "sparse")):
+        if key in facts and kind != owner:
+            raise UnsupportedError(
+                f"{draft.folder / SETTINGS_FILE}: {key} is {facts[key]}, and only a "
+                f"{_MODEL_TYPES[owner][0]} has {owner} vectors to cut; leave it out"
+            )
+    if "score" in facts and kind != "multi_vector":
+        raise UnsupportedError(
+            f"{draft.folder / SETTINGS_FILE}: similarity_fn_name compares token vectors, and the "
+            f"modules {', '.join(draft.stages)} give none; allowed: cosine, dot, euclidean, "
+            "manhattan"
+        )
+    if "truncate_dim" in facts:  # there, vectors are cut after they are normalised
+        changes |= {"dim": facts["truncate_dim"], "renormalize": False}
+    if kind == "sparse":
+        options = changes["heads"][0]["sparse"]
+        options |= {"top_k": facts.get("max_active_dims")}
+        options |= {"similarity": facts.get("similarity", "dot")}
+    elif "similarity" in facts:
+        changes["similarity"] = facts["similarity"]
 
 
 def _lower(draft: Draft) -> None:
@@ -202,11 +201,11 @@ def _lower(draft: Draft) -> None:
     changes["prompt.clean"] = "lower"
     for path in ("prompt.default", "prompt.query", "prompt.document"):
         if path in changes:
-            changes[path] = changes[path].lower()
+            changes[path] = lower(changes[path])
     roles = changes.get("prompt.roles", {})
-    changes["prompt.roles"] = {name: template.lower() for name, template in roles.items()}
+    changes["prompt.roles"] = {name: lower(template) for name, template in roles.items()}
     tasks = changes.get("prompt.instruction", {})
-    changes["prompt.instruction"] = {role: task.lower() for role, task in tasks.items()} or None
+    changes["prompt.instruction"] = {role: lower(task) for role, task in tasks.items()} or None
 
 
 def _late_interaction(draft: Draft) -> None:

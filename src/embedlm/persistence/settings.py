@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from embedlm.errors import UnsupportedError, closest
 from embedlm.schema.recipe import Recipe
@@ -15,12 +15,14 @@ __all__ = [
     "COUNT",
     "FLAG",
     "NOTHING",
+    "SHARE",
     "TEXT",
     "TEXTS",
     "Draft",
     "Outline",
     "Setting",
     "Values",
+    "is_text",
     "keep",
     "one_of",
     "read_settings",
@@ -68,15 +70,24 @@ class Values:
 ANYTHING = Values("anything", lambda value: True)
 NOTHING = Values("no value at all", lambda value: False)
 FLAG = Values("true or false", lambda value: isinstance(value, bool))
-TEXT = Values("a string", lambda value: isinstance(value, str))
+TEXT = Values("a string", lambda value: is_text(value))
 COUNT = Values(
     "a whole number above 0",
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
 )
+SHARE = Values(
+    "a number from 0 to 1",
+    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1,
+)
 TEXTS = Values(
     "a list of strings",
-    lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    lambda value: isinstance(value, list) and all(map(is_text, value)),
 )
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value is a string of whole characters; half of a surrogate pair is none."""
+    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def one_of(*values: Any) -> Values:
@@ -102,8 +113,8 @@ class Setting:
     """Puts the value into the draft."""
     write: Callable[[Outline], Any] | None = None
     """Returns the value for a recipe; None: the key is not written."""
-    null: bool = False
-    """Whether null is a value like others; else it is as good as a missing key."""
+    null: Literal["refused", "missing", "value"] = "refused"
+    """What null is: no value of the key, as good as a missing key, or a value like others."""
 
 
 def keep(key: str) -> Callable[[Draft, Any], None]:
@@ -128,20 +139,26 @@ def read_settings(
                 "say how the model is read"
             )
         setting = known[key]
-        if value is not None and not setting.values.fit(value):
+        fits = setting.null != "refused" if value is None else setting.values.fit(value)
+        if not fits:
             raise UnsupportedError(
                 f"{file}: {key} is {_short(value)}; EmbedLM can honour {setting.values.told}. Give "
                 "recipe= to say how the model is read"
             )
     for setting in settings:  # in the order of the table, whatever the file's order is
         value = content.get(setting.key)
-        if value is not None or (setting.null and setting.key in content):
+        if value is not None or (setting.null == "value" and setting.key in content):
             setting.read(draft, value)
 
 
 def write_settings(outline: Outline, settings: tuple[Setting, ...]) -> dict[str, Any]:
     """Return the content of a file for a recipe."""
-    return {one.key: one.write(outline) for one in settings if one.write is not None}
+    found = {one.key: one.write(outline) for one in settings if one.write is not None}
+    return {key: value for key, value in found.items() if value is not None or key in _NULLS}
+
+
+_NULLS = ("default_prompt_name", "max_seq_length")
+"""Keys that sentence-transformers writes where they have no value."""
 
 
 def _short(value: Any) -> str:

@@ -52,7 +52,8 @@ class ControlTokens:
         for token, index in zip(
             tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True
         ):
-            contents.setdefault(str(token), int(index))
+            if index is not None:  # a config may name a token that is none, such as ""
+                contents.setdefault(str(token), int(index))
         # Some tokenizers pad with "+" or "!": in a text these are never anything but text.
         self._ids = {word: i for word, i in contents.items() if len(word) > 1 and word.strip()}
         self._nonce = secrets.token_hex(12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from embedlm.errors import InputError
 from embedlm.schema.prompt import Prompt
@@ -12,6 +13,8 @@ from embedlm.schema.template import DEMONSTRATION_SLOTS, Piece, fill
 __all__ = [
     "clean_text",
     "join_blocks",
+    "lower",
+    "prepared",
     "spell",
     "spell_demonstrations",
     "strip_row",
@@ -57,11 +60,16 @@ def _clean_prompteol(text: str) -> str:
     return text[:-1] + "." if text.endswith("?") else text
 
 
+def lower(text: str) -> str:
+    """Return a text in lower case, letter by letter as the tokenizers library: no final sigma."""
+    return "".join(map(str.lower, text))
+
+
 _CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "strip": str.strip,
     "strip_all": str.strip,
-    "lower": str.lower,
+    "lower": lower,
     "promptbert": _clean_promptbert,
     "prompteol": _clean_prompteol,
 }
@@ -70,6 +78,35 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
 def clean_text(text: str, rule: str) -> str:
     """Return the text after the clean-up rule of that name (`prompt.clean`)."""
     return _CLEANERS[rule](text)
+
+
+def prepared(texts: Sequence[str], prompt: Prompt, tokenizer: Any, limit: int | None) -> list[str]:
+    """Return texts as they are put into the template: cleaned up, and cut where they are too long.
+
+    Args:
+        texts: of a call.
+        prompt: says how.
+        tokenizer: counts tokens.
+        limit: of the rendered prompt.
+    """
+    cleaned = [clean_text(text, prompt.clean) for text in texts]
+    most = prompt.text_length
+    if most is None:
+        return cleaned
+    core = tokenizer.backend_tokenizer
+    return [_cut_words(text, most, limit or most, core) for text in cleaned]
+
+
+def _cut_words(text: str, most: int, limit: int, core: Any) -> str:
+    """Return a text without the words at its end that make it longer than `most` tokens.
+
+    As McGill-NLP/llm2vec does: as many words stay as the share of tokens that may, counted up to
+    the limit of the prompt, again and again until the text fits.
+    """
+    while (count := min(len(core.encode(text, add_special_tokens=False).ids), limit)) > most:
+        words = text.split()
+        text = " ".join(words[: int(len(words) * (most / count))])
+    return text
 
 
 def strip_row(row: list[Piece]) -> list[Piece]:

@@ -17,9 +17,10 @@ import numpy as np
 from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.prompt.chat import chat_template
 from embedlm.prompt.control import ControlTokens
-from embedlm.prompt.filling import clean_text, spell_demonstrations, strip_row
+from embedlm.prompt.filling import prepared, spell_demonstrations, strip_row
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
+from embedlm.prompt.special import filling_token
 from embedlm.schema.prompt import Message, Prompt, Template
 from embedlm.schema.recipe import Boundary
 from embedlm.schema.template import Piece, parse_template
@@ -148,7 +149,7 @@ class Renderer:
         if instructions is None:
             instructions = [self.instruction(request.role)] * len(texts)
         limit = self._limit(request)
-        cleaned = [clean_text(text, self.prompt.clean) for text in texts]
+        cleaned = prepared(texts, self.prompt, self.tokenizer, self.max_length(request.role))
         slots = list(zip(cleaned, instructions, strict=True))
         renamed = self._renamed(slots, request)
         demonstrations = {name: self._demonstrations(request, name) for name in set(renamed)}
@@ -209,11 +210,11 @@ class Renderer:
         return spell_demonstrations(prompt, request.demonstrations)
 
     def _expand(self, batch: RenderedBatch, role: str | None) -> None:
-        """Fill the rows up with mask tokens, where the recipe says so and there is such a token."""
+        """Fill the rows up with mask tokens, or with EOS where the tokenizer has none of these."""
         expansion = self.prompt.expansion
-        mask_id = getattr(self.tokenizer, "mask_token_id", None)
-        if expansion is None or role != expansion.role or mask_id is None:
+        if expansion is None or role != expansion.role:
             return
+        mask_id = filling_token(self.tokenizer)
         missing = [max(0, expansion.length - len(ids)) for ids in batch.ids]
         mask = SEGMENT_ID["mask"]
         batch.ids = [[*i, *[mask_id] * n] for i, n in zip(batch.ids, missing, strict=True)]

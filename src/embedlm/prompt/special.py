@@ -14,9 +14,16 @@ from typing import Any
 
 from tokenizers import processors
 
-from embedlm.errors import ModelError
+from embedlm.errors import ModelError, UnsupportedError
 
-__all__ = ["add_eos", "adds_eos", "keep_declared", "surround", "tokenizer_errors"]
+__all__ = [
+    "add_eos",
+    "adds_eos",
+    "filling_token",
+    "keep_declared",
+    "surround",
+    "tokenizer_errors",
+]
 
 
 @contextmanager
@@ -103,3 +110,19 @@ def keep_declared(tokenizer: Any, declared: Mapping[str, Any]) -> None:
     """Add the EOS that a tokenizer_config.json declares, where the tokenizer lost it."""
     if declared.get("add_eos_token") is True and tokenizer.eos_token_id is not None:
         add_eos(tokenizer, bos=declared.get("add_bos_token") is True)
+
+
+def filling_token(tokenizer: Any) -> int:
+    """Return the token that fills a query up: mask, or EOS where there is no mask (PyLate).
+
+    Raises:
+        UnsupportedError: the tokenizer has neither.
+    """
+    for name in ("mask", "eos"):
+        token = getattr(tokenizer, f"{name}_token_id", None)
+        if token is not None:
+            return int(token)
+    raise UnsupportedError(
+        "the recipe fills queries up with mask tokens, and this tokenizer has neither a mask token "
+        "nor an EOS; take prompt.expansion out"
+    )

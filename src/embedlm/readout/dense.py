@@ -59,7 +59,7 @@ class DenseHead(Head[Dense]):
     def columns(self, readout: Readout, longest: int) -> int:
         """Return the width of a vector."""
         projection = readout.parts.projection if self.options.projection == "auto" else None
-        return readout.backbone.dim if projection is None else projection.out_features
+        return readout.pooled_width if projection is None else projection.out_features
 
     @staticmethod
     def holds(value: Any) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 
 from embedlm.backbone import Backbone
 from embedlm.readout.latent import LatentAttention, load_latent
+from embedlm.readout.pooling import kinds_of
 from embedlm.readout.projection import Projection, load_projection
 from embedlm.readout.token_layers import (
     TokenLayers,
@@ -71,7 +72,8 @@ class Parts:
         self, name: str, needed: frozenset[str], recipe: Recipe, backbone: Backbone, *, create: bool
     ) -> nn.Module | None:
         if name == "projection":
-            return load_projection(self.folder, backbone.dim)
+            width = backbone.dim * len(kinds_of(recipe.pooling.kind))
+            return load_projection(self.folder, width)
         if name == "latent":
             assert recipe.pooling.latent is not None
             return load_latent(self.source, backbone.dim, recipe.pooling.latent)

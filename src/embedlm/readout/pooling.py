@@ -15,7 +15,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["POOL", "Tokens", "cls", "last", "max", "mean", "weighted_mean"]
+__all__ = [
+    "POOL",
+    "Tokens",
+    "cls",
+    "kinds_of",
+    "last",
+    "max",
+    "mean",
+    "mean_sqrt_length",
+    "pooled",
+    "weighted_mean",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,8 @@ class Tokens:
 
     whole: bool = False
     """Whether index_N is 0, 1, 2, ..."""
+    place_N: Tensor | None = None
+    """The place of each in its row, from 0, where weights go by these."""
 
     def states(self, h_TD: Tensor) -> Tensor:
         """Return the pooled tokens' states in float32, h_ND."""
@@ -78,8 +91,14 @@ def mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
 
 
 def weighted_mean(h_TD: Tensor, tokens: Tokens) -> Tensor:
-    """sum_i i h_i / sum_i i with i = 1..S: later tokens weigh more (SGPT, arXiv 2202.08904)."""
+    """sum_i i h_i / sum_i i with i = 1..S: later tokens weigh more (SGPT, arXiv 2202.08904).
+
+    Where the tokens have places in their rows, i is the place, from 1.
+    """
     h_ND = tokens.states(h_TD)
+    if tokens.place_N is not None:
+        place_N1 = (tokens.place_N + 1).to(h_ND.dtype)[:, None]
+        return tokens.sum(h_ND * place_N1) / tokens.sum(place_N1)
     rank_N = tokens.ranks_N() + 1
     count_B = tokens.counts_B.to(h_ND.dtype)
     total_B1 = (count_B * (count_B + 1) / 2)[:, None]
@@ -94,10 +113,31 @@ def max(h_TD: Tensor, tokens: Tokens) -> Tensor:
     return out_BD.scatter_reduce(0, index_ND, h_ND, "amax", include_self=False)
 
 
+def mean_sqrt_length(h_TD: Tensor, tokens: Tokens) -> Tensor:
+    """The mean times the root of the sum of the weights: sum_i w_i h_i / sqrt(S)."""
+    total_B = tokens.counts_B.to(torch.float32)
+    if tokens.weight_N is not None and tokens.weighted_total:
+        total_B = tokens.sum(tokens.weight_N[:, None].float())[:, 0].clamp_min(1e-12)
+    return mean(h_TD, tokens) * total_B.sqrt()[:, None]
+
+
 POOL: dict[str, Callable[[Tensor, Tokens], Tensor]] = {
     "last": last,
     "mean": mean,
     "weighted_mean": weighted_mean,
     "cls": cls,
     "max": max,
+    "mean_sqrt_length": mean_sqrt_length,
 }
+
+
+def kinds_of(kind: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the poolings that a recipe names, whose vectors are joined in this order."""
+    return (kind,) if isinstance(kind, str) else kind
+
+
+def pooled(h_TD: Tensor, tokens: Tokens, kind: str | tuple[str, ...]) -> Tensor:
+    """Return one vector a sequence; of several poolings, one after another."""
+    if isinstance(kind, str):
+        return POOL[kind](h_TD, tokens)
+    return torch.cat([POOL[one](h_TD, tokens) for one in kind], dim=1)

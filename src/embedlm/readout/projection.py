@@ -18,16 +18,27 @@ from torch import Tensor, nn
 
 from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
-from embedlm.jobs.json_files import read_json
+from embedlm.jobs.json_files import inner_path, read_json, read_object
 
 __all__ = ["Projection", "ProjectionLayer", "load_projection", "save_projection"]
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
-    for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
+    for kind in (
+        *(nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.ELU),
+        *(nn.CELU, nn.SELU, nn.ReLU6, nn.Mish, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+        *(nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.LogSigmoid, nn.Softplus, nn.Softsign),
+        *(nn.PReLU, nn.RReLU),
+    )
 }
-"""Activations by the last part of the name in a config, `torch.nn.modules.activation.Tanh`."""
+"""Activations that change each number by itself, made without arguments."""
+_PATHS = {
+    path: name
+    for name, kind in ACTIVATIONS.items()
+    for path in (f"torch.nn.{name}", f"torch.nn.modules.{name}", f"{kind.__module__}.{name}")
+}
+"""Their names by what a config calls them, `torch.nn.modules.activation.Tanh`."""
 
 
 class ProjectionLayer(nn.Module):
@@ -44,14 +55,15 @@ class ProjectionLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features, bias=bias)
-        self.activation = ACTIVATIONS[activation]()
+        # Named as there, since PReLU has a weight of its own.
+        self.activation_function = ACTIVATIONS[activation]()
         self.use_residual = residual
         if residual and in_features != out_features:
             self.residual = nn.Linear(in_features, out_features, bias=False)
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """Return a(W x + b), with x (or its own projection) added where the config says so."""
-        out_BD: Tensor = self.activation(self.linear(x_BD))
+        out_BD: Tensor = self.activation_function(self.linear(x_BD))
         if not self.use_residual:
             return out_BD
         own = hasattr(self, "residual")
@@ -59,7 +71,7 @@ class ProjectionLayer(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return the layer's config as sentence-transformers writes it."""
-        kind = type(self.activation)
+        kind = type(self.activation_function)
         config = {
             "in_features": self.linear.in_features,
             "out_features": self.linear.out_features,
@@ -107,15 +119,11 @@ def load_projection(folder: Path, width: int, *, tokens: bool = False) -> Projec
     places = _dense_folders(folder)
     if not places:
         return None
-    projection = Projection([_read(place, tokens) for place in places])
-    for place, layer in zip(places, projection.parts(), strict=True):
-        if layer.linear.in_features != width:
-            raise ModelError(
-                f"{str(place)!r} takes vectors of width {layer.linear.in_features}, but what comes "
-                f"before it gives {width}; the folder's parts are not of one model"
-            )
-        width = layer.linear.out_features
-    return projection.float().eval().requires_grad_(False)
+    layers = []
+    for place in places:
+        layers.append(_read(place, width, tokens))
+        width = layers[-1].linear.out_features
+    return Projection(layers).float().eval().requires_grad_(False)
 
 
 def _dense_folders(folder: Path) -> list[Path]:
@@ -124,40 +132,74 @@ def _dense_folders(folder: Path) -> list[Path]:
         found = [path for path in folder.glob("*_Dense") if (path / "config.json").is_file()]
         return sorted(found, key=lambda path: (len(path.name), path.name))
     entries = read_json(modules)
-    return [folder / entry["path"] for entry in entries if entry["type"].endswith(".Dense")]
+    fit = isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("type", "path"))
+        for entry in entries
+    )
+    if not fit:
+        raise ModelError(f'{modules} is not a list of modules, each with "type" and "path"')
+    dense = [entry for entry in entries if entry["type"].rsplit(".", 1)[-1] == "Dense"]
+    return [inner_path(folder, entry["path"], modules) for entry in dense]
 
 
-def _read(folder: Path, tokens: bool) -> ProjectionLayer:
-    config = read_json(folder / "config.json")
+def _read(folder: Path, width: int, tokens: bool) -> ProjectionLayer:
+    file = folder / "config.json"
+    config = read_object(file)
     given = config.get("module_input_name", "sentence_embedding")
     if given != "sentence_embedding" and not (tokens and given == "token_embeddings"):
         raise UnsupportedError(
             f"{str(folder)!r} projects {given!r}; only what comes out of the "
             "pooling (sentence_embedding) is projected"
         )
+    widths = [_width(config, key, file) for key in ("in_features", "out_features")]
+    if widths[0] != width:
+        raise ModelError(
+            f"{str(folder)!r} takes vectors of width {widths[0]}, but what comes before it gives "
+            f"{width}; the folder's parts are not of one model"
+        )
+    state = _weights(folder)
+    shape = tuple(state["linear.weight"].shape) if "linear.weight" in state else None
+    if shape != (widths[1], width):  # checked before a layer of a damaged width takes the memory
+        raise ModelError(
+            f"{file} says in_features {width}, out_features {widths[1]}, and the weights beside "
+            f"it are {shape}; the two must fit"
+        )
     layer = ProjectionLayer(
-        int(config["in_features"]),
-        int(config["out_features"]),
-        bias=bool(config.get("bias", True)),
+        *widths,
+        bias=_flag(config, "bias", file, default=True),
         activation=_activation(config, folder),
-        residual=bool(config.get("use_residual", False)),
+        residual=_flag(config, "use_residual", file, default=False),
     )
     try:
-        layer.load_state_dict(_weights(folder))
+        layer.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the weights in {str(folder)!r} do not fit: {reason[:300]}") from error
     return layer
 
 
+def _width(config: Mapping[str, Any], key: str, file: Path) -> int:
+    width = config.get(key)
+    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        raise ModelError(f"{file}: {key} is {width!r}; allowed is a whole number above 0")
+    return width
+
+
+def _flag(config: Mapping[str, Any], key: str, file: Path, *, default: bool) -> bool:
+    flag = config.get(key, default)
+    if not isinstance(flag, bool):
+        raise ModelError(f"{file}: {key} is {flag!r}; allowed are true and false")
+    return flag
+
+
 def _activation(config: Mapping[str, Any], folder: Path) -> str:
-    path = str(config.get("activation_function") or "torch.nn.Tanh")
-    name = path.rsplit(".", 1)[-1]
-    if name not in ACTIVATIONS or not path.startswith("torch."):
+    path = config.get("activation_function", "torch.nn.Tanh")
+    if not isinstance(path, str) or path not in _PATHS:
         raise UnsupportedError(
-            f"{str(folder)!r} has the activation {path!r}; known: {', '.join(ACTIVATIONS)}"
+            f"{folder / 'config.json'}: activation_function is {path!r}; known, of torch.nn: "
+            f"{', '.join(ACTIVATIONS)}"
         )
-    return name
+    return _PATHS[path]
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

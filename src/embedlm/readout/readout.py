@@ -20,7 +20,7 @@ from embedlm.errors import UnsupportedError
 from embedlm.readout import frequency
 from embedlm.readout.heads import make_heads
 from embedlm.readout.parts import Parts
-from embedlm.readout.pooling import POOL, Tokens
+from embedlm.readout.pooling import Tokens, kinds_of, pooled
 from embedlm.readout.states import PackStates
 from embedlm.schema.heads import Head as HeadOptions
 from embedlm.schema.recipe import Recipe
@@ -61,6 +61,11 @@ class Readout:
         self.trained = trained
         self.pooling = recipe.pooling
         self.heads = make_heads(recipe.heads if heads is None else heads)
+        if recipe.dim is not None and recipe.dim > self.dense_width:
+            raise UnsupportedError(
+                f"recipe {recipe.name!r} cuts vectors to dim {recipe.dim}, and those of "
+                f"{backbone.name!r} have {self.dense_width}; allowed: 1 to {self.dense_width}"
+            )
 
     # -- others like it -----------------------------------------------------------------------
 
@@ -123,6 +128,17 @@ class Readout:
         return layer if isinstance(layer, tuple) else (layer,)
 
     @property
+    def pooled_width(self) -> int:
+        """Width of what the pooling gives."""
+        return self.backbone.dim * len(kinds_of(self.pooling.kind))
+
+    @property
+    def dense_width(self) -> int:
+        """Width of a dense vector that is not cut."""
+        dense = (head for head in self.heads if head.kind == "dense")
+        return next((head.columns(self, 0) for head in dense), self.backbone.dim)
+
+    @property
     def reads_segments(self) -> bool:
         """Whether it asks which segment a token belongs to."""
         overs = [self.pooling.over, *(head.over for head in self.heads)]
@@ -157,7 +173,10 @@ class Readout:
         """Return which of a pack's states are pooled."""
         pooling = self.pooling
         return states.tokens(
-            pooling.over, self.vocabulary_weights, weighted_total=pooling.weights == "idf"
+            pooling.over,
+            self.vocabulary_weights,
+            weighted_total=pooling.weights == "idf",
+            places=pooling.boundary == "count_prompt",
         )
 
     def pool(self, states: PackStates) -> Tensor:
@@ -173,10 +192,10 @@ class Readout:
 
     def _pooled(self, h_TD: Tensor, tokens: Tokens) -> Tensor:
         if self.parts.latent is None or self.pooling.latent is None:
-            return POOL[self.pooling.kind](h_TD, tokens)
+            return pooled(h_TD, tokens, self.pooling.kind)
         h_ND = self.parts.latent(h_TD.index_select(0, tokens.index_N))
         every_N = torch.arange(len(h_ND), device=h_ND.device)
-        return POOL[self.pooling.kind](h_ND, replace(tokens, index_N=every_N, whole=True))
+        return pooled(h_ND, replace(tokens, index_N=every_N, whole=True), self.pooling.kind)
 
     def read(self, states: PackStates) -> list[Any]:
         """Return the output of every head for a pack's texts, without a gradient."""

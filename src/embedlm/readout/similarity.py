@@ -5,18 +5,19 @@ Shapes: n and m texts, D width, Q and T tokens of a query and of all documents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags_array
 from scipy.spatial.distance import cdist
 
 from embedlm.errors import InputError
 
 __all__ = [
     "DENSE",
+    "SPARSE",
     "cosine",
     "dot",
     "euclidean",
@@ -124,6 +125,34 @@ def sparse_dot(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Float
         _same_count(a.shape[0], b.shape[0])
         return np.asarray(a.multiply(b).sum(axis=1), dtype=np.float32).ravel()
     return np.asarray((a @ b.T).toarray(), dtype=np.float32)
+
+
+def _sparse_cosine(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Floats:
+    return sparse_dot(_sparse_unit(a), _sparse_unit(b), pairwise=pairwise)
+
+
+def _sparse_unit(rows: csr_matrix) -> csr_matrix:
+    length_n = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
+    unit: csr_matrix = diags_array(1 / np.maximum(length_n, 1e-12)).astype(np.float32) @ rows
+    return unit
+
+
+def _sparse_distance(metric: Literal["euclidean", "cityblock"]) -> Callable[..., Floats]:
+    def compare(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Floats:
+        terms = np.union1d(a.indices, b.indices)  # of the others both have none
+        left, right = (rows[:, terms].toarray() for rows in (a, b))
+        return _negative_distance(left, right, metric, pairwise=pairwise)
+
+    return compare
+
+
+SPARSE: dict[str, Callable[..., Floats]] = {
+    "dot": sparse_dot,
+    "cosine": _sparse_cosine,
+    "euclidean": _sparse_distance("euclidean"),
+    "manhattan": _sparse_distance("cityblock"),
+}
+"""How weights over the vocabulary are compared, by the name in recipes."""
 
 
 def _same_count(n: int, m: int) -> None:

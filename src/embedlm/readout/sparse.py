@@ -21,7 +21,6 @@ from embedlm.backbone.memory import put
 from embedlm.errors import UnsupportedError
 from embedlm.readout import similarity
 from embedlm.readout.head import Floats, Head, Indices
-from embedlm.readout.pooling import POOL
 from embedlm.readout.term_weights import SparseRow, select_terms, term_weights, word_like
 from embedlm.readout.token_layers import spread, token_weights
 from embedlm.schema.heads import Sparse
@@ -114,10 +113,9 @@ class SparseHead(Head[Sparse]):
         return layers.weight
 
     def _term_weights(self, readout: Readout, states: PackStates) -> Tensor:
-        pooling = readout.pooling
         tokens = readout.pooled_tokens(states)
-        logits = readout.backbone.logits
-        return term_weights(logits, states.h_TD, tokens, self.options, POOL[pooling.kind])
+        logits, pooling = readout.backbone.logits, readout.pooling.kind
+        return term_weights(logits, states.h_TD, tokens, self.options, pooling)
 
     @staticmethod
     def holds(value: Any) -> bool:
@@ -139,8 +137,10 @@ class SparseHead(Head[Sparse]):
 
     @staticmethod
     def score(a: Any, b: Any, recipe: Recipe, *, pairwise: bool) -> Floats:
-        """Compare by the inner product."""
-        return similarity.sparse_dot(a.tocsr(), b.tocsr(), pairwise=pairwise)
+        """Compare as the recipe's sparse head says: by the inner product, or otherwise."""
+        options = next((h for h in recipe.heads if isinstance(h, Sparse)), Sparse())
+        compare = similarity.SPARSE[options.similarity]
+        return compare(a.tocsr(), b.tocsr(), pairwise=pairwise)
 
 
 def _stack(rows: Sequence[Sequence[SparseRow]], vocab_size: int) -> csr_matrix:

@@ -70,6 +70,7 @@ class Picked:
         weight_V: npt.NDArray[np.float32] | None = None,
         *,
         weighted_total: bool = False,
+        places: bool = False,
     ) -> Tokens:
         """Return where the picked tokens' states stand in h_TD.
 
@@ -78,11 +79,12 @@ class Picked:
             device: of the states.
             weight_V: a weight for each id of the vocabulary.
             weighted_total: divide a weighted sum by its weights, not by the number of tokens.
+            places: also return the place of each token in its row.
         """
         text_N = np.repeat(np.arange(len(self.count_B)), self.count_B)
         index_N = self.index_N
+        position_N = index_N - self.start_B[text_N] if prefix or places else index_N
         if prefix:
-            position_N = index_N - self.start_B[text_N]
             index_N = np.where(position_N < prefix, position_N, index_N - prefix * text_N)
         weight_N = None
         if weight_V is not None:
@@ -92,7 +94,8 @@ class Picked:
             for x in (index_N, text_N, np.cumsum(self.count_B) - self.count_B, self.count_B)
         )
         whole = not prefix and int(index_N[-1]) + 1 == len(index_N)
-        return Tokens(index, text, start, count, weight_N, weighted_total, whole)
+        place_N = put(torch.from_numpy(position_N), device) if places else None
+        return Tokens(index, text, start, count, weight_N, weighted_total, whole, place_N)
 
 
 @dataclass(slots=True)
@@ -128,10 +131,11 @@ class PackStates:
         weight_V: npt.NDArray[np.float32] | None = None,
         *,
         weighted_total: bool = False,
+        places: bool = False,
     ) -> Tokens:
         """Return where the states of the segments `over` stand in h_TD."""
         return self.picked(over).tokens(
-            self.prefix, self.h_TD.device, weight_V, weighted_total=weighted_total
+            self.prefix, self.h_TD.device, weight_V, weighted_total=weighted_total, places=places
         )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from embedlm.readout.pooling import Tokens, last
+from embedlm.readout.pooling import Tokens, pooled
 from embedlm.readout.words import valid_words
 from embedlm.schema.heads import Sparse
 
@@ -37,7 +37,7 @@ def term_weights(
     h_TD: Tensor,
     tokens: Tokens,
     options: Sparse,
-    pool: Callable[[Tensor, Tokens], Tensor],
+    pooling: str | tuple[str, ...],
 ) -> Tensor:
     """Return each text's weights of the whole vocabulary, w_BV.
 
@@ -46,16 +46,16 @@ def term_weights(
         h_TD: states of the last layer.
         tokens: the pooled tokens.
         options: of the head: how weights are reduced over tokens.
-        pool: the recipe's pooling, for `reduce: pool`.
+        pooling: the recipe's, for `reduce: pool` and `auto`.
     """
-    reduce = options.reduce
+    reduce, saturated = options.reduce, ACTIVATIONS[options.activation]
     if reduce == "auto":
-        reduce = "last" if pool is last else "max"
+        reduce = "last" if pooling == "last" else "max"
     if reduce in ("pool", "last"):
-        v_BD = pool(h_TD, tokens) if reduce == "pool" else last(h_TD, tokens)
+        v_BD = pooled(h_TD, tokens, pooling if reduce == "pool" else "last")
         blocks = v_BD.to(h_TD.dtype).split(_BLOCK)
-        return torch.cat([_log_saturated(logits(v)) for v in blocks])
-    return _reduced(logits, h_TD, tokens, reduce)
+        return torch.cat([saturated(logits(v)) for v in blocks])
+    return _reduced(lambda h_ND: saturated(logits(h_ND)), h_TD, tokens, reduce)
 
 
 _WORD_LIKE: WeakKeyDictionary[Any, npt.NDArray[np.int64]] = WeakKeyDictionary()
@@ -74,12 +74,23 @@ def _log_saturated(logits: Tensor) -> Tensor:
     return torch.log1p(torch.relu(logits.float()))
 
 
-def _reduced(logits: Logits, h_TD: Tensor, tokens: Tokens, reduce: str) -> Tensor:
+def _twice_log_saturated(logits: Tensor) -> Tensor:
+    return torch.log1p(_log_saturated(logits))
+
+
+ACTIVATIONS = {"relu": _log_saturated, "log1p_relu": _twice_log_saturated}
+"""From logits to weights, by the name of a sparse head's activation.
+
+log1p_relu is that of OpenSearch's models (arXiv:2504.14839).
+"""
+
+
+def _reduced(weigh: Logits, h_TD: Tensor, tokens: Tokens, reduce: str) -> Tensor:
     """Reduce over tokens block by block, so that few rows of logits are held at once."""
     h_ND = h_TD.index_select(0, tokens.index_N)
     out_BV: Tensor | None = None
     for h, sequence in zip(h_ND.split(_BLOCK), tokens.sequence_N.split(_BLOCK), strict=True):
-        w = _log_saturated(logits(h))
+        w = weigh(h)
         if out_BV is None:
             out_BV = w.new_zeros(len(tokens.starts_B), w.shape[1])
         if reduce == "sum":

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from embedlm.errors import RecipeError, closest
 from embedlm.schema.base import Part, validated
@@ -68,6 +68,14 @@ class Sparse(Part):
     over: Over | None = Field(
         None, description="With weights token: the segments that are read; None: the pooling's."
     )
+    activation: Literal["relu", "log1p_relu"] = Field(
+        "relu",
+        description="With weights lm_head: what logits pass through before the logarithm; "
+        "log1p_relu takes it twice, log(1 + log(1 + relu(logits))).",
+    )
+    similarity: Literal["dot", "cosine", "euclidean", "manhattan"] = Field(
+        "dot", description="How two texts' weights are compared."
+    )
     top_k: int | None = Field(None, gt=0, description="Keep the largest k weights.")
     restrict: Literal["none", "text"] = Field(
         "none", description="text: only tokens of the text's own words (PromptReps)."
@@ -86,6 +94,12 @@ class Sparse(Part):
     expand: int = Field(
         0, ge=0, description="With restrict text: best other word-like tokens added."
     )
+
+    @model_validator(mode="after")
+    def _weighed_by_logits(self) -> Sparse:
+        if self.weights == "token" and self.activation != "relu":
+            raise ValueError("activation is that of the language-model head; leave it out")
+        return self
 
     @field_validator("restrict", mode="before")
     @classmethod

@@ -78,6 +78,11 @@ class Prompt(Part):
     max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
         None, description="In tokens; one for all roles, or by role. None: the model's own."
     )
+    text_length: PositiveInt | None = Field(
+        None,
+        description="In tokens; a text that has more loses words from its end before it is put "
+        "into the template (LLM2Vec).",
+    )
     expansion: Expansion | None = None
 
     @field_validator("clean", mode="before")

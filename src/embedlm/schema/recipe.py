@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, PositiveInt, field_validator
+from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from embedlm.errors import RecipeError, closest
 from embedlm.schema.arguments import usable_path
@@ -62,7 +62,7 @@ Boundary = Literal[
     "count_prompt",
     "count_text",
 ]
-PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max"]
+PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max", "mean_sqrt_length"]
 POOLINGS: tuple[str, ...] = get_args(PoolingKind)
 """Names of the functions in `embedlm.readout.pooling`; one line there, one name here."""
 
@@ -100,7 +100,9 @@ class Latent(Part):
 class Pooling(Part):
     """How token states become one vector."""
 
-    kind: PoolingKind = "last"
+    kind: PoolingKind | Annotated[tuple[PoolingKind, ...], Field(min_length=1)] = Field(
+        "last", description="How; of several, the vectors are joined, one after another."
+    )
     over: Over = Field("all", description="The segments that are pooled.")
     boundary: Boundary = Field(
         "offsets",
@@ -108,8 +110,8 @@ class Pooling(Part):
         "tokens of what stands before the text (count_prefix_bare: without BOS, so that its last "
         "token is pooled; count_instruction: white space around it left out, a single token not "
         "counted; count_prompt: all special tokens after it are pooled with the text, and those "
-        "before it too where nothing stands before the text); or by counting the text's own from "
-        "the end (count_text).",
+        "before it too where nothing stands before the text, and weighted_mean counts places from "
+        "the row's first token); or by counting the text's own from the end (count_text).",
     )
     layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         -1,
@@ -160,6 +162,12 @@ class Recipe(Part):
     pooling: Pooling = Pooling()
     heads: tuple[Head, ...] = (Dense(),)
     normalize: bool = Field(False, description="L2-normalise dense vectors.")
+    dim: PositiveInt | None = Field(
+        None, description="Dense vectors are cut to this width unless a call says another."
+    )
+    renormalize: bool = Field(
+        True, description="With normalize: vectors that are cut are L2-normalised again."
+    )
     similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine"
     transform: Transform | None = None
     tuning: Tuning | None = None
@@ -174,6 +182,16 @@ class Recipe(Part):
         if not kinds or len(set(kinds)) < len(kinds):
             raise RecipeError(f"heads: give each head once, and at least one (given {value!r})")
         return heads
+
+    @model_validator(mode="after")
+    def _one_pooled_state(self) -> Recipe:
+        reads = [head for head in self.heads if isinstance(head, Sparse) and head.reduce == "pool"]
+        if reads and not isinstance(self.pooling.kind, str):
+            raise RecipeError(
+                f"heads.sparse.reduce: pool reads one pooled state, and pooling.kind joins "
+                f"{', '.join(self.pooling.kind)}; name one, or reduce otherwise"
+            )
+        return self
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:

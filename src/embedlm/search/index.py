@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from embedlm.errors import InputError, closest
+from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.jobs import progress
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments
-from embedlm.schema.recipe import MultiVector
+from embedlm.schema.recipe import MultiVector, Sparse
 from embedlm.search.exact import ExactStore
 from embedlm.search.fusion import DEPTH, fuse, ordered
 from embedlm.search.passages import Passage
@@ -135,4 +135,10 @@ def _exact_store(model: Embedder) -> ExactStore:
     """Return a store that scores as `model.similarity` does."""
     heads = model.recipe.heads
     mean = any(isinstance(head, MultiVector) and head.score == "mean" for head in heads)
+    sparse = next((h.similarity for h in heads if isinstance(h, Sparse)), "dot")
+    if sparse != "dot":
+        raise UnsupportedError(
+            f"recipe {model.recipe.name!r} compares sparse vectors by {sparse}, by which the exact "
+            "store does not search; allowed: dot"
+        )
     return ExactStore(similarity=model.recipe.similarity, length_normalize=mean)

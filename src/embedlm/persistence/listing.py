@@ -1,0 +1,151 @@
+"""modules.json of sentence-transformers: which modules a folder has, and where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from embedlm.errors import ModelError, UnsupportedError
+from embedlm.jobs.json_files import inner_path, read_json, read_object
+from embedlm.persistence.modules import MODULES, Module
+from embedlm.persistence.settings import (
+    TEXT,
+    TEXTS,
+    Draft,
+    Setting,
+    Values,
+    read_settings,
+)
+
+__all__ = ["LISTING", "check_order", "read_listing", "read_module"]
+
+LISTING = "modules.json"
+PACKAGES = ("sentence_transformers", "pylate")
+_INDEX = Values(
+    "a whole number from 0",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+)
+_ENTRY = (
+    Setting("idx", _INDEX),
+    Setting("name", TEXT),
+    Setting("path", TEXT),
+    Setting("type", TEXT),
+    # Names of arguments that a call may pass on.
+    Setting("kwargs", TEXTS, null="missing"),
+)
+_NEEDED = ("name", "path", "type")
+
+
+def read_listing(folder: Path) -> list[tuple[str, Path]]:
+    """Return kind and folder of each module, in order; none where there is no modules.json.
+
+    Raises:
+        ModelError: a file that cannot be read, or a path outside the folder.
+        UnsupportedError: a module that is not known.
+    """
+    file = folder / LISTING
+    if not file.is_file():
+        return []
+    entries = read_json(file)
+    whole = isinstance(entries, list) and entries
+    if not whole or not all(isinstance(entry, dict) for entry in entries):
+        raise ModelError(
+            f'{file} is not a list of modules, each {{"idx": ..., "name": ..., "path": ..., '
+            '"type": ...}'
+        )
+    modules = [_entry(folder, file, entry) for entry in entries]
+    for key in ("idx", "name"):
+        _check_once(file, key, [entry[key] for entry in entries if key in entry])
+    return modules
+
+
+def _entry(folder: Path, file: Path, entry: dict[str, Any]) -> tuple[str, Path]:
+    for key in _NEEDED:
+        if key not in entry:
+            raise ModelError(f"{file}: a module lacks {key!r}; each has {', '.join(_NEEDED)}")
+    read_settings(Draft(folder), file, entry, _ENTRY)
+    package, kind = entry["type"].split(".")[0], entry["type"].rsplit(".", 1)[-1]
+    if kind not in MODULES or package not in PACKAGES:
+        raise UnsupportedError(
+            f"{file} has the module {entry['type']!r}, which EmbedLM does not know; known: "
+            f"{', '.join(MODULES)}, of {' and '.join(PACKAGES)}. Give recipe= to say how to pool"
+        )
+    return kind, inner_path(folder, entry["path"], file)
+
+
+def _check_once(file: Path, key: str, values: list[Any]) -> None:
+    """Refuse a name that two modules share, and numbers that do not go up."""
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ModelError(f"{file}: two modules have the {key} {twice!r}; each needs its own")
+    if key == "idx" and values != sorted(values):
+        raise ModelError(f"{file}: idx goes {values}; modules stand in the order of their idx")
+
+
+def read_module(draft: Draft, kind: str, path: Path) -> None:
+    """Read one module's config.json into a draft.
+
+    Raises:
+        ModelError: it is missing where it is needed, or lacks a key.
+        UnsupportedError: a key or a value that no recipe can express.
+    """
+    module, file = MODULES[kind], path / "config.json"
+    draft.stages.append(kind)
+    if kind.endswith("Transformer"):
+        if path != draft.folder:  # its config.json is the network's own
+            raise UnsupportedError(
+                f"{draft.folder / LISTING} has the network in {path.name!r}; EmbedLM reads it from "
+                "the model's folder itself. Load that folder with recipe= to say how it is read"
+            )
+    elif file.is_file() or module.needs is not None:
+        content = read_object(file)
+        read_settings(draft, file, content, module.settings)
+        _check_needs(file, content, module)
+    module.read(draft)
+
+
+def _check_needs(file: Path, content: dict[str, Any], module: Module) -> None:
+    for names in module.needs or ():
+        if not set(names) & set(content):
+            raise ModelError(f"{file} lacks {' or '.join(map(repr, names))}; it is damaged")
+
+
+_ORDERS = {
+    "dense": r"Transformer Pooling( Dense| Dropout)*( Normalize| Dropout)*",
+    "sparse": r"(MLM)?Transformer SpladePooling",
+    "multi_vector": r"Transformer( Dense)*( Normalize| MultiVectorMask){0,2}",
+}
+"""The modules that each kind of model has, in their order."""
+_OUTPUT = {"dense": "last_hidden_state", "sparse": "logits", "multi_vector": "last_hidden_state"}
+
+
+def check_order(draft: Draft, outputs: dict[str, str]) -> str:
+    """Return the kind of model that the modules make up: dense, sparse or multi_vector.
+
+    Args:
+        draft: with all modules read.
+        outputs: what the network gives for each `transformer_task`.
+
+    Raises:
+        UnsupportedError: modules, or an output of the network, that make up none.
+    """
+    late = draft.facts.get("late_interaction", False)
+    kind = "multi_vector" if late else "sparse" if "SpladePooling" in draft.stages else "dense"
+    if draft.stages and not re.fullmatch(_ORDERS[kind], " ".join(draft.stages)):
+        raise UnsupportedError(
+            f"{draft.folder / LISTING} has the modules {', '.join(draft.stages)}; EmbedLM knows "
+            "Transformer, Pooling, Dense..., Normalize; Transformer, SpladePooling; and for token "
+            "vectors Transformer, Dense..., Normalize, MultiVectorMask. Give recipe= to say how "
+            "the model is read"
+        )
+    masked = draft.stages[:1] == ["MLMTransformer"]
+    task = draft.facts.get("task", "fill-mask" if masked else "feature-extraction")
+    for key in (outputs[task], draft.facts.get("reads", _OUTPUT[kind])):
+        if draft.stages and key != _OUTPUT[kind]:
+            raise UnsupportedError(
+                f"{draft.folder} reads {key} of its network, and its modules "
+                f"{', '.join(draft.stages)} need {_OUTPUT[kind]}; correct transformer_task and "
+                "modality_config, or give recipe= to say how the model is read"
+            )
+    return kind

@@ -1,0 +1,347 @@
+"""Folders that sentence-transformers writes, read as it reads them itself."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer, SparseEncoder, models
+from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
+from torch import nn
+
+import embedlm
+from embedlm.errors import EmbedLMError, UnsupportedError
+from embedlm.persistence.modules import POOLINGS
+from embedlm.readout.projection import ACTIVATIONS
+from tests.models import build
+
+TEXTS = ["plants MAKE food", "x", "the Quick brown fox jumps", "a committee met on Tuesday"]
+SETTINGS = "config_sentence_transformers.json"
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bases")
+    return {name: build(name, folder / name) for name in ("bert", "llama")}
+
+
+@pytest.fixture
+def saved(bases, tmp_path):
+    """Return a function that saves a SentenceTransformer and returns it, opened again."""
+
+    def saved(*further, arch="bert", pooling="mean", include_prompt=True, **options):
+        transformer = models.Transformer(str(bases[arch]))
+        pool = models.Pooling(32, pooling, include_prompt=include_prompt)
+        peer = SentenceTransformer(modules=[transformer, pool, *further], device="cpu", **options)
+        peer.save(str(tmp_path / "theirs"), create_model_card=False)
+        return SentenceTransformer(str(tmp_path / "theirs"), device="cpu"), tmp_path / "theirs"
+
+    return saved
+
+
+def close(a, b, atol=1e-5):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
+
+
+def alike(peer, folder, texts=TEXTS):
+    """Compare every role, and again after our saving and reading by both."""
+    model = embedlm.load(folder, device="cpu")
+    for name in ("encode", "encode_query", "encode_document"):
+        close(getattr(model, name)(texts), getattr(peer, name)(texts))
+    assert model.dim == peer.get_embedding_dimension()
+    return model
+
+
+def alike_and_again(peer, folder, texts=TEXTS):
+    model = alike(peer, folder, texts)
+    again = folder.parent / "ours"
+    model.save_pretrained(again)
+    alike(SentenceTransformer(str(again), device="cpu"), again, texts)
+    (again / "embedlm.yaml").unlink()
+    alike(peer, again, texts)
+    return model
+
+
+def change(folder, file, **keys):
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **keys}))
+
+
+# -- pooling -----------------------------------------------------------------------------------
+
+ALL = [names[0] for names in POOLINGS.values()]
+JOINED = [["cls", "mean"], ["lasttoken", "cls"], ["mean", "mean"], ALL, ["weightedmean"]]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "arch", "include_prompt"),
+    [
+        *((pooling, arch, False) for pooling in ALL for arch in ("bert", "llama")),
+        *((pooling, "bert", pooling != ALL) for pooling in JOINED),
+    ],
+    ids=str,
+)
+def test_poolings(saved, pooling, arch, include_prompt):
+    prompts = {"query": "find this: ", "document": ""}
+    peer, folder = saved(arch=arch, pooling=pooling, include_prompt=include_prompt, prompts=prompts)
+    alike_and_again(peer, folder)
+
+
+def test_poolings_by_the_flags_of_older_versions(saved):
+    _, folder = saved()
+    flags = {flag: kind != "weighted_mean" for kind, (_, flag) in POOLINGS.items()}
+    file = folder / "1_Pooling" / "config.json"
+    file.write_text(json.dumps({"word_embedding_dimension": 32, **flags}))
+    model = alike(SentenceTransformer(str(folder), device="cpu"), folder)
+    assert model.dim == 5 * 32
+
+
+def test_a_projection_of_joined_poolings(saved):
+    peer, folder = saved(models.Dense(64, 12), models.Normalize(), pooling=["cls", "mean"])
+    alike_and_again(peer, folder)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_a_pooling_of_another_width_than_the_states_is_refused(saved, width):
+    _, folder = saved()
+    change(folder, "1_Pooling/config.json", embedding_dimension=width)
+    told = rf"1_Pooling.config\.json: embedding_dimension is {width}, .* 32"
+    with pytest.raises(EmbedLMError, match=told):
+        embedlm.load(folder, device="cpu")
+
+
+# -- layers after the pooling ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "bias"), [(name, index % 2 == 0) for index, name in enumerate(ACTIVATIONS)]
+)
+def test_activations(saved, name, bias):
+    torch.manual_seed(0)
+    layer = models.Dense(32, 12, bias=bias, activation_function=ACTIVATIONS[name]())
+    if name == "PReLU":
+        nn.init.constant_(layer.activation_function.weight, 0.7)
+    peer, folder = saved(layer)
+    (alike_and_again if name == "PReLU" else alike)(peer, folder)
+
+
+@pytest.mark.parametrize("path", ["torch.nn.Softmax", "torch.evil.Tanh", "os.system", None, 3])
+def test_activations_that_are_not_known(saved, path):
+    _, folder = saved(models.Dense(32, 12))
+    change(folder, "2_Dense/config.json", activation_function=path)
+    with pytest.raises(UnsupportedError, match=r"2_Dense.config\.json: activation_function is"):
+        embedlm.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("width", [6, 32])
+def test_a_residual(saved, width):
+    peer, folder = saved(models.Dense(32, width, use_residual=True), models.Normalize())
+    alike_and_again(peer, folder)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda: models.LayerNorm(32),
+        lambda: models.Dense(32, 32, module_input_name="token_embeddings"),
+        lambda: models.Dense(32, 32, module_output_name="other"),
+        lambda: models.Normalize(module_input_name="token_embeddings"),
+    ],
+)
+def test_modules_that_are_refused(saved, module):
+    _, folder = saved(module())
+    with pytest.raises(UnsupportedError, match=r"LayerNorm|module_(in|out)put_name is"):
+        embedlm.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("Asym", "Router", "StaticEmbedding", "WordEmbeddings", "BoW", "CNN", "LSTM"),
+        *("CLIPModel", "WordWeights", "WeightedLayerPooling", "LayerNorm", "SparseAutoEncoder"),
+        "HierarchicalTokenPooling",
+    ],
+)
+def test_modules_that_no_recipe_expresses_are_named(saved, kind):
+    _, folder = saved()
+    listing = json.loads((folder / "modules.json").read_text())
+    listing[0]["type"] = f"sentence_transformers.models.{kind}"
+    (folder / "modules.json").write_text(json.dumps(listing))
+    with pytest.raises(UnsupportedError, match=rf"modules\.json has the module .*{kind}"):
+        embedlm.load(folder, device="cpu")
+
+
+def test_a_static_model_without_a_network_is_refused(tmp_path):
+    tokenizer = embedlm.load().tokenizer.backend_tokenizer
+    static = models.StaticEmbedding(tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path / "static"))
+    with pytest.raises(UnsupportedError, match=r"StaticEmbedding"):
+        embedlm.load(tmp_path / "static")
+
+
+# -- widths and similarities -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_width_of_the_folder(saved, normalize):
+    further = [models.Normalize()] if normalize else []
+    peer, folder = saved(*further, truncate_dim=8)
+    model = alike_and_again(peer, folder)
+    assert (model.dim, model.recipe.dim) == (8, 8)
+    close(model.encode(TEXTS, dim=5), peer.encode(TEXTS, truncate_dim=5))
+    close(model.encode(TEXTS, truncate_dim=5), peer.encode(TEXTS, truncate_dim=5))
+    unit = {"normalize_embeddings": True}
+    close(model.encode(TEXTS, **unit), peer.encode(TEXTS, **unit))
+    close(model.as_sentence_transformer().encode(TEXTS), peer.encode(TEXTS))
+    with pytest.raises(UnsupportedError, match=r"dim 33, .* allowed: 1 to 32"):
+        embedlm.load(folder, model.recipe.override({"dim": 33}), device="cpu")
+
+
+def test_a_width_of_a_recipe_is_normalised_again(bases, tmp_path):
+    base = {"name": "cut", "pooling": {"kind": "mean"}, "normalize": True}
+    whole = embedlm.load(bases["bert"], base, device="cpu")
+    model = embedlm.load(bases["bert"], {**base, "dim": 8}, device="cpu")
+    vectors = model.encode(TEXTS)
+    np.testing.assert_array_equal(vectors, whole.encode(TEXTS, dim=8))
+    close(np.linalg.norm(vectors, axis=1), 1)
+    close(
+        model.as_sentence_transformer()(model.as_sentence_transformer().preprocess(TEXTS))[
+            "sentence_embedding"
+        ].detach(),
+        vectors,
+    )
+    model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "modules.json").exists()
+    np.testing.assert_array_equal(embedlm.load(tmp_path / "saved").encode(TEXTS), vectors)
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
+def test_similarities(saved, name):
+    peer, folder = saved(similarity_fn_name=name)
+    model = alike_and_again(peer, folder)
+    vectors = model.encode(TEXTS)
+    close(model.similarity(vectors, vectors[:2]), peer.similarity(vectors, vectors[:2]))
+
+
+def test_lower_case_letter_by_letter(saved):
+    _, folder = saved(prompts={"query": "FIND ΟΔΟΣ: "})
+    change(folder, "sentence_bert_config.json", do_lower_case=True)
+    peer = SentenceTransformer(str(folder), device="cpu")
+    alike(peer, folder, [*TEXTS, "ΟΔΟΣ", "İstanbul ẞ"])
+
+
+def test_prompts_are_literal(saved):
+    prompts = {"query": "{text} {?x} }{ ", "document": "{{eos}}", "a b.c": "{instruction}:"}
+    peer, folder = saved(prompts=prompts)
+    model = alike_and_again(peer, folder)
+    close(model.encode(TEXTS, role="a b.c"), peer.encode(TEXTS, prompt_name="a b.c"))
+
+
+# -- sparse ------------------------------------------------------------------------------------
+
+
+def sparse(bases, folder, pooling, **options):
+    modules = [MLMTransformer(str(bases["bert"])), pooling]
+    peer = SparseEncoder(modules=modules, device="cpu", **options)
+    peer.save(str(folder), create_model_card=False)
+    return SparseEncoder(str(folder), device="cpu")
+
+
+def alike_sparse(peer, folder):
+    model = embedlm.load(folder, device="cpu")
+    for name in ("encode", "encode_query"):
+        found = getattr(model, name)(TEXTS).sparse
+        close(found.toarray(), getattr(peer, name)(TEXTS).to_dense().numpy())
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    ("strategy", "activation", "similarity"),
+    [
+        ("max", "relu", "dot"),
+        ("sum", "log1p_relu", "cosine"),
+        ("max", "log1p_relu", "euclidean"),
+        ("sum", "relu", "manhattan"),
+    ],
+)
+def test_sparse_settings(bases, tmp_path, strategy, activation, similarity):
+    pooling = SpladePooling(strategy, activation_function=activation)
+    prompts = {"query": "query: "}
+    options = {"similarity_fn_name": similarity, "max_active_dims": 20, "prompts": prompts}
+    peer = sparse(bases, tmp_path / "theirs", pooling, **options)
+    model = alike_sparse(peer, tmp_path / "theirs")
+    theirs = peer.encode(TEXTS)
+    ours = model.encode(TEXTS)
+    # Their distances are differences of squares in float32.
+    close(model.similarity(ours, ours), peer.similarity(theirs, theirs), atol=0.05)
+    pairs = peer.similarity_pairwise(theirs, theirs.to_dense().flip(0).to_sparse())
+    flipped = embedlm.load(tmp_path / "theirs").encode(TEXTS[::-1])
+    close(model.similarity_pairwise(ours, flipped), pairs)
+    model.save_pretrained(tmp_path / "ours")
+    alike_sparse(SparseEncoder(str(tmp_path / "ours"), device="cpu"), tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "told"),
+    [
+        (SETTINGS, {"truncate_dim": 8}, "truncate_dim is 8, and only a SentenceTransformer"),
+        (SETTINGS, {"model_type": "SentenceTransformer"}, "model_type is 'SentenceTransformer'"),
+        (SETTINGS, {"similarity_fn_name": "maxsim"}, "similarity_fn_name compares token"),
+        ("sentence_bert_config.json", {"transformer_task": "feature-extraction"}, "need logits"),
+    ],
+)
+def test_sparse_settings_that_do_not_fit(bases, tmp_path, file, keys, told):
+    sparse(bases, tmp_path / "theirs", SpladePooling())
+    change(tmp_path / "theirs", file, **keys)
+    with pytest.raises(UnsupportedError, match=told):
+        embedlm.load(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"max_active_dims": 9}, "max_active_dims is 9, and only a SparseEncoder"),
+        ({"model_type": "SparseEncoder"}, "model_type is 'SparseEncoder'"),
+        ({"similarity_fn_name": "maxsim"}, "similarity_fn_name compares token"),
+    ],
+)
+def test_dense_settings_that_do_not_fit(saved, keys, told):
+    _, folder = saved()
+    change(folder, SETTINGS, **keys)
+    with pytest.raises(UnsupportedError, match=told):
+        embedlm.load(folder)
+
+
+# -- LLM2Vec -----------------------------------------------------------------------------------
+
+
+def by_words(text, count, most, longest):
+    """Cut a text as McGill-NLP/llm2vec's `_convert_to_str` does."""
+    length = min(count(text), longest)
+    while length > most:
+        words = text.split()
+        text = " ".join(words[: int(len(words) * (most / length))])
+        length = min(count(text), longest)
+    return text
+
+
+def test_doc_max_length_of_llm2vec(bases, tmp_path):
+    folder = shutil.copytree(bases["llama"], tmp_path / "model")
+    (folder / "llm2vec_config.json").write_text(
+        json.dumps({"pooling_mode": "mean", "max_length": 60, "doc_max_length": 40})
+    )
+    model = embedlm.load(folder, device="cpu")
+    short, long = "a  short text", "plants  make food from sunlight " * 30
+    tokenizer = model.tokenizer.backend_tokenizer
+
+    def count(text):
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    cut = by_words(long, count, 40, 60)
+    assert 30 < count(cut) <= 40
+    rendered = model.render([short, long], instruction="say")
+    assert rendered.text == [f"say {short}", f"say {cut}"]
+    (folder / "llm2vec_config.json").write_text("{}")
+    assert embedlm.load(folder, device="cpu").recipe.prompt.text_length == 400
