@@ -61,6 +61,17 @@ class Readout:
         self.trained = trained
         self.pooling = recipe.pooling
         self.heads = make_heads(recipe.heads if heads is None else heads)
+        self._check_pooling()
+
+    def _check_pooling(self) -> None:
+        """Refuse a pooling that reads states which no text reaches."""
+        network = self.backbone
+        if self.pooling.kind == "cls" and network.causal and not network.static:
+            raise UnsupportedError(
+                f"pooling.kind: cls reads the state of the first token, and in {network.name!r} no "
+                "token sees what follows it (measured): every text would get the same vector. Use "
+                "pooling.kind: last or mean, or backbone.attention: bidirectional"
+            )
 
     # -- others like it -----------------------------------------------------------------------
 
