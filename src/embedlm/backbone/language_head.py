@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from embedlm.errors import UnsupportedError
 
-__all__ = ["BodyStandIn", "detach_head", "lacks_head", "logits_of", "stand_in"]
+__all__ = ["BodyStandIn", "detach_head", "has_body", "lacks_head", "logits_of", "stand_in"]
 
 
 class _Handed(threading.local):
@@ -43,6 +43,11 @@ class BodyStandIn(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPastAndCrossAttentions:
         """Return the states."""
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.handed.h_1TD)
+
+
+def has_body(language_model: nn.Module) -> bool:
+    """Tell whether a language model has its body where its class says."""
+    return hasattr(language_model, str(language_model.base_model_prefix))
 
 
 def detach_head(language_model: nn.Module) -> nn.Module:

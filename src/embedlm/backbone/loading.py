@@ -15,7 +15,7 @@ from embedlm.backbone.adapters import apply_adapters, check_vocabulary
 from embedlm.backbone.config import load_config, raw_config
 from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.direction import asks_for_bidirectional, set_direction
-from embedlm.backbone.language_head import detach_head
+from embedlm.backbone.language_head import detach_head, has_body
 from embedlm.backbone.memory import bound_kernel_caches, is_out_of_memory
 from embedlm.backbone.network import Backbone
 from embedlm.backbone.positions import measured_positions
@@ -85,6 +85,17 @@ def load_backbone(
         network, missing = load_network(
             source, config, stored, head=with_head, implementation=padded
         )
+    if with_head and not has_body(network):
+        if head is True:
+            raise UnsupportedError(
+                f"{type(network).__name__} does not keep its head apart from its body, so that no "
+                "sparse head can read it; take another model, or a recipe without one"
+            )
+        with_head = False
+        with quiet():
+            network, missing = load_network(
+                source, config, stored, head=False, implementation=padded
+            )
     if head is True and missing:
         raise UnsupportedError(
             f"{source!r} has no language-model head (missing: {missing[0]}), which the "

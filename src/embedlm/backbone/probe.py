@@ -8,6 +8,7 @@ the layer looks ahead.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,6 +31,17 @@ __all__ = [
 
 _LENGTHS = (9, 5, 5, 1)
 """Lengths of the probe's sequences: a group of equals, one alone, one of a single token."""
+_WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "local_attention",
+    "index_topk",
+)
+"""Names of what limits how far a token sees, in configs and modules."""
+_SHORT_WINDOW = 3
+_SHORT_TABLE = 128
+"""Positions of a network whose packed rows are tried at more than its length."""
 _FAILURES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 
 
@@ -159,7 +171,57 @@ def company(backbone: Backbone, alone: list[Tensor]) -> Company:
 
 def packing_is_exact(backbone: Backbone, alone: list[Tensor]) -> bool:
     """Tell whether a backbone's packed states equal those of rows that are run alone."""
-    return _runs_equal(backbone, probe_rows(backbone, _LENGTHS), alone)
+    rows = probe_rows(backbone, _LENGTHS)
+    if not _runs_equal(backbone, rows, alone) or not _windows_are_exact(backbone, rows):
+        return False
+    # CLIP's text network refuses a packed row that is longer than a single text may be.
+    table = backbone.positions
+    more = 1 + (table or 0) // sum(map(len, rows)) if table and table <= _SHORT_TABLE else 1
+    return more == 1 or _runs_equal(backbone, rows * more, alone * more)
+
+
+def _windows_are_exact(backbone: Backbone, rows: list[list[int]]) -> bool:
+    """Tell whether windows that are longer than the probe's rows are packed as they are padded.
+
+    They are made short in copies of the structure, for a mask may mean another window than the
+    number that attention is told (EmbeddingGemma 2 counts it to both sides), or none is told.
+    """
+    packed = backbone.twin()
+    if not _shorten_windows(packed.network):
+        return True
+    padded = packed.rebuilt(packs=False, network=_padded(packed))
+    try:
+        alone = [padded.run([row]) for row in rows]
+    except _FAILURES:
+        return False
+    return _runs_equal(packed, rows, alone)
+
+
+def _shorten_windows(network: Any) -> bool:
+    """Make the windows and chunks of a network's attention short; tell whether it has any."""
+    modules = dict(network.named_modules())
+    found = {id(x): x for x in (getattr(m, "config", None) for m in modules.values()) if x}
+    found |= {id(x): x for x in (config.get_text_config() for config in found.values())}
+    changed = [_shorten(config) for config in found.values()]
+    if not any(changed):
+        return False
+    with suppress(Exception), torch.device("meta"):  # else what is packed will differ
+        fresh = dict(type(network)(network.config).named_modules())
+        for name, module in modules.items():
+            for field in _WINDOWS if module._modules else ():  # others are shared by all copies
+                if isinstance(getattr(fresh.get(name), field, None), int):
+                    setattr(module, field, getattr(fresh[name], field))
+    return True
+
+
+def _shorten(config: Any) -> bool:
+    changed = False
+    for field in _WINDOWS:
+        size = getattr(config, field, None)
+        if isinstance(size, int) and not isinstance(size, bool) and size > _SHORT_WINDOW:
+            setattr(config, field, _SHORT_WINDOW)
+            changed = True
+    return changed
 
 
 def _runs_equal(backbone: Backbone, rows: list[list[int]], alone: list[Tensor]) -> bool:

@@ -41,6 +41,8 @@ def _key_mapping(source: str) -> dict[str, str] | None:
 
 
 def _head_class(config: Any) -> Any:
+    if getattr(config, "is_encoder_decoder", False):
+        return None  # a causal language model of such a checkpoint is its decoder alone
     names = config.architectures or []
     kind = config.model_type
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -66,7 +66,8 @@ class Readout:
     def _check_pooling(self) -> None:
         """Refuse a pooling that reads states which no text reaches."""
         network = self.backbone
-        if self.pooling.kind == "cls" and network.causal and not network.static:
+        first = self.pooling.kind == "cls" and self.pooling.over != ("text",)
+        if first and network.causal and not network.static:
             raise UnsupportedError(
                 f"pooling.kind: cls reads the state of the first token, and in {network.name!r} no "
                 "token sees what follows it (measured): every text would get the same vector. Use "
