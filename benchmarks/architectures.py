@@ -69,6 +69,8 @@ def check(name: str, folder: Path) -> Row:
     try:
         model = embedlm.load(folder, recipe="plain-mean", device="cpu", dtype="float32")
     except EmbedLMError as error:
+        if isinstance(error.__cause__, RuntimeError):  # of shapes that do not fit each other
+            return Row(name, "not built", f"sizes do not fit each other: {_line(error.__cause__)}")
         return Row(name, "refused", _line(error).replace(f"{str(folder)!r}", "the model"))
     plain = loader_of(name).from_pretrained(folder, dtype=torch.float32).eval()
     ids = rows(model.backbone.config)

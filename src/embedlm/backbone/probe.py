@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from embedlm.backbone.company import Company
 from embedlm.backbone.layout import Layout, layout
@@ -74,7 +75,9 @@ def layers_looking_ahead(backbone: Backbone, row: list[int]) -> list[bool]:
     calls: dict[int, tuple[Any, Any]] = {}
 
     def record(layer: nn.Module, args: Any, kwargs: Any) -> None:
-        calls[id(layer)] = (args, kwargs)
+        # A cache that the run filled would stand before the tokens of the next one.
+        kept = {name: None if isinstance(x, Cache) else x for name, x in kwargs.items()}
+        calls[id(layer)] = (args, kept)
 
     layers = twin.layers
     hooks = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
