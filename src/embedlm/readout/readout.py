@@ -66,7 +66,8 @@ class Readout:
     def _check_pooling(self) -> None:
         """Refuse a pooling that reads states which no text reaches."""
         network = self.backbone
-        first = self.pooling.kind == "cls" and self.pooling.over != ("text",)
+        over = self.pooling.over
+        first = self.pooling.kind == "cls" and (over == "all" or "text" not in over)
         if first and network.causal and not network.static:
             raise UnsupportedError(
                 f"pooling.kind: cls reads the state of the first token, and in {network.name!r} no "
