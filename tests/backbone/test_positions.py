@@ -69,3 +69,14 @@ def test_a_vector_is_equal_alone_and_in_company(kind, attn, tmp_path):
         with torch.no_grad():
             expected = fresh(ids).last_hidden_state[0].mean(0).numpy()
         np.testing.assert_allclose(vector, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("attn", ["auto", "sdpa"])
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_an_encoder_made_causal_is_equal_alone_and_in_company(model_folder, name, attn):
+    """The masks that transformers builds for padding in an encoder look ahead."""
+    recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
+    model = embedlm.load(model_folder(name), recipe=recipe, attn=attn)
+    texts = [SHORT, LONG, "fox"]
+    for text, vector in zip(texts, model.encode(texts), strict=True):
+        np.testing.assert_allclose(model.encode([text])[0], vector, rtol=1e-4, atol=1e-5)

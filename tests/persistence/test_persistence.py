@@ -17,14 +17,15 @@ PREFIX = {"default": "{text}", "query": "Query: {text}", "document": "Title {{x}
 @pytest.mark.parametrize("kind", ["last", "mean", "weighted_mean", "cls", "max"])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_round_trip_through_sentence_transformers(model_folder, tmp_path, kind, normalize):
+    name, attention = ("bert", "native") if kind == "cls" else ("llama", "causal")
     recipe = {
         "name": "mine",
-        "backbone": {"attention": "causal"},
+        "backbone": {"attention": attention},
         "prompt": PREFIX,
         "pooling": {"kind": kind},
         "normalize": normalize,
     }
-    model = embedlm.load(model_folder("llama"), recipe=recipe)
+    model = embedlm.load(model_folder(name), recipe=recipe)
     model.save_pretrained(tmp_path / "saved")
     again = embedlm.load(tmp_path / "saved")
     assert again.recipe == model.recipe

@@ -18,11 +18,8 @@ def own_weights(folder, ids, masked=False):
     """Return log(1 + relu(logits)) of every token, by the model as transformers runs it."""
     loader = AutoModelForMaskedLM if masked else AutoModelForCausalLM
     network = loader.from_pretrained(folder).eval()
-    positions = {}
-    if network.config.model_type == "xlm-roberta":  # else it takes the test's BOS for padding
-        positions = {"position_ids": torch.arange(len(ids))[None] + 2}
     with torch.no_grad():
-        logits = network(torch.tensor([ids]), **positions).logits[0]
+        logits = network(torch.tensor([ids])).logits[0]
     return torch.log1p(torch.relu(logits)).numpy()
 
 

@@ -44,12 +44,23 @@ def packed_attention(
     """Attend within each sequence of the current layout (signature of transformers)."""
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise NotImplementedError("attention sinks and position biases are not packed")
+    sliding_window = _radius(module, sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     if torch.compiler.is_compiling():
         window = -1 if sliding_window is None else int(sliding_window)
         return _opaque(query, key, value, scale, window, float(softcap or 0)), None
     how = How(_now().causal, scale, sliding_window, softcap or None, dropout)
     return _packed(query, key, value, how), None
+
+
+def _radius(module: torch.nn.Module, window: int | None) -> int | None:
+    """Return the window as the mask counts it.
+
+    Encoders (ModernBERT) tell attention one more than their config says, for kernels that count
+    the token itself; their mask does not.
+    """
+    configured = getattr(getattr(module, "config", None), "sliding_window", None)
+    return configured if window is not None and window - 1 == configured else window
 
 
 @torch.library.custom_op("embedlm::packed_attention", mutates_args=())
@@ -90,7 +101,9 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
     if at_once is not None:
         return at_once
     if torch.is_grad_enabled():
-        return _recorded(query, key, value, plan, how).transpose(0, 1).unsqueeze(0)
+        recorded_HTD = _recorded(query, key, value, plan, how)
+        # Some networks (AFMoE) view the heads as one, which a transposed tensor does not allow.
+        return recorded_HTD.transpose(0, 1).contiguous().unsqueeze(0)
     # Each part writes its rows where they belong.
     _, heads, tokens, _ = query.shape
     out_HTD = value.new_empty(tokens, heads, value.shape[-1]).transpose(0, 1)

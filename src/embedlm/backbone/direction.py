@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig
 
-__all__ = ["set_direction"]
+from embedlm.errors import ModelError
+
+__all__ = ["asks_for_bidirectional", "set_direction"]
+
+_SWITCHES = ("use_bidirectional_attention", "use_bidirectional_attn")
+_OTHER_SENSES = ("vision", "audio", "image", "video")
+"""Parts of the names of configs within a config that are of no text."""
 
 
 def set_direction(network: nn.Module, *, causal: bool) -> None:
@@ -26,3 +33,39 @@ def _owners(network: nn.Module) -> list[Any]:
         if isinstance(config, PretrainedConfig):
             owners += [config, config.get_text_config()]
     return list({id(owner): owner for owner in owners}.values())
+
+
+def asks_for_bidirectional(fields: Mapping[str, Any]) -> bool:
+    """Tell whether a config.json asks for attention in both directions, in any of its parts.
+
+    Some classes ignore it (Llama, Mistral, Qwen2, Qwen3).
+
+    Args:
+        fields: of the file.
+
+    Raises:
+        ModelError: a value that means nothing.
+    """
+    for name, value in _settings(fields):
+        if name in _SWITCHES:
+            # "vision": between the tokens of an image only.
+            if value not in (None, False, True, "all", "vision"):
+                raise ModelError(
+                    f"config.json has {name}: {value!r}; allowed: true, false, 'all', 'vision'"
+                )
+            if value in (True, "all"):
+                return True
+        elif name == "is_causal" and value is False:
+            return True
+    return False
+
+
+def _settings(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a config and of the configs within it that are of text."""
+    for name, value in fields.items():
+        yield name, value
+        if any(sense in name for sense in _OTHER_SENSES):
+            continue
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                yield from _settings(part)

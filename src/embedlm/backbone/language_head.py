@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-__all__ = ["BodyStandIn", "detach_head", "logits_of", "stand_in"]
+from embedlm.errors import UnsupportedError
+
+__all__ = ["BodyStandIn", "detach_head", "has_body", "lacks_head", "logits_of", "stand_in"]
 
 
 class _Handed(threading.local):
@@ -43,12 +45,26 @@ class BodyStandIn(nn.Module):
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.handed.h_1TD)
 
 
+def has_body(language_model: nn.Module) -> bool:
+    """Tell whether a language model has its body where its class says."""
+    return hasattr(language_model, str(language_model.base_model_prefix))
+
+
 def detach_head(language_model: nn.Module) -> nn.Module:
     """Put a stand-in in the place of a language model's body, and return the body."""
     attribute = str(language_model.base_model_prefix)
     body: nn.Module = getattr(language_model, attribute)
     setattr(language_model, attribute, BodyStandIn())
     return body
+
+
+def lacks_head(name: str) -> UnsupportedError:
+    """Return the error of a model whose head is needed and was not loaded."""
+    return UnsupportedError(
+        f"{name!r} was loaded with no language-model head, which a sparse head "
+        "and a model that writes need; load a checkpoint of a causal or masked language "
+        "model with lm_head=True, or with a recipe that has a sparse head"
+    )
 
 
 def stand_in(head: nn.Module) -> BodyStandIn:

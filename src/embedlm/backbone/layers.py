@@ -6,7 +6,7 @@ Shapes: T tokens of a pack, B sequences, L longest of them, D width of a state.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -23,10 +23,20 @@ def find_layers(network: nn.Module, count: int) -> nn.ModuleList:
     Raises:
         UnsupportedError: no list of `count` modules is in it.
     """
-    for module in network.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
+    for part in _text_first(network):
+        for module in part.modules():
+            if count and isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
     raise UnsupportedError(f"{type(network).__name__} has no list of {count} layers to probe")
+
+
+def _text_first(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts that run by the text's config, then the whole: towers have layers too."""
+    config: Any = getattr(network, "config", None)
+    text = config.get_text_config() if config is not None else None
+    if text is not config:
+        yield from (part for part in network.modules() if getattr(part, "config", None) is text)
+    yield network
 
 
 def layer_index(layer: int, count: int) -> int:

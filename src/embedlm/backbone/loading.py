@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,23 +12,26 @@ import torch
 from embedlm.backbone import attention, prepacked
 from embedlm.backbone.adapter_files import chosen_tokenizer
 from embedlm.backbone.adapters import apply_adapters, check_vocabulary
-from embedlm.backbone.config import load_config
+from embedlm.backbone.config import load_config, raw_config
 from embedlm.backbone.devices import choose_device, choose_dtype
-from embedlm.backbone.direction import set_direction
-from embedlm.backbone.language_head import detach_head
-from embedlm.backbone.memory import bound_kernel_caches
+from embedlm.backbone.direction import asks_for_bidirectional, set_direction
+from embedlm.backbone.language_head import detach_head, has_body
+from embedlm.backbone.memory import bound_kernel_caches, is_out_of_memory
 from embedlm.backbone.network import Backbone
-from embedlm.backbone.positions import measured_first_position
+from embedlm.backbone.positions import measured_positions
 from embedlm.backbone.probe import (
+    company,
     layers_looking_ahead,
+    looks_ahead,
     packing_is_exact,
     probe_rows,
     prove_attention,
+    states_alone,
 )
 from embedlm.backbone.quantised import KINDS, Kind, quantise
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.weights import head_is_cheap, load_network
-from embedlm.errors import ModelError, UnsupportedError
+from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
 from embedlm.schema.recipe import Backbone as BackboneRecipe
 
 __all__ = ["load_backbone"]
@@ -83,6 +87,17 @@ def load_backbone(
         network, missing = load_network(
             source, config, stored, head=with_head, implementation=padded, more=more
         )
+    if with_head and not has_body(network):
+        if head is True:
+            raise UnsupportedError(
+                f"{type(network).__name__} does not keep its head apart from its body, so that no "
+                "sparse head can read it; take another model, or a recipe without one"
+            )
+        with_head = False
+        with quiet():
+            network, missing = load_network(
+                source, config, stored, head=False, implementation=padded, more=more
+            )
     if head is True and missing:
         raise UnsupportedError(
             f"{source!r} has no language-model head (missing: {missing[0]}), which the "
@@ -124,48 +139,85 @@ def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | 
     """Return a freshly loaded backbone in its numbers and its attention."""
     if kind:
         backbone = _in_bytes(backbone, kind)
-    with torch.no_grad(), quiet():
-        return _proven(backbone, attention_asked, attn)
+    try:
+        with torch.no_grad(), quiet():
+            return _proven(backbone, attention_asked, attn)
+    except EmbedLMError:
+        raise
+    except Exception as error:  # the networks' own errors have no common base
+        if is_out_of_memory(error):
+            raise
+        raise UnsupportedError(
+            f"{type(backbone.network).__name__} cannot be run on the tokens of a text alone "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); take a model that "
+            "reads text"
+        ) from error
 
 
 def _proven(backbone: Backbone, attention_asked: str, attn: str) -> Backbone:
     """Return a freshly loaded backbone with its direction and implementation set and proven."""
+    _check_reads_text(backbone)
     pad = getattr(backbone.text_config, "pad_token_id", None)
     row = [token for token in probe_rows(backbone, (12,))[0] if token != pad]
-    backbone = backbone.rebuilt(first_position=measured_first_position(backbone.network, row))
-    uniform = True
-    if attention_asked == "native":
-        (row,) = probe_rows(backbone, (6,))
-        ahead = layers_looking_ahead(backbone, row)
-        attention_asked = "bidirectional" if any(ahead) else "causal"
-        uniform = len(set(ahead)) == 1
-    else:
-        set_direction(backbone.network, causal=attention_asked == "causal")
-        prove_attention(backbone, attention_asked)
-    backbone = backbone.rebuilt(causal=attention_asked == "causal")
+    first, uncounted = measured_positions(backbone.network, row)
+    backbone = backbone.rebuilt(first_position=first, uncounted=uncounted)
+    backbone = backbone.rebuilt(width=backbone.run([row]).shape[-1])
+    direction, uniform = attention_asked, True
+    if direction == "native":
+        direction, uniform = _native(backbone)
+    if attention_asked != "native" or (
+        direction == "causal" and asks_for_bidirectional(raw_config(backbone.name))
+    ):
+        direction = attention_asked if attention_asked != "native" else "bidirectional"
+        uniform = True
+        set_direction(backbone.network, causal=direction == "causal")
+        prove_attention(backbone, direction)
+    backbone = backbone.rebuilt(causal=direction == "causal")
+    alone = states_alone(backbone)
+    backbone = backbone.rebuilt(company=company(backbone, alone))
     if attn not in ("auto", "packed"):
         return backbone
-    return _packing(backbone, attention_asked, uniform, required=attn == "packed")
+    return _packing(backbone, direction, alone if uniform else None, required=attn == "packed")
+
+
+def _check_reads_text(backbone: Backbone) -> None:
+    """Refuse a network that takes no token ids."""
+    takes = list(inspect.signature(backbone.network.forward).parameters)
+    if "input_ids" not in takes:
+        raise UnsupportedError(
+            f"{type(backbone.network).__name__} reads no text: it takes {takes[0]}. Take a model "
+            "that reads token ids"
+        )
+
+
+def _native(backbone: Backbone) -> tuple[str, bool]:
+    """Return the direction of attention as it is, and whether it is known to be every layer's."""
+    row, other = probe_rows(backbone, (6, 6))
+    try:
+        ahead = layers_looking_ahead(backbone, row)
+    except UnsupportedError:  # no layers that could be run apart
+        return ("bidirectional" if looks_ahead(backbone, row, other) else "causal"), False
+    return ("bidirectional" if any(ahead) else "causal"), len(set(ahead)) == 1
 
 
 def _packing(
-    backbone: Backbone, attention_asked: str, uniform: bool, *, required: bool
+    backbone: Backbone, direction: str, alone: list[torch.Tensor] | None, *, required: bool
 ) -> Backbone:
-    """Return the backbone on packed attention where that is proven equal to the padded one."""
+    """Return the backbone on packed attention where that is proven equal to rows run alone."""
     network: Any = backbone.network
     network.set_attn_implementation(attention.NAME)
     # GPT-Neo, say, has attention of its own and stays as it was.
     taken = network.config._attn_implementation == attention.NAME
     packed = backbone.rebuilt(packs=True)
-    if uniform and taken and packing_is_exact(packed):
-        prove_attention(packed, attention_asked)
+    if alone is not None and taken and packing_is_exact(packed, alone):
+        prove_attention(packed, direction)
         prepacked.prepare(packed.layers)
         return packed
     network.set_attn_implementation(backbone.padded)
     if required:
         raise UnsupportedError(
-            f"{type(network).__name__} cannot run packed: its packed states differ from the padded "
-            "ones. Use attn='auto', which takes the padded path"
+            f"{type(network).__name__} cannot run packed: its packed states differ from those of "
+            "rows run alone. Use attn='auto', which takes the padded path"
         )
     return backbone
 

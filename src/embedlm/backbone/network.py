@@ -26,19 +26,19 @@ from torch import Tensor, nn
 
 from embedlm.backbone import attention, prepacked
 from embedlm.backbone.adapters import Adapters, base_weights, check_adapter
+from embedlm.backbone.company import Company, Rows, group_keys, run_in_groups
 from embedlm.backbone.direction import set_direction
-from embedlm.backbone.language_head import logits_of, stand_in
+from embedlm.backbone.inputs import packed_inputs, padded_inputs
+from embedlm.backbone.language_head import lacks_head, logits_of, stand_in
 from embedlm.backbone.layers import Tapped, find_layers, layer_index, states_before
 from embedlm.backbone.layout import Kept, Layout, layout
-from embedlm.backbone.memory import put
 from embedlm.backbone.positions import (
     LengthRope,
-    Rows,
     configured_positions,
+    counted,
     find_length_rope,
+    learns_positions,
     original_frequencies,
-    positions_around_padding,
-    run_by_frequency,
 )
 from embedlm.backbone.quantised import Kind
 from embedlm.backbone.quiet import quiet
@@ -46,9 +46,6 @@ from embedlm.backbone.views import View, ViewCache, copy_structure
 from embedlm.errors import InputError, UnsupportedError
 
 __all__ = ["Backbone", "Rows"]
-
-_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
-"""Names of modules that hold a learned vector a position (GPT-2, OPT, BERT and their kin)."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False, kw_only=True)
@@ -83,6 +80,12 @@ class Backbone:
     _views: ViewCache = field(default_factory=ViewCache, init=False, repr=False)
     first_position: int | None = 0
     """The position id of a row's first token; None where the network counts by itself."""
+    uncounted: int | None = None
+    """The token id that takes no position of its own (RoBERTa's padding); None: each takes one."""
+    company: Company = "any"
+    """Which rows a padded pass may hold."""
+    width: int | None = None
+    """Of a token state, as it was measured; None: as the config says."""
     length_rope: LengthRope | None = field(init=False)
     """How its rotary frequencies depend on the longest row of a pass, if they do."""
     _accepts: frozenset[str] = field(init=False, repr=False)
@@ -96,7 +99,7 @@ class Backbone:
         object.__setattr__(self, "length_rope", find_length_rope(self.network))
 
     def rebuilt(self, **facts: Any) -> Backbone:
-        """Return a backbone, with views of its own, of which some facts differ."""
+        """Return a backbone of which some facts differ; the views of this one are not taken."""
         return replace(self, **facts)
 
     def twin(self, *, causal: bool | None = None) -> Backbone:
@@ -126,7 +129,12 @@ class Backbone:
     @property
     def layers(self) -> nn.ModuleList:
         """The list of layers."""
-        return find_layers(self.network, int(self.text_config.num_hidden_layers))
+        return find_layers(self.network, self.layer_count)
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers there are; 0 where the config does not say, and only the last is read."""
+        return int(getattr(self.text_config, "num_hidden_layers", None) or 0)
 
     @property
     def implementation(self) -> str:
@@ -143,8 +151,7 @@ class Backbone:
         """Width of a token state."""
         if self.static:
             return int(self.network.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
-        width = getattr(self.text_config, "word_embed_proj_dim", None)
-        return int(width or self.text_config.hidden_size)
+        return int(self.width or self.text_config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
@@ -154,11 +161,7 @@ class Backbone:
     @property
     def max_positions(self) -> int | None:
         """How many tokens the positions allow; None where nothing in the files says so."""
-        limit = configured_positions(self.text_config)
-        if self.static:
-            limit = None
-        elif limit is not None and limit > 0:
-            limit = int(limit) - (self.first_position or 0)
+        limit = None if self.static else self._table_size()
         declared = getattr(self.tokenizer, "model_max_length", None)
         if declared and declared < 1_000_000:
             return min(int(declared), limit) if limit else int(declared)
@@ -167,11 +170,11 @@ class Backbone:
     @property
     def positions(self) -> int | None:
         """How many tokens a learned table of positions has; None where positions are computed."""
-        tables = (name.rsplit(".", 1)[-1] for name, _ in self.network.named_modules())
-        if self.static or not any(name in _POSITION_TABLES for name in tables):
-            return None
+        return None if self.static or not learns_positions(self.network) else self._table_size()
+
+    def _table_size(self) -> int | None:
         size = configured_positions(self.text_config)
-        return int(size) - (self.first_position or 0) if size else None
+        return size - (self.first_position or 0) if size and size > 0 else size
 
     # -- running ------------------------------------------------------------------------------
 
@@ -206,14 +209,13 @@ class Backbone:
         check_adapter(self.adapters, adapter)
         if positions is not None and self.first_position is None:
             raise UnsupportedError(f"{self.name!r} computes its own positions; give none")
-        positions = positions or positions_around_padding(rows, self.first_position)
         if self.static:
             return self._looked_up(rows, prefix)
         packed = self.packs and not any(unseen)
         if prefix and not (packed and self.length_rope is None):
             raise InputError(f"{self.name!r} cannot share prefixes; see `shares_prefixes`")
         causal = self.causal if causal is None else causal
-        count = int(self.text_config.num_hidden_layers)
+        count = self.layer_count
         indices = tuple(layer_index(layer, count) for layer in layers)
         # In a packed pass the layout alone tells the direction.
         view = View(
@@ -228,7 +230,8 @@ class Backbone:
                 return self._run_packed(view, indices, rows, prefix, kept, positions, causal)
             return self._run_padded(view, indices, rows, unseen, positions)
 
-        return run_by_frequency(self.length_rope, run, rows, unseen, positions)
+        keys = group_keys(rows, positions, "any" if packed else self.company, self.length_rope)
+        return run_in_groups(keys, run, rows, unseen, positions)
 
     def _looked_up(self, rows: Rows, prefix: int) -> Tensor:
         """Return the tokens' embeddings, h_TD."""
@@ -249,11 +252,14 @@ class Backbone:
         """Run all rows as one row without padding; h_TD."""
         before_PD = kept.states if kept is not None else None
         held = 0 if before_PD is None else prefix
-        ids = [*rows[0][held:prefix], *(i for row in rows for i in row[prefix:])]
-        counted = positions or [range(len(row)) for row in rows]
-        flat = [*counted[0][held:prefix], *(p for row in counted for p in row[prefix:])]
-        ids_1T, positions_1T = put(torch.tensor([ids, flat]), self.device)[:, None]
-        positions_1T = positions_1T + (self.first_position or 0)
+        ids_1T, positions_1T = packed_inputs(
+            rows,
+            positions or counted(rows, self.uncounted),
+            prefix,
+            held,
+            self.first_position or 0,
+            self.device,
+        )
         lengths = tuple(len(row) - prefix for row in rows)
         with layout(Layout(lengths, causal, prefix, held > 0), kept):
             h_TD = self._forward(view, indices, ids_1T, positions_1T, None)[0]
@@ -272,18 +278,15 @@ class Backbone:
         positions: Rows | None,
     ) -> Tensor:
         """Run the rows padded on the right; h_TD without the padding."""
-        longest = max(map(len, rows))
         pad = getattr(self.text_config, "pad_token_id", None)
-        pad = int(pad) if pad is not None and 0 <= int(pad) < self.vocab_size else 0
-        ids_BL = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
-        mask_BL = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        seen_BL = mask_BL.clone()
-        for row_L, row, hidden in zip(seen_BL, rows, unseen, strict=False):
-            row_L[len(row) - hidden :] = 0
-        counted = positions or [range(len(row)) for row in rows]
-        filled = [[*row, *range(len(row), longest)] for row in counted]
-        positions_BL = torch.tensor(filled, device=self.device) + (self.first_position or 0)
-        ids_BL, seen_BL, mask_BL = (x.to(self.device) for x in (ids_BL, seen_BL, mask_BL))
+        ids_BL, positions_BL, seen_BL, mask_BL = padded_inputs(
+            rows,
+            positions or counted(rows, self.uncounted),
+            unseen,
+            int(pad) if pad is not None and 0 <= int(pad) < self.vocab_size else 0,
+            self.first_position or 0,
+            self.device,
+        )
         return self._forward(view, indices, ids_BL, positions_BL, seen_BL)[mask_BL.bool()]
 
     def _forward(
@@ -310,7 +313,7 @@ class Backbone:
 
         if not view.tapped:
             return forward()
-        states = states_before(indices, int(self.text_config.num_hidden_layers), forward)
+        states = states_before(indices, self.layer_count, forward)
         return torch.stack([states[index] for index in indices]).mean(0)
 
     def check_head(self) -> nn.Module:
@@ -320,11 +323,7 @@ class Backbone:
             UnsupportedError: the model was loaded without its head, or has none.
         """
         if self.head is None:
-            raise UnsupportedError(
-                f"{self.name!r} was loaded with no language-model head, which a sparse head "
-                "and a model that writes need; load a checkpoint of a causal or masked language "
-                "model with lm_head=True, or with a recipe that has a sparse head"
-            )
+            raise lacks_head(self.name)
         return self.head
 
     def logits(self, h_TD: Tensor) -> Tensor:
@@ -355,8 +354,7 @@ class Backbone:
     def _new_view(self, view: View) -> nn.Module:
         if view.tapped:
             base = self._view(view._replace(tapped=False))
-            count = int(self.text_config.num_hidden_layers)
-            layers = enumerate(find_layers(base, count))
+            layers = enumerate(find_layers(base, self.layer_count))
             return copy_structure(base, {id(x): Tapped(x, index) for index, x in layers})
         network: Any = self._assembled() if view.writes else copy_structure(self.network)
         packed = view.implementation == "packed"

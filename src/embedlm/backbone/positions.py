@@ -2,36 +2,36 @@
 
 Classes count in different ways: from 0, from the padding id + 1 (RoBERTa, MPNet), from a table
 that is offset inside the module (OPT). A packed row must be told its positions, so the way is
-found by running the network without position ids and comparing. Classes that count from the padding
-id + 1 do not count a padding token that stands in a text: it gets the padding's position.
+found by running the network without position ids and comparing.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embedlm.backbone.company import Rows
+
 __all__ = [
     "LengthRope",
-    "Rows",
     "configured_positions",
+    "counted",
     "find_length_rope",
-    "measured_first_position",
+    "learns_positions",
+    "measured_positions",
     "original_frequencies",
-    "positions_around_padding",
-    "run_by_frequency",
 ]
 
-Rows = Sequence[Sequence[int]]
-
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+"""Names of modules that hold a learned vector a position (GPT-2, OPT, BERT and their kin)."""
 _EXACT = {torch.float32: 1e-4, torch.float64: 1e-6}
 _COARSE = 2e-2
 """The largest relative difference of equal states in half precision."""
@@ -42,11 +42,37 @@ _one_pass = threading.RLock()
 def configured_positions(config: Any) -> int | None:
     """Return how many positions a text config names; None where it names none."""
     size = getattr(config, "max_position_embeddings", None)
-    return size or getattr(config, "n_positions", None)
+    size = size or getattr(config, "n_positions", None)
+    return None if size is None else int(size)
 
 
-def measured_first_position(network: nn.Module, row: list[int]) -> int | None:
-    """Return the id of the first token's position; None where the network must count itself.
+def learns_positions(network: nn.Module) -> bool:
+    """Tell whether a network has a table with a learned vector for each position."""
+    return any(name.rsplit(".", 1)[-1] in _POSITION_TABLES for name, _ in network.named_modules())
+
+
+def counted(rows: Rows, uncounted: int | None) -> Rows:
+    """Return the positions of rows' tokens from 0 on.
+
+    An `uncounted` id takes none (RoBERTa's padding): it stands at -1, before the first.
+    """
+    if uncounted is None or not any(uncounted in row for row in rows):
+        return [range(len(row)) for row in rows]
+    return [_counted(row, uncounted) for row in rows]
+
+
+def _counted(row: Sequence[int], uncounted: int) -> list[int]:
+    positions, reached = [], -1
+    for token in row:
+        reached += token != uncounted
+        positions.append(reached if token != uncounted else -1)
+    return positions
+
+
+def measured_positions(network: nn.Module, row: list[int]) -> tuple[int | None, int | None]:
+    """Return the first token's position id and the token id that takes no position.
+
+    The first is None where the network must count by itself, the second where all ids take one.
 
     Args:
         network: the body, on padded attention.
@@ -54,52 +80,48 @@ def measured_first_position(network: nn.Module, row: list[int]) -> int | None:
     """
     accepts = inspect.signature(network.forward).parameters
     if "position_ids" not in accepts:
-        return None
-    errors = {first: _error(network, row, first) for first in _candidates(network)}
-    best = min(errors, key=lambda first: (errors[first], first))
-    allowed = _EXACT.get(next(network.parameters()).dtype, _COARSE)
-    if best:  # a row that spells the padding token is told its positions in the same way
-        errors[best] = max(errors[best], _error(network, [*row[:3], best - 1, *row[3:6]], best))
-    return best if errors[best] < allowed else None
-
-
-def _error(network: nn.Module, row: list[int], first: int) -> float:
-    """Return how far the states of a row with counted positions are from the network's own."""
-    ids_1L = torch.tensor([row], device=next(network.parameters()).device)
+        return None, None
+    device = next(network.parameters()).device
+    fillers = _padding_ids(network)
+    ids = [*row[:3], *fillers, *row[3:]]
+    ids_1L = torch.tensor([ids], device=device)
     inputs: dict[str, Any] = {"input_ids": ids_1L, "attention_mask": torch.ones_like(ids_1L)}
-    if "use_cache" in inspect.signature(network.forward).parameters:
+    if "use_cache" in accepts:
         inputs["use_cache"] = False
-    counted = positions_around_padding([row], first) or [range(len(row))]
-    positions_1L = torch.tensor([list(counted[0])], device=ids_1L.device) + first
-    states_1LD = _states(network, {**inputs, "position_ids": positions_1L})
-    return _difference(states_1LD, _states(network, inputs))
+    reference_1LD = _states(network, inputs)
+    best: tuple[int, int | None] = (0, None)
+    least = math.inf
+    for first, uncounted in _ways(fillers):
+        positions = torch.tensor(list(counted([ids], uncounted)[0]), device=device)
+        error = _error(network, {**inputs, "position_ids": positions[None] + first}, reference_1LD)
+        if error < least:
+            best, least = (first, uncounted), error
+        if error == 0:
+            break
+    return best if least < _EXACT.get(reference_1LD.dtype, _COARSE) else (None, None)
 
 
-def positions_around_padding(rows: Rows, first: int | None) -> Rows | None:
-    """Return the positions of rows of which one spells the padding token; None: count from 0.
-
-    Args:
-        rows: token ids.
-        first: the id of the first token's position, one after the padding id; 0 or None: the
-            network does not know padding tokens from others.
-    """
-    if not first or not any(first - 1 in row for row in rows):
-        return None
-    counted = []
-    for row in rows:
-        tokens = (np.asarray(row) != first - 1).astype(np.int64)
-        counted.append((np.cumsum(tokens) * tokens - 1).tolist())
-    return counted
+def _padding_ids(network: Any) -> list[int]:
+    """Return the token ids that tables of the network call padding."""
+    found = {getattr(module, "padding_idx", None) for module in network.modules()}
+    size = network.config.get_text_config().vocab_size
+    return sorted(index for index in found if isinstance(index, int) and 0 <= index < size)
 
 
-def _candidates(network: nn.Module) -> list[int]:
-    """Return the first positions that a class could count from: 0, and after each padding id."""
-    after_padding = {
-        padding_idx + 1
-        for module in network.modules()
-        if isinstance(padding_idx := getattr(module, "padding_idx", None), int)
-    }
-    return sorted({0, *after_padding})
+def _ways(fillers: list[int]) -> Iterator[tuple[int, int | None]]:
+    """Yield the ways in which a class could count: the first position, and the id it skips."""
+    yield 0, None
+    for filler in fillers:
+        yield filler + 1, filler
+        yield filler + 1, None
+        yield 0, filler
+
+
+def _error(network: nn.Module, inputs: dict[str, Any], reference: Tensor) -> float:
+    try:
+        return _difference(_states(network, inputs), reference)
+    except (IndexError, RuntimeError, TypeError, ValueError):  # positions of another form
+        return math.inf
 
 
 def _states(network: nn.Module, inputs: dict[str, Any]) -> Tensor:
@@ -173,28 +195,3 @@ def _restore(module: Any, prefix: str) -> None:
     original = getattr(module, f"{prefix}original_inv_freq").to(before.device)
     module.register_buffer(f"{prefix}inv_freq", original, persistent=False)
     setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
-
-
-def run_by_frequency(
-    rope: LengthRope | None,
-    run: Callable[[Rows, Sequence[int], Rows | None], Tensor],
-    rows: Rows,
-    unseen: Sequence[int],
-    positions: Rows | None,
-) -> Tensor:
-    """Run rows of equal rotary frequencies together, each group in a pass of its own; h_TD."""
-    if rope is None:
-        return run(rows, unseen, positions)
-    groups: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        reach = 1 + max(positions[index]) if positions else len(row)
-        groups.setdefault(rope.group(reach), []).append(index)
-    states: dict[int, Tensor] = {}
-    for group in groups.values():
-        h_TD = run(
-            [rows[i] for i in group],
-            [unseen[i] for i in group] if unseen else (),
-            [positions[i] for i in group] if positions else None,
-        )
-        states.update(zip(group, h_TD.split([len(rows[i]) for i in group]), strict=True))
-    return torch.cat([states[index] for index in range(len(rows))])

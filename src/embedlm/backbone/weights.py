@@ -26,6 +26,7 @@ from embedlm.backbone.config import WRAPPED, raw_config, unloadable
 from embedlm.backbone.gguf_model import LINK, gguf_tensors
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.tensors import check_indexes
+from embedlm.backbone.unread import refuse_unread
 from embedlm.errors import EmbedLMError, InputError, ModelError, UnsupportedError
 
 __all__ = ["head_is_cheap", "load_classifier", "load_network"]
@@ -33,6 +34,8 @@ __all__ = ["head_is_cheap", "load_classifier", "load_network"]
 CHEAP_HEAD = 1 << 26
 """Bytes of a head in float32."""
 _IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions.decoder.bias")
+_READ_APART = ("latent_attention_model.",)
+"""What the names of those tensors of a wrapper begin with that are read beside its network."""
 
 
 def _key_mapping(source: str) -> dict[str, str] | None:
@@ -42,6 +45,8 @@ def _key_mapping(source: str) -> dict[str, str] | None:
 
 
 def _head_class(config: Any) -> Any:
+    if getattr(config, "is_encoder_decoder", False):
+        return None  # a causal language model of such a checkpoint is its decoder alone
     names = config.architectures or []
     kind = config.model_type
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -79,7 +84,7 @@ def load_network(
     `more` holds further arguments of `from_pretrained`.
 
     Raises:
-        ModelError: weights that are missing, truncated or do not fit the config.
+        ModelError: weights that are missing, truncated, of other shapes, or read by nothing.
         UnsupportedError: a head was asked for and the architecture has none.
     """
     loader: Any = AutoModel
@@ -92,10 +97,13 @@ def load_network(
             )
     elif MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
         loader = AutoModelForTextEncoding
-    model, missing, mismatched = _opened(loader, source, config, dtype, implementation, more)
+    model, missing, mismatched, unread = _opened(
+        loader, source, config, dtype, implementation, more
+    )
     prefix = f"{model.base_model_prefix}." if head else ""
     body = [key for key in missing if key.startswith(prefix)] + mismatched
     _refuse(source, body)
+    refuse_unread(source, config, unread)
     return model.eval().requires_grad_(False), [key for key in missing if key not in body]
 
 
@@ -107,10 +115,11 @@ def load_classifier(source: str, config: Any, dtype: torch.dtype) -> nn.Module:
     """
     loader = AutoModelForSequenceClassification
     with quiet():
-        model, missing, mismatched = _opened(loader, source, config, dtype, "sdpa")
+        model, missing, mismatched, unread = _opened(loader, source, config, dtype, "sdpa")
     # A pooler that a classifier lacks is read by it, so that here it may not be missing.
-    unread = [key for key in missing if not key.endswith("position_ids")]
-    _refuse(source, unread + mismatched)
+    lacking = [key for key in missing if not key.endswith("position_ids")]
+    _refuse(source, lacking + mismatched)
+    refuse_unread(source, config, unread, classifier=True)
     ready: nn.Module = model.eval().requires_grad_(False)
     return ready
 
@@ -122,8 +131,8 @@ def _opened(
     dtype: torch.dtype,
     implementation: str,
     more: Mapping[str, Any] | None = None,
-) -> tuple[Any, list[str], list[str]]:
-    """Return a network and which of its weights the files lack, or have in another shape."""
+) -> tuple[Any, list[str], list[str], list[str]]:
+    """Return a network and which weights the files lack, have in another shape, or have besides."""
     check_indexes(source)
     try:
         opener, place, weights = _opener(loader, source, config, dtype)
@@ -150,11 +159,13 @@ def _opened(
                 "model; leave it out"
             ) from error
         raise unloadable(source, "weights", error) from error
+    unread = [str(key) for key in info.get("unexpected_keys", ())]
     if raw_config(source).get("model_type") in WRAPPED:
         model._weight_conversions = []  # it is saved as the network that it is
+        unread = [key for key in unread if not key.startswith(_READ_APART)]
     ignored = () if loader is AutoModelForSequenceClassification else _IGNORED_MISSING
     missing = [key for key in info["missing_keys"] if not any(part in key for part in ignored)]
-    return model, missing, [str(key) for key in info.get("mismatched_keys", ())]
+    return model, missing, [str(key) for key in info.get("mismatched_keys", ())], unread
 
 
 def _opener(

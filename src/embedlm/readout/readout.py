@@ -61,10 +61,23 @@ class Readout:
         self.trained = trained
         self.pooling = recipe.pooling
         self.heads = make_heads(recipe.heads if heads is None else heads)
+        self._check_pooling()
         if recipe.dim is not None and recipe.dim > self.dense_width:
             raise UnsupportedError(
                 f"recipe {recipe.name!r} cuts vectors to dim {recipe.dim}, and those of "
                 f"{backbone.name!r} have {self.dense_width}; allowed: 1 to {self.dense_width}"
+            )
+
+    def _check_pooling(self) -> None:
+        """Refuse a pooling that reads states which no text reaches."""
+        network = self.backbone
+        over = self.pooling.over
+        first = self.pooling.kind == "cls" and (over == "all" or "text" not in over)
+        if first and network.causal and not network.static:
+            raise UnsupportedError(
+                f"pooling.kind: cls reads the state of the first token, and in {network.name!r} no "
+                "token sees what follows it (measured): every text would get the same vector. Use "
+                "pooling.kind: last or mean, or backbone.attention: bidirectional"
             )
 
     # -- others like it -----------------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""The tensors that a pass takes: rows of token ids, packed or padded, with their positions.
+
+Shapes: T tokens of a pack, B sequences, L longest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from embedlm.backbone.company import Rows
+from embedlm.backbone.memory import put
+
+__all__ = ["packed_inputs", "padded_inputs"]
+
+
+def packed_inputs(
+    rows: Rows, positions: Rows, prefix: int, held: int, first: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the ids and positions of rows that stand in one row, ids_1T and positions_1T.
+
+    Args:
+        rows: token ids, which all begin with the same `prefix` ids.
+        positions: of the tokens, counted from 0.
+        prefix: tokens shared by all rows.
+        held: how many of them are left out, for their keys and values are kept.
+        first: the position id of a row's first token.
+        device: of the network.
+    """
+    ids = [*rows[0][held:prefix], *(i for row in rows for i in row[prefix:])]
+    flat = [*positions[0][held:prefix], *(p for row in positions for p in row[prefix:])]
+    ids_1T, positions_1T = put(torch.tensor([ids, flat]), device)[:, None]
+    return ids_1T, positions_1T + first
+
+
+def padded_inputs(
+    rows: Rows,
+    positions: Rows,
+    unseen: Sequence[int],
+    pad: int,
+    first: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return rows padded on the right: ids_BL, positions_BL, seen_BL and mask_BL.
+
+    `seen` is 0 for tokens that no token looks at, `mask` for the padding alone.
+    """
+    longest = max(map(len, rows))
+    ids_BL = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
+    mask_BL = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    seen_BL = mask_BL.clone()
+    for row_L, row, hidden in zip(seen_BL, rows, unseen, strict=False):
+        row_L[len(row) - hidden :] = 0
+    filled = [[*row, *range(len(row), longest)] for row in positions]
+    positions_BL = torch.tensor(filled, device=device) + first
+    ids_BL, seen_BL, mask_BL = (x.to(device) for x in (ids_BL, seen_BL, mask_BL))
+    return ids_BL, positions_BL, seen_BL, mask_BL
