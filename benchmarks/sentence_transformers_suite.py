@@ -37,6 +37,7 @@ def run(checkout: Path, tests: list[str], out: Path, *, bridge: bool) -> Outcome
     shutil.copytree(checkout / "tests", work / "tests")
     shutil.copy(checkout / "pyproject.toml", work)
     environment = {
+        "OMP_NUM_THREADS": "1",  # the models are small
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
         "HF_HUB_CACHE": str(hub),

@@ -153,6 +153,7 @@ class EmbedderModule(Transformer):
         *,
         max_length: int | None = None,
         task: str | None = None,
+        **_: Any,
     ) -> dict[str, Any]:
         """Return the token ids of texts and the mask of real tokens.
 
@@ -166,6 +167,7 @@ class EmbedderModule(Transformer):
             processing_kwargs: may say `max_length` for text; the recipe says all else.
             max_length: the number of tokens of a rendered text.
             task: has no effect; a model has one network for all tasks.
+            **_: arguments of modules that were added.
 
         Raises:
             InputError: inputs that are no texts, or `processing_kwargs` that change more.

@@ -33,11 +33,11 @@ class Place:
     token: bool | str | None = None
     cache_folder: str | None = None
     revision: str | None = None
-    local_files_only: bool = False
+    local_files_only: bool | None = False
 
 
 def opened(
-    name: str, place: Place, device: Any, model_kwargs: Mapping[str, Any]
+    name: str, place: Place, device: Any, model_kwargs: Mapping[str, Any], recipe: str | None
 ) -> tuple[Embedder, Path]:
     """Load a model and return it with its folder.
 
@@ -46,6 +46,7 @@ def opened(
         place: of the hub; nothing of it counts for a folder.
         device: as in `embedlm.load`.
         model_kwargs: of transformers; dtype and attn_implementation are honoured.
+        recipe: as in `embedlm.load`.
 
     Raises:
         UnsupportedError: other options of transformers.
@@ -61,10 +62,10 @@ def opened(
             revision=place.revision,
             cache_dir=place.cache_folder,
             token=place.token,
-            local_files_only=place.local_files_only or is_offline_mode(),
+            local_files_only=bool(place.local_files_only) or is_offline_mode(),
             ignore_patterns=list(_OTHER_RUNTIMES),
         )
-    embedder = embedlm.load(folder, device=device, dtype=dtype or "auto", attn=attention)
+    embedder = embedlm.load(folder, recipe, device=device, dtype=dtype or "auto", attn=attention)
     return embedder, layout_folder(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -90,35 +91,54 @@ class EmbedderSentenceTransformer(SentenceTransformer):
             super().__init__(modules=list(modules), device=device, **options)
         self._network.listening = True
 
-    def _load_modules(
-        self,
-        model_name_or_path: str,
-        token: bool | str | None,
-        cache_folder: str | None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        local_files_only: bool = False,
-        model_kwargs: dict[str, Any] | None = None,
-        processor_kwargs: dict[str, Any] | None = None,
-        config_kwargs: dict[str, Any] | None = None,
+    def _load_config_modules(
+        self, model_name_or_path: str, *args: Any, **options: Any
     ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
-        """Load an Embedder in the place of the modules that a folder lists; runs no remote code."""
-        refuse_options(processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
-        place = Place(token, cache_folder, revision, local_files_only)
-        embedder, folder = opened(model_name_or_path, place, self._device, model_kwargs or {})
+        """Load an Embedder, and the folder's settings, in the place of the modules it lists."""
+        embedder, folder = self._opened(model_name_or_path, options)
         settings = folder / _SETTINGS
         if settings.is_file():
             saved = read_json(settings)
             check_version_requirements(saved.get("requirements"), source=model_name_or_path)
             self._parse_model_config(saved)
-        self._fill_prompts(embedder)
-        if self._similarity_fn_name is None:
-            self.similarity_fn_name = embedder.recipe.similarity
         card = folder / "README.md"
         if card.is_file():
             self.__dict__["_model_card_text"] = card.read_text(encoding="utf-8")
         if not Path(model_name_or_path).exists():
+            revision = options.get("revision")
             self.model_card_data.set_base_model(model_name_or_path, revision=revision)
+        return self._modules_of(embedder)
+
+    def _load_default_modules(
+        self, model_name_or_path: str, *args: Any, **options: Any
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Load an Embedder of a folder without such modules."""
+        return self._modules_of(self._opened(model_name_or_path, options)[0])
+
+    def _load_converted_modules(
+        self, model_name_or_path: str, *args: Any, **options: Any
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Load the network of a model of another kind, with mean pooling, as there."""
+        embedder, _ = self._opened(model_name_or_path, options, recipe="plain-mean")
+        return self._modules_of(embedder)
+
+    def _opened(
+        self, name: str, options: Mapping[str, Any], recipe: str | None = None
+    ) -> tuple[Embedder, Path]:
+        """Load an Embedder with SentenceTransformer's options; no remote code is run."""
+        names = ("processor_kwargs", "config_kwargs")
+        refuse_options(**{each: options.get(each) for each in names})
+        place = Place(**{each.name: options.get(each.name) for each in fields(Place)})
+        kwargs = options.get("model_kwargs") or {}
+        return opened(name, place, self._device, kwargs, recipe)
+
+    def _modules_of(
+        self, embedder: Embedder
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Return the modules around an Embedder, and take the settings of its recipe."""
+        self._fill_prompts(embedder)
+        if self._similarity_fn_name is None:
+            self.similarity_fn_name = embedder.recipe.similarity
         return modules_of(embedder), {}
 
     def _fill_prompts(self, embedder: Embedder) -> None:
