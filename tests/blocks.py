@@ -1,7 +1,7 @@
 """The code blocks of a documentation page, and how a test runs them as they stand.
 
 A block that cannot run here (it needs a model hub, say) has `<!-- not run: REASON -->` on the line
-before it.
+before it. One that needs packages that are not always there has `<!-- with: PACKAGE, PACKAGE -->`.
 """
 
 import contextlib
@@ -9,11 +9,13 @@ import json
 import re
 import shlex
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n)?"
+    r"(?:^<!-- with: (?P<packages>[^\n]*?) -->\n)?"
     r"^```(?P<language>python|bash)\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
@@ -40,6 +42,13 @@ class CodeBlock:
     line: int
     reason: str | None
     """Why no test runs it; None where one does."""
+    packages: tuple[str, ...] = ()
+    """Without these it does not run."""
+
+    @property
+    def runs_here(self):
+        """Whether this environment has what it needs."""
+        return self.reason is None and all(map(find_spec, self.packages))
 
 
 def code_blocks(page):
@@ -51,6 +60,7 @@ def code_blocks(page):
             block["code"],
             text.count("\n", 0, block.start("code")),
             block["reason"],
+            tuple((block["packages"] or "").replace(",", " ").split()),
         )
         for block in FENCE.finditer(text)
     ]

@@ -138,7 +138,7 @@ def test_what_cannot_be_honoured_is_refused(model, tiny_llama):
 def test_modules_that_are_added_are_run_and_not_lost(model, tmp_path):
     bridge = model.as_sentence_transformer()
     bridge.append(torch.nn.Module())
-    bridge[1].forward = lambda features: {
+    bridge[-1].forward = lambda features: {
         **features,
         "sentence_embedding": 2 * features["sentence_embedding"],
     }

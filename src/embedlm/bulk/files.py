@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from embedlm.backbone.memory import give_back
 from embedlm.bulk.blocks import Block, BlockEncoder, load_block, save_block
-from embedlm.bulk.identity import identity, ranges_digest
 from embedlm.bulk.options import JobOptions
 from embedlm.bulk.outputs import check_output, check_paths
 from embedlm.bulk.requests import BlockRequest
@@ -31,6 +30,7 @@ from embedlm.bulk.workers import Pool, run_requests
 from embedlm.bulk.writers import WRITERS, Finished
 from embedlm.data import Record, Source, read_texts
 from embedlm.encode.compiling import Mode
+from embedlm.encode.identity import identity, ranges_digest
 from embedlm.errors import InputError, JobError
 from embedlm.jobs import Job, progress, write_file
 from embedlm.jobs.json_files import read_json, write_json

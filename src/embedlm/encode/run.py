@@ -17,7 +17,7 @@ from embedlm.prompt.render import SEGMENT_ID, RenderedBatch
 from embedlm.readout import PackStates, Readout
 from embedlm.readout.states import TemplateStates
 
-__all__ = ["Run", "pack_states"]
+__all__ = ["Run", "pack_states", "template_states"]
 
 Rows = Sequence[Sequence[int]]
 
@@ -73,11 +73,11 @@ def pack_states(
         pack.prefix,
         role,
         None if words is None else [words[item] for item in items],
-        _template_states(run, readout, batch, items) if denoise else None,
+        template_states(run, readout, batch, items) if denoise else None,
     )
 
 
-def _template_states(
+def template_states(
     run: Run, readout: Readout, batch: RenderedBatch, items: Sequence[int]
 ) -> TemplateStates:
     """Run each prompt without its text; what follows the text keeps the positions it has with it.

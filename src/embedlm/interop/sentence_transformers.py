@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -11,19 +13,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-import embedlm
 from embedlm.errors import UnsupportedError, require
 from embedlm.interop.network_module import EmbedderModule
+from embedlm.interop.opening import Place, opened, refuse_options
 from embedlm.interop.prompts import RolePrompt, Voice, prompts_of, with_prompts
+from embedlm.interop.readout_module import ReadoutModule
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.persistence.expressible import prefixes_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+    from sentence_transformers.util.environment import check_version_requirements
 
     from embedlm.embedder import Embedder
 else:
     SentenceTransformer = require("sentence_transformers", "eval").SentenceTransformer
+    Normalize = require("sentence_transformers.sentence_transformer.modules", "eval").Normalize
+    check_version_requirements = require(
+        "sentence_transformers.util.environment", "eval"
+    ).check_version_requirements
 
 __all__ = ["EmbedderSentenceTransformer", "bridge"]
 
@@ -47,33 +56,113 @@ class EmbedderSentenceTransformer(SentenceTransformer):
         self,
         model_name_or_path: str | None = None,
         *,
-        modules: list[nn.Module] | None = None,
+        modules: Sequence[nn.Module] | None = None,
+        device: Any = None,
         **options: Any,
     ) -> None:
-        """Take an EmbedderModule in `modules`, or a folder or hub id for `embedlm.load`."""
-        if modules is None and model_name_or_path is not None:
-            options_of_load = {"device": options.get("device")}
-            modules = [EmbedderModule(embedlm.load(model_name_or_path, **options_of_load))]
-        if not modules or not isinstance(modules[0], EmbedderModule):
+        """Take modules that begin with an EmbedderModule, or open a folder or hub id.
+
+        Args:
+            model_name_or_path: for `embedlm.load`; `modules` have no effect then.
+            modules: an EmbedderModule, and what follows it.
+            device: as in `embedlm.load`; None: where the network of the modules is.
+            **options: those of SentenceTransformer.
+
+        Raises:
+            UnsupportedError: there is no EmbedderModule, or options cannot be honoured.
+        """
+        self._device = device
+        if options.get("backend", "torch") != "torch":
+            raise UnsupportedError(f"backend is {options['backend']!r}; EmbedLM runs torch alone")
+        if model_name_or_path is not None:
+            super().__init__(model_name_or_path, device=None, **options)
+        elif not modules or not isinstance(modules[0], EmbedderModule):
             raise UnsupportedError(
                 f"modules {modules!r} hold no EmbedderModule; call as_sentence_transformer() of an "
                 "Embedder, or give a model folder"
             )
-        embedder = modules[0].embedder
+        else:
+            recipe = modules[0].embedder.recipe
+            prefixes = prompts_of(recipe)
+            options.setdefault("similarity_fn_name", recipe.similarity)
+            options.setdefault("default_prompt_name", prefixes.default)
+            options["prompts"] = {**prefixes.named, **(options.get("prompts") or {})}
+            device = device or str(modules[0].embedder.device)
+            super().__init__(modules=list(modules), device=device, **options)
+        self._network.listening = True
+
+    def _load_config_modules(
+        self, model_name_or_path: str, *args: Any, **options: Any
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Load an Embedder, and the folder's settings, in the place of the modules it lists."""
+        embedder, folder = self._opened(model_name_or_path, options)
+        settings = folder / _SETTINGS
+        if settings.is_file():
+            saved = read_json(settings)
+            check_version_requirements(saved.get("requirements"), source=model_name_or_path)
+            self._parse_model_config(saved)
+        card = folder / "README.md"
+        if card.is_file():
+            self.__dict__["_model_card_text"] = card.read_text(encoding="utf-8")
+        if not Path(model_name_or_path).exists():
+            revision = options.get("revision")
+            self.model_card_data.set_base_model(model_name_or_path, revision=revision)
+        return self._modules_of(embedder)
+
+    def _load_default_modules(
+        self, model_name_or_path: str, *args: Any, **options: Any
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Load an Embedder of a folder without such modules."""
+        return self._modules_of(self._opened(model_name_or_path, options)[0])
+
+    def _load_converted_modules(
+        self, model_name_or_path: str, *args: Any, **options: Any
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Load the network of a model of another kind, with mean pooling, as there."""
+        embedder, _ = self._opened(model_name_or_path, options, recipe="plain-mean")
+        return self._modules_of(embedder)
+
+    def _opened(
+        self, name: str, options: Mapping[str, Any], recipe: str | None = None
+    ) -> tuple[Embedder, Path]:
+        """Load an Embedder with SentenceTransformer's options; no remote code is run."""
+        names = ("processor_kwargs", "config_kwargs")
+        refuse_options(**{each: options.get(each) for each in names})
+        place = Place(**{each.name: options.get(each.name) for each in fields(Place)})
+        kwargs = options.get("model_kwargs") or {}
+        return opened(name, place, self._device, kwargs, recipe)
+
+    def _modules_of(
+        self, embedder: Embedder
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Return the modules around an Embedder, and take the settings of its recipe."""
+        self._fill_prompts(embedder)
+        if self._similarity_fn_name is None:
+            self.similarity_fn_name = embedder.recipe.similarity
+        return modules_of(embedder), {}
+
+    def _fill_prompts(self, embedder: Embedder) -> None:
+        """Take the recipe's prompts where neither the caller nor the folder's settings say any."""
         prefixes = prompts_of(embedder.recipe)
-        options.setdefault("similarity_fn_name", embedder.recipe.similarity)
-        options.setdefault("default_prompt_name", prefixes.default)
-        options["device"] = options.get("device") or str(embedder.device)
-        options["prompts"] = {**prefixes.named, **(options.get("prompts") or {})}
-        super().__init__(modules=modules, **options)
-        modules[0].listening = True
+        named = dict(prefixes.named)
+        if self.default_prompt_name is None:
+            self.default_prompt_name = prefixes.default
+        elif prefixes.default is not None and self.default_prompt_name != prefixes.default:
+            named.pop(prefixes.default)
+        for name, prompt in named.items():
+            if self.prompts.get(name) is None:
+                self.prompts[name] = prompt
 
     @property
     def embedder(self) -> Embedder:
         """The Embedder that encodes."""
+        return self._network.embedder
+
+    @property
+    def _network(self) -> EmbedderModule:
         module = self[0]
         assert isinstance(module, EmbedderModule)
-        return module.embedder
+        return module
 
     @property
     def device(self) -> torch.device:
@@ -93,9 +182,7 @@ class EmbedderSentenceTransformer(SentenceTransformer):
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Move or cast the network, as torch does."""
-        module = self[0]
-        assert isinstance(module, EmbedderModule)
-        return super().to(*args, **kwargs) if module.listening else self
+        return super().to(*args, **kwargs) if self._network.listening else self
 
     # -- encoding -------------------------------------------------------------------------------
 
@@ -124,7 +211,7 @@ class EmbedderSentenceTransformer(SentenceTransformer):
             self.to(device)
         self.eval()
         # Added modules, hooks and compile() have their effect in a call of the model alone.
-        called = len(self) > 1 or self._forward_hooks or self._compiled_call_impl is not None
+        called = self._added() or self._forward_hooks or self._compiled_call_impl is not None
         if called or output_value != "sentence_embedding":
             return super()._inference(inputs, prompt=prompt, output_value=output_value, **options)
         return self._vectors(inputs, prompt, **options)
@@ -144,14 +231,12 @@ class EmbedderSentenceTransformer(SentenceTransformer):
         """Return the dense vectors of inputs by the engine; cut after normalising, as there."""
         if not inputs:
             return torch.tensor([], device=self.device)
-        module = self[0]
-        assert isinstance(module, EmbedderModule)
-        module.check_processing(processing_kwargs)
-        voice = Voice.of(module.embedder, prompt)
+        voice = Voice.of(self.embedder, prompt)
         vectors = voice.embedder.encode(
             voice.led(inputs),
             role=voice.role,
             heads="dense",
+            max_length=self._network.max_length_of(processing_kwargs),
             show_progress=bool(show_progress_bar),
         )
         vectors_ND = torch.from_numpy(vectors)[:, :truncate_dim]
@@ -179,11 +264,12 @@ class EmbedderSentenceTransformer(SentenceTransformer):
             return
         if not safe_serialization:
             raise UnsupportedError("weights are saved as safetensors; leave safe_serialization out")
-        if len(self) > 1:
-            added = ", ".join(type(module).__name__ for module in list(self)[1:])
+        added = [module for module in self._added() if not _normalizes(module)]
+        if added:
+            names = ", ".join(type(module).__name__ for module in added)
             raise UnsupportedError(
-                f"the modules {added} were added to the model, and a recipe cannot hold them; save "
-                "without them, or set normalize in the recipe where that is what they do"
+                f"the modules {names} were added to the model, and a recipe cannot hold them; save "
+                "without them"
             )
         target = Path(path)
         target.mkdir(parents=True, exist_ok=True)
@@ -196,6 +282,10 @@ class EmbedderSentenceTransformer(SentenceTransformer):
             else:
                 (folder / "README.md").unlink(missing_ok=True)
             shutil.copytree(folder, target, dirs_exist_ok=True)
+
+    def _added(self) -> list[nn.Module]:
+        """Return the modules that stand after the Embedder's own."""
+        return [module for module in list(self)[1:] if not isinstance(module, ReadoutModule)]
 
     def _with_settings(self) -> Embedder:
         """Return the Embedder by a recipe that holds what was changed on this model."""
@@ -211,6 +301,8 @@ class EmbedderSentenceTransformer(SentenceTransformer):
         recipe = with_prompts(recipe, prompts, self.default_prompt_name)
         if self.similarity_fn_name != recipe.similarity:
             recipe = recipe.override({"similarity": self.similarity_fn_name})
+        if self._added():
+            recipe = recipe.override({"normalize": True})
         same = recipe == self.embedder.recipe
         return self.embedder if same else self.embedder.with_recipe(recipe)
 
@@ -245,4 +337,16 @@ EmbedderSentenceTransformer.__name__ = "SentenceTransformer"
 
 def bridge(embedder: Embedder) -> EmbedderSentenceTransformer:
     """Return a SentenceTransformer around an embedder."""
-    return EmbedderSentenceTransformer(modules=[EmbedderModule(embedder)])
+    return EmbedderSentenceTransformer(modules=modules_of(embedder))
+
+
+def modules_of(embedder: Embedder) -> list[nn.Module]:
+    """Return the modules around an embedder: its network and its readout."""
+    network = EmbedderModule(embedder, reads=False)
+    return [network, ReadoutModule(network)]
+
+
+def _normalizes(module: nn.Module) -> bool:
+    """Tell whether an added module is what a recipe's `normalize` does."""
+    names = {getattr(module, f"module_{end}_name", "") for end in ("input", "output")}
+    return type(module) is Normalize and names <= {"sentence_embedding"}

@@ -1,4 +1,4 @@
-"""Everything besides a job's options that its vectors depend on: model, recipe and libraries."""
+"""Everything besides a call's options that vectors depend on: model, recipe and libraries."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     Weights are identified by a sample of every tensor: training changes all values of a
     tensor, and hashing every byte of a large model would take longer than many jobs.
     """
-    backbone = model.backbone
+    backbone, parts = model.backbone, model.readout.parts.modules()
     statistics = model.readout.statistics
     return {
         "model": {
             "weights": _weights(backbone.network),
             "head": _weights(backbone.head) if with_head and backbone.head is not None else None,
+            "parts": _weights(parts) if len(parts) else None,
             "tokenizer": _short(model.tokenizer.backend_tokenizer.to_str().encode("utf-8")),
             "dtype": str(backbone.dtype),
             "device": backbone.device.type,

@@ -1,0 +1,154 @@
+"""An Embedder as an encoder of mteb."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.encode.identity import identity
+from embedlm.errors import require
+from embedlm.interop.models import embedder_of
+from embedlm.schema.template import parse_template
+
+if TYPE_CHECKING:
+    from mteb.models import ModelMeta
+    from mteb.models.abs_encoder import AbsEncoder
+
+    from embedlm.embedder import Embedder
+else:
+    ModelMeta = require("mteb.models", "eval").ModelMeta
+    AbsEncoder = require("mteb.models.abs_encoder", "eval").AbsEncoder
+
+__all__ = ["EmbedLMEncoder", "revision"]
+
+_SCORES = ("cosine", "dot")
+
+
+class EmbedLMEncoder(AbsEncoder):
+    """Encodes mteb's tasks: queries and documents by the recipe's templates for them.
+
+    Where the template has an `{instruction}`, it is the task's; elsewhere the recipe speaks alone.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        recipe: Any = None,
+        instructions: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Take or load a model.
+
+        Args:
+            model: an Embedder, or what `embedlm.load` takes; None: the built-in model.
+            recipe: as in `embedlm.load`; with an Embedder, the recipe that it changes to.
+            instructions: in place of mteb's own, by the name of a task, by its type, or by "query"
+                and "document"; the first of these that there is.
+            **options: those of `encode`, for every call: dim, normalize, max_length, ...
+        """
+        self.model = embedder_of(model, recipe)
+        self.options = options
+        self.prompts_dict = dict(instructions) if instructions else None
+        self.mteb_model_meta = _metadata(self.model, self.prompts_dict, options)
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        precision: str | None = None,
+        show_progress_bar: bool | None = None,
+        **_: Any,
+    ) -> npt.NDArray[Any]:
+        """Return the dense vectors of a task's texts, (n, dim).
+
+        Args:
+            inputs: mteb's batches, each with `text`.
+            task_metadata: says the instruction.
+            hf_split: has no effect.
+            hf_subset: has no effect.
+            prompt_type: query, document, or None: the recipe's default template.
+            precision: as in `encode`.
+            show_progress_bar: whether a bar is shown.
+            **_: `batch_size`, which has no effect: the engine plans the whole list.
+        """
+        texts = [text for batch in inputs for text in batch["text"]]
+        role = None if prompt_type is None else prompt_type.value
+        given: dict[str, Any] = {"precision": precision, "show_progress": show_progress_bar}
+        if _takes_instruction(self.model, role):
+            given["instruction"] = self.get_instruction(task_metadata, prompt_type) or None
+        vectors: npt.NDArray[Any] = self.model.encode(
+            texts, role, heads="dense", **{**given, **self.options}
+        )
+        return vectors
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return all scores by the recipe's similarity."""
+        return self.model.similarity(_rows(embeddings1), _rows(embeddings2))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return the scores of pairs by the recipe's similarity."""
+        return self.model.similarity_pairwise(_rows(embeddings1), _rows(embeddings2))
+
+
+def revision(
+    model: Embedder,
+    instructions: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a hash of all that the scores depend on, under which mteb keeps them.
+
+    Args:
+        model: whose weights, tokenizer and recipe count.
+        instructions: those in place of mteb's own.
+        options: those of `encode`.
+    """
+    facts = identity(model, with_head=True)
+    facts["model"].pop("device")
+    parts = [facts["model"], facts["recipe"], dict(instructions or {}), dict(options or {})]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _metadata(
+    model: Embedder, instructions: Mapping[str, str] | None, options: Mapping[str, Any]
+) -> ModelMeta:
+    """Return what mteb's results say of a model."""
+    parameters = list(model.backbone.network.parameters())
+    size = sum(each.numel() * each.element_size() for each in parameters)
+    recipe = model.recipe
+    local = "/" not in model.name or Path(model.name).exists()
+    return ModelMeta.create_empty(
+        {
+            "name": f"embedlm/{Path(model.name).name}" if local else model.name,
+            "revision": revision(model, instructions, options),
+            "n_parameters": sum(each.numel() for each in parameters),
+            "memory_usage_mb": size / 2**20,
+            "max_tokens": model.max_length,
+            "embed_dim": options.get("dim") or model.dim,
+            "framework": ["PyTorch"],
+            "similarity_fn_name": recipe.similarity if recipe.similarity in _SCORES else None,
+            "use_instructions": any(_takes_instruction(model, x) for x in (None, "query")),
+        }
+    )
+
+
+def _takes_instruction(model: Embedder, role: str | None) -> bool:
+    """Return whether the templates of a role have an {instruction}."""
+    templates = model.renderer.templates(role)
+    return any(piece.kind == "instruction" for text in templates for piece in parse_template(text))
+
+
+def _rows(vectors: Any) -> npt.NDArray[Any]:
+    """Return vectors of numpy or torch as an array."""
+    return np.asarray(vectors.cpu() if hasattr(vectors, "cpu") else vectors)
