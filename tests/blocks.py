@@ -100,8 +100,8 @@ def run_bash(block):
     """Run each line of a bash block through the command line, in this process.
 
     A line is `embedlm ...`, with `> FILE` at its end or not, or it makes a file with printf, mkdir
-    or cp; anything else fails, so such a block must say that it is not run. A command ends with exit status 0, unless a comment behind it says
-    `exit status N`.
+    or cp; anything else fails, so such a block must say that it is not run. A command ends with
+    exit status 0, unless a comment behind it says `exit status N`.
     """
     from embedlm.cli import main
 
