@@ -167,7 +167,8 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def _line(error: BaseException) -> str:
-    return re.sub(r"[|`]", "'", " ".join(str(error).split()))[:200]
+    told = re.sub(r" from '/[^']*'", "", " ".join(str(error).split()))  # no machine's paths
+    return re.sub(r"[|`]", "'", told)[:200]
 
 
 def in_a_process(name: str, task: Callable[[str, Path], Row]) -> Row:

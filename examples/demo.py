@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 QUESTIONS = (
     "How do I resume an interrupted encode job?",
     "Which prompt asks for one word?",
-    "How is bidirectional attention checked?",
+    "Why are there no padding tokens?",
 )
 WIDTH, INDENT = 80, " " * 11
 # The built-in embedding model has a recipe of its own; the other is the floor from before it.

@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import shlex
+import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +68,7 @@ def code_blocks(page):
 
 
 def write_sample_files(folder, page):
-    """Write the files that the pages name: texts, records, scored pairs, models."""
+    """Write the files that the pages name: texts, records, scored pairs, a GGUF model."""
     if page.name == "gguf.md":
         from tests.backbone.gguf_files import write_gguf
         from tests.models import build
@@ -75,8 +76,6 @@ def write_sample_files(folder, page):
         write_gguf(build("llama", folder / "llama"), folder / "model.gguf", "F16")
     for name in ("docs", "examples"):
         (folder / name).symlink_to(ROOT / name)
-    for name, model in (("general", "base"), ("special", "tuned")):
-        (folder / name).symlink_to(ROOT / "src/embedlm/builtin" / model)
     records = "".join(
         json.dumps({"id": f"d{number}", "text": text}) + "\n"
         for number, text in enumerate(SENTENCES)
@@ -100,9 +99,9 @@ def run_python(block, namespace, page):
 def run_bash(block):
     """Run each line of a bash block through the command line, in this process.
 
-    A line is `embedlm ...`, with `> FILE` at its end or not; anything else fails, so such a block
-    must say that it is not run. A command ends with exit status 0, unless a comment behind it says
-    `exit status N`.
+    A line is `embedlm ...`, with `> FILE` at its end or not, or it makes a file with printf, mkdir
+    or cp; anything else fails, so such a block must say that it is not run. A command ends with
+    exit status 0, unless a comment behind it says `exit status N`.
     """
     from embedlm.cli import main
 
@@ -110,6 +109,9 @@ def run_bash(block):
         words = shlex.split(line, comments=True)
         status = re.search(r"# exit status (\d)", line)
         if not words:
+            continue
+        if words[0] in ("printf", "mkdir", "cp"):
+            subprocess.run(["bash", "-c", line], check=True)
             continue
         assert words[0] == "embedlm", f"{line!r} is not a command of embedlm"
         with contextlib.ExitStack() as stack:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 import embedlm
+from embedlm.schema import plan, tuning
 from embedlm.schema import recipe as schema
 from tests.blocks import code_blocks, run_bash, run_python, write_sample_files
 from tests.readme import quick_start, without_digits
@@ -149,6 +150,26 @@ def test_every_field_of_a_recipe_is_documented(part: type[BaseModel]):
     text = (DOCS / "writing-recipes.md").read_text()
     for field in part.model_fields:
         assert f"`{field}`" in text, f"{part.__name__}.{field}"
+
+
+PLAN_PARTS = (
+    plan.Plan,
+    plan.Dev,
+    tuning.Stage,
+    tuning.Loss,
+    tuning.Data,
+    tuning.Batching,
+    tuning.Optimizer,
+    tuning.DynamicNegatives,
+    tuning.Adapter,
+)
+
+
+@pytest.mark.parametrize("part", PLAN_PARTS, ids=lambda part: part.__name__)
+def test_every_field_of_a_plan_is_documented(part: type[BaseModel]):
+    text = (DOCS / "train.md").read_text()
+    for field in part.model_fields:
+        assert re.search(rf"`{field}`|[`{{ ]{field}: ", text), f"{part.__name__}.{field}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

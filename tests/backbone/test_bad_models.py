@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import embedlm
+from embedlm.backbone.config import is_local
 from embedlm.errors import ModelError, RecipeError, UnsupportedError
 from tests.command import ROOT
 
@@ -151,11 +152,8 @@ def test_a_sparse_head_without_a_language_model_head(
     "environment",
     [
         pytest.param({"HF_HUB_OFFLINE": "1"}, id="offline"),
-        # The hub's library tries six times, for half a minute.
         pytest.param(
-            {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
-            id="unreachable",
-            marks=pytest.mark.slow,
+            {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}, id="unreachable"
         ),
     ],
 )
@@ -173,6 +171,25 @@ def test_a_hub_id_without_network(tmp_path, environment):
     assert told.startswith("embedlm: cannot load 'nobody/nothing' from the Hugging Face hub")
     assert told.count("\n") == 1
     assert "give the path of a local folder" in told
+    assert "Retrying" not in told
+
+
+@pytest.mark.parametrize("name", ["general", "all-MiniLM-L6-v2", "models/mine/best"])
+def test_a_folder_that_is_not_there_is_not_asked_for_on_the_hub(refused, name):
+    for recipe in ("plain-mean", None):
+        refused(ModelError, f"no folder '{name}' here; give .* the form owner/name", name, recipe)
+
+
+def test_the_nearest_builtin_model_is_named(refused):
+    refused(ModelError, "no folder 'builtn' here.* Did you mean 'builtin'", "builtn", None)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert-base-uncased", "owner/name"])
+def test_what_may_be_a_hub_id(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_local(name)
+    (tmp_path / name).mkdir(parents=True)
+    assert is_local(name)
 
 
 def test_what_is_no_hub_id(refused, tmp_path):

@@ -304,6 +304,21 @@ def test_override_checks_values():
         Recipe.load("prompteol").override({"pooling.kind": "avg"})
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"pooling": {"kind": "men"}}, r"\(given 'men'\)\. Did you mean 'mean'\?"),
+        ({"backbone": {"attention": "causel"}}, r"Did you mean 'causal'\?"),
+        ({"pooling": {"over": ["txt"]}}, r"Did you mean 'text'\?"),
+        ({"heads": [{"sparse": {"reduce": "mx"}}]}, r"Did you mean 'max'\?"),
+        ({"pooling": {"kind": 7}}, r"\(given 7\)$"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_told_with_the_nearest_one(fields, told):
+    with pytest.raises(RecipeError, match=told):
+        Recipe.load(fields)
+
+
 def test_a_recipe_does_not_change():
     recipe = Recipe.load("prompteol")
     with pytest.raises(ValidationError):

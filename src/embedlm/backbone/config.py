@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig, PretrainedConfig
 
 from embedlm.backbone.config_fields import check_fields
 from embedlm.backbone.quiet import quiet
-from embedlm.errors import ModelError, UnsupportedError
+from embedlm.errors import ModelError, UnsupportedError, closest
 from embedlm.jobs.json_files import read_object
 
-__all__ = ["WRAPPED", "load_config", "raw_config", "unloadable"]
+__all__ = ["WRAPPED", "is_local", "load_config", "raw_config", "unloadable"]
 
 WRAPPED = {"nvembed": ("mistral", "embedding_model.")}
 """Published wrappers: the type of the network inside, and what its weights' names begin with."""
 
 
-def _is_local(source: str) -> bool:
-    return Path(source).exists() or source.startswith((".", "/", "~"))
+_OLD_IDS = re.compile(
+    r"ctrl|distilgpt2|(albert|bert|camembert|distilbert|distilroberta|gpt2|openai-gpt|roberta|t5"
+    r"|transfo-xl|xlm|xlnet)(-[a-z0-9-]+)?"
+)
+"""The hub's ids from before an id had an owner."""
+
+
+def is_local(source: str) -> bool:
+    """Return whether a model's name can only be a folder's: it is there, or has no hub id's form.
+
+    A name that is no folder and has no owner is not asked for on the hub, except for the few ids
+    that are older than owners.
+    """
+    if Path(source).exists() or source.startswith((".", "/", "~")):
+        return True
+    return source.count("/") != 1 and not _OLD_IDS.fullmatch(source)
 
 
 def load_config(source: str) -> Any:
@@ -30,9 +48,9 @@ def load_config(source: str) -> Any:
         ModelError: no such folder, no model in it, or the hub cannot be reached.
     """
     path = Path(source)
-    if _is_local(source):
+    if is_local(source):
         if not path.is_dir():
-            raise ModelError(f"{source!r} is not a folder; give a model folder or a hub id")
+            raise ModelError(_no_folder(source))
         file = path / "config.json"
         if not file.is_file():
             raise ModelError(
@@ -40,6 +58,8 @@ def load_config(source: str) -> Any:
                 "config.json, *.safetensors and tokenizer.json"
             )
         check_fields(file, read_object(file))
+    else:
+        _check_reachable(source)
     try:
         with quiet():
             outer = raw_config(source)
@@ -50,6 +70,34 @@ def load_config(source: str) -> Any:
             return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # the libraries' own errors have no common base
         raise unloadable(source, "config", error) from error
+
+
+def _no_folder(source: str) -> str:
+    if Path(source).exists() or source.startswith((".", "/", "~")):
+        return f"{source!r} is not a folder; give a model folder or a hub id"
+    return (
+        f"no folder {source!r} here; give the path of a model folder, or a hub id, which has the "
+        "form owner/name (only old ids such as gpt2 have no owner)."
+        + closest(source, ["builtin", "builtin-base"])
+    ).removesuffix(".")
+
+
+def _check_reachable(source: str) -> None:
+    """Refuse a hub model that is not in the cache while the hub does not answer.
+
+    One request tells; the loading of a config would try again for half a minute without a word.
+    """
+    try:
+        snapshot_download(source, allow_patterns=["config.json"])
+    except LocalEntryNotFoundError as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise ModelError(
+            f"cannot load {source!r} from the Hugging Face hub: the model is not in the cache, "
+            f"and the hub did not answer ({shorten(cause, 200, placeholder=' ...')}). Check the "
+            "id and the network, or give the path of a local folder"
+        ) from None
+    except Exception:  # the hub's client and its transport have no common base
+        return  # loading says what is wrong
 
 
 def raw_config(source: str) -> dict[str, Any]:
@@ -77,9 +125,10 @@ def unloadable(source: str, what: str, error: BaseException) -> ModelError:
             f"the {what} in {source!r} are a pickle that holds more than tensors; nothing of it "
             "was run. Get the model as safetensors, or convert it where you trust it"
         )
-    if _is_local(source):
-        return ModelError(f"the {what} in {source!r} cannot be loaded (corrupt?): {reason[:300]}")
+    reason = shorten(reason, 300, placeholder=" ...")
+    if is_local(source):
+        return ModelError(f"the {what} in {source!r} cannot be loaded (corrupt?): {reason}")
     return ModelError(
-        f"cannot load {source!r} from the Hugging Face hub: {reason[:200]}. Check the id and the "
-        "network, or give the path of a local folder"
+        f"cannot load {source!r} from the Hugging Face hub: {reason.removesuffix('.')}. Check the "
+        "id and the network, or give the path of a local folder"
     )

@@ -125,7 +125,7 @@ Json = Annotated[bool, flag("Print JSON for programs.", "--json")]
 Model = Annotated[
     str | None,
     path(
-        "Folder or hub id; without it the built-in model.",
+        "Folder, hub id or GGUF file; without it the built-in model, with --recipe builtin-base.",
         ["--model", "-m"],
         "MODEL",
         group="Model",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from embedlm.backbone.config import is_local
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.layouts import TRANSFORMER_FILES
 from embedlm.readout.quantized import RANGES_FILE
@@ -110,7 +112,7 @@ def downloaded(
                 "leave it out, or give a hub id"
             )
         return source
-    if revision is None and token is None and cache_dir is None:
+    if is_local(source) or (revision is None and token is None and cache_dir is None):
         return source
     options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     try:
@@ -119,7 +121,7 @@ def downloaded(
             folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES], **options))
     except Exception as error:  # the hub's client and its transport have no common base
         at = "" if revision is None else f" at revision {revision!r}"
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
         raise ModelError(
             f"cannot load {source!r}{at} from the Hugging Face hub: {reason}. Check the id, the "
             "revision, the token and the network, or give the path of a local folder"
@@ -134,7 +136,7 @@ def layout_folder(source: str) -> Path:
     what is wrong.
     """
     path = Path(source)
-    if path.exists() or source.startswith((".", "/", "~")):
+    if is_local(source):
         return path
     try:
         return Path(snapshot_download(source, allow_patterns=list(_FILES)))

@@ -113,7 +113,14 @@ def _explain(cls: type[BaseModel], location: Location, issues: Sequence[Any]) ->
     messages = dict.fromkeys(issue["msg"].removeprefix("Value error, ") for issue in issues)
     message = " or ".join(messages).replace(" or Input should be", " or")
     message = message.replace("tuple", "list").replace("Tuple should", "the list should")
-    return f"{path}: {message} (given {value})"
+    return f"{path}: {message} (given {value}){_nearest(first['input'], issues)}"
+
+
+def _nearest(given: Any, issues: Sequence[Any]) -> str:
+    """Return a hint at the allowed word that is nearest to what was given, if any is."""
+    expected = " ".join(str(issue.get("ctx", {}).get("expected", "")) for issue in issues)
+    hint = closest(given, re.findall("'([^']+)'", expected)) if isinstance(given, str) else ""
+    return hint and f".{hint}"
 
 
 def _fields(cls: type[BaseModel], location: Location) -> list[str]:
