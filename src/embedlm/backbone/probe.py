@@ -153,7 +153,9 @@ def states_alone(backbone: Backbone) -> list[Tensor]:
     padded = backbone.rebuilt(packs=False, network=_padded(backbone))
     rows = probe_rows(backbone, _LENGTHS)
     states = [padded.run([row]) for row in rows]
-    if not _equal(backbone, [padded.run(rows[-1:])], states[-1:]):
+    # What overflows is told when a text is encoded, by the text's name.
+    finite = bool(states[-1].isfinite().all())
+    if finite and not _equal(backbone, [padded.run(rows[-1:])], states[-1:]):
         raise UnsupportedError(
             f"{type(backbone.network).__name__} gives the same text another state when it is run "
             "again, so that its vectors mean nothing; take another model"

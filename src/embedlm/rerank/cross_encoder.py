@@ -7,7 +7,7 @@ change scores, so it is refused by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,15 @@ def _reads_logits(modality: Any) -> bool:
     )
 
 
-_MODEL = (
+def _optional(*settings: Setting) -> tuple[Setting, ...]:
+    """Return settings that a file may also give as null, which sentence-transformers writes."""
+    return tuple(
+        replace(setting, null="missing") if setting.null == "refused" else setting
+        for setting in settings
+    )
+
+
+_MODEL = _optional(
     Setting("__version__"),
     Setting("requirements"),
     Setting("model_type", one_of(_KIND)),
@@ -76,7 +84,7 @@ _MODEL = (
     Setting("keep_in_fp32_modules", TEXTS, keep("keep_in_fp32_modules")),
 )
 """Keys of config_sentence_transformers.json."""
-_TRANSFORMER = (
+_TRANSFORMER = _optional(
     Setting("max_seq_length", COUNT, keep("max_seq_length")),
     Setting("do_lower_case", FLAG, keep("lower")),
     Setting("transformer_task", one_of(*_TASKS), keep("task")),
@@ -88,7 +96,7 @@ _TRANSFORMER = (
     *ARGUMENTS,
 )
 """Keys of sentence_bert_config.json."""
-_LOGIT_SCORE = (
+_LOGIT_SCORE = _optional(
     Setting("true_token_id", _ID, keep("yes")),
     Setting("false_token_id", _ID, keep("no")),
     Setting("module_input_name", one_of("causal_logits")),
