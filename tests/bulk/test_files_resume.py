@@ -48,7 +48,8 @@ def test_a_job_killed_at_random_moments_gives_the_same_bytes(
     whole, killed = tmp_path / f"whole.{suffix}", tmp_path / f"killed.{suffix}"
     lines = large.read_text().splitlines()[:100]
     (tmp_path / "sample.txt").write_text("\n".join(json.loads(line)["text"] for line in lines))
-    options = ("-m", tiny_llama, "-r", "plain-mean", "--block", 64, *ARGUMENTS[suffix])
+    more = [tmp_path / one if one == "sample.txt" else one for one in ARGUMENTS[suffix]]
+    options = ("-m", tiny_llama, "-r", "plain-mean", "--block", 64, *more)
     done = command("encode", large, "-o", whole, *options, folder=tmp_path)
     assert done.code == 0, done.err
     rng = random.Random(suffix)

@@ -175,7 +175,15 @@ def run(count, names=tuple(LAYOUTS), root=None, report=print):
     warnings.filterwarnings("ignore")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    before = logging.root.manager.disable
     logging.disable(logging.ERROR)
+    try:
+        return _run(count, names, root, report)
+    finally:
+        logging.disable(before)
+
+
+def _run(count, names, root, report):
     counts = collections.Counter()
     with tempfile.TemporaryDirectory() as own:
         folders = Folders(root or own, names)

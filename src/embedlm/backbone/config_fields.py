@@ -40,7 +40,7 @@ def _is_names(value: Any) -> bool:
 _COUNTS = (
     *("hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_heads"),
     *("num_key_value_heads", "num_hidden_layers", "n_layer", "num_layers", "intermediate_size"),
-    *("vocab_size", "head_dim", "d_ff", "d_kv", "n_positions", "type_vocab_size"),
+    *("vocab_size", "head_dim", "d_ff", "d_kv", "n_positions"),
 )
 _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{key: (f"a whole number from 1 to {_LARGEST}", _is_count) for key in _COUNTS},

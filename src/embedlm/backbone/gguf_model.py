@@ -171,7 +171,11 @@ def _file(source: str) -> Path | None:
     path = Path(source).expanduser()
     if source.startswith(_OLLAMA):
         return _ollama_file(source.removeprefix(_OLLAMA))
-    if path.is_dir():
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except (OSError, ValueError):  # no name that a file could have
+        return None
+    if folder:
         files = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
@@ -179,7 +183,7 @@ def _file(source: str) -> Path | None:
                 f"the folder {source!r} holds several GGUF files; give one of: {names}"
             )
         return files[0].resolve() if files else None
-    if path.is_file():
+    if file:
         with path.open("rb") as handle:
             begins = handle.read(4)
         return path.resolve() if begins == b"GGUF" or path.suffix.lower() == ".gguf" else None

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from embedlm.embedder import Embedder
 else:
-    ModelMeta = require("mteb.models", "eval").ModelMeta
-    AbsEncoder = require("mteb.models.abs_encoder", "eval").AbsEncoder
+    ModelMeta = require("mteb.models", "mteb").ModelMeta
+    AbsEncoder = require("mteb.models.abs_encoder", "mteb").AbsEncoder
 
 __all__ = ["EmbedLMEncoder", "revision"]
 
