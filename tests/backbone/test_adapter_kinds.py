@@ -107,6 +107,8 @@ def test_a_kind_equals_peft_merged_and_switched(tiny_llama, tmp_path, kind):
         model.save_pretrained(tmp_path / "saved")
         again = embedlm.load(tmp_path / "saved")
         assert again.adapters == (() if merge else ("one",))
+        # sentence-transformers would read a switchable adapter's base alone.
+        assert (tmp_path / "saved" / "modules.json").is_file() is merge
         np.testing.assert_allclose(again.encode(TEXTS), vectors, atol=1e-6)
         shutil.rmtree(tmp_path / "saved")
     np.testing.assert_allclose(model.encode(TEXTS, adapter=None), base, atol=1e-6)

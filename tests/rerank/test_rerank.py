@@ -186,3 +186,16 @@ def test_every_method_says_how(writer):
         if name != "cross-encoder":
             assert embedlm.Reranker(writer, name).method.kind == "answer"
     assert Method().name == "custom"
+
+
+def test_answers_are_told_apart(model_folder):
+    """A token of white space in front of both answers is not what is scored."""
+    folder = model_folder("qwen3")
+    template = "Q: {query} T: {text} A:"
+    apart = embedlm.Reranker(folder, {"template": template, "yes": " yz", "no": " no"})
+    bare = embedlm.Reranker(folder, {"template": template, "yes": "yz", "no": "no"})
+    scores = apart.predict(PAIRS[:3])
+    assert len(set(scores.tolist())) == 3
+    np.testing.assert_allclose(scores, bare.predict(PAIRS[:3]), atol=1e-6)
+    with pytest.raises(UnsupportedError, match="same first token"):
+        embedlm.Reranker(folder, {"template": template, "yes": "zx", "no": "zq"})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from embedlm.backbone import attention, prepacked
 from embedlm.backbone.adapter_files import chosen_tokenizer
@@ -80,29 +81,10 @@ def load_backbone(
     kind: Kind | None = dtype if dtype in KINDS else None
     # Adapters that stay switchable are of the body alone, unless its head is asked for too.
     cheap = head_is_cheap(config) and recipe.kind != "static" and (merge or not adapters)
-    with_head = cheap if head == "if_cheap" else head
     stored = choose_dtype("auto" if kind else dtype, config, target)
+    wanted = cheap if head == "if_cheap" else head
     padded = "eager" if attn == "eager" else "sdpa"
-    with quiet():
-        network, missing = load_network(
-            source, config, stored, head=with_head, implementation=padded, more=more
-        )
-    if with_head and not has_body(network):
-        if head is True:
-            raise UnsupportedError(
-                f"{type(network).__name__} does not keep its head apart from its body, so that no "
-                "sparse head can read it; take another model, or a recipe without one"
-            )
-        with_head = False
-        with quiet():
-            network, missing = load_network(
-                source, config, stored, head=False, implementation=padded, more=more
-            )
-    if head is True and missing:
-        raise UnsupportedError(
-            f"{source!r} has no language-model head (missing: {missing[0]}), which the "
-            "recipe's sparse head needs; use a checkpoint saved with its head"
-        )
+    network, whole = _network(source, config, stored, padded, more, wanted, needed=head is True)
     tokenizer = chosen_tokenizer(source, config, adapters, merge=merge)
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
@@ -113,17 +95,51 @@ def load_backbone(
             f"{kind} is for networks whose adapters are merged; take another dtype"
         )
     network = network.to(target)
-    body = detach_head(network) if with_head else network
+    body = network if whole is None else detach_head(network)
     backbone = Backbone(
         network=body,
         tokenizer=tokenizer,
         name=source,
-        head=network if with_head and not missing else None,
+        head=network if whole else None,
         adapters=switchable,
         static=recipe.kind == "static",
         padded=str(body.config._attn_implementation),  # type: ignore[union-attr]
     )
     return backbone if backbone.static else _finished(backbone, recipe.attention, attn, kind)
+
+
+def _network(
+    source: str,
+    config: Any,
+    dtype: torch.dtype,
+    implementation: str,
+    more: Mapping[str, Any] | None,
+    with_head: bool,
+    *,
+    needed: bool,
+) -> tuple[nn.Module, bool | None]:
+    """Return a network, and whether its head is whole; None: it was loaded without one.
+
+    Raises:
+        UnsupportedError: the head is needed and is missing, or cannot be read apart from the body.
+    """
+    with quiet():
+        network, missing = load_network(
+            source, config, dtype, head=with_head, implementation=implementation, more=more
+        )
+    if with_head and not has_body(network):
+        if needed:
+            raise UnsupportedError(
+                f"{type(network).__name__} does not keep its head apart from its body, so that no "
+                "sparse head can read it; take another model, or a recipe without one"
+            )
+        return _network(source, config, dtype, implementation, more, False, needed=False)
+    if needed and missing:
+        raise UnsupportedError(
+            f"{source!r} has no language-model head (missing: {missing[0]}), which the "
+            "recipe's sparse head needs; use a checkpoint saved with its head"
+        )
+    return network, not missing if with_head else None
 
 
 def _config(source: str, recipe: BackboneRecipe) -> Any:

@@ -196,7 +196,7 @@ class Backbone:
             rows: token ids; with `prefix`, every row begins with the same `prefix` ids.
             prefix: tokens shared by all rows, computed once (packed and causal only).
             layers: indices into the hidden states; several are averaged.
-            unseen: how many tokens at each row's end no token looks at (padded path only).
+            unseen: tokens at each row's end that no token looks at (padded path only).
             kept: what calls with the same prefix keep of it (packed only).
             positions: of each row's tokens, where they are not 0, 1, 2, ...
             adapter: the switchable adapter that runs; None: the base alone.
@@ -206,23 +206,18 @@ class Backbone:
             InputError: an adapter or layer that the model does not have.
             UnsupportedError: positions for a network that computes its own.
         """
-        check_adapter(self.adapters, adapter)
-        if positions is not None and self.first_position is None:
-            raise UnsupportedError(f"{self.name!r} computes its own positions; give none")
+        packed = self.packs and not any(unseen)
+        self._check_pass(adapter, positions, prefix, packed)
         if self.static:
             return self._looked_up(rows, prefix)
-        packed = self.packs and not any(unseen)
-        if prefix and not (packed and self.length_rope is None):
-            raise InputError(f"{self.name!r} cannot share prefixes; see `shares_prefixes`")
         causal = self.causal if causal is None else causal
-        count = self.layer_count
-        indices = tuple(layer_index(layer, count) for layer in layers)
+        indices = tuple(layer_index(layer, self.layer_count) for layer in layers)
         # In a packed pass the layout alone tells the direction.
         view = View(
             "packed" if packed else self.padded,
             self.causal if packed else causal,
             adapter,
-            tapped=indices != (count,),
+            tapped=indices != (self.layer_count,),
         )
 
         def run(rows: Rows, unseen: Sequence[int], positions: Rows | None) -> Tensor:
@@ -232,6 +227,14 @@ class Backbone:
 
         keys = group_keys(rows, positions, "any" if packed else self.company, self.length_rope)
         return run_in_groups(keys, run, rows, unseen, positions)
+
+    def _check_pass(self, adapter: str | None, positions: Any, prefix: int, packed: bool) -> None:
+        """Refuse what a pass of this network cannot be asked for."""
+        check_adapter(self.adapters, adapter)
+        if positions is not None and self.first_position is None:
+            raise UnsupportedError(f"{self.name!r} computes its own positions; give none")
+        if prefix and not self.static and not (packed and self.length_rope is None):
+            raise InputError(f"{self.name!r} cannot share prefixes; see `shares_prefixes`")
 
     def _looked_up(self, rows: Rows, prefix: int) -> Tensor:
         """Return the tokens' embeddings, h_TD."""

@@ -53,7 +53,8 @@ def save(embedder: Embedder, folder: Path, card: Card) -> None:
 
 def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
     recipe = embedder.recipe
-    form = form_of(embedder)
+    # sentence-transformers would read the base alone, without a word.
+    form = None if embedder.adapters else form_of(embedder)
     embedder.executor.save(folder)
     _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
     dense = []
@@ -68,7 +69,8 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
             dense = save_projection(parts.token_layers.vector, folder)
     (folder / RECIPE_FILE).write_text(_saved_recipe(embedder).dump(), encoding="utf-8")
     embedder.ranges.save(folder)
-    note = "sentence-transformers cannot express this recipe; open the folder with EmbedLM."
+    what = "switchable adapters" if embedder.adapters else "this recipe"
+    note = f"sentence-transformers cannot express {what}; open the folder with EmbedLM."
     if form is not None:
         write_modules(embedder, folder, form, dense)
         opened = _OPENED[form.kind]

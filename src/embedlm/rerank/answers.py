@@ -59,6 +59,12 @@ class AnswerModel:
             for answer in (method.yes, method.no)
             if answer is not None
         ]
+        if len(set(self.answers)) < len(self.answers):
+            raise UnsupportedError(
+                f"the tokenizer of {source!r} writes the answers {method.yes!r} and {method.no!r} "
+                "with the same first token, so that every score would be 0; give yes and no as "
+                "token ids"
+            )
 
     @property
     def tokenizer(self) -> Any:
@@ -144,7 +150,10 @@ def _recipe(method: Method, limit: Any) -> Recipe:
 
 
 def _token(tokenizer: Any, answer: str | int, size: int, source: str) -> int:
-    """Return the id of an answer: its first token, as it is written after the prompt."""
+    """Return the id of an answer: its first token that is more than white space.
+
+    SentencePiece writes "1" as a blank and a 1, so that the first token would be that of all.
+    """
     if isinstance(answer, int):
         if answer >= size:
             raise UnsupportedError(
@@ -156,4 +165,5 @@ def _token(tokenizer: Any, answer: str | int, size: int, source: str) -> int:
         raise UnsupportedError(
             f"the tokenizer of {source!r} has no token for the answer {answer!r}"
         )
-    return int(ids[0])
+    written = (token for token in ids if tokenizer.decode([token]).strip())
+    return int(next(written, ids[0]))

@@ -86,8 +86,12 @@ class SearchIndex:
         self.heads = list(MODES[mode])
         self.fusion = fusion
         self.store: Store = store
-        if not self.passages:
-            return
+        self._by_id: dict[str, Passage] = {}
+        if self.passages:
+            self._fill(show_progress)
+
+    def _fill(self, show_progress: bool | Literal["lines"] | None) -> None:
+        """Embed the passages and put their vectors into the store."""
         texts = [passage.text for passage in self.passages]
         # Numbers of equal length: stores order equal scores by id, and so by file and line.
         width = len(str(len(texts)))
@@ -98,9 +102,9 @@ class SearchIndex:
             for start in range(0, len(texts), step):
                 part = slice(start, start + step)
                 embeddings = as_embeddings(
-                    model.encode_document(texts[part], heads=self.heads, show_progress=False)
+                    self.model.encode_document(texts[part], heads=self.heads, show_progress=False)
                 )
-                store.add(ids[part], {head: embeddings[head] for head in self.heads})
+                self.store.add(ids[part], {head: embeddings[head] for head in self.heads})
                 advance(len(ids[part]))
 
     def search(self, query: str, top_k: int = 10, *, instruction: str | None = None) -> list[Hit]:
