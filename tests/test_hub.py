@@ -1,0 +1,154 @@
+"""Models of a hub on loopback: revisions, and the blocks of the pages that name a model."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+
+import embedlm
+from tests.blocks import ROOT, code_blocks, write_sample_files
+from tests.hub_downloads import downloads
+from tests.models import build
+
+PAGES = (
+    "docs/index.md",
+    "docs/quickstart.md",
+    "docs/rerank.md",
+    "docs/methods/bge-m3.md",
+    "docs/methods/llm2vec.md",
+    "docs/methods/promptbert.md",
+    "docs/methods/splade.md",
+)
+HUB = "needs a model hub"
+
+
+def classifier(folder):
+    """Save a tiny XLM-R with one score."""
+    build("xlm-r", folder, head=False)
+    config = transformers.AutoConfig.from_pretrained(folder, num_labels=1)
+    torch.manual_seed(0)
+    network = transformers.AutoModelForSequenceClassification.from_config(config)
+    network.save_pretrained(folder)
+    return folder
+
+
+def bge_m3(folder):
+    """Save a tiny XLM-R with BGE-M3's two linear layers."""
+    build("xlm-r", folder, head=False)
+    for name, width in (("sparse", 1), ("colbert", 32)):
+        layer = torch.nn.Linear(32, width)
+        torch.save(layer.state_dict(), folder / f"{name}_linear.pt")
+    return folder
+
+
+def adapter(base, folder):
+    """Save a random LoRA adapter."""
+    network = transformers.AutoModel.from_pretrained(base)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(network, config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hub")
+    made = {
+        "Qwen/Qwen3-0.6B": build("qwen3", root / "qwen3", max_position_embeddings=2048),
+        "BAAI/bge-reranker-v2-m3": classifier(root / "classifier"),
+        "google-bert/bert-base-uncased": build("bert", root / "bert"),
+    }
+    made["Qwen/Qwen3-Reranker-0.6B"] = made["Qwen/Qwen3-0.6B"]
+    made["naver/splade-cocondenser-ensembledistil"] = made["google-bert/bert-base-uncased"]
+    made["BAAI/bge-m3"] = bge_m3(root / "bge-m3")
+    mistral = build("mistral-sliding", root / "mistral")
+    made["mistralai/Mistral-7B-Instruct-v0.2"] = mistral
+    for name in ("mntp", "mntp-supervised"):
+        repository = f"McGill-NLP/LLM2Vec-Mistral-7B-Instruct-v2-{name}"
+        made[repository] = adapter(mistral, root / name)
+    older = shutil.copytree(made["Qwen/Qwen3-0.6B"], root / "older")
+    config = json.loads((older / "config.json").read_text()) | {"rope_theta": 77.0}
+    config.pop("rope_parameters", None)
+    (older / "config.json").write_text(json.dumps(config))
+    return {"main": made, "older": {"Qwen/Qwen3-0.6B": older}}
+
+
+@pytest.fixture
+def run(repositories, tmp_path):
+    """Return a function that runs code in a process whose hub is on loopback."""
+    with downloads(repositories) as hub:
+        surroundings = {
+            **os.environ,
+            "HF_ENDPOINT": hub.address,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "TRANSFORMERS_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+        }
+
+        def run(code, folder=tmp_path):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=folder,
+                env=surroundings,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            return done.stdout
+
+        yield run
+
+
+def test_a_revision_is_what_is_loaded(run, repositories):
+    code = (
+        "import embedlm, json\n"
+        "name = 'Qwen/Qwen3-0.6B'\n"
+        "vectors = [embedlm.load(name, 'plain-mean', dtype='float32', **options).encode(['fox'])\n"
+        "           for options in ({}, {'revision': 'older'}, {'revision': '2' * 40})]\n"
+        "print(json.dumps([v.tolist() for v in vectors]))\n"
+        "try:\n"
+        "    embedlm.load(name, 'plain-mean', revision='none')\n"
+        "except embedlm.errors.ModelError as error:\n"
+        "    print(error)\n"
+    )
+    first, told = run(code).splitlines()
+    main, older, commit = (np.array(v, dtype=np.float32) for v in json.loads(first))
+    for vectors, branch in ((main, "main"), (older, "older"), (commit, "older")):
+        folder = repositories[branch]["Qwen/Qwen3-0.6B"]
+        expected = embedlm.load(folder, "plain-mean", dtype="float32").encode(["fox"])
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert np.abs(main - older).max() > 1e-3
+    assert "Qwen/Qwen3-0.6B" in told
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_that_name_a_model_of_the_hub_run(run, page, tmp_path):
+    path = ROOT / page
+    write_sample_files(tmp_path, path)
+    (tmp_path / "hits.jsonl").write_text('{"text": "Plants make food."}\n{"text": "A dog."}\n')
+    lines = ["import embedlm"]
+    for block in code_blocks(path):
+        if block.reason != HUB:
+            continue
+        if block.language == "python":
+            lines.append(block.code)
+            continue
+        for line in block.code.replace("\\\n", " ").splitlines():
+            words = json.dumps(shlex.split(line)[1:])
+            lines.append(
+                "from embedlm.cli import main\n"
+                f"try:\n    main({words})\n"
+                "except SystemExit as ended:\n    assert not ended.code, ended.code"
+            )
+    assert len(lines) > 1
+    run("\n".join(lines), tmp_path)
