@@ -29,7 +29,7 @@ from benchmarks.train import write_pairs
 
 ENCODING = {"mixed lengths": 96, "sentences, built-in model": 2048, "short queries": 512}
 TRAINING = "training, pairs of mixed lengths"
-PAIRS, STEPS, LONGEST = 128, 4, 200
+PAIRS, STEPS, LONGEST = 64, 4, 120
 
 
 def surroundings(checkout: Path) -> dict[str, str]:
