@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from embedlm.backbone.config import load_config, unloadable
 from embedlm.backbone.config_fields import check_tokenizer
+from embedlm.backbone.tokenizer_file import build_tokenizer
+from embedlm.errors import ModelError
 from embedlm.jobs.json_files import optional_json
 from embedlm.prompt.special import keep_declared
 
@@ -17,7 +18,7 @@ __all__ = ["load_tokenizer"]
 
 
 def load_tokenizer(source: str, config: Any = None) -> Any:
-    """Return the fast tokenizer of a folder or hub id, with the EOS that its config declares.
+    """Return the fast tokenizer of a folder or hub id, as its files declare it.
 
     Args:
         source: folder or hub id.
@@ -31,11 +32,10 @@ def load_tokenizer(source: str, config: Any = None) -> Any:
     declared = optional_json(Path(file)) if file is not None else {}
     check_tokenizer(Path(str(file)), declared)
     try:
-        # Given the config, the library does not ask a wrapper's own for remote code.
         config = load_config(source) if config is None else config
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, config=config, trust_remote_code=False, use_fast=True
-        )
+        tokenizer = build_tokenizer(source, config, declared)
+    except ModelError:
+        raise
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise unloadable(source, "tokenizer", error) from error
     if file is not None and getattr(tokenizer, "is_fast", False):

@@ -19,9 +19,11 @@ from embedlm.errors import ModelError, UnsupportedError
 __all__ = [
     "add_eos",
     "adds_eos",
+    "core_surround",
     "filling_token",
     "keep_declared",
     "surround",
+    "surround_with",
     "tokenizer_errors",
 ]
 
@@ -40,14 +42,23 @@ def tokenizer_errors() -> Iterator[None]:
         ) from error
 
 
-@tokenizer_errors()
 def surround(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the ids that a tokenizer puts before and after a text.
 
     Raises:
         ModelError: the tokenizer cannot tokenise.
     """
-    encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    return core_surround(tokenizer.backend_tokenizer)
+
+
+@tokenizer_errors()
+def core_surround(core: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer of the tokenizers library puts before and after a text.
+
+    Raises:
+        ModelError: the tokenizer cannot tokenise.
+    """
+    encoding = core.encode("a", add_special_tokens=True)
     flags = [bool(flag) for flag in encoding.special_tokens_mask]
     if all(flags):
         return list(encoding.ids), []
@@ -75,11 +86,14 @@ def add_eos(tokenizer: Any, *, bos: bool = False) -> None:
     before, after = surround(tokenizer)
     if bos and tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in before:
         before = [tokenizer.bos_token_id, *before]
-    after = [*after, tokenizer.eos_token_id]
-    core = tokenizer.backend_tokenizer
-    core.post_processor = _processor(tokenizer, before, after)
-    if core.encode("a").ids[-1] != tokenizer.eos_token_id:
+    surround_with(tokenizer, before, [*after, tokenizer.eos_token_id])
+    if tokenizer.backend_tokenizer.encode("a").ids[-1] != tokenizer.eos_token_id:
         raise ModelError("the tokenizer does not close texts with its EOS, as its config demands")
+
+
+def surround_with(tokenizer: Any, before: list[int], after: list[int]) -> None:
+    """Make a tokenizer put those ids before and after every text; in place."""
+    tokenizer.backend_tokenizer.post_processor = _processor(tokenizer, before, after)
 
 
 def _processor(tokenizer: Any, before: list[int], after: list[int]) -> Any:
