@@ -151,3 +151,45 @@ def test_it_opens_a_folder_with_their_options(folder, theirs):
     ):
         with pytest.raises(UnsupportedError, match=r"device_map|processor_kwargs|onnx"):
             EmbedderSentenceTransformer(folder, **refused)
+
+
+LONG = ["roots drink water, " * 9 + "light", "a law was passed, " * 9 + "light"]
+
+
+def test_a_limit_set_on_the_tokenizer_is_honoured(theirs, ours):
+    ours.tokenizer.model_max_length = theirs.tokenizer.model_max_length = 5
+    assert ours.max_seq_length == theirs.max_seq_length == 5
+    assert ours.preprocess(LONG)["input_ids"].shape == (2, 5)
+    close(ours.encode(LONG), theirs.encode(LONG))
+    ours.tokenizer.model_max_length = theirs.tokenizer.model_max_length = 9
+    close(ours.encode_query(LONG), theirs.encode_query(LONG))
+
+
+def test_a_side_set_on_the_tokenizer_is_honoured(theirs, ours, tmp_path):
+    for model in (ours, theirs):
+        model.max_seq_length = 8
+        model.tokenizer.truncation_side = "left"
+    vectors = ours.encode(LONG)
+    close(vectors, theirs.encode(LONG))
+    close(ours.encode_query(LONG), theirs.encode_query(LONG))
+    assert (
+        ours.preprocess(LONG)["input_ids"].tolist() == theirs.preprocess(LONG)["input_ids"].tolist()
+    )
+    ours.save(str(tmp_path / "saved"))
+    close(embedlm.load(tmp_path / "saved", device="cpu").encode(LONG), vectors)
+    ours.tokenizer.truncation_side = theirs.tokenizer.truncation_side = "right"
+    close(ours.encode(LONG), theirs.encode(LONG))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, -1, slice(1, None)])
+def test_the_embedders_own_modules_cannot_be_deleted(ours, place):
+    with pytest.raises(UnsupportedError, match="normalize"):
+        del ours[place]
+    assert len(ours) == 2
+
+
+def test_an_added_module_can_be_deleted(ours):
+    before = ours.encode(TEXTS)
+    ours.append(Normalize())
+    del ours[2]
+    np.testing.assert_array_equal(ours.encode(TEXTS), before)

@@ -345,3 +345,46 @@ def test_doc_max_length_of_llm2vec(bases, tmp_path):
     assert rendered.text == [f"say {short}", f"say {cut}"]
     (folder / "llm2vec_config.json").write_text("{}")
     assert embedlm.load(folder, device="cpu").recipe.prompt.text_length == 400
+
+
+# -- the side that is cut ------------------------------------------------------------------------
+
+TOKENIZER = "tokenizer_config.json"
+LONG = [f"{'members asked why the court ruled. ' * 4}{end}" for end in ("roots", "light", "a law")]
+
+
+@pytest.mark.parametrize("arch", ["bert", "llama"])
+def test_texts_are_cut_on_the_left(saved, arch):
+    prompts = {"query": "search query: ", "document": "doc: "}
+    _, folder = saved(arch=arch, prompts=prompts)
+    right = embedlm.load(folder, device="cpu", max_length=10).encode(LONG)
+    change(folder, TOKENIZER, truncation_side="left", model_max_length=10)
+    peer = SentenceTransformer(str(folder), device="cpu")
+    model = alike_and_again(peer, folder, [*LONG, "light"])
+    assert model.recipe.prompt.truncation_side == "left"
+    assert np.abs(model.encode(LONG) - right).max() > 1e-3
+    again = embedlm.load(folder.parent / "ours", device="cpu")
+    np.testing.assert_array_equal(again.encode(LONG), model.encode(LONG))
+
+
+def test_a_left_side_with_prompts_left_out_is_refused(saved):
+    _, folder = saved(include_prompt=False, prompts={"query": "search query: "})
+    change(folder, TOKENIZER, truncation_side="left")
+    with pytest.raises(UnsupportedError, match=r"truncation_side is left.*include_prompt"):
+        embedlm.load(folder, device="cpu")
+
+
+def test_a_side_that_there_is_not_is_refused(saved):
+    _, folder = saved()
+    change(folder, TOKENIZER, truncation_side="middle")
+    with pytest.raises(EmbedLMError, match="truncation_side"):
+        embedlm.load(folder, device="cpu")
+
+
+def test_the_saved_tokenizer_cuts_as_the_recipe_does(saved):
+    _, folder = saved()
+    change(folder, TOKENIZER, truncation_side="left", model_max_length=10)
+    model = embedlm.load(folder, "plain-mean", device="cpu")
+    model.save_pretrained(folder.parent / "ours")
+    peer = SentenceTransformer(str(folder.parent / "ours"), device="cpu")
+    close(peer.encode(LONG), model.encode(LONG))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import embedlm
-from embedlm.errors import InputError
+from embedlm.errors import InputError, RecipeError
 from embedlm.prompt.render import Renderer, Request
 from embedlm.schema.recipe import SEGMENTS, Recipe
 from tests.models import build_tokenizer
@@ -244,3 +244,27 @@ def test_computed_positions_have_no_end(tiny_llama):
     model = embedlm.load(tiny_llama, recipe="plain-mean")
     assert model.backbone.positions is None
     assert len(model.render([LONG * 9], max_length=500).ids[0]) == 500
+
+
+def test_the_start_is_cut_and_special_tokens_stay(sided_renderer):
+    whole = sided_renderer(None)
+    cut = sided_renderer(6)
+    assert cut.ids[0] == [whole.ids[0][0], *whole.ids[0][-5:]]
+    assert cut.truncated == [True]
+    assert len(cut.segments[0]) == 6
+
+
+@pytest.fixture
+def sided_renderer(model_folder):
+    """Return a function from a limit to a batch that is cut on the left."""
+    prompt = {"default": "query: {text}", "truncation_side": "left"}
+    model = embedlm.load(model_folder("bert"), {"prompt": prompt}, device="cpu")
+    return lambda limit: model.render(["one two three four five six"], max_length=limit)
+
+
+@pytest.mark.parametrize("other", [{"truncate": "end"}, {"tokenize": "pieces"}, {"text_length": 9}])
+def test_a_left_side_stands_with_no_other_way_to_cut(other):
+    with pytest.raises(
+        RecipeError, match=f"truncation_side is left, and prompt.{next(iter(other))}"
+    ):
+        Recipe.load({"prompt": {"truncation_side": "left", **other}})

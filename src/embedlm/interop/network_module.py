@@ -72,7 +72,8 @@ class EmbedderModule(Transformer):
             reads: give vectors too, not states alone; no ReadoutModule is needed then.
         """
         nn.Module.__init__(self)  # its parent would load a network
-        self.embedder = embedder
+        self._embedder = embedder
+        self._said = _settings(embedder.tokenizer)
         self.model = embedder.backbone.network
         self.parts = embedder.readout.parts.modules()
         self.reads = reads
@@ -85,9 +86,23 @@ class EmbedderModule(Transformer):
     # -- facts that sentence-transformers asks for ----------------------------------------------
 
     @property
+    def embedder(self) -> Embedder:
+        """The Embedder, by a recipe that follows what was set on its tokenizer."""
+        said = _settings(self._embedder.tokenizer)
+        if said != self._said:
+            changes = {k: value for k, value in said.items() if value != self._said[k]}
+            recipe = self._embedder.recipe.override(changes)
+            self._embedder, self._said = self._embedder.with_recipe(recipe), said
+        return self._embedder
+
+    @embedder.setter
+    def embedder(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+
+    @property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
-        return self.embedder.tokenizer
+        """The transformers tokenizer; its model_max_length and truncation_side may be set."""
+        return self._embedder.tokenizer
 
     processor = tokenizer
 
@@ -342,3 +357,11 @@ class EmbedderModule(Transformer):
         """
         refuse_options(**{name: options.get(name) for name in _REFUSED})
         return cls(embedlm.load(Path(model_name_or_path) / subfolder))
+
+
+def _settings(tokenizer: Any) -> dict[str, Any]:
+    """Return the fields of a recipe that sentence-transformers lets its tokenizer say."""
+    return {
+        "prompt.max_length": tokenizer.model_max_length,
+        "prompt.truncation_side": tokenizer.truncation_side,
+    }

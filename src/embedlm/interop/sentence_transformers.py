@@ -180,6 +180,25 @@ class EmbedderSentenceTransformer(SentenceTransformer):
         """The network."""
         return self.embedder.backbone.network
 
+    def __delitem__(self, index: slice | int) -> None:
+        """Take out a module that was added.
+
+        Raises:
+            UnsupportedError: it is one of the Embedder's own, or there is none.
+        """
+        own = 2 if len(self) > 1 and isinstance(self[1], ReadoutModule) else 1
+        places = range(len(self))
+        inside = isinstance(index, slice) or -len(self) <= index < len(self)
+        chosen = places[index] if inside else own - 1
+        if min(chosen if isinstance(chosen, range) else [chosen], default=own) < own:
+            raise UnsupportedError(
+                f"the module {index} cannot be taken out: the recipe says what an Embedder's "
+                "modules do, normalising too; for vectors that are not normalised, take "
+                'model.with_recipe(model.recipe.override({"normalize": False})) and its '
+                "as_sentence_transformer()"
+            )
+        super().__delitem__(index)
+
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Move or cast the network, as torch does."""
         return super().to(*args, **kwargs) if self._network.listening else self

@@ -138,12 +138,18 @@ def _is_plain(recipe: Recipe) -> bool:
         and prompt.tokenize == "joined"
         and prompt.special_tokens == "tokenizer"
         and prompt.text_length is None
+        and (prompt.truncation_side == "right" or _cuts_alike(recipe))
         and pooling.layer == -1
         and pooling.weights == "none"
         and pooling.latent is None
         and recipe.backbone.kind == "transformer"
         and recipe.transform is None
     )
+
+
+def _cuts_alike(recipe: Recipe) -> bool:
+    """Tell whether a tokenizer that cuts on the left leaves the tokens that the recipe reads."""
+    return recipe.pooling.over == "all" and not isinstance(recipe.heads[0], MultiVector)
 
 
 def _is_colbert(embedder: Embedder) -> bool:

@@ -6,18 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from embedlm.errors import ModelError
+from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.hub import layout_folder
 from embedlm.persistence.listing import LISTING, read_listing
 from embedlm.persistence.modules import WIDTHS
 from embedlm.persistence.published import recipe_of_checkpoint, recognise
 from embedlm.persistence.sentence_transformers import read_folder
-from embedlm.schema.recipe import Recipe
+from embedlm.schema.recipe import MultiVector, Recipe
 
 __all__ = ["RECIPE_FILE", "check_width", "derive_recipe"]
 
 RECIPE_FILE = "embedlm.yaml"
+TOKENIZER_FILE = "tokenizer_config.json"
 
 
 def derive_recipe(source: str) -> Recipe:
@@ -48,9 +49,38 @@ def derive_recipe(source: str) -> Recipe:
         "heads": ["dense"],
     }
     recipe = read_folder(folder, Recipe.load(base))
+    if _cuts_on_the_left(folder):
+        return _left(recipe, folder)
     if "t5" in str(optional_json(folder / "config.json").get("model_type")):
         return _instructor(recipe)
     return recipe
+
+
+def _cuts_on_the_left(folder: Path) -> bool:
+    """Tell whether the network's tokenizer cuts what is too long on the left."""
+    kind, path = read_listing(folder)[0]
+    if "Transformer" not in kind:
+        return False
+    file = path / TOKENIZER_FILE
+    side = optional_json(file).get("truncation_side", "right")
+    if side not in ("left", "right"):
+        raise ModelError(f"{file}: truncation_side is {side!r}; allowed: left, right")
+    return bool(side == "left")
+
+
+def _left(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with what is too long cut on the left, where vectors are equal then."""
+    other = None
+    if recipe.pooling.over != "all":
+        other = "a pooling that leaves the prompt out (include_prompt is false)"
+    elif isinstance(recipe.heads[0], MultiVector):
+        other = "a model of token vectors"
+    if other is not None:
+        raise UnsupportedError(
+            f"{folder / TOKENIZER_FILE}: truncation_side is left, which is not supported with "
+            f"{other}; set it to right, or give recipe= to say how the model is read"
+        )
+    return recipe.override({"prompt.truncation_side": "left"})
 
 
 def check_width(source: str, width: int) -> None:

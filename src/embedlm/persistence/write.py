@@ -89,9 +89,13 @@ def _saved_recipe(embedder: Embedder) -> Recipe:
 
 
 def _tokenizer(embedder: Embedder, eos: bool) -> Any:
-    """Return the tokenizer, closing texts with the EOS where the prompts of the layout cannot."""
-    if not eos or embedder.tokenizer.eos_token_id is None:
+    """Return the tokenizer, which cuts and closes texts as the recipe does where it can say so."""
+    side = embedder.recipe.prompt.truncation_side
+    closes = eos and embedder.tokenizer.eos_token_id is not None
+    if not closes and embedder.tokenizer.truncation_side == side:
         return embedder.tokenizer
     tokenizer = copy.deepcopy(embedder.tokenizer)
-    add_eos(tokenizer)
+    tokenizer.truncation_side = side
+    if closes:
+        add_eos(tokenizer)
     return tokenizer

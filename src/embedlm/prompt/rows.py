@@ -25,7 +25,7 @@ from embedlm.prompt.segments import (
     segment_of,
 )
 from embedlm.prompt.special import adds_eos, tokenizer_errors
-from embedlm.prompt.truncate import Ids, cut_ids, cut_parts
+from embedlm.prompt.truncate import Ids, cut_ids, cut_parts, cut_start
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.recipe import Boundary
 from embedlm.schema.template import Piece
@@ -210,6 +210,9 @@ class RowTokenizer:
         self, ids: Ids, marks: Segments, limit: int | None, stays: npt.NDArray[np.bool_]
     ) -> tuple[Ids, Segments, bool]:
         rule, total = self.prompt.truncate, len(ids)
+        if self.prompt.truncation_side == "left":
+            most = min(number for number in (limit, self.positions) if number is not None)
+            return *cut_start(ids, marks, most), True
         if rule == "turn":  # the prompt is written anew around the text that is left
             stays = np.zeros(total, dtype=bool)
         if limit is not None:

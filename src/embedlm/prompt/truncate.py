@@ -3,6 +3,8 @@
 text: the text gives way until all fits; turn: the same, and demonstrations do not count; slot: the
 limit counts each copy of the text alone; pieces: it counts every piece alone; end: the rendered end
 is cut off. A token that has characters of the text and of the template is the template's: it stays.
+
+With `prompt.truncation_side: left` the start of the filled prompt goes, the template's part too.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy.typing as npt
 from embedlm.errors import InputError
 from embedlm.prompt.segments import SEGMENT_ID, Segments
 
-__all__ = ["Ids", "cut_ids", "cut_parts"]
+__all__ = ["Ids", "cut_ids", "cut_parts", "cut_start"]
 
 Ids = list[int]
 _CUTTABLE = (SEGMENT_ID["text"], SEGMENT_ID["repeat"])
@@ -52,6 +54,18 @@ def cut_ids(
     for tokens in cuttable:
         kept[np.flatnonzero(tokens)[room:]] = False
     return [i for i, ok in zip(ids, kept.tolist(), strict=True) if ok], marks[kept], kept
+
+
+def cut_start(ids: Ids, marks: Segments, limit: int) -> tuple[Ids, Segments]:
+    """Return the ids and segments of a joined prompt's end, and the special tokens around it.
+
+    As a tokenizer cuts on the left: before it adds its special tokens, and blind to the template.
+    """
+    body = np.flatnonzero((marks != SEGMENT_ID["special"]) & (marks != SEGMENT_ID["eos"]))
+    room = _share(limit, len(ids) - len(body), 1)
+    kept = np.ones(len(ids), dtype=bool)
+    kept[body[: max(0, len(body) - room)]] = False
+    return [i for i, ok in zip(ids, kept.tolist(), strict=True) if ok], marks[kept]
 
 
 def cut_parts(

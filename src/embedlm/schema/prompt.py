@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from embedlm.errors import TemplateError
+from embedlm.errors import RecipeError, TemplateError
 from embedlm.schema.base import Part
 from embedlm.schema.template import DEMONSTRATION_SLOTS, fill, parse_template
 
@@ -75,6 +75,12 @@ class Prompt(Part):
         "demonstrations do not count; slot: max_length counts the text alone; pieces: every "
         "segment is cut to max_length; end: cut the rendered end.",
     )
+    truncation_side: Literal["right", "left"] = Field(
+        "right",
+        description="left: what is too long loses its start, the template's part too; only the "
+        "tokenizer's special tokens and {eos} stay (sentence-transformers, with a tokenizer whose "
+        "truncation_side is left). Needs truncate: text and tokenize: joined.",
+    )
     max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
         None, description="In tokens; one for all roles, or by role. None: the model's own."
     )
@@ -96,6 +102,22 @@ class Prompt(Part):
         if isinstance(value, dict):
             raise ValueError("a template stands in quotes: YAML reads bare braces as a mapping")
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Prompt:
+        if self.truncation_side == "right":
+            return self
+        needed = {"truncate": "text", "tokenize": "joined", "text_length": None}
+        other = {
+            name: getattr(self, name) for name in needed if getattr(self, name) != needed[name]
+        }
+        if other:
+            name, value = next(iter(other.items()))
+            raise RecipeError(
+                f"prompt.truncation_side is left, and prompt.{name} is {value}, which cuts "
+                "otherwise; with left, leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_templates(self) -> Prompt:
