@@ -23,6 +23,7 @@ PAGES = (
     "docs/quickstart.md",
     "docs/rerank.md",
     "docs/methods/bge-m3.md",
+    "docs/methods/jina.md",
     "docs/methods/llm2vec.md",
     "docs/methods/promptbert.md",
     "docs/methods/splade.md",
@@ -49,10 +50,10 @@ def bge_m3(folder):
     return folder
 
 
-def adapter(base, folder):
+def adapter(base, folder, target="q_proj"):
     """Save a random LoRA adapter."""
     network = transformers.AutoModel.from_pretrained(base)
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    config = peft.LoraConfig(r=2, target_modules=[target], init_lora_weights=False)
     peft.get_peft_model(network, config).save_pretrained(folder)
     return folder
 
@@ -68,6 +69,9 @@ def repositories(tmp_path_factory):
     made["Qwen/Qwen3-Reranker-0.6B"] = made["Qwen/Qwen3-0.6B"]
     made["naver/splade-cocondenser-ensembledistil"] = made["google-bert/bert-base-uncased"]
     made["BAAI/bge-m3"] = bge_m3(root / "bge-m3")
+    jina = made["jinaai/jina-embeddings-v3-hf"] = build("xlm-r", root / "jina", head=False)
+    for role in ("retrieval_query", "retrieval_passage", "text_matching"):
+        adapter(jina, jina / "adapters" / role, "query")
     mistral = build("mistral-sliding", root / "mistral")
     made["mistralai/Mistral-7B-Instruct-v0.2"] = mistral
     for name in ("mntp", "mntp-supervised"):
