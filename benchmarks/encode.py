@@ -93,7 +93,7 @@ def workload(name: str, tokenizer: Any, count: int) -> dict[str, Any]:
         return {**work, "recipe": INSTRUCTED, "strings": strings}
     if name in PLAIN or name.startswith("sentences"):
         recipe = embedlm.Recipe.load("plain-mean").override({"backbone.attention": "causal"})
-        own = json.loads(recipe.model_dump_json())
+        own = json.loads(recipe.model_dump_json(exclude_defaults=True))
         return {**work, "recipe": own, "pooling": "mean", "strings": [[text] for text in texts]}
     if name.startswith("MetaEOL"):
         templates = embedlm.Recipe.load("metaeol").prompt.default
