@@ -20,7 +20,7 @@ import numpy as np
 import embedlm
 
 SCRIPT = """
-import {readFileSync} from "node:fs";
+import {readFileSync, writeFileSync} from "node:fs";
 import {getLlama} from "node-llama-cpp";
 const llama = await getLlama({gpu: false, build: "never", logLevel: "error"});
 const model = await llama.loadModel({modelPath: process.argv[2]});
@@ -30,7 +30,7 @@ for (const text of JSON.parse(readFileSync(process.argv[3], "utf8"))) {
     const embedding = await context.getEmbeddingFor(text);
     rows.push({tokens: model.tokenize(text), vector: Array.from(embedding.vector)});
 }
-console.log(JSON.stringify(rows));
+writeFileSync(process.argv[4], JSON.stringify(rows));  // a pipe would be cut at the exit
 process.exit(0);
 """
 
@@ -38,12 +38,14 @@ process.exit(0);
 def of_llama_cpp(model: Path, texts: list[str], node: Path) -> list[dict[str, list[float]]]:
     """Return each text's tokens and the state of its last token by llama.cpp."""
     with tempfile.TemporaryDirectory(dir=node) as folder:
-        script, listing = Path(folder) / "embed.mjs", Path(folder) / "texts.json"
+        script, listing, states = (
+            Path(folder) / name for name in ("e.mjs", "texts.json", "s.json")
+        )
         script.write_text(SCRIPT, encoding="utf-8")
         listing.write_text(json.dumps(texts), encoding="utf-8")
-        command = ["node", str(script), str(model.resolve()), str(listing)]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=node)
-    rows: list[dict[str, list[float]]] = json.loads(run.stdout.splitlines()[-1])
+        command = ["node", str(script), str(model.resolve()), str(listing), str(states)]
+        subprocess.run(command, capture_output=True, check=True, cwd=node)
+        rows: list[dict[str, list[float]]] = json.loads(states.read_text(encoding="utf-8"))
     return rows
 
 
