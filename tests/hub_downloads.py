@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.hub_server import serving
 
 COMMITS = {"main": "1" * 40, "older": "2" * 40}
 """Branches; the second serves what `older` holds."""
@@ -83,17 +83,6 @@ class Downloads(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def downloads(folders: dict[str, dict[str, Path]]):
     """Run the server; what is yielded has its `address` and what was `asked` for."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Downloads)
-    server.address = f"http://127.0.0.1:{server.server_address[1]}"
-    server.folders, server.asked = folders, []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return serving(Downloads, folders=folders, asked=[])

@@ -61,12 +61,17 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def hub():
     """Run the server; what is yielded has `address`, `repos`, `private` and `messages`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    return serving(Hub, repos={}, private={}, messages=[])
+
+
+@contextmanager
+def serving(handler, **state):
+    """Run a server on loopback; what is yielded has its `address` and the state."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
-    server.repos, server.private, server.messages = {}, {}, []
+    vars(server).update(state)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
