@@ -387,3 +387,22 @@ def test_learning_rates(schedule):
     assert rates[60] == pytest.approx({"linear": 0.5, "cosine": 0.5, "constant": 1.0}[schedule])
     last = {"linear": 1 / 80, "cosine": 0, "constant": 1}[schedule]
     assert rates[99] == pytest.approx(last, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stored"),
+    [
+        ({}, torch.float32),
+        ({"precision": "bfloat16"}, torch.bfloat16),
+        ({"precision": "bfloat16", "save_dtype": "float32"}, torch.float32),
+        ({"save_dtype": "int8"}, torch.int8),
+    ],
+)
+def test_the_last_model_is_saved_in_the_plans_numbers(tiny_llama, data, tmp_path, fields, stored):
+    stage = ("info_nce", {"optimizer": {"steps": 2}})
+    plan = a_plan(tiny_llama, stage, stage, **fields)
+    train(plan, tmp_path / "out", data=data)
+    between = load_file(tmp_path / "out" / "stage-1-s0" / "model" / "model.safetensors")
+    assert {weight.dtype for weight in between.values()} == {torch.float32}
+    last = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    assert last["embed_tokens.weight"].dtype == stored

@@ -14,7 +14,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 from embedlm.backbone.config_fields import check_fields
 from embedlm.backbone.quiet import quiet
-from embedlm.errors import ModelError, UnsupportedError, closest
+from embedlm.backbone.stored import is_stored_by_row
+from embedlm.errors import EmbedLMError, ModelError, UnsupportedError, closest
 from embedlm.jobs.json_files import read_object
 
 __all__ = ["WRAPPED", "is_local", "load_config", "raw_config", "unloadable"]
@@ -67,7 +68,12 @@ def load_config(source: str) -> Any:
                 kind, _ = WRAPPED[outer["model_type"]]
                 inner = {**outer["text_config"], "model_type": kind}
                 return AutoConfig.for_model(**inner)
-            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            if is_stored_by_row(source, outer):
+                del config.quantization_config  # what is loaded is expanded
+            return config
+    except EmbedLMError:
+        raise
     except Exception as error:  # the libraries' own errors have no common base
         raise unloadable(source, "config", error) from error
 

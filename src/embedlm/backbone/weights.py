@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from embedlm.backbone.config import WRAPPED, raw_config, unloadable
 from embedlm.backbone.gguf_model import LINK, gguf_tensors
 from embedlm.backbone.quiet import quiet
+from embedlm.backbone.stored import expanded_tensors, is_stored_by_row
 from embedlm.backbone.tensors import check_indexes
 from embedlm.backbone.unread import refuse_unread
 from embedlm.errors import EmbedLMError, InputError, ModelError, UnsupportedError
@@ -171,12 +172,18 @@ def _opened(
 def _opener(
     loader: Any, source: str, config: Any, dtype: torch.dtype
 ) -> tuple[Any, str | None, dict[str, torch.Tensor] | None]:
-    """Return the class that opens a network, and its folder or, of a GGUF file, its weights."""
-    if not (Path(source) / LINK).is_file():
+    """Return the class that opens a network, and its folder or its weights.
+
+    Those of a GGUF file, and those that are stored by row, are expanded here.
+    """
+    of_gguf = (Path(source) / LINK).is_file()
+    if not of_gguf and not is_stored_by_row(source, raw_config(source)):
         return loader, source, None
     with torch.device("meta"):
         unfilled = loader.from_config(config)
-    return type(unfilled), None, gguf_tensors(Path(source), unfilled, dtype)
+    if of_gguf:
+        return type(unfilled), None, gguf_tensors(Path(source), unfilled, dtype)
+    return type(unfilled), None, expanded_tensors(source, dtype)
 
 
 def _refuse(source: str, unfit: list[str]) -> None:

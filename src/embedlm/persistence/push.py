@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.card import Card
 from embedlm.persistence.write import save
+from embedlm.schema.arguments import check_arguments
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -27,14 +28,16 @@ def push(
     token: str | None = None,
     revision: str | None = None,
     message: str | None = None,
+    save_dtype: str | None = None,
     **card: Any,
 ) -> str:
     """Save a model to a repository of the hub; see `Embedder.push_to_hub`."""
+    check_arguments("save_pretrained", save_dtype=save_dtype)
     about = Card.of(card)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / (repo.rsplit("/", 1)[-1] or "model")
-        save(embedder, folder, about)
+        save(embedder, folder, about, save_dtype)
         try:
             made = api.create_repo(repo, private=private, exist_ok=True)
             if revision is not None:

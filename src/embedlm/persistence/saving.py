@@ -16,22 +16,27 @@ __all__ = ["Saving"]
 class Saving:
     """What an Embedder can be written to."""
 
-    def save_pretrained(self, folder: str | Path, **card: Any) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, save_dtype: str | None = None, **card: Any
+    ) -> None:
         """Save a model for `load`, and for sentence-transformers where it can express the method.
 
         Args:
             folder: new, empty, or that of a model, which is replaced.
+            save_dtype: the network's numbers in the folder: float32, bfloat16, float16, or int8
+                (matrices by row, which only EmbedLM opens); None: those it runs in.
             **card: license (an identifier of the hub), base_model, scores (numbers by task).
 
         Raises:
-            InputError: a folder or fact that cannot be used.
+            InputError: a folder, dtype or fact that cannot be used.
+            ModelError: weights that the dtype cannot hold.
         """
         from embedlm.persistence.card import Card
         from embedlm.persistence.write import save
 
-        check_arguments("save_pretrained", folder=folder)
+        check_arguments("save_pretrained", folder=folder, save_dtype=save_dtype)
         about = Card.of(card)
-        save(cast("Embedder", self), usable_path(folder), about)
+        save(cast("Embedder", self), usable_path(folder), about, save_dtype)
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
         """Save the model to a repository of the Hugging Face hub and return its address.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from embedlm.backbone.stored import store_weights
 from embedlm.errors import InputError
 from embedlm.jobs import disk_errors, new_folder
 from embedlm.persistence.card import Card
@@ -33,8 +34,14 @@ _OPENED = {
 """Its class for each form."""
 
 
-def save(embedder: Embedder, folder: Path, card: Card) -> None:
+def save(embedder: Embedder, folder: Path, card: Card, save_dtype: str | None = None) -> None:
     """Write the model's folder, which appears whole or not at all.
+
+    Args:
+        embedder: the model.
+        folder: its place.
+        card: facts for its README.
+        save_dtype: the network's numbers there; None: those it runs in.
 
     Raises:
         InputError: the target is a file, or a folder that holds something else.
@@ -48,14 +55,17 @@ def save(embedder: Embedder, folder: Path, card: Card) -> None:
     with disk_errors(folder, kept, also=(SafetensorError,)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(folder) as unfinished:
-            _write(embedder, unfinished, card, folder.name)
+            _write(embedder, unfinished, card, folder.name, save_dtype)
 
 
-def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
+def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: str | None) -> None:
     recipe = embedder.recipe
-    # sentence-transformers would read the base alone, without a word.
-    form = None if embedder.adapters else form_of(embedder)
+    # sentence-transformers would read the base alone, without a word; rows it cannot read at all.
+    by_row = save_dtype == "int8"
+    form = None if embedder.adapters or by_row else form_of(embedder)
     embedder.executor.save(folder)
+    if save_dtype is not None:
+        store_weights(folder, save_dtype)
     _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
     dense = []
     parts = embedder.readout.parts.read_by(recipe)
@@ -71,6 +81,11 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str) -> None:
     embedder.ranges.save(folder)
     what = "switchable adapters" if embedder.adapters else "this recipe"
     note = f"sentence-transformers cannot express {what}; open the folder with EmbedLM."
+    if by_row:
+        note = (
+            "Its matrices are stored as int8 with one scale a row, which only EmbedLM opens; "
+            '`save_pretrained(DIR, save_dtype="bfloat16")` writes a folder with expanded weights.'
+        )
     if form is not None:
         write_modules(embedder, folder, form, dense)
         opened = _OPENED[form.kind]

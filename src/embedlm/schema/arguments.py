@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import EmbedLMError, InputError, closest
+from embedlm.schema.base import SAVE_DTYPES
 
 __all__ = ["check_arguments", "check_names", "short", "usable_path"]
 
@@ -118,6 +119,7 @@ ITERABLE = Kind(
         and getattr(value, "ndim", 1) > 0
     ),
 )
+SAVE_DTYPE = Kind("float32, bfloat16, float16, int8", lambda value: value in SAVE_DTYPES)
 WEIGHTS = _each(NUMBER, "a list of finite numbers")
 SETTINGS = _mapping(NAME, ANY, "a mapping of names to values")
 GENERATOR = (
@@ -173,6 +175,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     },
     "save_pretrained": {
         "folder": PATH,
+        "save_dtype": SAVE_DTYPE | NONE,
         "license": NAME | NONE,
         "base_model": NAME | NONE,
         "scores": _mapping(TEXT, NUMBER, "a number for each task: {task: number, ...}"),

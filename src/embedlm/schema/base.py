@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from embedlm.errors import EmbedLMError, RecipeError, closest
 
-__all__ = ["Name", "Part", "set_path", "validated"]
+__all__ = ["SAVE_DTYPES", "Name", "Part", "SaveDtype", "set_path", "validated"]
 
 
 class Part(BaseModel):
@@ -35,6 +35,10 @@ def _plain_name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_plain_name)]
 """What a recipe, a plan or a stage is called; files and folders are named after it."""
+
+SaveDtype = Literal["float32", "bfloat16", "float16", "int8"]
+SAVE_DTYPES: tuple[str, ...] = get_args(SaveDtype)
+"""The numbers in which a network's weights can be stored; int8: its matrices, by row."""
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]

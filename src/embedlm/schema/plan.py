@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from embedlm.schema.base import Name, Part
+from embedlm.schema.base import Name, Part, SaveDtype
 from embedlm.schema.tuning import Data, Stage
 
 __all__ = ["Dev", "Plan"]
@@ -46,6 +46,10 @@ class Plan(Part):
         None, description="Model that distilling losses learn from, where they name none."
     )
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    save_dtype: SaveDtype | None = Field(
+        None,
+        description="Numbers of the last model's weights; int8: matrices by row. None: precision.",
+    )
     seed: int = 0
     sharding: Literal["none", "full"] = Field(
         "none", description="full: split weights and optimiser over the processes (FSDP2)."

@@ -16,7 +16,7 @@ from embedlm.schema.recipe import Recipe
 from embedlm.training.checkpoint import StageProgress
 from embedlm.training.dev import DevSet
 
-__all__ = ["is_finished", "manifest_of", "write_finished"]
+__all__ = ["is_finished", "manifest_of", "saved_dtype", "write_finished"]
 
 _MANIFEST = "manifest.json"
 
@@ -40,7 +40,9 @@ def manifest_of(
         shards: processes over which the weights are spread; 1: none.
     """
     model, recipe = base
-    return {
+    save_dtype = saved_dtype(plan) if number == len(plan.stages) - 1 else None
+    stored = {} if save_dtype is None else {"save_dtype": save_dtype}
+    return stored | {
         "stage": plan.stages[number].model_dump(mode="json"),
         "model": model,
         "recipe": recipe.model_dump(mode="json"),
@@ -49,6 +51,15 @@ def manifest_of(
         "dev": None if dev is None else [dev.role, *_fingerprint(dev.records)],
         "shards": shards,
     }
+
+
+def saved_dtype(plan: Plan) -> str | None:
+    """Return the numbers of a plan's last model; None: float32, in which every stage trains.
+
+    Stages in between keep float32, so that the next one goes on from what was trained.
+    """
+    dtype = plan.save_dtype or plan.precision
+    return None if dtype == "float32" else dtype
 
 
 def _fingerprint(records: Records) -> list[Any]:

@@ -29,7 +29,7 @@ from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
 from embedlm.training.checkpoint import Checkpoints, trained_parameters
 from embedlm.training.dev import DevSet
 from embedlm.training.devices import process_count, process_rank, processes, wait_for_all
-from embedlm.training.finished import is_finished, manifest_of, write_finished
+from embedlm.training.finished import is_finished, manifest_of, saved_dtype, write_finished
 from embedlm.training.fsdp import check_sharding, put_weights, shard, whole_weights
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Intervals, run_steps, write_log
@@ -284,7 +284,9 @@ class _Run:
         elif tuner is not None:
             tuner.merge_and_unload()
             model.rebuild()
-        model.embedder.save_pretrained(folder / "model")
+        last = number == len(stages) - 1
+        save_dtype = saved_dtype(self.source.plan) if last else None
+        model.embedder.save_pretrained(folder / "model", save_dtype=save_dtype)
 
     def _stepper(self, stage: Stage, model: TrainableEmbedder, kind: str) -> Stepper:
         """Return the stepper of a stage, with the teachers that its losses name."""
