@@ -79,6 +79,11 @@ def _line(kind: str, values: dict[str, Any]) -> str:
     """Return the line that reports an event."""
     if kind == "stage":
         return f"stage {values['stage']}: from {values['model']}"
+    if kind == "start":
+        return f"{values['stage']}  step {values['step']}/{values['of']}"
+    if kind in ("ridge", "prune"):
+        facts = {key: value for key, value in values.items() if key != "stage"}
+        return f"{kind}: " + ", ".join(f"{name} {value:.4g}" for name, value in facts.items())
     if kind == "resume":
         if values.get("finished"):
             return f"stage {values['stage']}: finished before, not trained again"

@@ -17,6 +17,7 @@ from embedlm.persistence.read import RECIPE_FILE
 from embedlm.persistence.sentence_transformers import write_modules
 from embedlm.prompt.special import add_eos
 from embedlm.readout.latent import save_latent
+from embedlm.readout.new_projection import asked_projection
 from embedlm.readout.projection import Projection, save_projection
 from embedlm.readout.token_layers import save_token_layers
 from embedlm.schema.recipe import Recipe
@@ -98,6 +99,9 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: 
 def _saved_recipe(embedder: Embedder) -> Recipe:
     """Return the recipe of the folder: its adapters are merged into it or lie below it."""
     recipe, switchable = embedder.recipe, bool(embedder.adapters)
+    asked = asked_projection(recipe)
+    if asked is not None:  # the folder has it, and without it must not be opened
+        recipe = recipe.override({"heads.dense.projection.init": None})
     if not (recipe.backbone.adapters or switchable):
         return recipe
     return recipe.override({"backbone.adapters": (), "backbone.merge": not switchable})

@@ -50,7 +50,7 @@ class DenseHead(Head[Dense]):
     def gradient_rows(self, readout: Readout, states: PackStates, longest: int) -> Tensor:
         """Return the texts' vectors, v_BD."""
         v_BD = readout.pool(states)
-        projection = readout.parts.projection if self.options.projection == "auto" else None
+        projection = readout.parts.projection if self.options.projection != "none" else None
         if projection is None:
             return v_BD
         projected_BD: Tensor = projection(v_BD)
@@ -58,7 +58,7 @@ class DenseHead(Head[Dense]):
 
     def columns(self, readout: Readout, longest: int) -> int:
         """Return the width of a vector."""
-        projection = readout.parts.projection if self.options.projection == "auto" else None
+        projection = readout.parts.projection if self.options.projection != "none" else None
         return readout.pooled_width if projection is None else projection.out_features
 
     @staticmethod

@@ -10,8 +10,13 @@ from torch import nn
 
 from embedlm.backbone import Backbone
 from embedlm.readout.latent import LatentAttention, load_latent
+from embedlm.readout.new_projection import (
+    asked_projection,
+    check_projection,
+    projection_for,
+)
 from embedlm.readout.pooling import kinds_of
-from embedlm.readout.projection import Projection, load_projection
+from embedlm.readout.projection import Projection
 from embedlm.readout.token_layers import (
     TokenLayers,
     load_token_layers,
@@ -46,15 +51,20 @@ class Parts:
         Args:
             recipe: says which layers are read.
             backbone: whose width the layers must have.
-            create: make untrained token layers where the checkpoint has none, to train them.
+            create: make untrained layers where the checkpoint has none, to train them.
 
         Raises:
             ModelError: files that cannot be read or do not fit the backbone.
             UnsupportedError: the recipe needs layers that the checkpoint lacks.
         """
-        needed = _needed(recipe)
+        needed, asked = _needed(recipe), asked_projection(recipe)
         layers: dict[str, Any] = {}
-        for name in sorted(needed - self.sought):
+        sought = self.sought
+        if asked is not None and self.projection is None:
+            sought = sought - {"projection"}  # what the checkpoint lacks may be made
+        elif asked is not None and self.projection is not None:
+            check_projection(asked, self.projection, self.source)
+        for name in sorted(needed - sought):
             layer = self._read(name, needed, recipe, backbone, create=create)
             if layer is not None:
                 dtype = backbone.dtype if name == "latent" else None
@@ -73,7 +83,7 @@ class Parts:
     ) -> nn.Module | None:
         if name == "projection":
             width = backbone.dim * len(kinds_of(recipe.pooling.kind))
-            return load_projection(self.folder, width)
+            return projection_for(self.folder, width, recipe, create=create)
         if name == "latent":
             assert recipe.pooling.latent is not None
             return load_latent(self.source, backbone.dim, recipe.pooling.latent)
@@ -101,7 +111,7 @@ def _needed(recipe: Recipe) -> frozenset[str]:
     """Return what a recipe reads beside the backbone."""
     needed = {"latent"} if recipe.pooling.latent is not None else set()
     for head in recipe.heads:
-        if isinstance(head, Dense) and head.projection == "auto":
+        if isinstance(head, Dense) and head.projection != "none":
             needed.add("projection")
         elif isinstance(head, Sparse) and head.weights == "token":
             needed.add("token weights")

@@ -20,7 +20,13 @@ from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import inner_path, read_json, read_object
 
-__all__ = ["Projection", "ProjectionLayer", "load_projection", "save_projection"]
+__all__ = [
+    "Projection",
+    "ProjectionLayer",
+    "load_projection",
+    "projected_width",
+    "save_projection",
+]
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -124,6 +130,21 @@ def load_projection(folder: Path, width: int, *, tokens: bool = False) -> Projec
         layers.append(_read(place, width, tokens))
         width = layers[-1].linear.out_features
     return Projection(layers).float().eval().requires_grad_(False)
+
+
+def projected_width(folder: Path) -> int | None:
+    """Return the width that the Dense modules of a folder give; None where it has none.
+
+    Only their configs are read.
+
+    Raises:
+        ModelError: a file that cannot be read.
+    """
+    places = _dense_folders(folder)
+    if not places:
+        return None
+    file = places[-1] / "config.json"
+    return _width(read_object(file), "out_features", file)
 
 
 def _dense_folders(folder: Path) -> list[Path]:

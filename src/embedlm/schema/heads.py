@@ -19,6 +19,7 @@ __all__ = [
     "Dense",
     "Head",
     "MultiVector",
+    "NewProjection",
     "Over",
     "Sparse",
     "dump_head",
@@ -45,14 +46,28 @@ Over = Annotated[
 """Segments that are read: all, one, or a list."""
 
 
+class NewProjection(Part):
+    """A linear layer after the pooling, which any model can be given."""
+
+    width: int = Field(gt=0, le=65_536, description="Numbers that come out.")
+    bias: bool = True
+    init: Literal["ridge", "orthogonal", "identity"] | None = Field(
+        None,
+        description="What it begins as where the checkpoint has none. ridge: regression to a "
+        "teacher's vectors, in a plan; orthogonal: a rotation, always the same; identity: the "
+        "first numbers. None: a rotation in a plan, and refused elsewhere.",
+    )
+
+
 class Dense(Part):
     """One vector a text."""
 
     kind: Literal["dense"] = "dense"
-    projection: Literal["none", "auto"] = Field(
+    projection: Literal["none", "auto"] | NewProjection = Field(
         "none",
         description="auto: through the linear layers that the checkpoint has after its pooling "
-        "(sentence-transformers' Dense modules), where it has any.",
+        "(sentence-transformers' Dense modules), where it has any. {width: 384}: through one, "
+        "which is made where the checkpoint has none.",
     )
 
 

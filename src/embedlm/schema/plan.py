@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from embedlm.schema.base import Name, Part, SaveDtype
 from embedlm.schema.tuning import Data, Stage
 
-__all__ = ["Dev", "Plan"]
+__all__ = ["Dev", "Plan", "Ridge"]
 
 
 class Dev(Part):
@@ -25,6 +25,24 @@ class Dev(Part):
     )
     max_records: int = Field(1000, gt=0)
     role: str | None = Field(None, description="Of the texts of scored pairs.")
+
+
+class Ridge(Part):
+    """How a projection with `init: ridge` is started (training/ridge.py has the formula)."""
+
+    teacher: str | None = Field(
+        None, description="Model whose vectors it learns. None: the plan's, or its losses'."
+    )
+    data: tuple[Data, ...] = Field((), description="None: those of the first stage.")
+    strengths: tuple[PositiveFloat, ...] = Field(
+        (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        min_length=1,
+        description="Strengths that are tried, as shares of the pooled states' mean variance.",
+    )
+    held_out: float = Field(
+        0.1, gt=0, lt=1, description="Share of the texts on which the strength is chosen."
+    )
+    max_length: int | None = Field(None, gt=0, description="Of a text in tokens.")
 
 
 class Plan(Part):
@@ -44,6 +62,9 @@ class Plan(Part):
     )
     teacher: str | None = Field(
         None, description="Model that distilling losses learn from, where they name none."
+    )
+    ridge: Ridge | None = Field(
+        None, description="How a projection with init: ridge is started; None: by these defaults."
     )
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     save_dtype: SaveDtype | None = Field(

@@ -16,7 +16,7 @@ from embedlm.schema.recipe import Recipe
 from embedlm.training.checkpoint import StageProgress
 from embedlm.training.dev import DevSet
 
-__all__ = ["is_finished", "manifest_of", "saved_dtype", "write_finished"]
+__all__ = ["fingerprint", "is_finished", "manifest_of", "saved_dtype", "write_finished"]
 
 _MANIFEST = "manifest.json"
 
@@ -47,8 +47,8 @@ def manifest_of(
         "model": model,
         "recipe": recipe.model_dump(mode="json"),
         "seed": plan.seed,
-        "data": [_fingerprint(records) for records in sets],
-        "dev": None if dev is None else [dev.role, *_fingerprint(dev.records)],
+        "data": [fingerprint(records) for records in sets],
+        "dev": None if dev is None else [dev.role, *fingerprint(dev.records)],
         "shards": shards,
     }
 
@@ -62,7 +62,7 @@ def saved_dtype(plan: Plan) -> str | None:
     return None if dtype == "float32" else dtype
 
 
-def _fingerprint(records: Records) -> list[Any]:
+def fingerprint(records: Records) -> list[Any]:
     """Return a data set's name, its size, and a hash of its records."""
     digest = hashlib.sha256()
     for item in records.items:

@@ -76,6 +76,9 @@ def _filled(plan: Plan, folder: Path) -> LocatedPlan:
     stages, precision = plan.stages, plan.precision
     if not stages:
         recipe = LocatedPlan(plan, folder).recipe()
+        starts = plan.ridge is not None
+        if recipe.tuning is None and starts:
+            return LocatedPlan(plan, folder)
         if recipe.tuning is None:
             raise RecipeError(
                 f"recipe {recipe.name!r} has no tuning part; write `stages:` in the plan (the "

@@ -42,6 +42,7 @@ from embedlm.training.parameters import (
     set_trainable,
 )
 from embedlm.training.plan import LocatedPlan, find_data, find_model, load_plan, tiny
+from embedlm.training.starting import check_start, ridge_start
 from embedlm.training.step import Stepper, length_limit, trained_heads
 from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
 from embedlm.training.trackers import EventHandler, tracked
@@ -92,6 +93,7 @@ def train(
     check_name(output, "output")
     located, target = _located(plan, model, scale, device), Path(output)
     _check_ours(target)
+    ridge = check_start(located, data)
     sets = [_sets(stage, located, data) for stage in located.plan.stages]
     dev = _dev_set(located, data)
     with (
@@ -100,7 +102,7 @@ def train(
         tracked(located.plan, target, on_event) as report,
         keeping(lambda: _any_work(target)),
     ):
-        _Run(located, data, device, report, dev).run(sets, target, restart=restart)
+        _Run(located, data, device, report, dev, ridge).run(sets, target, restart=restart)
     return load(str(target / "model"), device=device)
 
 
@@ -188,6 +190,8 @@ class _Run:
     device: Any
     on_event: EventHandler
     dev: DevSet | None
+    ridge: str | None
+    """The teacher of a projection that starts by ridge regression."""
 
     def run(self, sets: list[list[Records]], target: Path, *, restart: bool) -> None:
         """Train the stages that are not finished; copy the last one's model to `target/model`."""
@@ -202,6 +206,7 @@ class _Run:
         )
         changes = changes_of(plan.stages)
         recipe = recipe.override(changes) if changes else recipe
+        here = self._started(here, recipe, sets, target)
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
             shards = process_count() if plan.sharding == "full" else 1
@@ -215,6 +220,25 @@ class _Run:
             shutil.rmtree(target / "model", ignore_errors=True)
             shutil.copytree(here, target / "model")
         wait_for_all()
+
+    def _started(self, here: str, recipe: Recipe, sets: list[list[Records]], target: Path) -> str:
+        """Return the model that the first stage starts from."""
+        if self.ridge is None:
+            return here
+        if process_rank() == 0:
+            plan = self.source.plan
+            start = ridge_start(
+                self.source,
+                (here, recipe),
+                self.ridge,
+                sets,
+                self.data,
+                lm_head=any(_is_language(stage) for stage in plan.stages),
+                device=self.device,
+            )
+            start.run(target / "stage-0-ridge", self.on_event)
+        wait_for_all()
+        return str(target / "stage-0-ridge" / "model")
 
     def stage(
         self,
