@@ -55,6 +55,7 @@ COMMANDS = (
     "evaluate",
     "train",
     "merge",
+    "compress",
 )
 
 every_page = pytest.mark.parametrize(

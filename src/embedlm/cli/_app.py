@@ -15,6 +15,7 @@ from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTok
 
 import embedlm
 from embedlm.cli import (
+    compress,
     demonstrations,
     encode,
     evaluate,
@@ -60,6 +61,7 @@ MODULES = (
     evaluate,
     train,
     merge,
+    compress,
     render,
     demonstrations,
     parity,

@@ -63,6 +63,16 @@ class Records:
     has_negatives: bool = False
     has_scores: bool = False
 
+    def texts(self) -> Iterator[str]:
+        """Yield all texts of the records, in their order."""
+        for item in self.items:
+            if isinstance(item, Group):
+                yield from (item.query, *item.positives, *item.negatives)
+            elif isinstance(item, Pair):
+                yield from (item.first, item.second)
+            else:
+                yield str(item)
+
 
 def read_records(source: str | Path, limit: int | None = None) -> Records:
     """Return the records of a file, of any form that `data.Source` reads.

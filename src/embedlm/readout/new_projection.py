@@ -92,8 +92,8 @@ def _rotation(asked: NewProjection, width: int) -> Tensor:
     noise = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     basis, triangle = torch.linalg.qr(noise)
     basis = basis * torch.sign(torch.diagonal(triangle))  # else the signs are the library's choice
-    weight_OI = basis.mT if asked.width < width else basis
-    return weight_OI.float()
+    weight_OI: Tensor = (basis.mT if asked.width < width else basis).float()
+    return weight_OI
 
 
 def linear_projection(weight_OI: Tensor, bias_O: Tensor | None) -> Projection:

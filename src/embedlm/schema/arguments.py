@@ -180,6 +180,12 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "base_model": NAME | NONE,
         "scores": _mapping(TEXT, NUMBER, "a number for each task: {task: number, ...}"),
     },
+    "prune": {
+        "model": PATH,
+        "output": PATH,
+        "layers": COUNT | NONE,
+        "vocabulary": COUNT | NONE,
+    },
     "rerank": {
         "model": PATH,
         "query": TEXT,

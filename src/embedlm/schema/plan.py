@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat
 from embedlm.schema.base import Name, Part, SaveDtype
 from embedlm.schema.tuning import Data, Stage
 
-__all__ = ["Dev", "Plan", "Ridge"]
+__all__ = ["Dev", "Plan", "Prune", "Ridge"]
 
 
 class Dev(Part):
@@ -45,6 +45,18 @@ class Ridge(Part):
     max_length: int | None = Field(None, gt=0, description="Of a text in tokens.")
 
 
+class Prune(Part):
+    """What is kept of the model before anything is trained."""
+
+    layers: int | None = Field(None, gt=0, description="The first ones; None: all.")
+    vocabulary: int | None = Field(
+        None, gt=0, description="Tokens that are used most often; None: all."
+    )
+    data: tuple[Data, ...] = Field(
+        (), description="Texts that the tokens are counted in. None: those of the first stage."
+    )
+
+
 class Plan(Part):
     """Everything a training run is told."""
 
@@ -63,6 +75,7 @@ class Plan(Part):
     teacher: str | None = Field(
         None, description="Model that distilling losses learn from, where they name none."
     )
+    prune: Prune | None = None
     ridge: Ridge | None = Field(
         None, description="How a projection with init: ridge is started; None: by these defaults."
     )

@@ -76,7 +76,7 @@ def _filled(plan: Plan, folder: Path) -> LocatedPlan:
     stages, precision = plan.stages, plan.precision
     if not stages:
         recipe = LocatedPlan(plan, folder).recipe()
-        starts = plan.ridge is not None
+        starts = plan.ridge is not None or plan.prune is not None
         if recipe.tuning is None and starts:
             return LocatedPlan(plan, folder)
         if recipe.tuning is None:

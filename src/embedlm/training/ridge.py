@@ -142,6 +142,7 @@ def _fit(moments: Moments, strength: float, *, bias: bool) -> tuple[Doubles, Dou
     scale = float(np.trace(xx)) / len(xx)
     if not scale > 0:
         raise InputError("ridge: the pooled states of all texts are the same; give other texts")
-    weight_IO: Doubles = np.linalg.solve(xx + strength * scale * np.eye(len(xx)), xy)
+    solved = np.linalg.solve(xx + strength * scale * np.eye(len(xx)), xy)
+    weight_IO = np.asarray(solved, np.float64)
     bias_O = (moments.y - moments.x @ weight_IO) / n if bias else np.zeros(len(moments.y))
     return weight_IO, bias_O

@@ -42,7 +42,7 @@ from embedlm.training.parameters import (
     set_trainable,
 )
 from embedlm.training.plan import LocatedPlan, find_data, find_model, load_plan, tiny
-from embedlm.training.starting import check_start, ridge_start
+from embedlm.training.starting import Start, check_start
 from embedlm.training.step import Stepper, length_limit, trained_heads
 from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
 from embedlm.training.trackers import EventHandler, tracked
@@ -206,7 +206,9 @@ class _Run:
         )
         changes = changes_of(plan.stages)
         recipe = recipe.override(changes) if changes else recipe
-        here = self._started(here, recipe, sets, target)
+        here = Start(self.source, self.ridge, self.data, self.device).run(
+            (here, recipe), sets, target, self.on_event
+        )
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
             shards = process_count() if plan.sharding == "full" else 1
@@ -220,25 +222,6 @@ class _Run:
             shutil.rmtree(target / "model", ignore_errors=True)
             shutil.copytree(here, target / "model")
         wait_for_all()
-
-    def _started(self, here: str, recipe: Recipe, sets: list[list[Records]], target: Path) -> str:
-        """Return the model that the first stage starts from."""
-        if self.ridge is None:
-            return here
-        if process_rank() == 0:
-            plan = self.source.plan
-            start = ridge_start(
-                self.source,
-                (here, recipe),
-                self.ridge,
-                sets,
-                self.data,
-                lm_head=any(_is_language(stage) for stage in plan.stages),
-                device=self.device,
-            )
-            start.run(target / "stage-0-ridge", self.on_event)
-        wait_for_all()
-        return str(target / "stage-0-ridge" / "model")
 
     def stage(
         self,

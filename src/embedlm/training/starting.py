@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedlm.backbone.adapter_files import split_adapters
+from embedlm.backbone.config import load_config
+from embedlm.compress import check_layers, prune
 from embedlm.data import Records, read_records
 from embedlm.errors import InputError
+from embedlm.jobs import disk_errors
+from embedlm.jobs.json_files import write_json
+from embedlm.jobs.manifest import json_values
 from embedlm.readout.new_projection import asked_projection
-from embedlm.schema.plan import Plan, Ridge
+from embedlm.schema.plan import Plan, Prune, Ridge
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Data
-from embedlm.training.finished import saved_dtype
+from embedlm.training.devices import process_rank, wait_for_all
+from embedlm.training.finished import fingerprint, is_finished, saved_dtype
+from embedlm.training.language import LANGUAGE
 from embedlm.training.plan import LocatedPlan, find_data, find_model
 from embedlm.training.starts import RidgeStart, ridge_teacher, wants_ridge
+from embedlm.training.trackers import EventHandler
 from embedlm.training.widths import check_widths
 
-__all__ = ["check_start", "ridge_start"]
+__all__ = ["Start", "check_start"]
+
+_NOT_READ = frozenset({"weight", "in_batch_negatives", "adapter"})
+_NOT_COUNTED = _NOT_READ | {"instruction", "document_instruction"}
+"""Fields of data that a regression, and a count of tokens, have no use for."""
 
 
 def check_start(source: LocatedPlan, data: str | Path | None) -> str | None:
@@ -26,6 +41,8 @@ def check_start(source: LocatedPlan, data: str | Path | None) -> str | None:
         InputError: no teacher, data that are no texts, or a teacher of another width.
     """
     plan = source.plan
+    if plan.prune is not None:
+        _check_prune(plan, find_model(plan.model, source.folder, data))
     distils = any(one.kind == "embedding_distill" for s in plan.stages for one in s.objective)
     if not (distils or plan.ridge is not None or _may_start(source)):
         return None
@@ -39,7 +56,8 @@ def check_start(source: LocatedPlan, data: str | Path | None) -> str | None:
     teacher = ridge_teacher(plan) if wants_ridge(recipe, model) else None
     check_widths(plan, (model, recipe), lambda name: find_model(name, source.folder, data), teacher)
     if teacher is not None:
-        _check_data(plan)
+        own = plan.ridge.data if plan.ridge is not None else ()
+        _check_data("ridge", own, plan, _NOT_READ)
     return None if teacher is None else find_model(teacher, source.folder, data)
 
 
@@ -50,57 +68,146 @@ def _may_start(source: LocatedPlan) -> bool:
     return isinstance(plan.recipe, str) or "projection" in str(fields)
 
 
-def _check_data(plan: Plan) -> None:
-    own = plan.ridge.data if plan.ridge is not None else ()
+def _check_prune(plan: Plan, model: str) -> None:
+    """Refuse what cannot be cut, from the model's config alone."""
+    asked = plan.prune
+    assert asked is not None
+    if asked.layers is None and asked.vocabulary is None:
+        raise InputError("prune: nothing is to be cut; give layers, vocabulary or both")
+    config = load_config(split_adapters(model)[0]).get_text_config()
+    check_layers(config, asked.layers, plan.model)
+    if asked.vocabulary is not None:
+        _check_data("prune", asked.data, plan, _NOT_COUNTED)
+    elif asked.data:
+        raise InputError("prune.data: tokens are counted in it for `vocabulary`; give that too")
+
+
+def _check_data(name: str, own: Sequence[Data], plan: Plan, senseless: frozenset[str]) -> None:
+    """Refuse a start without texts, and fields of its data that it cannot honour."""
     for entry in own:
-        senseless = sorted(entry.model_fields_set & {"weight", "in_batch_negatives", "adapter"})
-        if senseless:
+        given = sorted(entry.model_fields_set & senseless)
+        if given:
             raise InputError(
-                f"ridge.data: {senseless[0]} says nothing for a regression, which reads each text "
-                "once; leave it out"
+                f"{name}.data: {given[0]} says nothing where each text is read once; leave it out"
             )
     if not own and not plan.stages:
-        raise InputError("ridge: there are no texts; name them: ridge: {data: [{source: FILE}]}")
+        raise InputError(
+            f"{name}: there are no texts; name them: {name}: {{data: [{{source: F}}]}}"
+        )
 
 
-def ridge_start(
-    source: LocatedPlan,
-    base: tuple[str, Recipe],
-    teacher: str,
-    sets: list[list[Records]],
-    data: str | Path | None,
-    *,
-    lm_head: bool,
-    device: Any,
-) -> RidgeStart:
-    """Return the start of a plan's projection, with its texts read.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What becomes of a plan's model before its first stage."""
 
-    Raises:
-        InputError: data are missing.
-    """
-    plan = source.plan
-    settings = plan.ridge or Ridge()
-    entries: tuple[Data, ...] = settings.data or plan.stages[0].data
-    records = (
-        [
-            read_records(find_data(entry.source, source.folder, data), entry.max_records)
+    source: LocatedPlan
+    teacher: str | None
+    """Of a projection that starts by ridge regression."""
+    data: str | Path | None
+    device: Any
+
+    def run(
+        self,
+        base: tuple[str, Recipe],
+        sets: list[list[Records]],
+        target: Path,
+        report: EventHandler,
+    ) -> str:
+        """Cut the model and start its projection in the first process, where the plan asks for it.
+
+        Args:
+            base: the plan's model, and its recipe.
+            sets: the records of each stage.
+            target: the run's folder.
+            report: receives events.
+
+        Returns:
+            The model that the first stage starts from.
+        """
+        model, recipe = base
+        asked, places = self.source.plan.prune, {}
+        if asked is not None:
+            places["prune"] = target / "stage-0-prune"
+        if self.teacher is not None:
+            places["ridge"] = target / "stage-0-ridge"
+        if process_rank() == 0:
+            if asked is not None:
+                self._prune(asked, model, sets, places["prune"], report)
+                model = str(places["prune"] / "model")
+            if self.teacher is not None:
+                start = self._ridge((model, recipe), self.teacher, sets)
+                start.run(places["ridge"], report)
+        wait_for_all()
+        return str([*places.values()][-1] / "model") if places else model
+
+    def _prune(
+        self,
+        asked: Prune,
+        model: str,
+        sets: list[list[Records]],
+        folder: Path,
+        report: EventHandler,
+    ) -> None:
+        """Write the cut model, unless that is done."""
+        plan = self.source.plan
+        records = [] if asked.vocabulary is None else self._records(asked.data, sets)
+        save_dtype = None if plan.stages or self.teacher is not None else plan.save_dtype
+        manifest = {
+            "prune": asked.model_dump(mode="json"),
+            "model": model,
+            "data": [fingerprint(one) for one in records],
+            "save_dtype": save_dtype,
+        }
+        if is_finished(folder, manifest):
+            report("resume", {"stage": "prune", "finished": True})
+            return
+        report("stage", {"stage": "prune", "model": model})
+        with disk_errors(folder, "Make room and run the same command again"):
+            folder.mkdir(parents=True, exist_ok=True)
+        texts = (text for one in records for text in one.texts())
+        facts = prune(
+            model,
+            folder / "model",
+            layers=asked.layers,
+            vocabulary=asked.vocabulary,
+            texts=texts,
+            save_dtype=save_dtype,
+            device=self.device,
+        )
+        write_json(folder / "summary.json", facts)
+        write_json(folder / "manifest.json", json_values(manifest))
+        kept = {name: value[1] for name, value in facts.items() if isinstance(value, list)}
+        report("prune", {"stage": "prune", **kept, "length": facts["length"]})
+
+    def _records(self, entries: Sequence[Data], sets: list[list[Records]]) -> list[Records]:
+        """Return the records of a start's own data, else those of the first stage."""
+        if not entries:
+            return sets[0]
+        source = self.source
+        return [
+            read_records(find_data(entry.source, source.folder, self.data), entry.max_records)
             for entry in entries
         ]
-        if settings.data
-        else sets[0]
-    )
-    model, recipe = base
-    first = plan.stages[0].attention if plan.stages else None
-    if first is not None:
-        recipe = recipe.override({"backbone.attention": first})
-    return RidgeStart(
-        settings,
-        (model, recipe),
-        teacher,
-        records,
-        entries,
-        lm_head=lm_head,
-        save_dtype=None if plan.stages else saved_dtype(plan),
-        device=device,
-        precision=plan.precision,
-    )
+
+    def _ridge(
+        self, base: tuple[str, Recipe], teacher: str, sets: list[list[Records]]
+    ) -> RidgeStart:
+        """Return the start of a plan's projection, with its texts read."""
+        plan = self.source.plan
+        settings = plan.ridge or Ridge()
+        model, recipe = base
+        first = plan.stages[0].attention if plan.stages else None
+        if first is not None:
+            recipe = recipe.override({"backbone.attention": first})
+        losses = [loss for stage in plan.stages for loss in stage.objective]
+        return RidgeStart(
+            settings,
+            (model, recipe),
+            teacher,
+            self._records(settings.data, sets),
+            settings.data or plan.stages[0].data,
+            lm_head=any(loss.kind in LANGUAGE for loss in losses),
+            save_dtype=None if plan.stages else saved_dtype(plan),
+            device=self.device,
+            precision=plan.precision,
+        )

@@ -54,15 +54,16 @@ def check_widths(
     Raises:
         InputError: names both widths, and the projection that makes them equal.
     """
-    named = [("the start by ridge regression", ridge)] if ridge is not None else []
+    named: list[tuple[str, str | None]] = [("the start by ridge regression", ridge)]
     for stage in plan.stages:
         for loss in stage.objective:
             if loss.kind == "embedding_distill" and head_of(loss) == "dense":
                 named.append((f"stage {stage.name!r}: {loss.kind}", loss.options.get("teacher")))
-    own = dense_width(*student) if named else None
-    for what, name in named:
-        if name is None or own is None:
-            continue
+    taught = [(what, name) for what, name in named if name is not None]
+    own = dense_width(*student) if taught else None
+    for what, name in taught:
+        if own is None:
+            return
         teacher = teachers(str(name))
         recipe = derive_recipe(teacher)
         width = recipe.dim or dense_width(teacher, recipe)
