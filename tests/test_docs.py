@@ -28,6 +28,7 @@ RUN_PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
 HUB, DATA = "needs a model hub", "needs data sets"
 RAY, SETUP = "needs a Ray cluster", "sets up an environment"
 NOT_RUN = {
+    "docs/compress.md": [HUB],
     "docs/encode.md": [RAY],
     "docs/index.md": [HUB],
     "docs/methods/bge-m3.md": [HUB],

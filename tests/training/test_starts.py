@@ -1,5 +1,6 @@
 """A projection started by ridge regression: the closed form, its bad input, kill and resume."""
 
+import itertools
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import embedlm
 from embedlm.errors import InputError, JobError
 from embedlm.training import starts, train
+from embedlm.training.merging import merge
 from embedlm.training.ridge import Moments, solve
 from tests.command import sentences
 
@@ -100,6 +102,27 @@ def test_stages_go_on_from_it(plan, tmp_path, which):
     np.testing.assert_allclose(own.weight, before.weight, atol=0.02)
     network = [next(iter(m.backbone.network.parameters())).numpy() for m in (tuned, ridge)]
     assert np.array_equal(*network) == (which == "heads")
+
+
+def test_chunks_and_smaller_widths_train_it_alike(plan, tmp_path):
+    plan["change"]["heads"][0]["dense"]["projection"]["init"] = "orthogonal"
+    del plan["ridge"]
+    stage = distilling(plan, tmp_path)["stages"][0]
+    loss = {**stage["objective"][0], "options": {**stage["objective"][0]["options"]}}
+    pair = {"kind": "info_nce", "matryoshka": [8]}
+    groups = [{"query": a, "pos": b} for a, b in itertools.pairwise(sentences(40))]
+    (tmp_path / "groups.jsonl").write_text("".join(json.dumps(g) + "\n" for g in groups))
+    own = {"objective": [loss, pair], "data": [{"source": "groups.jsonl"}]}
+    found = []
+    for name, chunk in (("whole", None), ("chunks", 64)):
+        batching = {"size": 8, "chunk_tokens": chunk, "group_size": 1}
+        fields = distilling(plan, tmp_path, batching=batching, **own)
+        found.append(train(fields, tmp_path / name, data=tmp_path))
+    first, second = (m.readout.parts.projection.parts()[0].linear.weight for m in found)
+    np.testing.assert_allclose(first, second, atol=1e-4)
+    both = merge([tmp_path / "whole" / "model", tmp_path / "chunks" / "model"], tmp_path / "both")
+    mean = both.readout.parts.projection.parts()[0].linear.weight
+    np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-6)
 
 
 def test_killed_it_resumes_with_the_same_weights(plan, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ NAME = "compress"
 EXAMPLES = """Examples:
   embedlm compress model --dtype int8 -o small
   embedlm compress small --dtype bfloat16 -o whole
-  embedlm compress model.gguf --layers 8 --vocabulary 16384 --texts corpus.txt -o pruned"""
+  embedlm compress m.gguf --layers 8 --vocabulary 9000 --texts a.txt -o cut"""
 
 
 def command(

@@ -75,6 +75,10 @@ def _report(kind: str, values: dict[str, Any]) -> None:
     print(_line(kind, values), file=sys.stderr)
 
 
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 def _line(kind: str, values: dict[str, Any]) -> str:
     """Return the line that reports an event."""
     if kind == "stage":
@@ -83,7 +87,7 @@ def _line(kind: str, values: dict[str, Any]) -> str:
         return f"{values['stage']}  step {values['step']}/{values['of']}"
     if kind in ("ridge", "prune"):
         facts = {key: value for key, value in values.items() if key != "stage"}
-        return f"{kind}: " + ", ".join(f"{name} {value:.4g}" for name, value in facts.items())
+        return f"{kind}: " + ", ".join(f"{name} {_number(facts[name])}" for name in facts)
     if kind == "resume":
         if values.get("finished"):
             return f"stage {values['stage']}: finished before, not trained again"

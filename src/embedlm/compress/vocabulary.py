@@ -26,21 +26,21 @@ def tokenizer_state(tokenizer: Any) -> dict[str, Any]:
     """Return what tokenizer.json holds, of a tokenizer whose vocabulary can be cut.
 
     Raises:
-        UnsupportedError: it is no byte-pair encoding that can write every byte.
+        UnsupportedError: it is no byte-pair encoding with tokens for bytes.
     """
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model = state["model"]
     kind = model.get("type", "BPE")
-    if kind != "BPE" or len(_bytes(state)) < _BYTES:
+    if kind != "BPE" or not _bytes(state):
         raise UnsupportedError(
-            f"the vocabulary of a {kind} tokenizer cannot be cut; only that of a byte-pair "
-            "encoding with all 256 bytes can (GPT-2's and Llama's kinds). Cut the layers alone"
+            f"the vocabulary of this {kind} tokenizer cannot be cut; only that of a byte-pair "
+            "encoding with tokens for bytes can (GPT-2's and Llama's kinds). Cut the layers alone"
         )
     return state
 
 
 def _bytes(state: Mapping[str, Any]) -> list[int]:
-    """Return the ids of the tokens that stand for single bytes."""
+    """Return the ids of the tokens that stand for single bytes; some vocabularies lack a few."""
     vocabulary: dict[str, int] = state["model"]["vocab"]
     if state["model"].get("byte_fallback"):
         named = (f"<0x{byte:02X}>" for byte in range(_BYTES))
