@@ -104,6 +104,17 @@ def test_stages_go_on_from_it(plan, tmp_path, which):
     assert np.array_equal(*network) == (which == "heads")
 
 
+def test_a_projection_that_is_there_is_not_started_again(plan, tmp_path):
+    train(plan, tmp_path / "out", data=tmp_path)
+    trained = str(tmp_path / "out" / "model")
+    with pytest.raises(InputError, match="has a projection already"):
+        train({**plan, "model": trained}, tmp_path / "more", data=tmp_path)
+    fields = distilling({**plan, "model": trained}, tmp_path)
+    del fields["ridge"]
+    train(fields, tmp_path / "more", data=tmp_path)
+    assert not (tmp_path / "more" / "stage-0-ridge").exists()
+
+
 def test_chunks_and_smaller_widths_train_it_alike(plan, tmp_path):
     plan["change"]["heads"][0]["dense"]["projection"]["init"] = "orthogonal"
     del plan["ridge"]

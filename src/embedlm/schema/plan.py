@@ -35,7 +35,7 @@ class Ridge(Part):
     )
     data: tuple[Data, ...] = Field((), description="None: those of the first stage.")
     strengths: tuple[PositiveFloat, ...] = Field(
-        (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
         min_length=1,
         description="Strengths that are tried, as shares of the pooled states' mean variance.",
     )

@@ -53,7 +53,13 @@ def check_start(source: LocatedPlan, data: str | Path | None) -> str | None:
             "the plan has `ridge`, and its recipe has no projection that starts so; add change: "
             "{heads: [{dense: {projection: {width: N, init: ridge}}}]}, or leave it out"
         )
-    teacher = ridge_teacher(plan) if wants_ridge(recipe, model) else None
+    wanted = wants_ridge(recipe, model)
+    if plan.ridge is not None and not wanted:
+        raise InputError(
+            f"the plan has `ridge`, and the model {plan.model!r} has a projection already, which "
+            "training goes on from; leave `ridge` out"
+        )
+    teacher = ridge_teacher(plan) if wanted else None
     check_widths(plan, (model, recipe), lambda name: find_model(name, source.folder, data), teacher)
     if teacher is not None:
         own = plan.ridge.data if plan.ridge is not None else ()
