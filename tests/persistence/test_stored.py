@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 import embedlm
-from embedlm.backbone.stored import quantize_rows
+from embedlm.backbone.stored import quantize_rows, store_weights
 from embedlm.errors import InputError, ModelError
 
 TEXTS = ["plants make food", "x", "the quick brown fox jumps", "a committee met on Tuesday"]
@@ -75,6 +75,20 @@ def test_only_embedlm_opens_rows_and_expanded_they_are_for_all(model_folder, tmp
     opened.save_pretrained(tmp_path / "expanded")
     peer = SentenceTransformer(str(tmp_path / "expanded"), device="cpu")
     np.testing.assert_allclose(peer.encode(TEXTS), opened.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_weights_in_parts_stay_in_parts(model_folder, tmp_path, dtype):
+    model = embedlm.load(model_folder("llama"), recipe="plain-mean")
+    model.save_pretrained(tmp_path / "whole", save_dtype=dtype)
+    model.save_pretrained(tmp_path / "parts")
+    (tmp_path / "parts" / "model.safetensors").unlink()
+    network = model.backbone.twin().network
+    network.save_pretrained(tmp_path / "parts", max_shard_size="40KB")
+    store_weights(tmp_path / "parts", dtype)
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 1
+    whole, parts = (embedlm.load(tmp_path / name) for name in ("whole", "parts"))
+    np.testing.assert_allclose(parts.encode(TEXTS), whole.encode(TEXTS), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

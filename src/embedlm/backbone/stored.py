@@ -182,7 +182,9 @@ def expanded_tensors(source: str, dtype: torch.dtype) -> dict[str, Tensor]:
         if tensor.dtype == torch.int8:
             tensors[name] = _expanded(source, name, tensor, stored.get(name + _SCALE), dtype)
         else:
-            tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            # Copied, so that the network does not lie in a file that may change.
+            kept = dtype if tensor.is_floating_point() else tensor.dtype
+            tensors[name] = tensor.to(kept, copy=True)
     return tensors
 
 
