@@ -141,6 +141,7 @@ def _is_plain(recipe: Recipe) -> bool:
         and (prompt.truncation_side == "right" or _cuts_alike(recipe))
         and pooling.layer == -1
         and pooling.weights == "none"
+        and not pooling.exclude_sink
         and pooling.latent is None
         and recipe.backbone.kind == "transformer"
         and recipe.transform is None

@@ -62,6 +62,21 @@ class Tokens:
         every_N = torch.arange(len(self.index_N), device=self.index_N.device)
         return every_N - self.starts_B[self.sequence_N]
 
+    def only(self, keep_N: Tensor) -> Tokens:
+        """Return the tokens without some; a sequence of which none would be left keeps all."""
+        kept_B = torch.zeros_like(self.counts_B).index_add(0, self.sequence_N, keep_N.long())
+        keep_N = keep_N | (kept_B == 0)[self.sequence_N]
+        counts_B = torch.where(kept_B == 0, self.counts_B, kept_B)
+        return Tokens(
+            self.index_N[keep_N],
+            self.sequence_N[keep_N],
+            counts_B.cumsum(0) - counts_B,
+            counts_B,
+            None if self.weight_N is None else self.weight_N[keep_N],
+            self.weighted_total,
+            place_N=None if self.place_N is None else self.place_N[keep_N],
+        )
+
     def sum(self, x_ND: Tensor) -> Tensor:
         """Sum over each sequence's tokens, x_BD."""
         return x_ND.new_zeros(len(self.starts_B), x_ND.shape[1]).index_add(0, self.sequence_N, x_ND)
@@ -136,8 +151,17 @@ def kinds_of(kind: str | tuple[str, ...]) -> tuple[str, ...]:
     return (kind,) if isinstance(kind, str) else kind
 
 
-def pooled(h_TD: Tensor, tokens: Tokens, kind: str | tuple[str, ...]) -> Tensor:
-    """Return one vector a sequence; of several poolings, one after another."""
-    if isinstance(kind, str):
-        return POOL[kind](h_TD, tokens)
-    return torch.cat([POOL[one](h_TD, tokens) for one in kind], dim=1)
+SINGLE = frozenset({"last", "cls"})
+"""Poolings that read one token of a sequence."""
+
+
+def pooled(
+    h_TD: Tensor, tokens: Tokens, kind: str | tuple[str, ...], keep_N: Tensor | None = None
+) -> Tensor:
+    """Return one vector a sequence; of several poolings, one after another.
+
+    `keep_N` tells which of the tokens are pooled where several are (the others are sinks).
+    """
+    gathered = tokens if keep_N is None else tokens.only(keep_N)
+    vectors = [POOL[one](h_TD, tokens if one in SINGLE else gathered) for one in kinds_of(kind)]
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)

@@ -5,7 +5,7 @@ Shapes: T tokens of a pack, B texts, D width of a state, X columns of all heads,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone import Backbone
+from embedlm.backbone.memory import put
 from embedlm.errors import UnsupportedError
-from embedlm.readout import frequency
+from embedlm.readout import frequency, sinks
 from embedlm.readout.heads import make_heads
 from embedlm.readout.new_projection import check_projection
 from embedlm.readout.parts import Parts
@@ -45,6 +46,7 @@ class Readout:
         statistics: frequency.Statistics | None = None,
         heads: Sequence[HeadOptions] | None = None,
         trained: bool = False,
+        norms: Mapping[tuple[int, ...], sinks.StateNorms] | None = None,
     ) -> None:
         """Join what is read with how it is read.
 
@@ -55,6 +57,7 @@ class Readout:
             statistics: of a corpus, for poolings that weigh tokens by frequency.
             heads: None takes the recipe's.
             trained: whether the model was trained for the recipe's heads, so that it has no others.
+            norms: how long states are, of those layers where it was measured.
         """
         self.backbone = backbone
         self.recipe = recipe
@@ -69,6 +72,14 @@ class Readout:
                 f"recipe {recipe.name!r} cuts vectors to dim {recipe.dim}, and those of "
                 f"{backbone.name!r} have {self.dense_width}; allowed: 1 to {self.dense_width}"
             )
+        self.norms = dict(norms or {})
+        if self.pooling.exclude_sink == "norm":
+            self.norms[self.layers] = sinks.measured(backbone, self.layers, self.norms)
+        self._may_meet_sink = (
+            self.pooling.gathers
+            and not self.pooling.exclude_sink
+            and sinks.reads_inner(backbone, self.layers)
+        )
 
     def _check_pooling(self) -> None:
         """Refuse a pooling that reads states which no text reaches."""
@@ -94,7 +105,7 @@ class Readout:
         """
         self._check_network(recipe)
         parts = self.parts.for_recipe(recipe, self.backbone, create=create)
-        return Readout(self.backbone, recipe, parts, statistics=self.statistics)
+        return Readout(self.backbone, recipe, parts, statistics=self.statistics, norms=self.norms)
 
     def _check_network(self, recipe: Recipe) -> None:
         """Refuse a recipe whose network differs from the one that is loaded."""
@@ -144,6 +155,7 @@ class Readout:
             "statistics": self.statistics,
             "heads": [head.options for head in self.heads],
             "trained": self.trained,
+            "norms": self.norms,
         }
         return Readout(**{**arguments, **changes})
 
@@ -213,17 +225,36 @@ class Readout:
         Where the pooling takes the prompt's own state out (`denoise`), the pooled states of the
         prompts without their texts are subtracted (PromptBERT, arXiv:2201.04337, section 3.2).
         """
-        v_BD = self._pooled(states.h_TD, self.pooled_tokens(states))
+        tokens = self.pooled_tokens(states)
+        v_BD = self._pooled(states.h_TD, tokens, self.kept(states, tokens))
         if states.template is None:
             return v_BD
         return v_BD - self.pool(states.template.states)[states.template.prompt_B]
 
-    def _pooled(self, h_TD: Tensor, tokens: Tokens) -> Tensor:
+    def kept(self, states: PackStates, tokens: Tokens) -> Tensor | None:
+        """Tell for each pooled token whether it is no sink, (N,); None: all are taken."""
+        if self.pooling.exclude_sink == "bos":
+            first_N = states.picked(self.pooling.over).first_N()
+            return put(torch.from_numpy(~first_N), states.h_TD.device)
+        if not self.pooling.exclude_sink and not self._may_meet_sink:
+            return None
+        norm_T = states.h_TD.detach().float().norm(dim=-1)
+        norm_N = norm_T.index_select(0, tokens.index_N)
+        if self.pooling.exclude_sink:
+            return torch.le(norm_N, sinks.TIMES * self.norms[self.layers].typical)
+        self._may_meet_sink = False  # the first pack tells: its texts' first tokens are in it
+        in_mean_N = (tokens.counts_B > 1)[tokens.sequence_N]
+        if bool((in_mean_N & (norm_N > sinks.TIMES * norm_T.median())).any()):
+            sinks.warn_of_sink(self.backbone.name, self.layers)
+        return None
+
+    def _pooled(self, h_TD: Tensor, tokens: Tokens, keep_N: Tensor | None) -> Tensor:
         if self.parts.latent is None or self.pooling.latent is None:
-            return pooled(h_TD, tokens, self.pooling.kind)
+            return pooled(h_TD, tokens, self.pooling.kind, keep_N)
         h_ND = self.parts.latent(h_TD.index_select(0, tokens.index_N))
         every_N = torch.arange(len(h_ND), device=h_ND.device)
-        return pooled(h_ND, replace(tokens, index_N=every_N, whole=True), self.pooling.kind)
+        of_latent = replace(tokens, index_N=every_N, whole=True)
+        return pooled(h_ND, of_latent, self.pooling.kind, keep_N)
 
     def read(self, states: PackStates) -> list[Any]:
         """Return the output of every head for a pack's texts, without a gradient."""

@@ -115,7 +115,8 @@ class SparseHead(Head[Sparse]):
     def _term_weights(self, readout: Readout, states: PackStates) -> Tensor:
         tokens = readout.pooled_tokens(states)
         logits, pooling = readout.backbone.logits, readout.pooling.kind
-        return term_weights(logits, states.h_TD, tokens, self.options, pooling)
+        kept_N = readout.kept(states, tokens)
+        return term_weights(logits, states.h_TD, tokens, self.options, pooling, kept_N)
 
     @staticmethod
     def holds(value: Any) -> bool:

@@ -59,6 +59,10 @@ class Picked:
         """Return the picked tokens' ids, ids_N."""
         return np.fromiter(chain.from_iterable(self.rows), np.int64)[self.index_N]
 
+    def first_N(self) -> npt.NDArray[np.bool_]:
+        """Tell for each picked token whether it is the first of its row."""
+        return np.asarray(self.index_N == np.repeat(self.start_B, self.count_B))
+
     def ids_by_text(self) -> list[Ids]:
         """Return the picked tokens' ids, an array a text."""
         return np.split(self.ids(), np.cumsum(self.count_B)[:-1])

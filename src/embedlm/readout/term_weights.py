@@ -38,6 +38,7 @@ def term_weights(
     tokens: Tokens,
     options: Sparse,
     pooling: str | tuple[str, ...],
+    keep_N: Tensor | None = None,
 ) -> Tensor:
     """Return each text's weights of the whole vocabulary, w_BV.
 
@@ -47,15 +48,17 @@ def term_weights(
         tokens: the pooled tokens.
         options: of the head: how weights are reduced over tokens.
         pooling: the recipe's, for `reduce: pool` and `auto`.
+        keep_N: which of the tokens are no sinks; None: all.
     """
     reduce, saturated = options.reduce, ACTIVATIONS[options.activation]
     if reduce == "auto":
         reduce = "last" if pooling == "last" else "max"
     if reduce in ("pool", "last"):
-        v_BD = pooled(h_TD, tokens, pooling if reduce == "pool" else "last")
+        v_BD = pooled(h_TD, tokens, pooling if reduce == "pool" else "last", keep_N)
         blocks = v_BD.to(h_TD.dtype).split(_BLOCK)
         return torch.cat([saturated(logits(v)) for v in blocks])
-    return _reduced(lambda h_ND: saturated(logits(h_ND)), h_TD, tokens, reduce)
+    gathered = tokens if keep_N is None else tokens.only(keep_N)
+    return _reduced(lambda h_ND: saturated(logits(h_ND)), h_TD, gathered, reduce)
 
 
 _WORD_LIKE: WeakKeyDictionary[Any, npt.NDArray[np.int64]] = WeakKeyDictionary()

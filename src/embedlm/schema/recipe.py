@@ -118,6 +118,13 @@ class Pooling(Part):
         description="Index into the hidden states (0: embeddings, -1: last, after the final "
         "norm, -2: last but one, without it); several are averaged.",
     )
+    exclude_sink: bool | Literal["norm", "bos"] = Field(
+        False,
+        description="Leave attention sinks out of mean, weighted_mean, mean_sqrt_length and max "
+        "(last and cls keep their token). norm, or true: tokens whose state is 4 times as long as "
+        "a typical one of the layers that are read, which is measured at load. bos: each row's "
+        "first token, a BOS or not. A text without any other token keeps them.",
+    )
     weights: Literal["none", "idf", "sif"] = Field(
         "none", description="Token weights from corpus frequencies (see Embedder.fit)."
     )
@@ -133,6 +140,17 @@ class Pooling(Part):
     remove_components: int = Field(
         0, ge=0, description="Principal components of the fitted corpus taken out of each vector."
     )
+
+    @field_validator("exclude_sink")
+    @classmethod
+    def _sink_by_norm(cls, value: bool | str) -> bool | str:
+        return "norm" if value is True else value
+
+    @property
+    def gathers(self) -> bool:
+        """Whether some of it is made of several tokens, so that a sink can spoil it."""
+        kinds = (self.kind,) if isinstance(self.kind, str) else self.kind
+        return not {*kinds} <= {"last", "cls"}
 
 
 class Transform(Part):
@@ -190,6 +208,25 @@ class Recipe(Part):
             raise RecipeError(
                 f"heads.sparse.reduce: pool reads one pooled state, and pooling.kind joins "
                 f"{', '.join(self.pooling.kind)}; name one, or reduce otherwise"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_sink_to_exclude(self) -> Recipe:
+        pooling = self.pooling
+        if not pooling.exclude_sink:
+            return self
+        problem = None
+        if not pooling.gathers:
+            problem = f"pooling.kind {pooling.kind!r} reads single tokens and takes no mean"
+        elif self.backbone.kind == "static":
+            problem = "backbone.kind: static has no attention, and so no sink"
+        elif not any(_pools(head) for head in self.heads):
+            problem = "its heads read single tokens, of which none is left out"
+        if problem is not None:
+            raise RecipeError(
+                f"pooling.exclude_sink is {pooling.exclude_sink!r}, and {problem}; leave it out, "
+                "or pool by mean, weighted_mean, mean_sqrt_length or max"
             )
         return self
 
@@ -265,6 +302,11 @@ class Recipe(Part):
         del schema["required"]  # a file without a name is called by its own
         schema["properties"]["heads"] = head_schema()
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _pools(head: Head) -> bool:
+    """Tell whether a head reads what the pooling gathers."""
+    return isinstance(head, Dense) or (isinstance(head, Sparse) and head.weights == "lm_head")
 
 
 class _Dumper(yaml.SafeDumper):
