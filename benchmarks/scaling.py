@@ -62,7 +62,7 @@ def svg(rows: list[tuple[int, float, float]]) -> str:
     """Return a plot of milliseconds a text and of peak memory, both flat where all is well."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{HEIGHT + EDGE}" '
-        'font-family="sans-serif" font-size="12" fill="#7b7f8c">'
+        'font-family="sans-serif" font-size="18" fill="#7b7f8c">'
     ]
     series = (
         ("milliseconds a text", [(n, 1000 * s / n) for n, s, _ in rows]),
