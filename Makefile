@@ -48,7 +48,7 @@ bench: $(DEV)  ## Measure against the peers; takes a while and wants a quiet mac
 	$(BIN)/python benchmarks/encode.py
 
 docs: $(DEV)  ## Build the documentation into site/.
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -62,7 +62,7 @@ def svg(rows: list[tuple[int, float, float]]) -> str:
     """Return a plot of milliseconds a text and of peak memory, both flat where all is well."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{HEIGHT + EDGE}" '
-        'font-family="sans-serif" font-size="12">'
+        'font-family="sans-serif" font-size="18" fill="#7b7f8c">'
     ]
     series = (
         ("milliseconds a text", [(n, 1000 * s / n) for n, s, _ in rows]),
@@ -79,9 +79,9 @@ def svg(rows: list[tuple[int, float, float]]) -> str:
         parts.append(
             f'<line x1="{left}" y1="{HEIGHT}" x2="{at[-1][0]:.0f}" y2="{HEIGHT}" stroke="#888"/>'
         )
-        parts.append(f'<polyline points="{line}" fill="none" stroke="#3f51b5" stroke-width="2"/>')
+        parts.append(f'<polyline points="{line}" fill="none" stroke="#5c6bc0" stroke-width="2"/>')
         for (x, y), (n, value) in zip(at, points, strict=True):
-            parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="#3f51b5"/>')
+            parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="#5c6bc0"/>')
             parts.append(f'<text x="{x - 16:.0f}" y="{y - 8:.0f}">{value:.3g}</text>')
             parts.append(f'<text x="{x - 20:.0f}" y="{HEIGHT + 18}">{n:,}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

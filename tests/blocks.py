@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n)?"
     r"(?:^<!-- with: (?P<packages>[^\n]*?) -->\n)?"
-    r"^```(?P<language>python|bash)\n(?P<code>.*?)^```",
+    r"^```(?P<language>python|bash)(?: title=\"[^\n]*\")?\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
 SENTENCES = (

@@ -27,9 +27,12 @@ PAGES = [
 RUN_PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
 HUB, DATA = "needs a model hub", "needs data sets"
 RAY, SETUP = "needs a Ray cluster", "sets up an environment"
+OLLAMA = "needs Ollama"
 NOT_RUN = {
     "docs/compress.md": [HUB],
     "docs/encode.md": [RAY],
+    "docs/from-llm2vec.md": [HUB, HUB],
+    "docs/gguf.md": [OLLAMA],
     "docs/index.md": [HUB],
     "docs/methods/bge-m3.md": [HUB],
     "docs/methods/jina.md": [HUB],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from embedlm.encode.precision import quantize
     from embedlm.evaluation import evaluate
     from embedlm.generation.writer import Writer
+    from embedlm.loader import load
     from embedlm.readout.embeddings import Embeddings
     from embedlm.readout.quantized import dequantize
     from embedlm.rerank import Reranker
