@@ -53,6 +53,7 @@ COMMANDS = (
     "parity",
     "rerank",
     "evaluate",
+    "compare",
     "train",
     "merge",
 )

@@ -15,6 +15,7 @@ from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTok
 
 import embedlm
 from embedlm.cli import (
+    compare,
     demonstrations,
     encode,
     evaluate,
@@ -58,6 +59,7 @@ MODULES = (
     search,
     rerank,
     evaluate,
+    compare,
     train,
     merge,
     render,

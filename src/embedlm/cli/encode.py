@@ -17,7 +17,6 @@ from embedlm.cli._options import (
     Heads,
     Json,
     Loading,
-    MaxLength,
     Model,
     Tables,
     flag,
@@ -26,6 +25,7 @@ from embedlm.cli._options import (
     whole,
 )
 from embedlm.cli._values import emit, parse_heads
+from embedlm.cli._vectors import VectorForm
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,22 +83,10 @@ class FileOptions(Tables):
 
 @Parameter(name="*", group="Vectors")
 @dataclass(frozen=True)
-class VectorOptions:
+class VectorOptions(VectorForm):
     """What is computed of each text."""
 
     heads: Heads = None
-    dim: Annotated[int | None, whole("Keep only the first N dimensions.")] = None
-    precision: Annotated[
-        str,
-        Parameter(metavar="TYPE", help="float32, float16, int8, uint8, binary or ubinary."),
-    ] = "float32"
-    normalize: Annotated[
-        bool | None, Parameter(help="Whether vectors have length 1; without it as the recipe says.")
-    ] = None
-    max_length: MaxLength = None
-    batch_tokens: Annotated[int | None, whole("Run up to N tokens through the model at once.")] = (
-        None
-    )
 
     def options(self) -> dict[str, Any]:
         """Return the options of `Embedder.encode`."""
