@@ -54,6 +54,7 @@ def test_units_are_kept_and_give_the_score(scored):
             ), name
 
 
+@pytest.mark.filterwarnings("ignore")  # of mteb's own making
 def test_mteb_gives_these_scores_still():
     pytest.importorskip("mteb")
     from tests.evaluation.mteb_scores import mteb_scores
