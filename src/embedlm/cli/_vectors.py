@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._options import MaxLength, whole
+from embedlm.cli._options import Heads, MaxLength, whole
+from embedlm.cli._values import parse_heads
 
-__all__ = ["AS_GIVEN", "VectorForm"]
+__all__ = ["AS_ENCODED", "AS_GIVEN", "VectorForm", "VectorOptions"]
 
 
 @Parameter(name="*", group="Vectors")
@@ -38,5 +39,18 @@ class VectorForm:
         return {name: value for name, value in given.items() if (name, value) != _PLAIN}
 
 
+@Parameter(name="*", group="Vectors")
+@dataclass(frozen=True)
+class VectorOptions(VectorForm):
+    """What is computed of each text."""
+
+    heads: Heads = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of `Embedder.encode`."""
+        return {**dataclasses.asdict(self), "heads": parse_heads(self.heads)}
+
+
 _PLAIN = ("precision", "float32")
 AS_GIVEN = VectorForm()
+AS_ENCODED = VectorOptions()

@@ -14,7 +14,6 @@ from embedlm.cli._options import (
     AS_IS,
     AS_LOADED,
     Encoding,
-    Heads,
     Json,
     Loading,
     Model,
@@ -24,8 +23,8 @@ from embedlm.cli._options import (
     repeated,
     whole,
 )
-from embedlm.cli._values import emit, parse_heads
-from embedlm.cli._vectors import VectorForm
+from embedlm.cli._values import emit
+from embedlm.cli._vectors import AS_ENCODED, VectorOptions
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,18 +78,6 @@ class FileOptions(Tables):
         """Return these options under the names that `encode_file` gives them."""
         options = dataclasses.asdict(self)
         return {"input_format": options.pop("format"), **options}
-
-
-@Parameter(name="*", group="Vectors")
-@dataclass(frozen=True)
-class VectorOptions(VectorForm):
-    """What is computed of each text."""
-
-    heads: Heads = None
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of `Embedder.encode`."""
-        return {**dataclasses.asdict(self), "heads": parse_heads(self.heads)}
 
 
 @Parameter(name="*", group="Job")
@@ -193,7 +180,7 @@ def command(
         ),
     ] = None,
     prompting: Encoding = AS_IS,
-    vectors: VectorOptions = VectorOptions(),
+    vectors: VectorOptions = AS_ENCODED,
     job: JobOptions = JobOptions(),
     pool: WorkerOptions = WorkerOptions(),
     json: Json = False,

@@ -23,9 +23,12 @@ pairs or texts it is of. Finished tasks are kept: a run that was stopped goes on
 Examples:
   embedlm evaluate builtin --suite quick --data data/
   embedlm evaluate builtin --tasks stsb_test,scifact --data data/ --json
-  embedlm evaluate Qwen/Qwen3-0.6B -r prompteol --suite sts --data data/ -o result.json
-  embedlm evaluate model/ --suite mine.yaml --data data/ --dim 128 --precision binary
-  embedlm evaluate model/ --suite sts --data data/ --contamination train.jsonl"""
+  embedlm evaluate Qwen/Qwen3-0.6B -r prompteol --suite sts --data data/ \
+      -o result.json
+  embedlm evaluate model/ --suite mine.yaml --data data/ --dim 128 \
+      --precision binary
+  embedlm evaluate model/ --suite sts --data data/ \
+      --contamination train.jsonl"""
 
 
 def command(
