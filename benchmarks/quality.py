@@ -18,6 +18,7 @@ import torch
 import embedlm
 from embedlm.errors import EmbedLMError
 from embedlm.evaluation import evaluate
+from embedlm.evaluation.tasks import select
 
 RECIPES = (
     "static-mean,static-tfidf,static-sif,plain-last,plain-mean,weighted-mean,prompteol,"
@@ -26,7 +27,7 @@ RECIPES = (
 )
 
 
-def row(model: str, recipe: str, tasks: list[str], data: Path, words: int | None) -> dict[str, Any]:
+def row(model: str, recipe: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return one recipe's scores, or why it has none."""
     try:
         chosen = embedlm.Recipe.load(recipe)
@@ -34,13 +35,16 @@ def row(model: str, recipe: str, tasks: list[str], data: Path, words: int | None
             # Two dozen tokens hold a rewritten sentence, and a small model seldom ends one.
             chosen = chosen.override({"transform.max_new_tokens": 24})
         embedder = embedlm.load(model, recipe=chosen)
-        results = evaluate(embedder, tasks, data=data, words=words)
+        results = evaluate(embedder, args.tasks, suite=args.suite, data=args.data, words=args.words)
     except EmbedLMError as error:
         return {"model": model, "recipe": recipe, "error": str(error)}
     return {
         "model": model,
         "recipe": recipe,
-        "results": {result.task: result.as_dict() for result in results},
+        "results": {
+            result.task: {**result.scores(), "score": result.score, "seconds": result.seconds}
+            for result in results
+        },
     }
 
 
@@ -56,10 +60,13 @@ def table(rows: list[dict[str, Any]], tasks: list[str]) -> str:
         results = entry["results"]
         cells = []
         for task in tasks:
-            more = results[task]["more"]
-            parts = [f"{name[:-8]} {more[name]:.3f}" for name in more if name.endswith("_ndcg@10")]
+            found = results[task]
+            parts = [
+                f"{name[:-8]} {found[name]:.3f}" for name in found if name.endswith("_ndcg@10")
+            ]
+            low, high = found["interval"]
             detail = f" ({', '.join(parts)})" if len(parts) > 1 else ""
-            cells.append(f"{results[task]['score']:.3f}{detail}")
+            cells.append(f"{found['score']:.3f} [{low:.3f}, {high:.3f}]{detail}")
         seconds = sum(results[task]["seconds"] for task in tasks)
         lines.append(f"| {entry['recipe']} | {' | '.join(cells)} | {seconds:.0f} |")
     return "\n".join(lines)
@@ -71,11 +78,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", default="builtin-base")
     parser.add_argument("--recipes", default=RECIPES)
-    parser.add_argument("--tasks", default="stsb_test,scifact")
+    parser.add_argument("--suite", default=None, help="a suite, in place of --tasks")
+    parser.add_argument("--tasks", default=None, help="names; without it stsb_test,scifact")
     parser.add_argument("--words", type=int, default=None, help="words read of a document")
     parser.add_argument("--out", type=Path, default=Path("quality.jsonl"))
     args = parser.parse_args()
-    tasks = args.tasks.split(",")
+    if args.tasks is not None or args.suite is None:
+        args.tasks = (args.tasks or "stsb_test,scifact").split(",")
+    tasks = list(select(args.tasks, args.suite))
     known = (
         [json.loads(line) for line in args.out.read_text().splitlines()]
         if (args.out.is_file())
@@ -86,7 +96,7 @@ def main() -> None:
     for recipe in args.recipes.split(","):
         entry = done.get((args.model, recipe))
         if entry is None or ("results" in entry and set(tasks) - set(entry["results"])):
-            entry = row(args.model, recipe, tasks, args.data, args.words)
+            entry = row(args.model, recipe, args)
             with args.out.open("a") as file:
                 print(json.dumps(entry), file=file)
         rows.append(entry)

@@ -57,6 +57,7 @@ COMMANDS = (
     "parity",
     "rerank",
     "evaluate",
+    "compare",
     "train",
     "merge",
     "compress",

@@ -329,7 +329,34 @@ def test_evaluate_prints_metrics(run, with_model, tmp_path, model):
     tasks = json.loads(done.out)["tasks"]
     assert tasks.keys() == {"stsb_dev"}
     assert tasks["stsb_dev"]["spearman"] == pytest.approx(result.score, abs=1e-4)
+    low, high = tasks["stsb_dev"]["interval"]
+    assert low <= tasks["stsb_dev"]["spearman"] <= high
     assert run("evaluate", with_model[1], *options).out.split()[:2] == ["stsb_dev", "spearman"]
+
+
+def test_compare_two_results(run, with_model, tmp_path):
+    pairs = [
+        {"s1": a, "s2": b, "score": i}
+        for i, (a, b) in enumerate(zip(sentences(9), sentences(9, 1), strict=True))
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("tasks: {mine: {kind: sts, files: {pairs: pairs.jsonl}}}")
+    shared = ("--suite", suite, "--data", tmp_path, "--cache", "none", *with_model[2:])
+    for name, more in (("a", ()), ("b", ("--dim", "4", "--precision", "binary"))):
+        output = ("-o", tmp_path / f"{name}.json")
+        run("evaluate", with_model[1], *shared, *more, *output)
+    files = (tmp_path / "a.json", tmp_path / "b.json")
+    found = json.loads(run("compare", *files, "--json").out)["tasks"]["mine"]
+    assert found["difference"] == pytest.approx(found["b"] - found["a"])
+    assert found["n"] == 9
+    assert 0 < found["p"] <= 1
+    shown = run("compare", *files).out
+    assert "no difference is sure on 1 task" in shown or "is better on 1" in shown
+    told = run("compare", *files, "--dim", "4").one_line()
+    assert "two result files are compared as they are" in told
+    told = run("evaluate", with_model[1], *shared, "-o", "x.txt").one_line()
+    assert "end its name in .json" in told
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import embedlm
 from embedlm.data import read_rows
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation import evaluate
-from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank, spearman
+from embedlm.evaluation.measures import spearman
+from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank
 from embedlm.evaluation.readers import read_retrieval
+from embedlm.evaluation.suite import Suite
 from embedlm.studies import search_layers
 
 WORDS = [
@@ -94,7 +96,11 @@ def test_tasks_run(tiny_llama, data, recipe):
 
 
 def test_unjudged_queries_are_left_out(data):
-    assert "unjudged" not in read_retrieval(data / "ir_adi").queries
+    task = Suite.load("retrieval")["adi"]
+    paths = {what: data / path for what, path in task.paths().items()}
+    found = read_retrieval(paths, task.fields)
+    assert "unjudged" not in found.queries
+    assert found.left_out == {"queries without a relevant document": 1}
 
 
 def test_clear_errors(tiny_llama, data, tmp_path):
@@ -102,7 +108,9 @@ def test_clear_errors(tiny_llama, data, tmp_path):
         evaluate(tiny_llama, ["stsb"], data=data)
     with pytest.raises(InputError, match="EMBEDLM_DATA"):
         evaluate(tiny_llama, ["adi"], data=tmp_path / "no")
-    with pytest.raises(InputError, match=r"corpus\.jsonl is not there"):
+    with pytest.raises(
+        InputError, match=r"cisi needs .*ir_cisi/corpus\.jsonl: the file is not there"
+    ):
         evaluate(tiny_llama, ["cisi"], data=data)
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"a": 1}\n[1]\n')

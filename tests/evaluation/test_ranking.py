@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedlm.data import Group, Records
-from embedlm.evaluation.metrics import best_documents, ndcg, ranking, recall, reciprocal_rank
+from embedlm.errors import InputError
+from embedlm.evaluation.metrics import (
+    average_precision,
+    best_documents,
+    hit_rate,
+    ndcg,
+    precision,
+    ranking,
+    ranking_metric,
+    recall,
+    reciprocal_rank,
+    score_queries,
+)
 from embedlm.training.dev import dev_score
 
 IDS = [*map(str, range(14)), "a", "B", "é", "z-1"]
@@ -20,9 +32,13 @@ METRICS = {
     "ndcg_cut_3": lambda ranked, gains: ndcg(ranked, gains, 3),
     "recall_5": lambda ranked, gains: recall(ranked, gains, 5),
     "recall_100": lambda ranked, gains: recall(ranked, gains, 100),
+    "map_cut_4": lambda ranked, gains: average_precision(ranked, gains, 4),
+    "map": average_precision,
+    "P_5": lambda ranked, gains: precision(ranked, gains, 5),
+    "success_5": lambda ranked, gains: hit_rate(ranked, gains, 5),
     "recip_rank": lambda ranked, gains: reciprocal_rank(ranked, gains, None),
 }
-MEASURES = {"ndcg_cut.3,10", "recall.5,100", "recip_rank"}
+MEASURES = {"ndcg_cut.3,10", "recall.5,100", "map_cut.4", "map", "P.5", "success.5", "recip_rank"}
 
 
 @settings(deadline=None, max_examples=300)
@@ -49,6 +65,18 @@ def test_the_best_documents_are_the_ranking_s_first(run, depth):
     (best,) = best_documents(scores_QN, IDS, depth)
     assert list(best) == ranking(run)[:depth]
     assert best == {id_: run[id_] for id_ in best}
+
+
+def test_a_query_without_a_run_counts_zero():
+    judged = {"q1": {"a": 1.0}, "q2": {"b": 1.0}}
+    each = score_queries({"q1": {"a": 2.0, "b": 1.0}}, judged, ["ndcg@10", "mrr@10"])
+    assert each == {"ndcg@10": [1.0, 0.0], "mrr@10": [1.0, 0.0]}
+
+
+@pytest.mark.parametrize("name", ["ndcg", "ndgc@10", "ndcg@0", "map@x"])
+def test_a_metric_of_another_name_is_refused(name):
+    with pytest.raises(InputError, match="no metric of rankings; write one of ndcg, map"):
+        ranking_metric(name)
 
 
 class Scorer:

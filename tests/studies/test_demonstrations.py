@@ -6,7 +6,7 @@ import pytest
 
 import embedlm
 from embedlm.errors import InputError, JobError
-from embedlm.evaluation.metrics import spearman
+from embedlm.evaluation.measures import spearman
 from embedlm.studies.demonstrations import default_candidates, search_demonstrations
 
 DEV = [

@@ -7,7 +7,7 @@ import pytest
 from sentence_transformers import SentenceTransformer, models
 
 import embedlm
-from embedlm.evaluation.metrics import spearman
+from embedlm.evaluation.measures import spearman
 from embedlm.readout.similarity import cosine
 from embedlm.studies import Runtime, compare, search_layers
 

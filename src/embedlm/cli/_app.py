@@ -15,6 +15,7 @@ from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTok
 
 import embedlm
 from embedlm.cli import (
+    compare,
     compress,
     demonstrations,
     encode,
@@ -59,6 +60,7 @@ MODULES = (
     search,
     rerank,
     evaluate,
+    compare,
     train,
     merge,
     compress,

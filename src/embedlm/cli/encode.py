@@ -14,10 +14,8 @@ from embedlm.cli._options import (
     AS_IS,
     AS_LOADED,
     Encoding,
-    Heads,
     Json,
     Loading,
-    MaxLength,
     Model,
     Tables,
     flag,
@@ -25,7 +23,8 @@ from embedlm.cli._options import (
     repeated,
     whole,
 )
-from embedlm.cli._values import emit, parse_heads
+from embedlm.cli._values import emit
+from embedlm.cli._vectors import AS_ENCODED, VectorOptions
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,30 +78,6 @@ class FileOptions(Tables):
         """Return these options under the names that `encode_file` gives them."""
         options = dataclasses.asdict(self)
         return {"input_format": options.pop("format"), **options}
-
-
-@Parameter(name="*", group="Vectors")
-@dataclass(frozen=True)
-class VectorOptions:
-    """What is computed of each text."""
-
-    heads: Heads = None
-    dim: Annotated[int | None, whole("Keep only the first N dimensions.")] = None
-    precision: Annotated[
-        str,
-        Parameter(metavar="TYPE", help="float32, float16, int8, uint8, binary or ubinary."),
-    ] = "float32"
-    normalize: Annotated[
-        bool | None, Parameter(help="Whether vectors have length 1; without it as the recipe says.")
-    ] = None
-    max_length: MaxLength = None
-    batch_tokens: Annotated[int | None, whole("Run up to N tokens through the model at once.")] = (
-        None
-    )
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of `Embedder.encode`."""
-        return {**dataclasses.asdict(self), "heads": parse_heads(self.heads)}
 
 
 @Parameter(name="*", group="Job")
@@ -205,7 +180,7 @@ def command(
         ),
     ] = None,
     prompting: Encoding = AS_IS,
-    vectors: VectorOptions = VectorOptions(),
+    vectors: VectorOptions = AS_ENCODED,
     job: JobOptions = JobOptions(),
     pool: WorkerOptions = WorkerOptions(),
     json: Json = False,

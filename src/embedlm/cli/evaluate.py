@@ -3,55 +3,121 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from embedlm.cli._options import AS_LOADED, Data, Json, Loading, ModelName, repeated, whole
+from embedlm.cli._options import AS_LOADED, Json, Loading, ModelName, path
+from embedlm.cli._scoring import AS_NAMED, Scoring, score_line
 from embedlm.cli._values import emit
+from embedlm.cli._vectors import AS_GIVEN, VectorForm
+
+if TYPE_CHECKING:
+    from embedlm.evaluation.results import Result
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "evaluate"
-EXAMPLES = """Tasks: sts12, sts13, sts15, sts16, stsb_dev, stsb_test (similarity); scifact,
-cranfield, cisi, adi (retrieval); banking77 (classification).
+EXAMPLES = r"""Each line has the task, its main metric with a 95 % interval, and how many queries,
+pairs or texts it is of. Finished tasks are kept: a run that was stopped goes on where it was.
 
 Examples:
-  embedlm evaluate builtin --tasks stsb_dev --data data/
+  embedlm evaluate builtin --suite quick --data data/
   embedlm evaluate builtin --tasks stsb_test,scifact --data data/ --json
-  embedlm evaluate Qwen/Qwen3-0.6B -r prompteol --tasks stsb_test --data data/"""
+  embedlm evaluate Qwen/Qwen3-0.6B -r prompteol --suite sts --data data/ \
+      -o result.json
+  embedlm evaluate model/ --suite mine.yaml --data data/ --dim 128 \
+      --precision binary
+  embedlm evaluate model/ --suite sts --data data/ \
+      --contamination train.jsonl"""
 
 
 def command(
     model: ModelName,
     /,
     *,
-    tasks: Annotated[
-        tuple[str, ...],
-        repeated("Names of tasks, with commas between", metavar="TASK,..."),
-    ] = ("stsb_dev",),
-    data: Data = None,
-    words: Annotated[
-        int | None, whole("Embed only the first N words of each document of a corpus.")
-    ] = None,
+    scoring: Scoring = AS_NAMED,
     loading: Loading = AS_LOADED,
+    form: VectorForm = AS_GIVEN,
+    calibration: Annotated[
+        str | None,
+        path("Texts that set the ranges of int8 and uint8; without it the model's own ranges do."),
+    ] = None,
+    contamination: Annotated[
+        str | None,
+        path(
+            "A file of training data: how many of the tasks' texts are in it, and the score "
+            "without these."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        path("Write all results to a .json file, with a score for each query.", ["-o", "--output"]),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Score a model on tasks by their standard metrics."""
-    from embedlm.evaluation.tasks import CORPORA, check_tasks, check_words, data_folder, evaluate
+    """Score a model on tasks by their standard metrics, with intervals."""
+    from embedlm.evaluation.results import write_results
 
-    listed = [name.strip() for text in tasks for name in text.split(",") if name.strip()]
-    names = list(dict.fromkeys(listed))
-    check_tasks(names)
-    check_words(names, words)
-    folder = data_folder(data)
-    embedder = loading.load(None if model == "builtin" else model)
-    scores: dict[str, dict[str, float]] = {}
-    for name in names:
-        own = words if name in CORPORA else None
-        (result,) = evaluate(embedder, [name], data=folder, words=own)
-        scores[name] = {result.metric: result.score, **result.more}
+    found = scoring.found()
+    _check_output(output)
+
+    def load() -> Any:
+        embedder = loading.load(None if model == "builtin" else model)
+        return embedder if calibration is None else _calibrated(embedder, calibration, form)
+
+    run = scoring.run(load, form.form(), found)
+    results: list[Result] = []
+    for result in run.results():
+        results.append(result)
         if not json:
-            print(f"{name:<12} {result.metric:<12} {result.score:.4f}", flush=True)
+            print(score_line(result), flush=True)
         else:
-            print(f"{name}: {result.seconds:.1f} s", file=sys.stderr)
+            kept = "kept from an earlier run" if result.cached else f"{result.seconds:.1f} s"
+            print(f"{result.task}: {kept}", file=sys.stderr)
+    more = _more(results, contamination, found[2])
+    if output is not None:
+        facts = {"suite": scoring.suite, **more}
+        write_results(Path(output), results, run.described(), data=run.data, more=facts)
     if json:
-        emit({"tasks": scores})
+        emit({"tasks": {result.task: result.scores() for result in results}, **more})
+    else:
+        _print(more)
+
+
+def _check_output(output: str | None) -> None:
+    """Refuse, before anything is computed, an output that cannot be written."""
+    from embedlm.errors import InputError
+
+    if output is None:
+        return
+    if not output.endswith(".json"):
+        raise InputError(f"the output {output!r} is a JSON file; end its name in .json")
+    if not Path(output).resolve().parent.is_dir():
+        raise InputError(f"the folder of the output {output!r} is not there; make it first")
+
+
+def _calibrated(embedder: Any, texts: str, form: VectorForm) -> Any:
+    """Return a model with the ranges of int8 and uint8 that texts have."""
+    from embedlm.data import read_texts
+
+    options = {name: v for name, v in form.form().items() if name in ("dim", "normalize")}
+    return embedder.fit_ranges(list(read_texts(texts)), **options)
+
+
+def _more(results: list[Result], training: str | None, missing: dict[str, str]) -> dict[str, Any]:
+    """Return what is told beside the scores: tasks that were left out, and contamination."""
+    from embedlm.evaluation.contamination import contamination
+
+    more: dict[str, Any] = {"skipped": missing} if missing else {}
+    if training is not None:
+        more["contamination"] = contamination(results, Path(training))
+    return more
+
+
+def _print(more: dict[str, Any]) -> None:
+    for task, file in more.get("skipped", {}).items():
+        print(f"{task:<22} left out: {file} is not there")
+    for task, told in more.get("contamination", {}).items():
+        without = told["score_without"]
+        rest = "" if without is None else f"; score without them {without:.4f}"
+        print(f"{task:<22} {told['seen']:,} of {told['n']:,} are in the training file{rest}")

@@ -15,7 +15,7 @@ from embedlm.backbone.prepacked import plain
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["identity", "ranges_digest"]
+__all__ = ["identity", "ranges_digest", "revision"]
 
 _SAMPLE = 64
 
@@ -43,6 +43,18 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
         "recipe": json.loads(model.recipe.model_dump_json()),
         "software": {name: version(name) for name in ("embedlm", "torch", "transformers")},
     }
+
+
+def revision(model: Embedder, *facts: Any) -> str:
+    """Return a hash of a model's weights, tokenizer, recipe and ranges, and of further facts.
+
+    Scores are kept under it: where it is the same, so are they, on whatever device.
+    """
+    own = identity(model, with_head=True)
+    own["model"].pop("device")
+    parts = [own["model"], own["recipe"], ranges_digest(model), *facts]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def ranges_digest(model: Embedder) -> str:

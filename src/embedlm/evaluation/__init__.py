@@ -1,5 +1,7 @@
-"""How good vectors are: tasks on real data, metrics by their standard definitions."""
+"""How good vectors are: suites of tasks, metrics by their definitions, and how sure it all is."""
 
-from embedlm.evaluation.tasks import TASKS, Result, evaluate
+from embedlm.evaluation.results import Result
+from embedlm.evaluation.suite import suites
+from embedlm.evaluation.tasks import evaluate
 
-__all__ = ["TASKS", "Result", "evaluate"]
+__all__ = ["Result", "evaluate", "suites"]

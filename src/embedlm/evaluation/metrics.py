@@ -1,7 +1,7 @@
-"""The project's only metrics: Spearman for similarity, trec_eval's for rankings.
+"""The project's only metrics of rankings: those of trec_eval, ties and all.
 
 A ranking is a list of document ids, best first. Where it comes from scores, `ranking` and
-`best_documents` break ties as trec_eval does.
+`best_documents` break ties as trec_eval does. `measures` has the metrics of scores and labels.
 
 Shapes: Q queries, N documents.
 """
@@ -9,32 +9,30 @@ Shapes: Q queries, N documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
+
+from embedlm.errors import InputError, closest
 
 __all__ = [
+    "average_precision",
     "best_documents",
+    "hit_rate",
     "mean_metric",
     "ndcg",
+    "precision",
     "ranking",
+    "ranking_metric",
     "recall",
     "reciprocal_rank",
-    "spearman",
+    "score_queries",
 ]
 
 Gains = Mapping[str, float]
 """The gain of each judged document of a query; above 0 it is relevant."""
-
-
-def spearman(scores: npt.ArrayLike, gold: npt.ArrayLike) -> float:
-    """Rank correlation in -1..1; 0 where all scores are equal."""
-    values = np.asarray(scores, dtype=np.float64)
-    if len(values) < 2 or np.ptp(values) == 0:
-        return 0.0
-    return float(spearmanr(values, np.asarray(gold, dtype=np.float64)).statistic)
 
 
 def ranking(run: Mapping[str, float]) -> list[str]:
@@ -91,6 +89,27 @@ def reciprocal_rank(ranked: Sequence[str], gains: Gains, k: int | None = 10) -> 
     return 0.0
 
 
+def average_precision(ranked: Sequence[str], gains: Gains, k: int = 1000) -> float:
+    """Return the mean precision at each relevant document; those below k count 0 (map_cut)."""
+    found, total = 0, 0.0
+    for rank, document in enumerate(ranked[:k], 1):
+        if gains.get(document, 0) > 0:
+            found += 1
+            total += found / rank
+    relevant = sum(gain > 0 for gain in gains.values())
+    return total / relevant if relevant else 0.0
+
+
+def precision(ranked: Sequence[str], gains: Gains, k: int = 10) -> float:
+    """Return the share of the first k places that hold a relevant document."""
+    return sum(gains.get(document, 0) > 0 for document in ranked[:k]) / k
+
+
+def hit_rate(ranked: Sequence[str], gains: Gains, k: int = 10) -> float:
+    """Return 1 if a relevant document is among the first k, else 0."""
+    return float(any(gains.get(document, 0) > 0 for document in ranked[:k]))
+
+
 def mean_metric(
     metric: Callable[[Sequence[str], Gains], float],
     runs: Sequence[Mapping[str, float]],
@@ -100,3 +119,47 @@ def mean_metric(
     return float(
         np.mean([metric(ranking(run), judged) for run, judged in zip(runs, gains, strict=True)])
     )
+
+
+RANKING: dict[str, Callable[..., float]] = {
+    "ndcg": ndcg,
+    "map": average_precision,
+    "mrr": reciprocal_rank,
+    "recall": recall,
+    "precision": precision,
+    "hit_rate": hit_rate,
+}
+"""The metrics of rankings, by the name before the @."""
+
+
+def ranking_metric(name: str) -> Callable[[Sequence[str], Gains], float]:
+    """Return the metric of a name such as ndcg@10.
+
+    Raises:
+        InputError: no such metric, or no depth.
+    """
+    kind, at, depth = name.partition("@")
+    if kind not in RANKING or not at or not depth.isdecimal() or int(depth) < 1:
+        raise InputError(
+            f"{name!r} is no metric of rankings; write one of {', '.join(RANKING)} with a depth: "
+            f"ndcg@10.{closest(kind, list(RANKING))}"
+        )
+    return partial(RANKING[kind], k=int(depth))
+
+
+def score_queries(
+    runs: Mapping[str, Mapping[str, float]], judged: Mapping[str, Gains], metrics: Iterable[str]
+) -> dict[str, list[float]]:
+    """Return each metric for each judged query, in their order; a query without a run counts 0.
+
+    Args:
+        runs: the scores of documents, by query.
+        judged: the gains of documents, by query.
+        metrics: names such as ndcg@10.
+    """
+    functions = {name: ranking_metric(name) for name in metrics}
+    ranked = {query: ranking(runs.get(query, {})) for query in judged}
+    return {
+        name: [metric(ranked[query], gains) for query, gains in judged.items()]
+        for name, metric in functions.items()
+    }

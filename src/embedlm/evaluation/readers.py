@@ -1,29 +1,40 @@
-"""Reads the data sets of tasks: files of any form that `data.Source` reads, in a folder each."""
+"""Reads the data sets of tasks: files of any form that `data.Source` reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from embedlm.data import read_rows
 from embedlm.errors import RecordError
+from embedlm.evaluation.suite import RetrievalFields
 
-__all__ = ["Retrieval", "read_labelled", "read_pairs", "read_retrieval"]
-
+__all__ = [
+    "Judged",
+    "number_of",
+    "read_fields",
+    "read_pairs",
+    "read_retrieval",
+    "text_of",
+    "texts_of",
+]
 
 _PAIRS = (("s1", "s2"), ("sentence1", "sentence2"))
 
 
 @dataclass(frozen=True, slots=True)
-class Retrieval:
+class Judged:
     """A corpus, queries, and which documents answer them."""
 
     documents: dict[str, str]
     queries: dict[str, str]
+    """Those with a relevant document."""
     relevant: dict[str, dict[str, float]]
     """Gain of each judged document, by query."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many queries are not scored, by the reason."""
 
 
 def read_pairs(path: Path) -> list[tuple[str, str, float]]:
@@ -43,55 +54,86 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
                 f"{where}: give the fields s1 and s2 (or sentence1 and sentence2) with sentences "
                 f"and score with a number; {_fields(record)}"
             )
-        first, second = (_text(record, where, name) for name in names)
-        pairs.append((first, second, _number(record, where, "score")))
+        first, second = (text_of(record, where, name) for name in names)
+        pairs.append((first, second, number_of(record, where, "score")))
     return pairs
 
 
-def read_labelled(path: Path) -> list[tuple[str, str]]:
-    """Return texts with their class (text, label)."""
-    return [
-        (_text(record, where, "text"), _text(record, where, "label"))
-        for where, record in read_rows(path)
-    ]
+def read_fields(path: Path, *names: str) -> Iterator[tuple[str, ...]]:
+    """Yield the texts of fields that every record must have.
+
+    Raises:
+        InputError: no such file.
+        RecordError: a record without one of them, with file and line.
+    """
+    for where, record in read_rows(path):
+        yield tuple(text_of(record, where, name) for name in names)
 
 
-def read_retrieval(folder: Path, split: str | None = None) -> Retrieval:
-    """Return a retrieval set in BEIR's fields: _id, title, text; q, d, rel.
+def read_retrieval(paths: Mapping[str, Path], fields: RetrievalFields) -> Judged:
+    """Return a retrieval set.
 
     Args:
-        folder: holds corpus, queries and qrels.
-        split: part of the files' names, e.g. "validation"; None where there is only one.
+        paths: of corpus, queries and qrels.
+        fields: the names of the files' fields; by default BEIR's _id, title, text and q, d, rel.
     """
-    end = f"_{split}.jsonl" if split else ".jsonl"
+    names = fields
     documents = {
-        _text(record, where, "_id"): " ".join(
-            str(part) for part in (record.get("title"), record.get("text")) if part
+        _id(row, where, names.document_id, number): " ".join(
+            str(row[part]) for part in (names.title, names.text) if part and row.get(part)
         )
-        for where, record in read_rows(folder / "corpus.jsonl")
+        for number, (where, row) in enumerate(read_rows(paths["corpus"]))
     }
     queries = {
-        _text(record, where, "_id"): _text(record, where, "text")
-        for where, record in read_rows(folder / f"queries{end}")
+        _id(row, where, names.query_id, number): text_of(row, where, names.query)
+        for number, (where, row) in enumerate(read_rows(paths["queries"]))
     }
-    relevant: dict[str, dict[str, float]] = {}
-    for where, record in read_rows(folder / f"qrels{end}"):
-        query = _text(record, where, "q")
-        if query in queries:
-            gain = _number(record, where, "rel")
-            relevant.setdefault(query, {})[_text(record, where, "d")] = gain
-    return Retrieval(documents, {q: t for q, t in queries.items() if q in relevant}, relevant)
+    gains: dict[str, dict[str, float]] = {}
+    for number, (where, row) in enumerate(read_rows(paths["qrels"])):
+        query = _id(row, where, names.judged_query, number)
+        document = _id(row, where, names.judged_document, number)
+        gain = 1.0 if names.gain is None else number_of(row, where, names.gain)
+        gains.setdefault(query, {})[document] = gain
+    relevant = {
+        query: judged
+        for query, judged in gains.items()
+        if query in queries and any(gain > 0 for gain in judged.values())
+    }
+    left_out = {
+        "queries without a relevant document": len(queries.keys() - relevant.keys()),
+        "judged queries without a text": len(gains.keys() - queries.keys()),
+    }
+    return Judged(
+        documents,
+        {query: text for query, text in queries.items() if query in relevant},
+        relevant,
+        {reason: count for reason, count in left_out.items() if count},
+    )
 
 
-def _text(record: Mapping[str, Any], where: str, name: str) -> str:
+def _id(record: Mapping[str, Any], where: str, name: str | None, number: int) -> str:
+    """Return a record's id: its field, or its number where it has none."""
+    return str(number) if name is None else text_of(record, where, name)
+
+
+def text_of(record: Mapping[str, Any], where: str, name: str) -> str:
     """Return a field that a record must have, as a string."""
     if record.get(name) is None:
         raise RecordError(f"{where}: has no {name!r}; {_fields(record)}")
     return str(record[name])
 
 
-def _number(record: Mapping[str, Any], where: str, name: str) -> float:
-    text = _text(record, where, name)
+def texts_of(record: Mapping[str, Any], where: str, name: str) -> list[str]:
+    """Return a field that must hold a list of texts."""
+    value = record.get(name)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise RecordError(f"{where}: {name!r} is no list of texts; {_fields(record)}")
+    return value
+
+
+def number_of(record: Mapping[str, Any], where: str, name: str) -> float:
+    """Return a field that must hold a number."""
+    text = text_of(record, where, name)
     try:
         return float(text)
     except ValueError as error:

@@ -1,153 +1,55 @@
-"""Tasks: each embeds the texts of a data set, scores the vectors and names its main metric."""
+"""Scores a model on tasks: what is missing is told first, what is finished is not done again."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from embedlm.data import existing
 from embedlm.embedder import Embedder
-from embedlm.errors import InputError, closest, require
-from embedlm.evaluation.metrics import (
-    best_documents,
-    mean_metric,
-    ndcg,
-    recall,
-    reciprocal_rank,
-    spearman,
-)
-from embedlm.evaluation.readers import read_labelled, read_pairs, read_retrieval
+from embedlm.encode.identity import revision
+from embedlm.errors import InputError
+from embedlm.evaluation.kinds import score_task
+from embedlm.evaluation.results import Cache, Result, result_of, task_key
+from embedlm.evaluation.subject import Subject
+from embedlm.evaluation.suite import Suite, Task, known_tasks, named_tasks
+from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.names import check_name
 from embedlm.loader import load
-from embedlm.schema.recipe import Sparse
-from embedlm.search.fusion import fuse
+from embedlm.schema.arguments import check_arguments, check_names
 
-__all__ = ["TASKS", "Result", "check_tasks", "check_words", "data_folder", "evaluate"]
+__all__ = ["OPTIONS", "Run", "check_words", "data_folder", "evaluate", "found_tasks", "select"]
 
-DEPTH = 1000
-"""Documents kept for each query."""
-PROBE = 1.0
-"""Inverse strength of a linear probe's penalty: vectors have length 1."""
-RANKING = {"ndcg@10": ndcg, "recall@100": recall, "mrr@10": reciprocal_rank}
-"""The metrics of a retrieval task, with the depths of their defaults."""
+OPTIONS = ("dim", "precision", "normalize", "max_length", "batch_tokens", "adapter")
+"""The options of `Embedder.encode` under which a model may be scored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One task's outcome."""
+def select(tasks: Sequence[str] | None = None, suite: str | Path | None = None) -> dict[str, Task]:
+    """Return the tasks of a suite, named ones of it, or named ones of any suite.
 
-    task: str
-    metric: str
-    score: float
-    seconds: float
-    more: dict[str, float] = field(default_factory=dict)
-    """Further metrics and heads."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
-
-
-def _fit(model: Embedder, texts: Sequence[str]) -> None:
-    """Count the tokens of the texts for recipes that weigh tokens by their frequency."""
-    if model.recipe.pooling.weights != "none":
-        model.fit(texts)
-
-
-def _similarity(model: Embedder, path: Path) -> tuple[str, float, dict[str, float]]:
-    pairs = read_pairs(path)
-    texts = [text for first, second, _ in pairs for text in (first, second)]
-    _fit(model, texts)
-    vectors = model.encode(texts, heads=["dense"])
-    scores = model.similarity_pairwise(vectors[::2], vectors[1::2])
-    return "spearman", spearman(scores, [gold for *_, gold in pairs]), {}
-
-
-def _retrieval(
-    model: Embedder, folder: Path, split: str | None, words: int | None
-) -> tuple[str, float, dict[str, float]]:
-    data = read_retrieval(folder, split)
-    ids, texts = list(data.documents), list(data.documents.values())
-    if words is not None:
-        texts = [" ".join(text.split()[:words]) for text in texts]
-    _fit(model, texts)
-    documents = model.encode_document(texts)
-    queries = model.encode_query(list(data.queries.values()))
-    heads: list[str] = [head.kind for head in model.recipe.heads]
-    runs = {
-        head: best_documents(model.similarity(queries, documents, heads=[head]), ids, DEPTH)
-        for head in heads
-    }
-    if any(isinstance(head, Sparse) for head in model.recipe.heads) and len(heads) > 1:
-        runs["hybrid"] = [fuse(parts) for parts in zip(*runs.values(), strict=True)]
-    gains = [data.relevant[query] for query in data.queries]
-    scores = {
-        f"{head}_{name}": mean_metric(metric, head_runs, gains)
-        for head, head_runs in runs.items()
-        for name, metric in RANKING.items()
-    }
-    return "ndcg@10", scores[f"{'hybrid' if 'hybrid' in runs else heads[0]}_ndcg@10"], scores
-
-
-Task = Callable[[Embedder, Path, int | None], tuple[str, float, dict[str, float]]]
-
-
-def _classification(model: Embedder, folder: Path) -> tuple[str, float, dict[str, float]]:
-    """Score a linear probe: logistic regression on the training split's unit vectors."""
-    sklearn = require("sklearn.linear_model", "eval")
-    splits = {name: read_labelled(folder / f"{name}.jsonl") for name in ("train", "test")}
-    _fit(model, [text for text, _ in splits["train"]])
-    vectors = {
-        name: model.encode([text for text, _ in rows], heads=["dense"], normalize=True)
-        for name, rows in splits.items()
-    }
-    labels = {name: np.array([label for _, label in rows]) for name, rows in splits.items()}
-    probe = sklearn.LogisticRegression(C=PROBE, max_iter=1000)
-    probe.fit(vectors["train"], labels["train"])
-    predicted = probe.predict(vectors["test"])
-    return "accuracy", float((predicted == labels["test"]).mean()), {}
-
-
-def _sts(name: str) -> Task:
-    return lambda model, data, _: _similarity(model, data / "sts" / f"{name}.jsonl")
-
-
-def _ir(name: str, split: str | None = None) -> Task:
-    return lambda model, data, words: _retrieval(model, data / f"ir_{name}", split, words)
-
-
-TASKS: dict[str, Task] = {
-    **{name: _sts(name) for name in ("sts12", "sts13", "sts15", "sts16", "stsb_dev", "stsb_test")},
-    "scifact": _ir("scifact", "validation"),
-    **{name: _ir(name) for name in ("cranfield", "cisi", "adi")},
-    "banking77": lambda model, data, _: _classification(model, data / "banking77"),
-}
-"""Each task takes a model, the data folder and how many words of a document to embed."""
-CORPORA = frozenset({"scifact", "cranfield", "cisi", "adi"})
-"""Tasks with documents to shorten."""
-
-
-def check_tasks(names: Sequence[str]) -> None:
-    """Refuse an unknown task, and a list of none.
+    Args:
+        tasks: names; None: all of the suite.
+        suite: its name or file; None: the names are of the package's suites.
 
     Raises:
-        InputError: with the names that are allowed.
+        InputError: an unknown suite or task, or neither given.
     """
-    if not names:
-        raise InputError(f"no task was given; allowed: {', '.join(TASKS)}")
-    for name in names:
-        if name not in TASKS:
-            raise InputError(
-                f"{name!r} is not a task; allowed: {', '.join(TASKS)}." + closest(name, list(TASKS))
-            )
+    if suite is None:
+        return named_tasks(("stsb_dev",) if tasks is None else tasks)
+    found = Suite.load(suite)
+    if tasks is None:
+        return found
+    check_names(f"the suite {str(suite)!r}", tasks, found)
+    return {name: found[name] for name in tasks}
 
 
-def check_words(tasks: Sequence[str], words: int | None) -> None:
+def check_words(tasks: Mapping[str, Task], words: int | None) -> None:
     """Refuse a number of words below 1, or for tasks without documents that it would shorten.
 
     Raises:
@@ -157,10 +59,11 @@ def check_words(tasks: Sequence[str], words: int | None) -> None:
         return
     if words < 1:
         raise InputError(f"words is {words}; give a number above 0, or None for whole documents")
-    if not CORPORA & set(tasks):
+    if not any(task.kind == "retrieval" for task in tasks.values()):
+        corpora = [name for name, task in known_tasks().items() if task.kind == "retrieval"]
         raise InputError(
             f"words (--words) shortens the documents of a corpus, and {', '.join(tasks)} have "
-            f"none; leave it out, or take one of {', '.join(sorted(CORPORA))}"
+            f"none; leave it out, or take one of {', '.join(sorted(corpora))}"
         )
 
 
@@ -185,33 +88,141 @@ def data_folder(data: str | Path | None = None) -> Path:
     return Path(folder)
 
 
+def found_tasks(
+    tasks: Mapping[str, Task], folder: Path, *, skip_missing: bool = False
+) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
+    """Return the files of each task, and the first missing file of each task that is skipped.
+
+    Raises:
+        InputError: a file is not there and tasks may not be skipped; or none can run.
+    """
+    there: dict[str, dict[str, Path]] = {}
+    missing: dict[str, str] = {}
+    for name, task in tasks.items():
+        paths = {what: existing(folder / path) for what, path in task.paths().items()}
+        lost = [path for what, path in task.paths().items() if paths[what] is None]
+        if lost:
+            missing[name] = lost[0]
+        else:
+            there[name] = {what: path for what, path in paths.items() if path is not None}
+    if missing and not (skip_missing and there):
+        told = "; ".join(f"{name} needs {folder / path}" for name, path in missing.items())
+        advice = (
+            "give the folder that holds them (--data)"
+            if not there
+            else "put the files there, or leave these tasks out with --skip-missing"
+        )
+        raise InputError(f"{told}: the file is not there (nor with .gz, .xz, .zst); {advice}")
+    return there, missing
+
+
+@dataclass
+class Run:
+    """A model that is scored on tasks, with what has been found so far."""
+
+    model: Embedder
+    tasks: Mapping[str, Task]
+    paths: Mapping[str, Mapping[str, Path]]
+    words: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cache: Cache | None = None
+    restart: bool = False
+    """Score again what the cache holds."""
+    data: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The hashes of the tasks' files."""
+    revision: str = ""
+
+    def results(self) -> Iterator[Result]:
+        """Yield the result of each task, in order.
+
+        Raises:
+            InputError: an unknown option.
+            RecordError: a file that cannot be used, with its line.
+        """
+        check_names("evaluate", self.options, OPTIONS)
+        check_arguments("encode", **self.options)
+        generator = getattr(self.model.generator, "name", None)
+        self.revision = revision(self.model, generator)
+        subject = Subject(self.model, self.options, self.words)
+        with keeping(lambda: self.cache is not None and bool(self.data)):
+            for name, paths in self.paths.items():
+                yield self._result(subject, name, self.tasks[name], paths)
+
+    def _result(self, subject: Subject, name: str, task: Task, paths: Mapping[str, Path]) -> Result:
+        options = {**self.options, "words": self.words if task.kind == "retrieval" else None}
+        key, hashes = task_key(self.revision, name, task, paths, options)
+        known = self.cache.get(key) if self.cache is not None and not self.restart else None
+        if known is None:
+            start = time.perf_counter()
+            with _of(name):
+                scored = score_task(subject, task, paths)
+                known = result_of(name, task, scored, time.perf_counter() - start)
+            if self.cache is not None:
+                self.cache.put(key, known)
+        self.data[name] = hashes
+        return known
+
+    def described(self) -> dict[str, Any]:
+        """Return which model it is, for a result file."""
+        return {
+            "name": self.model.name,
+            "revision": self.revision,
+            "recipe": json.loads(self.model.recipe.model_dump_json()),
+            "options": {**self.options, "words": self.words},
+        }
+
+
+@contextmanager
+def _of(task: str) -> Iterator[None]:
+    """Add the task's name to an error."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the task {task}")
+        raise
+
+
 def evaluate(
     model: Embedder | str | Path | None = None,
-    tasks: Sequence[str] = ("stsb_dev",),
+    tasks: Sequence[str] | None = None,
     *,
+    suite: str | Path | None = None,
     data: str | Path | None = None,
     words: int | None = None,
+    cache: str | Path | None = None,
+    restart: bool = False,
+    skip_missing: bool = False,
+    encode: Mapping[str, Any] | None = None,
+    on_result: Callable[[Result], object] | None = None,
     **options: Any,
 ) -> list[Result]:
     """Score a model on tasks.
 
     Args:
         model: an embedder, or what `embedlm.load` takes.
-        tasks: names from `TASKS`.
+        tasks: names of tasks; None: those of the suite, or stsb_dev.
+        suite: the name of a suite or a .yaml file.
         data: the folder that holds the data sets; None takes $EMBEDLM_DATA.
         words: embed only the first so many words of each document; None embeds all.
+        cache: a folder of finished results, which are not computed again; None keeps none.
+        restart: compute again what the cache holds.
+        skip_missing: leave out tasks whose files are not there.
+        encode: options of `encode` for all texts: dim, precision, normalize, max_length, ...
+        on_result: called with each result as soon as it is there.
         **options: passed to `embedlm.load`.
 
     Raises:
-        InputError: an unknown task, or a data folder that does not exist.
+        InputError: an unknown suite or task, or files that do not exist.
     """
-    check_tasks(tasks)
-    check_words(tasks, words)
-    folder = data_folder(data)
+    chosen = select(tasks, suite)
+    check_words(chosen, words)
+    paths, _ = found_tasks(chosen, data_folder(data), skip_missing=skip_missing)
     embedder = model if isinstance(model, Embedder) else load(model, **options)
+    kept = None if cache is None else Cache(Path(cache))
+    run = Run(embedder, chosen, paths, words, dict(encode or {}), kept, restart)
     results = []
-    for name in tasks:
-        start = time.perf_counter()
-        metric, score, more = TASKS[name](embedder, folder, words)
-        results.append(Result(name, metric, score, time.perf_counter() - start, more))
+    for result in run.results():
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
     return results

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedlm.encode.identity import identity
+from embedlm.encode.identity import revision
 from embedlm.errors import require
 from embedlm.interop.models import embedder_of
-from embedlm.schema.template import parse_template
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
@@ -25,7 +22,7 @@ else:
     ModelMeta = require("mteb.models", "mteb").ModelMeta
     AbsEncoder = require("mteb.models.abs_encoder", "mteb").AbsEncoder
 
-__all__ = ["EmbedLMEncoder", "revision"]
+__all__ = ["EmbedLMEncoder"]
 
 _SCORES = ("cosine", "dot")
 
@@ -85,7 +82,7 @@ class EmbedLMEncoder(AbsEncoder):
         texts = [text for batch in inputs for text in batch["text"]]
         role = None if prompt_type is None else prompt_type.value
         given: dict[str, Any] = {"precision": precision, "show_progress": show_progress_bar}
-        if _takes_instruction(self.model, role):
+        if self.model.renderer.takes_instruction(role):
             given["instruction"] = self.get_instruction(task_metadata, prompt_type) or None
         vectors: npt.NDArray[Any] = self.model.encode(
             texts, role, heads="dense", **{**given, **self.options}
@@ -101,25 +98,6 @@ class EmbedLMEncoder(AbsEncoder):
         return self.model.similarity_pairwise(_rows(embeddings1), _rows(embeddings2))
 
 
-def revision(
-    model: Embedder,
-    instructions: Mapping[str, str] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> str:
-    """Return a hash of all that the scores depend on, under which mteb keeps them.
-
-    Args:
-        model: whose weights, tokenizer and recipe count.
-        instructions: those in place of mteb's own.
-        options: those of `encode`.
-    """
-    facts = identity(model, with_head=True)
-    facts["model"].pop("device")
-    parts = [facts["model"], facts["recipe"], dict(instructions or {}), dict(options or {})]
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
-
-
 def _metadata(
     model: Embedder, instructions: Mapping[str, str] | None, options: Mapping[str, Any]
 ) -> ModelMeta:
@@ -131,22 +109,16 @@ def _metadata(
     return ModelMeta.create_empty(
         {
             "name": f"embedlm/{Path(model.name).name}" if local else model.name,
-            "revision": revision(model, instructions, options),
+            "revision": revision(model, dict(instructions or {}), dict(options)),
             "n_parameters": sum(each.numel() for each in parameters),
             "memory_usage_mb": size / 2**20,
             "max_tokens": model.max_length,
             "embed_dim": options.get("dim") or model.dim,
             "framework": ["PyTorch"],
             "similarity_fn_name": recipe.similarity if recipe.similarity in _SCORES else None,
-            "use_instructions": any(_takes_instruction(model, x) for x in (None, "query")),
+            "use_instructions": any(map(model.renderer.takes_instruction, (None, "query"))),
         }
     )
-
-
-def _takes_instruction(model: Embedder, role: str | None) -> bool:
-    """Return whether the templates of a role have an {instruction}."""
-    templates = model.renderer.templates(role)
-    return any(piece.kind == "instruction" for text in templates for piece in parse_template(text))
 
 
 def _rows(vectors: Any) -> npt.NDArray[Any]:

@@ -119,6 +119,11 @@ class Renderer:
             return instruction.get(role or "default", "")
         return instruction or ""
 
+    def takes_instruction(self, role: str | None) -> bool:
+        """Tell whether the templates of a role have an {instruction}."""
+        pieces = (piece for text in self.templates(role) for piece in parse_template(text))
+        return any(piece.kind == "instruction" for piece in pieces)
+
     def max_length(self, role: str | None) -> int | None:
         """Return the recipe's own limit for the role, or the model's."""
         length = self.prompt.max_length

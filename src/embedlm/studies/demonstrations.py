@@ -93,7 +93,7 @@ def _score(
     model: Embedder, dev: Sequence[tuple[str, str, float]], shot: Mapping[str, str]
 ) -> float:
     """Return the correlation on the dev set with a demonstration, or with none if it is empty."""
-    from embedlm.evaluation.metrics import spearman
+    from embedlm.evaluation.measures import spearman
 
     texts = [text for first, second, _ in dev for text in (first, second)]
     shown = [dict(shot)] if any(_key(shot)) else []

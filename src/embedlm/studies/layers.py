@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedlm.errors import InputError
-from embedlm.evaluation.metrics import spearman
+from embedlm.evaluation.measures import spearman
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder

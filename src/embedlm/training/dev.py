@@ -11,7 +11,8 @@ from typing import Any
 from embedlm.data import Group, Pair, Records, read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
-from embedlm.evaluation.metrics import best_documents, mean_metric, reciprocal_rank, spearman
+from embedlm.evaluation.measures import spearman
+from embedlm.evaluation.metrics import best_documents, mean_metric, reciprocal_rank
 from embedlm.schema.tuning import Stage
 from embedlm.training.named_adapters import adapters_of
 

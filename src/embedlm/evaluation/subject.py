@@ -1,0 +1,82 @@
+"""The model under test, and what a task gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.embedder import Embedder
+from embedlm.evaluation.sample import Sample
+from embedlm.evaluation.suite import Task
+from embedlm.readout.quantized import in_floats
+from embedlm.readout.similarity import DENSE
+
+__all__ = ["Scored", "Subject", "drawn", "pair_scores"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of a task."""
+
+    metrics: dict[str, float]
+    sample: Sample
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the options under which all of its texts are encoded."""
+
+    model: Embedder
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `Embedder.encode`: dim, precision, normalize, ..."""
+    words: int | None = None
+    """Words of a document that are embedded; None: all."""
+
+    def fitted(self, texts: Sequence[str]) -> Subject:
+        """Return the subject with token frequencies counted, where its recipe weighs by them.
+
+        The caller's model stays as it is, so that tasks do not depend on each other.
+        """
+        if self.model.recipe.pooling.weights == "none":
+            return self
+        copy = self.model.with_recipe(self.model.recipe)
+        return Subject(copy.fit(texts), self.options, self.words)
+
+    def encode(self, texts: Sequence[str], task: Task, role: str | None, **more: Any) -> Any:
+        """Return the vectors of texts, told the task's instruction where the prompt takes one."""
+        told = task.told(role)
+        if told is not None and self.model.renderer.takes_instruction(role):
+            more["instruction"] = told
+        return self.model.encode(list(texts), role=role, **{**self.options, **more})
+
+    def dense(self, texts: Sequence[str], task: Task, **more: Any) -> npt.NDArray[Any]:
+        """Return dense vectors of texts without a role, (n, dim)."""
+        vectors: npt.NDArray[Any] = self.encode(texts, task, None, heads=["dense"], **more)
+        return vectors
+
+    def floats(self, texts: Sequence[str], task: Task) -> npt.NDArray[np.float32]:
+        """Return dense vectors as numbers that a classifier can read."""
+        return np.asarray(in_floats(self.dense(texts, task)), dtype=np.float32)
+
+
+def pair_scores(
+    subject: Subject, pairs: Sequence[tuple[str, str]], task: Task
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the similarity of pairs: "similarity", which is the recipe's, and all others."""
+    vectors = subject.dense([text for pair in pairs for text in pair], task)
+    a, b = vectors[::2], vectors[1::2]
+    plain = in_floats(vectors)
+    scores = {name: score(plain[::2], plain[1::2], pairwise=True) for name, score in DENSE.items()}
+    return {"similarity": subject.model.similarity_pairwise(a, b), **scores}
+
+
+def drawn(count: int, task: Task, seed: int) -> npt.NDArray[np.int64]:
+    """Return which units are scored, in order: all, or the task's sample."""
+    if task.sample is None or task.sample >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, task.sample, replace=False))
