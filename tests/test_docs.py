@@ -53,6 +53,8 @@ COMMANDS = (
     "parity",
     "rerank",
     "evaluate",
+    "mine",
+    "score",
     "train",
     "merge",
 )
