@@ -126,7 +126,7 @@ from pathlib import Path
 from benchmarks.contender import peak_mb
 import embedlm
 folder, k = Path(sys.argv[1]), int(sys.argv[2])
-model = embedlm.load(folder / "model")
+model = embedlm.load(folder / "model", dtype="float32", device="cpu")
 times = []
 for run in range(2):
     start = time.perf_counter()
@@ -144,7 +144,8 @@ import datasets
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 folder, k = Path(sys.argv[1]), int(sys.argv[2])
-model = SentenceTransformer(str(folder / "model"), device="cpu")
+model = SentenceTransformer(str(folder / "model"), device="cpu",
+    model_kwargs={"dtype": "float32"})
 times = []
 for run in range(2):
     start = time.perf_counter()

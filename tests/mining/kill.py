@@ -67,7 +67,9 @@ def main(model, times):
             done = server()(*words, "-o", killed, folder=folder)
             assert done.code == 0, done.err
             assert killed.read_bytes() == whole.read_bytes()
-            left = [path.name for path in folder.iterdir() if path.suffix in (".part", ".work")]
+            left = [
+                path.name for path in folder.iterdir() if path.suffix in (".part", ".work", ".tmp")
+            ]
             assert left == [], left
             told = f"killed {times} times, finished {ends.count(0)} times; the same bytes"
             print(f"{job}: {took:.1f} s; {told}", flush=True)

@@ -80,3 +80,11 @@ def test_the_bm25_of_a_text_is_that_of_the_passage(index):
 
 def test_words_are_lower_case_and_each_wide_character_is_one():
     assert words_of("Ein Fluß, 北京大学 and x2!") == ["ein", "fluß", *"北京大学", "and", "x2"]
+
+
+def test_a_damaged_index_is_made_anew(tmp_path):
+    texts, folder = sentences(20, seed=8), tmp_path / "index"
+    before = WordIndex.build(texts, folder).scores(texts[0])
+    (folder / "params.index.json").unlink()
+    assert (WordIndex.build(texts, folder).scores(texts[0]) == before).all()
+    assert (folder / "params.index.json").is_file()

@@ -7,6 +7,7 @@ gives the very bytes of one that was never stopped.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from embedlm.data import TrainingRecord, record_lines
 from embedlm.data.training_record import read_training_record
 from embedlm.errors import InputError, JobError
 from embedlm.jobs import Job, Reject, progress, write_file
+from embedlm.jobs.atomic import TEMPORARY
 from embedlm.jobs.json_files import json_text, write_json
 from embedlm.jobs.lock import locked
 from embedlm.jobs.rejects import write_rejects
@@ -186,7 +188,10 @@ def work_folder(out: Path, given: str | Path | None) -> Iterator[Path]:
         JobError: another process works there, or the folder cannot be made.
     """
     folder = out.with_name(f"{out.name}.work") if given is None else Path(given)
+    gone = folder.with_name(f"{folder.name}{TEMPORARY}")
     try:
+        if given is None:
+            shutil.rmtree(gone, ignore_errors=True)  # what a kill left of an earlier run
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JobError(
@@ -200,5 +205,6 @@ def work_folder(out: Path, given: str | Path | None) -> Iterator[Path]:
             remove = remove and isinstance(error, InputError)  # nothing that took work is there
             raise
         finally:
-            if remove:
-                shutil.rmtree(folder, ignore_errors=True)
+            if remove:  # at once: a later run must not find half of an index
+                os.replace(folder, gone)
+                shutil.rmtree(gone, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,7 +76,10 @@ class WordIndex:
         """
         bm25s: Any = require("bm25s", "search")
         if folder.is_dir():
-            return cls(folder)
+            try:
+                return cls(folder)
+            except (OSError, ValueError, KeyError):  # damaged: it is made anew
+                shutil.rmtree(folder, ignore_errors=True)
         ids: dict[str, int] = {}
         flat, starts = array("i"), array("q", [0])
         for text in texts:
