@@ -18,6 +18,11 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
 
+    def say(self, body):
+        """Return the text of a good answer."""
+        text = body["messages"][-1]["content"].removeprefix("Input: ").upper()
+        return f'Output: "{text} {body["seed"]}"'
+
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -44,8 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(step, body)
 
     def answer(self, step, body):
-        text = body["messages"][-1]["content"].removeprefix("Input: ").upper()
-        said = "" if step == "silent" else f'Output: "{text} {body["seed"]}"'
+        said = "" if step == "silent" else self.server.say(body)
         message = {"role": "assistant", "content": said}
         good = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
         good["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]

@@ -58,6 +58,8 @@ COMMANDS = (
     "rerank",
     "evaluate",
     "compare",
+    "mine",
+    "score",
     "train",
     "merge",
     "compress",

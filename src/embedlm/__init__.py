@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedlm.evaluation import evaluate
     from embedlm.generation.writer import Writer
     from embedlm.loader import load
+    from embedlm.mining import mine
     from embedlm.readout.embeddings import Embeddings
     from embedlm.readout.quantized import dequantize
     from embedlm.rerank import Reranker
@@ -31,6 +32,7 @@ __all__ = [
     "evaluate",
     "load",
     "losses",
+    "mine",
     "quantize",
     "recipes",
     "train",
@@ -42,6 +44,7 @@ _LAZY = {
     "Embeddings": "embedlm.readout.embeddings",
     "load": "embedlm.loader",
     "evaluate": "embedlm.evaluation",
+    "mine": "embedlm.mining",
     "quantize": "embedlm.encode.precision",
     "dequantize": "embedlm.readout.quantized",
     "Reranker": "embedlm.rerank",

@@ -19,12 +19,25 @@ from embedlm.data.source import Source
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs.names import check_name
 
-__all__ = ["Group", "Pair", "RecordKind", "Records", "read_records"]
+__all__ = [
+    "Group",
+    "Pair",
+    "RecordKind",
+    "Records",
+    "passage_id",
+    "read_group",
+    "read_records",
+    "titled",
+]
 
 RecordKind = Literal["groups", "pairs", "texts"]
-_QUERY = ("query", "anchor", "question", "q")
-_POSITIVE = ("positive", "positives", "pos", "document", "passage", "answer", "d")
-_NEGATIVE = ("negative", "negatives", "neg", "hard_negatives")
+_QUERY = ("query", "anchor", "question", "query_text", "q")
+_POSITIVE = (
+    *("positive", "positives", "pos", "pos_doc", "positive_passages"),
+    *("document", "passage", "answer", "d"),
+)
+_NEGATIVE = ("negative", "negatives", "neg", "neg_doc", "hard_negatives", "negative_passages")
+PASSAGE_IDS = ("id", "_id", "docid", "doc_id")
 _FIRST = ("sentence1", "s1", "text1", "a")
 _SECOND = ("sentence2", "s2", "text2", "b")
 _SCORE = ("score", "similarity")
@@ -167,6 +180,31 @@ def _item(record: Mapping[str, Any], where: str) -> Example:
     )
 
 
+def read_group(record: Mapping[str, Any], where: str) -> tuple[Group, dict[str, str | None]]:
+    """Return the group of a record, and which of its fields hold what.
+
+    Args:
+        record: its fields, named as in any of the layouts.
+        where: its place, as "file:line".
+
+    Returns:
+        The group; the names of the fields with the query, the positives and the negatives.
+
+    Raises:
+        RecordError: no query, no positive, or a value of another kind.
+    """
+    query = _name(record, _QUERY)
+    if query is None:
+        has = f"has the fields {', '.join(map(repr, record))}" if record else "is empty"
+        raise RecordError(f"{where}: {has}; expected are query and positives")
+    fields = {
+        "query": query,
+        "positives": _name(record, _POSITIVE),
+        "negatives": _name(record, _NEGATIVE),
+    }
+    return _group(record, query, where), fields
+
+
 def _group(record: Mapping[str, Any], query: str, where: str) -> Group:
     positive, negative = _name(record, _POSITIVE), _name(record, _NEGATIVE)
     if positive is None:
@@ -212,10 +250,28 @@ def _text(value: Any, where: str, name: str) -> str:
 
 
 def _several(value: Any, where: str, name: str) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
+    values = [value] if isinstance(value, str | dict) else value
     if not isinstance(values, list):
         raise RecordError(f"{where}: {name!r} is {type(value).__name__}; give a text or a list")
-    return tuple(_text(value, where, name) for value in values)
+    return tuple(_text(_passage(value), where, name) for value in values)
+
+
+def _passage(value: Any) -> Any:
+    """Return the text of a passage that is an object, as Tevatron and Automodel write it."""
+    return titled(value) if isinstance(value, Mapping) and "text" in value else value
+
+
+def titled(passage: Mapping[str, Any]) -> str:
+    """Return a passage's title and text, with a blank between."""
+    return " ".join(str(part) for part in (passage.get("title"), passage.get("text")) if part)
+
+
+def passage_id(passage: Any) -> str | None:
+    """Return the id of a passage that is an object; None where it has none."""
+    if not isinstance(passage, Mapping):
+        return None
+    found = next((passage[name] for name in PASSAGE_IDS if passage.get(name) is not None), None)
+    return None if found is None else str(found)
 
 
 def _number(value: Any, where: str, name: str) -> float:

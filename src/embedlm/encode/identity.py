@@ -15,7 +15,7 @@ from embedlm.backbone.prepacked import plain
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["identity", "ranges_digest", "revision"]
+__all__ = ["identity", "ranges_digest", "revision", "weights_digest"]
 
 _SAMPLE = 64
 
@@ -30,9 +30,11 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     statistics = model.readout.statistics
     return {
         "model": {
-            "weights": _weights(backbone.network),
-            "head": _weights(backbone.head) if with_head and backbone.head is not None else None,
-            "parts": _weights(parts) if len(parts) else None,
+            "weights": weights_digest(backbone.network),
+            "head": weights_digest(backbone.head)
+            if with_head and backbone.head is not None
+            else None,
+            "parts": weights_digest(parts) if len(parts) else None,
             "tokenizer": _short(model.tokenizer.backend_tokenizer.to_str().encode("utf-8")),
             "dtype": str(backbone.dtype),
             "device": backbone.device.type,
@@ -63,7 +65,8 @@ def ranges_digest(model: Embedder) -> str:
     return _short(b"".join(f"{form}".encode() + values.tobytes() for form, values in forms))
 
 
-def _weights(network: Any) -> str:
+def weights_digest(network: Any) -> str:
+    """Return a hash of a sample of every tensor of a network."""
     seen = hashlib.sha256()
     for name, value in network.named_parameters():
         flat = plain(value.detach()).flatten()

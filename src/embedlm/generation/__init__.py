@@ -1,5 +1,6 @@
 """Text from a language model: on this machine or from an endpoint, cached on disk."""
 
+from embedlm.generation.asking import SeededChat, ask
 from embedlm.generation.cache import Cache
 from embedlm.generation.endpoint import EndpointGenerator
 from embedlm.generation.generator import FunctionGenerator, Generator, Sampling
@@ -13,5 +14,7 @@ __all__ = [
     "Generator",
     "LocalGenerator",
     "Sampling",
+    "SeededChat",
+    "ask",
     "resolve_generator",
 ]

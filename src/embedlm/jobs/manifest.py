@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from embedlm.errors import JobError
 from embedlm.jobs.json_files import read_json
 
-__all__ = ["change_of", "difference", "json_values"]
+__all__ = ["change_of", "difference", "facts_digest", "json_values"]
 
 _SHOWN = 3
 """Differences that a message names."""
@@ -22,6 +23,12 @@ def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest as JSON would read it back; what is not a type of JSON is a string."""
     values: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return values
+
+
+def facts_digest(facts: Mapping[str, Any]) -> str:
+    """Return a hash of a manifest's values, 16 characters that can stand in a file's name."""
+    text = json.dumps(json_values(facts), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def change_of(file: Path, manifest: Mapping[str, Any]) -> str:

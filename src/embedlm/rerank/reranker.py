@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from embedlm.backbone import gguf_folder
 from embedlm.backbone.config import load_config, raw_config
+from embedlm.encode.identity import identity, weights_digest
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, ModelError, closest
 from embedlm.persistence import layout_folder
@@ -22,7 +23,7 @@ from embedlm.rerank.cross_encoder import PairSettings, is_cross_encoder, pair_se
 from embedlm.rerank.method import Method, find_method
 from embedlm.rerank.published import check_known, is_published
 
-__all__ = ["Reranker"]
+__all__ = ["Reranker", "is_reranker"]
 
 Scores = npt.NDArray[np.float32]
 _WITHOUT_EFFECT = ("batch_size", "show_progress_bar", "convert_to_numpy", "return_documents")
@@ -85,6 +86,16 @@ class Reranker:
 
     def __repr__(self) -> str:
         return f"Reranker({self.name!r}, method={self.method.name!r})"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for two re-rankers to give the same scores."""
+        network = self._network
+        if isinstance(network, AnswerModel):
+            facts = identity(network.model, with_head=True)
+        else:
+            facts = {"weights": weights_digest(network.network), "limit": network.max_length}
+        tokenizer = network.tokenizer.backend_tokenizer.to_str()
+        return {**facts, "tokenizer": tokenizer, "method": self.method.model_dump_json()}
 
     def score(
         self,
@@ -213,6 +224,18 @@ class Reranker:
                 self.method, self._network.tokenizer, self._chat, prompt, self.name
             )
         return self._chats[prompt]
+
+
+def is_reranker(source: str | Path) -> bool:
+    """Tell whether a folder or hub id is a re-ranker's, by its class or its name.
+
+    Raises:
+        ModelError: nothing that can be loaded is there.
+    """
+    folder = gguf_folder(str(source))
+    classes = getattr(load_config(folder), "architectures", None) or ()
+    named = any(str(one).endswith("ForSequenceClassification") for one in classes)
+    return named or is_published(folder)
 
 
 def _network(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from embedlm.generation.cache import Cache, key_of
+from embedlm.generation.asking import SeededChat, ask
+from embedlm.generation.cache import Cache
 from embedlm.generation.generator import Chat, Generator, Sampling, batches
 from embedlm.generation.resolve import resolve_generator
 from embedlm.jobs.progress import progress
@@ -25,14 +25,8 @@ from embedlm.schema.yaml_files import read_mapping
 __all__ = ["chats_for", "transform_texts"]
 
 log = logging.getLogger(__name__)
-_AT_ONCE = 64
-"""Chats given to a generator in one call."""
 _WINDOW = 256
 """Texts whose chats are held in memory at once."""
-_SAVED_AFTER = 0.5
-"""Seconds of generation that a kill may cost."""
-
-SeededChat = tuple[Chat, int]
 
 
 @lru_cache(maxsize=1)
@@ -143,7 +137,7 @@ def _written(
     store: Cache,
 ) -> list[str]:
     """Return the answer to each chat; the text it was about where there is no answer."""
-    answers = [_clean(answer or "") for answer in _answers(writer, store, sampling, requests)]
+    answers = [_clean(answer or "") for answer in ask(writer, store, sampling, requests)]
     empty = answers.count("")
     if empty:
         log.warning(
@@ -153,40 +147,3 @@ def _written(
             len(answers),
         )
     return [answer or text for answer, text in zip(answers, originals, strict=True)]
-
-
-def _answers(
-    writer: Generator, store: Cache, sampling: Sampling, requests: list[SeededChat]
-) -> list[str | None]:
-    """Return the answers: from the cache where they are there, else from the generator."""
-    keys = [key_of(writer.name, chat, sampling, seed) for chat, seed in requests]
-    known = store.get(list(dict.fromkeys(keys)))
-    missing = {
-        key: request for key, request in zip(keys, requests, strict=True) if key not in known
-    }
-    for part in batches(missing.items(), _AT_ONCE):
-        _generate(dict(part), sampling, writer, store, known)
-    return [known.get(key) for key in keys]
-
-
-def _generate(
-    part: dict[str, SeededChat],
-    sampling: Sampling,
-    writer: Generator,
-    store: Cache,
-    known: dict[str, str],
-) -> None:
-    """Add the answers to some requests to the cache and to `known` as they come."""
-    chats, seeds = [chat for chat, _ in part.values()], [seed for _, seed in part.values()]
-    fresh: dict[str, str] = {}
-    saved = time.monotonic()
-    try:
-        for key, answer in zip(part, writer.generate(chats, sampling, seeds), strict=True):
-            if answer is not None:
-                fresh[key] = known[key] = answer
-            if fresh and time.monotonic() - saved > _SAVED_AFTER:
-                store.put(fresh.items())
-                fresh, saved = {}, time.monotonic()
-    finally:
-        if fresh:
-            store.put(fresh.items())
