@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -316,7 +317,7 @@ def test_documents_of_files_folders_and_beir(tmp_path):
         ("deep/b.jsonl:1", "x"),
         (4, "y"),
     ]
-    assert [d.id for d in read_documents(folder, whole=True)][0] == "a.md"
+    assert next(d.id for d in read_documents(folder, whole=True)) == "a.md"
     beir = tmp_path / "beir"
     beir.mkdir()
     write(beir / "corpus.jsonl", [{"_id": "4", "title": "T", "text": "body", "metadata": {"u": 1}}])
@@ -353,7 +354,7 @@ def test_chunks_hold_all_of_a_text_and_no_more_tokens_than_asked(model, way, siz
         inside = model.tokenizer.backend_tokenizer.encode(text[start:end], add_special_tokens=False)
         assert len(inside.ids) <= size + 1  # a word at a chunk's edge may be cut otherwise alone
     assert not "".join(sign for sign, held in zip(text, covered, strict=True) if not held).strip()
-    shared = sum(a[1] > b[0] for a, b in zip(spans, spans[1:], strict=False))
+    shared = sum(a[1] > b[0] for a, b in pairwise(spans))
     assert (shared > 0) == (overlap > 0) or way != "tokens"
 
 
@@ -364,7 +365,7 @@ def test_late_chunks_are_means_of_the_document_s_own_states(model):
     spans = sentence_spans(text)
     assert [text[a:b] for a, b in spans][1] == "The quick brown fox."
     vectors = late_vectors(model, text, spans)
-    # Under a causal mask the first chunk sees nothing else; later ones differ from themselves alone.
+    # Under a causal mask the first chunk sees nothing else; later ones do.
     alone = model.encode_document([text[a:b] for a, b in spans])
     np.testing.assert_allclose(vectors[0], alone[0], atol=1e-4)
     assert np.abs(vectors[1] - alone[1]).max() > 1e-3

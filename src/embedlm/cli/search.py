@@ -135,7 +135,9 @@ def command(
             f"are for one; make it: embedlm index {source} -o INDEX"
         )
     if query is None:
-        raise InputError("give a query; only an index is asked line by line")
+        raise InputError(
+            "QUERY requires an argument: what to look for (only an index is asked line by line)"
+        )
     _search_files(source, query, mode or "dense", model, loading, reading, top_k, instruction, json)
 
 

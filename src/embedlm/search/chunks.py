@@ -41,8 +41,8 @@ class Chunking:
             )
         if self.size < 1 or not 0 <= self.overlap < self.size:
             raise InputError(
-                f"chunks of {self.size} tokens with an overlap of {self.overlap}; give a size above "
-                "0 and an overlap below the size"
+                f"chunks of {self.size} tokens with an overlap of {self.overlap}; give a size "
+                "above 0 and an overlap below the size"
             )
 
     def spans(self, text: str, tokenizer: Any) -> list[Span]:

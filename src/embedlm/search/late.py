@@ -40,8 +40,8 @@ def check_late(model: Embedder) -> None:
     if pooling.kind not in _POOLINGS or not plain or not one:
         raise UnsupportedError(
             f"recipe {recipe.name!r} pools by {pooling.kind}, and late chunking needs one "
-            f"prompt and a plain pooling of the text's tokens ({', '.join(_POOLINGS)}); cut without it, or "
-            "take another recipe"
+            f"prompt and a plain pooling of the text's tokens ({', '.join(_POOLINGS)}); "
+            "cut without it, or take another recipe"
         )
 
 
