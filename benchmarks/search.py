@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,14 @@ import numpy.typing as npt
 
 import embedlm
 from embedlm.evaluation.metrics import ndcg
-from embedlm.evaluation.readers import read_retrieval
-from embedlm.search import EdgeStore, ExactStore, Index, build_index
+from embedlm.evaluation.readers import Retrieval, read_retrieval
+from embedlm.search import EdgeStore, ExactStore, Index, build_index, fuse
+from embedlm.search.fusion import ordered
 
 TASKS = {"scifact": "validation", "cranfield": None}
-MODES: dict[str, dict[str, str]] = {
-    "dense": {"mode": "dense"},
-    "bm25": {"mode": "bm25"},
-    "hybrid, rrf": {"mode": "hybrid", "fusion": "rrf"},
-    "hybrid, min_max": {"mode": "hybrid", "fusion": "min_max"},
-    "hybrid, dbsf": {"mode": "hybrid", "fusion": "dbsf"},
-}
+DEPTH = 100
+"""Documents of each ranking that are fused, as a search does."""
+SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 DRAWS = 10_000
 COUNT, WIDTH, CENTRES, LATENT = 100_000, 384, 2_000, 40
 
@@ -42,9 +39,50 @@ def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+Runs = dict[str, dict[str, float]]
+"""The ranking of each head for one query."""
+
+
+def rankings(index: Index, queries: Mapping[str, str]) -> dict[str, Runs]:
+    """Return the best documents of each query by dense vectors and by BM25."""
+    return {
+        query: {
+            mode: {str(hit.id): hit.score for hit in index.search(text, DEPTH, mode=mode)}
+            for mode in ("dense", "bm25")
+        }
+        for query, text in queries.items()
+    }
+
+
+def scores(
+    runs: Mapping[str, Runs], data: Retrieval, method: str, share: float
+) -> npt.NDArray[np.float64]:
+    """Return nDCG@10 of each query, dense vectors having a share of the weight."""
+    found = []
+    for query, both in runs.items():
+        fused = fuse([both["dense"], both["bm25"]], method, [share, 1 - share])
+        ranked = [document for document, _ in ordered(fused)[:10]]
+        found.append(ndcg(ranked, data.relevant[query]))
+    return np.array(found)
+
+
+def chosen_weight(index: Index, data: Retrieval) -> tuple[str, float]:
+    """Return the fusion and the share of dense vectors that are best on training queries."""
+    runs = rankings(index, data.queries)
+    tried = {
+        (method, share): float(scores(runs, data, method, share).mean())
+        for method in ("rrf", "min_max", "dbsf")
+        for share in SHARES
+    }
+    best = max(tried, key=lambda pair: tried[pair])
+    print(f"best on the training queries: {best[0]}, dense {best[1]} ({tried[best]:.3f})")
+    return best
+
+
 def quality(data: Path, work: Path) -> None:
-    """Print nDCG@10 of each mode, and of the best hybrid less dense and less BM25."""
+    """Print nDCG@10 of each ranking and fusion; weights are chosen on SciFact's training queries."""
     model = embedlm.load()
+    weight = None
     for task, split in TASKS.items():
         folder = data / f"ir_{task}"
         report = build_index(folder, work / f"{task}.index", model, show_progress="lines")
@@ -55,16 +93,20 @@ def quality(data: Path, work: Path) -> None:
         )
         retrieval = read_retrieval(folder, split)
         with Index.open(work / f"{task}.index", model) as index:
-            scores = {name: [] for name in MODES}  # type: dict[str, list[float]]
-            for query, text in retrieval.queries.items():
-                for name, options in MODES.items():
-                    ranked = [str(hit.id) for hit in index.search(text, 10, **options)]
-                    scores[name].append(ndcg(ranked, retrieval.relevant[query]))
-        values = {name: np.array(one) for name, one in scores.items()}
+            if weight is None:
+                weight = chosen_weight(index, read_retrieval(folder, "train"))
+            runs = rankings(index, retrieval.queries)
+        rows = {
+            "dense": ("rrf", 1.0),
+            "bm25": ("rrf", 0.0),
+            **{f"hybrid, {one}": (one, 0.5) for one in ("rrf", "min_max", "dbsf")},
+            f"hybrid, {weight[0]}, dense {weight[1]}": weight,
+        }
+        values = {name: scores(runs, retrieval, *row) for name, row in rows.items()}
         for name, one in values.items():
             low, high = interval(one)
             print(f"| {task} | {name} | {one.mean():.3f} | {low:.3f} to {high:.3f} |")
-        for name in list(MODES)[2:]:
+        for name in list(rows)[2:]:
             for other in ("dense", "bm25"):
                 low, high = interval(values[name] - values[other])
                 gain = (values[name] - values[other]).mean()

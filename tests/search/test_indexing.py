@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import uuid
 from itertools import pairwise
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 import embedlm
-from embedlm.errors import InputError, JobError
+from embedlm.errors import InputError, JobError, UnsupportedError
 from embedlm.search import (
     Chunking,
     FirstStage,
@@ -24,7 +23,7 @@ from embedlm.search import (
 )
 from embedlm.search import edge as edge_module
 from embedlm.search.chunks import sentence_spans
-from embedlm.search.late import late_vectors
+from embedlm.search.late import late_model, late_vectors
 from embedlm.search.lexical import Bm25, bucket, counts, terms_of
 from embedlm.search.snippets import best_sentence, snippet
 from tests.command import sentences
@@ -237,35 +236,25 @@ def test_a_killed_run_goes_on_and_gives_the_same_index(model, tmp_path, run, wit
         assert found == expected
 
 
-def test_a_push_is_resumable_and_a_server_answers_as_the_index(model, tmp_path):
-    records = [{"id": i, "text": text, "n": i} for i, text in enumerate(sentences(600))]
+def test_a_push_is_resumable_and_a_server_answers_as_the_index(model, tmp_path, run):
+    records = [{"id": i, "text": text, "n": i} for i, text in enumerate(sentences(300))]
     corpus = write(tmp_path / "many.jsonl", records)
     index, place = tmp_path / "index", str(tmp_path / "server")
     build_index(corpus, index, model)
-    code = f"""
-import os
-from embedlm.search import push, server
-put, count = server.QdrantStore.put, [0]
-def stop(self, points):
-    count[0] += 1
-    if count[0] == 2:
-        os._exit(9)
-    put(self, points)
-server.QdrantStore.put = stop
-push.push_index({str(index)!r}, {place!r})
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    killed = run("index", "push", index, "--to", place, kill_at=(f"{index}/push-*.json", 1, 0.0))
+    assert killed.code == -9
     assert push_index(index, place) == {
         "to": place,
         "collection": "index",
-        "copied": 344,
+        "copied": 44,
         "deleted": 0,
     }
-    here = answers(index, model, "the river", where=parse_filter("n<300"))
+    assert not list(index.glob("push-*.json"))
+    here = answers(index, model, "the river", where=parse_filter("n<150"))
     with Index.open(index, model, place=place) as pushed:
-        there = pushed.search("the river", where=parse_filter("n<300"))
+        there = pushed.search("the river", where=parse_filter("n<150"))
         assert [(hit.id, hit.text) for hit in there] == [(hit[0], hit[2]) for hit in here]
-    write(corpus, records[:500])
+    write(corpus, records[:200])
     build_index(corpus, index, model, sync=True)
     assert push_index(index, place)["deleted"] == 100
 
@@ -360,15 +349,29 @@ def test_chunks_hold_all_of_a_text_and_no_more_tokens_than_asked(model, way, siz
 
 def test_late_chunks_are_means_of_the_document_s_own_states(model):
     text = "Plants make food. The quick brown fox. A committee met on Tuesday."
-    whole = late_vectors(model, text, [(0, len(text))])
-    np.testing.assert_allclose(whole[0], model.encode_document(text), atol=1e-5)
+    own = late_model(model)
+    whole = late_vectors(own, text, [(0, len(text))])
+    np.testing.assert_allclose(whole[0], own.encode_document(text), atol=1e-4)
     spans = sentence_spans(text)
     assert [text[a:b] for a, b in spans][1] == "The quick brown fox."
-    vectors = late_vectors(model, text, spans)
+    vectors = late_vectors(own, text, spans)
     # Under a causal mask the first chunk sees nothing else; later ones do.
-    alone = model.encode_document([text[a:b] for a, b in spans])
+    alone = own.encode_document([text[a:b] for a, b in spans])
     np.testing.assert_allclose(vectors[0], alone[0], atol=1e-4)
     assert np.abs(vectors[1] - alone[1]).max() > 1e-3
+    last = late_model(model.with_recipe(model.recipe.override({"pooling.kind": "max"})))
+    assert late_vectors(last, text, spans).shape == vectors.shape
+    with pytest.raises(UnsupportedError, match="late chunking needs"):
+        late_model(model.with_recipe("plain-last"))
+
+
+def test_a_document_beyond_the_model_s_length_is_read_in_windows(tiny_llama):
+    short = late_model(embedlm.load(tiny_llama, "plain-mean", device="cpu", max_length=40))
+    text = " ".join(sentences(12, 5))
+    spans = sentence_spans(text)
+    vectors = late_vectors(short, text, spans)
+    assert vectors.shape == (len(spans), short.dim)
+    assert np.isfinite(vectors).all()
 
 
 def test_a_chunked_index_gives_each_document_once(model, tmp_path):

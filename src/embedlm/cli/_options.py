@@ -35,7 +35,6 @@ __all__ = [
     "Model",
     "ModelName",
     "PassageOptions",
-    "Place",
     "Prompting",
     "Tables",
     "TextPath",
@@ -371,34 +370,6 @@ class PassageOptions(Tables):
         return read_passages(
             path, split=self.split, text_field=self.text_field, quoting=self.quoting
         )
-
-
-@Parameter(name="*", group="Server")
-@dataclass(frozen=True)
-class Place:
-    """Where on a Qdrant server an index is."""
-
-    collection: Annotated[
-        str | None, Parameter(metavar="NAME", help="Without it the index's own name.")
-    ] = None
-    api_key_file: Annotated[
-        str | None,
-        path("File with the server's key; without it QDRANT_API_KEY, if that is set."),
-    ] = None
-
-    def api_key(self) -> str | None:
-        """Return the server's key, which no command line shows to other users."""
-        import os
-        from pathlib import Path
-
-        if self.api_key_file is None:
-            return os.environ.get("QDRANT_API_KEY") or None
-        try:
-            return Path(self.api_key_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the key file {self.api_key_file!r} cannot be read: {error}") from (
-                error
-            )
 
 
 AS_LOADED = Loading()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -13,13 +14,13 @@ from embedlm.cli._options import (
     Json,
     Loading,
     Model,
-    Place,
     Tables,
     TextPath,
     flag,
     path,
     whole,
 )
+from embedlm.cli._place import Place
 from embedlm.cli._values import emit
 from embedlm.errors import InputError
 
@@ -38,6 +39,79 @@ app = App(
 IndexPath = Annotated[str, path("Folder of the index.", "INDEX", None)]
 
 
+@Parameter(name="*", group="Passages")
+@dataclass(frozen=True)
+class Cutting:
+    """How documents are cut."""
+
+    chunk: Annotated[
+        str | None,
+        Parameter(
+            metavar="WAY",
+            help="Cut documents: tokens, sentences (whole ones) or headings (of Markdown); without "
+            "it a record, or a paragraph of prose, stays whole.",
+        ),
+    ] = None
+    chunk_size: Annotated[int | None, whole("Tokens of a chunk; 256 without it.")] = None
+    chunk_overlap: Annotated[
+        int | None, whole("Tokens that a chunk shares with the one before.")
+    ] = None
+    late: Annotated[
+        bool, flag("Read each document once and pool each chunk's states (late chunking).")
+    ] = False
+
+    def chunking(self) -> Any:
+        """Return the `Chunking` that was asked for; None: none was."""
+        from embedlm.search import Chunking
+
+        sizes = {
+            "size": self.chunk_size,
+            "overlap": self.chunk_overlap,
+            "late": self.late or None,
+        }
+        given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+        if self.chunk is not None:
+            return Chunking(self.chunk, **given)  # type: ignore[arg-type]
+        if given:
+            raise InputError(
+                "--chunk-size, --chunk-overlap and --late say how documents are cut; give --chunk "
+                "tokens, sentences or headings"
+            )
+        return None
+
+
+@Parameter(name="*", group="Store")
+@dataclass(frozen=True)
+class Keeping:
+    """How vectors are kept."""
+
+    store: Annotated[
+        str | None,
+        Parameter(metavar="STORE", help="edge (Qdrant Edge; so without it) or exact."),
+    ] = None
+    first_stage: Annotated[
+        str | None,
+        Parameter(
+            metavar="STAGE",
+            help="Find candidates by binary vectors, or by short:DIM Matryoshka ones.",
+        ),
+    ] = None
+    analyzer: Annotated[
+        str | None,
+        Parameter(metavar="NAME", help="Words of BM25: english (so without it) or plain."),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of `build_index`."""
+        from embedlm.search import FirstStage
+
+        first = None if self.first_stage is None else FirstStage.parse(self.first_stage)
+        return {"store": self.store, "first": first, "analyzer": self.analyzer}
+
+
+UNCUT, PLAIN, ANYWHERE = Cutting(), Keeping(), Place()
+
+
 @app.default
 def make(
     source: TextPath,
@@ -46,36 +120,8 @@ def make(
     output: Annotated[str, path("Folder of the index.", ["--output", "-o"], "INDEX")],
     model: Model = None,
     loading: Loading = AS_LOADED,
-    chunk: Annotated[
-        str | None,
-        Parameter(
-            metavar="WAY",
-            help="Cut documents: tokens, sentences (whole ones) or headings (of Markdown); without "
-            "it a record, or a paragraph of prose, stays whole.",
-        ),
-    ] = None,
-    chunk_size: Annotated[int | None, whole("Tokens of a chunk; 256 without it.")] = None,
-    chunk_overlap: Annotated[
-        int | None, whole("Tokens that a chunk shares with the one before.")
-    ] = None,
-    late: Annotated[
-        bool, flag("Read each document once and pool each chunk's states (late chunking).")
-    ] = False,
-    store: Annotated[
-        str | None,
-        Parameter(metavar="STORE", help="edge (Qdrant Edge; so without it) or exact."),
-    ] = None,
-    first_stage: Annotated[
-        str | None,
-        Parameter(
-            metavar="STAGE",
-            help="Find candidates by binary vectors, or by short:DIM Matryoshka ones.",
-        ),
-    ] = None,
-    analyzer: Annotated[
-        str | None,
-        Parameter(metavar="NAME", help="Words of BM25: english (so without it) or plain."),
-    ] = None,
+    cutting: Cutting = UNCUT,
+    keeping: Keeping = PLAIN,
     id_field: Annotated[
         str | None,
         Parameter(metavar="FIELD", help="Field with the id; without it id or _id."),
@@ -89,26 +135,15 @@ def make(
 
     A run that was stopped goes on where it was when the same command is given again.
     """
-    from embedlm.search import Chunking, FirstStage, build_index, is_index
+    from embedlm.search import build_index, is_index
 
-    sizes = {"size": chunk_size, "overlap": chunk_overlap, "late": late or None}
-    given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
-    if chunk is None and given:
-        raise InputError(
-            "--chunk-size, --chunk-overlap and --late say how documents are cut; give --chunk "
-            "tokens, sentences or headings"
-        )
-    chunking = None if chunk is None else Chunking(chunk, **given)  # type: ignore[arg-type]
-    first = None if first_stage is None else FirstStage.parse(first_stage)
     own = is_index(output) and model is None and loading == AS_LOADED
     report = build_index(
         source,
         output,
         None if own else loading.load(model),
-        chunking=chunking,
-        store=store,
-        first=first,
-        analyzer=analyzer,
+        chunking=cutting.chunking(),
+        **keeping.options(),
         sync=sync,
         restart=restart,
         load_options={
@@ -159,7 +194,7 @@ def push(
     to: Annotated[
         str, Parameter(metavar="URL", help="The Qdrant server or cluster (a folder: for trials).")
     ],
-    place: Place = Place(),  # noqa: B008 (a frozen group of options)
+    place: Place = ANYWHERE,
     json: Json = False,
 ) -> None:
     """Copy an index to a Qdrant server without embedding anything again; resumable."""

@@ -16,7 +16,6 @@ from embedlm.cli._options import (
     Loading,
     Model,
     PassageOptions,
-    Place,
     TextPath,
     TopK,
     flag,
@@ -24,6 +23,7 @@ from embedlm.cli._options import (
     repeated,
     whole,
 )
+from embedlm.cli._place import Place
 from embedlm.cli._values import emit, parse_changes, show_hits
 from embedlm.errors import InputError, closest
 
@@ -72,7 +72,20 @@ class Asking:
 
 
 ASKED_PLAINLY = Asking()
-ANYWHERE = Place()
+
+
+@Parameter(name="*", group="Server")
+@dataclass(frozen=True)
+class Server(Place):
+    """The server that holds the vectors of an index."""
+
+    at: Annotated[
+        str | None,
+        Parameter(metavar="URL", help="The Qdrant server to which the index was pushed."),
+    ] = None
+
+
+HERE = Server()
 
 
 def command(
@@ -103,11 +116,7 @@ def command(
     ] = None,
     reading: PassageOptions = AS_WRITTEN,
     asking: Asking = ASKED_PLAINLY,
-    at: Annotated[
-        str | None,
-        Parameter(metavar="URL", help="The Qdrant server to which the index was pushed."),
-    ] = None,
-    place: Place = ANYWHERE,
+    server: Server = HERE,
     json: Json = False,
 ) -> None:
     """Print the documents of an index, or the passages of files, that answer a query best."""
@@ -116,29 +125,27 @@ def command(
     if query is not None and not query.strip():
         raise InputError("the query is empty; say what to look for")
     if source != "-" and is_index(source):
-        if reading != AS_WRITTEN:
-            raise InputError(
-                f"{source!r} is an index, which was cut when it was made; leave --split, "
-                "--text-field and --quoting out"
-            )
-        options = {"top_k": top_k, "mode": mode or "hybrid", "instruction": instruction}
-        if at is None and place != ANYWHERE:
-            raise InputError("--collection and --api-key-file are of a server; give --at URL")
-        where = {"collection": place.collection, "api_key": place.api_key() if at else None}
-        index = _opened(source, model, loading, {"place": at, **where})
-        with index:
-            _ask(index, query, {**options, **_options(asking, options["mode"])}, json=json)
+        _refuse_reading(source, reading)
+        options = {"top_k": top_k, "instruction": instruction, **_options(asking, mode or "hybrid")}
+        with _opened(source, model, loading, server) as index:
+            _ask(index, query, options, json=json)
         return
-    if asking != ASKED_PLAINLY or at is not None or place != ANYWHERE:
+    if asking != ASKED_PLAINLY or server != HERE:
         raise InputError(
             f"{source!r} is no index, and --where, --fusion, --weight, --rerank, --exact and --at "
             f"are for one; make it: embedlm index {source} -o INDEX"
         )
     if query is None:
-        raise InputError(
-            "QUERY requires an argument: what to look for (only an index is asked line by line)"
-        )
+        raise InputError("QUERY requires an argument; only an index is asked line by line")
     _search_files(source, query, mode or "dense", model, loading, reading, top_k, instruction, json)
+
+
+def _refuse_reading(source: str, reading: PassageOptions) -> None:
+    if reading != AS_WRITTEN:
+        raise InputError(
+            f"{source!r} is an index, which was cut when it was made; leave --split, --text-field "
+            "and --quoting out"
+        )
 
 
 def _search_files(
@@ -176,19 +183,27 @@ def _search_files(
     show_hits(index.search(query, top_k, instruction=instruction), json=json)
 
 
-def _opened(source: str, model: str | None, loading: Loading, where: dict[str, Any]) -> Index:
+def _opened(source: str, model: str | None, loading: Loading, server: Server) -> Index:
     from embedlm.search import Index
 
+    if server.at is None and server != HERE:
+        raise InputError("--collection and --api-key-file are of a server; give --at URL")
     own = model is None and loading == Loading(device=loading.device)
-    loaded = None if own else loading.load(model)
-    return Index.open(source, loaded, device=loading.device, **where)
+    return Index.open(
+        source,
+        None if own else loading.load(model),
+        device=loading.device,
+        place=server.at,
+        collection=server.collection,
+        api_key=None if server.at is None else server.api_key(),
+    )
 
 
 def _options(asking: Asking, mode: str) -> dict[str, Any]:
     """Return those options of `Index.search` that were given."""
     from embedlm.search import parse_filter
 
-    options: dict[str, Any] = {"exact": asking.exact}
+    options: dict[str, Any] = {"mode": mode, "exact": asking.exact}
     if asking.where:
         filters = [parse_filter(text) for text in asking.where]
         options["where"] = filters[0] if len(filters) == 1 else {"type": "and", "filters": filters}

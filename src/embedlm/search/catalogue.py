@@ -189,5 +189,5 @@ class Catalogue:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    *first, metadata, digest = row
-    return Entry(*first, metadata=json.loads(metadata), digest=digest)
+    key, document, chunk, file, line, text, metadata, digest = row
+    return Entry(key, document, chunk, file, line, text, json.loads(metadata), digest)

@@ -160,7 +160,8 @@ class ExactStore:
             short = slice(self.first.dim)
             scores_N = dot(normalize(query[:, short]), normalize(documents[rows, short]))[0]
         order = np.argsort(-scores_N, kind="stable")[: top_k * self.first.oversampling]
-        return rows[np.sort(order)]
+        found: npt.NDArray[np.int64] = rows[np.sort(order)]
+        return found
 
     @staticmethod
     def _nearest(
@@ -170,7 +171,9 @@ class ExactStore:
         if top_k >= len(rows):
             return rows
         worst = np.partition(scores_N, -top_k)[-top_k]
-        return rows[scores_N[rows] >= worst - ROUNDING * np.abs(scores_N).max()]
+        near = scores_N[rows] >= worst - ROUNDING * np.abs(scores_N).max()
+        found: npt.NDArray[np.int64] = rows[near]
+        return found
 
     def _best(
         self, query: Any, documents: Any, rows: npt.NDArray[np.int64], top_k: int

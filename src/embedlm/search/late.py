@@ -21,13 +21,13 @@ from embedlm.search.chunks import Span
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["check_late", "late_vectors"]
+__all__ = ["late_model", "late_vectors"]
 
 _POOLINGS = ("mean", "weighted_mean", "max")
 _TEXT, _LITERAL = SEGMENT_ID["text"], SEGMENT_ID["literal"]
 
 
-def check_late(model: Embedder) -> None:
+def _check_late(model: Embedder) -> None:
     """Refuse a model whose vectors are not made of the text's own token states.
 
     Raises:
@@ -45,13 +45,25 @@ def check_late(model: Embedder) -> None:
         )
 
 
+def late_model(model: Embedder) -> Embedder:
+    """Return the model that pools a chunk's tokens: without special tokens, where all are pooled.
+
+    Raises:
+        UnsupportedError: the model does not pool the text's own tokens.
+    """
+    _check_late(model)
+    if model.recipe.pooling.over != "all":
+        return model
+    return model.with_recipe(model.recipe.override({"pooling.over": "text"}))
+
+
 def late_vectors(model: Embedder, text: str, spans: Sequence[Span]) -> npt.NDArray[np.float32]:
     """Return the vector of each chunk of a document, (chunks, D).
 
     A document that is longer than the model's limit is read in windows of whole chunks.
 
     Args:
-        model: see `check_late`.
+        model: of `late_model`.
         text: of the document.
         spans: its chunks, in order.
     """

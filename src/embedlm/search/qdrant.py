@@ -141,7 +141,7 @@ class QdrantPoints(ABC):
             )
 
     def _begin(self, checked: Mapping[str, Any]) -> None:
-        widths = {}
+        widths: dict[str, tuple[str, int | None]] = {}
         for head, rows in checked.items():
             form = vector_form(rows)
             width = form.width(rows)

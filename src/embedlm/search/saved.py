@@ -49,6 +49,9 @@ _MODES = {
 """The rankings of each mode; a hybrid search fuses those that the index has."""
 
 
+_INVERTED = ("sparse", "bm25")
+
+
 class _Reranks(Protocol):
     """What re-ranks: `embedlm.Reranker`."""
 
@@ -224,12 +227,17 @@ class Index:
         if where is not None:
             where = check_filter(where)
         vectors = self._query_vectors(query, heads, instruction)
-        options = {"where": where, "exact": exact}
         wanted = max(top_k, rerank_depth if rerank is not None else 0)
         limit = wanted if len(heads) == 1 else max(depth, wanted)
         while True:
+            found = [
+                self.store.search(one, vectors[one], limit, where=where, exact=exact)[0]
+                for one in heads
+            ]
+            # The exact store also gives passages that share no term with the query.
             runs = [
-                dict(self.store.search(head, vectors[head], limit, **options)[0]) for head in heads
+                {m.id: m.score for m in matches if m.score or one not in _INVERTED}
+                for one, matches in zip(heads, found, strict=True)
             ]
             scores = runs[0] if len(runs) == 1 else fuse(runs, fusion, shares, depth=limit)
             best = self._by_document(ordered(scores), wanted)

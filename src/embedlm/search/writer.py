@@ -6,7 +6,9 @@ embeds or serves never writes. The writer tells its parent how far it is and wha
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shutil
 import signal
 import sys
@@ -32,6 +34,8 @@ __all__ = ["Order", "read_block", "write_generation"]
 
 _KEPT = "What was embedded is kept; make room and run the same command again"
 _AT_ONCE = 256
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,10 @@ def write_generation(order: Order, advance: Callable[[int], object]) -> dict[str
     """
     import torch
 
-    # A fork starts at once, and is safe where neither CUDA nor Edge has threads in this process.
-    forks = sys.platform == "linux" and "qdrant_edge" not in sys.modules
-    forks = forks and not torch.cuda.is_initialized()
-    context: Any = get_context("fork" if forks else "spawn")
+    context = _context(alone=torch.cuda.is_initialized() or "qdrant_edge" in sys.modules)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(order, sender), daemon=True)
+    forked = context.get_start_method() == "fork"
+    process = context.Process(target=_run, args=(order, sender, forked), daemon=True)
     process.start()
     sender.close()
     try:
@@ -119,6 +121,22 @@ def write_generation(order: Order, advance: Callable[[int], object]) -> dict[str
         receiver.close()
 
 
+def _context(*, alone: bool) -> Any:
+    """Return the way in which the writer is started.
+
+    Args:
+        alone: this process has threads of CUDA or Edge, which a fork would be left without; the
+            writer is then forked from a process that has imported all it needs and done nothing.
+    """
+    if sys.platform != "linux":
+        return get_context("spawn")
+    if not alone:
+        return get_context("fork")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _ended(code: int | None, order: Order) -> str:
     bus = code is not None and -code == getattr(signal, "SIGBUS", 0)
     if bus:
@@ -129,7 +147,22 @@ def _ended(code: int | None, order: Order) -> str:
     )
 
 
-def _run(order: Order, sender: Any) -> None:
+def _end_with_parent() -> None:
+    """Have this process killed when its parent ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _close_others(kept: int) -> None:
+    """Close what a fork has of its parent's files: else a killed parent's lock would outlive it."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _run(order: Order, sender: Any, forked: bool) -> None:
+    _end_with_parent()
+    if forked:
+        _close_others(sender.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -174,6 +207,7 @@ def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
         "documents": catalogue.documents(),
     }
     _finish(order, unfinished, catalogue, store)
+    advance(0)  # fails where no one waits for the index any more
     write_json(order.index / FACTS, facts, indent=1)
     return facts
 
