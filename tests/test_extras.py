@@ -14,6 +14,7 @@ MODULES = {
     "scikit-learn": "sklearn",
     "llama-index-core": "llama_index",
     "haystack-ai": "haystack",
+    "qdrant-edge-py": "qdrant_edge",
 }
 """How a distribution is imported, where its name does not say."""
 NOT_SHIPPED = ("dev", "all")

@@ -13,6 +13,7 @@ SPARSE = {"b": 12.0, "d": 4.0, "a": 2.0}
 # 6 and sqrt(28).
 BY_HAND = {
     "rrf": {"a": 1 / 61 + 1 / 63, "b": 1 / 62 + 1 / 61, "c": 1 / 63, "d": 1 / 62},
+    "weighted": {"a": 0.9 + 2.0, "b": 0.5 + 12.0, "c": 0.1, "d": 4.0},
     "min_max": {"a": 1.0, "b": 1.5, "c": 0.0, "d": 0.2},
     "dbsf": {
         "a": (0.9 + 0.7) / 2.4 + 0.5 - 4 / (6 * 28**0.5),
@@ -52,7 +53,7 @@ def test_qdrant_s_rank_fusion_is_ours_with_k_less_one():
 
 @pytest.mark.parametrize("method", SCALES)
 def test_equal_scores_and_empty_runs(method):
-    single = {"rrf": 1 / 61, "min_max": 1.0, "dbsf": 0.5}[method]
+    single = {"rrf": 1 / 61, "weighted": 3.0, "min_max": 1.0, "dbsf": 0.5}[method]
     assert fuse([{"a": 3.0}, {}], method, [1, 1]) == {"a": pytest.approx(single)}
     equal = fuse([{"b": 2.0, "a": 2.0}], method)
     assert list(equal) == ["a", "b"]

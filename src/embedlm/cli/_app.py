@@ -20,6 +20,7 @@ from embedlm.cli import (
     demonstrations,
     encode,
     evaluate,
+    index,
     merge,
     mine,
     parity,
@@ -45,6 +46,7 @@ app = App(
   embedlm encode texts.txt -m Qwen/Qwen3-0.6B -r prompteol -o vectors.parquet
   embedlm similarity "a river" "a stream" "a bank"
   embedlm search docs/ "how do I resume a job?"
+  embedlm index docs/ -o docs.index
   embedlm recipes show prompteol
 
 A command's own options and examples: embedlm COMMAND --help""",
@@ -74,11 +76,12 @@ MODULES = (
 )
 for module in MODULES:
     app.command(module.command, name=module.NAME, help_epilogue=module.EXAMPLES)
+app.command(index.app)
 app.command(recipes.app)
 app.register_install_completion_command(
     help="Install completion of commands and options for your shell."
 )
-COMMANDS = [*(module.NAME for module in MODULES), *recipes.app.name]
+COMMANDS = [*(module.NAME for module in MODULES), *index.app.name, *recipes.app.name]
 
 
 class _Terminated(KeyboardInterrupt):

@@ -21,6 +21,7 @@ __all__ = [
     "AS_IS",
     "AS_LOADED",
     "AS_RENDERED",
+    "AS_TABLES",
     "AS_WRITTEN",
     "Adapters",
     "Data",
@@ -374,4 +375,5 @@ class PassageOptions(Tables):
 AS_LOADED = Loading()
 AS_RENDERED = Prompting()
 AS_IS = Encoding()
+AS_TABLES = Tables()
 AS_WRITTEN = PassageOptions()

@@ -1,10 +1,11 @@
-"""`embedlm search`: the passages of files that answer a query."""
+"""`embedlm search`: the documents of an index, or the passages of files, that answer a query."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -17,51 +18,153 @@ from embedlm.cli._options import (
     PassageOptions,
     TextPath,
     TopK,
+    flag,
+    path,
+    repeated,
+    whole,
 )
-from embedlm.cli._values import show_hits
+from embedlm.cli._place import Place
+from embedlm.cli._values import emit, parse_changes, show_hits
 from embedlm.errors import InputError, closest
+
+if TYPE_CHECKING:
+    from embedlm.search import Found, Index
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "search"
 EXAMPLES = r"""Examples:
   embedlm search docs/ "how do I resume a job?"
-  embedlm search notes.md "tyre pressure" --top-k 3
+  embedlm search docs.index "how do I resume a job?" --mode hybrid -k 3
+  embedlm search corpus.index "tyre pressure" --where "year>=2020" \
+      --rerank Qwen/Qwen3-Reranker-0.6B --json
   embedlm search corpus.jsonl "photosynthesis" -m Qwen/Qwen3-0.6B \
       -r promptreps --mode hybrid --json"""
 
 
+@Parameter(name="*", group="Index")
+@dataclass(frozen=True)
+class Asking:
+    """How an index is searched."""
+
+    where: Annotated[
+        tuple[str, ...],
+        repeated("Only documents whose metadata fit: year>=2020, lang in en,de", "--where", "TEST"),
+    ] = ()
+    fusion: Annotated[
+        str | None,
+        Parameter(
+            metavar="NAME",
+            help="Of a hybrid search: rrf (so without it), weighted, min_max or dbsf.",
+        ),
+    ] = None
+    weight: Annotated[
+        tuple[str, ...],
+        repeated("Weight of a ranking in a hybrid search: dense=0.7", "--weight", "NAME=X"),
+    ] = ()
+    rerank: Annotated[
+        str | None, path("Re-ranker that orders the best ones anew.", metavar="MODEL")
+    ] = None
+    rerank_depth: Annotated[
+        int | None, whole("Passages that the re-ranker reads; 50 without it.")
+    ] = None
+    exact: Annotated[bool, flag("Compare with every passage's full vector.")] = False
+
+
+ASKED_PLAINLY = Asking()
+
+
+@Parameter(name="*", group="Server")
+@dataclass(frozen=True)
+class Server(Place):
+    """The server that holds the vectors of an index."""
+
+    at: Annotated[
+        str | None,
+        Parameter(metavar="URL", help="The Qdrant server to which the index was pushed."),
+    ] = None
+
+
+HERE = Server()
+
+
 def command(
     source: TextPath,
-    query: Annotated[str, Parameter(name="QUERY", help="What to look for.")],
+    query: Annotated[
+        str | None,
+        Parameter(
+            name="QUERY",
+            help="What to look for; without it each line of standard input is asked of an index.",
+        ),
+    ] = None,
     /,
     *,
     model: Model = None,
     loading: Loading = AS_LOADED,
     mode: Annotated[
-        str,
+        str | None,
         Parameter(
             metavar="MODE",
-            help="dense, sparse, hybrid (both) or late-interaction, as far as the recipe defines "
-            "these heads.",
+            help="dense (so without it, of files), sparse, bm25 (of an index), hybrid (so without "
+            "it, of an index) or late-interaction, as far as the recipe defines these heads.",
         ),
-    ] = "dense",
+    ] = None,
     top_k: TopK = 10,
     instruction: Annotated[
         str | None,
         Parameter(metavar="TEXT", help="The query's instruction; without it the recipe's."),
     ] = None,
     reading: PassageOptions = AS_WRITTEN,
+    asking: Asking = ASKED_PLAINLY,
+    server: Server = HERE,
     json: Json = False,
 ) -> None:
-    """Print the passages of a file or folder that are nearest to a query, with file and line."""
+    """Print the documents of an index, or the passages of files, that answer a query best."""
+    from embedlm.search import is_index
+
+    if query is not None and not query.strip():
+        raise InputError("the query is empty; say what to look for")
+    if source != "-" and is_index(source):
+        _refuse_reading(source, reading)
+        options = {"top_k": top_k, "instruction": instruction, **_options(asking, mode or "hybrid")}
+        with _opened(source, model, loading, server) as index:
+            _ask(index, query, options, json=json)
+        return
+    if asking != ASKED_PLAINLY or server != HERE:
+        raise InputError(
+            f"{source!r} is no index, and --where, --fusion, --weight, --rerank, --exact and --at "
+            f"are for one; make it: embedlm index {source} -o INDEX"
+        )
+    if query is None:
+        raise InputError("QUERY requires an argument; only an index is asked line by line")
+    _search_files(source, query, mode or "dense", model, loading, reading, top_k, instruction, json)
+
+
+def _refuse_reading(source: str, reading: PassageOptions) -> None:
+    if reading != AS_WRITTEN:
+        raise InputError(
+            f"{source!r} is an index, which was cut when it was made; leave --split, --text-field "
+            "and --quoting out"
+        )
+
+
+def _search_files(
+    source: str,
+    query: str,
+    mode: str,
+    model: str | None,
+    loading: Loading,
+    reading: PassageOptions,
+    top_k: int,
+    instruction: str | None,
+    json: bool,
+) -> None:
     from embedlm.search import MODES, SearchIndex
 
-    if not query.strip():
-        raise InputError("the query is empty; say what to look for")
     if mode not in MODES:
+        made = f" (bm25 needs an index: embedlm index {source} -o INDEX)" if mode == "bm25" else ""
         raise InputError(
-            f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}."
+            f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}{made}."
             + closest(mode, list(MODES))
         )
     passages = reading.read(source)
@@ -78,3 +181,80 @@ def command(
         file=sys.stderr,
     )
     show_hits(index.search(query, top_k, instruction=instruction), json=json)
+
+
+def _opened(source: str, model: str | None, loading: Loading, server: Server) -> Index:
+    from embedlm.search import Index
+
+    if server.at is None and server != HERE:
+        raise InputError("--collection and --api-key-file are of a server; give --at URL")
+    own = model is None and loading == Loading(device=loading.device)
+    return Index.open(
+        source,
+        None if own else loading.load(model),
+        device=loading.device,
+        place=server.at,
+        collection=server.collection,
+        api_key=None if server.at is None else server.api_key(),
+    )
+
+
+def _options(asking: Asking, mode: str) -> dict[str, Any]:
+    """Return those options of `Index.search` that were given."""
+    from embedlm.search import parse_filter
+
+    options: dict[str, Any] = {"mode": mode, "exact": asking.exact}
+    if asking.where:
+        filters = [parse_filter(text) for text in asking.where]
+        options["where"] = filters[0] if len(filters) == 1 else {"type": "and", "filters": filters}
+    if mode != "hybrid" and (asking.fusion or asking.weight):
+        raise InputError(
+            f"--fusion and --weight are of a hybrid search, and the mode is {mode}; leave them out"
+        )
+    if asking.fusion is not None:
+        options["fusion"] = asking.fusion
+    if asking.weight:
+        weights = parse_changes(asking.weight)
+        if not all(isinstance(one, int | float) for one in weights.values()):
+            raise InputError("--weight takes a number: --weight dense=0.7 --weight bm25=0.3")
+        options["weights"] = weights
+    if asking.rerank is None and asking.rerank_depth is not None:
+        raise InputError("--rerank-depth says how many passages a re-ranker reads; give --rerank")
+    if asking.rerank is not None:
+        from embedlm.rerank import Reranker
+
+        options["rerank"] = Reranker(asking.rerank)
+        options["rerank_depth"] = asking.rerank_depth or 50
+    return options
+
+
+def _ask(index: Index, query: str | None, options: dict[str, Any], *, json: bool) -> None:
+    """Search once, or for each line of standard input until it ends."""
+    if query is not None:
+        _show(index.search(query, **options), json=json)
+        return
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print(f"{len(index):,} passages; an empty line ends", file=sys.stderr)
+    while True:
+        if terminal:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line or (terminal and not line.strip()):
+            return
+        if line.strip():
+            _show(index.search(line.strip(), **options), json=json)
+            if not json:
+                print(flush=True)
+
+
+def _show(hits: list[Found], *, json: bool) -> None:
+    """Print hits with score, id and snippet, the matching sentence marked; or all as JSON."""
+    from embedlm.search import snippet
+
+    if json:
+        emit({"hits": [hit.as_dict() for hit in hits]})
+        return
+    marks = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("«", "»")
+    for hit in hits:
+        print(f"{hit.score:.4f}  {hit.id}  {snippet(hit.text, hit.sentence, *marks)}")

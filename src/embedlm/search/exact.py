@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,8 +27,9 @@ from embedlm.readout.similarity import (
     signs_of,
     sparse_dot,
 )
+from embedlm.search.filters import Filter, check_filter, field_name, fits, flat, kept_value
 from embedlm.search.forms import VECTOR_FORMS, vector_form
-from embedlm.search.store import HeadVectors, Match
+from embedlm.search.store import FirstStage, HeadVectors, Match, SparseParts, StoredPoint
 
 __all__ = ["ExactStore"]
 
@@ -46,16 +48,22 @@ class ExactStore:
         *,
         similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine",
         length_normalize: bool = False,
+        first: FirstStage | None = None,
     ) -> None:
         """Make an empty store.
 
         Args:
             similarity: between dense vectors.
             length_normalize: divide MaxSim by the number of query tokens.
+            first: the cheap search that finds candidates among dense vectors; None: all are
+                compared.
         """
+        self.first = first
         self.similarity = similarity
         self.length_normalize = length_normalize
         self._ids: list[str] = []
+        self._metadata: list[dict[str, Any]] = []
+        """Of each document, without nesting."""
         self._vectors: dict[str, Any] = {}
         """By head; dense vectors that are compared by cosine are kept at length 1."""
         self._by_id: npt.NDArray[np.int64] | None = None
@@ -64,8 +72,15 @@ class ExactStore:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, ids: Sequence[str], vectors: Mapping[str, HeadVectors]) -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: Mapping[str, HeadVectors],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Add documents; see `Store.add`."""
+        if metadata is not None and len(metadata) != len(ids):
+            raise InputError(f"{len(metadata)} metadata were given for {len(ids)} ids")
         if len(set(ids)) < len(ids):
             raise InputError("an id is repeated; give each document once")
         if not vectors or (self._vectors and vectors.keys() != self._vectors.keys()):
@@ -83,15 +98,25 @@ class ExactStore:
             added = {head: vector_form(rows).join(kept[head], rows) for head, rows in added.items()}
         self._vectors = added
         self._ids = [*self._ids, *ids]
+        self._metadata += map(flat, metadata) if metadata is not None else [{} for _ in ids]
         self._by_id = None
 
-    def search(self, head: str, queries: HeadVectors, top_k: int = 10) -> list[list[Match]]:
+    def search(
+        self,
+        head: str,
+        queries: HeadVectors,
+        top_k: int = 10,
+        *,
+        where: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Match]]:
         """Return the best documents for each query; see `Store.search`."""
         if top_k < 1:
             raise InputError(f"top_k is {top_k}; give a number above 0")
+        allowed = None if where is None else self._passing(check_filter(where))
         prepared = self._prepared(head, queries)
         count = vector_form(prepared).count(prepared)
-        if not self._ids:
+        if not self._ids or (allowed is not None and not len(allowed)):
             return [[] for _ in range(count)]
         if head not in self._vectors:
             raise InputError(
@@ -100,34 +125,96 @@ class ExactStore:
             )
         if self._by_id is None:
             self._by_id = np.argsort(np.array(self._ids, dtype=object), kind="stable")
+        rows = self._by_id if allowed is None else self._by_id[np.isin(self._by_id, allowed)]
         documents = self._vectors[head]
+        if self.first is not None and not exact and head == "dense":
+            return [
+                self._best(query, documents, self._candidates(query, documents, rows, top_k), top_k)
+                for query in (prepared[i : i + 1] for i in range(count))
+            ]
+        if allowed is not None:
+            return [self._best(prepared[i : i + 1], documents, rows, top_k) for i in range(count)]
         matches: list[list[Match]] = []
         step = max(1, BLOCK // len(self._ids))
         for start in range(0, count, step):
             block = prepared[start : start + step]
             for i, scores_N in enumerate(self._scores(block, documents)):
-                matches.append(self._best(block[i : i + 1], documents, scores_N, top_k))
+                near = self._nearest(scores_N, rows, top_k)
+                matches.append(self._best(block[i : i + 1], documents, near, top_k))
         return matches
 
+    def _passing(self, where: Filter) -> npt.NDArray[np.int64]:
+        """Return the rows of the documents whose metadata pass a filter."""
+        passing = [i for i, metadata in enumerate(self._metadata) if fits(where, metadata)]
+        return np.array(passing, dtype=np.int64)
+
+    def _candidates(
+        self, query: Any, documents: Any, rows: npt.NDArray[np.int64], top_k: int
+    ) -> npt.NDArray[np.int64]:
+        """Return the rows that the first stage finds for one query, in the order of their ids."""
+        assert self.first is not None
+        if self.first.kind == "binary":
+            signs = [np.where(v > 0, 1, -1).astype(np.float32) for v in (query, documents[rows])]
+            scores_N = dot(*signs)[0]
+        else:
+            short = slice(self.first.dim)
+            scores_N = dot(normalize(query[:, short]), normalize(documents[rows, short]))[0]
+        order = np.argsort(-scores_N, kind="stable")[: top_k * self.first.oversampling]
+        found: npt.NDArray[np.int64] = rows[np.sort(order)]
+        return found
+
+    @staticmethod
+    def _nearest(
+        scores_N: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], top_k: int
+    ) -> npt.NDArray[np.int64]:
+        """Return the rows that may be among the best, in the order of their ids."""
+        if top_k >= len(rows):
+            return rows
+        worst = np.partition(scores_N, -top_k)[-top_k]
+        near = scores_N[rows] >= worst - ROUNDING * np.abs(scores_N).max()
+        found: npt.NDArray[np.int64] = rows[near]
+        return found
+
     def _best(
-        self, query: Any, documents: Any, scores_N: npt.NDArray[np.float32], top_k: int
+        self, query: Any, documents: Any, rows: npt.NDArray[np.int64], top_k: int
     ) -> list[Match]:
-        """Return the best documents for one query.
+        """Return the best of some documents for one query.
 
         A matrix product rounds differently for the last rows of a block than for others, so that
-        equal documents may differ in `scores_N`. Those that may be among the best are scored again,
-        each by itself.
+        equal documents may differ there. Those that may be among the best are scored again, each by
+        itself.
         """
-        assert self._by_id is not None
-        rows = self._by_id
-        if top_k < len(rows):
-            worst = np.partition(scores_N, -top_k)[-top_k]
-            rows = rows[scores_N[rows] >= worst - ROUNDING * np.abs(scores_N).max()]
         form = vector_form(documents)
         queries = form.take(query, [0] * len(rows))
         exact = self._scores(queries, form.take(documents, rows.tolist()), pairwise=True)
         order = np.argsort(-exact, kind="stable")[:top_k]
         return [Match(self._ids[rows[i]], float(exact[i])) for i in order.tolist()]
+
+    def replace(self, head: str, ids: Sequence[str], vectors: HeadVectors) -> None:
+        """Give documents, which must be all that there are, new vectors of one head."""
+        rows = self._prepared(head, vectors)
+        place = {id_: i for i, id_ in enumerate(ids)}
+        if set(self._ids) != set(ids):
+            raise InputError("vectors were given for other documents; give those of all of them")
+        self._vectors[head] = vector_form(rows).take(rows, [place[id_] for id_ in self._ids])
+
+    def heads(self) -> dict[str, tuple[str, int | None]]:
+        """Return the form and the width of each head's vectors."""
+        forms = {head: vector_form(rows) for head, rows in self._vectors.items()}
+        return {h: (form.name, form.width(self._vectors[h])) for h, form in forms.items()}
+
+    def scroll(self) -> Iterator[StoredPoint]:
+        """Yield all documents with their vectors."""
+        for row, id_ in enumerate(self._ids):
+            vectors: dict[str, Any] = {}
+            for head, rows in self._vectors.items():
+                one = rows[row]
+                if vector_form(rows).name != "sparse":
+                    vectors[head] = one.tolist()
+                elif one.nnz:
+                    vectors[head] = SparseParts(one.indices.tolist(), one.data.tolist())
+            meta = {field_name(k): kept_value(v) for k, v in self._metadata[row].items()}
+            yield StoredPoint(id_, vectors, {"id": id_, "meta": meta})
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; ids that are not present are ignored."""
@@ -136,6 +223,7 @@ class ExactStore:
         if len(kept) == len(self._ids):
             return
         self._ids = [self._ids[i] for i in kept]
+        self._metadata = [self._metadata[i] for i in kept]
         self._vectors = {h: vector_form(rows).take(rows, kept) for h, rows in self._vectors.items()}
         self._by_id = None
 
@@ -148,6 +236,8 @@ class ExactStore:
             "length_normalize": self.length_normalize,
             "forms": {head: form.name for head, form in forms.items()},
             "ids": self._ids,
+            "metadata": self._metadata,
+            "first": None if self.first is None else asdict(self.first),
         }
         arrays: dict[str, Any] = {
             "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
@@ -176,6 +266,8 @@ class ExactStore:
             ) from error
         store = cls(similarity=header["similarity"], length_normalize=header["length_normalize"])
         store._ids = header["ids"]
+        store._metadata = header.get("metadata") or [{} for _ in store._ids]
+        store.first = FirstStage(**header["first"]) if header.get("first") else None
         for head, form in header["forms"].items():
             parts = {
                 name.removeprefix(f"{head}."): array

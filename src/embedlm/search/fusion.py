@@ -4,8 +4,9 @@ Every method is the formula
 
     fused(d) = sum over runs r that hold d of  w_r * scale_r(d)
 
-and differs only in `scale`: by rank (RRF), by the run's range (min-max), or by its distribution
-(DBSF). A document that a run lacks gets 0 from it.
+and differs only in `scale`: by rank (RRF), not at all (weighted), by the run's range (min-max), or
+by its distribution (DBSF). A document that a run lacks gets 0 from it. Stores only rank; this is
+the one place where runs are fused.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError, closest
 
-__all__ = ["DEPTH", "SCALES", "dbsf", "fuse", "min_max", "ordered", "rrf"]
+__all__ = ["DEPTH", "SCALES", "dbsf", "fuse", "min_max", "ordered", "rrf", "weighted"]
 
 Scores = npt.NDArray[np.float64]
 """A run's scores, best first."""
@@ -61,7 +62,17 @@ def dbsf(scores: Scores) -> Scores:
     return np.asarray((scores - low) / (6 * deviation), dtype=np.float64)
 
 
-SCALES: dict[str, Callable[[Scores], Scores]] = {"rrf": rrf, "min_max": min_max, "dbsf": dbsf}
+def weighted(scores: Scores) -> Scores:
+    """The scores as they are, for runs of one scale: their weighted sum."""
+    return scores
+
+
+SCALES: dict[str, Callable[[Scores], Scores]] = {
+    "rrf": rrf,
+    "weighted": weighted,
+    "min_max": min_max,
+    "dbsf": dbsf,
+}
 """The methods, by name."""
 
 
@@ -82,7 +93,7 @@ def fuse(
 
     Args:
         runs: the score of each document, by id; higher is better.
-        method: rrf, min_max or dbsf.
+        method: rrf, weighted, min_max or dbsf.
         weights: one for each run; None weighs all by 1 / runs.
         depth: only the best so many documents of each run are fused.
         **options: k of rrf.

@@ -16,7 +16,7 @@ from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs.names import check_name
 
-__all__ = ["Passage", "read_passages"]
+__all__ = ["Passage", "files_of", "prose", "read_passages"]
 
 SPLITS = ("paragraph", "line")
 LONGEST = 1200
@@ -65,13 +65,13 @@ def read_passages(
         raise InputError(f"split {split!r} is not known; allowed: {', '.join(SPLITS)}")
     if longest < 1:
         raise InputError(f"longest is {longest}; give a number of characters above 0")
-    files = _files(path)
+    files = files_of(path)
     forms = [file_form(Path(file))[0] or "txt" for file in files]
     check_used(str(path), forms, split=split, text_field=text_field, quoting=quoting)
     passages: list[Passage] = []
     for file, form in zip(files, forms, strict=True):
         if FORMS[form].bare:
-            passages += _prose(file, split or "paragraph", longest)
+            passages += prose(file, split or "paragraph", longest)
         else:
             quoted = None if FORMS[form].quoting is None else quoting
             passages += _records(file, text_field, quoted)
@@ -80,7 +80,12 @@ def read_passages(
     return passages
 
 
-def _files(path: str | Path) -> list[str]:
+def files_of(path: str | Path) -> list[str]:
+    """Return the file, or the files of a folder and below it that can be read, in order.
+
+    Raises:
+        InputError: there is none.
+    """
     check_name(path, "input")
     root = existing(Path(path))
     if str(path) == "-" or (root is not None and not root.is_dir()):
@@ -111,7 +116,7 @@ def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passa
             yield Passage(file, record.line, record.text)
 
 
-def _prose(file: str, split: str, longest: int) -> Iterator[Passage]:
+def prose(file: str, split: str = "paragraph", longest: int = LONGEST) -> Iterator[Passage]:
     """Yield the passages of a document; a file of no known form is read as lines of text."""
     form, compression = file_form(Path(file))
     if form is not None and FORMS[form].paragraphs:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-__all__ = ["HeadVectors", "Match", "Store"]
+from embedlm.errors import InputError
+from embedlm.search.filters import Filter
+
+__all__ = ["FirstStage", "HeadVectors", "Match", "SparseParts", "Store", "StoredPoint"]
 
 HeadVectors = npt.NDArray[Any] | csr_matrix | Sequence[npt.NDArray[np.float32]]
 """One head's output for n texts: an array (n, D), a sparse matrix (n, V) or n (tokens, D)."""
@@ -21,6 +25,58 @@ class Match(NamedTuple):
 
     id: str
     score: float
+
+
+class SparseParts(NamedTuple):
+    """One sparse vector: the places of its numbers, and the numbers."""
+
+    indices: list[int]
+    values: list[float]
+
+
+class StoredPoint(NamedTuple):
+    """A document as a store keeps it, which another store can take."""
+
+    key: str
+    vectors: dict[str, Any]
+    """By head: a list, a list of lists, or indices and values."""
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStage:
+    """A cheap search that finds candidates, whose full vectors are then compared.
+
+    Only dense vectors have one. Binary keeps the sign of each number (Yamada et al.,
+    arXiv:2106.00882); short keeps the first numbers of Matryoshka vectors (arXiv:2205.13147).
+    """
+
+    kind: Literal["binary", "short"]
+    dim: int | None = None
+    """Numbers that a short vector has."""
+    oversampling: int = 8
+    """Candidates for each match asked for."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no first stage."""
+        if self.kind not in ("binary", "short"):
+            raise InputError(f"first stage {self.kind!r} is not known; allowed: binary, short:DIM")
+        if (self.kind == "short") != (self.dim is not None) or self.dim == 0:
+            raise InputError(
+                f"first stage {self.kind!r} with dim={self.dim}; write binary, or short:DIM with a "
+                "number above 0"
+            )
+        if self.oversampling < 1:
+            raise InputError(f"oversampling is {self.oversampling}; give a number above 0")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return what `binary` or `short:64` says."""
+        kind, _, dim = text.partition(":")
+        number = int(dim) if dim.isdecimal() else None
+        if bool(dim) != (number is not None) or kind not in ("binary", "short"):
+            raise InputError(f"first stage {text!r} is not known; allowed: binary, short:DIM")
+        return cls("binary" if kind == "binary" else "short", number)
 
 
 @runtime_checkable
@@ -44,25 +100,42 @@ class Store(Protocol):
     def __len__(self) -> int:
         """Return the number of documents."""
 
-    def add(self, ids: Sequence[str], vectors: Mapping[str, HeadVectors]) -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: Mapping[str, HeadVectors],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Add documents, or replace those whose ids are present.
 
         Args:
             ids: one for each document, without repetition.
             vectors: by head; row i belongs to ids[i]. Every call gives the same heads.
+            metadata: of each document, for filters; None: none.
 
         Raises:
             InputError: repeated ids; another number of vectors than ids; other heads or another
                 width than the store holds; or values that are not finite. Nothing is added then.
         """
 
-    def search(self, head: str, queries: HeadVectors, top_k: int = 10) -> list[list[Match]]:
+    def search(
+        self,
+        head: str,
+        queries: HeadVectors,
+        top_k: int = 10,
+        *,
+        where: Filter | None = None,
+        exact: bool = False,
+    ) -> list[list[Match]]:
         """Return the best documents for each query.
 
         Args:
             head: which vectors of the documents are compared.
             queries: of the same head, one row (or array) for each query.
             top_k: matches for each query, at most.
+            where: only documents whose metadata pass this filter, see `search.filters`.
+            exact: compare with every document's full vector, whatever index or first stage the
+                store has.
 
         Raises:
             InputError: a head or width that the store does not hold, or top_k below 1.

@@ -1,0 +1,130 @@
+"""Cuts documents into chunks that overlap: by tokens, by sentences or at headings."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from embedlm.errors import InputError, closest
+
+__all__ = ["Chunking", "Span", "sentence_spans"]
+
+Span = tuple[int, int]
+"""First and one past the last character."""
+WAYS = ("tokens", "sentences", "headings")
+_BETWEEN = re.compile(r"(?<=[.!?])\s+|\s*\n\s*|(?<=[。！？])")
+_HEADING = re.compile(r"^#{1,6} .*$", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How a document is cut; sizes are in tokens of the model."""
+
+    way: Literal["tokens", "sentences", "headings"]
+    size: int = 256
+    """Tokens of a chunk, at most (a sentence that is longer stands alone, cut by tokens)."""
+    overlap: int = 0
+    """Tokens that a chunk shares with the one before: whole sentences, where cut by these."""
+    late: bool = False
+    """The whole document is read once and each chunk's states are pooled, so that a chunk knows
+    what stands around it (Günther et al., Late chunking, arXiv:2409.04701)."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that give no chunks."""
+        if self.way not in WAYS:
+            raise InputError(
+                f"chunking {self.way!r} is not known; allowed: {', '.join(WAYS)}."
+                + closest(self.way, list(WAYS))
+            )
+        if self.size < 1 or not 0 <= self.overlap < self.size:
+            raise InputError(
+                f"chunks of {self.size} tokens with an overlap of {self.overlap}; give a size "
+                "above 0 and an overlap below the size"
+            )
+
+    def spans(self, text: str, tokenizer: Any) -> list[Span]:
+        """Return the chunks of a text, in order; together they hold all of it but blank space.
+
+        Args:
+            text: of a document.
+            tokenizer: a fast one of transformers, by which tokens are counted.
+        """
+        tokens = _tokens(text, tokenizer)
+        if self.way == "tokens":
+            return list(_windows(tokens, self.size, self.overlap))
+        spans: list[Span] = []
+        sections = _sections(text) if self.way == "headings" else [(0, len(text))]
+        for start, end in sections:
+            units = [(start + a, start + b) for a, b in sentence_spans(text[start:end])]
+            spans += _packed(units, tokens, self.size, self.overlap)
+        return spans
+
+
+def sentence_spans(text: str) -> list[Span]:
+    """Return where the sentences of a text stand; a line's end closes one too."""
+    ends = [*_BETWEEN.finditer(text), None]
+    spans, begin = [], 0
+    for between in ends:
+        raw = text[begin : between.start() if between else len(text)]
+        start = begin + len(raw) - len(raw.lstrip())
+        end = begin + len(raw.rstrip())
+        if start < end:
+            spans.append((start, end))
+        begin = between.end() if between else len(text)
+    return spans
+
+
+def _tokens(text: str, tokenizer: Any) -> list[Span]:
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    return [(start, end) for start, end in encoding.offsets if end > start]
+
+
+def _windows(tokens: Sequence[Span], size: int, overlap: int) -> Iterator[Span]:
+    start = 0
+    while start < len(tokens):
+        window = tokens[start : start + size]
+        yield window[0][0], window[-1][1]
+        if start + size >= len(tokens):
+            return
+        start += size - overlap
+
+
+def _sections(text: str) -> list[Span]:
+    """Return what lies between the headings of Markdown, each heading with its text."""
+    starts = [found.start() for found in _HEADING.finditer(text)]
+    starts = [0, *starts] if not starts or text[: starts[0]].strip() else starts
+    return list(zip(starts, [*starts[1:], len(text)], strict=True))
+
+
+def _packed(units: Sequence[Span], tokens: Sequence[Span], size: int, overlap: int) -> list[Span]:
+    """Return sentences put together to chunks of a size."""
+    starts = [start for start, _ in tokens]
+    inside = [tokens[bisect_left(starts, a) : bisect_left(starts, b)] for a, b in units]
+    spans: list[Span] = []
+    first, held = 0, 0
+    for last, own in enumerate(inside):
+        if held and held + len(own) > size:
+            spans.append((units[first][0], units[last - 1][1]))
+            first, held = _carried(inside, first, last, overlap, size - len(own))
+        if len(own) > size:
+            spans += _windows(own, size, overlap)
+            first, held = last + 1, 0
+        else:
+            held += len(own)
+    if held:
+        spans.append((units[first][0], units[-1][1]))
+    return spans
+
+
+def _carried(
+    inside: Sequence[Sequence[Span]], first: int, last: int, overlap: int, room: int
+) -> tuple[int, int]:
+    """Return the first sentence of the next chunk, and the tokens that it begins with."""
+    held, start = 0, last
+    while start > first + 1 and held + len(inside[start - 1]) <= min(overlap, room):
+        start -= 1
+        held += len(inside[start])
+    return start, held

@@ -1,0 +1,154 @@
+"""Documents of files, folders, records and BEIR sets; each id is given back as it came.
+
+Shapes: n documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedlm.data import Source, existing
+from embedlm.data.forms import FORMS, check_used, file_form
+from embedlm.errors import InputError, RecordError
+from embedlm.search.passages import files_of, prose
+
+__all__ = ["Document", "read_documents"]
+
+Id = str | int
+_BEIR = "corpus.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with its id and metadata."""
+
+    id: Id
+    text: str
+    file: str
+    line: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The id as JSON, which tells 1 from "1"."""
+        return json.dumps(self.id, ensure_ascii=False)
+
+
+def read_documents(
+    path: str | Path,
+    *,
+    text_field: str = "text",
+    id_field: str | None = None,
+    whole: bool = False,
+    quoting: bool | None = None,
+) -> Iterator[Document]:
+    """Yield the documents of a file, of a folder and below it, or of a BEIR folder, in order.
+
+    A record (.jsonl, .csv, .tsv, .parquet) is a document; its other fields are metadata. A corpus
+    of BEIR (a folder with corpus.jsonl) has the fields _id, title and text. Of prose (.txt, .md,
+    .html, .pdf) each paragraph is a document, or the whole file, by choice. Records without an id,
+    and prose, are called by file and line, or by file.
+
+    Args:
+        path: the file or folder.
+        text_field: field or column with the text.
+        id_field: field with the id; None: `id` or `_id`, where a record has one.
+        whole: a file of prose is one document.
+        quoting: whether cells of a .csv or .tsv may stand in quotes.
+
+    Raises:
+        InputError: nothing is there; an option that no file can use; an id that is given twice, or
+            is neither text nor a whole number.
+        RecordError: a bad record, with file and line.
+    """
+    root = Path(path)
+    corpus = existing(root / _BEIR) if root.is_dir() else None
+    if corpus is not None:
+        files, beir = [str(corpus)], True
+    else:
+        files, beir = files_of(path), False
+    forms = [file_form(Path(file))[0] or "txt" for file in files]
+    check_used(str(path), forms, text_field=text_field, quoting=quoting)
+    base = root if root.is_dir() else root.parent
+    seen: set[str] = set()
+    for file, form in zip(files, forms, strict=True):
+        name = "stdin" if file == "-" else Path(file).relative_to(base).as_posix()
+        if FORMS[form].bare:
+            found = _prose(file, name, whole)
+        else:
+            quoted = None if FORMS[form].quoting is None else quoting
+            found = _records(Source(file, quoting=quoted), name, text_field, id_field, beir)
+        for document in found:
+            if document.key in seen:
+                raise InputError(
+                    f"{document.file}:{document.line}: the id {document.key} is given twice; give "
+                    "each document an id of its own"
+                )
+            seen.add(document.key)
+            yield document
+    if not seen:
+        raise InputError(f"{str(path)!r} holds no text to index; give a file or folder with some")
+
+
+def _prose(file: str, name: str, whole: bool) -> Iterator[Document]:
+    if not whole:
+        lines: dict[int, int] = {}
+        for passage in prose(file):
+            number = lines[passage.line] = lines.get(passage.line, 0) + 1
+            more = f".{number}" if number > 1 else ""  # a long paragraph is cut into several
+            id_ = f"{name}:{passage.line}{more}"
+            yield Document(id_, passage.text, name, passage.line, {"file": name})
+        return
+    text = "\n\n".join(passage.text for passage in prose(file, longest=1 << 40))
+    if text.strip():
+        yield Document(name, text, name, 1, {"file": name})
+
+
+def _records(
+    source: Source, name: str, text_field: str, id_field: str | None, beir: bool
+) -> Iterator[Document]:
+    for row in source.rows():
+        where = f"{source.name}:{row.line}"
+        record = {text_field: row.value} if isinstance(row.value, str) else row.value
+        error = row.error
+        if error is None and not isinstance(record, dict):
+            error = f"a JSON {type(record).__name__}, not an object with {text_field!r}"
+        if error is None and not isinstance(record.get(text_field), str):
+            error = f"no text in the field {text_field!r}; there are: {', '.join(record)}"
+        if error is not None:
+            raise RecordError(f"{where}: {error}. Mend the record")
+        text = record[text_field]
+        used = {text_field}
+        if beir and record.get("title"):
+            text = f"{record['title']} {text}"
+            used.add("title")
+        names = [id_field] if id_field is not None else ["id", "_id"]
+        held = next((one for one in names if record.get(one) is not None), None)
+        if held is None and id_field is not None:
+            raise RecordError(f"{where}: no id in the field {id_field!r}. Mend the record")
+        id_ = f"{name}:{row.line}" if held is None else _checked_id(record[held], where)
+        if text.strip():
+            metadata = {k: v for k, v in record.items() if k not in used and k != held}
+            yield Document(id_, text, name, row.line, _plain(metadata))
+
+
+def _checked_id(value: Any, where: str) -> Id:
+    if isinstance(value, bool | float | list | dict | bytes):
+        raise RecordError(
+            f"{where}: the id is {str(value)[:40]!r}, a {type(value).__name__}; give a text, a "
+            "whole number or a UUID"
+        )
+    return value if isinstance(value, int) else str(value)
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as JSON can hold it (a column of a table may hold dates)."""
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(metadata, default=str, allow_nan=False))
+    except ValueError as error:
+        raise RecordError(f"the metadata {str(metadata)[:60]} hold NaN or infinity") from error
+    return found

@@ -1,0 +1,225 @@
+"""The folder of an index, and the model that it was made with.
+
+    INDEX/
+      index.json          what the index is, and which generation is the present one
+      gen-000001/         a generation: written beside the one before, never changed afterwards
+        catalogue.sqlite  ids, texts, metadata, counts of terms
+        store/            the vectors (store.npz of the exact store)
+        statistics.npz    token statistics and ranges of the model, where it has any
+
+A change writes a new generation and then index.json, so that a process that is killed leaves the
+index as it was, and one that has the index open reads on in peace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedlm.encode.identity import identity
+from embedlm.errors import InputError, ModelError
+from embedlm.jobs.json_files import read_json
+from embedlm.jobs.manifest import difference
+from embedlm.readout.frequency import Statistics
+from embedlm.readout.quantized import Ranges
+from embedlm.schema.recipe import MultiVector, Recipe
+from embedlm.search.chunks import Chunking
+from embedlm.search.edge import EdgeStore
+from embedlm.search.exact import ExactStore
+from embedlm.search.store import FirstStage
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = [
+    "FORMAT",
+    "STORES",
+    "check_model",
+    "is_index",
+    "load_model",
+    "model_facts",
+    "open_store",
+    "read_index",
+    "store_options",
+    "write_statistics",
+]
+
+FORMAT = "embedlm index 1"
+FACTS = "index.json"
+CATALOGUE = "catalogue.sqlite"
+STATISTICS = "statistics.npz"
+STORES = ("edge", "exact")
+_FIELDS = ("generation", "store", "model", "heads", "first", "chunking", "analyzer", "average")
+
+
+def is_index(path: str | Path) -> bool:
+    """Tell whether a folder is an index."""
+    return (Path(path) / FACTS).is_file()
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Return what an index is.
+
+    Raises:
+        InputError: no index is there, or its index.json is damaged.
+    """
+    file = path / FACTS
+    if not file.is_file():
+        raise InputError(f"{str(path)!r} is not an index; make one: embedlm index IN -o {path}")
+    facts = read_json(file, InputError)
+    known = isinstance(facts, dict) and facts.get("format") == FORMAT
+    if not known or any(name not in facts for name in _FIELDS):
+        raise InputError(
+            f"{file} is damaged, or was written by another version of EmbedLM; make the index again"
+        )
+    if not (path / str(facts["generation"])).is_dir():
+        raise InputError(
+            f"{str(path)!r} lacks its folder {facts['generation']!r}; make the index again"
+        )
+    return dict(facts)
+
+
+# -- the model ----------------------------------------------------------------------------------
+
+
+def model_facts(model: Embedder, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a model is: how it is loaded again, and a hash of its weights and recipe.
+
+    Args:
+        model: of the index.
+        options: with which `embedlm.load` gave it: dtype, adapters, generator.
+    """
+    with_head = any(head.reads_lm_head for head in model.readout.heads)
+    found = identity(model, with_head=with_head)
+    for name in ("device", "attention", "dtype"):
+        found["model"].pop(name)
+    name = str(Path(model.name).resolve()) if Path(model.name).exists() else model.name
+    return {
+        "name": name,
+        "recipe": None if model.readout.trained else found["recipe"],
+        "options": {key: value for key, value in (options or {}).items() if value},
+        "identity": {**found["model"], "recipe": found["recipe"]},
+    }
+
+
+def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
+    """Refuse a model that would embed queries otherwise than the documents were.
+
+    Raises:
+        InputError: with what differs.
+    """
+    before, now = facts["model"]["identity"], model_facts(model)["identity"]
+    change = difference(before, now)
+    if change:
+        raise InputError(
+            f"the index {str(path)!r} was made with the model {facts['model']['name']!r}, and "
+            f"{model.name!r} is another one ({change}); leave --model out, or make a new index"
+        )
+
+
+def load_model(facts: Mapping[str, Any], path: Path, device: Any = None) -> Embedder:
+    """Load the model of an index, with the statistics that it had.
+
+    Raises:
+        ModelError: it is no longer there.
+        InputError: what is there now is another model.
+    """
+    import embedlm
+
+    saved = facts["model"]
+    recipe = None if saved["recipe"] is None else Recipe.model_validate(saved["recipe"])
+    lm_head = saved["identity"].get("head") is not None
+    try:
+        model: Embedder = embedlm.load(
+            saved["name"], recipe, device=device, lm_head=lm_head, **saved["options"]
+        )
+    except ModelError as error:
+        raise type(error)(f"the model of the index {str(path)!r} cannot be loaded: {error}") from (
+            error
+        )
+    restore_statistics(model, path / facts["generation"])
+    check_model(facts, model, path)
+    return model
+
+
+def write_statistics(model: Embedder, folder: Path) -> None:
+    """Write what a model has learnt from the documents: token statistics, ranges."""
+    statistics = model.readout.statistics
+    if statistics is not None:
+        values = {f.name: getattr(statistics, f.name) for f in fields(statistics)}
+        np.savez(folder / STATISTICS, **{k: v for k, v in values.items() if v is not None})
+    model.ranges.save(folder)
+
+
+def restore_statistics(model: Embedder, folder: Path) -> None:
+    """Give a model what it had learnt."""
+    if (folder / STATISTICS).is_file():
+        with np.load(folder / STATISTICS, allow_pickle=False) as file:
+            values: dict[str, Any] = dict(file)
+        values["texts"] = int(values["texts"])
+        model.readout = model.readout.with_statistics(Statistics(**values))
+    ranges = Ranges.load(folder)
+    if ranges.by_form:
+        model.ranges = ranges
+
+
+# -- the store ----------------------------------------------------------------------------------
+
+
+def store_options(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with which the store of an index is made."""
+    first = facts["first"]
+    return {
+        "similarity": facts["similarity"],
+        "length_normalize": facts["length_normalize"],
+        "first": None if first is None else FirstStage(**first),
+    }
+
+
+def new_facts(
+    model: Embedder,
+    options: Mapping[str, Any] | None,
+    *,
+    store: str,
+    first: FirstStage | None,
+    chunking: Chunking | None,
+    analyzer: str,
+) -> dict[str, Any]:
+    """Return what a new index is."""
+    recipe = model.recipe
+    mean = any(isinstance(head, MultiVector) and head.score == "mean" for head in recipe.heads)
+    return {
+        "format": FORMAT,
+        "store": store,
+        "model": model_facts(model, options),
+        "heads": [head.kind for head in model.readout.heads],
+        "similarity": recipe.similarity,
+        "length_normalize": mean,
+        "first": None if first is None else asdict(first),
+        "chunking": None if chunking is None else asdict(chunking),
+        "analyzer": analyzer,
+    }
+
+
+def make_store(facts: Mapping[str, Any], folder: Path) -> EdgeStore | ExactStore:
+    """Return an empty store for a generation."""
+    if facts["store"] == "exact":
+        return ExactStore(**store_options(facts))
+    return EdgeStore(folder / "store", **store_options(facts))
+
+
+def open_store(facts: Mapping[str, Any], folder: Path) -> EdgeStore | ExactStore:
+    """Return the store of a generation."""
+    if facts["store"] == "exact":
+        return ExactStore.open(folder / "store.npz")
+    return EdgeStore.open(folder / "store")
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON would read it back."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,346 @@
+"""An index on the disk: searched, read, and its queries embedded as its documents were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.errors import InputError, closest
+from embedlm.readout.embeddings import as_embeddings
+from embedlm.schema.arguments import check_arguments
+from embedlm.search.catalogue import Catalogue, Entry
+from embedlm.search.chunks import Span
+from embedlm.search.filters import Filter, check_filter
+from embedlm.search.fusion import fuse, ordered
+from embedlm.search.layout import (
+    CATALOGUE,
+    check_model,
+    load_model,
+    open_store,
+    read_index,
+    restore_statistics,
+    store_options,
+)
+from embedlm.search.lexical import Bm25, counts
+from embedlm.search.server import QdrantStore
+from embedlm.search.snippets import best_sentence
+from embedlm.search.store import Store
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["Found", "Index"]
+
+DEPTH = 100
+"""Passages of each ranking that are fused."""
+_MODES = {
+    "dense": ("dense",),
+    "sparse": ("sparse",),
+    "bm25": ("bm25",),
+    "hybrid": ("dense", "sparse", "bm25"),
+    "late-interaction": ("multi_vector",),
+}
+"""The rankings of each mode; a hybrid search fuses those that the index has."""
+
+
+_INVERTED = ("sparse", "bm25")
+
+
+class _Reranks(Protocol):
+    """What re-ranks: `embedlm.Reranker`."""
+
+    def rank(
+        self, query: str, documents: Any, top_k: int | None = None
+    ) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A document that answers a query, by its best passage."""
+
+    id: str | int
+    """As it was given."""
+    score: float
+    text: str
+    """Of the passage."""
+    rank: int
+    file: str
+    line: int
+    chunk: int
+    metadata: Mapping[str, Any]
+    sentence: Span
+    """Where the matching sentence stands in the text."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        names = ("id", "score", "text", "rank", "file", "line", "chunk", "metadata")
+        found = {name: getattr(self, name) for name in names}
+        return {**found, "sentence": list(self.sentence)}
+
+
+class Index:
+    """An index that `build_index` made; see `search`.
+
+    One process at a time can have an index of Qdrant Edge open. A change of the index by another
+    process is seen when it is opened again.
+    """
+
+    def __init__(
+        self, path: Path, facts: Mapping[str, Any], store: Any, catalogue: Catalogue, model: Any
+    ) -> None:
+        self.path, self.facts = path, facts
+        self.store: Store = store
+        self._catalogue = catalogue
+        self._model: Embedder | None = model
+        self._device: Any = None
+        self._total = len(catalogue)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        model: Embedder | None = None,
+        *,
+        device: Any = None,
+        place: str | None = None,
+        collection: str | None = None,
+        api_key: str | None = None,
+    ) -> Self:
+        """Open an index.
+
+        Args:
+            path: its folder.
+            model: embeds queries; None loads the index's own when a search first needs it.
+            device: of the model that is loaded.
+            place: URL of the Qdrant server to which the index was pushed; None: its own store.
+            collection: on the server; None: the index's name.
+            api_key: of the server.
+
+        Raises:
+            InputError: no index, a damaged one, or another model.
+            JobError: another process has it open.
+        """
+        root = Path(path)
+        facts = read_index(root)
+        folder = root / facts["generation"]
+        if model is not None:
+            restore_statistics(model, folder)
+            check_model(facts, model, root)
+        catalogue = Catalogue.open(folder / CATALOGUE, facts["analyzer"])
+        if place is None:
+            store: Any = open_store(facts, folder)
+        else:
+            name = collection or root.resolve().name
+            store = QdrantStore(place, name, api_key=api_key, **store_options(facts))
+            if len(store) != len(catalogue):
+                raise InputError(
+                    f"the collection {name!r} at {place} holds {len(store)} passages and the index "
+                    f"{len(catalogue)}; push it first: embedlm index push {root} --to {place}"
+                )
+        opened = cls(root, facts, store, catalogue, model)
+        opened._device = device
+        return opened
+
+    def __len__(self) -> int:
+        return self._total
+
+    @property
+    def model(self) -> Embedder:
+        """The model of the index."""
+        if self._model is None:
+            self._model = load_model(self.facts, self.path, self._device)
+        return self._model
+
+    @property
+    def modes(self) -> list[str]:
+        """The modes of search that the index has vectors for."""
+        heads = {*self.facts["heads"], "bm25"}
+        return [mode for mode, wanted in _MODES.items() if mode == "hybrid" or heads & set(wanted)]
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._catalogue.close()
+        if hasattr(self.store, "close"):
+            self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def fetch(self, ids: Sequence[str | int]) -> list[list[Entry]]:
+        """Return the passages of documents, a list for each id; an unknown id has none."""
+        keys = [json.dumps(one, ensure_ascii=False) for one in ids]
+        held = self._catalogue.of_documents(keys)
+        return [[entry for entry in held if entry.document == key] for key in keys]
+
+    # -- searching ----------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str,
+        top_k: int = 10,
+        *,
+        mode: str = "hybrid",
+        where: Filter | None = None,
+        instruction: str | None = None,
+        fusion: str = "rrf",
+        weights: Mapping[str, float] | None = None,
+        depth: int = DEPTH,
+        rerank: _Reranks | None = None,
+        rerank_depth: int = 50,
+        exact: bool = False,
+    ) -> list[Found]:
+        """Return the documents that answer a query best, each by its best passage.
+
+        Args:
+            query: the question, or words to look for.
+            top_k: documents, at most.
+            mode: one of `modes`; hybrid fuses dense, sparse and BM25, as far as the index has them.
+            where: a filter of metadata, see `search.filters`.
+            instruction: fills the query's prompt; None takes the recipe's.
+            fusion: rrf, weighted, min_max or dbsf, see `search.fuse`.
+            weights: of the rankings in a hybrid search, by name; None: equal ones.
+            depth: passages of each ranking that are fused.
+            rerank: a `Reranker`, which orders the best `rerank_depth` passages anew; scores are
+                then its own.
+            rerank_depth: passages that it reads.
+            exact: compare with every passage's full vector.
+
+        Raises:
+            InputError: an empty query, or a mode or an option that the index cannot serve.
+        """
+        check_arguments("search", query=query, top_k=top_k, instruction=instruction)
+        if not query.strip():
+            raise InputError("the query is empty; say what to look for")
+        heads = self._heads(mode)
+        shares = _shares(heads, weights)
+        if where is not None:
+            where = check_filter(where)
+        vectors = self._query_vectors(query, heads, instruction)
+        wanted = max(top_k, rerank_depth if rerank is not None else 0)
+        limit = wanted if len(heads) == 1 else max(depth, wanted)
+        while True:
+            found = [
+                self.store.search(one, vectors[one], limit, where=where, exact=exact)[0]
+                for one in heads
+            ]
+            # The exact store also gives passages that share no term with the query.
+            runs = [
+                {m.id: m.score for m in matches if m.score or one not in _INVERTED}
+                for one, matches in zip(heads, found, strict=True)
+            ]
+            scores = runs[0] if len(runs) == 1 else fuse(runs, fusion, shares, depth=limit)
+            best = self._by_document(ordered(scores), wanted)
+            # Several chunks of one document count once: look further where these are many.
+            if len(best) >= wanted or max(map(len, runs)) < limit or limit >= self._total:
+                break
+            limit *= 4
+        if rerank is not None and best:
+            ranked = rerank.rank(query, [entry.text for entry, _ in best[:rerank_depth]])
+            best = [(best[one["corpus_id"]][0], one["score"]) for one in ranked]
+        return self._found(query, best[:top_k])
+
+    def _heads(self, mode: str) -> list[str]:
+        if mode not in _MODES:
+            raise InputError(
+                f"search mode {mode!r} is not known; allowed: {', '.join(_MODES)}."
+                + closest(mode, list(_MODES))
+            )
+        held = {*self.facts["heads"], "bm25"}
+        heads = [head for head in _MODES[mode] if head in held]
+        if not heads:
+            raise InputError(
+                f"the index {str(self.path)!r} has no vectors for the mode {mode!r}; allowed: "
+                f"{', '.join(self.modes)}"
+            )
+        return heads
+
+    def _query_vectors(
+        self, query: str, heads: Sequence[str], instruction: str | None
+    ) -> dict[str, Any]:
+        vectors: dict[str, Any] = {}
+        neural = [head for head in heads if head != "bm25"]
+        if neural:
+            found = self.model.encode_query([query], heads=neural, instruction=instruction)
+            embeddings = as_embeddings(found)
+            vectors = {head: embeddings[head] for head in neural}
+        elif instruction is not None:
+            raise InputError("BM25 takes no instruction; leave it out, or take another mode")
+        if "bm25" in heads:
+            bm25 = Bm25(self.facts["average"], self.facts["analyzer"])
+            vectors["bm25"] = bm25.query(query, self._frequency(query), self._total)
+        return vectors
+
+    def _frequency(self, query: str) -> dict[int, int]:
+        return self._catalogue.frequency(counts(query, self.facts["analyzer"]))
+
+    def _by_document(
+        self, ranked: Sequence[tuple[str, float]], wanted: int
+    ) -> list[tuple[Entry, float]]:
+        entries = self._catalogue.entries([key for key, _ in ranked])
+        best: dict[str, tuple[Entry, float]] = {}
+        for key, score in ranked:
+            entry = entries.get(key)
+            if entry is None:
+                raise InputError(
+                    f"the store of {str(self.path)!r} holds the passage {key!r}, and its catalogue "
+                    "does not; the index is damaged: make it again"
+                )
+            best.setdefault(entry.document, (entry, score))
+            if len(best) == wanted:
+                break
+        return list(best.values())
+
+    def _found(self, query: str, best: Sequence[tuple[Entry, float]]) -> list[Found]:
+        frequency = self._frequency(query)
+        analyzer = self.facts["analyzer"]
+        weights = {term: 1 / (1 + frequency.get(term, 0)) for term in counts(query, analyzer)}
+        nearest = None if self._model is None else self._nearest(query)
+        return [
+            Found(
+                entry.id,
+                score,
+                entry.text,
+                rank,
+                entry.file,
+                entry.line,
+                entry.chunk,
+                entry.metadata,
+                best_sentence(entry.text, query, weights, analyzer, nearest),
+            )
+            for rank, (entry, score) in enumerate(best, 1)
+        ]
+
+    def _nearest(self, query: str) -> Any:
+        """Return a function that scores sentences by the model, whose dense vectors it compares."""
+        model = self._model
+        if model is None or "dense" not in self.facts["heads"]:
+            return None
+
+        def scores(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+            asked = model.encode_query([query], heads="dense", show_progress=False)
+            read = model.encode_document(list(sentences), heads="dense", show_progress=False)
+            return np.asarray(model.similarity(asked, read)[0])
+
+        return scores
+
+
+def _shares(heads: Sequence[str], weights: Mapping[str, float] | None) -> list[float] | None:
+    if weights is None:
+        return None
+    if set(weights) != set(heads):
+        raise InputError(
+            f"weights were given for {', '.join(weights) or 'nothing'}, and this search ranks by "
+            f"{', '.join(heads)}; give one for each"
+        )
+    return [weights[head] for head in heads]

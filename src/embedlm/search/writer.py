@@ -1,0 +1,270 @@
+"""Writes a generation of an index, in a process of its own.
+
+Qdrant Edge holds Python's lock while it works, and dies where the disk is full; so the process that
+embeds or serves never writes. The writer tells its parent how far it is and what went wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedlm.errors import EmbedLMError, InputError, JobError
+from embedlm.jobs.atomic import disk_errors, replace_folder
+from embedlm.jobs.json_files import write_json
+from embedlm.search.catalogue import Catalogue, Entry
+from embedlm.search.edge import EdgeStore, check_space
+from embedlm.search.exact import ExactStore
+from embedlm.search.forms import VECTOR_FORMS
+from embedlm.search.layout import CATALOGUE, FACTS, make_store, open_store
+from embedlm.search.lexical import Bm25
+
+__all__ = ["Order", "read_block", "write_generation"]
+
+_KEPT = "What was embedded is kept; make room and run the same command again"
+_AT_ONCE = 256
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be written."""
+
+    index: Path
+    name: str
+    """Of the new generation."""
+    base: str | None
+    """The generation that it is made from."""
+    facts: Mapping[str, Any]
+    blocks: Sequence[Path]
+    """Files of `bulk` passages with their vectors."""
+    removed: Sequence[str] = ()
+    """Keys of passages that are taken out."""
+    learnt: Path | None = None
+    """Folder with the model's statistics."""
+
+
+def read_block(file: Path) -> tuple[list[Entry], dict[str, Any], str]:
+    """Return a block's passages, their vectors by head and its digest.
+
+    Raises:
+        JobError: the file is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            held = dict(arrays)
+        header = json.loads(held.pop("header").tobytes())
+        entries = [Entry(**fields) for fields in header["entries"]]
+        vectors = {
+            head: VECTOR_FORMS[form].unpack(
+                {
+                    name.removeprefix(f"{head}."): array
+                    for name, array in held.items()
+                    if name.startswith(f"{head}.")
+                }
+            )
+            for head, form in header["forms"].items()
+        }
+    except Exception as error:  # whatever a cut-off or foreign file makes of numpy, zip and JSON
+        raise JobError(f"{file} is damaged ({error}); run the same command again") from error
+    return entries, vectors, header["digest"]
+
+
+def write_generation(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
+    """Write a generation in a process of its own; return the facts of the index.
+
+    Args:
+        order: what is written.
+        advance: told the number of passages that have just been written.
+
+    Raises:
+        JobError: the disk is full, or the process was ended.
+    """
+    import torch
+
+    context = _context(alone=torch.cuda.is_initialized() or "qdrant_edge" in sys.modules)
+    receiver, sender = context.Pipe(duplex=False)
+    forked = context.get_start_method() == "fork"
+    process = context.Process(target=_run, args=(order, sender, forked), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        while True:
+            try:
+                kind, value = receiver.recv()
+            except EOFError:
+                process.join()
+                raise JobError(_ended(process.exitcode, order)) from None
+            if kind == "wrote":
+                advance(value)
+            elif kind == "done":
+                process.join()
+                return dict(value)
+            else:
+                raise value
+    finally:
+        if process.is_alive():
+            process.terminate()
+        process.join()
+        receiver.close()
+
+
+def _context(*, alone: bool) -> Any:
+    """Return the way in which the writer is started.
+
+    Args:
+        alone: this process has threads of CUDA or Edge, which a fork would be left without; the
+            writer is then forked from a process that has imported all it needs and done nothing.
+    """
+    if sys.platform != "linux":
+        return get_context("spawn")
+    if not alone:
+        return get_context("fork")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _ended(code: int | None, order: Order) -> str:
+    bus = code is not None and -code == getattr(signal, "SIGBUS", 0)
+    if bus:
+        return f"no space left while writing the index {order.index} (its writer ended). {_KEPT}"
+    return (
+        f"the process that writes the index {order.index} ended (exit status {code}). What was "
+        "embedded is kept; run the same command again"
+    )
+
+
+def _end_with_parent() -> None:
+    """Have this process killed when its parent ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _close_others(kept: int) -> None:
+    """Close what a fork has of its parent's files: else a killed parent's lock would outlive it."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _run(order: Order, sender: Any, forked: bool) -> None:
+    _end_with_parent()
+    if forked:
+        _close_others(sender.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with disk_errors(order.index, _KEPT):
+            facts = _write(order, lambda count: sender.send(("wrote", count)))
+        sender.send(("done", facts))
+    except EmbedLMError as error:
+        sender.send(("failed", error))
+    except Exception as error:
+        told = JobError(f"the index {order.index} cannot be written: {error!r}. {_KEPT}")
+        sender.send(("failed", told))
+    sender.close()
+
+
+def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
+    unfinished = order.index / f"{order.name}.tmp"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    check_space(unfinished, sum(file.stat().st_size for file in order.blocks))
+    catalogue, store = _begin(order, unfinished)
+    catalogue.remove(order.removed)
+    store.delete(order.removed)
+    for file in order.blocks:
+        catalogue.put(read_block(file)[0])
+    bm25, again = _statistics(order, catalogue)
+    for file in order.blocks:
+        entries, vectors, _ = read_block(file)
+        for start in range(0, len(entries), _AT_ONCE):
+            part = entries[start : start + _AT_ONCE]
+            rows = list(range(start, start + len(part)))
+            taken = {head: _take(value, rows) for head, value in vectors.items()}
+            taken["bm25"] = bm25.documents([entry.text for entry in part])
+            store.add([one.key for one in part], taken, [one.metadata for one in part])
+            advance(len(part))
+    if again:
+        _renew(catalogue, store, bm25)
+    facts = {
+        **order.facts,
+        "generation": order.name,
+        "average": bm25.average,
+        "passages": len(catalogue),
+        "documents": catalogue.documents(),
+    }
+    _finish(order, unfinished, catalogue, store)
+    advance(0)  # fails where no one waits for the index any more
+    write_json(order.index / FACTS, facts, indent=1)
+    return facts
+
+
+def _take(value: Any, rows: list[int]) -> Any:
+    from embedlm.search.forms import vector_form
+
+    return vector_form(value).take(value, rows)
+
+
+def _begin(order: Order, unfinished: Path) -> tuple[Catalogue, EdgeStore | ExactStore]:
+    """Return the catalogue and the store of the base, copied, or empty ones."""
+    analyzer = order.facts["analyzer"]
+    if order.base is None:
+        return (
+            Catalogue.create(unfinished / CATALOGUE, analyzer),
+            make_store(order.facts, unfinished),
+        )
+    base = order.index / order.base
+    check_space(unfinished, sum(f.stat().st_size for f in base.rglob("*") if f.is_file()) // 2)
+    shutil.copytree(base, unfinished, dirs_exist_ok=True)
+    catalogue = Catalogue.open(unfinished / CATALOGUE, analyzer, write=True)
+    return catalogue, open_store(order.facts, unfinished)
+
+
+def _statistics(order: Order, catalogue: Catalogue) -> tuple[Bm25, bool]:
+    """Return the statistics of BM25, and whether old passages need new vectors by them."""
+    average, analyzer = catalogue.average(), order.facts["analyzer"]
+    kept = order.facts.get("average")
+    if order.base is None or kept is None:
+        return Bm25(average, analyzer), False
+    bm25 = Bm25(kept, analyzer)
+    return (Bm25(average, analyzer), True) if bm25.drifted(average) else (bm25, False)
+
+
+def _renew(catalogue: Catalogue, store: EdgeStore | ExactStore, bm25: Bm25) -> None:
+    """Give every passage a new vector of BM25."""
+    entries = list(catalogue)
+    vectors = bm25.documents([entry.text for entry in entries])
+    store.replace("bm25", [entry.key for entry in entries], vectors)
+
+
+def _finish(
+    order: Order, unfinished: Path, catalogue: Catalogue, store: EdgeStore | ExactStore
+) -> None:
+    if len(store) != len(catalogue):
+        raise InputError(
+            f"the store holds {len(store)} passages and the catalogue {len(catalogue)}: the index "
+            f"{order.index} is damaged; make it again"
+        )
+    catalogue.close()
+    if isinstance(store, EdgeStore):
+        store.optimize()
+        store.close()
+    else:
+        store.save(unfinished / "store.npz")
+    if order.learnt is not None:
+        shutil.copytree(order.learnt, unfinished, dirs_exist_ok=True)
+    shutil.rmtree(order.index / order.name, ignore_errors=True)
+    replace_folder(unfinished, order.index / order.name)

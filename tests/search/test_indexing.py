@@ -1,0 +1,462 @@
+"""An index: made, found in, changed, killed, pushed, refused; with a tiny model and real files."""
+
+import json
+import os
+import subprocess
+import uuid
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import embedlm
+from embedlm.errors import InputError, JobError, UnsupportedError
+from embedlm.search import (
+    Chunking,
+    FirstStage,
+    Index,
+    build_index,
+    delete_documents,
+    parse_filter,
+    push_index,
+    read_documents,
+)
+from embedlm.search import edge as edge_module
+from embedlm.search.chunks import sentence_spans
+from embedlm.search.late import late_model, late_vectors
+from embedlm.search.lexical import Bm25, bucket, counts, terms_of
+from embedlm.search.snippets import best_sentence, snippet
+from tests.command import sentences
+
+UUID = str(uuid.UUID(int=5))
+RECORDS = [
+    {"id": 7, "text": "Plants make food from sunlight.", "year": 2001},
+    {"id": "7", "text": "The quick brown fox jumps. A committee met on Tuesday.", "year": 2020},
+    {"id": UUID, "text": "Chemical energy is stored in glucose.", "year": 2021},
+    {"_id": "größe/1", "text": "Members asked why the irrigation plan failed.", "year": 2021},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write(tmp_path / "corpus.jsonl", RECORDS)
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def answers(path, model, query="plants and glucose", **options):
+    with Index.open(path, model) as index:
+        return [(hit.id, hit.score, hit.text) for hit in index.search(query, **options)]
+
+
+@pytest.mark.parametrize("store", ["edge", "exact"])
+def test_every_mode_gives_ids_as_they_came_and_scores_of_the_model(corpus, model, tmp_path, store):
+    report = build_index(corpus, tmp_path / "index", model, store=store)
+    assert (report.documents, report.passages, report.added) == (4, 4, 4)
+    hits = answers(tmp_path / "index", model, mode="dense")
+    query, texts = model.encode_query(["plants and glucose"]), [r["text"] for r in RECORDS]
+    scores = model.similarity(query, model.encode_document(texts))[0]
+    ids = [7, "7", UUID, "größe/1"]
+    expected = sorted(zip(ids, scores, texts, strict=True), key=lambda hit: -hit[1])
+    assert [hit[0] for hit in hits] == [hit[0] for hit in expected]
+    np.testing.assert_allclose([h[1] for h in hits], [h[1] for h in expected], rtol=1e-4)
+    assert {hit[0] for hit in answers(tmp_path / "index", model, mode="bm25")} == {7, UUID}
+    fused = answers(tmp_path / "index", model, fusion="rrf")
+    assert len(fused) == 4
+    assert fused[0][0] in (7, UUID)
+    with Index.open(tmp_path / "index", model) as index:
+        assert [[e.text for e in found] for found in index.fetch(["7", 7, "none"])] == [
+            [RECORDS[1]["text"]],
+            [RECORDS[0]["text"]],
+            [],
+        ]
+        assert index.modes == ["dense", "bm25", "hybrid"]
+        for options, told in [
+            ({"mode": "sparse"}, "no vectors for the mode 'sparse'; allowed: dense, bm25"),
+            ({"mode": "danse"}, "Did you mean 'dense'"),
+            ({"weights": {"dense": 1}}, "ranks by dense, bm25"),
+            ({"top_k": 0}, "top_k"),
+            ({"where": {"type": "eq"}}, "a filter of type 'eq'"),
+        ]:
+            with pytest.raises(InputError, match=told):
+                index.search("plants", **options)
+        with pytest.raises(InputError, match="empty"):
+            index.search("  ")
+
+
+def test_a_change_embeds_what_is_new_and_equals_an_index_made_at_once(corpus, model, tmp_path):
+    index = tmp_path / "index"
+    build_index(corpus, index, model)
+    changed = [RECORDS[0], {**RECORDS[1], "text": "Glucose again."}, {"id": 9, "text": "New one."}]
+    write(corpus, changed)
+    assert build_index(corpus, index, model).added == 2
+    assert len(answers(index, model)) == 5
+    report = build_index(corpus, index, model, sync=True)
+    assert (report.added, report.deleted, report.documents) == (0, 2, 3)
+    build_index(corpus, tmp_path / "fresh", model)
+    for mode in ("dense", "bm25", "hybrid"):
+        found, expected = (answers(path, model, mode=mode) for path in (index, tmp_path / "fresh"))
+        assert [hit[::2] for hit in found] == [hit[::2] for hit in expected]
+        np.testing.assert_allclose(
+            [hit[1] for hit in found],
+            [hit[1] for hit in expected],
+            rtol=1e-2 if mode == "bm25" else 1e-5,
+        )
+    assert delete_documents(index, [7]).documents == 2
+    assert 7 not in [hit[0] for hit in answers(index, model)]
+    with pytest.raises(InputError, match="no document with the id 7"):
+        delete_documents(index, [7, "7"])
+    assert len(list(index.glob("gen-*"))) == 1
+    assert not (tmp_path / "index.part").exists()
+
+
+def test_a_new_average_length_gives_every_document_a_new_vector(corpus, model, tmp_path):
+    index = tmp_path / "index"
+    build_index(corpus, index, model)
+    longer = [{"id": f"long {i}", "text": "glucose " + "river stone " * 40} for i in range(4)]
+    write(corpus, [*RECORDS, *longer])
+    build_index(corpus, index, model)
+    build_index(corpus, tmp_path / "fresh", model)
+    found, expected = (answers(path, model, mode="bm25") for path in (index, tmp_path / "fresh"))
+    assert [hit[0] for hit in found] == [hit[0] for hit in expected]
+    np.testing.assert_allclose([h[1] for h in found], [h[1] for h in expected], rtol=1e-5)
+
+
+def test_filters_re_ranking_and_metadata(corpus, model, tmp_path):
+    build_index(corpus, tmp_path / "index", model)
+
+    class Longest:
+        def rank(self, query, documents, top_k=None):
+            order = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
+            return [{"corpus_id": i, "score": float(len(documents[i]))} for i in order]
+
+    with Index.open(tmp_path / "index", model) as index:
+        hits = index.search("plants", where=parse_filter("year>=2021"))
+        assert {hit.id for hit in hits} == {UUID, "größe/1"}
+        assert all(hit.metadata == {"year": 2021} for hit in hits)
+        ranked = index.search("plants", 2, mode="dense", rerank=Longest())
+        assert [hit.id for hit in ranked] == ["7", "größe/1"]
+        assert ranked[0].score == len(RECORDS[1]["text"])
+
+
+def test_a_two_stage_index_gives_true_scores(corpus, model, tmp_path):
+    build_index(corpus, tmp_path / "plain", model)
+    build_index(corpus, tmp_path / "short", model, first=FirstStage("short", 8))
+    plain, short = (answers(tmp_path / name, model, mode="dense") for name in ("plain", "short"))
+    assert [hit[::2] for hit in plain] == [hit[::2] for hit in short]
+
+
+def test_another_model_or_another_setting_is_refused(corpus, model, model_folder, tmp_path):
+    build_index(corpus, tmp_path / "index", model)
+    other = embedlm.load(model_folder("qwen3"), "plain-mean", device="cpu")
+    recipe = model.with_recipe("plain-last")
+    for wrong in (other, recipe):
+        with pytest.raises(InputError, match="is another one"):
+            Index.open(tmp_path / "index", wrong)
+        with pytest.raises(InputError, match="is another one"):
+            build_index(corpus, tmp_path / "index", wrong)
+    for options in ({"store": "exact"}, {"chunking": Chunking("tokens")}, {"analyzer": "plain"}):
+        with pytest.raises(InputError, match="made with other settings"):
+            build_index(corpus, tmp_path / "index", model, **options)
+    with Index.open(tmp_path / "index") as index:  # loads the model that it was made with
+        assert index.search("plants", mode="dense")[0].id is not None
+
+
+def test_statistics_that_were_learnt_from_the_documents_come_with_the_index(corpus, tmp_path):
+    build_index(corpus, tmp_path / "index", embedlm.load(recipe="static-tfidf", device="cpu"))
+    fitted = embedlm.load(recipe="static-tfidf", device="cpu")
+    fitted.fit([record["text"] for record in RECORDS])
+    scores = fitted.similarity(
+        fitted.encode_query(["plants"]), fitted.encode_document(["Plants make food from sunlight."])
+    )
+    with Index.open(tmp_path / "index") as index:
+        hit = index.search("plants", 1, mode="dense")[0]
+    assert hit.id == 7
+    assert hit.score == pytest.approx(float(scores[0, 0]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "damage", ["index.json", "catalogue.sqlite", "segments", "generation", "foreign folder"]
+)
+def test_a_damaged_index_is_told(corpus, model, tmp_path, damage):
+    index = tmp_path / "index"
+    build_index(corpus, index, model)
+    (generation,) = index.glob("gen-*")
+    if damage == "index.json":
+        (index / "index.json").write_text('{"format": "embedlm index 1"}')
+    elif damage == "catalogue.sqlite":
+        (generation / "catalogue.sqlite").write_bytes(b"SQLite format 3\0" + bytes(4000))
+    elif damage == "segments":
+        for file in (generation / "store").rglob("*.json"):
+            file.write_text("{")
+    elif damage == "generation":
+        generation.rename(index / "elsewhere")
+    else:
+        index = tmp_path
+    with pytest.raises(InputError, match=r"damaged|again|is not an index|not valid JSON"):
+        Index.open(index, model)
+    if damage == "foreign folder":
+        with pytest.raises(InputError, match="is no index"):
+            build_index(corpus, index, model)
+
+
+def test_a_second_process_is_told_who_holds_the_index(corpus, model, tmp_path, run, with_model):
+    build_index(corpus, tmp_path / "index", model)
+    with Index.open(tmp_path / "index", model):
+        done = run("search", tmp_path / "index", "plants", "--mode", "bm25")
+        assert "another process has the index" in done.one_line()
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_index(model, tmp_path, run, with_model):
+    records = [{"id": i, "text": text} for i, text in enumerate(sentences(1500, longest=40))]
+    corpus = write(tmp_path / "many.jsonl", records)
+    command = ("index", corpus, "-o", tmp_path / "index", *with_model)
+    killed = run(*command, kill_at=(f"{tmp_path}/index.part/blocks/*.npz", 2, 0.0))
+    assert killed.code == -9
+    assert not (tmp_path / "index").exists()
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "index.part/blocks").iterdir()}
+    again = run(*command, kill_at=(f"{tmp_path}/index/gen-000001.tmp", 1, 0.05))
+    if again.code == -9:  # while the generation was written
+        assert not (tmp_path / "index/index.json").exists()
+        assert all(path.stat().st_mtime_ns == at for path, at in made.items())
+        assert run(*command).code == 0
+    build_index(corpus, tmp_path / "whole", model)
+    for mode in ("dense", "bm25", "hybrid"):
+        found, expected = (
+            answers(tmp_path / name, model, "the river", mode=mode) for name in ("index", "whole")
+        )
+        assert found == expected
+
+
+def test_a_push_is_resumable_and_a_server_answers_as_the_index(model, tmp_path, run):
+    records = [{"id": i, "text": text, "n": i} for i, text in enumerate(sentences(300))]
+    corpus = write(tmp_path / "many.jsonl", records)
+    index, place = tmp_path / "index", str(tmp_path / "server")
+    build_index(corpus, index, model)
+    killed = run("index", "push", index, "--to", place, kill_at=(f"{index}/push-*.json", 1, 0.0))
+    assert killed.code == -9
+    assert push_index(index, place) == {
+        "to": place,
+        "collection": "index",
+        "copied": 44,
+        "deleted": 0,
+    }
+    assert not list(index.glob("push-*.json"))
+    here = answers(index, model, "the river", where=parse_filter("n<150"))
+    with Index.open(index, model, place=place) as pushed:
+        there = pushed.search("the river", where=parse_filter("n<150"))
+        assert [(hit.id, hit.text) for hit in there] == [(hit[0], hit[2]) for hit in here]
+    write(corpus, records[:200])
+    build_index(corpus, index, model, sync=True)
+    assert push_index(index, place)["deleted"] == 100
+
+
+def test_no_space_is_told_before_anything_is_written(corpus, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(edge_module, "SPARE", 1 << 60)
+    with pytest.raises(JobError, match="no space left for the index"):
+        build_index(corpus, tmp_path / "index", model)
+    monkeypatch.undo()
+    assert build_index(corpus, tmp_path / "index", model).documents == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_writer_and_not_the_caller(
+    corpus, model, small_disk, monkeypatch
+):
+    monkeypatch.setattr(edge_module, "SPARE", -(1 << 40))  # as if another process took the space
+    with pytest.raises(JobError, match=r"no space left|cannot be written|ended"):
+        build_index(corpus, small_disk / "index", model)
+    assert not (small_disk / "index" / "index.json").exists()
+
+
+# -- documents and chunks -----------------------------------------------------------------------
+
+
+def test_documents_of_files_folders_and_beir(tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.md").write_text("# Title\n\nOne.\n\nTwo.\n")
+    write(
+        folder / "deep" / "b.jsonl", [{"text": "x"}, {"id": 3, "text": " "}, {"id": 4, "text": "y"}]
+    )
+    assert [(d.id, d.text) for d in read_documents(folder)] == [
+        ("a.md:1", "# Title"),
+        ("a.md:3", "One."),
+        ("a.md:5", "Two."),
+        ("deep/b.jsonl:1", "x"),
+        (4, "y"),
+    ]
+    assert next(d.id for d in read_documents(folder, whole=True)) == "a.md"
+    beir = tmp_path / "beir"
+    beir.mkdir()
+    write(beir / "corpus.jsonl", [{"_id": "4", "title": "T", "text": "body", "metadata": {"u": 1}}])
+    write(beir / "queries.jsonl", [{"_id": "q", "text": "never read"}])
+    (document,) = read_documents(beir)
+    assert (document.id, document.text) == ("4", "T body")
+    assert document.metadata == {"metadata": {"u": 1}}
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        ([{"id": 1, "text": "a"}, {"id": 1, "text": "b"}], "given twice"),
+        ([{"id": 1.5, "text": "a"}], "a whole number or a UUID"),
+        ([{"id": 1, "words": "a"}], "no text in the field"),
+        ([{"id": 1, "text": 3}], "no text in the field"),
+        ([{"id": 1, "text": " "}], "holds no text"),
+    ],
+)
+def test_bad_documents_are_told_with_their_place(tmp_path, records, told):
+    path = write(tmp_path / "bad.jsonl", records)
+    with pytest.raises(InputError, match=told):
+        list(read_documents(path))
+
+
+@pytest.mark.parametrize("way", ["tokens", "sentences", "headings"])
+@pytest.mark.parametrize(("size", "overlap"), [(8, 0), (8, 3), (40, 20)])
+def test_chunks_hold_all_of_a_text_and_no_more_tokens_than_asked(model, way, size, overlap):
+    text = "# One\n" + " ".join(sentences(12, 1)) + "\n\n## Two\n" + " ".join(sentences(9, 2))
+    spans = Chunking(way, size, overlap).spans(text, model.tokenizer)
+    covered = np.zeros(len(text), bool)
+    for start, end in spans:
+        covered[start:end] = True
+        inside = model.tokenizer.backend_tokenizer.encode(text[start:end], add_special_tokens=False)
+        assert len(inside.ids) <= size + 1  # a word at a chunk's edge may be cut otherwise alone
+    assert not "".join(sign for sign, held in zip(text, covered, strict=True) if not held).strip()
+    shared = sum(a[1] > b[0] for a, b in pairwise(spans))
+    assert (shared > 0) == (overlap > 0) or way != "tokens"
+
+
+def test_late_chunks_are_means_of_the_document_s_own_states(model):
+    text = "Plants make food. The quick brown fox. A committee met on Tuesday."
+    own = late_model(model)
+    whole = late_vectors(own, text, [(0, len(text))])
+    np.testing.assert_allclose(whole[0], own.encode_document(text), atol=1e-4)
+    spans = sentence_spans(text)
+    assert [text[a:b] for a, b in spans][1] == "The quick brown fox."
+    vectors = late_vectors(own, text, spans)
+    # Under a causal mask the first chunk sees nothing else; later ones do.
+    alone = own.encode_document([text[a:b] for a, b in spans])
+    np.testing.assert_allclose(vectors[0], alone[0], atol=1e-4)
+    assert np.abs(vectors[1] - alone[1]).max() > 1e-3
+    last = late_model(model.with_recipe(model.recipe.override({"pooling.kind": "max"})))
+    assert late_vectors(last, text, spans).shape == vectors.shape
+    with pytest.raises(UnsupportedError, match="late chunking needs"):
+        late_model(model.with_recipe("plain-last"))
+
+
+def test_a_document_beyond_the_model_s_length_is_read_in_windows(tiny_llama):
+    short = late_model(embedlm.load(tiny_llama, "plain-mean", device="cpu", max_length=40))
+    text = " ".join(sentences(12, 5))
+    spans = sentence_spans(text)
+    vectors = late_vectors(short, text, spans)
+    assert vectors.shape == (len(spans), short.dim)
+    assert np.isfinite(vectors).all()
+
+
+def test_a_chunked_index_gives_each_document_once(model, tmp_path):
+    (tmp_path / "a.md").write_text(" ".join(["Plants make food from sunlight."] * 30))
+    (tmp_path / "b.md").write_text("A committee met on Tuesday. " * 10)
+    for late in (False, True):
+        index = tmp_path / f"index-{late}"
+        report = build_index(
+            tmp_path / "a.md", index, model, chunking=Chunking("tokens", 30, 5, late)
+        )
+        assert report.documents == 1
+        assert report.passages > 3
+        build_index(tmp_path / "b.md", index, model)
+        hits = answers(index, model, "sunlight", top_k=5)
+        assert [hit[0] for hit in hits] == ["a.md", "b.md"]
+
+
+# -- BM25 and snippets ----------------------------------------------------------------------------
+
+
+def test_scores_of_bm25_are_those_of_bm25s():
+    bm25s = pytest.importorskip("bm25s")
+    texts = sentences(120, 3)
+    tokens = [terms_of(text) for text in texts]
+    retriever = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
+    retriever.index(tokens, show_progress=False)
+    average = float(np.mean([len(one) for one in tokens]))
+    found: dict[int, int] = {}
+    for text in texts:
+        for term in counts(text):
+            found[term] = found.get(term, 0) + 1
+    bm25 = Bm25(average)
+    documents = bm25.documents(texts)
+    for query in sentences(6, 4, 6):
+        scores = (bm25.query(query, found, len(texts)) @ documents.T).toarray()[0]
+        np.testing.assert_allclose(scores, retriever.get_scores(terms_of(query)), rtol=1e-4)
+
+
+def test_terms():
+    assert terms_of("The Queries' bodies, of 3 buses") == ["query", "body", "3", "buse"]
+    assert terms_of("The Bodies", "plain") == ["the", "bodies"]
+    assert terms_of("東京都に") == ["東京", "京都", "都に"]
+    with pytest.raises(InputError, match="allowed: english, plain"):
+        terms_of("a", "german")
+
+
+def test_the_matching_sentence_is_marked():
+    text = "Plants make food. The tyre lost its pressure! " + "Nothing else. " * 40
+    weights = {bucket("tyre"): 2.0, bucket("make"): 1.0}
+    span = best_sentence(text, "tyre", weights, "english")
+    assert text[slice(*span)] == "The tyre lost its pressure!"
+    shown = snippet(text, span)
+    assert "«The tyre lost its pressure!»" in shown
+    assert len(shown) < 260
+    assert best_sentence("One. Two.", "x", {}, "english") == (0, 4)
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+def test_the_commands(corpus, tmp_path, run, with_model):
+    index = tmp_path / "index"
+    made = run("index", corpus, "-o", index, *with_model, "--json")
+    assert json.loads(made.out)["documents"] == 4, made
+    done = run("search", index, "plants", "-k", "2", "--json")
+    hits = json.loads(done.out)["hits"]
+    assert len(hits) == 2
+    assert set(hits[0]) >= {"id", "score", "text"}
+    shown = run("search", index, "fox", "--mode", "bm25")
+    assert "7  «The quick brown fox jumps.» A committee met" in shown.out
+    asked = run("search", index, "--mode", "bm25", "-k", "1", stdin="fox\nglucose\n")
+    assert asked.out.count("«") == 2, asked
+    assert run("index", "delete", index, '"7"', "--json").code == 0
+    assert json.loads(run("search", index, "fox", "--mode", "bm25", "--json").out) == {"hits": []}
+    for arguments, told in [
+        (("search", index, "x", "--mode", "sparse"), "allowed: dense, bm25, hybrid"),
+        (("search", index, "x", "--where", "year"), "cannot be read"),
+        (("search", index, "x", "--split", "line"), "is an index"),
+        (("search", index, "x", "--mode", "bm25", "--fusion", "rrf"), "of a hybrid search"),
+        (("search", corpus, "x", "--where", "a=1"), "is no index"),
+        (("search", corpus, "x", "--mode", "bm25"), "needs an index"),
+        (("index", corpus, "-o", index, "--late"), "give --chunk"),
+        (("index", corpus, "-o", index, "--store", "exact"), "other settings"),
+        (("index", corpus, "-o", corpus), "is no index"),
+        (("index", "delete", index, "99"), "no document with the id 99"),
+        (("index", "push", index, "--to", "http://127.0.0.1:9"), "check the URL"),
+    ]:
+        assert told in run(*arguments).one_line()
