@@ -80,7 +80,7 @@ def chosen_weight(index: Index, data: Retrieval) -> tuple[str, float]:
 
 
 def quality(data: Path, work: Path) -> None:
-    """Print nDCG@10 of each ranking and fusion; weights are chosen on SciFact's training queries."""
+    """Print nDCG@10 of each ranking and fusion; SciFact's training queries choose weights."""
     model = embedlm.load()
     weight = None
     for task, split in TASKS.items():
