@@ -70,9 +70,9 @@ def measured(
 
 def partly_known(data: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[set[str]]]:
     """Return SciFact's corpus, records with one positive each, and the ids of the hidden ones."""
-    from embedlm.evaluation.readers import read_retrieval
+    from embedlm.evaluation.readers import read_beir
 
-    found = read_retrieval(Path(data) / "ir_scifact", "train")
+    found = read_beir(Path(data) / "ir_scifact", "train")
     corpus = [{"id": id, "text": text} for id, text in found.documents.items()]
     records, hidden = [], []
     for query, relevant in found.relevant.items():

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 import embedlm
 from embedlm.evaluation.metrics import ndcg
-from embedlm.evaluation.readers import Retrieval, read_retrieval
+from embedlm.evaluation.readers import Judged, read_beir
 from embedlm.search import EdgeStore, ExactStore, Index, build_index, fuse
 from embedlm.search.fusion import ordered
 
@@ -55,7 +55,7 @@ def rankings(index: Index, queries: Mapping[str, str]) -> dict[str, Runs]:
 
 
 def scores(
-    runs: Mapping[str, Runs], data: Retrieval, method: str, share: float
+    runs: Mapping[str, Runs], data: Judged, method: str, share: float
 ) -> npt.NDArray[np.float64]:
     """Return nDCG@10 of each query, dense vectors having a share of the weight."""
     found = []
@@ -66,7 +66,7 @@ def scores(
     return np.array(found)
 
 
-def chosen_weight(index: Index, data: Retrieval) -> tuple[str, float]:
+def chosen_weight(index: Index, data: Judged) -> tuple[str, float]:
     """Return the fusion and the share of dense vectors that are best on training queries."""
     runs = rankings(index, data.queries)
     tried = {
@@ -91,10 +91,10 @@ def quality(data: Path, work: Path) -> None:
             f"{task}: {report.documents} documents in {report.seconds:.1f} s, {share:.0%} of it "
             "embedding (0 where an earlier run has embedded)"
         )
-        retrieval = read_retrieval(folder, split)
+        retrieval = read_beir(folder, split)
         with Index.open(work / f"{task}.index", model) as index:
             if weight is None:
-                weight = chosen_weight(index, read_retrieval(folder, "train"))
+                weight = chosen_weight(index, read_beir(folder, "train"))
             runs = rankings(index, retrieval.queries)
         rows = {
             "dense": ("rrf", 1.0),

@@ -14,6 +14,7 @@ from embedlm.evaluation.suite import RetrievalFields
 __all__ = [
     "Judged",
     "number_of",
+    "read_beir",
     "read_fields",
     "read_pairs",
     "read_retrieval",
@@ -109,6 +110,18 @@ def read_retrieval(paths: Mapping[str, Path], fields: RetrievalFields) -> Judged
         relevant,
         {reason: count for reason, count in left_out.items() if count},
     )
+
+
+def read_beir(folder: Path, split: str | None = None) -> Judged:
+    """Return a retrieval set of a folder in BEIR's fields.
+
+    Args:
+        folder: holds corpus, queries and qrels.
+        split: part of the files' names, e.g. "validation"; None where there is only one.
+    """
+    end = f"_{split}.jsonl" if split else ".jsonl"
+    names = {"corpus": "corpus.jsonl", "queries": f"queries{end}", "qrels": f"qrels{end}"}
+    return read_retrieval({part: folder / name for part, name in names.items()}, RetrievalFields())
 
 
 def _id(record: Mapping[str, Any], where: str, name: str | None, number: int) -> str:
