@@ -418,15 +418,25 @@ def test_terms():
         terms_of("a", "german")
 
 
-def test_the_matching_sentence_is_marked():
+def test_the_matching_sentence_is_marked(corpus, model, tmp_path):
     text = "Plants make food. The tyre lost its pressure! " + "Nothing else. " * 40
     weights = {bucket("tyre"): 2.0, bucket("make"): 1.0}
-    span = best_sentence(text, "tyre", weights, "english")
+    span = best_sentence(text, weights, "english")
     assert text[slice(*span)] == "The tyre lost its pressure!"
     shown = snippet(text, span)
     assert "«The tyre lost its pressure!»" in shown
     assert len(shown) < 260
-    assert best_sentence("One. Two.", "x", {}, "english") == (0, 4)
+    assert best_sentence("One. Two.", {}, "english") is None
+    build_index(corpus, tmp_path / "index", model)
+    with Index.open(tmp_path / "index", model) as index:
+        (hit,) = (h for h in index.search("tuesday", mode="dense", sentences=True) if h.id == "7")
+        assert hit.text[slice(*hit.sentence)] == "A committee met on Tuesday."
+        (hit,) = (h for h in index.search("zzz", mode="dense", sentences=True) if h.id == "7")
+        parts = ["The quick brown fox jumps.", "A committee met on Tuesday."]
+        nearest = model.similarity(model.encode_query(["zzz"]), model.encode_document(parts))
+        assert hit.text[slice(*hit.sentence)] == parts[int(nearest[0].argmax())]
+        (hit,) = (h for h in index.search("zzz", mode="dense") if h.id == "7")
+        assert hit.sentence == (0, 26)
 
 
 # -- the command line -----------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def _options(asking: Asking, mode: str) -> dict[str, Any]:
     """Return those options of `Index.search` that were given."""
     from embedlm.search import parse_filter
 
-    options: dict[str, Any] = {"mode": mode, "exact": asking.exact}
+    options: dict[str, Any] = {"mode": mode, "exact": asking.exact, "sentences": True}
     if asking.where:
         filters = [parse_filter(text) for text in asking.where]
         options["where"] = filters[0] if len(filters) == 1 else {"type": "and", "filters": filters}

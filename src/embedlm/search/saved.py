@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -15,7 +15,7 @@ from embedlm.errors import InputError, closest
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments
 from embedlm.search.catalogue import Catalogue, Entry
-from embedlm.search.chunks import Span
+from embedlm.search.chunks import Span, sentence_spans
 from embedlm.search.filters import Filter, check_filter
 from embedlm.search.fusion import fuse, ordered
 from embedlm.search.layout import (
@@ -29,7 +29,7 @@ from embedlm.search.layout import (
 )
 from embedlm.search.lexical import Bm25, counts
 from embedlm.search.server import QdrantStore
-from embedlm.search.snippets import best_sentence
+from embedlm.search.snippets import best_sentence, nearest_sentences
 from embedlm.search.store import Store
 
 if TYPE_CHECKING:
@@ -199,6 +199,7 @@ class Index:
         rerank: _Reranks | None = None,
         rerank_depth: int = 50,
         exact: bool = False,
+        sentences: bool = False,
     ) -> list[Found]:
         """Return the documents that answer a query best, each by its best passage.
 
@@ -215,6 +216,9 @@ class Index:
                 then its own.
             rerank_depth: passages that it reads.
             exact: compare with every passage's full vector.
+            sentences: have the model find the matching sentence of a passage that shares no word
+                with the query, which takes an embedding of its sentences; without it that is the
+                first one.
 
         Raises:
             InputError: an empty query, or a mode or an option that the index cannot serve.
@@ -248,7 +252,7 @@ class Index:
         if rerank is not None and best:
             ranked = rerank.rank(query, [entry.text for entry, _ in best[:rerank_depth]])
             best = [(best[one["corpus_id"]][0], one["score"]) for one in ranked]
-        return self._found(query, best[:top_k])
+        return self._found(query, best[:top_k], sentences)
 
     def _heads(self, mode: str) -> list[str]:
         if mode not in _MODES:
@@ -301,11 +305,10 @@ class Index:
                 break
         return list(best.values())
 
-    def _found(self, query: str, best: Sequence[tuple[Entry, float]]) -> list[Found]:
-        frequency = self._frequency(query)
-        analyzer = self.facts["analyzer"]
-        weights = {term: 1 / (1 + frequency.get(term, 0)) for term in counts(query, analyzer)}
-        nearest = None if self._model is None else self._nearest(query)
+    def _found(
+        self, query: str, best: Sequence[tuple[Entry, float]], by_model: bool
+    ) -> list[Found]:
+        spans = self._sentences(query, [entry.text for entry, _ in best], by_model)
         return [
             Found(
                 entry.id,
@@ -316,21 +319,32 @@ class Index:
                 entry.line,
                 entry.chunk,
                 entry.metadata,
-                best_sentence(entry.text, query, weights, analyzer, nearest),
+                span,
             )
-            for rank, (entry, score) in enumerate(best, 1)
+            for rank, ((entry, score), span) in enumerate(zip(best, spans, strict=True), 1)
         ]
 
-    def _nearest(self, query: str) -> Any:
-        """Return a function that scores sentences by the model, whose dense vectors it compares."""
-        model = self._model
-        if model is None or "dense" not in self.facts["heads"]:
-            return None
+    def _sentences(self, query: str, texts: Sequence[str], by_model: bool) -> list[Span]:
+        """Return the matching sentence of each text: by rare words, else by the model."""
+        frequency = self._frequency(query)
+        analyzer = self.facts["analyzer"]
+        weights = {term: 1 / (1 + frequency.get(term, 0)) for term in counts(query, analyzer)}
+        spans = [best_sentence(text, weights, analyzer) for text in texts]
+        left = [i for i, span in enumerate(spans) if span is None]
+        if left and by_model and self._model is not None and "dense" in self.facts["heads"]:
+            found = nearest_sentences([texts[i] for i in left], self._scores(query, self._model))
+            for i, span in zip(left, found, strict=True):
+                spans[i] = span
+        first = [(sentence_spans(text) or [(0, len(text))])[0] for text in texts]
+        return [own or one for own, one in zip(spans, first, strict=True)]
 
-        def scores(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+    def _scores(
+        self, query: str, model: Embedder
+    ) -> Callable[[list[str]], npt.NDArray[np.float32]]:
+        def scores(sentences: list[str]) -> npt.NDArray[np.float32]:
             asked = model.encode_query([query], heads="dense", show_progress=False)
-            read = model.encode_document(list(sentences), heads="dense", show_progress=False)
-            return np.asarray(model.similarity(asked, read)[0])
+            read = model.encode_document(sentences, heads="dense", show_progress=False)
+            return model.similarity(asked, read)[0]
 
         return scores
 

@@ -10,37 +10,44 @@ import numpy.typing as npt
 from embedlm.search.chunks import Span, sentence_spans
 from embedlm.search.lexical import bucket, terms_of
 
-__all__ = ["best_sentence", "snippet"]
+__all__ = ["best_sentence", "nearest_sentences", "snippet"]
 
 LONGEST = 240
 """Characters of a snippet."""
 
 
-def best_sentence(
-    text: str,
-    query: str,
-    weights: Mapping[int, float],
-    analyzer: str,
-    nearest: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = None,
-) -> Span:
-    """Return the sentence that holds the most of a query's terms, by their weight.
+def best_sentence(text: str, query_weights: Mapping[int, float], analyzer: str) -> Span | None:
+    """Return the sentence that holds the most of a query's terms; None where none holds any.
 
     Args:
         text: of the passage.
-        query: what was asked.
-        weights: of the query's terms, by number.
+        query_weights: of the query's terms, by number.
         analyzer: of BM25.
-        nearest: scores sentences by the model, for a passage that holds none of the terms; None
-            takes the first sentence then.
     """
-    spans = sentence_spans(text) or [(0, len(text))]
-    scores = []
-    for start, end in spans:
+    best, most = None, 0.0
+    for start, end in sentence_spans(text):
         terms = {bucket(term) for term in terms_of(text[start:end], analyzer)}
-        scores.append(sum(weights.get(term, 0.0) for term in terms))
-    if max(scores) <= 0 and nearest is not None and len(spans) > 1:
-        scores = nearest([text[start:end] for start, end in spans]).tolist()
-    return spans[int(np.argmax(scores))]
+        score = sum(query_weights.get(term, 0.0) for term in terms)
+        if score > most:
+            best, most = (start, end), score
+    return best
+
+
+def nearest_sentences(
+    texts: Sequence[str], scores: Callable[[list[str]], npt.NDArray[np.float32]]
+) -> list[Span]:
+    """Return the sentence of each text that the model finds nearest to the query.
+
+    Args:
+        texts: of passages.
+        scores: of sentences; called once for all.
+    """
+    spans = [sentence_spans(text) or [(0, len(text))] for text in texts]
+    sentences = [text[a:b] for text, own in zip(texts, spans, strict=True) for a, b in own]
+    found = scores(sentences)
+    ends = np.cumsum([len(own) for own in spans])
+    parts = np.split(found, ends[:-1])
+    return [own[int(np.argmax(part))] for own, part in zip(spans, parts, strict=True)]
 
 
 def snippet(text: str, sentence: Span, before: str = "«", after: str = "»") -> str:
