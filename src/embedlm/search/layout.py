@@ -113,7 +113,10 @@ def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
     Raises:
         InputError: with what differs.
     """
-    before, now = facts["model"]["identity"], model_facts(model)["identity"]
+    before, now = dict(facts["model"]["identity"]), model_facts(model)["identity"]
+    # A field that recipes did not have when the index was made has its default.
+    known = Recipe.model_validate(before["recipe"])
+    before["recipe"] = json.loads(known.model_dump_json())
     change = difference(before, now)
     if change:
         raise InputError(

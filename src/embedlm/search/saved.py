@@ -344,7 +344,7 @@ class Index:
         def scores(sentences: list[str]) -> npt.NDArray[np.float32]:
             asked = model.encode_query([query], heads="dense", show_progress=False)
             read = model.encode_document(sentences, heads="dense", show_progress=False)
-            return model.similarity(asked, read)[0]
+            return np.asarray(model.similarity(asked, read)[0], dtype=np.float32)
 
         return scores
 
