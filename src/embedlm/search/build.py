@@ -6,7 +6,6 @@ killed goes on where it stopped, with the same result.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,10 +19,10 @@ from embedlm.jobs.manifest import difference
 from embedlm.jobs.names import check_name
 from embedlm.search.catalogue import Catalogue
 from embedlm.search.chunks import Chunking
+from embedlm.search.documents import document_key
 from embedlm.search.layout import (
     CATALOGUE,
     STORES,
-    as_json,
     check_model,
     is_index,
     load_model,
@@ -106,7 +105,7 @@ def build_index(
         "reading": reading,
         "sync": sync,
     }
-    with Job.open(out, as_json(manifest), restart=restart) as job:
+    with Job.open(out, manifest, restart=restart) as job:
         if facts.get("generation") is None:
             work.learn(source, reading)
         blocks, removed = work.embed(source, reading, sync, job, show_progress)
@@ -128,10 +127,10 @@ def delete_documents(index: str | Path, ids: Sequence[str | int]) -> IndexReport
     """
     start = time.perf_counter()
     out = Path(index)
-    facts = read_index(out)
-    with Job.open(out, as_json({"delete": list(ids)}), restart=True) as job:
+    read_index(out)  # before the job makes a folder
+    with Job.open(out, {"delete": list(ids)}, restart=True) as job:
         facts = read_index(out)
-        documents = [json.dumps(one, ensure_ascii=False) for one in ids]
+        documents = [document_key(one) for one in ids]
         catalogue = Catalogue.open(out / facts["generation"] / CATALOGUE, facts["analyzer"])
         held = catalogue.of_documents(documents)
         catalogue.close()

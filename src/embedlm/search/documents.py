@@ -16,10 +16,15 @@ from embedlm.data.forms import FORMS, check_used, file_form
 from embedlm.errors import InputError, RecordError
 from embedlm.search.passages import files_of, prose
 
-__all__ = ["Document", "read_documents"]
+__all__ = ["Document", "document_key", "read_documents"]
 
 Id = str | int
 _BEIR = "corpus.jsonl"
+
+
+def document_key(id: Id) -> str:
+    """Return an id as JSON, which tells 1 from "1"."""
+    return json.dumps(id, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,8 @@ class Document:
 
     @property
     def key(self) -> str:
-        """The id as JSON, which tells 1 from "1"."""
-        return json.dumps(self.id, ensure_ascii=False)
+        """The id, see `document_key`."""
+        return document_key(self.id)
 
 
 def read_documents(

@@ -5,7 +5,6 @@ Shapes: Q queries, N documents.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,8 +27,25 @@ from embedlm.readout.similarity import (
     sparse_dot,
 )
 from embedlm.search.filters import Filter, check_filter, field_name, fits, flat, kept_value
-from embedlm.search.forms import VECTOR_FORMS, vector_form
-from embedlm.search.store import FirstStage, HeadVectors, Match, SparseParts, StoredPoint
+from embedlm.search.forms import (
+    VECTOR_FORMS,
+    pack_heads,
+    unpack_header,
+    unpack_heads,
+    vector_form,
+)
+from embedlm.search.store import (
+    FirstStage,
+    HeadVectors,
+    Match,
+    SparseParts,
+    StoredPoint,
+    check_added,
+    check_count,
+    check_head,
+    check_top_k,
+    checked_rows,
+)
 
 __all__ = ["ExactStore"]
 
@@ -79,19 +95,10 @@ class ExactStore:
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Add documents; see `Store.add`."""
-        if metadata is not None and len(metadata) != len(ids):
-            raise InputError(f"{len(metadata)} metadata were given for {len(ids)} ids")
-        if len(set(ids)) < len(ids):
-            raise InputError("an id is repeated; give each document once")
-        if not vectors or (self._vectors and vectors.keys() != self._vectors.keys()):
-            raise InputError(
-                f"vectors of the heads {', '.join(vectors) or 'none'} were given; give those of "
-                f"{', '.join(self._vectors) or 'at least one head'}"
-            )
+        check_added(ids, vectors, metadata, self._vectors)
         added = {head: self._prepared(head, rows) for head, rows in vectors.items()}
         for head, rows in added.items():
-            if (count := vector_form(rows).count(rows)) != len(ids):
-                raise InputError(f"{count} {head} vectors were given for {len(ids)} ids")
+            check_count(head, rows, ids)
         self.delete(ids)
         if self._vectors:
             kept = self._vectors
@@ -111,18 +118,13 @@ class ExactStore:
         exact: bool = False,
     ) -> list[list[Match]]:
         """Return the best documents for each query; see `Store.search`."""
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}; give a number above 0")
+        check_top_k(top_k)
         allowed = None if where is None else self._passing(check_filter(where))
         prepared = self._prepared(head, queries)
         count = vector_form(prepared).count(prepared)
         if not self._ids or (allowed is not None and not len(allowed)):
             return [[] for _ in range(count)]
-        if head not in self._vectors:
-            raise InputError(
-                f"the store holds no vectors of the head {head!r}; it holds those of "
-                f"{', '.join(self._vectors)}"
-            )
+        check_head(head, self._vectors)
         if self._by_id is None:
             self._by_id = np.argsort(np.array(self._ids, dtype=object), kind="stable")
         rows = self._by_id if allowed is None else self._by_id[np.isin(self._by_id, allowed)]
@@ -200,8 +202,8 @@ class ExactStore:
 
     def heads(self) -> dict[str, tuple[str, int | None]]:
         """Return the form and the width of each head's vectors."""
-        forms = {head: vector_form(rows) for head, rows in self._vectors.items()}
-        return {h: (form.name, form.width(self._vectors[h])) for h, form in forms.items()}
+        kept = {head: self._kept(head) for head in self._vectors}
+        return {head: form for head, form in kept.items() if form is not None}
 
     def scroll(self) -> Iterator[StoredPoint]:
         """Yield all documents with their vectors."""
@@ -229,23 +231,19 @@ class ExactStore:
 
     def save(self, path: Path) -> None:
         """Write one file, whole or not at all."""
-        forms = {head: vector_form(rows) for head, rows in self._vectors.items()}
         header = {
             "format": FORMAT,
             "similarity": self.similarity,
             "length_normalize": self.length_normalize,
-            "forms": {head: form.name for head, form in forms.items()},
             "ids": self._ids,
             "metadata": self._metadata,
             "first": None if self.first is None else asdict(self.first),
         }
-        arrays: dict[str, Any] = {
-            "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        }
-        for head, form in forms.items():
-            for name, array in form.pack(self._vectors[head]).items():
-                arrays[f"{head}.{name}"] = array
+        arrays: dict[str, Any] = pack_heads(self._vectors, header)
         write_file(path, lambda file: np.savez(file, **arrays))
+
+    def close(self) -> None:
+        """Do nothing: no file is held."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -257,7 +255,7 @@ class ExactStore:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
-            header = json.loads(arrays.pop("header").tobytes())
+            header = unpack_header(arrays)
             if header["format"] != FORMAT or header["similarity"] not in DENSE:
                 raise ValueError(header["format"], header["similarity"])
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -268,34 +266,21 @@ class ExactStore:
         store._ids = header["ids"]
         store._metadata = header.get("metadata") or [{} for _ in store._ids]
         store.first = FirstStage(**header["first"]) if header.get("first") else None
-        for head, form in header["forms"].items():
-            parts = {
-                name.removeprefix(f"{head}."): array
-                for name, array in arrays.items()
-                if name.startswith(f"{head}.")
-            }
-            store._vectors[head] = VECTOR_FORMS[form].unpack(parts)
+        store._vectors = unpack_heads(arrays)
         return store
 
     def _prepared(self, head: str, vectors: HeadVectors) -> Any:
         """Return vectors as the store compares them, refusing those that it cannot compare."""
-        form = vector_form(vectors)
-        checked = form.check(vectors)
-        stored = self._vectors.get(head)
-        if stored is not None:
-            if form is not vector_form(stored):
-                raise InputError(
-                    f"{form.name} vectors were given for the head {head!r}; give "
-                    f"{vector_form(stored).name} ones"
-                )
-            width, kept = form.width(checked), form.width(stored)
-            if None not in (width, kept) and width != kept:
-                raise InputError(
-                    f"{head} vectors have the width {width}, but those of the store have {kept}"
-                )
-        if form is VECTOR_FORMS["dense"] and self.similarity == "cosine":
-            return normalize(checked)
-        return checked
+        rows = checked_rows(head, vectors, self._kept(head))
+        dense = vector_form(rows) is VECTOR_FORMS["dense"]
+        return normalize(rows) if dense and self.similarity == "cosine" else rows
+
+    def _kept(self, head: str) -> tuple[str, int | None] | None:
+        """Return the form and the width of one head's vectors."""
+        if head not in self._vectors:
+            return None
+        form = vector_form(self._vectors[head])
+        return form.name, form.width(self._vectors[head])
 
     def _scores(
         self, queries: Any, documents: Any, *, pairwise: bool = False

@@ -7,6 +7,8 @@ Shapes: n documents, D width, V terms, T tokens of all documents.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,7 +18,14 @@ from scipy.sparse import csr_matrix, issparse, vstack
 from embedlm.errors import InputError
 from embedlm.readout.quantized import in_floats
 
-__all__ = ["VECTOR_FORMS", "VectorForm", "vector_form"]
+__all__ = [
+    "VECTOR_FORMS",
+    "VectorForm",
+    "pack_heads",
+    "unpack_header",
+    "unpack_heads",
+    "vector_form",
+]
 
 PackedArrays = dict[str, npt.NDArray[Any]]
 
@@ -217,3 +226,34 @@ def _check_finite(values: npt.NDArray[np.float32]) -> None:
             f"the vectors hold NaN or infinity, or numbers beyond float32 (row {rows[0]}); give "
             "finite numbers, and load a model that gave them with dtype='float32'"
         )
+
+
+def pack_heads(vectors: Mapping[str, Any], header: Mapping[str, Any]) -> PackedArrays:
+    """Return the arrays of a .npz file that holds vectors by head, and a header of JSON values."""
+    forms = {head: vector_form(value) for head, value in vectors.items()}
+    named = {**header, "forms": {head: form.name for head, form in forms.items()}}
+    arrays = {"header": np.frombuffer(json.dumps(named).encode(), dtype=np.uint8)}
+    for head, form in forms.items():
+        for name, array in form.pack(vectors[head]).items():
+            arrays[f"{head}.{name}"] = array
+    return arrays
+
+
+def unpack_header(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the header of what `pack_heads` packed."""
+    header: dict[str, Any] = json.loads(arrays["header"].tobytes())
+    return header
+
+
+def unpack_heads(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the vectors of what `pack_heads` packed, by head."""
+    return {
+        head: VECTOR_FORMS[form].unpack(
+            {
+                name.removeprefix(f"{head}."): array
+                for name, array in arrays.items()
+                if name.startswith(f"{head}.")
+            }
+        )
+        for head, form in unpack_header(arrays)["forms"].items()
+    }

@@ -221,8 +221,3 @@ def open_store(facts: Mapping[str, Any], folder: Path) -> EdgeStore | ExactStore
     if facts["store"] == "exact":
         return ExactStore.open(folder / "store.npz")
     return EdgeStore.open(folder / "store")
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON would read it back."""
-    return json.loads(json.dumps(value))

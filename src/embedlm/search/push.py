@@ -73,8 +73,7 @@ def push_index(
                 server.close()
         finally:
             catalogue.close()
-            if hasattr(store, "close"):
-                store.close()
+            store.close()
         mark.unlink(missing_ok=True)
     return {"to": place, "collection": name, "copied": copied, "deleted": deleted}
 

@@ -28,7 +28,17 @@ from embedlm.search.filters import (
     qdrant_filter,
 )
 from embedlm.search.forms import vector_form
-from embedlm.search.store import FirstStage, HeadVectors, Match, StoredPoint
+from embedlm.search.store import (
+    FirstStage,
+    HeadVectors,
+    Match,
+    StoredPoint,
+    check_added,
+    check_count,
+    check_head,
+    check_top_k,
+    checked_rows,
+)
 
 __all__ = ["SLICE", "QdrantPoints", "point_id"]
 
@@ -110,21 +120,12 @@ class QdrantPoints(ABC):
             metadata: for filters.
             extra: further fields of each payload (text, say), which nothing here reads.
         """
-        if len(set(ids)) < len(ids):
-            raise InputError("an id is repeated; give each document once")
+        check_added(ids, vectors, metadata, self._widths)
         checked = {head: self._checked(head, rows) for head, rows in vectors.items()}
-        if not checked or (self._widths and checked.keys() != self._widths.keys()):
-            raise InputError(
-                f"vectors of the heads {', '.join(vectors) or 'none'} were given; give those of "
-                f"{', '.join(self._widths) or 'at least one head'}"
-            )
         for head, rows in checked.items():
-            if (count := vector_form(rows).count(rows)) != len(ids):
-                raise InputError(f"{count} {head} vectors were given for {len(ids)} ids")
+            check_count(head, rows, ids)
             if vector_form(rows).name == "dense" and self.similarity == "cosine":
                 _refuse_zeros(rows, ids)
-        if metadata is not None and len(metadata) != len(ids):
-            raise InputError(f"{len(metadata)} metadata were given for {len(ids)} ids")
         if not self._widths:
             self._begin(checked)
         for start in range(0, len(ids), SLICE):
@@ -182,20 +183,9 @@ class QdrantPoints(ABC):
                 )
 
     def _checked(self, head: str, vectors: HeadVectors) -> Any:
-        form = vector_form(vectors)
-        rows = form.check(vectors)
-        if head in self._widths:
-            name, kept = self._widths[head]
-            width = form.width(rows)
-            if name != form.name:
-                raise InputError(
-                    f"{form.name} vectors were given for the head {head!r}; give {name} ones"
-                )
-            if None not in (width, kept) and width != kept:
-                raise InputError(
-                    f"{head} vectors have the width {width}, but those of the store have {kept}"
-                )
-        return normalize(rows) if form.name == "dense" and self.similarity == "cosine" else rows
+        rows = checked_rows(head, vectors, self._widths.get(head))
+        dense = vector_form(rows).name == "dense"
+        return normalize(rows) if dense and self.similarity == "cosine" else rows
 
     def _vectors_of(self, checked: Mapping[str, Any], row: int) -> dict[str, Any]:
         """Return one document's vectors as a point holds them; empty ones are left out."""
@@ -247,8 +237,7 @@ class QdrantPoints(ABC):
         exact: bool = False,
     ) -> list[list[Match]]:
         """Return the best documents for each query; see `Store.search`."""
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}; give a number above 0")
+        check_top_k(top_k)
         more: dict[str, Any] = {}
         if where is not None:
             more["filter"] = qdrant_filter(check_filter(where), self._api)
@@ -256,11 +245,7 @@ class QdrantPoints(ABC):
         count = vector_form(rows).count(rows)
         if not self._widths:
             return [[] for _ in range(count)]
-        if head not in self._widths:
-            raise InputError(
-                f"the store holds no vectors of the head {head!r}; it holds those of "
-                f"{', '.join(self._widths)}"
-            )
+        check_head(head, self._widths)
         return [self._one(head, rows, row, top_k, more, exact) for row in range(count)]
 
     def _one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments
 from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.chunks import Span, sentence_spans
+from embedlm.search.documents import document_key
+from embedlm.search.edge import EdgeStore
+from embedlm.search.exact import ExactStore
 from embedlm.search.filters import Filter, check_filter
 from embedlm.search.fusion import fuse, ordered
 from embedlm.search.layout import (
@@ -30,7 +32,6 @@ from embedlm.search.layout import (
 from embedlm.search.lexical import Bm25, counts
 from embedlm.search.server import QdrantStore
 from embedlm.search.snippets import best_sentence, nearest_sentences
-from embedlm.search.store import Store
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -95,7 +96,7 @@ class Index:
         self, path: Path, facts: Mapping[str, Any], store: Any, catalogue: Catalogue, model: Any
     ) -> None:
         self.path, self.facts = path, facts
-        self.store: Store = store
+        self.store: EdgeStore | ExactStore | QdrantStore = store
         self._catalogue = catalogue
         self._model: Embedder | None = model
         self._device: Any = None
@@ -166,8 +167,7 @@ class Index:
     def close(self) -> None:
         """Let go of the folder."""
         self._catalogue.close()
-        if hasattr(self.store, "close"):
-            self.store.close()
+        self.store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +179,7 @@ class Index:
 
     def fetch(self, ids: Sequence[str | int]) -> list[list[Entry]]:
         """Return the passages of documents, a list for each id; an unknown id has none."""
-        keys = [json.dumps(one, ensure_ascii=False) for one in ids]
+        keys = [document_key(one) for one in ids]
         held = self._catalogue.of_documents(keys)
         return [[entry for entry in held if entry.document == key] for key in keys]
 

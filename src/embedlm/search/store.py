@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
@@ -13,8 +13,21 @@ from scipy.sparse import csr_matrix
 
 from embedlm.errors import InputError
 from embedlm.search.filters import Filter
+from embedlm.search.forms import vector_form
 
-__all__ = ["FirstStage", "HeadVectors", "Match", "SparseParts", "Store", "StoredPoint"]
+__all__ = [
+    "FirstStage",
+    "HeadVectors",
+    "Match",
+    "SparseParts",
+    "Store",
+    "StoredPoint",
+    "check_added",
+    "check_count",
+    "check_head",
+    "check_top_k",
+    "checked_rows",
+]
 
 HeadVectors = npt.NDArray[Any] | csr_matrix | Sequence[npt.NDArray[np.float32]]
 """One head's output for n texts: an array (n, D), a sparse matrix (n, V) or n (tokens, D)."""
@@ -154,3 +167,81 @@ class Store(Protocol):
         Raises:
             InputError: `path` is not a store of this kind.
         """
+
+
+# -- what every store refuses -------------------------------------------------------------------
+
+
+def check_added(
+    ids: Sequence[str],
+    heads: Collection[str],
+    metadata: Sequence[Mapping[str, Any]] | None,
+    held: Collection[str],
+) -> None:
+    """Refuse documents that a store cannot add, whatever their vectors.
+
+    Args:
+        ids: of the documents.
+        heads: of which vectors are given.
+        metadata: of the documents.
+        held: heads of which the store holds vectors; none where it is empty.
+
+    Raises:
+        InputError: repeated ids, other heads, or another number of metadata than ids.
+    """
+    if metadata is not None and len(metadata) != len(ids):
+        raise InputError(f"{len(metadata)} metadata were given for {len(ids)} ids")
+    if len(set(ids)) < len(ids):
+        raise InputError("an id is repeated; give each document once")
+    if not heads or (held and set(heads) != set(held)):
+        raise InputError(
+            f"vectors of the heads {', '.join(heads) or 'none'} were given; give those of "
+            f"{', '.join(held) or 'at least one head'}"
+        )
+
+
+def checked_rows(head: str, vectors: HeadVectors, kept: tuple[str, int | None] | None) -> Any:
+    """Return one head's vectors in float32.
+
+    Args:
+        head: its name.
+        vectors: of documents or of queries.
+        kept: form and width of those that the store holds; None: it holds none.
+
+    Raises:
+        InputError: vectors of another form or width, or that are not finite.
+    """
+    form = vector_form(vectors)
+    rows = form.check(vectors)
+    if kept is None:
+        return rows
+    if form.name != kept[0]:
+        raise InputError(
+            f"{form.name} vectors were given for the head {head!r}; give {kept[0]} ones"
+        )
+    width = form.width(rows)
+    if None not in (width, kept[1]) and width != kept[1]:
+        raise InputError(
+            f"{head} vectors have the width {width}, but those of the store have {kept[1]}"
+        )
+    return rows
+
+
+def check_count(head: str, rows: Any, ids: Sequence[str]) -> None:
+    """Refuse another number of vectors than ids."""
+    if (count := vector_form(rows).count(rows)) != len(ids):
+        raise InputError(f"{count} {head} vectors were given for {len(ids)} ids")
+
+
+def check_top_k(top_k: int) -> None:
+    """Refuse to look for less than one match."""
+    if top_k < 1:
+        raise InputError(f"top_k is {top_k}; give a number above 0")
+
+
+def check_head(head: str, held: Collection[str]) -> None:
+    """Refuse a head of which a store holds no vectors."""
+    if head not in held:
+        raise InputError(
+            f"the store holds no vectors of the head {head!r}; it holds those of {', '.join(held)}"
+        )

@@ -23,10 +23,10 @@ from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.chunks import Chunking, Span
 from embedlm.search.documents import Document, read_documents
 from embedlm.search.edge import check_space
-from embedlm.search.forms import vector_form
+from embedlm.search.forms import pack_heads
 from embedlm.search.late import late_model, late_vectors
-from embedlm.search.layout import CATALOGUE, as_json, model_facts, write_statistics
-from embedlm.search.writer import Order, read_block, write_generation
+from embedlm.search.layout import CATALOGUE, model_facts, write_statistics
+from embedlm.search.writer import KEPT, Order, read_block, write_generation
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -35,7 +35,6 @@ __all__ = ["Work"]
 
 BLOCK = 256
 """Passages that are embedded and kept together, about."""
-_KEPT = "What was embedded is kept; make room and run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Work:
             if str(source) == "-":
                 raise InputError("this recipe reads the documents twice; give a file, not stdin")
             model.fit([document.text for document in read_documents(source, **reading)])
-            self.facts["model"]["identity"] = as_json(model_facts(model)["identity"])
+            self.facts["model"]["identity"] = model_facts(model)["identity"]
 
     # -- embedding ----------------------------------------------------------------------------
 
@@ -154,16 +153,8 @@ class Work:
         start = time.perf_counter()
         vectors = self._vectors(cuts, entries)
         self.embedding += time.perf_counter() - start
-        forms = {head: vector_form(value) for head, value in vectors.items()}
-        header = {
-            "digest": digest,
-            "entries": [asdict(entry) for entry in entries],
-            "forms": {head: form.name for head, form in forms.items()},
-        }
-        arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
-        for head, form in forms.items():
-            packed = form.pack(vectors[head])
-            arrays |= {f"{head}.{name}": array for name, array in packed.items()}
+        header = {"digest": digest, "entries": [asdict(entry) for entry in entries]}
+        arrays: dict[str, Any] = pack_heads(vectors, header)
         check_space(job.folder, sum(array.nbytes for array in arrays.values()) // 2)
         job.write_block(number, lambda file: np.savez(file, **arrays))
         return path
@@ -204,7 +195,7 @@ class Work:
             return self._report(self.facts, 0)
         last = int(self._base.removeprefix("gen-")) if self._base else 0
         learnt = None
-        with disk_errors(self.out, _KEPT):
+        with disk_errors(self.out, KEPT):
             self.out.mkdir(exist_ok=True)
             if self._base is None and self.model is not None:
                 learnt = job.folder / "fixed" / "learnt"
@@ -213,8 +204,7 @@ class Work:
                 write_statistics(self.model, learnt)
         name = f"gen-{last + 1:06d}"
         order = Order(self.out, name, self._base, self.facts, blocks, removed, learnt)
-        count = sum(len(read_block(block)[0]) for block in blocks)
-        with progress(show, count, unit="passage", label="write") as advance:
+        with progress(show, self.added, unit="passage", label="write") as advance:
             facts = write_generation(order, advance)
         for path in self.out.glob("gen-*"):
             if path.name != name:

@@ -7,12 +7,12 @@ embeds or serves never writes. The writer tells its parent how far it is and wha
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,13 +26,13 @@ from embedlm.jobs.json_files import write_json
 from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.edge import EdgeStore, check_space
 from embedlm.search.exact import ExactStore
-from embedlm.search.forms import VECTOR_FORMS
+from embedlm.search.forms import unpack_header, unpack_heads, vector_form
 from embedlm.search.layout import CATALOGUE, FACTS, make_store, open_store
 from embedlm.search.lexical import Bm25
 
-__all__ = ["Order", "read_block", "write_generation"]
+__all__ = ["KEPT", "Order", "read_block", "write_generation"]
 
-_KEPT = "What was embedded is kept; make room and run the same command again"
+KEPT = "What was embedded is kept; make room and run the same command again"
 _AT_ONCE = 256
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl.h."""
@@ -62,24 +62,29 @@ def read_block(file: Path) -> tuple[list[Entry], dict[str, Any], str]:
     Raises:
         JobError: the file is damaged.
     """
+    with _opened(file) as arrays:
+        held = dict(arrays)
+        header = unpack_header(held)
+        return _entries(header), unpack_heads(held), header["digest"]
+
+
+def _read_entries(file: Path) -> list[Entry]:
+    """Return a block's passages without reading their vectors."""
+    with _opened(file) as arrays:
+        return _entries(unpack_header(arrays))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            held = dict(arrays)
-        header = json.loads(held.pop("header").tobytes())
-        entries = [Entry(**fields) for fields in header["entries"]]
-        vectors = {
-            head: VECTOR_FORMS[form].unpack(
-                {
-                    name.removeprefix(f"{head}."): array
-                    for name, array in held.items()
-                    if name.startswith(f"{head}.")
-                }
-            )
-            for head, form in header["forms"].items()
-        }
+            yield arrays
     except Exception as error:  # whatever a cut-off or foreign file makes of numpy, zip and JSON
         raise JobError(f"{file} is damaged ({error}); run the same command again") from error
-    return entries, vectors, header["digest"]
+
+
+def _entries(header: Mapping[str, Any]) -> list[Entry]:
+    return [Entry(**fields) for fields in header["entries"]]
 
 
 def write_generation(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def _context(*, alone: bool) -> Any:
 def _ended(code: int | None, order: Order) -> str:
     bus = code is not None and -code == getattr(signal, "SIGBUS", 0)
     if bus:
-        return f"no space left while writing the index {order.index} (its writer ended). {_KEPT}"
+        return f"no space left while writing the index {order.index} (its writer ended). {KEPT}"
     return (
         f"the process that writes the index {order.index} ended (exit status {code}). What was "
         "embedded is kept; run the same command again"
@@ -166,13 +171,13 @@ def _run(order: Order, sender: Any, forked: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        with disk_errors(order.index, _KEPT):
+        with disk_errors(order.index, KEPT):
             facts = _write(order, lambda count: sender.send(("wrote", count)))
         sender.send(("done", facts))
     except EmbedLMError as error:
         sender.send(("failed", error))
     except Exception as error:
-        told = JobError(f"the index {order.index} cannot be written: {error!r}. {_KEPT}")
+        told = JobError(f"the index {order.index} cannot be written: {error!r}. {KEPT}")
         sender.send(("failed", told))
     sender.close()
 
@@ -186,7 +191,7 @@ def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
     catalogue.remove(order.removed)
     store.delete(order.removed)
     for file in order.blocks:
-        catalogue.put(read_block(file)[0])
+        catalogue.put(_read_entries(file))
     bm25, again = _statistics(order, catalogue)
     for file in order.blocks:
         entries, vectors, _ = read_block(file)
@@ -213,8 +218,6 @@ def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
 
 
 def _take(value: Any, rows: list[int]) -> Any:
-    from embedlm.search.forms import vector_form
-
     return vector_form(value).take(value, rows)
 
 
