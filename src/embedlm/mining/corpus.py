@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.data import Document, Source, TrainingRecord, training_records
-from embedlm.data.records import PASSAGE_IDS, titled
+from embedlm.data.records import passage_id, titled
 from embedlm.data.rows import shortened
 from embedlm.data.training_record import read_training_record
 from embedlm.errors import InputError, RecordError, closest
@@ -145,8 +145,8 @@ def _passages(
             told = f"{where}:{line}: {error}. Mend the record, or set it aside (rejects)"
             yield Reject(where, line, told, shortened(value))
         else:
-            id = next((passage[n] for n in PASSAGE_IDS if passage.get(n) is not None), line)
-            yield where, line, str(id), whole, text or ""
+            id = passage_id(passage)
+            yield where, line, str(line) if id is None else id, whole, text or ""
 
 
 def _values(rows: Rows) -> Iterator[tuple[str, int, Any, str | None]]:

@@ -77,9 +77,13 @@ def prepared(vectors_ND: Floats, similarity: str) -> Floats:
 
 def pair_scores(a_PD: Floats, b_PD: Floats, similarity: str) -> Floats:
     """Return the score of each pair of prepared vectors, (P,)."""
-    compare: Any = dot if similarity == "cosine" else DENSE[similarity]
-    scores: Floats = finite_scores(compare(a_PD, b_PD, pairwise=True))
+    scores: Floats = finite_scores(_between_prepared(similarity)(a_PD, b_PD, pairwise=True))
     return scores
+
+
+def _between_prepared(similarity: str) -> Any:
+    """Return the function that compares prepared vectors."""
+    return dot if similarity == "cosine" else DENSE[similarity]
 
 
 def nearest(
@@ -96,7 +100,7 @@ def nearest(
     Returns:
         Places (Q, K) and scores (Q, K).
     """
-    compare: Any = dot if similarity == "cosine" else DENSE[similarity]
+    compare = _between_prepared(similarity)
     best = _Best(len(q_QD), depth)
     size = max(1, min(_SCORES // max(1, len(q_QD)), _VALUES // vectors.width))
     for start, block_BD in vectors.blocks(size):

@@ -22,6 +22,7 @@ __all__ = [
     "numbered",
     "numbers_of",
     "prompts_digest",
+    "shown",
     "snippet_of",
 ]
 
@@ -53,7 +54,7 @@ def filled(name: str, **values: Any) -> str:
 
 def numbered(passages: Sequence[str]) -> str:
     """Return passages with their numbers from 1."""
-    return "\n\n".join(f"[{i}] {text[:_LONGEST]}" for i, text in enumerate(passages, 1))
+    return "\n\n".join(f"[{i}] {shown(text)}" for i, text in enumerate(passages, 1))
 
 
 def block_of(answer: str, name: str) -> str | None:

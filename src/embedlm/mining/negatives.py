@@ -12,7 +12,7 @@ from embedlm.data import Document, TrainingRecord
 from embedlm.generation import Cache
 from embedlm.mining.corpus import RecordFile
 from embedlm.mining.rankings import Block, DenseMiner, Rankings
-from embedlm.mining.record_job import Finding, Summary
+from embedlm.mining.record_job import Finding, Summary, rounded
 from embedlm.mining.relabel import Question, Verdict, judge
 from embedlm.mining.selection import Candidate, Choice, Request, choose
 from embedlm.mining.settings import Settings
@@ -185,8 +185,8 @@ class NegativeMiner:
             "passage": document.text[:200],
             "id": document.id,
             "rank": candidate.rank,
-            "score": _rounded(candidate.score),
-            "positive_score": _rounded(one.scorer_positive),
+            "score": rounded(candidate.score),
+            "positive_score": rounded(one.scorer_positive),
         }
 
     def _take(self, one: _Open) -> None:
@@ -280,7 +280,7 @@ class NegativeMiner:
     def _finding(self, one: _Open, summary: Summary) -> Finding:
         record, k = one.record, self.settings.rules.k
         for document in record.documents:
-            document.score = None if document.score is None else _rounded(document.score)
+            document.score = None if document.score is None else rounded(document.score)
         mined = len(record.negatives) - one.given
         if one.reason is not None:
             name = f"aside:{one.reason}"
@@ -295,8 +295,3 @@ class NegativeMiner:
             summary.counts.update({"short": 1, "missing": k - mined})
             summary.example("short", {"query": record.query, "negatives": mined})
         return Finding(record)
-
-
-def _rounded(score: float) -> float:
-    """Return a float32 as the shortest number that gives it back."""
-    return float(f"{score:.9g}")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from embedlm.bulk import encode_file
 from embedlm.encode.identity import identity
-from embedlm.errors import InputError, TemplateError, UnsupportedError
+from embedlm.errors import UnsupportedError
 from embedlm.jobs.manifest import facts_digest
 from embedlm.mining.corpus import Corpus
 from embedlm.mining.dense import VectorFile, nearest, pair_scores, prepared
@@ -103,11 +103,7 @@ class DenseMiner:
     @property
     def takes_instructions(self) -> bool:
         """Whether the recipe has a place for an instruction of a query."""
-        try:
-            self.model.render(["a"], role="query", instruction="b")
-        except (TemplateError, InputError):
-            return False
-        return True
+        return self.model.renderer.takes_instruction("query")
 
     def prepare(self, corpus: Corpus, folder: Path, show_progress: bool | None) -> None:
         """Encode the corpus into a file, named by the content of model and texts."""

@@ -27,7 +27,7 @@ from embedlm.jobs.lock import locked
 from embedlm.jobs.rejects import write_rejects
 from embedlm.mining.corpus import RecordFile
 
-__all__ = ["Finding", "RecordJob", "Summary", "work_folder"]
+__all__ = ["Finding", "RecordJob", "Summary", "rounded", "work_folder"]
 
 EXAMPLES = 5
 """Examples of each rule that a report shows."""
@@ -51,6 +51,11 @@ class Summary:
         for name, values in examples.items():
             for value in values:
                 self.example(name, value)
+
+
+def rounded(score: float) -> float:
+    """Return a float32 as the shortest number that gives it back."""
+    return float(f"{score:.9g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from embedlm.mining.corpus import Rows, prepare_records
 from embedlm.mining.judging import ask_for, block_of, filled, prompts_digest, shown
 from embedlm.mining.outputs import Mined, check_paths, opened, read_rows_of
 from embedlm.mining.rankings import Block, DenseMiner
-from embedlm.mining.record_job import Finding, RecordJob, Summary, Work, work_folder
+from embedlm.mining.record_job import Finding, RecordJob, Summary, Work, rounded, work_folder
 from embedlm.mining.settings import whole
 
 __all__ = ["score"]
@@ -233,7 +233,7 @@ def _scored(
             findings.append(Finding(record, reason))
             continue
         for document, value in zip(record.documents, scores, strict=True):
-            document.score = float(f"{value:.9g}")
+            document.score = rounded(value)
         record.provenance["scores"] = {"by": "embedlm score", **told}
         summary.counts["written"] += 1
         summary.counts["scores"] += len(scores)
