@@ -5,9 +5,7 @@ The result lies in a folder like a stage's, with a model that the first stage st
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +23,7 @@ from embedlm.errors import InputError, JobError
 from embedlm.jobs import disk_errors
 from embedlm.jobs.atomic import write_file
 from embedlm.jobs.json_files import write_json
-from embedlm.jobs.manifest import json_values
+from embedlm.jobs.manifest import facts_digest, json_values
 from embedlm.loader import load, load_readout
 from embedlm.persistence import derive_recipe, layout_folder
 from embedlm.readout import Readout
@@ -161,8 +159,9 @@ class RidgeStart:
     ) -> tuple[Moments, Moments]:
         """Return the sums over the texts to learn from and over those held out."""
         student = Embedder(readout, Executor(readout.backbone), name=self.base[0])
-        vectors = self._teacher_vectors(folder.parent / "teacher-vectors")
-        key = hashlib.sha256(json.dumps(json_values(manifest), sort_keys=True).encode()).hexdigest()
+        _, teacher = manifest["teacher"]
+        vectors = self._teacher_vectors(folder.parent / "teacher-vectors", teacher)
+        key = facts_digest(manifest)
         blocks = list(_blocks(self.sets, self.data))
         begin, fitted, held_out = _read_sums(folder / _SUMS, key, readout.dense_width, width)
         written = time.monotonic()
@@ -189,7 +188,7 @@ class RidgeStart:
                 written = time.monotonic()
         return fitted, held_out
 
-    def _teacher_vectors(self, folder: Path) -> TeacherVectors:
+    def _teacher_vectors(self, folder: Path, identity: str) -> TeacherVectors:
         loaded: list[Embedder] = []
 
         def encode(texts: Sequence[str], role: str | None) -> npt.NDArray[np.float32]:
@@ -200,7 +199,6 @@ class RidgeStart:
             )
             return found
 
-        identity = identity_of(self.teacher, derive_recipe(self.teacher))
         return TeacherVectors(folder, identity, encode)
 
 
