@@ -20,6 +20,7 @@ import numpy.typing as npt
 import embedlm
 from embedlm.evaluation.metrics import ndcg
 from embedlm.evaluation.readers import Judged, read_beir
+from embedlm.evaluation.statistics import bootstrap, mean_of
 from embedlm.search import EdgeStore, ExactStore, Index, build_index, fuse
 from embedlm.search.fusion import ordered
 
@@ -27,16 +28,13 @@ TASKS = {"scifact": "validation", "cranfield": None}
 DEPTH = 100
 """Documents of each ranking that are fused, as a search does."""
 SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-DRAWS = 10_000
 COUNT, WIDTH, CENTRES, LATENT = 100_000, 384, 2_000, 40
 
 
 def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % interval of a mean over queries, by bootstrap."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (DRAWS, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    drawn = bootstrap(mean_of(values), len(values))
+    return drawn.low, drawn.high
 
 
 Runs = dict[str, dict[str, float]]
