@@ -43,6 +43,7 @@ __all__ = [
     "flag",
     "number",
     "path",
+    "paths",
     "repeated",
     "whole",
 ]
@@ -107,10 +108,10 @@ def _number(_: Any, tokens: Sequence[Any]) -> float:
 
 
 def _path(_: Any, tokens: Sequence[Any]) -> str:
-    return _paths(_, tokens)[0]
+    return paths(_, tokens)[0]
 
 
-def _paths(_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
+def paths(_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
     from embedlm.jobs.names import check_name
 
     names = tuple(str(token.value) for token in tokens)
@@ -135,7 +136,7 @@ Model = Annotated[
 ModelName = Annotated[str, path("Folder or hub id, or builtin.", "MODEL", None)]
 Adapters = Annotated[
     tuple[str, ...],
-    repeated("Adapter to apply, in order", "--adapter", "MODEL", converter=_paths),
+    repeated("Adapter to apply, in order", "--adapter", "MODEL", converter=paths),
 ]
 Device = Annotated[
     str | None,
@@ -213,13 +214,20 @@ class Loading:
         ),
     ] = None
 
-    def load(self, model: str | None, recipe: str | None = None, heads: Any = None) -> Embedder:
+    def load(
+        self,
+        model: str | None,
+        recipe: str | None = None,
+        heads: Any = None,
+        merge: bool | None = None,
+    ) -> Embedder:
         """Load a model.
 
         Args:
             model: folder or hub id; None: the built-in one.
             recipe: the recipe to take where no --recipe was given.
             heads: the heads that the command will ask for; None: the recipe's.
+            merge: see `embedlm.load`.
 
         Raises:
             InputError: --generator, and the recipe rewrites no texts.
@@ -237,6 +245,7 @@ class Loading:
             device=self.device,
             dtype=self.dtype,
             adapters=self.adapter,
+            merge=merge,
             generator=self.generator,
             lm_head=heads is not None and _reads_lm_head(heads, _known_recipe(model, chosen)),
         )

@@ -71,6 +71,11 @@ class AnswerModel:
         """The model's tokenizer."""
         return self.model.tokenizer
 
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a pair may have, as it is written; None: no limit."""
+        return self.model.max_length
+
     def logits(
         self, pairs: Sequence[tuple[str, str]], method: Method, instruction: str, prompt: str
     ) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from embedlm.prompt.render import Renderer, Request
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.rerank import Method
 
-__all__ = ["batches", "joined_pairs", "lower_case", "shots", "templated_pairs"]
+__all__ = ["batches", "joined_pairs", "lower_case", "pair_lengths", "shots", "templated_pairs"]
 
 Rows = dict[str, list[list[int]]]
 """What the network reads, by the name of its argument."""
@@ -48,6 +48,21 @@ def templated_pairs(
         segments=False,
     )
     return {"input_ids": [list(ids) for ids in batch.ids]}
+
+
+def pair_lengths(
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    method: Method,
+    instruction: str,
+    prompt: str,
+) -> list[int]:
+    """Return how many tokens pairs have, as they are written and before any is shortened."""
+    if method.template is None:
+        rows = joined_pairs(tokenizer, pairs, prompt, None)
+    else:
+        rows = templated_pairs(tokenizer, pairs, method, instruction, None)
+    return [len(ids) for ids in rows["input_ids"]]
 
 
 def shots(method: Method, instruction: str) -> list[dict[str, str]]:

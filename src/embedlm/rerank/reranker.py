@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from embedlm.rerank.chat import chat_method
 from embedlm.rerank.classifier import Classifier
 from embedlm.rerank.cross_encoder import PairSettings, is_cross_encoder, pair_settings
 from embedlm.rerank.method import Method, find_method
+from embedlm.rerank.pairs import pair_lengths
 from embedlm.rerank.published import check_known, is_published
 
 __all__ = ["Reranker", "is_reranker"]
@@ -86,6 +89,25 @@ class Reranker:
 
     def __repr__(self) -> str:
         return f"Reranker({self.name!r}, method={self.method.name!r})"
+
+    @cached_property
+    def counting_tokenizer(self) -> Any:
+        """The tokenizer in a copy that shortens nothing, for threads beside the one that scores."""
+        return deepcopy(self._network.tokenizer)
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a pair may have, as it is written; None: no limit."""
+        return self._network.max_length
+
+    def lengths(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> list[int]:
+        """Return how many tokens each pair would have if it were not shortened."""
+        prompt = self._prompt({})
+        method = self._method(prompt)
+        task = method.instruction if instruction is None else instruction
+        return pair_lengths(self.counting_tokenizer, pairs, method, task, prompt)
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for two re-rankers to give the same scores."""

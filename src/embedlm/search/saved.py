@@ -200,6 +200,7 @@ class Index:
         rerank_depth: int = 50,
         exact: bool = False,
         sentences: bool = False,
+        vectors: Mapping[str, Any] | None = None,
     ) -> list[Found]:
         """Return the documents that answer a query best, each by its best passage.
 
@@ -219,6 +220,7 @@ class Index:
             sentences: have the model find the matching sentence of a passage that shares no word
                 with the query, which takes an embedding of its sentences; without it that is the
                 first one.
+            vectors: of the query, by head, where it is embedded already: those of `query_heads`.
 
         Raises:
             InputError: an empty query, or a mode or an option that the index cannot serve.
@@ -230,7 +232,7 @@ class Index:
         shares = _shares(heads, weights)
         if where is not None:
             where = check_filter(where)
-        vectors = self._query_vectors(query, heads, instruction)
+        vectors = self._query_vectors(query, heads, instruction, vectors)
         wanted = max(top_k, rerank_depth if rerank is not None else 0)
         limit = wanted if len(heads) == 1 else max(depth, wanted)
         while True:
@@ -269,12 +271,26 @@ class Index:
             )
         return heads
 
+    def query_heads(self, mode: str) -> list[str]:
+        """Return the heads by which a search embeds its query; none for BM25.
+
+        Raises:
+            InputError: an unknown mode, or one that the index cannot serve.
+        """
+        return [head for head in self._heads(mode) if head != "bm25"]
+
     def _query_vectors(
-        self, query: str, heads: Sequence[str], instruction: str | None
+        self,
+        query: str,
+        heads: Sequence[str],
+        instruction: str | None,
+        given: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         vectors: dict[str, Any] = {}
         neural = [head for head in heads if head != "bm25"]
-        if neural:
+        if neural and given is not None:
+            vectors = {head: given[head] for head in neural}
+        elif neural:
             found = self.model.encode_query([query], heads=neural, instruction=instruction)
             embeddings = as_embeddings(found)
             vectors = {head: embeddings[head] for head in neural}

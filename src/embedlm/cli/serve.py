@@ -1,0 +1,154 @@
+"""`embedlm serve`: models and indexes over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from embedlm.cli._options import AS_LOADED, Loading, flag, number, path, paths, repeated, whole
+from embedlm.errors import InputError, require
+
+if TYPE_CHECKING:
+    from embedlm.serving import Limits, Models, Mounted
+
+__all__ = ["EXAMPLES", "NAME", "command", "load_models", "open_indexes"]
+
+NAME = "serve"
+EXAMPLES = r"""Examples:
+  embedlm serve
+  embedlm serve Qwen/Qwen3-Embedding-0.6B BAAI/bge-reranker-v2-m3 --port 8080
+  embedlm serve small=builtin docs=models/tuned --index docs.index \
+      --host 0.0.0.0 --api-key-file keys.txt
+  embedlm serve base -r plain-last --adapter law --adapter news \
+      --keep-adapters"""
+
+
+@Parameter(name="*", group="Limits")
+@dataclass(frozen=True)
+class Bounds:
+    """How much the server takes at once."""
+
+    timeout: Annotated[float, number("Seconds from a request to its answer.", "S")] = 60.0
+    max_body: Annotated[int, whole("Bytes of a request's body.")] = 8 << 20
+    max_texts: Annotated[int, whole("Texts of a request.")] = 2048
+    max_request_tokens: Annotated[int, whole("Tokens of a request.")] = 300_000
+    max_waiting: Annotated[int, whole("Requests that may wait; more get status 429.")] = 512
+    max_waiting_tokens: Annotated[int, whole("Tokens that may wait.")] = 600_000
+    batch_tokens: Annotated[
+        int | None, whole("Tokens of a batch; without it what four packs hold.")
+    ] = None
+    drain: Annotated[
+        float, number("Seconds for which new connections are taken after SIGTERM.", "S")
+    ] = 1.0
+
+    def limits(self) -> Limits:
+        """Return them as the server takes them."""
+        from embedlm.serving import Limits
+
+        if self.timeout == 0:
+            raise InputError("--timeout is 0, in which nothing can be answered; give seconds")
+        return Limits(
+            timeout=self.timeout,
+            body_bytes=self.max_body,
+            inputs=self.max_texts,
+            request_tokens=self.max_request_tokens,
+            queue_requests=self.max_waiting,
+            queue_tokens=self.max_waiting_tokens,
+            batch_tokens=self.batch_tokens,
+            drain=self.drain,
+        )
+
+
+AS_BOUND = Bounds()
+
+
+def command(
+    models: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="MODEL",
+            help="Folders, hub ids or GGUF files of models and re-rankers, each also as "
+            "NAME=MODEL; without one the built-in model. The first answers where a request names "
+            "none.",
+            converter=paths,
+        ),
+    ] = (),
+    /,
+    *,
+    index: Annotated[
+        tuple[str, ...], repeated("Index to search, also as NAME=INDEX", metavar="INDEX")
+    ] = (),
+    host: Annotated[
+        str, Parameter(metavar="HOST", help="Address to listen at; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Parameter(metavar="PORT", help="0 takes a free one.")] = 8080,
+    api_key_file: Annotated[
+        str | None,
+        path("File with a key a line (or sha256: and its digest), of which requests give one."),
+    ] = None,
+    keep_adapters: Annotated[
+        bool, flag("Keep adapters switchable: a request names one as MODEL:ADAPTER.")
+    ] = False,
+    loading: Loading = AS_LOADED,
+    bounds: Bounds = AS_BOUND,
+) -> None:
+    """Serve models and indexes over HTTP: OpenAI's, TEI's, Cohere's and Jina's interfaces."""
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
+        require(module, "serve")
+    from embedlm.serving import Keys, Service, create_app
+    from embedlm.serving.run import listen, log_lines, server_of
+
+    if not 0 <= port < 1 << 16:
+        raise InputError(f"--port is {port}; give 0 to 65535")
+    limits = bounds.limits()
+    keys = Keys() if api_key_file is None else Keys.read(api_key_file)
+    opened = listen(host, port)
+    log_lines()
+    held = load_models(models, loading, keep_adapters=keep_adapters)
+    mounted = open_indexes(index, held, loading.device)
+    service = Service(held, mounted, keys=keys, limits=limits)
+    server_of(create_app(service, host=host), service).run(sockets=[opened])
+
+
+def load_models(names: Sequence[str], loading: Loading, *, keep_adapters: bool) -> Models:
+    """Return models by name; the built-in one where none is named."""
+    from embedlm.rerank import Reranker
+    from embedlm.rerank.reranker import is_reranker
+    from embedlm.serving import Models
+    from embedlm.serving.models import check_names, short_name
+
+    named = [_named(name, short_name) for name in names or ("builtin",)]
+    check_names([name for name, _ in named])
+    found: dict[str, Any] = {}
+    for name, source in named:
+        builtin = source in ("builtin", "builtin-base")
+        if not builtin and loading.recipe is None and is_reranker(source):
+            found[name] = Reranker(source, device=loading.device, dtype=loading.dtype)
+        else:
+            model = None if source == "builtin" else source
+            found[name] = loading.load(model, merge=False if keep_adapters else None)
+    return Models.of(found)
+
+
+def open_indexes(names: Sequence[str], models: Models, device: Any = None) -> dict[str, Mounted]:
+    """Return opened indexes by name."""
+    from embedlm.serving import Mounted
+    from embedlm.serving.models import check_names
+
+    named = [_named(name, lambda path: path.rstrip("/").rpartition("/")[2]) for name in names]
+    check_names([name for name, _ in named])
+    served = list(models.embedders.values())
+    return {name: Mounted.open(name, source, served, device) for name, source in named}
+
+
+def _named(text: str, shorten: Any) -> tuple[str, str]:
+    """Return name and source of NAME=SOURCE, or of a source alone."""
+    name, sign, source = text.partition("=")
+    if not sign or "/" in name:
+        return shorten(text), text
+    if not name or not source:
+        raise InputError(f"{text!r} is no NAME=PLACE; write both")
+    return name, source

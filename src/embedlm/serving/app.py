@@ -1,0 +1,125 @@
+"""The application: all routes around one service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+import embedlm
+from embedlm.errors import EmbedLMError
+from embedlm.serving.answers import failed
+from embedlm.serving.door import Door
+from embedlm.serving.failures import RequestError, ServingError
+from embedlm.serving.routes import cohere, openai, own, status, tei
+from embedlm.serving.service import Service
+
+__all__ = ["create_app"]
+
+ROUTES = (*openai.ROUTES, *tei.ROUTES, *cohere.ROUTES, *own.ROUTES, *status.ROUTES)
+
+
+def create_app(service: Service, *, host: str = "127.0.0.1") -> FastAPI:
+    """Return the application of a service, for any ASGI server; with MCP at `/mcp`.
+
+    Args:
+        service: the models, indexes, keys and limits.
+        host: where it will listen. On this machine's own address MCP answers only requests that
+            name it so, which no page of another site can make a browser send.
+    """
+    app = FastAPI(
+        title="EmbedLM",
+        version=embedlm.__version__,
+        description="Embeddings, re-ranking and search.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.service = service
+    app.state.mcp = None
+    for method, path, answer in ROUTES:
+        app.add_api_route(path, answer, methods=[method], response_model=None, name=answer.__name__)
+    if find_spec("mcp") is not None:
+        _add_mcp(app, service, host)
+    app.add_exception_handler(EmbedLMError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_middleware(Door, service=service)
+    return app
+
+
+def _add_mcp(app: FastAPI, service: Service, host: str) -> None:
+    from embedlm.serving.mcp import mcp_server
+
+    app.state.mcp = server = mcp_server(service)
+    whole = server.streamable_http_app(
+        streamable_http_path="/mcp", json_response=True, stateless_http=True, host=host
+    )
+    app.router.routes.extend(whole.routes)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    async with AsyncExitStack() as stack:
+        if app.state.mcp is not None:
+            await stack.enter_async_context(app.state.mcp.session_manager.run())
+        await service.start()
+        yield
+        await service.stop()
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, EmbedLMError):
+        raise error
+    return failed(request.url.path, error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return failed(request.url.path, RequestError(_explained(error.errors())))
+
+
+def _explained(issues: Any) -> str:
+    """Return pydantic's issues in one line: the fields, and what is wrong with each."""
+    lines: dict[str, None] = {}
+    for issue in issues:
+        where = ".".join(str(part) for part in issue["loc"] if part != "body")
+        lines[f"{where}: {issue['msg']}" if where else str(issue["msg"])] = None
+    shown = list(lines)[:8]
+    more = f"; and {len(lines) - len(shown)} more" if len(lines) > len(shown) else ""
+    return "the request cannot be read: " + "; ".join(shown) + more
+
+
+class _HttpError(ServingError):
+    """What the framework refuses: an unknown path, another method."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
+        self.kind = "Validation"
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    path = request.url.path
+    words = {
+        404: f"there is no route {path}; /docs lists them",
+        405: f"{path} does not answer {request.method}; /docs lists the routes",
+    }
+    response = failed(
+        path, _HttpError(error.status_code, words.get(error.status_code, error.detail))
+    )
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response

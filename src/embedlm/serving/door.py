@@ -1,0 +1,192 @@
+"""What every request passes: the key, the size and time of its body, the log and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from embedlm.errors import EmbedLMError
+from embedlm.serving.answers import failed
+from embedlm.serving.failures import DepartedError, LateError, ServingError, TooLargeError
+from embedlm.serving.metrics import Spent
+from embedlm.serving.routes.status import OPEN
+from embedlm.serving.service import Service
+
+__all__ = ["Door"]
+
+log = logging.getLogger("embedlm.serving")
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Door:
+    """Stands before the application."""
+
+    def __init__(self, app: App, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, and tell of it when it is answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        scope["embedlm.spent"], scope["embedlm.key"] = Spent(), None
+        answer = _Answer(send, self._service)
+        try:
+            await self._admitted(scope, receive, answer)
+        except EmbedLMError as error:
+            await answer.instead(failed(scope["path"], error), scope, receive)
+        except ClientDisconnect:
+            answer.status = DepartedError.status
+        except Exception as error:
+            _tell_fault(error, answer.id)
+            words = "a fault in the server; its log has more under this request's id"
+            await answer.instead(failed(scope["path"], ServingError(words)), scope, receive)
+        finally:
+            self._tell(scope, answer, time.perf_counter() - begun)
+
+    async def _admitted(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if scope["path"] not in OPEN:
+            scope["embedlm.key"] = self._service.keys.check(_keys_in(headers))
+        if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+            receive = await self._whole(headers, receive)
+        await self._app(scope, receive, answer)
+
+    async def _whole(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        """Return the body, read to its end within the limits of size and time.
+
+        Raises:
+            TooLargeError: it has more bytes than are allowed.
+            LateError: it did not come in time.
+            DepartedError: the client left before its end.
+        """
+        limits = self._service.limits
+        stated = headers.get(b"content-length", b"0")
+        if stated.isdigit() and int(stated) > limits.body_bytes:
+            raise _too_large(limits.body_bytes)
+        try:
+            async with asyncio.timeout(limits.body_timeout):
+                body = await _read(receive, limits.body_bytes)
+        except TimeoutError as error:
+            raise _SlowBodyError(
+                f"the body did not come within {limits.body_timeout:g} seconds; send it at once"
+            ) from error
+        given = False
+
+        async def replay() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return replay
+
+    def _tell(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "other"
+        spent: Spent = scope["embedlm.spent"]
+        self._service.metrics.request(route, answer.status, seconds, spent)
+        facts = {
+            "event": "request",
+            "id": answer.id,
+            "method": scope["method"],
+            "route": route,
+            "status": answer.status,
+            "seconds": round(seconds, 6),
+            "client": (scope.get("client") or ("",))[0],
+            "key": scope["embedlm.key"],
+        }
+        if spent.texts:
+            facts |= {
+                "model": spent.model,
+                "texts": spent.texts,
+                "tokens": spent.tokens,
+                "tokenize_seconds": round(spent.tokenize, 6),
+                "queue_seconds": round(spent.queue, 6),
+                "run_seconds": round(spent.run, 6),
+            }
+        quiet = route in OPEN and answer.status < 400
+        log.log(logging.DEBUG if quiet else logging.INFO, json.dumps(facts))
+
+
+class _SlowBodyError(LateError):
+    """A body that came too slowly."""
+
+    status, code = 408, "body_timeout"
+
+
+class _Answer:
+    """Sends an answer, and remembers its status."""
+
+    def __init__(self, send: Send, service: Service) -> None:
+        self._send, self._service = send, service
+        self.id = uuid4().hex
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of it."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"].append((b"x-request-id", self.id.encode()))
+            if self._service.draining or self.status in (408, 413):
+                # What the client still sends is not read; while draining it should go elsewhere.
+                message["headers"].append((b"connection", b"close"))
+        await self._send(message)
+
+    async def instead(self, response: Response, scope: Scope, receive: Receive) -> None:
+        """Send an error, unless an answer has begun."""
+        if response.status_code == DepartedError.status:
+            self.status = DepartedError.status
+        elif not self.status:
+            await response(scope, receive, self)
+
+
+async def _read(receive: Receive, most: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise DepartedError("the client closed the connection before the end of the body")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise _too_large(most)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _too_large(most: int) -> TooLargeError:
+    return TooLargeError(
+        f"the body has more than {most:,} bytes, which is the limit; send less at once"
+    )
+
+
+def _keys_in(headers: dict[bytes, bytes]) -> list[str]:
+    scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    given = [key.strip()] if scheme.lower() == "bearer" else []
+    own = headers.get(b"x-api-key")
+    return given if own is None else [*given, own.decode("latin-1")]
+
+
+def _tell_fault(error: Exception, request: str) -> None:
+    """Log where a fault was, without its message, which may hold a text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    kind = type(error).__name__
+    log.error(json.dumps({"event": "fault", "id": request, "error": kind, "frames": places}))

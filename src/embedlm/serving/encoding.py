@@ -1,0 +1,166 @@
+"""What requests ask of a model, in a form in which like requests run together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from embedlm.embedder import Embedder
+from embedlm.encode.options import AUTO
+from embedlm.prompt.render import RenderedBatch
+from embedlm.readout import Embeddings
+from embedlm.rerank import Reranker
+from embedlm.serving.failures import TooLongError
+
+__all__ = ["Encoding", "Item", "Output", "Prepared", "Ranking", "Served", "Text"]
+
+Text = str | tuple[int, ...]
+"""A text, or a row of token ids of the model's own."""
+Item = tuple[Text, str | None]
+"""What is embedded, with its instruction; None: the recipe's."""
+Output = dict[str, Any]
+"""Of one text: a vector, a pair of term ids and weights, or a matrix, by head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of texts before they are run."""
+
+    tokens: list[int]
+    """Of each, prompt and all."""
+    truncated: list[int]
+    """Which were shortened."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model under a name."""
+
+    name: str
+    model: Any
+
+    @cached_property
+    def states(self) -> Embedder:
+        """The same network, read token by token."""
+        whole = {"multi_vector": {"over": "all", "normalize": False, "projection": "none"}}
+        return self.model.with_recipe(self.model.recipe.override({"heads": [whole]}))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What a request asks of a model; requests with equal ones run together."""
+
+    served: Served
+    role: str | None = None
+    demonstrations: str | None = None
+    """As JSON; None: the recipe's."""
+    heads: str | None = None
+    """As JSON; None: the recipe's."""
+    dim: int | None = None
+    precision: str = "float32"
+    normalize: bool | None = None
+    max_length: int | None = None
+    adapter: str | None = AUTO
+    states: bool = False
+    """Whether the last layer's states of all tokens are wanted, in place of the heads'."""
+    instructed: bool = False
+    """Whether the items bring instructions of their own."""
+    ids: bool = False
+    """Whether the items are rows of token ids."""
+
+    @property
+    def embedder(self) -> Embedder:
+        """What runs."""
+        model: Embedder = self.served.states if self.states else self.served.model
+        return model
+
+    def prepare(self, items: Sequence[Item], *, truncate: bool) -> Prepared:
+        """Count tokens, and find what would be shortened.
+
+        Raises:
+            TooLongError: a text is longer than the model reads, and `truncate` is false.
+            InputError: texts or options that cannot be used.
+        """
+        if self.ids:
+            return Prepared([len(text) for text, _ in items], [])
+        found = self.embedder.render(
+            [text for text, _ in items],
+            self.role,
+            self._instructions(items),
+            self._demonstrations(),
+            max_length=self.max_length,
+        )
+        batches = found if isinstance(found, list) else [found]
+        tokens = [sum(len(batch.ids[i]) for batch in batches) for i in range(len(items))]
+        truncated = [i for i in range(len(items)) if any(batch.truncated[i] for batch in batches)]
+        if truncated and not truncate:
+            raise TooLongError(self._too_long(truncated, batches))
+        return Prepared(tokens, truncated)
+
+    def _too_long(self, truncated: Sequence[int], batches: Sequence[RenderedBatch]) -> str:
+        first = truncated[0]
+        kept = max(len(batch.ids[first]) for batch in batches)
+        more = f" (and {len(truncated) - 1} more)" if len(truncated) > 1 else ""
+        return (
+            f"input {first}{more} is too long for the model {self.served.name!r}, which reads "
+            f"{kept} tokens of it, prompt and all; shorten it, or allow that it is shortened"
+        )
+
+    def run(self, items: Sequence[Item]) -> list[Output]:
+        """Return the outputs of items, each by head."""
+        found = self.embedder.encode(
+            [text for text, _ in items],
+            self.role,
+            self._instructions(items),
+            self._demonstrations(),
+            None if self.heads is None else json.loads(self.heads),
+            self.dim,
+            self.precision,
+            self.normalize,
+            max_length=self.max_length,
+            adapter=self.adapter,
+            show_progress=False,
+        )
+        if not isinstance(found, Embeddings):
+            return [{"dense": row} for row in np.asarray(found)]
+        return [
+            {head: _row(found[head], index) for head in found.heads} for index in range(len(items))
+        ]
+
+    def _instructions(self, items: Sequence[Item]) -> list[str] | None:
+        return [text or "" for _, text in items] if self.instructed else None
+
+    def _demonstrations(self) -> Any:
+        return None if self.demonstrations is None else json.loads(self.demonstrations)
+
+
+def _row(values: Any, index: int) -> npt.NDArray[Any] | tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return one text's output: a vector, a matrix, or the ids and weights of its terms."""
+    if isinstance(values, csr_matrix):
+        start, stop = values.indptr[index : index + 2]
+        return values.indices[start:stop], values.data[start:stop]
+    return np.asarray(values[index])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Pairs to be scored; requests with equal ones run together."""
+
+    served: Served
+    instruction: str | None = None
+    probability: bool | None = None
+
+    def run(self, items: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the score of each (query, document)."""
+        reranker: Reranker = self.served.model
+        found = reranker.predict(
+            list(items), instruction=self.instruction, probability=self.probability
+        )
+        return [float(score) for score in np.atleast_1d(found)]

@@ -1,0 +1,90 @@
+"""What a request may fail with: a status, a code, and the words."""
+
+from __future__ import annotations
+
+from embedlm.errors import EmbedLMError, InputError, NotFiniteError
+
+__all__ = [
+    "DepartedError",
+    "LateError",
+    "OverloadedError",
+    "RequestError",
+    "ServingError",
+    "TooLargeError",
+    "TooLongError",
+    "UnauthorizedError",
+    "UnknownNameError",
+    "status_of",
+]
+
+
+class ServingError(EmbedLMError):
+    """A request that is not answered."""
+
+    status = 500
+    code = "internal_error"
+    kind = "Backend"
+    """TEI's word for it."""
+
+
+class RequestError(ServingError, InputError):
+    """A request that cannot be served as it stands."""
+
+    status, code, kind = 400, "invalid_request", "Validation"
+
+
+class TooLargeError(RequestError):
+    """A body, or a number of texts, above the limit."""
+
+    status, code = 413, "request_too_large"
+
+
+class TooLongError(RequestError):
+    """A text that is longer than the model reads, where it may not be shortened."""
+
+    status, code, kind = 413, "context_length_exceeded", "Tokenizer"
+
+
+class UnknownNameError(RequestError):
+    """A model or index that is not served."""
+
+    status, code = 404, "not_found"
+
+
+class UnauthorizedError(RequestError):
+    """No key, or one that is not known."""
+
+    status, code, kind = 401, "invalid_api_key", "UnauthorizedError"
+
+
+class OverloadedError(ServingError):
+    """More waits than the server takes."""
+
+    status, code, kind = 429, "overloaded", "OverloadedError"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        """Say what is too much, and after how many seconds to try again."""
+        super().__init__(message)
+        self.retry_after = max(1, round(retry_after))
+
+
+class LateError(ServingError):
+    """A request that was not answered within its time."""
+
+    status, code, kind = 504, "timeout", "OverloadedError"
+
+
+class DepartedError(ServingError):
+    """A client that closed its connection before the answer."""
+
+    status, code, kind = 499, "client_closed_request", "OverloadedError"
+
+
+def status_of(error: EmbedLMError) -> tuple[int, str, str]:
+    """Return the status, code and TEI's kind of an error."""
+    if isinstance(error, ServingError):
+        return error.status, error.code, error.kind
+    if isinstance(error, NotFiniteError):
+        return 500, "not_finite", "Backend"
+    # What is left says that something of the request cannot be used by this model.
+    return RequestError.status, RequestError.code, RequestError.kind

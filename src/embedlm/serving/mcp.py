@@ -1,0 +1,244 @@
+"""Search and embedding as tools for agents, by the Model Context Protocol (MCP).
+
+The tools only read. Their results are typed, so that a client knows their form, and they are those
+that the library gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import numpy as np
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import ToolAnnotations
+from pydantic import BaseModel, Field
+
+import embedlm
+from embedlm.errors import EmbedLMError, InputError
+from embedlm.serving.encoding import Encoding
+from embedlm.serving.service import Caller, Service
+
+__all__ = ["mcp_server", "serve_stdio"]
+
+_CALLER = "mcp"
+Call = TypeVar("Call", bound=Callable[..., Awaitable[Any]])
+
+
+class SearchHit(BaseModel):
+    """A document that answers the query, by its best passage."""
+
+    id: str = Field(description="For fetch.")
+    score: float
+    text: str = Field(description="The passage.")
+    file: str
+    metadata: dict[str, Any]
+
+
+class SearchResult(BaseModel):
+    """Hits, best first."""
+
+    hits: list[SearchHit]
+
+
+class Document(BaseModel):
+    """A document of an index."""
+
+    id: str
+    text: str = Field(description="Its passages, in order.")
+    passages: list[str]
+    file: str
+    metadata: dict[str, Any]
+
+
+class Vectors(BaseModel):
+    """A vector for each text."""
+
+    model: str
+    dim: int
+    vectors: list[list[float]]
+
+
+class Scores(BaseModel):
+    """A row for each text of `a`, with its score for each text of `b`."""
+
+    scores: list[list[float]]
+
+
+def mcp_server(service: Service) -> Any:
+    """Return the MCP server of a service, with the tools search, fetch, embed and similarity."""
+    server = MCPServer("embedlm", version=embedlm.__version__, instructions=_instructions(service))
+    tools: list[tuple[str, Callable[..., Awaitable[Any]]]] = [
+        ("Embed texts", _embed(service)),
+        ("Compare texts", _similarity(service)),
+    ]
+    if service.indexes:
+        tools = [
+            ("Search documents", _search(service)),
+            ("Fetch a document", _fetch(service)),
+            *tools,
+        ]
+    hints = ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    )
+    for title, call in tools:
+        name = call.__name__
+        server.add_tool(
+            _told(call), name=name, title=title, annotations=hints, structured_output=True
+        )
+    return server
+
+
+async def serve_stdio(service: Service) -> None:
+    """Answer a client on standard input and output until it leaves."""
+    await service.start()
+    try:
+        await mcp_server(service).run_stdio_async()
+    finally:
+        await service.stop()
+
+
+def _instructions(service: Service) -> str:
+    models = ", ".join(service.models.names)
+    if not service.indexes:
+        return f"Embeds and compares texts with the model {models}."
+    listed = ", ".join(service.indexes)
+    return f"Searches the indexes {listed}: search, then fetch a hit by its id. Models: {models}."
+
+
+def _told(call: Call) -> Call:
+    """Return a tool whose errors of ours are a tool's, so that the agent reads the words."""
+
+    @wraps(call)
+    async def told(*given: Any, **named: Any) -> Any:
+        try:
+            return await call(*given, **named)
+        except EmbedLMError as error:
+            raise ToolError(str(error)) from error
+
+    return told  # type: ignore[return-value]
+
+
+def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
+    async def search(
+        query: str,
+        k: int = 10,
+        mode: str = "hybrid",
+        filters: dict[str, Any] | None = None,
+        index: str | None = None,
+    ) -> SearchResult:
+        """Find the documents that answer a query best.
+
+        Args:
+            query: a question, or words to look for.
+            k: how many documents, at most.
+            mode: hybrid, dense, sparse, bm25 or late-interaction, as far as the index has them.
+            filters: of metadata, e.g. {"type": "eq", "key": "lang", "value": "en"}.
+            index: its name; without it the first.
+        """
+        options: dict[str, Any] = {"mode": mode}
+        if filters is not None:
+            options["where"] = filters
+        mounted = service.index(index)
+        hits = await mounted.search(service, Caller(_CALLER), query, k, **options)
+        return SearchResult(
+            hits=[
+                SearchHit(
+                    id=str(hit.id),
+                    score=hit.score,
+                    text=hit.text,
+                    file=hit.file,
+                    metadata=dict(hit.metadata),
+                )
+                for hit in hits
+            ]
+        )
+
+    return search
+
+
+def _fetch(service: Service) -> Callable[..., Awaitable[Document]]:
+    async def fetch(id: str, index: str | None = None) -> Document:
+        """Return a document of an index whole.
+
+        Args:
+            id: as search gave it.
+            index: its name; without it the first.
+        """
+        mounted = service.index(index)
+        # Ids are numbers or texts; an agent has them as texts.
+        entries = await mounted.fetch(id)
+        if not entries and id.lstrip("-").isdigit():
+            entries = await mounted.fetch(int(id))
+        if not entries:
+            raise ToolError(f"there is no document {id!r} in the index {mounted.name!r}")
+        passages = [entry.text for entry in sorted(entries, key=lambda entry: entry.chunk)]
+        first = entries[0]
+        return Document(
+            id=str(first.id),
+            text="\n".join(passages),
+            passages=passages,
+            file=first.file,
+            metadata=dict(first.metadata),
+        )
+
+    return fetch
+
+
+def _embed(service: Service) -> Callable[..., Awaitable[Vectors]]:
+    async def embed(
+        texts: list[str],
+        role: str | None = None,
+        instruction: str | None = None,
+        model: str | None = None,
+    ) -> Vectors:
+        """Return a vector for each text.
+
+        Args:
+            texts: to be embedded.
+            role: query, document, or a name that the model defines.
+            instruction: fills the model's prompt, where that has a place for it.
+            model: its name; without it the first.
+        """
+        return await _vectors(service, texts, role, instruction, model)
+
+    return embed
+
+
+def _similarity(service: Service) -> Callable[..., Awaitable[Scores]]:
+    async def similarity(a: list[str], b: list[str], model: str | None = None) -> Scores:
+        """Return how alike each text of `a` is to each text of `b`.
+
+        Args:
+            a: texts.
+            b: texts that they are compared with.
+            model: its name; without it the first.
+        """
+        left = await _vectors(service, a, None, None, model)
+        right = await _vectors(service, b, None, None, model)
+        served, _ = service.models.embedder(model)
+        sides = (np.array(side.vectors, dtype=np.float32) for side in (left, right))
+        return Scores(scores=served.model.similarity(*sides).tolist())
+
+    return similarity
+
+
+async def _vectors(
+    service: Service, texts: list[str], role: str | None, instruction: str | None, model: str | None
+) -> Vectors:
+    served, adapter = service.models.embedder(model)
+    if not all(texts):
+        raise InputError("a text is empty; leave it out")
+    encoding = Encoding(
+        served=served,
+        role=role,
+        heads='["dense"]',
+        adapter=adapter,
+        instructed=instruction is not None,
+    )
+    items = [(text, instruction) for text in texts]
+    found = await service.encode(Caller(_CALLER), encoding, items)
+    vectors = [output["dense"].tolist() for output in found.outputs]
+    return Vectors(model=model or served.name, dim=len(vectors[0]), vectors=vectors)

@@ -1,0 +1,158 @@
+"""Indexes that a server searches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from scipy.sparse import csr_matrix
+
+from embedlm.embedder import Embedder
+from embedlm.errors import InputError, closest
+from embedlm.search import Found, Index
+from embedlm.search.catalogue import Entry
+from embedlm.search.layout import check_model, load_model, read_index
+from embedlm.serving.encoding import Encoding, Item, Served
+from embedlm.serving.failures import UnknownNameError
+
+__all__ = ["Mounted"]
+
+
+class Encodes(Protocol):
+    """What embeds queries: `Service`, in its batches."""
+
+    async def encode(self, caller: Any, encoding: Encoding, items: Sequence[Item]) -> Any:
+        """Return what `Service.encode` returns."""
+        ...
+
+
+class Mounted:
+    """An index under a name, with the model that embeds its queries.
+
+    A change of the index by `embedlm index` is seen at the next search.
+    """
+
+    def __init__(self, name: str, index: Index, served: Served) -> None:
+        self.name, self.served = name, served
+        self.index = index
+        self._generation = index.facts["generation"]
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"embedlm-index-{name}")
+
+    @classmethod
+    def open(
+        cls, name: str, path: str | Path, served: Sequence[Served] = (), device: Any = None
+    ) -> Self:
+        """Open an index with the model that it was made with: a served one, or its own.
+
+        Raises:
+            InputError: no index, or a damaged one.
+            JobError: another process has it open.
+        """
+        root = Path(path)
+        facts = read_index(root)
+        for one in served:
+            if _is_of(facts, one.model, root):
+                # In a façade of its own: opening gives it the ranges that the index holds.
+                return cls(name, Index.open(root, _apart(one.model)), one)
+        own = load_model(facts, root, device)
+        return cls(name, Index.open(root, own), Served(own.name, own))
+
+    @staticmethod
+    def named(mounted: Mapping[str, Mounted], name: str | None) -> Mounted:
+        """Return an index by its name; None: the first.
+
+        Raises:
+            UnknownNameError: no such index.
+        """
+        if name is None and mounted:
+            return next(iter(mounted.values()))
+        if name is None or name not in mounted:
+            listed = ", ".join(mounted) or "none"
+            raise UnknownNameError(
+                f"the index {name!r} is not served; there are: {listed}."
+                f"{closest(name or '', list(mounted))}"
+            )
+        return mounted[name]
+
+    async def search(
+        self, service: Encodes, caller: Any, query: str, top_k: int, **options: Any
+    ) -> list[Found]:
+        """Return the documents that answer a query best.
+
+        Args:
+            service: embeds the query.
+            caller: for whom.
+            query: what is looked for.
+            top_k: documents, at most.
+            **options: of `Index.search`.
+
+        Raises:
+            InputError: an empty query, or an option that the index cannot serve.
+        """
+        mode, instruction = options.get("mode", "hybrid"), options.get("instruction")
+        heads = self.index.query_heads(mode)
+        vectors: dict[str, Any] | None = None
+        if heads and query.strip():
+            encoding = Encoding(
+                served=self.served,
+                role="query",
+                heads=json.dumps(heads),
+                instructed=instruction is not None,
+            )
+            (found,) = (await service.encode(caller, encoding, [(query, instruction)])).outputs
+            terms = self.served.model.backbone.vocab_size
+            vectors = {head: _one_row(value, terms) for head, value in found.items()}
+        return await self._run(lambda index: index.search(query, top_k, vectors=vectors, **options))
+
+    async def fetch(self, identifier: str | int) -> list[Entry]:
+        """Return the passages of a document; an unknown id has none."""
+        return await self._run(lambda index: index.fetch([identifier])[0])
+
+    async def _run(self, call: Callable[[Index], Any]) -> Any:
+        def run() -> Any:
+            return call(self._present())
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
+    def _present(self) -> Index:
+        """Return the index, opened anew where it has changed."""
+        with self._lock:
+            found = read_index(self.index.path)
+            if found["generation"] != self._generation:
+                opened = Index.open(self.index.path, _apart(self.index.model))
+                self.index.close()
+                self.index, self._generation = opened, found["generation"]
+            return self.index
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._thread.shutdown()
+        self.index.close()
+
+
+def _is_of(facts: Mapping[str, Any], model: Embedder, path: Path) -> bool:
+    try:
+        check_model(facts, model, path)
+    except InputError:
+        return False
+    return True
+
+
+def _apart(model: Embedder) -> Embedder:
+    """Return a model around the same network, whose ranges may become others."""
+    same = {"name": model.name, "generator": model.generator, "ranges": model.ranges}
+    return Embedder(model.readout, model.executor, **same)
+
+
+def _one_row(value: Any, terms: int) -> Any:
+    """Return the output of one text as the library gives those of several."""
+    if isinstance(value, tuple):
+        ids, weights = value
+        return csr_matrix((weights, ids, [0, len(ids)]), shape=(1, terms))
+    return [value] if value.ndim == 2 else value[None]

@@ -1,0 +1,93 @@
+"""The documentation of the routes as one page of HTML, written from the OpenAPI description.
+
+Swagger UI and the like load scripts from another host; this page loads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+__all__ = ["reference"]
+
+_STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+code, pre { font: 0.9em ui-monospace, monospace; }
+section { border-top: 1px solid #8886; padding: 0.5rem 0; }
+h2 { font-size: 1.1rem; } h2 b { display: inline-block; min-width: 3.5rem; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: 0.1rem 1rem 0.1rem 0; }
+"""
+
+
+def reference(openapi: Mapping[str, Any]) -> str:
+    """Return the page."""
+    info = openapi["info"]
+    parts = "\n".join(_sections(openapi))
+    title = escape(f"{info['title']} {info['version']}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style><h1>{title}</h1><p>{escape(info['description'])} "
+        'As <a href="/openapi.json">OpenAPI</a>.</p>'
+        f"{parts}</html>"
+    )
+
+
+def _sections(openapi: Mapping[str, Any]) -> Iterator[str]:
+    schemas = openapi.get("components", {}).get("schemas", {})
+    for path, methods in openapi["paths"].items():
+        for method, facts in methods.items():
+            words = escape(facts.get("description") or facts.get("summary") or "")
+            yield (
+                f"<section><h2><b>{method.upper()}</b> <code>{escape(path)}</code></h2>"
+                f"<p>{words}</p>{_fields(facts, schemas)}</section>"
+            )
+
+
+def _fields(facts: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+    content = facts.get("requestBody", {}).get("content", {})
+    schema = next(iter(content.values()), {}).get("schema", {})
+    bodies = [_resolved(one, schemas) for one in schema.get("anyOf", [schema])]
+    tables = [_table(body, schemas) for body in bodies if body.get("properties")]
+    return "<p>or</p>".join(tables)
+
+
+def _table(body: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+    needed = body.get("required", ())
+    rows = []
+    for name, field in body["properties"].items():
+        default = "needed" if name in needed else repr(field.get("default"))
+        words = field.get("description", "")
+        cells = (
+            f"<code>{escape(name)}</code>",
+            _kind(field, schemas),
+            escape(default),
+            escape(words),
+        )
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = "".join(f"<th>{one}</th>" for one in ("Field", "Type", "Without it", ""))
+    return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+
+
+def _kind(field: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+    if "$ref" in field:
+        inner = _resolved(field, schemas)
+        names = ", ".join(inner.get("properties", {}))
+        return escape(f"object ({names})")
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_kind(one, schemas) for one in field["anyOf"]))
+    if "enum" in field:
+        return escape(", ".join(map(str, field["enum"])))
+    if "const" in field:
+        return escape(str(field["const"]))
+    if field.get("type") == "array":
+        return f"list of {_kind(field.get('items', {}), schemas)}"
+    return escape(str(field.get("type", "any")))
+
+
+def _resolved(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = schema.get("$ref", "").rpartition("/")[2]
+    found: Mapping[str, Any] = schemas.get(name, schema)
+    return found

@@ -1,0 +1,199 @@
+"""Cohere's and Jina's interfaces: embed and rerank."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from embedlm.serving.answers import as_base64, as_json, as_list
+from embedlm.serving.bodies import Body, Count, items_of
+from embedlm.serving.encoding import Encoding, Ranking
+from embedlm.serving.failures import RequestError
+from embedlm.serving.routes.tei import TeiRerankBody, rerank_as_tei
+from embedlm.serving.service import Encoded, caller_of, service_of
+
+__all__ = ["ROUTES"]
+
+_ROLES = {"search_query": "query", "search_document": "document"}
+_PRECISIONS = {
+    "float": "float32",
+    "base64": "float32",
+    "int8": "int8",
+    "uint8": "uint8",
+    "binary": "binary",
+    "ubinary": "ubinary",
+}
+
+
+class TextContent(Body):
+    """A text of an input."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CohereInput(Body):
+    """An input of `/v2/embed`."""
+
+    content: Annotated[list[TextContent], Field(min_length=1, max_length=1)]
+
+
+class CohereEmbedBody(Body):
+    """What `/v2/embed` takes."""
+
+    model: str | None = None
+    input_type: Literal["search_document", "search_query", "classification", "clustering"]
+    texts: list[str] | None = None
+    inputs: list[CohereInput] | None = None
+    max_tokens: Count | None = None
+    output_dimension: Count | None = None
+    embedding_types: (
+        list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None
+    ) = None
+    truncate: Literal["NONE", "END", "START"] = "END"
+    priority: int | None = Field(None, description="Changes nothing: all wait in turn.")
+
+
+class DocumentText(Body):
+    """A document of Jina's form."""
+
+    text: str
+
+
+class RerankBody(Body):
+    """What `/v2/rerank` (Cohere) and `/v1/rerank` (Jina) take."""
+
+    model: str | None = None
+    query: str
+    documents: list[str | DocumentText]
+    top_n: Count | None = None
+    return_documents: bool | None = None
+    max_tokens_per_doc: Count | None = None
+    truncation: Literal[True] | None = Field(None, description="Documents are shortened.")
+    priority: int | None = Field(None, description="Changes nothing: all wait in turn.")
+
+
+async def embed(body: CohereEmbedBody, request: Request) -> Response:
+    """Embed texts; `input_type` is the role."""
+    texts = body.texts
+    if (texts is None) == (body.inputs is None):
+        raise RequestError("give texts or inputs, one of them")
+    if body.inputs is not None:
+        texts = [one.content[0].text for one in body.inputs]
+    kinds = list(dict.fromkeys(body.embedding_types or ["float"]))
+    embeddings: dict[str, Any] = {}
+    found: dict[str, Encoded] = {}
+    for kind in kinds:
+        precision = _PRECISIONS[kind]
+        if precision not in found:
+            found[precision] = await _encoded(request, body, texts or [], precision)
+        written = as_base64 if kind == "base64" else as_list
+        embeddings[kind] = [written(output["dense"]) for output in found[precision].outputs]
+    first = next(iter(found.values()))
+    meta: dict[str, Any] = {
+        "api_version": {"version": "2"},
+        "billed_units": {"input_tokens": first.tokens},
+    }
+    if first.truncated:
+        shown = ", ".join(map(str, first.truncated))
+        meta["warnings"] = [f"texts that were shortened to what the model reads: {shown}"]
+    answer = {"id": str(uuid4()), "embeddings": embeddings, "texts": texts, "meta": meta}
+    return as_json(answer, truncated=first.truncated)
+
+
+async def _encoded(
+    request: Request, body: CohereEmbedBody, texts: list[str], precision: str
+) -> Encoded:
+    service = service_of(request)
+    served, adapter = service.models.embedder(body.model)
+    model = served.model
+    if body.truncate == "START" and model.recipe.prompt.truncation_side != "left":
+        raise RequestError("this model shortens texts at the end; give truncate END or NONE")
+    if body.truncate == "END" and model.recipe.prompt.truncation_side != "right":
+        raise RequestError("this model shortens texts at the start; give truncate START or NONE")
+    roles = model.renderer.roles()
+    named = _ROLES.get(body.input_type, body.input_type)
+    role = named if named in roles else None
+    items, _ = items_of(texts)
+    encoding = Encoding(
+        served=served,
+        role=role,
+        heads='["dense"]',
+        dim=body.output_dimension,
+        precision=precision,
+        max_length=_limit(body.max_tokens, model.renderer.max_length(role)),
+        adapter=adapter,
+    )
+    return await service.encode(
+        caller_of(request), encoding, items, truncate=body.truncate != "NONE"
+    )
+
+
+def _limit(asked: int | None, own: int | None) -> int | None:
+    if asked is None:
+        return None
+    return asked if own is None else min(asked, own)
+
+
+async def rerank(body: RerankBody, request: Request) -> Response:
+    """Order documents by how well they answer a query; scores are between 0 and 1."""
+    service = service_of(request)
+    served = service.models.reranker(body.model)
+    texts = [one if isinstance(one, str) else one.text for one in body.documents]
+    shortened: list[int] = []
+    if body.max_tokens_per_doc is not None:
+        texts, shortened = _cut(served.model.counting_tokenizer, texts, body.max_tokens_per_doc)
+    ranking = Ranking(served=served, probability=True)
+    caller = caller_of(request)
+    scores, cut = await service.rank(caller, ranking, body.query, texts)
+    shortened = sorted({*shortened, *cut})
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
+    results = [
+        {
+            "index": index,
+            "relevance_score": scores[index],
+            **({"document": {"text": texts[index]}} if body.return_documents else {}),
+        }
+        for index in order
+    ]
+    answer: dict[str, Any] = {"id": str(uuid4()), "results": results}
+    if request.url.path.startswith("/v1/"):
+        answer |= {"model": served.name, "usage": {"total_tokens": caller.spent.tokens}}
+    else:
+        units = {"search_units": math.ceil(len(texts) / 100)}
+        meta: dict[str, Any] = {"api_version": {"version": "2"}, "billed_units": units}
+        if shortened:
+            shown = ", ".join(map(str, shortened))
+            meta["warnings"] = [f"documents that were shortened: {shown}"]
+        answer["meta"] = meta
+    return as_json(answer, truncated=shortened)
+
+
+def _cut(tokenizer: Any, texts: list[str], most: int) -> tuple[list[str], list[int]]:
+    """Return texts within so many tokens, and which of them were longer."""
+    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    cut = [index for index, encoding in enumerate(encodings) if len(encoding.ids) > most]
+    shorter = list(texts)
+    for index in cut:
+        shorter[index] = texts[index][: encodings[index].offsets[most - 1][1]]
+    return shorter, cut
+
+
+async def rerank_either(body: TeiRerankBody | RerankBody, request: Request) -> Response:
+    """Re-rank in TEI's form (`texts`) or in Cohere's (`documents`)."""
+    if isinstance(body, TeiRerankBody):
+        return await rerank_as_tei(body, request)
+    return await rerank(body, request)
+
+
+ROUTES = (
+    ("POST", "/v2/embed", embed),
+    ("POST", "/v2/rerank", rerank),
+    ("POST", "/v1/rerank", rerank),
+    ("POST", "/rerank", rerank_either),
+)

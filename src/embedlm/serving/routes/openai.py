@@ -1,0 +1,190 @@
+"""OpenAI's interface: embeddings, models, and search in vector stores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from embedlm.search import Found
+from embedlm.serving.answers import as_base64, as_json, as_list
+from embedlm.serving.bodies import Body, Count, TokenIds, items_of
+from embedlm.serving.encoding import Encoding, Item
+from embedlm.serving.failures import RequestError
+from embedlm.serving.service import Service, caller_of, service_of
+
+__all__ = ["ROUTES"]
+
+STARTED = int(time.time())
+
+
+class EmbeddingsBody(Body):
+    """What `/v1/embeddings` takes."""
+
+    input: str | list[str] | TokenIds | list[TokenIds]
+    model: str | None = None
+    dimensions: Count | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = Field(None, description="Changes nothing.")
+
+
+class RankingOptions(Body):
+    """How hits are ranked."""
+
+    ranker: Literal["auto", "none"] | None = None
+    score_threshold: float | None = None
+
+
+class StoreSearchBody(Body):
+    """What `/v1/vector_stores/{id}/search` takes; `mode` and what follows are ours."""
+
+    query: str | list[str]
+    max_num_results: int = Field(10, ge=1, le=50)
+    filters: dict[str, Any] | None = None
+    ranking_options: RankingOptions | None = None
+    rewrite_query: Literal[False] = False
+    mode: str = "hybrid"
+    instruction: str | None = None
+
+
+async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
+    """Embed texts, or token ids of the model's own vocabulary."""
+    service = service_of(request)
+    served, adapter = service.models.embedder(body.model)
+    items, ids = items_of(body.input)
+    if ids:
+        _check_ids(items, served.model.backbone.vocab_size)
+    encoding = Encoding(
+        served=served, heads='["dense"]', dim=body.dimensions, adapter=adapter, ids=ids
+    )
+    found = await service.encode(caller_of(request), encoding, items)
+    written = as_base64 if body.encoding_format == "base64" else as_list
+    data = [
+        {"object": "embedding", "index": index, "embedding": written(output["dense"])}
+        for index, output in enumerate(found.outputs)
+    ]
+    usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+    model = body.model or served.name
+    return as_json({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _check_ids(items: list[Item], size: int) -> None:
+    highest = max(max(row) for row, _ in items if isinstance(row, tuple))
+    if highest >= size:
+        raise RequestError(
+            f"token id {highest} is not in this model's vocabulary (0 to {size - 1}); such ids "
+            "come from another model's tokenizer. Send texts: LangChain does with "
+            "check_embedding_ctx_length=False"
+        )
+
+
+async def models(request: Request) -> Response:
+    """List the models that are served."""
+    data = [_shown_model(name) for name in service_of(request).models.names]
+    return as_json({"object": "list", "data": data})
+
+
+async def one_model(name: str, request: Request) -> Response:
+    """Show one of the models."""
+    service = service_of(request)
+    if name not in service.models.rerankers:
+        service.models.embedder(name)
+    return as_json(_shown_model(name))
+
+
+def _shown_model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": STARTED, "owned_by": "embedlm"}
+
+
+async def vector_stores(request: Request) -> Response:
+    """List the indexes that are mounted."""
+    data = [_shown_store(service_of(request), name) for name in service_of(request).indexes]
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+    return as_json({"object": "list", "data": data, **ends, "has_more": False})
+
+
+async def vector_store(store: str, request: Request) -> Response:
+    """Show one of the indexes."""
+    service = service_of(request)
+    return as_json(_shown_store(service, service.index(store).name))
+
+
+def _shown_store(service: Service, name: str) -> dict[str, Any]:
+    passages = len(service.indexes[name].index)
+    counts = {"in_progress": 0, "completed": passages, "failed": 0, "cancelled": 0}
+    return {
+        "id": name,
+        "object": "vector_store",
+        "created_at": STARTED,
+        "name": name,
+        "status": "completed",
+        "usage_bytes": 0,
+        "file_counts": {**counts, "total": passages},
+        "metadata": None,
+        "last_active_at": None,
+    }
+
+
+async def search_store(store: str, body: StoreSearchBody, request: Request) -> Response:
+    """Search a mounted index; of several queries, each document counts by its best score."""
+    service = service_of(request)
+    queries = [body.query] if isinstance(body.query, str) else body.query
+    if not queries:
+        raise RequestError("query is an empty list; give a question")
+    options: dict[str, Any] = {"mode": body.mode}
+    if body.filters is not None:
+        options["where"] = body.filters
+    if body.instruction is not None:
+        options["instruction"] = body.instruction
+    caller = caller_of(request)
+    best: dict[Any, Found] = {}
+    for query in queries:
+        hits = await service.index(store).search(
+            service, caller, query, body.max_num_results, **options
+        )
+        for hit in hits:
+            kept = best.get(hit.id)
+            best[hit.id] = hit if kept is None or hit.score > kept.score else kept
+    ranking = body.ranking_options
+    least = None if ranking is None else ranking.score_threshold
+    ordered = sorted(best.values(), key=lambda hit: -hit.score)[: body.max_num_results]
+    return as_json(
+        {
+            "object": "vector_store.search_results.page",
+            "search_query": queries,
+            "data": [_shown_hit(hit) for hit in ordered if least is None or hit.score >= least],
+            "has_more": False,
+            "next_page": None,
+        }
+    )
+
+
+def _shown_hit(hit: Found) -> dict[str, Any]:
+    return {
+        "file_id": str(hit.id),
+        "filename": hit.file,
+        "score": hit.score,
+        "attributes": _attributes(hit.metadata),
+        "content": [{"type": "text", "text": hit.text}],
+    }
+
+
+def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that OpenAI's attributes can hold."""
+    return {
+        key: value for key, value in metadata.items() if isinstance(value, str | int | float | bool)
+    }
+
+
+ROUTES = (
+    ("POST", "/v1/embeddings", embeddings),
+    ("GET", "/v1/models", models),
+    ("GET", "/v1/models/{name:path}", one_model),
+    ("GET", "/v1/vector_stores", vector_stores),
+    ("GET", "/v1/vector_stores/{store}", vector_store),
+    ("POST", "/v1/vector_stores/{store}/search", search_store),
+)

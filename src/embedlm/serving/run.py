@@ -1,0 +1,180 @@
+"""Running the application: the socket, slow clients, signals, and the end without a lost answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from embedlm.errors import InputError
+from embedlm.serving.service import Service
+
+__all__ = ["Server", "listen", "log_lines", "server_of"]
+
+log = logging.getLogger("embedlm.serving")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+        opened.listen(2048)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cannot listen at {host} port {port}: {error}; choose another --host or --port"
+        ) from error
+    return opened
+
+
+def server_of(app: Any, service: Service) -> Server:
+    """Return what serves an application; `run` begins.
+
+    Args:
+        app: the application.
+        service: the one behind it.
+    """
+    limits = service.limits
+    config = uvicorn.Config(
+        app,
+        http=type("Protocol", (_Protocol,), {"header_timeout": limits.header_timeout}),
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=int(limits.keep_alive),
+        timeout_graceful_shutdown=int(limits.drain_timeout),
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    return Server(config, service)
+
+
+class Server(uvicorn.Server):
+    """Serves until SIGTERM or SIGINT, and then answers all that was asked.
+
+    It first tells balancers that it ends (`/health` gives 503) while it still answers; then it
+    takes no new connections, and ends when the last answer is out. A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._ending: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT while it serves; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {one: signal.getsignal(one) for one in signals}
+        for one in signals:
+            loop.add_signal_handler(one, self.end)
+        try:
+            yield
+        finally:
+            for one in signals:
+                loop.remove_signal_handler(one)
+                signal.signal(one, before[one])
+
+    def end(self) -> None:
+        """End when all is answered; called again, at once."""
+        if self._ending is not None:
+            self.force_exit = self.should_exit = True
+            return
+        self._service.draining = True
+        waiting = self._service.batcher.queue.count
+        log.info(json.dumps({"event": "draining", "waiting": waiting}))
+        self._ending = asyncio.get_running_loop().create_task(self._end())
+
+    async def _end(self) -> None:
+        await asyncio.sleep(self._service.limits.drain)
+        self.should_exit = True
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to take connections, and say so."""
+        await super().startup(sockets)
+        (opened,) = sockets
+        host, port = opened.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        log.info(json.dumps({"event": "ready", "url": url, "models": self._service.models.names}))
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that waits for a request's headers so long and no longer."""
+
+    header_timeout = 10.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request."""
+        self._slow: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; a request that has begun must bring its headers in time."""
+        super().data_received(data)
+        idle = self.cycle is None or self.cycle.response_complete
+        if not idle:
+            self._stop()
+        elif self._slow is None and not self.transport.is_closing():
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._slow = self.loop.call_later(self.header_timeout, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+
+class _Lines(logging.Formatter):
+    """One JSON object a line, with the time and the level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        words = record.getMessage()
+        if record.name == log.name:
+            facts = json.loads(words)
+        else:
+            facts = {"event": "log", "logger": record.name, "message": words}
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        stamp = f"{moment}.{int(record.msecs):03d}Z"
+        return json.dumps({"time": stamp, "level": record.levelname.lower(), **facts})
+
+
+def log_lines(level: str = "info") -> None:
+    """Write the log to standard error, a JSON object a line; no line holds a text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(level.upper())
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.handlers, uvicorn_log.propagate = [handler], False
+    uvicorn_log.setLevel("WARNING")

@@ -1,0 +1,223 @@
+"""The server behind its routes: models, mounted indexes, the batcher; one request's way through."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from embedlm.serving.batcher import Batcher
+from embedlm.serving.encoding import Encoding, Item, Output, Ranking
+from embedlm.serving.failures import DepartedError, LateError, RequestError, TooLargeError
+from embedlm.serving.fair import Group, Job
+from embedlm.serving.keys import Keys
+from embedlm.serving.metrics import Metrics, Spent
+from embedlm.serving.models import Models
+from embedlm.serving.mounted import Mounted
+from embedlm.serving.settings import Limits
+
+__all__ = ["Caller", "Encoded", "Service", "caller_of", "service_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    key: str
+    """All who have one key wait in one line."""
+    spent: Spent = field(default_factory=Spent)
+    left: Callable[[], Awaitable[None]] | None = None
+    """Ends when the caller has left; None: that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a request's texts gave."""
+
+    outputs: list[Output]
+    tokens: int
+    truncated: list[int]
+    """Texts that were shortened, which the request allowed."""
+
+
+class Service:
+    """All that a server is, apart from HTTP."""
+
+    def __init__(
+        self,
+        models: Models,
+        indexes: Mapping[str, Mounted] | None = None,
+        *,
+        keys: Keys | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Join them.
+
+        Args:
+            models: that are served.
+            indexes: by name, likewise.
+            keys: of which a request must give one; None: the server is open.
+            limits: of requests and queue.
+        """
+        self.models = models
+        self.indexes = dict(indexes or {})
+        self.keys = keys or Keys()
+        self.limits = limits or Limits()
+        self.draining = False
+        """Whether the server was told to end."""
+        budget = self.limits.batch_tokens or self.models.budget
+        self.metrics = Metrics(lambda: (self.batcher.queue.count, self.batcher.queue.tokens))
+        self.batcher = Batcher(self.limits, budget, self.metrics.batch)
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="embedlm-tokenize")
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        self.batcher.start()
+
+    async def stop(self) -> None:
+        """Finish what waits, and let go of the indexes."""
+        await self.batcher.stop()
+        self._tokenizing.shutdown()
+        for mounted in self.indexes.values():
+            mounted.close()
+
+    # -- embedding and scoring ----------------------------------------------------------------
+
+    async def encode(
+        self, caller: Caller, encoding: Encoding, items: Sequence[Item], *, truncate: bool = False
+    ) -> Encoded:
+        """Return the outputs of texts, which run together with those of other requests.
+
+        Raises:
+            OverloadedError: too much waits.
+            TooLongError: a text is longer than the model reads, and `truncate` is false.
+            TooLargeError: too many texts or tokens.
+            LateError: the time of a request is over.
+            DepartedError: the client has left.
+        """
+        self.check_count(len(items))
+        self.batcher.check_room()
+        spent = caller.spent
+        begun = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(
+            self._tokenizing, lambda: encoding.prepare(items, truncate=truncate)
+        )
+        spent.tokenize = time.perf_counter() - begun
+        self._take(spent, encoding.served.name, prepared.tokens)
+        outputs = await self._result(caller, encoding, items, prepared.tokens)
+        return Encoded(outputs, spent.tokens, prepared.truncated)
+
+    async def rank(
+        self, caller: Caller, ranking: Ranking, query: str, documents: Sequence[str]
+    ) -> tuple[list[float], list[int]]:
+        """Return the score of each document for a query, and which were shortened; see `encode`."""
+        self.check_count(len(documents))
+        self.batcher.check_room()
+        spent = caller.spent
+        begun = time.perf_counter()
+        pairs = [(query, document) for document in documents]
+        reranker = ranking.served.model
+        loop = asyncio.get_running_loop()
+        tokens = await loop.run_in_executor(
+            self._tokenizing, lambda: reranker.lengths(pairs, instruction=ranking.instruction)
+        )
+        spent.tokenize = time.perf_counter() - begun
+        self._take(spent, ranking.served.name, tokens)
+        scores = await self._result(caller, ranking, pairs, tokens)
+        most = reranker.max_length
+        return scores, [i for i, n in enumerate(tokens) if most is not None and n > most]
+
+    def _take(self, spent: Spent, model: str, tokens: list[int]) -> None:
+        """Count a request's tokens.
+
+        Raises:
+            TooLargeError: more than the limit.
+        """
+        spent.model, spent.texts, spent.tokens = model, len(tokens), sum(tokens)
+        if spent.tokens > self.limits.request_tokens:
+            raise TooLargeError(
+                f"the request has {spent.tokens:,} tokens, and {self.limits.request_tokens:,} are "
+                "allowed; send fewer texts at once"
+            )
+        self.metrics.lengths(tokens)
+
+    def check_count(self, count: int) -> None:
+        """Refuse a request without texts, or with too many.
+
+        Raises:
+            RequestError: none.
+            TooLargeError: more than the limit.
+        """
+        if count == 0:
+            raise RequestError("there is no text in the request; give at least one")
+        if count > self.limits.inputs:
+            raise TooLargeError(
+                f"the request has {count:,} texts, and {self.limits.inputs:,} are allowed; send "
+                "fewer at once"
+            )
+
+    async def _result(
+        self, caller: Caller, group: Group, items: Sequence[Any], costs: Sequence[int]
+    ) -> list[Any]:
+        job = self.batcher.submit(caller.key, group, items, costs)
+        try:
+            return await self._waited(caller, job)
+        finally:
+            spent = caller.spent
+            started = asyncio.get_running_loop().time() if job.started is None else job.started
+            spent.queue, spent.run = started - job.arrived, job.run_seconds
+
+    async def _waited(self, caller: Caller, job: Job) -> list[Any]:
+        """Wait for a job, its time, or for the caller to leave, whichever comes first."""
+        waits: set[asyncio.Future[Any]] = {job.future}
+        if caller.left is not None:
+            waits.add(asyncio.ensure_future(caller.left()))
+        try:
+            done, _ = await asyncio.wait(
+                waits, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for one in waits:
+                one.cancel()  # which changes nothing where it is done
+        if job.future in done:
+            return job.future.result()
+        if done:
+            raise DepartedError("the client closed the connection")
+        raise LateError(
+            f"the request was not answered within {self.limits.timeout:g} seconds; send less at "
+            "once, or try again later"
+        )
+
+    # -- searching ----------------------------------------------------------------------------
+
+    def index(self, name: str | None) -> Mounted:
+        """Return a mounted index by its name; None: the first.
+
+        Raises:
+            UnknownNameError: no such index.
+        """
+        return Mounted.named(self.indexes, name)
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request is for."""
+    service: Service = request.app.state.service
+    return service
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who made a request: the holder of a key, or a host where there are no keys."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    key: str | None = request.scope["embedlm.key"]
+    host = request.client.host if request.client else ""
+    return Caller(key or host, request.scope["embedlm.spent"], left)

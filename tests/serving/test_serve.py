@@ -1,0 +1,294 @@
+"""Every interface gives the library's own answers, over real sockets and by official clients."""
+
+import base64
+import re
+
+import numpy as np
+import pytest
+
+import embedlm
+from embedlm.search import Index, build_index
+from tests.backbone.test_adapters import make_adapter
+from tests.serving.conftest import RECORDS, running
+
+openai = pytest.importorskip("openai")
+
+TEXTS = ["Plants make food from light.", "A dog runs.", "a " * 40, "Plants make food from light."]
+
+
+@pytest.fixture(scope="module")
+def client(place):
+    with openai.OpenAI(base_url=f"{place.url}/v1", api_key="any", max_retries=0) as found:
+        yield found
+
+
+def close(found, expected):
+    np.testing.assert_allclose(np.asarray(found), expected, atol=2e-6)
+
+
+# -- OpenAI -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["float", "base64", None])
+@pytest.mark.parametrize("dim", [None, 8])
+def test_openai_embeddings_are_the_librarys(client, model, form, dim):
+    options = {"encoding_format": form} if form else {}  # without it the client asks for base64
+    options |= {"dimensions": dim} if dim else {}
+    found = client.embeddings.create(model="tiny", input=TEXTS, **options)
+    vectors = [
+        np.frombuffer(base64.b64decode(one.embedding), "<f4")
+        if isinstance(one.embedding, str)
+        else one.embedding
+        for one in found.data
+    ]
+    close(vectors, model.encode(TEXTS, heads="dense", dim=dim))
+    assert [one.index for one in found.data] == [0, 1, 2, 3]
+    rendered = model.render(TEXTS).ids
+    assert found.usage.prompt_tokens == sum(map(len, rendered))
+
+
+def test_openai_takes_a_string_and_token_ids(client, model):
+    one = client.embeddings.create(model="tiny", input=TEXTS[0], encoding_format="float")
+    close(one.data[0].embedding, model.encode(TEXTS[0], heads="dense"))
+    rows = [[5, 6, 7], [9, 10]]
+    several = client.embeddings.create(model="tiny", input=rows, encoding_format="float")
+    close([one.embedding for one in several.data], model.encode(rows, heads="dense"))
+    alone = client.embeddings.create(model="tiny", input=rows[0], encoding_format="float")
+    close(alone.data[0].embedding, model.encode(rows[:1], heads="dense")[0])
+
+
+def test_foreign_token_ids_are_refused_with_the_way_out(client):
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        client.embeddings.create(model="tiny", input=[[100_000]])
+
+
+def test_openai_lists_models_and_says_which_there_are(client):
+    assert [one.id for one in client.models.list()] == ["tiny", "cross"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="Did you mean 'tiny'"):
+        client.embeddings.create(model="tinny", input="a")
+    with pytest.raises(openai.NotFoundError, match="re-ranks; one that embeds"):
+        client.embeddings.create(model="cross", input="a")
+
+
+def test_openai_vector_store_search_gives_the_hits_of_the_index(client, index, model):
+    query = "Which sugar stores energy?"
+    with Index.open(index, model) as opened:
+        expected = [(str(hit.id), hit.score) for hit in opened.search(query)]
+    found = client.vector_stores.search("notes", query=query)
+    assert [hit.file_id for hit in found] == [identity for identity, _ in expected]
+    close([hit.score for hit in found], [score for _, score in expected])
+    new = {"type": "gte", "key": "year", "value": 2020}
+    hits = client.vector_stores.search("notes", query=query, filters=new, max_num_results=5)
+    assert {hit.file_id for hit in hits} == {"note", "g1"}
+    assert next(iter(hits)).attributes["year"] >= 2020
+    assert [one.id for one in client.vector_stores.list()] == ["notes"]
+
+
+# -- TEI --------------------------------------------------------------------------------------
+
+
+def test_tei_embed(place, model):
+    found = place.post("/embed", {"inputs": TEXTS})
+    close(found.json(), model.encode(TEXTS, heads="dense", normalize=True))
+    raw = place.post("/embed", {"inputs": TEXTS[0], "normalize": False, "dimensions": 4}).json()
+    close(raw, model.encode(TEXTS[:1], heads="dense", normalize=False, dim=4))
+
+
+def test_tei_embed_all_gives_the_states_of_all_tokens(place, model):
+    found = place.post("/embed_all", {"inputs": TEXTS[:2]}).json()
+    states = {"multi_vector": {"over": "all", "normalize": False, "projection": "none"}}
+    expected = model.encode(TEXTS[:2], heads=[states]).multi_vector
+    for one, other in zip(found, expected, strict=True):
+        close(one, other)
+    assert [len(one) for one in found] == [len(ids) for ids in model.render(TEXTS[:2]).ids]
+
+
+def test_tei_embed_sparse(place, model):
+    found = place.post("/embed_sparse", {"inputs": TEXTS[:2]}).json()
+    expected = model.encode(TEXTS[:2], heads="sparse").sparse.toarray()
+    shown = np.zeros_like(expected)
+    for row, terms in enumerate(found):
+        for term in terms:
+            shown[row, term["index"]] = term["value"]
+    close(shown, expected)
+
+
+def test_tei_similarity_tokenize_decode_and_info(place, model):
+    body = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}}
+    vectors = model.encode(TEXTS, heads="dense")
+    close(place.post("/similarity", body).json(), model.similarity(vectors[:1], vectors[1:])[0])
+    (tokens,) = place.post("/tokenize", {"inputs": TEXTS[0]}).json()
+    assert [token["id"] for token in tokens] == model.tokenizer(TEXTS[0])["input_ids"]
+    assert tokens[0]["special"]
+    plain = [token for token in tokens if not token["special"]]
+    assert all(TEXTS[0][token["start"] : token["stop"]] == token["text"] for token in plain)
+    ids = [token["id"] for token in tokens]
+    assert place.post("/decode", {"ids": ids}).json() == [TEXTS[0]]
+    info = place.get("/info").json()
+    assert info["served_model_name"] == "tiny"
+    assert info["max_client_batch_size"] == 2048
+    assert info["auto_truncate"] is False
+
+
+def test_metrics_have_teis_names_too(place):
+    place.post("/embed", {"inputs": TEXTS})
+    text = place.get("/metrics").body.decode()
+    value = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, _, number = line.rpartition(" ")
+            value[name] = float(number)
+    assert value["te_request_count"] == value["te_request_success"] + value["te_request_failure"]
+    for name in ("te_queue_size", "te_batch_next_size_count", "te_request_duration_count"):
+        assert name in value
+    assert value["te_batch_next_tokens_sum"] == value["embedlm_batch_tokens_sum"] > 0
+    assert value['embedlm_requests_total{route="/embed",status="200"}'] >= 1
+
+
+# -- Cohere, Jina, re-ranking -----------------------------------------------------------------
+
+
+def test_every_form_of_reranking_gives_the_librarys_scores(place, reranker):
+    query, documents = "what do plants make?", [record["text"] for record in RECORDS]
+    expected = reranker.rank(query, documents, probability=True)
+    order = [one["corpus_id"] for one in expected]
+    scores = [one["score"] for one in expected]
+    tei = place.post("/rerank", {"query": query, "texts": documents, "return_text": True}).json()
+    assert [one["index"] for one in tei] == order
+    assert tei[0]["text"] == documents[order[0]]
+    close([one["score"] for one in tei], scores)
+    raw = place.post("/rerank", {"query": query, "texts": documents, "raw_scores": True}).json()
+    close(
+        [one["score"] for one in raw],
+        np.sort(reranker.score(query, documents, probability=False))[::-1],
+    )
+    body = {"query": query, "documents": documents, "model": "cross", "top_n": 2}
+    for path in ("/v2/rerank", "/v1/rerank", "/rerank"):
+        found = place.post(path, body).json()
+        assert [one["index"] for one in found["results"]] == order[:2]
+        close([one["relevance_score"] for one in found["results"]], scores[:2])
+
+
+def test_documents_are_shortened_on_demand_and_it_is_told(place, reranker):
+    body = {"query": "a", "documents": ["Plants make food", "b"], "max_tokens_per_doc": 1}
+    found = place.post("/v2/rerank", body)
+    assert "0" in found.json()["meta"]["warnings"][0]
+    assert found.headers["x-embedlm-truncated"] == "0"
+    first = reranker.counting_tokenizer.backend_tokenizer.encode(
+        "Plants make food", add_special_tokens=False
+    ).offsets[0][1]
+    expected = reranker.score("a", ["Plants make food"[:first], "b"], probability=True)
+    results = {one["index"]: one["relevance_score"] for one in found.json()["results"]}
+    close([results[0], results[1]], expected)
+
+
+def test_the_cohere_client(place, model, reranker):
+    cohere = pytest.importorskip("cohere")
+    client = cohere.ClientV2(api_key="any", base_url=place.url)
+    found = client.embed(
+        model="tiny",
+        input_type="search_query",
+        texts=TEXTS[:2],
+        embedding_types=["float", "ubinary", "binary"],
+    )
+    close(found.embeddings.float_, model.encode_query(TEXTS[:2], heads="dense"))
+    for precision in ("ubinary", "binary"):
+        expected = model.encode_query(TEXTS[:2], heads="dense", precision=precision)
+        np.testing.assert_array_equal(getattr(found.embeddings, precision), expected)
+    ranked = client.rerank(model="cross", query="a", documents=TEXTS[:3], top_n=1)
+    best = reranker.rank("a", TEXTS[:3], 1, probability=True)[0]
+    assert ranked.results[0].index == best["corpus_id"]
+    close(ranked.results[0].relevance_score, best["score"])
+
+
+# -- ours -------------------------------------------------------------------------------------
+
+
+def test_our_route_takes_all_that_encode_takes(place, model):
+    body = {
+        "texts": TEXTS[:2],
+        "role": "query",
+        "heads": ["dense", {"sparse": {"top_k": 3}}],
+        "dim": 8,
+    }
+    found = place.post("/v1/encode", body).json()
+    expected = model.encode(TEXTS[:2], "query", heads=["dense", {"sparse": {"top_k": 3}}], dim=8)
+    close(found["outputs"]["dense"], expected.dense)
+    assert [len(terms) for terms in found["outputs"]["sparse"]] == [3, 3]
+    binary = place.post("/v1/encode", {"texts": TEXTS, "heads": ["dense"], "precision": "ubinary"})
+    np.testing.assert_array_equal(
+        binary.json()["outputs"]["dense"],
+        model.encode(TEXTS, heads="dense", precision="ubinary"),
+    )
+    half = {
+        "texts": TEXTS[:1],
+        "heads": ["dense"],
+        "precision": "float16",
+        "encoding_format": "base64",
+    }
+    (shown,) = place.post("/v1/encode", half).json()["outputs"]["dense"]
+    assert (shown["dtype"], shown["shape"]) == ("float16", [model.dim])
+    np.testing.assert_array_equal(
+        np.frombuffer(base64.b64decode(shown["data"]), "<f2"),
+        model.encode(TEXTS[:1], heads="dense", precision="float16")[0],
+    )
+    whole = place.post("/v1/encode", {"texts": TEXTS[1], "heads": ["multi_vector"]}).json()
+    (states,) = model.encode(TEXTS[1:2], heads=["multi_vector"]).multi_vector
+    close(whole["outputs"]["multi_vector"][0], states)
+
+
+def test_instructions_and_demonstrations_reach_the_prompt(tiny_llama):
+    shot = [{"instruct": "Tell.", "query": "what is a cat?", "response": "an animal"}]
+    icl = embedlm.load(tiny_llama, "bge-icl", device="cpu")
+    with running({"icl": icl}) as place:
+        body = {"texts": TEXTS[:2], "role": "query", "instruction": ["Find it.", "Say it."]}
+        found = place.post("/v1/encode", {**body, "demonstrations": shot}).json()
+        expected = icl.encode(TEXTS[:2], "query", ["Find it.", "Say it."], shot)
+        close(found["outputs"]["dense"], expected)
+        wrong = place.post("/v1/encode", {**body, "instruction": ["one"]})
+        assert wrong.status == 400
+
+
+def test_our_search_is_the_command_lines_and_sees_a_changed_index(place, index, model, tmp_path):
+    body = {"query": "glucose", "mode": "bm25", "top_k": 1}
+    (hit,) = place.post("/v1/search", body).json()["hits"]
+    with Index.open(index, model) as opened:
+        (expected,) = opened.search("glucose", 1, mode="bm25")
+    assert hit == expected.as_dict()
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"id": "new", "text": "A zebra crossed the road."}\n')
+    build_index(more, index, model)
+    (hit,) = place.post("/v1/search", {**body, "query": "zebra"}).json()["hits"]
+    assert hit["id"] == "new"
+
+
+def test_several_models_and_adapters_are_chosen_by_name(model_folder, tmp_path):
+    base = model_folder("llama")
+    make_adapter(base, tmp_path / "law", seed=1)
+    make_adapter(base, tmp_path / "news", seed=2)
+    adapters = [str(tmp_path / "law"), str(tmp_path / "news")]
+    several = embedlm.load(base, "plain-mean", device="cpu", adapters=adapters, merge=False)
+    other = embedlm.load(base, "plain-last", device="cpu")
+    with running({"several": several, "other": other}) as place:
+        names = [one["id"] for one in place.get("/v1/models").json()["data"]]
+        assert names == ["several", "other", "several:law", "several:news"]
+        for name, expected in (
+            ("several:law", several.encode(TEXTS, adapter="law")),
+            ("several:news", several.encode(TEXTS, adapter="news")),
+            ("several", several.encode(TEXTS)),
+            ("other", other.encode(TEXTS)),
+        ):
+            found = place.post("/v1/embeddings", {"model": name, "input": TEXTS}).json()
+            close([one["embedding"] for one in found["data"]], expected)
+        bare = place.post("/v1/encode", {"texts": TEXTS, "model": "several:law", "adapter": None})
+        close(bare.json()["outputs"]["dense"], several.encode(TEXTS, adapter=None))
+
+
+def test_the_documentation_asks_no_other_host(place):
+    page = place.get("/docs").body.decode()
+    assert not re.search(r"(?:src|href)=.?https?:|@import|url\(|<script", page)
+    described = place.get("/openapi.json").json()["paths"]
+    for path in ("/v1/embeddings", "/embed_sparse", "/v2/rerank", "/v1/encode"):
+        assert path in described
+        assert path in page
