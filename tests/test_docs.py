@@ -58,6 +58,7 @@ COMMANDS = (
     "rerank",
     "evaluate",
     "compare",
+    "layers",
     "mine",
     "score",
     "train",

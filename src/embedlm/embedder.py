@@ -12,10 +12,11 @@ import torch
 
 from embedlm.backbone import Backbone
 from embedlm.encode.call import (
+    Gathered,
     adapter_names,
     check_finite,
-    in_order,
     items_of,
+    order_of,
     run_shares,
     serving_adapter,
     token_statistics,
@@ -289,6 +290,15 @@ class Embedder(Saving):
     def _encode(self, parts: Sequence[Part], options: Options) -> Any:
         readout = self._readout(options.heads, options.role)
         options.check_heads([head.kind for head in readout.heads])
+        outputs = self.gather(readout, parts, options).by_kind(readout)
+        check_finite(outputs, parts, self.backbone)
+        facts = self.recipe, self.readout.statistics, options, self.ranges
+        if "dense" in outputs:
+            outputs["dense"] = finish_vectors(outputs["dense"], *facts)
+        return outputs["dense"] if list(outputs) == ["dense"] else Embeddings(**outputs)
+
+    def gather(self, readout: Readout, parts: Sequence[Part], options: Options) -> Gathered:
+        """Return what the heads of a readout over this network give, before it is finished."""
         items = items_of(parts, options)
         unique = list(dict.fromkeys(items))
         shares = self._shares(unique, options.show_progress)
@@ -296,13 +306,7 @@ class Embedder(Saving):
         adapter = serving_adapter(self.backbone, self.recipe, options)
         renderer = with_lead(self.renderer, check_lead(options.lead, parts), options.role)
         engine = Engine(self.executor, renderer, readout, budget, adapter)
-        collectors = run_shares(engine, shares, len(unique), options)
-        outputs = in_order(readout, collectors, items, unique)
-        check_finite(outputs, parts, self.backbone)
-        facts = self.recipe, self.readout.statistics, options, self.ranges
-        if "dense" in outputs:
-            outputs["dense"] = finish_vectors(outputs["dense"], *facts)
-        return outputs["dense"] if list(outputs) == ["dense"] else Embeddings(**outputs)
+        return Gathered(run_shares(engine, shares, len(unique), options), order_of(items, unique))
 
     def _readout(self, heads: Any, role: str | None) -> Readout:
         """Return the readout with the heads that a call asks for."""

@@ -5,7 +5,8 @@ Shapes: T tokens of a pack, B sequences, L longest of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from embedlm.backbone.company import Rows
 from embedlm.backbone.memory import put
 
-__all__ = ["packed_inputs", "padded_inputs"]
+__all__ = ["packed_inputs", "padded_inputs", "taken"]
 
 
 def packed_inputs(
@@ -57,3 +58,28 @@ def padded_inputs(
     positions_BL = torch.tensor(filled, device=device) + first
     ids_BL, seen_BL, mask_BL = (x.to(device) for x in (ids_BL, seen_BL, mask_BL))
     return ids_BL, positions_BL, seen_BL, mask_BL
+
+
+def taken(
+    accepts: Collection[str],
+    config: Any,
+    ids: Tensor,
+    positions: Tensor | None,
+    mask: Tensor | None,
+) -> dict[str, Any]:
+    """Return the arguments of a network's forward pass.
+
+    Args:
+        accepts: the names of its parameters.
+        config: of its text part.
+        ids: of the tokens.
+        positions: of the tokens; None where the network counts by itself.
+        mask: of attention; None: all tokens.
+    """
+    more: dict[str, Any] = {"use_cache": False}
+    if positions is not None:
+        more["position_ids"] = positions
+    if hasattr(config, "type_vocab_size"):
+        more["token_type_ids"] = torch.zeros_like(ids)
+    given = {name: value for name, value in more.items() if name in accepts}
+    return {"input_ids": ids, "attention_mask": mask, **given}

@@ -6,15 +6,17 @@ Shapes: T tokens of a pack, B sequences, L longest of them, D width of a state.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from embedlm.errors import InputError, UnsupportedError
 
-__all__ = ["Tapped", "find_layers", "layer_index", "states_before"]
+__all__ = ["Tapped", "Wanted", "find_layers", "layer_at", "layer_index", "states_before"]
 
 
 def find_layers(network: nn.Module, count: int) -> nn.ModuleList:
@@ -39,6 +41,11 @@ def _text_first(network: nn.Module) -> Iterator[nn.Module]:
     yield network
 
 
+def layer_at(layer: float, count: int) -> int:
+    """Return the layer that a recipe names: by its index, or by its share of `count` layers."""
+    return layer if isinstance(layer, int) else round(layer * count)
+
+
 def layer_index(layer: int, count: int) -> int:
     """Return an index into the hidden states, counted from 0 (the embeddings) to `count`.
 
@@ -52,6 +59,30 @@ def layer_index(layer: int, count: int) -> int:
             f"(last), or -1 to {-count - 1}"
         )
     return index
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which hidden states a pass returns."""
+
+    indices: tuple[int, ...]
+    """Counted from 0."""
+    apart: bool = False
+    """Side by side in one wide state; else their mean."""
+
+    @classmethod
+    def of(cls, layers: tuple[int, ...], count: int, *, apart: bool) -> Wanted:
+        """Return what a pass is asked for.
+
+        Raises:
+            InputError: the model has no such layer.
+        """
+        return cls(tuple(layer_index(layer, count) for layer in layers), apart)
+
+    def joined(self, states: Mapping[int, Tensor]) -> Tensor:
+        """Return the states side by side (the width is the sum of theirs), or their mean."""
+        chosen = [states[index] for index in self.indices]
+        return torch.cat(chosen, dim=-1) if self.apart else torch.stack(chosen).mean(0)
 
 
 class _Stop(Exception):  # noqa: N818 (no error: a way out)

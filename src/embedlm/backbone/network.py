@@ -28,9 +28,9 @@ from embedlm.backbone import attention, prepacked
 from embedlm.backbone.adapters import Adapters, base_weights, check_adapter
 from embedlm.backbone.company import Company, Rows, group_keys, run_in_groups
 from embedlm.backbone.direction import set_direction
-from embedlm.backbone.inputs import packed_inputs, padded_inputs
+from embedlm.backbone.inputs import packed_inputs, padded_inputs, taken
 from embedlm.backbone.language_head import lacks_head, logits_of, stand_in
-from embedlm.backbone.layers import Tapped, find_layers, layer_index, states_before
+from embedlm.backbone.layers import Tapped, Wanted, find_layers, states_before
 from embedlm.backbone.layout import Kept, Layout, layout
 from embedlm.backbone.positions import (
     LengthRope,
@@ -189,18 +189,20 @@ class Backbone:
         positions: Rows | None = None,
         adapter: str | None = None,
         causal: bool | None = None,
+        apart: bool = False,
     ) -> Tensor:
         """Return the states of the prefix and then of each row's own tokens, h_TD.
 
         Args:
             rows: token ids; with `prefix`, every row begins with the same `prefix` ids.
             prefix: tokens shared by all rows, computed once (packed and causal only).
-            layers: indices into the hidden states; several are averaged.
+            layers: indices into the hidden states; several are averaged, or stand side by side.
             unseen: tokens at each row's end that no token looks at (padded path only).
             kept: what calls with the same prefix keep of it (packed only).
             positions: of each row's tokens, where they are not 0, 1, 2, ...
             adapter: the switchable adapter that runs; None: the base alone.
             causal: the direction of attention; None: the backbone's own.
+            apart: the states of several layers stand side by side, D being the sum of their widths.
 
         Raises:
             InputError: an adapter or layer that the model does not have.
@@ -211,19 +213,19 @@ class Backbone:
         if self.static:
             return self._looked_up(rows, prefix)
         causal = self.causal if causal is None else causal
-        indices = tuple(layer_index(layer, self.layer_count) for layer in layers)
+        wanted = Wanted.of(layers, self.layer_count, apart=apart)
         # In a packed pass the layout alone tells the direction.
         view = View(
             "packed" if packed else self.padded,
             self.causal if packed else causal,
             adapter,
-            tapped=indices != (self.layer_count,),
+            tapped=wanted.indices != (self.layer_count,),
         )
 
         def run(rows: Rows, unseen: Sequence[int], positions: Rows | None) -> Tensor:
             if packed:
-                return self._run_packed(view, indices, rows, prefix, kept, positions, causal)
-            return self._run_padded(view, indices, rows, unseen, positions)
+                return self._run_packed(view, wanted, rows, prefix, kept, positions, causal)
+            return self._run_padded(view, wanted, rows, unseen, positions)
 
         keys = group_keys(rows, positions, "any" if packed else self.company, self.length_rope)
         return run_in_groups(keys, run, rows, unseen, positions)
@@ -245,7 +247,7 @@ class Backbone:
     def _run_packed(
         self,
         view: View,
-        indices: tuple[int, ...],
+        wanted: Wanted,
         rows: Rows,
         prefix: int,
         kept: Kept | None,
@@ -265,7 +267,7 @@ class Backbone:
         )
         lengths = tuple(len(row) - prefix for row in rows)
         with layout(Layout(lengths, causal, prefix, held > 0), kept):
-            h_TD = self._forward(view, indices, ids_1T, positions_1T, None)[0]
+            h_TD = self._forward(view, wanted, ids_1T, positions_1T, None)[0]
         if before_PD is not None:
             h_TD = torch.cat([before_PD, h_TD])
         if kept is not None:
@@ -275,7 +277,7 @@ class Backbone:
     def _run_padded(
         self,
         view: View,
-        indices: tuple[int, ...],
+        wanted: Wanted,
         rows: Rows,
         unseen: Sequence[int],
         positions: Rows | None,
@@ -290,25 +292,20 @@ class Backbone:
             self.first_position or 0,
             self.device,
         )
-        return self._forward(view, indices, ids_BL, positions_BL, seen_BL)[mask_BL.bool()]
+        return self._forward(view, wanted, ids_BL, positions_BL, seen_BL)[mask_BL.bool()]
 
     def _forward(
         self,
         view: View,
-        indices: tuple[int, ...],
+        wanted: Wanted,
         ids: Tensor,
         positions: Tensor,
         mask: Tensor | None,
     ) -> Tensor:
-        """Run a view of the network; the mean of the states that `indices` name."""
+        """Run a view of the network; the states that are wanted."""
         network = self._view(view)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        if self.first_position is not None and "position_ids" in self._accepts:
-            inputs["position_ids"] = positions
-        if "use_cache" in self._accepts:
-            inputs["use_cache"] = False
-        if "token_type_ids" in self._accepts and hasattr(self.text_config, "type_vocab_size"):
-            inputs["token_type_ids"] = torch.zeros_like(ids)
+        positions_given = None if self.first_position is None else positions
+        inputs = taken(self._accepts, self.text_config, ids, positions_given, mask)
 
         def forward() -> Tensor:
             with original_frequencies(network) if self.length_rope else nullcontext():
@@ -316,8 +313,7 @@ class Backbone:
 
         if not view.tapped:
             return forward()
-        states = states_before(indices, self.layer_count, forward)
-        return torch.stack([states[index] for index in indices]).mean(0)
+        return wanted.joined(states_before(wanted.indices, self.layer_count, forward))
 
     def check_head(self) -> nn.Module:
         """Return the language-model head.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from embedlm.cli._options import Data, flag, path, repeated, whole
+from embedlm.cli._values import listed_names
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
-    from embedlm.evaluation.results import Result
+    from embedlm.evaluation.results import Cache, Result
     from embedlm.evaluation.suite import Task
     from embedlm.evaluation.tasks import Run
 
@@ -65,10 +66,10 @@ class Scoring:
         """
         from embedlm.evaluation.tasks import check_words, select
 
-        listed = [name.strip() for text in self.tasks for name in text.split(",") if name.strip()]
+        listed = listed_names(self.tasks)
         if self.tasks and not listed:
             raise InputError("no task was given; name one, or leave --tasks out")
-        tasks = select(list(dict.fromkeys(listed)) or None, self.suite)
+        tasks = select(listed or None, self.suite)
         check_words(tasks, self.words)
         return tasks
 
@@ -97,12 +98,16 @@ class Scoring:
             options: of `Embedder.encode`.
             found: what `found` returned.
         """
-        from embedlm.evaluation.results import Cache
         from embedlm.evaluation.tasks import Run
 
         tasks, paths, _ = found
-        kept = None if self.cache == "none" else Cache(Path(self.cache) if self.cache else None)
-        return Run(load(), tasks, paths, self.words, options, kept, self.restart)
+        return Run(load(), tasks, paths, self.words, options, self.kept(), self.restart)
+
+    def kept(self) -> Cache | None:
+        """Return where finished tasks are kept; None: nowhere."""
+        from embedlm.evaluation.results import Cache
+
+        return None if self.cache == "none" else Cache(Path(self.cache) if self.cache else None)
 
 
 AS_NAMED = Scoring()

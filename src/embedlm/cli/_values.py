@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "emit",
+    "listed_names",
     "parse_changes",
     "parse_heads",
     "parse_weights",
@@ -24,6 +25,12 @@ __all__ = [
 ]
 
 _SHAPE = 'write objects {"instruct": ..., "query": ..., "response": ...}, a line each or as a list'
+
+
+def listed_names(texts: Sequence[str]) -> list[str]:
+    """Return the names of options such as `a,b`, each once."""
+    names = (name.strip() for text in texts for name in text.split(","))
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def parse_changes(texts: Sequence[str]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from embedlm.backbone import Backbone
@@ -25,10 +27,11 @@ from embedlm.schema.arguments import short
 from embedlm.schema.recipe import Recipe
 
 __all__ = [
+    "Gathered",
     "adapter_names",
     "check_finite",
-    "in_order",
     "items_of",
+    "order_of",
     "run_shares",
     "serving_adapter",
     "token_statistics",
@@ -73,16 +76,28 @@ def run_shares(
         return engine.run(shares, targets, request, bar)
 
 
-def in_order(
-    readout: Readout, collectors: Sequence[Collector], items: Sequence[Item], unique: Sequence[Item]
-) -> dict[str, Any]:
-    """Return each head's outputs of the items, of which the unique ones were run."""
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What the heads of a readout gave for a call's texts."""
+
+    collectors: Sequence[Collector]
+    """One a head, with the outputs of each distinct text."""
+    order_n: npt.NDArray[np.int64]
+    """Which distinct text each of the call's is."""
+
+    def value(self, head: int = 0) -> Any:
+        """Return a head's outputs, in the order of the texts."""
+        return self.collectors[head].value(self.order_n)
+
+    def by_kind(self, readout: Readout) -> dict[str, Any]:
+        """Return the outputs of all heads by their names."""
+        return {head.kind: self.value(number) for number, head in enumerate(readout.heads)}
+
+
+def order_of(items: Sequence[Item], unique: Sequence[Item]) -> npt.NDArray[np.int64]:
+    """Return the place of each item among the unique ones."""
     number = {item: index for index, item in enumerate(unique)}
-    order_n = np.array([number[item] for item in items], dtype=np.int64)
-    return {
-        head.kind: collector.value(order_n)
-        for head, collector in zip(readout.heads, collectors, strict=True)
-    }
+    return np.array([number[item] for item in items], dtype=np.int64)
 
 
 def token_statistics(renderer: Renderer, texts: Sequence[str], vocab_size: int) -> Statistics:

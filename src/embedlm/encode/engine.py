@@ -21,7 +21,7 @@ from embedlm.encode.ids import as_rendered
 from embedlm.encode.items import Share, Text, TokenIds
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
 from embedlm.encode.prefixes import Prefixes
-from embedlm.encode.run import pack_states
+from embedlm.encode.run import Run, pack_states
 from embedlm.errors import JobError, ModelError
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.readout import Readout
@@ -83,7 +83,7 @@ class Engine:
             request: role, demonstrations and limit.
             progress: told the number of items finished.
         """
-        collectors = [head.collector(self.readout, targets) for head in self.readout.heads]
+        collectors = self.readout.collectors(targets)
         # Chunks of like length make packs with little waste and runs of equal lengths.
         ordered = sorted(shares, key=lambda share: share.item.cost)
         chunks = [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
@@ -169,7 +169,7 @@ class Engine:
                 try:
                     kept = prefixes.of(pack, batch.ids[pack.items[0]])
                     states = pack_states(
-                        partial(self.executor.run, adapter=self.adapter),
+                        self._run,
                         self.readout,
                         batch,
                         pack,
@@ -202,9 +202,12 @@ class Engine:
         packs = plan(rows, budget, share=share, depth=DEPTH, cost=cost)
         return [replace(pack, items=left[pack.items]) for pack in packs]
 
+    @property
+    def _run(self) -> Run:
+        return partial(self.executor.run, adapter=self.adapter, apart=self.readout.apart)
+
     def _run_prefix(self, ids: Sequence[int], held: int, kept: Kept) -> None:
-        layers, adapter = self.readout.layers, self.adapter
-        self.executor.run([ids], prefix=held, layers=layers, kept=kept, adapter=adapter)
+        self._run([ids], prefix=held, layers=self.readout.layers, kept=kept)
 
     def _smaller(self, batch: RenderedBatch, pack: Pack, error: Exception) -> None:
         """Remember that a pack was too large for the memory, and halve what is run at once.

@@ -80,6 +80,7 @@ class Executor:
         positions: Rows | None = None,
         adapter: str | None = None,
         causal: bool | None = None,
+        apart: bool = False,
     ) -> Tensor:
         """Return what `Backbone.run` returns for these arguments, compiled where that pays."""
 
@@ -93,6 +94,7 @@ class Executor:
                 positions=positions,
                 adapter=adapter,
                 causal=causal,
+                apart=apart,
             )
 
         compiling, tokens = self.compiling, sum(map(len, rows)) - prefix * (len(rows) - 1)

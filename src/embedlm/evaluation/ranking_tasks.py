@@ -12,7 +12,7 @@ import numpy as np
 from embedlm.data import read_rows
 from embedlm.errors import RecordError
 from embedlm.evaluation.metrics import best_documents, score_queries
-from embedlm.evaluation.readers import read_retrieval, text_of, texts_of
+from embedlm.evaluation.readers import Judged, read_retrieval, text_of, texts_of
 from embedlm.evaluation.sample import Sample
 from embedlm.evaluation.statistics import SEED
 from embedlm.evaluation.subject import Scored, Subject, drawn
@@ -43,11 +43,12 @@ def retrieval(subject: Subject, task: Retrieval, paths: Paths) -> Scored:
             f"{paths['qrels']}: no query of {paths['queries']} has a relevant document here; the "
             "ids must be the same in both files"
         )
-    ids, texts = list(data.documents), list(data.documents.values())
-    if subject.words is not None:
-        texts = [" ".join(text.split()[: subject.words]) for text in texts]
     names = list(data.queries)
     names = [names[i] for i in drawn(len(names), task, SEED)]
+    documents = _searched(data, names, task.documents)
+    ids, texts = list(documents), list(documents.values())
+    if subject.words is not None:
+        texts = [" ".join(text.split()[: subject.words]) for text in texts]
     subject = subject.fitted(texts)
     runs = _runs(subject, task, ids, texts, {name: data.queries[name] for name in names})
     if task.ignore_identical_ids:
@@ -71,6 +72,17 @@ def retrieval(subject: Subject, task: Retrieval, paths: Paths) -> Scored:
         relevant,
     )
     return Scored(metrics, sample, {"left_out": data.left_out} if data.left_out else {})
+
+
+def _searched(data: Judged, queries: Sequence[str], count: int | None) -> dict[str, str]:
+    """Return the documents that are searched: all, or those judged and every n-th other."""
+    if count is None or count >= len(data.documents):
+        return data.documents
+    judged = {document for query in queries for document in data.relevant[query]}
+    others = [document for document in data.documents if document not in judged]
+    free = max(0, count - len(data.documents.keys() & judged))
+    kept = judged | {others[i * len(others) // free] for i in range(free)}
+    return {name: text for name, text in data.documents.items() if name in kept}
 
 
 def _runs(

@@ -52,7 +52,11 @@ class Subject:
         told = task.told(role)
         if told is not None and self.model.renderer.takes_instruction(role):
             more["instruction"] = told
-        return self.model.encode(list(texts), role=role, **{**self.options, **more})
+        return self.vectors(list(texts), role, {**self.options, **more})
+
+    def vectors(self, texts: list[str], role: str | None, options: Mapping[str, Any]) -> Any:
+        """Return what the model gives for texts under options of `Embedder.encode`."""
+        return self.model.encode(texts, role=role, **options)
 
     def dense(self, texts: Sequence[str], task: Task, **more: Any) -> npt.NDArray[Any]:
         """Return dense vectors of texts without a role, (n, dim)."""

@@ -174,6 +174,12 @@ class Retrieval(_Ranked):
     ignore_identical_ids: bool = Field(
         False, description="A query is no answer to itself where it is in the corpus too."
     )
+    documents: int | None = Field(
+        None,
+        gt=1,
+        description="Search only so many of the corpus: what is judged for a query that is scored, "
+        "and every n-th of the others. Scores are higher than in the whole corpus.",
+    )
 
 
 class CandidateFile(Part):

@@ -128,6 +128,8 @@ class Run:
     cache: Cache | None = None
     restart: bool = False
     """Score again what the cache holds."""
+    subject: Callable[[Embedder, Mapping[str, Any], int | None], Subject] = Subject
+    """Makes what is scored of the model, the options and the number of words."""
     data: dict[str, dict[str, str]] = field(default_factory=dict)
     """The hashes of the tasks' files."""
     revision: str = ""
@@ -143,7 +145,7 @@ class Run:
         check_arguments("encode", **self.options)
         generator = getattr(self.model.generator, "name", None)
         self.revision = revision(self.model, generator)
-        subject = Subject(self.model, self.options, self.words)
+        subject = self.subject(self.model, self.options, self.words)
         with keeping(lambda: self.cache is not None and bool(self.data)):
             for name, paths in self.paths.items():
                 yield self._result(subject, name, self.tasks[name], paths)

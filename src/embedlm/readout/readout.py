@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone import Backbone
+from embedlm.backbone.layers import layer_at
 from embedlm.backbone.memory import put
 from embedlm.errors import UnsupportedError
 from embedlm.readout import frequency, sinks
+from embedlm.readout.head import Collector
 from embedlm.readout.heads import make_heads
 from embedlm.readout.new_projection import check_projection
 from embedlm.readout.parts import Parts
@@ -36,6 +38,9 @@ _NETWORK_FIELDS = ("kind", "attention", "adapters", "merge", "sliding_window")
 
 class Readout:
     """A recipe's pooling and heads over a backbone's token states; it is never changed."""
+
+    apart: ClassVar[bool] = False
+    """Whether it takes the states of its layers side by side, and not averaged."""
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class Readout:
         self.norms = dict(norms or {})
         if self.pooling.exclude_sink == "norm":
             self.norms[self.layers] = sinks.measured(backbone, self.layers, self.norms)
-        self._may_meet_sink = (
+        self.tells_of_sink = (
             self.pooling.gathers
             and not self.pooling.exclude_sink
             and sinks.reads_inner(backbone, self.layers)
@@ -142,6 +147,10 @@ class Readout:
         """Return the same readout with the statistics of a corpus."""
         return self._changed(statistics=statistics)
 
+    def with_norms(self, norms: Mapping[tuple[int, ...], sinks.StateNorms]) -> Readout:
+        """Return the same readout that knows how long the states of further layers are."""
+        return self._changed(norms={**self.norms, **norms})
+
     def with_backbone(self, backbone: Backbone) -> Readout:
         """Return the same readout over another form of the same network."""
         return self._changed(backbone=backbone)
@@ -165,7 +174,8 @@ class Readout:
     def layers(self) -> tuple[int, ...]:
         """The hidden states that are read; several are averaged."""
         layer = self.pooling.layer
-        return layer if isinstance(layer, tuple) else (layer,)
+        chosen = layer if isinstance(layer, tuple) else (layer,)
+        return tuple(layer_at(one, self.backbone.layer_count) for one in chosen)
 
     @property
     def pooled_width(self) -> int:
@@ -236,13 +246,13 @@ class Readout:
         if self.pooling.exclude_sink == "bos":
             first_N = states.picked(self.pooling.over).first_N()
             return put(torch.from_numpy(~first_N), states.h_TD.device)
-        if not self.pooling.exclude_sink and not self._may_meet_sink:
+        if not self.pooling.exclude_sink and not self.tells_of_sink:
             return None
         norm_T = states.h_TD.detach().float().norm(dim=-1)
         norm_N = norm_T.index_select(0, tokens.index_N)
         if self.pooling.exclude_sink:
             return torch.le(norm_N, sinks.TIMES * self.norms[self.layers].typical)
-        self._may_meet_sink = False  # the first pack tells: its texts' first tokens are in it
+        self.tells_of_sink = False  # the first pack tells: its texts' first tokens are in it
         in_mean_N = (tokens.counts_B > 1)[tokens.sequence_N]
         if bool((in_mean_N & (norm_N > sinks.TIMES * norm_T.median())).any()):
             sinks.warn_of_sink(self.backbone.name, self.layers)
@@ -259,6 +269,10 @@ class Readout:
     def read(self, states: PackStates) -> list[Any]:
         """Return the output of every head for a pack's texts, without a gradient."""
         return [head.read(self, states) for head in self.heads]
+
+    def collectors(self, count: int) -> list[Collector]:
+        """Return an empty collector for the outputs of each head for `count` texts."""
+        return [head.collector(self, count) for head in self.heads]
 
     def gradient_rows(self, states: PackStates, longest: int) -> Tensor:
         """Return one row a text with what all heads read, one after another, v_BX.

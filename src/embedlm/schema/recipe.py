@@ -62,6 +62,7 @@ Boundary = Literal[
     "count_prompt",
     "count_text",
 ]
+Layer = int | Annotated[float, Field(gt=0, lt=1)]
 PoolingKind = Literal["last", "mean", "weighted_mean", "cls", "max", "mean_sqrt_length"]
 POOLINGS: tuple[str, ...] = get_args(PoolingKind)
 """Names of the functions in `embedlm.readout.pooling`; one line there, one name here."""
@@ -113,10 +114,11 @@ class Pooling(Part):
         "before it too where nothing stands before the text, and weighted_mean counts places from "
         "the row's first token); or by counting the text's own from the end (count_text).",
     )
-    layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = Field(
+    layer: Layer | Annotated[tuple[Layer, ...], Field(min_length=1)] = Field(
         -1,
         description="Index into the hidden states (0: embeddings, -1: last, after the final "
-        "norm, -2: last but one, without it); several are averaged.",
+        "norm, -2: last but one, without it), or a number between 0 and 1: the share of the "
+        "layers below it (0.4 of 30 layers: 12); several are averaged.",
     )
     exclude_sink: bool | Literal["norm", "bos"] = Field(
         False,
@@ -140,6 +142,16 @@ class Pooling(Part):
     remove_components: int = Field(
         0, ge=0, description="Principal components of the fitted corpus taken out of each vector."
     )
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _share_of_layers(cls, value: Any) -> Any:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, float) and not 0 < one < 1:
+                raise ValueError(
+                    "a share of the layers lies between 0 and 1; an index is a whole number"
+                )
+        return value
 
     @field_validator("exclude_sink")
     @classmethod

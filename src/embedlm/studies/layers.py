@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from embedlm.errors import InputError
 from embedlm.evaluation.measures import spearman
+from embedlm.studies.layer_scores import Sweep, readings_of
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -31,7 +32,7 @@ def search_layers(
     """Return the layers with their scores, best first.
 
     Prompts such as MetaEOL's (arXiv 2402.18458) often give better vectors below the last layer.
-    Layers above the one read are not run.
+    Each text is run once for all layers.
 
     Args:
         model: the embedder; it is not changed.
@@ -40,6 +41,7 @@ def search_layers(
 
     Raises:
         InputError: fewer than two pairs, or a layer the model does not have.
+        UnsupportedError: a model without layers, or a recipe that weighs tokens by their frequency.
     """
     if len(dev) < 2:
         raise InputError(f"the dev set has {len(dev)} pairs; give at least 2")
@@ -47,10 +49,11 @@ def search_layers(
     tried = list(layers) if layers is not None else list(range(-1, -count // 2 - 1, -1))
     texts = [text for first, second, _ in dev for text in (first, second)]
     gold = [score for *_, score in dev]
+    sweep = Sweep(model, readings_of(model, tried, ["recipe"]))
     scored = []
-    for layer in tried:
-        embedder = model.with_recipe(model.recipe.override({"pooling.layer": layer}))
-        vectors = embedder.encode(texts, heads=["dense"])
+    for number, layer in enumerate(tried):
+        vectors = sweep.vectors(number, texts)
+        embedder = sweep.readings[number].embedder
         scores = embedder.similarity_pairwise(vectors[::2], vectors[1::2])
         scored.append(ScoredLayer(layer, spearman(scores, gold)))
     return sorted(scored, key=lambda entry: (-entry.score, -entry.layer))
