@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -90,11 +91,18 @@ class Result:
         """
         try:
             own = {name: value[name] for name in cls.__dataclass_fields__ if name != "cached"}
-            own["interval"] = tuple(own["interval"])
-            own["sample"] = Sample.from_dict(own["sample"], where)
+            own["interval"] = tuple(_number(end) for end in own["interval"])
+            own["error"] = _number(own["error"])
+            if own["sample"] is not None:
+                own["sample"] = Sample.from_dict(own["sample"], where)
             return cls(**own)
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: not a result: {error!r} is wrong or missing") from error
+
+
+def _number(value: float | None) -> float:
+    """Return a number of a file, in which null is one that is not known."""
+    return math.nan if value is None else value
 
 
 def result_of(name: str, task: Task, scored: Scored, seconds: float) -> Result:

@@ -48,10 +48,13 @@ class Subject:
         return Subject(copy.fit(texts), self.options, self.words)
 
     def encode(self, texts: Sequence[str], task: Task, role: str | None, **more: Any) -> Any:
-        """Return the vectors of texts, told the task's instruction where the prompt takes one."""
+        """Return the vectors of texts, told the task's instruction where the prompt takes one.
+
+        Options of the call are before those of the subject, an instruction before the task's.
+        """
         told = task.told(role)
         if told is not None and self.model.renderer.takes_instruction(role):
-            more["instruction"] = told
+            more.setdefault("instruction", told)
         return self.model.encode(list(texts), role=role, **{**self.options, **more})
 
     def dense(self, texts: Sequence[str], task: Task, **more: Any) -> npt.NDArray[Any]:
