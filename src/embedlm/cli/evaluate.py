@@ -69,11 +69,7 @@ def command(
 
     def told(result: Result) -> None:
         results.append(result)
-        if not json:
-            print(score_line(result), flush=True)
-        else:
-            kept = "kept from an earlier run" if result.cached else f"{result.seconds:.1f} s"
-            print(f"{result.task}: {kept}", file=sys.stderr)
+        _tell(result, json=json)
 
     def load() -> Any:
         embedder = loading.load(None if model == "builtin" else model)
@@ -95,6 +91,15 @@ def command(
         emit({"tasks": {result.task: result.scores() for result in results}, **more})
     else:
         _print(more)
+
+
+def _tell(result: Result, *, json: bool) -> None:
+    """Print a result's line; where JSON is printed, say on standard error that it is there."""
+    if not json:
+        print(score_line(result), flush=True)
+        return
+    kept = "kept from an earlier run" if result.cached else f"{result.seconds:.1f} s"
+    print(f"{result.task}: {kept}", file=sys.stderr)
 
 
 def _by_mteb(

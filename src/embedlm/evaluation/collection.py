@@ -80,7 +80,7 @@ def collected(subject: Subject, task: Searched, paths: Mapping[str, Path]) -> Co
     """
     data = judged_sample(subject, task, paths)
     subject = subject.fitted(list(data.documents.values()))
-    vectors = subject.encode(list(data.documents.values()), task, "document")
+    vectors = subject.corpus(list(data.documents.values()), task)
     return Collection(subject, task, data.documents, vectors, data.queries, data.relevant)
 
 
@@ -147,7 +147,7 @@ def losses_told(losses: Mapping[str, Floats], keys: list[list[str]]) -> dict[str
     p = [sign_flip(loss) for loss in losses.values()]
     told = {}
     for (name, loss), one, corrected in zip(losses.items(), p, holm(p), strict=True):
-        sure = uncertainty(mean_of(loss), len(loss), keys, loss)
+        sure = uncertainty(mean_of(loss), len(loss), keys, loss, share=False)
         interval = [sure.low, sure.high]
         told[name] = {
             "loss": float(loss.mean()), "interval": interval, "p": one, "p_holm": corrected,

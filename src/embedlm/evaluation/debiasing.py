@@ -65,7 +65,7 @@ def debiasing(subject: Subject, task: Debiasing, paths: Mapping[str, Path]) -> S
         np.array([value for *_, value in pairs]),
     )
     found = {"before": _measured(vectors, None, tests, words)}
-    directions = {}
+    directions: dict[str, int] = {}
     for method in task.methods:
         erase = _eraser(method, paths["texts"], fit, fit_ND)
         found[method], directions[method] = _measured(vectors, erase, tests, words), erase.rank

@@ -113,7 +113,7 @@ def forms(subject: Subject, task: Forms, paths: Paths) -> Scored:
     data = judged_sample(subject, task, paths)
     texts = list(data.documents.values())
     subject = subject.fitted(texts)
-    documents = subject.encode(texts, task, "document", heads=["dense"])
+    documents = subject.corpus(texts, task, ["dense"])
     asked = subject.encode(list(data.queries.values()), task, "query", heads=["dense"])
     keys = [[d for d, gain in data.relevant[q].items() if gain > 0] for q in data.queries]
     each: dict[str, npt.NDArray[np.float64]] = {}
@@ -129,7 +129,7 @@ def forms(subject: Subject, task: Forms, paths: Paths) -> Scored:
             each[name] = np.array(score_queries(runs, data.relevant, [task.metric])[task.metric])
             sizes[name] = int(d[:1].nbytes)
     full = next(iter(each.values()))
-    metrics = {task.metric: float(full.mean())}
+    metrics: dict[str, float] = {task.metric: float(full.mean())}
     for name, values in each.items():
         metrics[f"{name}_{task.metric}"] = float(values.mean())
         metrics[f"{name}_bytes"] = float(sizes[name])

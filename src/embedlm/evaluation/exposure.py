@@ -215,7 +215,7 @@ def length_bias(subject: Subject, task: LengthBias, paths: Paths) -> Scored:
     words_N = np.array([len(text.split()) for text in texts])
     head = main_head(subject)
     subject = subject.fitted(texts)
-    found = subject.encode(texts, task, "document", heads=head)
+    found = subject.corpus(texts, task, head)
     asked = subject.encode(list(data.queries.values()), task, "query", heads=head)
     scores_QN = subject.model.similarity(asked, found, heads=head)
     value, first = [], []

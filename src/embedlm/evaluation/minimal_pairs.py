@@ -108,16 +108,13 @@ def resolved(pro: str, anti: str) -> str | None:
     if len(entities) != 1:
         return None
     entity = entities[0][:1].lower() + entities[0][1:]
-    both = iter(zip(mine, other, strict=True))
-
-    def written(_: re.Match[str]) -> str:
-        one, two = next(both)
-        if one.casefold() not in _PRONOUNS:
-            return one
+    written = []
+    for one, two in zip(mine, other, strict=True):
         possessive = bool(_POSSESSIVE & {one.casefold(), two.casefold()})
-        return f"{entity}'s" if possessive else entity
-
-    return _MENTION.sub(written, pro)
+        plain = one.casefold() not in _PRONOUNS
+        written.append(one if plain else f"{entity}'s" if possessive else entity)
+    between = [*_MENTION.split(pro)[::2]]
+    return "".join(part for both in zip(between, [*written, ""], strict=True) for part in both)
 
 
 def _bare(sentence: str) -> str:

@@ -184,7 +184,7 @@ class EmbedLMSearch(EmbedLMEncoder):
 
 def _some(embedder: Embedder, heads: Sequence[str]) -> list[Any]:
     """Return those heads of the recipe that have the names, in the recipe's form."""
-    known = {head.kind: head for head in embedder.recipe.heads}
+    known: dict[str, Any] = {head.kind: head for head in embedder.recipe.heads}
     for name in heads:
         if name not in known:
             raise InputError(
@@ -271,8 +271,9 @@ class EmbedLMReranker:
         sides = [[t for batch in side for t in batch["text"]] for side in (inputs1, inputs2)]
         pairs = list(zip(*sides, strict=True))
         told = self._told(task_metadata) if self.model.method.takes_instruction else None
-        scores = self.model.predict([*pairs], instruction=told) if pairs else []
-        return np.asarray(scores, dtype=np.float32)
+        if not pairs:
+            return np.empty(0, np.float32)
+        return np.asarray(self.model.predict(pairs, instruction=told), dtype=np.float32)
 
     def _told(self, task_metadata: Any) -> str | None:
         for name in (task_metadata.name, task_metadata.type):

@@ -26,6 +26,7 @@ from embedlm.schema.base import Part
 __all__ = [
     "IDEAL",
     "KINDS",
+    "SIGNED",
     "Association",
     "Attack",
     "Coreference",
@@ -62,6 +63,21 @@ IDEAL: dict[str, float] = {
     "probe": 0.5,
 }
 """The metrics of which not the larger, but the one closer to this value is better."""
+SIGNED = frozenset(
+    {
+        "effect",
+        "shift",
+        "exposure_gap",
+        "start_advantage",
+        "length_correlation",
+        "mean_loss",
+        "worst_loss",
+        "spread",
+        "texts_per_second",
+        "tokens_per_second",
+    }
+)
+"""The metrics that are no means of shares."""
 
 
 # -- bias -------------------------------------------------------------------------------------

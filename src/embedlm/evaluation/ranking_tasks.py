@@ -82,7 +82,7 @@ def _runs(
     queries: Mapping[str, str],
 ) -> dict[str, Runs]:
     """Return the best documents of each query, by the head that found them."""
-    documents = subject.encode(texts, task, "document")
+    documents = subject.corpus(texts, task)
     asked = subject.encode(list(queries.values()), task, "query")
     return ranked_by_head(subject.model, asked, documents, ids, list(queries))
 
@@ -137,7 +137,7 @@ def part_of(vectors: Any, rows: Any, head: str | None = None) -> Any:
 
     if not isinstance(vectors, Embeddings):
         return vectors[rows]
-    parts = {}
+    parts: dict[str, Any] = {}
     for name in vectors.heads if head is None else (head,):
         whole = vectors[name]
         listed = isinstance(whole, list) and not isinstance(rows, slice)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import InputError
+from embedlm.evaluation.probes import SIGNED
 from embedlm.evaluation.sample import BIASED, Sample, uncertainty
 from embedlm.evaluation.statistics import LEVEL, SEED, detectable
 from embedlm.evaluation.subject import Scored
@@ -110,7 +111,9 @@ def result_of(name: str, task: Task, scored: Scored, seconds: float) -> Result:
     sample = scored.sample
     values = sample.arrays["value"] if sample.statistic == "mean" else None
     biased = sample.statistic in BIASED
-    sure = uncertainty(sample.rows(), len(sample), sample.keys(), values, biased=biased)
+    share = task.metric not in SIGNED
+    rows, keys = sample.rows(), sample.keys()
+    sure = uncertainty(rows, len(sample), keys, values, biased=biased, share=share)
     score = scored.metrics[task.metric]
     # The V-measure is of draws and its resamples are of texts: the interval moves to the score.
     shift = score - sure.resamples.estimate

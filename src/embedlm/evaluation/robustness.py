@@ -184,11 +184,11 @@ def negation(subject: Subject, task: Negation, paths: Paths) -> Scored:
     rows = [rows[i] for i in drawn(len(rows), task, SEED)]
     flat = [text for row in rows for text in row]
     vectors = subject.fitted(flat).floats(flat, task)
-    same, other = (cosine(vectors[::3], vectors[i::3], pairwise=True) for i in (1, 2))
-    value = np.where(same == other, 0.5, (same > other).astype(float))
+    same, opposite = (cosine(vectors[::3], vectors[i::3], pairwise=True) for i in (1, 2))
+    value = np.where(same == opposite, 0.5, (same > opposite).astype(float))
     metrics = {
         "accuracy": float(value.mean()),
-        "drift": float(1 - other.mean()),
+        "drift": float(1 - opposite.mean()),
         "paraphrase_drift": float(1 - same.mean()),
     }
     ids = [str(number) for number in range(len(rows))]

@@ -265,7 +265,12 @@ def evaluate(
         InputError: an unknown suite or task, or files that do not exist.
     """
     if of_mteb(tasks):
-        given = {"suite": suite, "words": words, "skip_missing": skip_missing, "encode": encode}
+        given: dict[str, Any] = {
+            "suite": suite,
+            "words": words,
+            "skip_missing": skip_missing,
+            "encode": encode,
+        }
         given |= {"data": data, "cache": cache, "restart": restart, "on_result": on_result}
         return _by_mteb(tasks or (), given, model, options)
     chosen = select(tasks, suite)
