@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,17 @@ class Scoring:
     suite: Annotated[
         str | None,
         path(
-            "quick, dev, sts, retrieval, rerank, classification, clustering, pair, bitext or code; "
-            "or a .yaml file with tasks of your own.",
+            "quick, dev, sts, retrieval, rerank, classification, clustering, pair, bitext, code, "
+            "bias, robustness, long or efficiency; or a .yaml file with tasks of your own.",
             metavar="SUITE",
         ),
     ] = None
     tasks: Annotated[
         tuple[str, ...],
         repeated(
-            "Names of tasks, with commas between; without it all of the suite", metavar="TASK,..."
+            "Names of tasks, with commas between; without it all of the suite; a name with a "
+            "capital (STS12, or mteb/NAME) is a task of mteb",
+            metavar="TASK,...",
         ),
     ] = ()
     data: Data = None
@@ -58,6 +61,17 @@ class Scoring:
         ),
     ] = None
 
+    def names(self) -> list[str]:
+        """Return the names that --tasks gives.
+
+        Raises:
+            InputError: it gives none.
+        """
+        listed = listed_names(self.tasks)
+        if self.tasks and not listed:
+            raise InputError("no task was given; name one, or leave --tasks out")
+        return listed
+
     def chosen(self) -> dict[str, Task]:
         """Return the tasks.
 
@@ -66,10 +80,7 @@ class Scoring:
         """
         from embedlm.evaluation.tasks import check_words, select
 
-        listed = listed_names(self.tasks)
-        if self.tasks and not listed:
-            raise InputError("no task was given; name one, or leave --tasks out")
-        tasks = select(listed or None, self.suite)
+        tasks = select(self.names() or None, self.suite)
         check_words(tasks, self.words)
         return tasks
 
@@ -82,7 +93,9 @@ class Scoring:
         from embedlm.evaluation.tasks import data_folder, found_tasks
 
         tasks = self.chosen()
-        paths, missing = found_tasks(tasks, data_folder(self.data), skip_missing=self.skip_missing)
+        paths, missing = found_tasks(
+            tasks, data_folder(self.data, tasks), skip_missing=self.skip_missing
+        )
         return tasks, paths, missing
 
     def run(
@@ -116,6 +129,8 @@ AS_NAMED = Scoring()
 def score_line(result: Result) -> str:
     """Return a task's main metric, interval and number of units as a line."""
     low, high = result.interval
+    if math.isnan(low):
+        return f"{result.task:<22} {result.metric:<11} {result.score:7.4f}"
     unit = "unit" if result.sample is None else result.sample.unit
     units = "queries" if unit == "query" else f"{unit}s"
     shown = f"{result.score:7.4f}  [{low:.4f}, {high:.4f}]"

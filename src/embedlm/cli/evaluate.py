@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,11 @@ from embedlm.cli._options import AS_LOADED, Json, Loading, ModelName, path
 from embedlm.cli._scoring import AS_NAMED, Scoring, score_line
 from embedlm.cli._values import emit
 from embedlm.cli._vectors import AS_GIVEN, VectorForm
+from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.evaluation.results import Result
+    from embedlm.rerank import Reranker
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -27,6 +30,8 @@ Examples:
       -o result.json
   embedlm evaluate model/ --suite mine.yaml --data data/ --dim 128 \
       --precision binary
+  embedlm evaluate model/ --suite bias --data data/
+  embedlm evaluate model/ --tasks STS12,SciFact
   embedlm evaluate model/ --suite sts --data data/ \
       --contamination train.jsonl"""
 
@@ -57,37 +62,90 @@ def command(
 ) -> None:
     """Score a model on tasks by their standard metrics, with intervals."""
     from embedlm.evaluation.results import write_results
+    from embedlm.evaluation.tasks import of_mteb
 
-    found = scoring.found()
     _check_output(output)
+    results: list[Result] = []
+
+    def told(result: Result) -> None:
+        results.append(result)
+        _tell(result, json=json)
 
     def load() -> Any:
         embedder = loading.load(None if model == "builtin" else model)
         return embedder if calibration is None else _calibrated(embedder, calibration, form)
 
-    run = scoring.run(load, form.form(), found)
-    results: list[Result] = []
-    for result in run.results():
-        results.append(result)
-        if not json:
-            print(score_line(result), flush=True)
-        else:
-            kept = "kept from an earlier run" if result.cached else f"{result.seconds:.1f} s"
-            print(f"{result.task}: {kept}", file=sys.stderr)
-    more = _more(results, contamination, found[2])
+    if of_mteb(scoring.names()):
+        described, data, missing = _by_mteb(model, scoring, loading, form, load, told), {}, {}
+    else:
+        found = scoring.found()
+        run = scoring.run(load, form.form(), found)
+        for result in run.results():
+            told(result)
+        described, data, missing = run.described(), run.data, found[2]
+    more = _more(results, contamination, missing)
     if output is not None:
         facts = {"suite": scoring.suite, **more}
-        write_results(Path(output), results, run.described(), data=run.data, more=facts)
+        write_results(Path(output), results, described, data=data, more=facts)
     if json:
         emit({"tasks": {result.task: result.scores() for result in results}, **more})
     else:
         _print(more)
 
 
+def _tell(result: Result, *, json: bool) -> None:
+    """Print a result's line; where JSON is printed, say on standard error that it is there."""
+    if not json:
+        print(score_line(result), flush=True)
+        return
+    kept = "kept from an earlier run" if result.cached else f"{result.seconds:.1f} s"
+    print(f"{result.task}: {kept}", file=sys.stderr)
+
+
+def _by_mteb(
+    model: str,
+    scoring: Scoring,
+    loading: Loading,
+    form: VectorForm,
+    load: Callable[[], Any],
+    told: Callable[[Result], None],
+) -> dict[str, Any]:
+    """Score a model on tasks of mteb; return which model it is."""
+    from embedlm.evaluation.mteb_models import mteb_model
+    from embedlm.evaluation.mteb_tasks import mteb_results
+    from embedlm.evaluation.tasks import check_for_mteb, data_folder
+    from embedlm.rerank.reranker import is_reranker
+
+    given = {name: getattr(scoring, name) for name in ("suite", "words", "skip_missing")}
+    check_for_mteb(given)
+    if scoring.cache == "none":
+        raise InputError("mteb keeps its results in files; give --cache DIR, or leave it out")
+    reranker = not model.startswith("builtin") and is_reranker(model)
+    adapter = mteb_model(_reranker(model, loading) if reranker else load(), **form.form())
+    mteb_results(
+        adapter,
+        scoring.names(),
+        data=None if scoring.data is None else data_folder(scoring.data),
+        cache=Path(scoring.cache) if scoring.cache else None,
+        restart=scoring.restart,
+        on_result=told,
+    )
+    meta = adapter.mteb_model_meta
+    return {"name": meta.name, "revision": meta.revision, "options": form.form()}
+
+
+def _reranker(model: str, loading: Loading) -> Reranker:
+    """Load a re-ranker, which has no recipe."""
+    from embedlm.rerank import Reranker
+
+    named = {"--recipe": loading.recipe, "--set": loading.change, "--generator": loading.generator}
+    if given := [name for name, value in named.items() if value]:
+        raise InputError(f"{model} is a re-ranker, which has no {' and no '.join(given)}")
+    return Reranker(model, device=loading.device, dtype=loading.dtype, adapters=loading.adapter)
+
+
 def _check_output(output: str | None) -> None:
     """Refuse, before anything is computed, an output that cannot be written."""
-    from embedlm.errors import InputError
-
     if output is None:
         return
     if not output.endswith(".json"):

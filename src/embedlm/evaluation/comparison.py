@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from embedlm.errors import InputError
 from embedlm.evaluation.measures import average_precision_rows, pearson_rows
+from embedlm.evaluation.probes import IDEAL
 from embedlm.evaluation.results import Result
 from embedlm.evaluation.sample import BIASED, Sample, clusters_for, uncertainty
 from embedlm.evaluation.statistics import (
@@ -34,7 +35,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """How B differs from A on a task. A difference above 0 means that B is better."""
+    """How B differs from A on a task.
+
+    A difference above 0 means that B is better, but for the metrics of `probes.IDEAL`, where the
+    one closer to the ideal value is.
+    """
 
     task: str
     metric: str
@@ -104,12 +109,20 @@ def compare(
     rows = []
     for (row, _), p in zip(found, corrected, strict=True):
         sure = p <= ALPHA and row["difference"] != 0
-        better = ("b" if row["difference"] > 0 else "a") if sure else ""
+        better = _better(row) if sure else ""
         rows.append(Difference(**row, p_holm=p, better=better))
     replicates = np.mean([drawn for _, drawn in found], axis=0)
     low, high = np.quantile(replicates, [ALPHA / 2, 1 - ALPHA / 2])
     mean = float(np.mean([row.difference for row in rows]))
     return Comparison(*names, rows, mean, (float(low), float(high)), _verdict(rows, names))
+
+
+def _better(row: dict[str, Any]) -> str:
+    """Return which of two models that differ is better; "" where both are as far from the ideal."""
+    if (ideal := IDEAL.get(row["metric"])) is None:
+        return "b" if row["difference"] > 0 else "a"
+    a, b = abs(row["a"] - ideal), abs(row["b"] - ideal)
+    return "" if a == b else ("b" if b < a else "a")
 
 
 def _verdict(rows: Sequence[Difference], names: tuple[str, str]) -> str:

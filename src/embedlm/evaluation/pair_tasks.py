@@ -19,17 +19,22 @@ from embedlm.evaluation.readers import read_fields
 from embedlm.evaluation.sample import Sample
 from embedlm.evaluation.statistics import SEED
 from embedlm.evaluation.subject import Scored, Subject, drawn, pair_scores
-from embedlm.evaluation.suite import Bitext, PairClassification, Similarity
+from embedlm.evaluation.suite import Bitext, PairClassification, PairFields, Similarity
 
-__all__ = ["bitext", "pair_classification", "similarity"]
+__all__ = ["bitext", "golden_pairs", "pair_classification", "similarity"]
 
 Paths = Mapping[str, Path]
 _BLOCK = 1024
 """Sentences that look for their translation at once."""
 
 
-def _golden(path: Path, task: Similarity | PairClassification) -> list[tuple[str, str, float]]:
-    fields, pairs = task.fields, []
+def golden_pairs(path: Path, fields: PairFields) -> list[tuple[str, str, float]]:
+    """Return pairs of texts with their gold value.
+
+    Raises:
+        RecordError: a gold value that is no number, with the record.
+    """
+    pairs = []
     for number, (first, second, gold) in enumerate(
         read_fields(path, fields.first, fields.second, fields.gold), 1
     ):
@@ -39,6 +44,11 @@ def _golden(path: Path, task: Similarity | PairClassification) -> list[tuple[str
             raise RecordError(
                 f"{path}: record {number}: {fields.gold!r} is {gold!r}, which is no number"
             ) from error
+    return pairs
+
+
+def _golden(path: Path, task: Similarity | PairClassification) -> list[tuple[str, str, float]]:
+    pairs = golden_pairs(path, task.fields)
     return [pairs[i] for i in drawn(len(pairs), task, SEED)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from embedlm.data import read_rows
+from embedlm.embedder import Embedder
 from embedlm.errors import RecordError
 from embedlm.evaluation.metrics import best_documents, score_queries
 from embedlm.evaluation.readers import Judged, read_retrieval, text_of, texts_of
@@ -20,7 +21,7 @@ from embedlm.evaluation.suite import Reranking, Retrieval
 from embedlm.schema.recipe import Sparse
 from embedlm.search.fusion import fuse
 
-__all__ = ["reranking", "retrieval"]
+__all__ = ["part_of", "ranked_by_head", "reranking", "retrieval"]
 
 DEPTH = 1000
 """Documents kept for each query."""
@@ -93,35 +94,67 @@ def _runs(
     queries: Mapping[str, str],
 ) -> dict[str, Runs]:
     """Return the best documents of each query, by the head that found them."""
-    model = subject.model
+    documents = subject.corpus(texts, task)
+    asked = subject.encode(list(queries.values()), task, "query")
+    return ranked_by_head(subject.model, asked, documents, ids, list(queries))
+
+
+def ranked_by_head(
+    model: Embedder,
+    asked: Any,
+    documents: Any,
+    ids: Sequence[str],
+    names: Sequence[str],
+    depth: int = DEPTH,
+) -> dict[str, Runs]:
+    """Return the best documents of each query, by the head that found them, or "hybrid".
+
+    Args:
+        model: compares them.
+        asked: the vectors of the queries, as `encode` returned them.
+        documents: those of the documents.
+        ids: of the documents.
+        names: of the queries.
+        depth: documents that are kept for each.
+    """
     heads: list[str] = [head.kind for head in model.recipe.heads]
     fused = len(heads) > 1 and any(isinstance(head, Sparse) for head in model.recipe.heads)
-    documents = subject.encode(texts, task, "document")
-    asked = subject.encode(list(queries.values()), task, "query")
-    names = list(queries)
     runs: dict[str, Runs] = {name: {} for name in (*heads, *(["hybrid"] if fused else []))}
     for start in range(0, len(names), _BLOCK):
         block = slice(start, start + _BLOCK)
         best = {
             head: best_documents(
-                model.similarity(_part(asked, head, block), documents, heads=[head]), ids, DEPTH
+                model.similarity(part_of(asked, block, head), documents, heads=[head]), ids, depth
             )
             for head in heads
         }
         if fused:
-            best["hybrid"] = [fuse(parts) for parts in zip(*best.values(), strict=True)]
+            best["hybrid"] = [
+                fuse(parts, depth=depth) for parts in zip(*best.values(), strict=True)
+            ]
         for head, found in best.items():
             runs[head] |= dict(zip(names[block], found, strict=True))
     return runs
 
 
-def _part(vectors: Any, head: str, rows: slice) -> Any:
-    """Return some rows of what `encode` returned, as a head's own or as an array."""
+def part_of(vectors: Any, rows: Any, head: str | None = None) -> Any:
+    """Return some rows of what `encode` returned.
+
+    Args:
+        vectors: an array, or `Embeddings`.
+        rows: a slice or a list of numbers.
+        head: whose rows alone are taken; None: those of all heads.
+    """
     from embedlm.readout.embeddings import Embeddings
 
     if not isinstance(vectors, Embeddings):
         return vectors[rows]
-    return Embeddings(**{head: vectors[head][rows]})
+    parts: dict[str, Any] = {}
+    for name in vectors.heads if head is None else (head,):
+        whole = vectors[name]
+        listed = isinstance(whole, list) and not isinstance(rows, slice)
+        parts[name] = [whole[i] for i in rows] if listed else whole[rows]
+    return Embeddings(**parts)
 
 
 def reranking(subject: Subject, task: Reranking, paths: Paths) -> Scored:

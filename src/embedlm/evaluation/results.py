@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import InputError
+from embedlm.evaluation.probes import SIGNED
 from embedlm.evaluation.sample import BIASED, Sample, uncertainty
 from embedlm.evaluation.statistics import LEVEL, SEED, detectable
 from embedlm.evaluation.subject import Scored
@@ -90,11 +92,18 @@ class Result:
         """
         try:
             own = {name: value[name] for name in cls.__dataclass_fields__ if name != "cached"}
-            own["interval"] = tuple(own["interval"])
-            own["sample"] = Sample.from_dict(own["sample"], where)
+            own["interval"] = tuple(_number(end) for end in own["interval"])
+            own["error"] = _number(own["error"])
+            if own["sample"] is not None:
+                own["sample"] = Sample.from_dict(own["sample"], where)
             return cls(**own)
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: not a result: {error!r} is wrong or missing") from error
+
+
+def _number(value: float | None) -> float:
+    """Return a number of a file, in which null is one that is not known."""
+    return math.nan if value is None else value
 
 
 def result_of(name: str, task: Task, scored: Scored, seconds: float) -> Result:
@@ -102,7 +111,9 @@ def result_of(name: str, task: Task, scored: Scored, seconds: float) -> Result:
     sample = scored.sample
     values = sample.arrays["value"] if sample.statistic == "mean" else None
     biased = sample.statistic in BIASED
-    sure = uncertainty(sample.rows(), len(sample), sample.keys(), values, biased=biased)
+    share = task.metric not in SIGNED
+    rows, keys = sample.rows(), sample.keys()
+    sure = uncertainty(rows, len(sample), keys, values, biased=biased, share=share)
     score = scored.metrics[task.metric]
     # The V-measure is of draws and its resamples are of texts: the interval moves to the score.
     shift = score - sure.resamples.estimate

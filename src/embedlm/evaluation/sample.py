@@ -205,6 +205,7 @@ def uncertainty(
     values: npt.NDArray[np.float64] | None = None,
     *,
     biased: bool = False,
+    share: bool = True,
 ) -> Uncertainty:
     """Return the interval of a statistic, wide enough for units that share something.
 
@@ -218,6 +219,8 @@ def uncertainty(
         keys: what units share; None: nothing.
         values: a value a unit, where the statistic is their mean.
         biased: the statistic is one of `BIASED`.
+        share: values lie between 0 and 1, so that where all are 0 or all are 1 their mean may
+            still be another.
     """
     if biased:
         drawn = jackknife(statistic, count)
@@ -235,7 +238,7 @@ def uncertainty(
         method = f"BCa, stretched {stretch:.2f} times for shared documents"
     elif values is not None:
         error = standard_error(values)
-    if values is not None and np.isin(values, (0.0, 1.0)).all() and np.ptp(values) == 0:
+    if share and values is not None and np.isin(values, (0.0, 1.0)).all() and np.ptp(values) == 0:
         low, high = wilson(float(values[0]), count)
         method = "Wilson"
     return Uncertainty(low, high, error, method, drawn)

@@ -17,6 +17,9 @@ from embedlm.readout.similarity import DENSE
 
 __all__ = ["Scored", "Subject", "drawn", "pair_scores"]
 
+_CORPORA = 2
+"""Corpora whose vectors are kept."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -36,6 +39,8 @@ class Subject:
     """Of `Embedder.encode`: dim, precision, normalize, ..."""
     words: int | None = None
     """Words of a document that are embedded; None: all."""
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The vectors of the corpora embedded last: tasks of one run often share theirs."""
 
     def fitted(self, texts: Sequence[str]) -> Subject:
         """Return the subject with token frequencies counted, where its recipe weighs by them.
@@ -48,15 +53,35 @@ class Subject:
         return Subject(copy.fit(texts), self.options, self.words)
 
     def encode(self, texts: Sequence[str], task: Task, role: str | None, **more: Any) -> Any:
-        """Return the vectors of texts, told the task's instruction where the prompt takes one."""
+        """Return the vectors of texts, told the task's instruction where the prompt takes one.
+
+        Options of the call are before those of the subject, an instruction before the task's.
+        """
         told = task.told(role)
         if told is not None and self.model.renderer.takes_instruction(role):
-            more["instruction"] = told
+            more.setdefault("instruction", told)
         return self.vectors(list(texts), role, {**self.options, **more})
 
     def vectors(self, texts: list[str], role: str | None, options: Mapping[str, Any]) -> Any:
         """Return what the model gives for texts under options of `Embedder.encode`."""
         return self.model.encode(texts, role=role, **options)
+
+    def corpus(self, texts: Sequence[str], task: Task, heads: list[str] | None = None) -> Any:
+        """Return the vectors of a corpus's documents, which the run's next task may take too.
+
+        Args:
+            texts: of the documents.
+            task: says the instruction.
+            heads: None: those of the recipe.
+        """
+        names = heads or [head.kind for head in self.model.recipe.heads]
+        key = (tuple(texts), tuple(names), task.told("document"))
+        if key not in self.kept:
+            while len(self.kept) >= _CORPORA:
+                self.kept.pop(next(iter(self.kept)))
+            more = {} if heads is None else {"heads": heads}
+            self.kept[key] = self.encode(texts, task, "document", **more)
+        return self.kept[key]
 
     def dense(self, texts: Sequence[str], task: Task, **more: Any) -> npt.NDArray[Any]:
         """Return dense vectors of texts without a role, (n, dim)."""

@@ -21,6 +21,7 @@ from embedlm.schema.yaml_files import read_mapping
 
 __all__ = [
     "KINDS",
+    "PROBES",
     "Bitext",
     "Classification",
     "Clustering",
@@ -32,6 +33,7 @@ __all__ = [
     "Task",
     "known_tasks",
     "named_tasks",
+    "packaged",
     "suites",
 ]
 
@@ -258,6 +260,8 @@ KINDS: dict[str, type[Task]] = {
     "clustering": Clustering,
 }
 """The kinds of tasks. `evaluation.kinds` has the function that scores each."""
+PROBES: dict[str, type[Task]] = {}
+"""Further kinds: the module `probes`, which stands on this one, fills them in."""
 
 
 class Suite(Part):
@@ -288,13 +292,13 @@ class Suite(Part):
 
     def _task(self, name: str, where: str) -> Task:
         fields = self._fields(name, where, ())
-        kind = fields.get("kind")
-        if kind not in KINDS:
+        kind, kinds = fields.get("kind"), {**KINDS, **PROBES}
+        if kind not in kinds:
             raise RecipeError(
-                f"{where}: kind is {kind!r}; allowed: {', '.join(KINDS)}."
-                + closest(str(kind), list(KINDS))
+                f"{where}: kind is {kind!r}; allowed: {', '.join(kinds)}."
+                + closest(str(kind), list(kinds))
             )
-        return validated(KINDS[str(kind)], fields, where)
+        return validated(kinds[str(kind)], fields, where)
 
     def _fields(self, name: str, where: str, users: tuple[str, ...]) -> dict[str, Any]:
         """Return a task's fields, and below them those of the task that it uses."""
@@ -318,6 +322,12 @@ def _read(path: Path) -> Suite:
 
 def _folder() -> Path:
     return Path(str(files("embedlm.evaluation"))) / "suites"
+
+
+def packaged(path: str) -> Path | None:
+    """Return the file of the package that a task names by embedlm:NAME; None for other files."""
+    start, _, name = path.partition(":")
+    return _folder() / "data" / name if start == "embedlm" else None
 
 
 @lru_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ else:
     ModelMeta = require("mteb.models", "mteb").ModelMeta
     AbsEncoder = require("mteb.models.abs_encoder", "mteb").AbsEncoder
 
-__all__ = ["EmbedLMEncoder"]
+__all__ = ["EmbedLMEncoder", "model_metadata"]
 
 _SCORES = ("cosine", "dot")
 
@@ -80,14 +80,27 @@ class EmbedLMEncoder(AbsEncoder):
             **_: `batch_size`, which has no effect: the engine plans the whole list.
         """
         texts = [text for batch in inputs for text in batch["text"]]
-        role = None if prompt_type is None else prompt_type.value
-        given: dict[str, Any] = {"precision": precision, "show_progress": show_progress_bar}
-        if self.model.renderer.takes_instruction(role):
-            given["instruction"] = self.get_instruction(task_metadata, prompt_type) or None
-        vectors: npt.NDArray[Any] = self.model.encode(
-            texts, role, heads="dense", **{**given, **self.options}
+        given = {"precision": precision, "show_progress": show_progress_bar}
+        vectors: npt.NDArray[Any] = self.vectors(
+            texts, task_metadata, prompt_type, heads="dense", **given
         )
         return vectors
+
+    def vectors(
+        self, texts: Sequence[str], task_metadata: Any, prompt_type: Any, **options: Any
+    ) -> Any:
+        """Return what `Embedder.encode` gives texts of a task.
+
+        Args:
+            texts: of the task.
+            task_metadata: says the instruction.
+            prompt_type: query, document, or None: the recipe's default template.
+            **options: of `encode`; those of the encoder come before them.
+        """
+        role = None if prompt_type is None else prompt_type.value
+        if self.model.renderer.takes_instruction(role):
+            options["instruction"] = self.get_instruction(task_metadata, prompt_type) or None
+        return self.model.encode(list(texts), role, **{**options, **self.options})
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return all scores by the recipe's similarity."""
@@ -102,21 +115,38 @@ def _metadata(
     model: Embedder, instructions: Mapping[str, str] | None, options: Mapping[str, Any]
 ) -> ModelMeta:
     """Return what mteb's results say of a model."""
-    parameters = list(model.backbone.network.parameters())
-    size = sum(each.numel() * each.element_size() for each in parameters)
+    own = revision(model, dict(instructions or {}), dict(options))
     recipe = model.recipe
-    local = "/" not in model.name or Path(model.name).exists()
+    return model_metadata(
+        model.name,
+        own,
+        list(model.backbone.network.parameters()),
+        max_tokens=model.max_length,
+        embed_dim=options.get("dim") or model.dim,
+        similarity_fn_name=recipe.similarity if recipe.similarity in _SCORES else None,
+        use_instructions=any(map(model.renderer.takes_instruction, (None, "query"))),
+    )
+
+
+def model_metadata(name: str, revision: str, parameters: Sequence[Any], **more: Any) -> ModelMeta:
+    """Return what mteb's results say of a model.
+
+    Args:
+        name: a folder or hub id.
+        revision: a hash of whatever scores depend on; mteb keeps scores under it.
+        parameters: of the network.
+        **more: further fields.
+    """
+    size = sum(each.numel() * each.element_size() for each in parameters)
+    local = "/" not in name or Path(name).exists()
     return ModelMeta.create_empty(
         {
-            "name": f"embedlm/{Path(model.name).name}" if local else model.name,
-            "revision": revision(model, dict(instructions or {}), dict(options)),
+            "name": f"embedlm/{Path(name).name}" if local else name,
+            "revision": revision,
             "n_parameters": sum(each.numel() for each in parameters),
             "memory_usage_mb": size / 2**20,
-            "max_tokens": model.max_length,
-            "embed_dim": options.get("dim") or model.dim,
             "framework": ["PyTorch"],
-            "similarity_fn_name": recipe.similarity if recipe.similarity in _SCORES else None,
-            "use_instructions": any(map(model.renderer.takes_instruction, (None, "query"))),
+            **more,
         }
     )
 

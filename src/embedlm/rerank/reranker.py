@@ -119,6 +119,12 @@ class Reranker:
         tokenizer = network.tokenizer.backend_tokenizer.to_str()
         return {**facts, "tokenizer": tokenizer, "method": self.method.model_dump_json()}
 
+    def parameters(self) -> list[Any]:
+        """Return the tensors of the network."""
+        network: Any = self._network
+        inner = network.model.backbone if isinstance(network, AnswerModel) else network
+        return list(inner.network.parameters())
+
     def score(
         self,
         query: str,
