@@ -11,15 +11,27 @@ import embedlm
 from embedlm.adaptation.evaluating import judged
 from embedlm.evaluation.results import Result
 from embedlm.evaluation.sample import Sample
+from tests.adaptation.conftest import write_documents
 from tests.adaptation.kill import OPTIONS, files_of
+from tests.command import server
 
 WORDS = ("-m", "MODEL", *OPTIONS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def words(tiny_llama):
     """The options of a run that takes seconds."""
     return [tiny_llama if word == "MODEL" else word for word in WORDS]
+
+
+@pytest.fixture(scope="module")
+def finished(words, tmp_path_factory):
+    """The documents, output and end of a run that was not stopped."""
+    folder = tmp_path_factory.mktemp("finished")
+    documents = write_documents(folder / "documents")
+    done = server()("adapt", documents, *words, "-o", folder / "out", "--json", folder=folder)
+    assert done.code == 0, done.err
+    return documents, folder / "out", json.loads(done.out)
 
 
 def result(values, task="held_out"):
@@ -48,24 +60,24 @@ def test_the_base_is_kept_where_no_step_was_better():
     assert judged([result([0.5, 0.6])], None).kept == "base"
 
 
-def test_a_run_ends_with_the_better_model_and_is_done_once(run, documents, words, tmp_path):
-    out = tmp_path / "out"
-    done = run("adapt", documents, *words, "-o", out, "--json")
-    assert done.code == 0, done.err
-    report = json.loads(done.out)
+def test_a_run_ends_with_the_better_model_and_is_done_once(run, words, finished):
+    documents, out, report = finished
     assert report == json.loads((out / "report.json").read_text())
     assert {path.name for path in out.iterdir()} == {
         ".lock", "data", "model", "report.json", "report.md",
     }  # fmt: skip
     assert report["kept"] in ("base", "tuned")
     assert 0 <= report["before"]["ndcg@10"] <= report["after"]["ndcg@10"] <= 1
-    held = [json.loads(line) for line in (out / "data/held_out/qrels.jsonl").open()]
-    trained = [json.loads(line) for line in (out / "data/train.jsonl").open()]
-    corpus = [json.loads(line) for line in (out / "data/corpus.jsonl").open()]
+    held, trained, corpus = (
+        [json.loads(line) for line in (out / "data" / name).read_text().splitlines()]
+        for name in ("held_out/qrels.jsonl", "train.jsonl", "corpus.jsonl")
+    )
     documents_of = {row["_id"]: row["document"] for row in corpus}
-    unseen = {documents_of[row["d"]] for row in held}
-    shown = {id for row in trained for id in (*row["positive_ids"], *row["negative_ids"]) if id}
-    assert unseen.isdisjoint(documents_of[id] for id in shown)
+    texts_of_unseen = {
+        row["text"] for row in corpus if row["document"] in {documents_of[one["d"]] for one in held}
+    }
+    shown = [text for row in trained for text in (*row["positives"], *row["negatives"])]
+    assert not [text for text in shown if any(one in text for one in texts_of_unseen)]
     before = files_of(out)
     again = run("adapt", documents, *words, "-o", out, "--json")
     assert json.loads(again.out) == report
@@ -100,9 +112,8 @@ def test_a_base_that_is_best_is_kept_as_it_is(documents, tiny_llama, tmp_path):
     assert "dev" in [kind for kind, _ in events]
 
 
-def test_a_killed_run_ends_in_the_same_files(run, documents, words, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run("adapt", documents, *words, "-o", whole).code == 0
+def test_a_killed_run_ends_in_the_same_files(run, words, finished, tmp_path):
+    (documents, whole, _), killed = finished, tmp_path / "killed"
     rng, ends = random.Random(1), []
     for pattern in (
         "work/mined.jsonl.work/vectors-*",
@@ -159,7 +170,7 @@ def test_queries_of_the_caller_are_trained_on_and_held_out(run, documents, words
 REFUSED = {
     "an empty folder": ("holds no file that ends in", []),
     "binary files alone": ("not valid UTF-8", []),
-    "one document": ("there are 1 documents that share no query", []),
+    "one document": ("documents that share no query: 1", []),
     "queries without positives": ("has a positive among the documents", ["--queries", "QUERIES"]),
     "an output of another's": ("holds 'notes.txt', which no adaptation", ["-o", "TAKEN"]),
     "no output": ("no output was given", ["-o", ""]),

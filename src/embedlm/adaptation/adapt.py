@@ -16,7 +16,7 @@ from embedlm.adaptation.estimate import estimated
 from embedlm.adaptation.evaluating import Examination, examination, judged
 from embedlm.adaptation.given import Asked, read_queries
 from embedlm.adaptation.models import Models
-from embedlm.adaptation.queries import Asking, Divided, divide, made_queries, write_parts
+from embedlm.adaptation.queries import Divided, divide, made_queries, write_parts
 from embedlm.adaptation.report import card_part, made_report, markdown
 from embedlm.adaptation.selection import select_records
 from embedlm.adaptation.settings import WRITTEN, Settings
@@ -109,8 +109,9 @@ def adapt(
     models.check(settings)
     run = _Run(settings, corpus, models, exam, queries, on_event or (lambda *_: None))
     if dry_run:
-        asking = run.asking([])
-        return estimated(settings, models, run.chunks, divide(asking, run.chunks, settings), price)
+        return estimated(settings, models, run.chunks, run.divided([]), price)
+    if llm is None:
+        run.divided([])  # too few documents or queries are told before anything is written
     with opened(Path(str(output)).resolve(), run.manifest(), run.on_event) as steps:
         return run.to_end(steps, restart=restart)
 
@@ -153,9 +154,10 @@ class _Run:
         """The caller's queries."""
         return None if self.queries is None else read_queries(self.queries, self.chunks)
 
-    def asking(self, written: list[Query]) -> Asking:
-        """Return all queries."""
-        return made_queries(self.chunks, self.settings, self.given, written)
+    def divided(self, written: list[Query]) -> Divided:
+        """Return all queries in three parts."""
+        asking = made_queries(self.chunks, self.settings, self.given, written)
+        return divide(asking, self.chunks, self.settings)
 
     def manifest(self) -> dict[str, Any]:
         """Return all that the outputs depend on."""
@@ -203,7 +205,7 @@ class _Run:
     def made(self, steps: Steps) -> dict[str, Any]:
         """Make the records to train on; return what is told of them."""
         written = steps.run("written", lambda: self.written(steps)) if self.models.llm else None
-        asked = steps.run("asked", lambda: self.divided(steps, written))
+        asked = steps.run("asked", lambda: self.asked(steps, written))
         mined = steps.run("mined", lambda: self.mined(steps))
         source = steps.work / "mined.jsonl"
         if self.models.reranker is not None:
@@ -222,15 +224,14 @@ class _Run:
             "set_aside": [_told(one) for one in aside],
         }
 
-    def divided(self, steps: Steps, written: Mapping[str, Any] | None) -> dict[str, Any]:
+    def asked(self, steps: Steps, written: Mapping[str, Any] | None) -> dict[str, Any]:
         """Divide documents and queries into parts, and write these."""
         by_id = {chunk.id: chunk for chunk in self.chunks}
         own = [
             Query(text, WRITTEN, by_id[id], by_id[id].passage)
             for text, id in ([] if written is None else written["queries"])
         ]
-        asking = self.asking(own)
-        divided: Divided = divide(asking, self.chunks, self.settings)
+        divided = self.divided(own)
         write_parts(divided, self.chunks, steps.data, steps.work)
         aside = {
             "documents": [_told(one) for one in self.corpus.set_aside],
@@ -242,7 +243,7 @@ class _Run:
             "chunks": len(self.chunks),
             "split": divided.split.by,
             "queries": divided.counts(),
-            "ambiguous": asking.ambiguous,
+            "ambiguous": divided.ambiguous,
             "set_aside": {name: found[:_SHOWN] for name, found in aside.items() if found},
             "set_aside_counts": {name: len(found) for name, found in aside.items() if found},
         }

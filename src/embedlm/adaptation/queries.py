@@ -41,6 +41,8 @@ class Divided:
 
     split: Split
     parts: dict[str, list[list[Query]]]
+    ambiguous: int
+    """Derived and written queries that several chunks gave, which are left out."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return how many queries of each kind a part has."""
@@ -93,7 +95,7 @@ def divide(asking: Asking, chunks: Sequence[Chunk], settings: Settings) -> Divid
                 f"too few queries ({told}) from {len(documents)} documents with {len(chunks)} "
                 "chunks; give more documents, or queries of your own"
             )
-    return Divided(split, chosen)
+    return Divided(split, chosen, asking.ambiguous)
 
 
 def _source(own: Sequence[Query]) -> str:

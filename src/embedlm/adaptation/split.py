@@ -76,8 +76,8 @@ def _parts(
     """Return the part of each member; each part has one group at least."""
     if len(groups) < 3:
         raise InputError(
-            f"there are {len(groups)} {what} that share no query, and at least 3 are needed: some "
-            "to learn from, some to choose by, some to be evaluated on; give more documents"
+            f"{what} that share no query: {len(groups)}, and at least 3 are needed: to learn from, "
+            "to choose by, and to be evaluated on; give more documents"
         )
     total = sum(map(len, groups))
     order = sorted(groups, key=lambda group: _draw(seed, group))
