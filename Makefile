@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 
-.PHONY: demo test check lint types contracts wheel bench docs clean
+.PHONY: demo adapt-demo test check lint types contracts wheel bench docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ $(DEV): $(CORE)
 
 demo: $(CORE)  ## Ask three questions over the project's own docs.
 	$(BIN)/python examples/demo.py
+
+adapt-demo: $(DEV)  ## Adapt the built-in model to the project's own docs; minutes on 2 cores.
+	$(BIN)/embedlm adapt docs -o adapted-demo --steps 40 --batch 8 --negatives 3 --chunk-tokens 128
 
 test: $(DEV)  ## Run the tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

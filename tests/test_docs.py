@@ -28,7 +28,9 @@ RUN_PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
 HUB, DATA = "needs a model hub", "needs data sets"
 RAY, SETUP = "needs a Ray cluster", "sets up an environment"
 OLLAMA = "needs Ollama"
+MINUTES = "takes minutes"
 NOT_RUN = {
+    "docs/adapt.md": [MINUTES, MINUTES],
     "docs/compress.md": [HUB],
     "docs/encode.md": [RAY],
     "docs/from-llm2vec.md": [HUB, HUB],
@@ -42,7 +44,7 @@ NOT_RUN = {
     "docs/quickstart.md": [SETUP, HUB],
     "docs/rerank.md": [HUB, HUB, HUB],
     "docs/train.md": [DATA],
-    "README.md": [SETUP, DATA],
+    "README.md": [SETUP, DATA, MINUTES],
 }
 """Why blocks of a page do not run, in their order."""
 LINK = re.compile(r"\]\((?!https?://)([^)\s]*)\)")
@@ -62,6 +64,7 @@ COMMANDS = (
     "mine",
     "score",
     "train",
+    "adapt",
     "merge",
     "compress",
 )

@@ -9,6 +9,7 @@ from embedlm.schema.recipe import Recipe, recipes
 
 if TYPE_CHECKING:
     from embedlm import losses
+    from embedlm.adaptation import adapt
     from embedlm.embedder import Embedder
     from embedlm.encode.precision import quantize
     from embedlm.evaluation import evaluate
@@ -28,6 +29,7 @@ __all__ = [
     "Reranker",
     "Writer",
     "__version__",
+    "adapt",
     "dequantize",
     "evaluate",
     "load",
@@ -43,6 +45,7 @@ _LAZY = {
     "Embedder": "embedlm.embedder",
     "Embeddings": "embedlm.readout.embeddings",
     "load": "embedlm.loader",
+    "adapt": "embedlm.adaptation",
     "evaluate": "embedlm.evaluation",
     "mine": "embedlm.mining",
     "quantize": "embedlm.encode.precision",

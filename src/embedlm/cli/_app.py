@@ -15,6 +15,7 @@ from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTok
 
 import embedlm
 from embedlm.cli import (
+    adapt,
     compare,
     compress,
     demonstrations,
@@ -50,6 +51,7 @@ app = App(
   embedlm similarity "a river" "a stream" "a bank"
   embedlm search docs/ "how do I resume a job?"
   embedlm index docs/ -o docs.index
+  embedlm adapt docs/ -o adapted
   embedlm recipes show prompteol
 
 A command's own options and examples: embedlm COMMAND --help""",
@@ -74,6 +76,7 @@ MODULES = (
     mine,
     score,
     train,
+    adapt,
     merge,
     compress,
     render,

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from embedlm.cli._options import Data, Device, Json, flag, path
 from embedlm.cli._values import emit
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "command", "event_line"]
 
 NAME = "train"
 EXAMPLES = """Examples:
@@ -72,14 +72,14 @@ def _report_json(kind: str, values: dict[str, Any]) -> None:
 
 
 def _report(kind: str, values: dict[str, Any]) -> None:
-    print(_line(kind, values), file=sys.stderr)
+    print(event_line(kind, values), file=sys.stderr)
 
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _line(kind: str, values: dict[str, Any]) -> str:
+def event_line(kind: str, values: dict[str, Any]) -> str:
     """Return the line that reports an event."""
     if kind == "stage":
         return f"stage {values['stage']}: from {values['model']}"

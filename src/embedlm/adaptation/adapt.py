@@ -1,0 +1,334 @@
+"""One command from a folder of documents to a model that searches them better, or to the news that
+none was found: chunks, queries, negatives, tuning, evaluation, and the better of two models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from embedlm.adaptation.chunks import Chunk, Corpus, cut, documents_digest, read_corpus
+from embedlm.adaptation.derived import Query
+from embedlm.adaptation.estimate import estimated
+from embedlm.adaptation.evaluating import Examination, examination, judged
+from embedlm.adaptation.given import Asked, read_queries
+from embedlm.adaptation.models import Models
+from embedlm.adaptation.queries import Divided, divide, made_queries, write_parts
+from embedlm.adaptation.report import card_part, made_report, markdown
+from embedlm.adaptation.selection import select_records
+from embedlm.adaptation.settings import WRITTEN, Settings
+from embedlm.adaptation.steps import REPORT, Steps, check_output, opened
+from embedlm.adaptation.tuning import plan_of
+from embedlm.adaptation.written import written_queries
+from embedlm.errors import InputError
+from embedlm.evaluation.results import Result
+from embedlm.jobs import Reject, new_folder
+from embedlm.jobs.atomic import write_text
+from embedlm.jobs.json_files import read_json, write_json
+from embedlm.loader import load
+from embedlm.mining import mine, score
+from embedlm.training import train
+from embedlm.training.trackers import EventHandler
+
+__all__ = ["adapt"]
+
+_SHOWN = 20
+"""Documents and queries set aside that a report lists, each kind."""
+
+
+def adapt(
+    documents: str | Path,
+    model: str | Path | None = None,
+    output: str | Path | None = None,
+    *,
+    queries: str | Path | None = None,
+    llm: Any = None,
+    teacher: Any = None,
+    reranker: Any = None,
+    kinds: Any = None,
+    recipe: Any = None,
+    suite: str | Path | None = None,
+    data: str | Path | None = None,
+    text_field: str = "text",
+    device: Any = None,
+    dry_run: bool = False,
+    price: float | None = None,
+    restart: bool = False,
+    on_event: EventHandler | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Adapt a model to documents; keep the tuned model only if it is better for sure.
+
+    Args:
+        documents: a file, a folder, or a folder of BEIR's form (with corpus.jsonl).
+        model: the base, a folder or hub id; None: the built-in model.
+        output: a folder for model, report and data; None only with `dry_run`.
+        queries: a file of queries with positives: texts, or ids of documents.
+        llm: writes queries: a folder, a hub id or http://host/v1#model.
+        teacher: an embedder or re-ranker (folder or hub id) whose scores are distilled.
+        reranker: a re-ranker, where `teacher` does not name it.
+        kinds: kinds of queries: title, heading, first_sentence, keywords, cloze, question, given,
+            llm; None: given where there are queries, else the six derived ones; and llm where there
+            is one.
+        recipe: of the base; None takes its own.
+        suite: the general suite, a name or .yaml file; None: quick, where there are data.
+        data: folder of the data sets; None takes $EMBEDLM_DATA.
+        text_field: the field of records that holds the text.
+        device: None chooses CUDA, MPS or CPU.
+        dry_run: return what would be done, with time and cost, and write nothing.
+        price: of a million tokens of the language model, for `dry_run`.
+        restart: discard what the output folder holds of an earlier run.
+        on_event: receives "begin" and "end" of each step, and the events of `train`.
+        **options: chunk_tokens (256), per_chunk (2: derived queries of a chunk), queries_limit
+            (10,000: to train on), held_out (0.2: share of the documents), negatives (7: of a
+            query), filters (of mining; perc_pos=0.95 and consistency=20), train (adapter or all),
+            rank (16), batch (16), steps (None: two rounds, 200 at most), learning_rate (2e-4), seed
+            (0).
+
+    Returns:
+        The report, see docs/adapt.md; with `dry_run` the plan.
+
+    Raises:
+        InputError: an option or an input that cannot be used, or too few documents or queries.
+        JobError: the output folder holds another run, or the job cannot be finished; what is
+            finished is kept.
+        GenerationError: the language model cannot be asked; its answers until then are kept.
+    """
+    options = _renamed(options)
+    settings = Settings.of(kinds, queries is not None, llm is not None, **options)
+    if output is None and not dry_run:
+        raise InputError("no output was given; name a folder for the model and the report")
+    if output is not None:
+        check_output(Path(output))
+    exam = examination(suite, data)
+    corpus = read_corpus(documents, text_field)
+    models = Models.of(model, recipe, teacher, reranker, llm, device)
+    models.check(settings)
+    run = _Run(settings, corpus, models, exam, queries, on_event or (lambda *_: None))
+    if dry_run:
+        return estimated(settings, models, run.chunks, run.divided([]), price)
+    if llm is None:
+        run.divided([])  # too few documents or queries are told before anything is written
+    with opened(Path(str(output)).resolve(), run.manifest(), run.on_event) as steps:
+        return run.to_end(steps, restart=restart)
+
+
+_NAMES = ("chunk_tokens", "per_chunk", "queries_limit", "held_out", "negatives", "filters", "train")
+_MORE = ("rank", "batch", "steps", "learning_rate", "seed")
+
+
+def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
+    from embedlm.schema.arguments import check_names
+
+    check_names("adapt", options, [*_NAMES, *_MORE])
+    return {
+        ("queries" if name == "queries_limit" else name): value for name, value in options.items()
+    }
+
+
+@dataclass
+class _Run:
+    """A run: its inputs, and what is made of them when it is first needed."""
+
+    settings: Settings
+    corpus: Corpus
+    models: Models
+    exam: Examination
+    queries: str | Path | None
+    on_event: EventHandler
+
+    @cached_property
+    def chunks(self) -> list[Chunk]:
+        """The chunks of all documents."""
+        tokenizer = self.models.base.tokenizer
+        found = list(cut(self.corpus.documents, tokenizer, self.settings.chunk_tokens))
+        if not found:
+            raise InputError("the documents hold no text that could be searched for")
+        return found
+
+    @cached_property
+    def given(self) -> Asked | None:
+        """The caller's queries."""
+        return None if self.queries is None else read_queries(self.queries, self.chunks)
+
+    def divided(self, written: list[Query]) -> Divided:
+        """Return all queries in three parts."""
+        asking = made_queries(self.chunks, self.settings, self.given, written)
+        return divide(asking, self.chunks, self.settings)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return all that the outputs depend on."""
+        asked = None
+        if self.given is not None:
+            asked = [
+                [own[0].text, *(query.chunk.id for query in own)] for own in self.given.queries
+            ]
+        return {
+            "version": 1,
+            "documents": documents_digest(self.corpus.documents),
+            "queries": asked and _digest(asked),
+            **self.models.facts(),
+            "suite": {name: task.model_dump() for name, task in self.exam.tasks.items()},
+            "settings": self.settings.facts(),
+        }
+
+    def to_end(self, steps: Steps, *, restart: bool) -> dict[str, Any]:
+        """Do every step that no earlier run has finished; return the report."""
+        steps.begin(restart=restart)
+        finished = steps.report()
+        if finished is not None:
+            return finished
+        facts = self.made(steps)
+        trained = steps.run("tuned", lambda: self.tuned(steps, facts["selected"]["train"]))
+        tuned = steps.work / "tuned" / "model"
+        results = self.results(steps, None)
+        others = self.results(steps, tuned) if trained["best_step"] else None
+        verdict = judged(results, others)
+        report = made_report(
+            verdict,
+            results,
+            others,
+            {**facts, "trained": trained, "run": steps.manifest},
+            self.exam.why_none,
+        )
+        self.write_model(steps.out / "model", tuned if verdict.kept == "tuned" else None, report)
+        write_text(steps.out / "report.md", markdown(report))
+        write_json(steps.out / REPORT, report, indent=1)
+        steps.end()
+        return report
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def made(self, steps: Steps) -> dict[str, Any]:
+        """Make the records to train on; return what is told of them."""
+        written = steps.run("written", lambda: self.written(steps)) if self.models.llm else None
+        asked = steps.run("asked", lambda: self.asked(steps, written))
+        mined = steps.run("mined", lambda: self.mined(steps))
+        source = steps.work / "mined.jsonl"
+        if self.models.reranker is not None:
+            steps.run("scored", lambda: self.scored(steps))
+            source = steps.work / "scored.jsonl"
+        taught = self.models.taught_by is not None
+        selected = steps.run("selected", lambda: select_records(source, steps.data, scored=taught))
+        return {**asked, "mined": mined, "selected": selected}
+
+    def written(self, steps: Steps) -> dict[str, Any]:
+        """Let the language model write a query for each chunk, up to the number to train on."""
+        chosen = self.chunks[:: -(-len(self.chunks) // self.settings.queries)]
+        found, aside = written_queries(self.models.llm, chosen, self.settings.seed)  # type: ignore[arg-type]
+        return {
+            "queries": [[query.text, query.chunk.id] for query in found],
+            "set_aside": [_told(one) for one in aside],
+        }
+
+    def asked(self, steps: Steps, written: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Divide documents and queries into parts, and write these."""
+        by_id = {chunk.id: chunk for chunk in self.chunks}
+        own = [
+            Query(text, WRITTEN, by_id[id], by_id[id].passage)
+            for text, id in ([] if written is None else written["queries"])
+        ]
+        divided = self.divided(own)
+        write_parts(divided, self.chunks, steps.data, steps.work)
+        aside = {
+            "documents": [_told(one) for one in self.corpus.set_aside],
+            "queries": [_told(one) for one in self.given.set_aside] if self.given else [],
+            "llm": [] if written is None else written["set_aside"],
+        }
+        return {
+            "documents": len(self.corpus.documents),
+            "chunks": len(self.chunks),
+            "split": divided.split.by,
+            "queries": divided.counts(),
+            "ambiguous": divided.ambiguous,
+            "set_aside": {name: found[:_SHOWN] for name, found in aside.items() if found},
+            "set_aside_counts": {name: len(found) for name, found in aside.items() if found},
+        }
+
+    def mined(self, steps: Steps) -> dict[str, Any]:
+        """Mine negatives, and leave out queries whose passage the search does not find."""
+        report = mine(
+            steps.work / "records.jsonl",
+            steps.work / "passages.jsonl",
+            model=self.models.miners,
+            output=steps.work / "mined.jsonl",
+            k=self.settings.negatives,
+            filters=self.settings.rules(),
+            seed=self.settings.seed,
+        ).report
+        return {
+            "records": report["records"],
+            "written": report["written"],
+            "negatives": report["negatives"],
+            "short": report["short"]["records"],
+            "dropped": {rule: found["count"] for rule, found in report["dropped"].items()},
+            "set_aside": {why: found["count"] for why, found in report["set_aside"].items()},
+        }
+
+    def scored(self, steps: Steps) -> dict[str, Any]:
+        """Write the re-ranker's scores into the records."""
+        report = score(
+            steps.work / "mined.jsonl",
+            reranker=self.models.reranker,
+            output=steps.work / "scored.jsonl",
+        ).report
+        return {"written": report["written"], "scores": report["scores"]}
+
+    # -- models -------------------------------------------------------------------------------
+
+    def tuned(self, steps: Steps, queries: int) -> dict[str, Any]:
+        """Tune the base; return how it went."""
+        taught = self.models.taught_by
+        plan = plan_of(
+            self.settings,
+            model=self.models.source,
+            recipe=self.models.recipe,
+            teacher=taught,
+            queries=queries,
+            save_dtype=self.models.save_dtype,
+            data=steps.data,
+        )
+        folder = steps.work / "tuned"
+        train(plan, folder, device=self.models.device, on_event=self.on_event)
+        summary: dict[str, Any] = read_json(folder / "stage-1-adapt" / "summary.json")
+        learnt = "InfoNCE" if taught is None else f"listwise distillation ({taught}) and InfoNCE"
+        how = f"LoRA of rank {self.settings.rank}" if self.settings.train == "adapter" else "all"
+        facts = {"objective": learnt, "train": how, "batch": self.settings.batch}
+        return {**facts, "learning_rate": self.settings.learning_rate, **summary}
+
+    def results(self, steps: Steps, folder: Path | None) -> list[Result]:
+        """Return the results of the base (None) or of the model in a folder."""
+        name = "base" if folder is None else "tuned"
+        self.on_event("begin", {"step": f"evaluate {name}", "finished": False})
+        model = self.models.base
+        if folder is not None:
+            model = load(str(folder), device=self.models.device)
+        found = self.exam.score(model, steps.data, steps.work / "results")
+        self.on_event("end", {"step": f"evaluate {name}", "score": found[0].score})
+        return found
+
+    def write_model(self, target: Path, tuned: Path | None, report: Mapping[str, Any]) -> None:
+        """Write the model that is kept: the tuned one with its card, or the base as it is."""
+        with new_folder(target) as folder:
+            source = Path(self.models.source) if tuned is None else tuned
+            if source.is_dir() and (tuned is not None or self.models.recipe is None):
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+            else:
+                self.models.base.save_pretrained(folder)
+            if tuned is not None:
+                card = folder / "README.md"
+                text = card.read_text(encoding="utf-8").rstrip() if card.is_file() else ""
+                write_text(card, f"{text}\n\n{card_part(report)}")
+
+
+def _told(reject: Reject) -> dict[str, Any]:
+    return {"file": reject.file, "line": reject.line, "error": reject.error}
+
+
+def _digest(value: Any) -> str:
+    from embedlm.jobs.manifest import facts_digest
+
+    return facts_digest({"value": value})

@@ -1,0 +1,121 @@
+"""The models of a run: the base, what it learns from, and what writes queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedlm.adaptation.settings import Settings
+from embedlm.adaptation.written import prompts_digest
+from embedlm.encode.identity import identity
+from embedlm.errors import InputError, UnsupportedError, require
+from embedlm.generation import Generator, resolve_generator
+from embedlm.jobs.manifest import facts_digest
+from embedlm.loader import load
+from embedlm.rerank import Reranker, is_reranker
+from embedlm.training.plan import find_model
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["Models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """All models of a run, loaded."""
+
+    name: str
+    """The base's, as it was given."""
+    base: Embedder
+    recipe: dict[str, Any] | None
+    """Fields of the recipe that was given; None: the model's own."""
+    teacher: Embedder | None
+    reranker: Reranker | None
+    llm: Generator | None
+    device: Any
+
+    @classmethod
+    def of(
+        cls, model: Any, recipe: Any, teacher: Any, reranker: Any, llm: Any, device: Any
+    ) -> Models:
+        """Load the models.
+
+        Raises:
+            InputError: a model that is no folder or hub id, or both a teacher and a re-ranker.
+            UnsupportedError: the base or the teacher has no dense head.
+        """
+        name = "builtin" if model is None else model
+        if not isinstance(name, str | Path):
+            raise InputError(
+                f"model is {type(model).__name__}; give a folder or hub id, since training opens it"
+            )
+        if teacher is not None and reranker is not None:
+            raise InputError("teacher and reranker were given; scores come from one: give one")
+        if isinstance(teacher, str | Path) and is_reranker(teacher):
+            teacher, reranker = None, teacher
+        if isinstance(teacher, str | Path):
+            teacher = load(str(teacher), device=device)
+        if isinstance(reranker, str | Path):
+            reranker = Reranker(str(reranker), device=device)
+        base = load(find_model(str(name), Path(), None), recipe, device=device)
+        for one, what in ((base, "the model"), (teacher, "the teacher")):
+            if one is not None and all(head.kind != "dense" for head in one.recipe.heads):
+                raise UnsupportedError(f"{what} {one.name!r} has no dense head; name another")
+        own = None if recipe is None else base.recipe.model_dump(mode="json", exclude_unset=True)
+        llm = None if llm is None else resolve_generator(llm)
+        return cls(str(name), base, own, teacher, reranker, llm, device)
+
+    @property
+    def source(self) -> str:
+        """The folder or hub id that the base is loaded from."""
+        return find_model(self.name, Path(), None)
+
+    @property
+    def taught_by(self) -> str | None:
+        """What gives the scores that are distilled; None: nothing does."""
+        if self.reranker is not None:
+            return "reranker"
+        return None if self.teacher is None else "embedder"
+
+    @property
+    def miners(self) -> list[Any]:
+        """What ranks passages, the one whose scores are kept first."""
+        return [self.base] if self.teacher is None else [self.teacher, self.base]
+
+    @property
+    def save_dtype(self) -> str:
+        """The numbers in which the base is stored: those of the tuned model, too."""
+        stored = str(getattr(self.base.backbone.config, "dtype", None)).removeprefix("torch.")
+        return stored if stored in ("bfloat16", "float16") else "float32"
+
+    def check(self, settings: Settings) -> None:
+        """Refuse, before anything is done, what would fail later.
+
+        Raises:
+            MissingExtraError: an adapter is to be trained, and peft is not there.
+            InputError: the teacher is the base itself.
+        """
+        if settings.train == "adapter":
+            require("peft", "train")
+        if self.teacher is not None and self._digest(self.teacher) == self._digest(self.base):
+            raise InputError("the teacher is the model itself, which has nothing to learn from it")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells these models from others."""
+        told: dict[str, Any] = {
+            "model": {"name": Path(self.name).name, "digest": self._digest(self.base)}
+        }
+        if self.teacher is not None:
+            name = Path(self.teacher.name).name
+            told["teacher"] = {"name": name, "digest": self._digest(self.teacher)}
+        if self.reranker is not None:
+            digest = facts_digest(self.reranker.identity())
+            told["reranker"] = {"name": Path(self.reranker.name).name, "digest": digest}
+        if self.llm is not None:
+            told["llm"] = {"name": self.llm.name, "prompts": prompts_digest()}
+        return told
+
+    def _digest(self, model: Embedder) -> str:
+        return facts_digest(identity(model, with_head=False))

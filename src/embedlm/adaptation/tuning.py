@@ -1,0 +1,96 @@
+"""The plan by which an adaptation tunes: listwise distillation and a little InfoNCE, with LoRA.
+
+InfoNCE alone often lowers models that are good already; the order that a stronger model gives to a
+query's passages raises them (CADET, arXiv 2505.19274: KL + 0.1 InfoNCE). Without a teacher there is
+InfoNCE alone, and the untouched base is kept unless the result is better.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from embedlm.adaptation.settings import Settings
+
+__all__ = ["plan_of", "steps_of"]
+
+EPOCHS, MOST_STEPS = 2, 200
+"""Without `steps`: so many rounds through the queries, and at most so many steps."""
+SCORES = 6
+"""Dev scores of a run, the start's apart."""
+QUERY_TOKENS = 64
+_TEMPERATURE = 0.05
+_TEACHER_TEMPERATURE = {"embedder": 0.05, "reranker": 1.0}
+"""Cosines and logits have different scales."""
+_INFO_NCE = 0.1
+"""Weight of InfoNCE beside distillation."""
+
+
+def steps_of(settings: Settings, queries: int) -> int:
+    """Return the number of steps."""
+    if settings.steps is not None:
+        return settings.steps
+    return min(math.ceil(EPOCHS * queries / settings.batch), MOST_STEPS)
+
+
+def plan_of(
+    settings: Settings,
+    *,
+    model: str,
+    recipe: dict[str, Any] | None,
+    teacher: str | None,
+    queries: int,
+    save_dtype: str,
+    data: Path,
+) -> dict[str, Any]:
+    """Return the plan of a run.
+
+    Args:
+        settings: of the run.
+        model: the base's folder or hub id.
+        recipe: its fields; None: the model's own.
+        teacher: "embedder" or "reranker" where records hold its scores.
+        queries: number of training records.
+        save_dtype: numbers of the tuned model's weights.
+        data: the folder with train.jsonl and dev.jsonl.
+    """
+    steps = steps_of(settings, queries)
+    contrast = {"kind": "info_nce", "temperature": _TEMPERATURE}
+    objective: list[dict[str, Any]] = [contrast]
+    if teacher is not None:
+        options = {
+            "form": "cross_entropy",
+            "similarity": "cosine",
+            "teacher_temperature": _TEACHER_TEMPERATURE[teacher],
+        }
+        listwise = {"kind": "kl_distill", "temperature": _TEMPERATURE, "options": options}
+        objective = [listwise, {**contrast, "weight": _INFO_NCE}]
+    stage = {
+        "name": "adapt",
+        "objective": objective,
+        "data": [{"source": str(data / "train.jsonl")}],
+        "train": settings.train,
+        "adapter": {"rank": settings.rank, "alpha": 2 * settings.rank},
+        "batching": {
+            "size": settings.batch,
+            "group_size": settings.negatives + 1,
+            "chunk_tokens": 16384,
+        },
+        "optimizer": {"learning_rate": settings.learning_rate, "steps": steps, "warmup": 0.1},
+        "max_length": {"query": QUERY_TOKENS, "document": settings.chunk_tokens},
+        "keep": "best",
+    }
+    if settings.train != "adapter":
+        del stage["adapter"]
+    return {
+        "name": "adapt",
+        "model": model,
+        **({} if recipe is None else {"recipe": recipe}),
+        "stages": [stage],
+        "dev": {"source": str(data / "dev.jsonl"), "every": max(1, steps // SCORES)},
+        "save_dtype": save_dtype,
+        "seed": settings.seed,
+        "checkpoint_every": max(1, steps // (2 * SCORES)),
+        "log_every": max(1, steps // (2 * SCORES)),
+    }
