@@ -58,6 +58,7 @@ COMMANDS = (
     "rerank",
     "evaluate",
     "compare",
+    "synthesize",
     "mine",
     "score",
     "train",

@@ -17,10 +17,12 @@ import embedlm
 from embedlm.cli import (
     compare,
     compress,
+    data,
     demonstrations,
     encode,
     evaluate,
     index,
+    larmor,
     merge,
     mine,
     parity,
@@ -30,6 +32,7 @@ from embedlm.cli import (
     score,
     search,
     similarity,
+    synthesize,
     train,
 )
 from embedlm.errors import EmbedLMError, InputError, closest
@@ -65,6 +68,8 @@ MODULES = (
     rerank,
     evaluate,
     compare,
+    synthesize,
+    larmor,
     mine,
     score,
     train,
@@ -76,12 +81,18 @@ MODULES = (
 )
 for module in MODULES:
     app.command(module.command, name=module.NAME, help_epilogue=module.EXAMPLES)
-app.command(index.app)
-app.command(recipes.app)
+GROUPS = (index.app, recipes.app, data.app)
+for group in GROUPS:
+    app.command(group)
 app.register_install_completion_command(
     help="Install completion of commands and options for your shell."
 )
-COMMANDS = [*(module.NAME for module in MODULES), *index.app.name, *recipes.app.name]
+COMMANDS = [
+    *(module.NAME for module in MODULES),
+    *index.app.name,
+    *recipes.app.name,
+    *data.app.name,
+]
 
 
 class _Terminated(KeyboardInterrupt):
