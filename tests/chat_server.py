@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 NO_SUCH = {"error": {"message": "no such option", "param": "seed", "code": "unsupported"}}
@@ -23,12 +24,38 @@ class Server(ThreadingHTTPServer):
         text = body["messages"][-1]["content"].removeprefix("Input: ").upper()
         return f'Output: "{text} {body["seed"]}"'
 
+    def step(self, body):
+        """Return how a request is answered of which the script says nothing."""
+        return 200
+
+    def more(self, body, answer):
+        """Change a good answer before it is sent."""
+
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request, client_address):
         """Say nothing of a client that went away."""
+
+
+@contextmanager
+def serving(kind=Server):
+    """Yield a function that starts a server of a kind; all are stopped at the end."""
+    running = []
+
+    def start(*arguments, **options):
+        server = kind(*arguments, **options)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        running.append((server, thread))
+        return server
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             server.requests.append(body)
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
-            step = server.script.pop(0) if server.script else 200
+            step = server.script.pop(0) if server.script else server.step(body)
         try:
             time.sleep(1.0 if step == "late" else server.delay)
         finally:
@@ -53,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": said}
         good = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
         good["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
+        self.server.more(body, good)
         wanted = {"empty": {**good, "choices": []}, "no such": NO_SUCH, "filtered": FILTERED}
         payload = json.dumps(wanted.get(step, good)).encode()
         status = step if isinstance(step, int) else 400 if step in ("no such", "filtered") else 200

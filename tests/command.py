@@ -155,13 +155,15 @@ def _wait(child, kill_at):
 
 
 def _serve():
+    import openai.resources.chat  # noqa: F401
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import embedlm.bulk.files
     import embedlm.cli._app
     import embedlm.loader
-    import embedlm.search  # noqa: F401
+    import embedlm.search
+    import embedlm.synthesis  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -61,6 +61,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "layers",
+    "synthesize",
     "mine",
     "score",
     "train",

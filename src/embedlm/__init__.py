@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embedlm.readout.embeddings import Embeddings
     from embedlm.readout.quantized import dequantize
     from embedlm.rerank import Reranker
+    from embedlm.synthesis import synthesize
     from embedlm.training import train
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "mine",
     "quantize",
     "recipes",
+    "synthesize",
     "train",
 ]
 
@@ -51,6 +53,7 @@ _LAZY = {
     "quantize": "embedlm.encode.precision",
     "dequantize": "embedlm.readout.quantized",
     "Reranker": "embedlm.rerank",
+    "synthesize": "embedlm.synthesis",
     "train": "embedlm.training",
     "Writer": "embedlm.generation.writer",
 }

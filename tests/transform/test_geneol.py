@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 
@@ -22,7 +21,7 @@ from embedlm.generation import (
 from embedlm.schema.recipe import Transform
 from embedlm.transform import transform_texts
 from embedlm.transform.geneol import _tasks, chats_for
-from tests.chat_server import Server
+from tests.chat_server import serving
 
 TEXTS = ["plants make food", "the quick brown fox", "light"]
 CONFIG = Transform(max_new_tokens=6, demonstrations=1)
@@ -30,20 +29,8 @@ CONFIG = Transform(max_new_tokens=6, demonstrations=1)
 
 @pytest.fixture
 def serve():
-    running = []
-
-    def start(script=(), delay=0.0):
-        server = Server(script, delay)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        running.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ from embedlm.cli import (
     adapt,
     compare,
     compress,
+    data,
     demonstrations,
     encode,
     evaluate,
     index,
+    larmor,
     layers,
     mcp,
     merge,
@@ -34,6 +36,7 @@ from embedlm.cli import (
     search,
     serve,
     similarity,
+    synthesize,
     train,
 )
 from embedlm.errors import EmbedLMError, InputError, closest
@@ -73,6 +76,8 @@ MODULES = (
     evaluate,
     compare,
     layers,
+    synthesize,
+    larmor,
     mine,
     score,
     train,
@@ -85,12 +90,18 @@ MODULES = (
 )
 for module in MODULES:
     app.command(module.command, name=module.NAME, help_epilogue=module.EXAMPLES)
-app.command(index.app)
-app.command(recipes.app)
+GROUPS = (index.app, recipes.app, data.app)
+for group in GROUPS:
+    app.command(group)
 app.register_install_completion_command(
     help="Install completion of commands and options for your shell."
 )
-COMMANDS = [*(module.NAME for module in MODULES), *index.app.name, *recipes.app.name]
+COMMANDS = [
+    *(module.NAME for module in MODULES),
+    *index.app.name,
+    *recipes.app.name,
+    *data.app.name,
+]
 
 
 class _Terminated(KeyboardInterrupt):

@@ -36,7 +36,8 @@ class RecordJobOptions:
         str,
         Parameter(
             metavar="FORM",
-            help="Form of the output: records, sentence-transformers, flagembedding or tevatron.",
+            help="Form of the output: records, sentence-transformers, flagembedding, tevatron or "
+            "e5.",
         ),
     ] = "records"
     rejects: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from embedlm.data.training_record import Document, TrainingRecord
@@ -53,25 +53,34 @@ def _passage(document: Document) -> dict[str, str]:
     return {"docid": document.id or "", "title": "", "text": document.text}
 
 
+def _e5(record: TrainingRecord) -> Iterator[dict[str, Any]]:
+    """Yield a row for each positive with each negative, as LLM2Vec's files of E5's data."""
+    for positive in record.positives:
+        for negative in record.negatives or [Document("")]:
+            row = {"query": record.query, "positive": positive.text}
+            yield {**row, "negative": negative.text} if negative.text else row
+
+
 RECORD_FORMS: dict[str, Callable[[TrainingRecord], Iterator[dict[str, Any]]]] = {
     "records": _own,
     "sentence-transformers": _sentence_transformers,
     "flagembedding": _flag_embedding,
     "tevatron": _tevatron,
+    "e5": _e5,
 }
 """What a record becomes, by the name of the form; a line here adds one."""
 
 
-def check_form(form: str) -> None:
-    """Refuse a form that no writer has.
+def check_form(form: str, allowed: Iterable[str] = RECORD_FORMS) -> None:
+    """Refuse a form that is not allowed; without `allowed`, one that no writer of files has.
 
     Raises:
         InputError: names the forms.
     """
-    if form not in RECORD_FORMS:
+    names = list(allowed)
+    if form not in names:
         raise InputError(
-            f"the form {form!r} is not known; allowed: {', '.join(RECORD_FORMS)}."
-            + closest(form, list(RECORD_FORMS))
+            f"the form {form!r} is not known; allowed: {', '.join(names)}.{closest(form, names)}"
         )
 
 

@@ -7,7 +7,8 @@ report counts (Brown et al., arXiv 2005.14165, appendix C), or the whole of a sh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from embedlm.data import read_rows
 from embedlm.evaluation.results import Result
 
-__all__ = ["N", "contamination", "grams"]
+__all__ = ["HeldOut", "N", "contamination", "grams", "texts_of"]
 
 N = 8
 """Words of a run; shorter texts are compared whole, if they have `_LEAST` words."""
@@ -56,7 +57,7 @@ def contamination(results: Iterable[Result], training: Path) -> dict[str, dict[s
     lengths = sorted({gram.count(" ") + 1 for gram in wanted})
     seen: list[set[int]] = [set() for _ in results]
     for _, record in read_rows(training):
-        for text in _texts(record):
+        for text in texts_of(record):
             words = _WORD.findall(text.casefold())
             for n in lengths:
                 for i in range(len(words) - n + 1):
@@ -65,15 +66,16 @@ def contamination(results: Iterable[Result], training: Path) -> dict[str, dict[s
     return {result.task: _told(result, found) for result, found in zip(results, seen, strict=True)}
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
+    """Yield all texts of a record, whatever its fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _texts(inner)
+            yield from texts_of(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _texts(inner)
+            yield from texts_of(inner)
 
 
 def _told(result: Result, seen: set[int]) -> dict[str, Any]:
@@ -88,3 +90,38 @@ def _told(result: Result, seen: set[int]) -> dict[str, Any]:
         "score_without": score,
         "examples": [sample.texts[unit][0] for unit in sorted(seen)[:5]],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Texts of an evaluation set, by their runs of words."""
+
+    runs: frozenset[str] = frozenset()
+    lengths: tuple[int, ...] = ()
+    """Numbers of words that the runs have."""
+
+    @classmethod
+    def read(cls, paths: Sequence[str | Path]) -> HeldOut:
+        """Read all texts of some files.
+
+        Raises:
+            InputError: no such file.
+            RecordError: a record that cannot be read, with file and line.
+        """
+        runs = frozenset(
+            run
+            for path in paths
+            for _, record in read_rows(path)
+            for text in texts_of(record)
+            for run in grams(text)
+        )
+        return cls(runs, tuple(sorted({run.count(" ") + 1 for run in runs})))
+
+    def holds(self, text: str) -> bool:
+        """Tell whether a text holds a run of the held-out words, or is the whole of a short one."""
+        words = _WORD.findall(text.casefold())
+        return any(
+            " ".join(words[i : i + n]) in self.runs
+            for n in self.lengths
+            for i in range(len(words) - n + 1)
+        )

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +42,7 @@ def key_of(name: str, chat: Chat, sampling: Sampling, seed: int) -> str:
 
 
 class Cache:
-    """A table of texts by key, safe for several processes and kills.
+    """A table of texts by key, safe for several processes, threads and kills.
 
     A damaged file is set aside, with a warning, and a new one begun.
 
@@ -51,6 +52,7 @@ class Cache:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_path()
+        self._lock = threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._opened()
@@ -73,7 +75,7 @@ class Cache:
         return self._open()
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=60)
+        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(
@@ -93,7 +95,8 @@ class Cache:
                 part = keys[start : start + _MOST_NAMES]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, text FROM generations WHERE key IN ({marks})"
-                texts.update(self._connection.execute(query, part).fetchall())
+                with self._lock:
+                    texts.update(self._connection.execute(query, part).fetchall())
         except sqlite3.Error as error:
             raise self._failed(error) from error
         return texts
@@ -101,7 +104,7 @@ class Cache:
     def put(self, entries: Iterable[tuple[str, str]]) -> None:
         """Add texts; they are on disk when this returns."""
         try:
-            with self._connection:
+            with self._lock, self._connection:
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO generations VALUES (?, ?)", list(entries)
                 )

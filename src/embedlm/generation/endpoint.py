@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from embedlm.errors import GenerationError, require
-from embedlm.generation.generator import Chat, Sampling
+from embedlm.generation.gate import Gate
+from embedlm.generation.generator import Answer, Chat, Question, Sampling, as_lines
 
 __all__ = ["EndpointGenerator"]
 
@@ -19,6 +20,10 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 60.0
 """Seconds between two attempts, however long the server asks for."""
+_TOP = 20
+"""Tokens whose log-probabilities are asked for: the most that OpenAI gives."""
+_UNLIKELY = -20.0
+"""Log-probability of a label that was not written, where the server gives none."""
 _ALL_REFUSED = 32
 """After so many refusals and no answer, the requests are wrong, not the texts."""
 
@@ -43,6 +48,8 @@ class EndpointGenerator:
         timeout: seconds to wait for one answer.
         retries: attempts after the first.
         wait: seconds before the second attempt; doubled for each further one.
+        per_minute: requests that `answer` sends in a minute at most; None: as many as it can.
+        patience: seconds for which `answer` waits while the server gives no answer to anything.
     """
 
     def __init__(
@@ -56,6 +63,8 @@ class EndpointGenerator:
         timeout: float = 60.0,
         retries: int = 5,
         wait: float = 0.5,
+        per_minute: float | None = None,
+        patience: float = 600.0,
     ) -> None:
         openai = require("openai", "synth")
         self._openai = openai
@@ -67,6 +76,7 @@ class EndpointGenerator:
         )
         self.base_url, self.model = base_url, model
         self.concurrency, self.retries, self.wait = concurrency, retries, wait
+        self.gate = Gate(per_minute, patience)
         self.name = name or f"endpoint:{base_url.rstrip('/')}#{model}"
 
     def generate(
@@ -115,50 +125,125 @@ class EndpointGenerator:
             stopped.set()
             raise
 
+    def answer(self, question: Question, stopped: threading.Event) -> Answer:
+        """Return the answer to one question; threads may call this at once.
+
+        All calls share a rate limit and a circuit breaker: after several failures in a row one
+        request at a time probes the server. A chat that fails while others are answered is
+        refused. A server is given up that answers nothing for `patience` seconds, or nothing
+        from the start: that is tried as often as any chat, unless it says that it is busy (429).
+
+        Raises:
+            GenerationError: the server cannot be used.
+            CancelledError: `stopped` was set by another thread.
+        """
+        begun, attempt = self.gate.answered, 0
+        while True:
+            attempt += 1
+            if not self.gate.enter(stopped):
+                raise CancelledError
+            try:
+                answer = self._once(question)
+            except Exception as error:
+                kind = self._kind(error)
+                if kind == "refused":
+                    self.gate.refused()
+                    return Answer(_told(error), "refused")
+                if kind != "passing":
+                    raise self._failed(error, attempt) from error
+                pause = self._pause(error, attempt)
+                self.gate.failed(pause)
+                if attempt > self.retries and self.gate.answered > begun:
+                    return Answer(f"no answer after {attempt} attempts: {_told(error)}", "refused")
+                limited = getattr(error, "status_code", None) == 429
+                never = self.gate.answered == 0 and attempt > self.retries and not limited
+                if never or self.gate.exhausted():
+                    raise self._failed(error, attempt) from error
+                stopped.wait(pause)
+            else:
+                self.gate.succeeded()
+                return answer
+
     def _ask(
         self, chat: Chat, sampling: Sampling, seed: int, stopped: threading.Event
     ) -> str | None:
         """Return the answer to one chat; None if the server refuses it."""
-        openai, attempt = self._openai, 0
         problem: Exception | None = None
+        attempt = 0
         for attempt in range(1, self.retries + 2):
             try:
-                return self._once(chat, sampling, seed)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                # If the server objects to a part other than the chat, it will refuse every request.
-                if error.param in (None, "messages"):
+                return self._once(Question(chat, sampling, seed)).text
+            except Exception as error:
+                kind = self._kind(error)
+                if kind == "refused":
                     self._refused(error)
                     return None
-                raise self._failed(error, attempt) from error
-            except (
-                openai.AuthenticationError,
-                openai.PermissionDeniedError,
-                openai.NotFoundError,
-            ) as error:
-                raise self._failed(error, attempt) from error
-            except (openai.OpenAIError, _Unusable, ValueError) as error:
-                if getattr(error, "status_code", None) == 413:
-                    self._refused(error)
-                    return None
+                if kind != "passing":
+                    raise self._failed(error, attempt) from error
                 problem = error
             if stopped.is_set() or attempt > self.retries:
                 break
             stopped.wait(self._pause(problem, attempt))
         raise self._failed(problem, attempt) from problem
 
-    def _once(self, chat: Chat, sampling: Sampling, seed: int) -> str:
+    def _kind(self, error: Exception) -> str:
+        """Return refused (this chat), lasting (every chat), or passing (another try may do).
+
+        Raises:
+            Exception: the error itself, where neither the server nor its answer is at fault.
+        """
+        openai = self._openai
+        if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
+            # If the server objects to a part other than the chat, it will refuse every request.
+            return "refused" if error.param in (None, "messages") else "lasting"
+        if isinstance(
+            error,
+            openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError,
+        ):
+            return "lasting"
+        if not isinstance(error, openai.OpenAIError | _Unusable | ValueError):
+            raise error
+        return "refused" if getattr(error, "status_code", None) == 413 else "passing"
+
+    def _once(self, question: Question) -> Answer:
+        if question.continuation is not None:
+            return self._likelihood(question, question.continuation)
+        more: dict[str, Any] = {} if question.stop is None else {"stop": question.stop}
+        if question.logprobs or question.labels:
+            more["logprobs"] = True
+        if question.labels:
+            more["top_logprobs"] = _TOP
         answer = self._client.chat.completions.create(
             model=self.model,
-            messages=chat,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_new_tokens,
-            seed=seed,
+            messages=question.chat,
+            temperature=question.sampling.temperature,
+            top_p=question.sampling.top_p,
+            max_tokens=question.sampling.max_new_tokens,
+            seed=question.seed,
+            **more,
         )
         choices = getattr(answer, "choices", None)
         if not choices or choices[0].message is None:
             raise _Unusable("the answer holds no choices")
-        return str(choices[0].message.content or "")
+        return _read(answer, choices[0], question)
+
+    def _likelihood(self, question: Question, text: str) -> Answer:
+        """Score a text behind a chat, which the completions API echoes with log-probabilities."""
+        prompt = as_lines(question.chat) + " "
+        answer = self._client.completions.create(
+            model=self.model, prompt=prompt + text, max_tokens=1, echo=True, logprobs=1
+        )
+        found = getattr(answer.choices[0] if answer.choices else None, "logprobs", None)
+        if found is None or not found.token_logprobs or not found.text_offset:
+            raise GenerationError(
+                f"{self.base_url} (model {self.model!r}) scores no text that it is given "
+                "(completions with echo and logprobs, as vLLM has them); take a local model, or "
+                "leave likelihood out of the step's rankers"
+            )
+        end = len(prompt) + len(text)
+        pairs = zip(found.text_offset, found.token_logprobs, strict=True)
+        total = sum(float(p) for at, p in pairs if len(prompt) - 1 <= at < end and p is not None)
+        return Answer("", scores=(total,))
 
     def _pause(self, problem: Any, attempt: int) -> float:
         """Return the seconds to wait: what the server says, or twice as long each time."""
@@ -168,7 +253,7 @@ class EndpointGenerator:
         return float(min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT))
 
     def _refused(self, error: Exception) -> None:
-        log.warning("%s refused a chat: %s", self.base_url, " ".join(str(error).split())[:300])
+        log.warning("%s refused a chat: %s", self.base_url, _told(error))
 
     def _failed(self, problem: Any, attempts: int) -> GenerationError:
         return GenerationError(
@@ -182,3 +267,44 @@ def _finished(job: Future[str | None]) -> str | None:
     with suppress(CancelledError):
         return job.result()
     return None
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _read(answer: Any, choice: Any, question: Question) -> Answer:
+    """Return what an answer of the API holds."""
+    usage = getattr(answer, "usage", None)
+    read = int(getattr(usage, "prompt_tokens", 0) or 0)
+    new = int(getattr(usage, "completion_tokens", 0) or 0)
+    refusal = getattr(choice.message, "refusal", None)
+    if refusal or choice.finish_reason == "content_filter":
+        return Answer(str(refusal or "the server filtered the answer"), "refused", read, new)
+    text = str(choice.message.content or "")
+    text = text if question.stop is None else text.lstrip().split(question.stop)[0]
+    content = getattr(getattr(choice, "logprobs", None), "content", None) or []
+    likely = [float(token.logprob) for token in content]
+    mean = sum(likely) / len(likely) if likely else None
+    finish = "length" if choice.finish_reason == "length" else "stop"
+    scores = _label_scores(text, content, question.labels) if question.labels else None
+    return Answer(text, finish, read, new, mean, scores)
+
+
+def _label_scores(text: str, content: Any, labels: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Return the log-probability of each label as the first token; None: none was written.
+
+    Without log-probabilities the label that was written has probability 1. A label that is not
+    among the likeliest tokens counts as less likely than these.
+    """
+    if not content:
+        written = [label for label in labels if text.strip().casefold() == label.casefold()]
+        return (
+            tuple(0.0 if label in written else _UNLIKELY for label in labels) if written else None
+        )
+    found: dict[str, float] = {}
+    for token in content[0].top_logprobs:
+        found.setdefault(token.token.strip().casefold(), float(token.logprob))
+    least = min(found.values(), default=0.0) - 1.0
+    scores = tuple(found.get(label.casefold(), least) for label in labels)
+    return scores if any(label.casefold() in found for label in labels) else None

@@ -8,7 +8,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from embedlm.errors import GenerationError
 
-__all__ = ["Chat", "FunctionGenerator", "Generator", "Sampling", "batches"]
+__all__ = [
+    "Answer",
+    "Chat",
+    "FunctionGenerator",
+    "Generator",
+    "Question",
+    "Sampling",
+    "as_lines",
+    "batches",
+]
 
 Chat = list[dict[str, str]]
 """Turns of {"role": ..., "content": ...}."""
@@ -21,6 +30,43 @@ class Sampling:
     temperature: float = 0.7
     top_p: float = 1.0
     max_new_tokens: int = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A text that was written, and how it ended."""
+
+    text: str
+    finish: str = "stop"
+    """stop; length: the tokens ran out; refused: there is no text, `text` says why."""
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    logprob: float | None = None
+    """Mean log-probability of the new tokens, the one that ended the text left out."""
+    scores: tuple[float, ...] | None = None
+    """Log-probabilities of what a question asks to be scored: its labels, or its continuation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A chat to answer; all of it decides the answer."""
+
+    chat: Chat
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    stop: str | None = None
+    """A text at whose first appearance the answer ends."""
+    logprobs: bool = False
+    """Whether the answer is to have its mean log-probability."""
+    labels: tuple[str, ...] = ()
+    """Answers to score instead of writing one: log p(label | chat) of each."""
+    continuation: str | None = None
+    """An answer to score instead of writing one: the sum of its tokens' log-probabilities."""
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What questions that are answered together have in common."""
+        return self.sampling, self.stop, self.logprobs, self.labels, self.continuation is None
 
 
 @runtime_checkable
@@ -62,6 +108,12 @@ class FunctionGenerator:
         """Yield the function's answer to each chat."""
         for chat, seed in zip(chats, seeds, strict=True):
             yield self.function(chat, sampling, seed)
+
+
+def as_lines(chat: Chat) -> str:
+    """Return a chat as lines of "Role: content", the last of which an answer continues."""
+    turns = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in chat]
+    return "\n".join([*turns, "Assistant:"])
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

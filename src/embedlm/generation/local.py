@@ -9,6 +9,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from embedlm.backbone import Backbone, gguf_folder, load_backbone
 from embedlm.errors import GenerationError, UnsupportedError
-from embedlm.generation.generator import Chat, Sampling
+from embedlm.generation.generator import Answer, Chat, Sampling, as_lines
 from embedlm.prompt.chat import render_chat
 from embedlm.prompt.control import ControlTokens
 from embedlm.schema.recipe import Backbone as BackboneRecipe
@@ -90,8 +91,7 @@ class LocalGenerator:
         """Return a chat as the string to continue."""
         if self.templated:
             return render_chat(chat, self.tokenizer)
-        turns = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in chat]
-        return "\n".join([*turns, "Assistant:"])
+        return as_lines(chat)
 
     def ids(self, chat: Chat) -> list[int]:
         """Return the ids of a chat; a control token that a turn spells is read as text."""
@@ -103,6 +103,27 @@ class LocalGenerator:
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
         """Yield the answer to each chat; None for one longer than the model's window."""
+        for answer in self.answers(chats, sampling, seeds):
+            yield None if answer.finish == "refused" else answer.text
+
+    def answers(
+        self,
+        chats: Sequence[Chat],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        *,
+        stop: str | None = None,
+        logprobs: bool = False,
+    ) -> Iterator[Answer]:
+        """Yield the answer to each chat with how it ended.
+
+        Args:
+            chats: turns, by chat.
+            sampling: how tokens are drawn.
+            seeds: one for each chat.
+            stop: a text at whose first appearance an answer ends; it is left out.
+            logprobs: whether log-probabilities are computed (at temperature 1).
+        """
         config = self.model.config.get_text_config()
         window = getattr(config, "max_position_embeddings", None) or 1 << 30
         jobs: list[tuple[list[int], int]] = []
@@ -110,30 +131,37 @@ class LocalGenerator:
             row = self.ids(chat)
             size = len(row) + sampling.max_new_tokens
             if jobs and self._full([*jobs, (row, seed)], sampling.max_new_tokens):
-                yield from self._run(jobs, sampling)
+                yield from self._run(jobs, sampling, stop, logprobs)
                 jobs = []
             if size <= window:
                 jobs.append((row, seed))
                 continue
-            yield from self._run(jobs, sampling)
+            yield from self._run(jobs, sampling, stop, logprobs)
             jobs = []
-            yield None
-        yield from self._run(jobs, sampling)
+            yield Answer(f"{size} tokens, and the model's window has {window}", "refused")
+        yield from self._run(jobs, sampling, stop, logprobs)
 
     def continue_after(self, cache: Any, held: int, row: list[int], sampling: Sampling) -> str:
         """Return what follows a row of ids after cached tokens; the cache grows by both."""
-        return self._continue([row], sampling, [0], cache, held)[0]
+        return self._continue([row], sampling, [0], cache=cache, held=held)[0].text
 
     def _full(self, jobs: list[tuple[list[int], int]], new: int) -> bool:
         longest = max(len(row) for row, _ in jobs)
         return len(jobs) > self.batch_size or len(jobs) * (longest + new) > self.batch_tokens
 
-    def _run(self, jobs: list[tuple[list[int], int]], sampling: Sampling) -> list[str]:
+    def _run(
+        self,
+        jobs: list[tuple[list[int], int]],
+        sampling: Sampling,
+        stop: str | None,
+        logprobs: bool,
+    ) -> list[Answer]:
         """Continue the rows; on running out of memory, one half and then the other."""
         if not jobs:
             return []
+        rows, seeds = [row for row, _ in jobs], [seed for _, seed in jobs]
         try:
-            return self._continue([row for row, _ in jobs], sampling, [seed for _, seed in jobs])
+            return self._continue(rows, sampling, seeds, stop=stop, logprobs=logprobs)
         except torch.OutOfMemoryError as error:
             if len(jobs) == 1:
                 raise GenerationError(
@@ -141,7 +169,8 @@ class LocalGenerator:
                     "smaller generator or an endpoint"
                 ) from error
         half = len(jobs) // 2
-        return self._run(jobs[:half], sampling) + self._run(jobs[half:], sampling)
+        first = self._run(jobs[:half], sampling, stop, logprobs)
+        return first + self._run(jobs[half:], sampling, stop, logprobs)
 
     @torch.inference_mode()
     def _continue(
@@ -149,15 +178,20 @@ class LocalGenerator:
         rows: TokenRows,
         sampling: Sampling,
         seeds: list[int],
+        *,
+        stop: str | None = None,
+        logprobs: bool = False,
         cache: Any = None,
         held: int = 0,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Continue rows padded on the left, each until it stops.
 
         Args:
             rows: token ids of each prompt.
             sampling: how tokens are drawn.
             seeds: one for each row's random stream.
+            stop: a text that ends an answer.
+            logprobs: whether log-probabilities are computed.
             cache: keys and values of tokens before every row; it grows.
             held: the number of tokens in the cache.
         """
@@ -168,25 +202,33 @@ class LocalGenerator:
         mask = torch.tensor([[1] * held + [0] * pad + [1] * (longest - pad) for pad in pads])
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-        stops = _stop_ids(self.model, self.tokenizer)
-        new: TokenRows = [[] for _ in rows]
-        running = [True] * len(rows)
+        texts = [_Text(self, len(row), stop) for row in rows]
         for _ in range(sampling.max_new_tokens):
             inputs = {"input_ids": step, "attention_mask": mask, "position_ids": positions}
             logits_BV, cache = self._step(
                 {name: value.to(device) for name, value in inputs.items()}, cache
             )
             drawn = draw(logits_BV, sampling, streams)
-            for row, token in enumerate(drawn):
-                if running[row] and token not in stops:
-                    new[row].append(token)
-                running[row] = running[row] and token not in stops and not self._ended(new[row])
-            if not any(running):
+            likely = _log_likelihoods(logits_BV, drawn) if logprobs else [None] * len(rows)
+            for text, token, logprob in zip(texts, drawn, likely, strict=True):
+                text.take(token, logprob)
+            if not any(text.running for text in texts):
                 break
             step = torch.tensor(drawn)[:, None]
             mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
             positions = positions[:, -1:] + 1
-        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in new]
+        return [text.answer() for text in texts]
+
+    def last_logits(self, ids_BT: Tensor, mask_BT: Tensor, count: int) -> Tensor:
+        """Return the logits after the last `count` tokens of rows padded on the left."""
+        device = next(self.model.parameters()).device
+        positions_BT = (mask_BT.cumsum(1) - 1).clamp_min(0)
+        given = {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": positions_BT}
+        inputs: dict[str, Any] = {k: v.to(device) for k, v in given.items() if k in self._accepts}
+        if "logits_to_keep" in self._accepts:
+            inputs["logits_to_keep"] = count
+        logits_BTV: Tensor = self.model(**inputs, use_cache=False).logits
+        return logits_BTV[:, -count:]
 
     def _step(self, inputs: dict[str, Any], cache: Any) -> tuple[Tensor, Any]:
         """Return the logits after the last token, and the keys and values so far."""
@@ -197,11 +239,58 @@ class LocalGenerator:
         out = self.model(**inputs, **{name: cache}, use_cache=True)
         return out.logits[:, -1], stored_keys(out)
 
-    def _ended(self, ids: list[int]) -> bool:
+    def ended(self, ids: list[int]) -> bool:
         """Return whether the answer is over: where chats are written as lines, its line is."""
         if self.templated or "\n" not in self.tokenizer.decode(ids[-1:]):
             return False
         return bool(self.tokenizer.decode(ids, skip_special_tokens=True).strip())
+
+    @cached_property
+    def stops(self) -> set[int]:
+        """The tokens that end an answer."""
+        return _stop_ids(self.model, self.tokenizer)
+
+
+class _Text:
+    """An answer that is being written."""
+
+    def __init__(self, writer: LocalGenerator, prompt_tokens: int, stop: str | None) -> None:
+        self.writer, self.stop = writer, stop
+        self.prompt_tokens = prompt_tokens
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.running = True
+
+    def take(self, token: int, logprob: float | None) -> None:
+        """Add the next token, unless the answer is over."""
+        if not self.running:
+            return
+        if token in self.writer.stops:
+            self.running = False
+            return
+        self.ids.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        stopped = self.stop is not None and self.stop in self._text().lstrip()
+        self.running = not stopped and not self.writer.ended(self.ids)
+
+    def answer(self) -> Answer:
+        """Return it as it stands."""
+        text = self._text()
+        if self.stop is not None:
+            text = text.lstrip().split(self.stop)[0]
+        likely = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
+        finish = "length" if self.running else "stop"
+        return Answer(text, finish, self.prompt_tokens, len(self.ids), likely)
+
+    def _text(self) -> str:
+        return str(self.writer.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+
+def _log_likelihoods(logits_BV: Tensor, tokens: list[int]) -> list[float | None]:
+    """Return the log-probability of a token of each row."""
+    chosen_B1 = torch.tensor(tokens, device=logits_BV.device)[:, None]
+    return list(torch.log_softmax(logits_BV.float(), -1).gather(1, chosen_B1)[:, 0].tolist())
 
 
 class StoredGenerator:
@@ -216,9 +305,13 @@ class StoredGenerator:
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
         """Yield the answer to each chat."""
+        yield from self.writer().generate(chats, sampling, seeds)
+
+    def writer(self) -> LocalGenerator:
+        """Return the model, loaded."""
         if self.loaded is None:
             self.loaded = LocalGenerator.load(self.source)
-        yield from self.loaded.generate(chats, sampling, seeds)
+        return self.loaded
 
 
 class OwnGenerator:
@@ -232,9 +325,12 @@ class OwnGenerator:
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
         """Yield the answer to each chat."""
+        yield from self.writer().generate(chats, sampling, seeds)
+
+    def writer(self) -> LocalGenerator:
+        """Return the backbone as a writer."""
         network = self.backbone.language_model()
-        writer = LocalGenerator(network, self.backbone.tokenizer, self.name)
-        yield from writer.generate(chats, sampling, seeds)
+        return LocalGenerator(network, self.backbone.tokenizer, self.name)
 
 
 def stored_keys(output: Any) -> Any:

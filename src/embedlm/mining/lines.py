@@ -12,20 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.data.keys import text_key
 from embedlm.jobs import disk_errors
 from embedlm.jobs.json_files import json_text
 
 __all__ = ["Lines", "text_key", "write_lines"]
-
-KEY = 16
-"""Bytes of a text's key: two of a billion texts share one with a chance of 1 in 10^21."""
-
-
-def text_key(text: str) -> bytes:
-    """Return what texts have in common that differ in white space alone."""
-    joined = " ".join(text.split())
-    return hashlib.blake2b(joined.encode("utf-8"), digest_size=KEY).digest()
-
 
 _KEPT = "Vectors that are finished are kept; make room and run the same command again"
 

@@ -1,0 +1,207 @@
+"""`embedlm data`: what files of training records hold, and other forms of them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from embedlm.cli._options import AS_LOADED, Json, Loading, flag, path, repeated, whole
+from embedlm.cli._values import emit
+
+__all__ = ["app"]
+
+app = App(
+    name="data",
+    help="Look into files of training records, and write them in other forms.",
+    help_epilogue="""Examples:
+  embedlm data inspect records.jsonl
+  embedlm data inspect records.jsonl --against test-queries.jsonl --near --json
+  embedlm data convert scifact/ --from beir -o scifact.jsonl
+  embedlm data convert mined.jsonl --to beir -o mined-beir
+  embedlm data sets
+  embedlm data get nq -o nq.jsonl --limit 10000""",
+)
+
+
+@Parameter(name="*", group="Inspection")
+@dataclass(frozen=True)
+class Looking:
+    """What is looked for."""
+
+    against: Annotated[
+        tuple[str, ...],
+        repeated("Evaluation set whose texts are looked for in the records", "--against", "FILE"),
+    ] = ()
+    near: Annotated[bool, flag("Count near-duplicates of queries (MinHash), too.")] = False
+    samples: Annotated[int, Parameter(metavar="N", help="Records to show.")] = 3
+    seed: Annotated[int, Parameter(metavar="N", help="Seed of the samples.")] = 0
+
+
+AS_SEEN = Looking()
+
+
+@app.command(name="inspect")
+def inspect(
+    records: Annotated[str, path("Records with a query and positives.", "RECORDS", None)],
+    /,
+    *,
+    looking: Looking = AS_SEEN,
+    model: Annotated[
+        str | None,
+        path(
+            "Embedder by whose vectors queries are compared with those of --against, too.",
+            ["--model", "-m"],
+            "MODEL",
+            group="Model",
+        ),
+    ] = None,
+    loading: Loading = AS_LOADED,
+    json: Json = False,
+) -> None:
+    """Tell what records hold: counts, lengths, duplicates, languages, leaks, samples."""
+    from embedlm.evaluation.inspection import inspect_records
+
+    embedder = None if model is None else loading.load(model)
+    found = inspect_records(records, model=embedder, **asdict(looking))
+    if json:
+        emit(found)
+    else:
+        _tell(found)
+
+
+def _tell(found: dict[str, Any]) -> None:
+    print(f"{found['records']:,} records in {found['file']} ({found['form']})")
+    for side, texts in found["texts"].items():
+        if texts["count"]:
+            words = texts["words"]
+            print(
+                f"  {side + ':':10} {texts['count']:,} ({texts['distinct']:,} distinct), words "
+                f"{words['least']:.0f} to {words['most']:.0f}, median {words['median']:.0f}"
+            )
+    print(
+        f"  a record: {found['positives_per_record']:.1f} positives, "
+        f"{found['negatives_per_record']:.1f} negatives; without negatives "
+        f"{found['without_negatives']:,}, with instruction {found['with_instruction']:,}, with "
+        f"scores {found['with_scores']:,}"
+    )
+    if found["repeated_queries"]:
+        print(f"  repeated queries: {found['repeated_queries']:,}")
+    for name, finding in found["findings"].items():
+        if finding["count"]:
+            at = ", ".join(str(one["record"]) for one in finding["examples"])
+            print(f"  {name}: {finding['count']:,} (records {at})")
+    if found["languages"]:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in found["languages"].items())
+        print(f"  languages: {shares}")
+    if found["leaks"] is not None:
+        _tell_leaks(found["leaks"])
+    for one in found["samples"]:
+        print(f"  e.g. {one['query'][:80]!r} -> {one['positives'][0][:80]!r}")
+    _tell_bad(found["bad"])
+
+
+def _tell_bad(found: dict[str, Any]) -> None:
+    if found["count"]:
+        print(f"records that cannot be used: {found['count']:,}", file=sys.stderr)
+        for bad in found["examples"]:
+            print(f"  {bad['error']}", file=sys.stderr)
+
+
+def _tell_leaks(leaks: dict[str, Any]) -> None:
+    print(f"  leaks by words: {leaks['by_words']['count']:,}")
+    for one in leaks["by_words"]["examples"]:
+        print(f"    record {one['record']}: {one['text'][:80]!r}")
+    if "by_vectors" in leaks:
+        near = leaks["by_vectors"]
+        print(f"  leaks by vectors: {near['count']:,} of {near['compared']:,} compared")
+        for one in near["examples"]:
+            print(f"    {one['cosine']:.4f} {one['query'][:60]!r} is like {one['text'][:60]!r}")
+
+
+@app.command(name="convert")
+def convert(
+    source: Annotated[str, path("Records: a file, or a folder of the form.", "INPUT", None)],
+    /,
+    *,
+    output: Annotated[str, path("A .jsonl file, or a new folder.", ["--output", "-o"])],
+    from_form: Annotated[
+        str,
+        Parameter(
+            name="--from",
+            metavar="FORM",
+            help="records (any layout that is one file), beir, mteb, gpl, tevatron2, automodel or "
+            "medi.",
+        ),
+    ] = "records",
+    to_form: Annotated[
+        str,
+        Parameter(
+            name="--to",
+            metavar="FORM",
+            help="records, sentence-transformers, flagembedding, tevatron, e5 (files); beir, mteb, "
+            "gpl, tevatron2, automodel (folders).",
+        ),
+    ] = "records",
+    corpus: Annotated[str | None, path("Passages that a tevatron2 file names.")] = None,
+    split: Annotated[
+        str, Parameter(metavar="NAME", help="Judgements of beir and mteb that are read or written.")
+    ] = "train",
+    json: Json = False,
+) -> None:
+    """Write records in another form; a bad record ends it, with its file and line."""
+    from embedlm.data.conversion import convert as converted
+
+    count = converted(
+        source, output, from_form=from_form, to_form=to_form, corpus=corpus, split=split
+    )
+    if json:
+        emit({"records": count, "output": output})
+    else:
+        print(f"{count:,} records in {output}")
+
+
+@app.command(name="sets")
+def sets(*, json: Json = False) -> None:
+    """List the public data sets and mixtures, with their licences."""
+    from embedlm.data.public import mixtures, public_sets
+
+    found, mixed = public_sets(), mixtures()
+    if json:
+        emit(
+            {
+                "sets": {name: one.model_dump(mode="json") for name, one in found.items()},
+                "mixtures": {name: one.model_dump(mode="json") for name, one in mixed.items()},
+            }
+        )
+        return
+    width = max(map(len, found))
+    for name, one in found.items():
+        where = one.hub or f"not on a hub: {one.note}"
+        print(f"{name:{width}}  {one.task}; {where}; licence: {one.license}")
+    for name, mixture in mixed.items():
+        print(f"{name:{width}}  {len(mixture.sets)} sets: {mixture.about}")
+
+
+@app.command(name="get")
+def get(
+    name: Annotated[str, Parameter(help="See: embedlm data sets")],
+    /,
+    *,
+    output: Annotated[str, path("A .jsonl file.", ["--output", "-o"])],
+    source: Annotated[
+        str | None, path("Another hub id or folder with the same columns.", None, "ID")
+    ] = None,
+    config: Annotated[str | None, Parameter(metavar="NAME", help="Another configuration.")] = None,
+    split: Annotated[str | None, Parameter(metavar="NAME", help="Another split.")] = None,
+    limit: Annotated[int | None, whole("Rows at most.")] = None,
+    seed: Annotated[int, Parameter(metavar="N", help="Draws a mixture's shares.")] = 0,
+) -> None:
+    """Fetch a public data set or mixture from the hub, with its licence in every row."""
+    from embedlm.data.conversion import write_rows
+    from embedlm.data.public import public_rows
+
+    rows = public_rows(name, source=source, config=config, split=split, limit=limit, seed=seed)
+    print(f"{write_rows(rows, output):,} rows in {output}")

@@ -1,0 +1,241 @@
+"""Records whose texts stand in other files: BEIR, mteb, GPL, Tevatron 2, Automodel.
+
+Each names passages by ids of a corpus. Only the passages that records name are kept in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedlm.data.readers import read_rows
+from embedlm.data.records import passage_id, titled
+from embedlm.data.training_record import Document, TrainingRecord
+from embedlm.data.writers import check_form
+from embedlm.errors import InputError, RecordError
+
+__all__ = ["COLLECTIONS", "read_collection"]
+
+Ids = dict[str, dict[str, list[str]]]
+"""By query id: the ids of positives and of negatives."""
+_ENDINGS = (".jsonl", ".parquet", ".tsv", ".csv", ".jsonl.gz", ".tsv.gz")
+_QUERY_IDS = ("query-id", "query_id", "qid", "_id", "id")
+_PASSAGE_IDS = ("corpus-id", "corpus_id", "docid", "pid")
+
+
+def read_collection(
+    path: str | Path, form: str, *, corpus: str | Path | None = None, split: str = "train"
+) -> Iterator[TrainingRecord]:
+    """Yield the records of a collection.
+
+    Args:
+        path: the folder (beir, mteb, gpl) or file (tevatron2, automodel).
+        form: a name of `COLLECTIONS`.
+        corpus: tevatron2: the file with the passages.
+        split: beir, mteb: which judgements are read.
+
+    Raises:
+        InputError: an unknown form, a missing file, or an option that the form does not take.
+        RecordError: a record that names what is not there, with its place.
+    """
+    check_form(form, COLLECTIONS)
+    if (corpus is not None) != (form == "tevatron2"):
+        told = "needs the file of its passages (corpus)" if corpus is None else "takes no corpus"
+        raise InputError(f"the form {form!r} {told}")
+    where = Path(path)
+    if not where.exists():
+        raise InputError(f"the input {str(where)!r} is not there; check its name")
+    yield from COLLECTIONS[form](where, corpus, split)
+
+
+# -- ids to texts ---------------------------------------------------------------------------------
+
+
+def _joined(
+    found: Ids, queries: Mapping[str, str], corpora: Iterable[Path], where: Path
+) -> Iterator[TrainingRecord]:
+    """Yield a record for each query, with the texts of its passages."""
+    wanted = {id for sides in found.values() for ids in sides.values() for id in ids}
+    texts: dict[str, str] = {}
+    for file in corpora:
+        for place, row in read_rows(file):
+            id = passage_id(row)
+            if id is None:
+                raise RecordError(f"{place}: a passage without an id; give one")
+            if id in wanted:
+                texts[id] = titled({**row, "text": row.get("text", row.get("document_text"))})
+    for query, sides in found.items():
+        if query not in queries:
+            raise RecordError(f"{where}: the query {query!r} has no text among the queries")
+        documents = {
+            side: [_document(id, texts, where) for id in dict.fromkeys(ids)]
+            for side, ids in sides.items()
+        }
+        if documents["positives"]:
+            record = TrainingRecord(queries[query], documents["positives"], documents["negatives"])
+            record.others["id"] = query
+            yield record
+
+
+def _document(id: str, texts: Mapping[str, str], where: Path) -> Document:
+    if id not in texts:
+        raise RecordError(f"{where}: the passage {id!r} is named, and the corpus has none of it")
+    return Document(texts[id], id)
+
+
+def _file(folder: Path, name: str) -> Path:
+    """Return the file of a name, whatever its form; or the one in the folder of that name."""
+    for ending in _ENDINGS:
+        if (path := folder / f"{name}{ending}").is_file():
+            return path
+    inner = folder / name
+    files = sorted(inner.iterdir()) if inner.is_dir() else []
+    found = [one for one in files if one.name.endswith(_ENDINGS)]
+    if len(found) == 1:
+        return found[0]
+    raise InputError(
+        f"{folder} has no file {name} ({', '.join(_ENDINGS)})"
+        + (f", and {inner} holds {len(found)}" if inner.is_dir() else "")
+    )
+
+
+def _first(row: Mapping[str, Any], names: Iterable[str], where: str) -> str:
+    for name in names:
+        if row.get(name) is not None:
+            return str(row[name])
+    raise RecordError(f"{where}: has none of {', '.join(names)}; there are: {', '.join(row)}")
+
+
+def _queries(path: Path) -> dict[str, str]:
+    return {
+        _first(row, _QUERY_IDS, where): _first(row, ("text", "query", "question"), where)
+        for where, row in read_rows(path)
+    }
+
+
+# -- the forms ------------------------------------------------------------------------------------
+
+
+def _beir(folder: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+    """Read corpus, queries and qrels/SPLIT; judgements of 0 or less are negatives."""
+    qrels = _file(folder / "qrels", split) if (folder / "qrels").is_dir() else None
+    found: Ids = {}
+    for where, row in read_rows(qrels or _file(folder, "qrels")):
+        sides = found.setdefault(_first(row, _QUERY_IDS, where), {"positives": [], "negatives": []})
+        grade = float(row.get("score", row.get("relevance", 1)))
+        id = _first(row, _PASSAGE_IDS, where)
+        sides["positives" if grade > 0 else "negatives"].append(id)
+    yield from _joined(found, _queries(_file(folder, "queries")), [_file(folder, "corpus")], folder)
+
+
+def _mteb(folder: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+    """Read the configurations corpus, queries and qrels (or default), each a folder of splits."""
+    parts = {}
+    for name in ("corpus", "queries", "qrels"):
+        home = folder / ("default" if name == "qrels" and not (folder / name).exists() else name)
+        files = sorted(home.glob(f"{split}*")) if home.is_dir() else []
+        parts[name] = files[0] if files else _file(folder, home.name)
+    found: Ids = {}
+    for where, row in read_rows(parts["qrels"]):
+        sides = found.setdefault(_first(row, _QUERY_IDS, where), {"positives": [], "negatives": []})
+        side = "positives" if float(row.get("score", 1)) > 0 else "negatives"
+        sides[side].append(_first(row, _PASSAGE_IDS, where))
+    yield from _joined(found, _queries(parts["queries"]), [parts["corpus"]], folder)
+
+
+def _gpl(folder: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+    """Read hard-negatives.jsonl: {qid, pos: [...], neg: {miner: [...]}}."""
+    found: Ids = {}
+    for where, row in read_rows(_file(folder, "hard-negatives")):
+        negatives = row.get("neg") or {}
+        if not isinstance(negatives, dict):
+            raise RecordError(f"{where}: neg holds no lists by miner, {{miner: [...]}}")
+        found[_first(row, _QUERY_IDS, where)] = {
+            "positives": [str(id) for id in row.get("pos") or ()],
+            "negatives": [str(id) for ids in negatives.values() for id in ids],
+        }
+    names = ("qgen-queries", "queries")
+    queries = next((n for n in names if (folder / f"{n}.jsonl").is_file()), names[1])
+    yield from _joined(found, _queries(_file(folder, queries)), [_file(folder, "corpus")], folder)
+
+
+def _tevatron2(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+    """Read {query_id, query_text, positive_document_ids, negative_document_ids}."""
+    found: Ids = {}
+    queries: dict[str, str] = {}
+    for where, row in read_rows(file):
+        id = _first(row, _QUERY_IDS, where)
+        if row.get("query_image") and not row.get("query_text"):
+            raise RecordError(f"{where}: a query of an image alone; only texts are read")
+        queries[id] = _first(row, ("query_text", "query"), where)
+        found[id] = {
+            "positives": [str(one) for one in row.get("positive_document_ids") or ()],
+            "negatives": [str(one) for one in row.get("negative_document_ids") or ()],
+        }
+    yield from _joined(found, queries, [Path(corpus)], file)
+
+
+def _automodel(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+    """Read {"corpus": [{"path"}], "data": [{question_id, question, pos_doc, neg_doc}]}."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or not {"corpus", "data"} <= set(content):
+        raise InputError(f'{file} has another form; expected is {{"corpus": [...], "data": [...]}}')
+    corpora: list[Path] = []
+    for one in content["corpus"]:
+        home = file.parent / str(one["path"])
+        corpora += (
+            [path for path in sorted(home.iterdir()) if path.name.endswith(_ENDINGS)]
+            if home.is_dir()
+            else [home]
+        )
+    found, queries = {}, {}
+    for number, row in enumerate(content["data"], 1):
+        where = f"{file}:data[{number}]"
+        id = _first(row, ("question_id", "query_id", "id"), where)
+        queries[id] = _first(row, ("question", "query"), where)
+        found[id] = {
+            side: [passage_id(one) or str(one) for one in row.get(name) or ()]
+            for side, name in (("positives", "pos_doc"), ("negatives", "neg_doc"))
+        }
+    yield from _joined(found, queries, corpora, file)
+
+
+def _medi(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+    """Read MEDI: {query, pos, neg}, each [instruction, text], with task_name; a list or lines."""
+    rows: Iterable[tuple[str, Any]]
+    if file.suffix == ".json":
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} cannot be read as JSON: {error}") from error
+        rows = ((f"{file}[{i}]", row) for i, row in enumerate(found, 1))
+    else:
+        rows = read_rows(file)
+    for where, row in rows:
+        pairs = [
+            row.get(name) if isinstance(row, dict) else None for name in ("query", "pos", "neg")
+        ]
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise RecordError(f"{where}: query, pos and neg are not [instruction, text] each")
+        (instruction, query), (_, positive), (_, negative) = pairs
+        record = TrainingRecord(str(query), [Document(str(positive))], [Document(str(negative))])
+        record.instruction = str(instruction).strip() or None
+        if "task_name" in row:
+            record.others["task"] = str(row["task_name"])
+        yield record
+
+
+COLLECTIONS: dict[str, Callable[[Path, Any, str], Iterator[TrainingRecord]]] = {
+    "beir": _beir,
+    "mteb": _mteb,
+    "gpl": _gpl,
+    "tevatron2": _tevatron2,
+    "automodel": _automodel,
+    "medi": _medi,
+}
+"""Readers by the name of the form; a line here adds one."""

@@ -1,0 +1,108 @@
+"""Records from one form into another, record by record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from embedlm.data.collection_writers import FOLDER_FORMS, write_collection
+from embedlm.data.collections import read_collection
+from embedlm.data.source import Source
+from embedlm.data.training_record import TrainingRecord, training_records
+from embedlm.data.writers import RECORD_FORMS, check_form, record_lines
+from embedlm.errors import InputError, RecordError
+from embedlm.jobs import disk_errors, write_file
+from embedlm.jobs.json_files import json_text
+from embedlm.jobs.names import check_name
+
+__all__ = ["convert", "read_any", "write_rows"]
+
+_KEPT = "Nothing was written; make room and run the same command again"
+
+
+def read_any(
+    source: str | Path, form: str, *, corpus: str | Path | None = None, split: str = "train"
+) -> Iterator[TrainingRecord]:
+    """Yield the records of a file of any layout ("records"), or of a collection.
+
+    Raises:
+        InputError: an unknown form or a missing file.
+        RecordError: a bad record, with file and line.
+    """
+    if form != "records":
+        yield from read_collection(source, form, corpus=corpus, split=split)
+        return
+    if corpus is not None:
+        raise InputError("records hold their texts; leave corpus out")
+    for record in training_records(Source(source)):
+        if not isinstance(record, TrainingRecord):
+            raise RecordError(record.error)
+        yield record
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    from_form: str = "records",
+    to_form: str = "records",
+    corpus: str | Path | None = None,
+    split: str = "train",
+) -> int:
+    """Write records in another form; the output appears whole or not at all.
+
+    Args:
+        source: a file, or a folder of its form.
+        output: a .jsonl file, or a new folder, as the form has it.
+        from_form: "records" for any layout that is one file; or a name of `COLLECTIONS`.
+        to_form: a name of `RECORD_FORMS` or of `FOLDER_FORMS`.
+        corpus: tevatron2: the file with the passages.
+        split: of beir and mteb.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        InputError: an unknown form, a missing file, an output that cannot be, or no record.
+        RecordError: a bad record, with file and line.
+        JobError: the disk is full.
+    """
+    check_form(to_form, [*RECORD_FORMS, *FOLDER_FORMS])
+    records = read_any(source, from_form, corpus=corpus, split=split)
+    if to_form in FOLDER_FORMS:
+        return write_collection(_some(records, source), output, to_form, split)
+    lines = (list(record_lines(record, to_form)) for record in _some(records, source))
+    return _write(lines, output)
+
+
+def write_rows(rows: Iterable[dict[str, Any]], output: str | Path) -> int:
+    """Write objects as a .jsonl file, and return how many; see `convert` for errors."""
+    return _write(([json_text(row).encode("utf-8") + b"\n"] for row in rows), output)
+
+
+def _write(groups: Iterable[list[bytes]], output: str | Path) -> int:
+    check_name(output, "output")
+    out, count = Path(output), 0
+    if out.suffix != ".jsonl" or out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"the output {str(out)!r} is no .jsonl file in a folder that is there")
+
+    def write(handle: BinaryIO) -> None:
+        nonlocal count
+        for lines in groups:
+            handle.writelines(lines)
+            count += 1
+
+    with disk_errors(out, _KEPT):
+        write_file(out, write)
+    return count
+
+
+def _some(records: Iterable[TrainingRecord], source: str | Path) -> Iterator[TrainingRecord]:
+    """Yield the records; refuse an input without any."""
+    none = True
+    for record in records:
+        none = False
+        yield record
+    if none:
+        raise InputError(f"the input {str(source)!r} holds no record")

@@ -1,0 +1,168 @@
+"""Every form is read as it was written, and as its own library writes it."""
+
+import json
+
+import pytest
+
+from embedlm.data.collections import COLLECTIONS, read_collection
+from embedlm.data.conversion import FOLDER_FORMS, convert, read_any, write_rows
+from embedlm.data.public import mixtures, public_rows, public_sets
+from embedlm.errors import InputError, RecordError
+
+ROWS = [
+    {
+        "id": "q1",
+        "query": "what do plants make",
+        "positives": ["Plants make food.", "Leaves make sugar."],
+        "positive_ids": ["a", "b"],
+        "negatives": ["Oil floats."],
+        "negative_ids": ["c"],
+    },
+    {"id": "q2", "query": "what floats", "positives": ["Oil floats."], "positive_ids": ["c"]},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def told(records):
+    return [
+        (one.query, [d.text for d in one.positives], [d.text for d in one.negatives])
+        for one in records
+    ]
+
+
+WANTED = [(row["query"], row["positives"], row.get("negatives", [])) for row in ROWS]
+
+
+@pytest.mark.parametrize("form", FOLDER_FORMS)
+def test_a_folder_is_read_as_it_was_written(file, tmp_path, form):
+    out = tmp_path / "out"
+    assert convert(file, out, to_form=form) == 2
+    where = {"tevatron2": out / "train.jsonl", "automodel": out / "train.json"}.get(form, out)
+    corpus = out / "corpus.jsonl" if form == "tevatron2" else None
+    records = list(read_collection(where, form, corpus=corpus))
+    assert told(records) == WANTED
+    assert [one.others["id"] for one in records] == ["q1", "q2"]
+    assert records[0].positives[0].id == "a"
+    back = tmp_path / "back.jsonl"
+    assert convert(where, back, from_form=form, corpus=corpus) == 2
+    assert told(read_any(back, "records")) == WANTED
+
+
+@pytest.mark.parametrize("form", ["records", "sentence-transformers", "flagembedding", "tevatron"])
+def test_a_file_is_read_as_it_was_written(file, tmp_path, form):
+    out = tmp_path / "out.jsonl"
+    convert(file, out, to_form=form)
+    found = told(read_any(out, "records"))
+    if form == "sentence-transformers":  # a triplet a line; a query without negatives has none
+        assert found == [(WANTED[0][0], [p], WANTED[0][2]) for p in WANTED[0][1]]
+    else:
+        assert found == WANTED
+
+
+def test_e5_has_a_line_for_each_pair(file, tmp_path):
+    out = tmp_path / "out.jsonl"
+    convert(file, out, to_form="e5")
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"query", "positive", "negative"}] * 2 + [
+        {"query", "positive"}
+    ]
+
+
+def test_beir_as_the_benchmark_writes_it(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "7", "title": "Oil", "text": "It floats."}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "what floats", "metadata": {}}\n')
+    (tmp_path / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t7\t2\n")
+    found = list(read_collection(tmp_path, "beir", split="test"))
+    assert told(found) == [("what floats", ["Oil It floats."], [])]
+    with pytest.raises(InputError, match="has no file train"):
+        list(read_collection(tmp_path, "beir"))
+    (tmp_path / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t8\t1\n")
+    with pytest.raises(RecordError, match="'8' is named"):
+        list(read_collection(tmp_path, "beir", split="test"))
+
+
+def test_gpl_and_medi_as_their_authors_write_them(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(f'{{"_id": "{i}", "title": "", "text": "text {i}"}}\n' for i in range(4))
+    )
+    (tmp_path / "qgen-queries.jsonl").write_text('{"_id": "g1", "text": "which one"}\n')
+    row = {"qid": "g1", "pos": ["0"], "neg": {"bm25": ["1", "2"], "dense": ["2", "3"]}}
+    (tmp_path / "hard-negatives.jsonl").write_text(json.dumps(row) + "\n")
+    assert told(read_collection(tmp_path, "gpl")) == [
+        ("which one", ["text 0"], ["text 1", "text 2", "text 3"])
+    ]
+    medi = tmp_path / "medi.json"
+    row = {"query": ["Find it: ", "q"], "pos": ["", "p"], "neg": ["", "n"], "task_name": "t"}
+    medi.write_text(json.dumps([row]))
+    (found,) = read_collection(medi, "medi")
+    assert (found.query, found.instruction, found.others["task"]) == ("q", "Find it:", "t")
+    medi.write_text(json.dumps([row, {"query": "q"}]))
+    with pytest.raises(RecordError, match=r"medi.json\[2\]"):
+        list(read_collection(medi, "medi"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to_form": "bair"}, "Did you mean 'beir'"),
+        ({"from_form": "biir"}, "Did you mean 'beir'"),
+        ({"from_form": "tevatron2"}, "needs the file of its passages"),
+        ({"corpus": "x"}, "leave corpus out"),
+    ],
+)
+def test_what_cannot_be_is_refused(file, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        convert(file, tmp_path / "out.jsonl", **options)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_bad_record_is_told_by_file_and_line_and_nothing_is_written(file, tmp_path, run):
+    file.write_text(file.read_text() + '{"query": "no positive"}\n')
+    done = run("data", "convert", file, "--to", "beir", "-o", tmp_path / "out")
+    assert "records.jsonl:3: has no positive" in done.one_line()
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+# -- public data sets -----------------------------------------------------------------------------
+
+
+def test_every_public_set_has_what_its_kind_needs():
+    needed = {"pairs": {"query", "positive"}, "triplets": {"query", "positive", "negative"}}
+    needed |= {"scored": {"first", "second", "score"}}
+    for name, one in public_sets().items():
+        assert one.license, name
+        assert one.hub or one.note, name
+        if one.hub:
+            assert needed.get(one.kind, set()) <= set(one.map), name
+    for mixture in mixtures().values():
+        assert set(mixture.sets) <= set(public_sets())
+        assert all(0 < share <= 1 for share in mixture.sets.values())
+    assert {"dureader", "eli5", "fever", "hotpotqa", "all-nli", "miracl"} <= set(public_sets())
+
+
+def test_rows_come_through_the_library_from_a_folder_too(tmp_path):
+    pytest.importorskip("datasets")
+    home = tmp_path / "set"
+    home.mkdir()
+    rows = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(5)]
+    (home / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(public_rows("squad", source=str(home), config="default", limit=3))
+    assert [row["query"] for row in found] == ["q0", "q1", "q2"]
+    assert found[0]["positives"] == ["a0"]
+    assert found[0]["license"] == public_sets()["squad"].license
+    assert found[0]["source"] == "squad"
+    assert write_rows(found, tmp_path / "out.jsonl") == 3
+    assert told(read_any(tmp_path / "out.jsonl", "records"))[0] == ("q0", ["a0"], [])
+    with pytest.raises(InputError, match="no hub has 'dureader' ready"):
+        list(public_rows("dureader"))
+    with pytest.raises(InputError, match="Did you mean 'squad'"):
+        list(public_rows("squat"))
+    assert set(COLLECTIONS) >= set(FOLDER_FORMS)
