@@ -1,0 +1,101 @@
+"""Embed the stream's texts with the teacher once, in the stream's order.
+
+    python teach.py WORK/teacher WORK/stream
+
+Writes `NAME.ids.npy` (the row of each text: a text that comes again has one row) and `NAME.f16`, rows of
+unit vectors in float16, for both files of the stream. `NAME.done` holds the number of rows that are
+there; training reads behind it while this goes on. Killed, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+MAX_TOKENS = 256
+WINDOW = 2048
+"""Texts that are sorted by length and written together."""
+BATCH_TOKENS = 8192
+
+
+def rows_of(path: Path) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int32]]]:
+    """Return the distinct texts in order of first use, and each line's row among them."""
+    rows: dict[str, int] = {}
+    with path.open(encoding="utf-8") as file:
+        ids = [rows.setdefault(json.loads(line)["text"], len(rows)) for line in file]
+    return list(rows), np.array(ids, dtype=np.int32)
+
+
+class Teacher:
+    """A sentence encoder: mean of all tokens, length 1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.width: int = self.model.config.hidden_size
+
+    @torch.inference_mode()
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        """Return unit vectors (n, width) in float32; products run in bfloat16."""
+        ids = self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        vectors_NE = torch.empty(len(ids), self.width)
+        while order:
+            longest = len(ids[order[-1]])
+            batch = order[-max(1, BATCH_TOKENS // longest) :]
+            del order[-len(batch) :]
+            padded_BL = torch.zeros(len(batch), longest, dtype=torch.long)
+            mask_BL = torch.zeros(len(batch), longest, dtype=torch.long)
+            for row, i in enumerate(batch):
+                padded_BL[row, : len(ids[i])] = torch.tensor(ids[i])
+                mask_BL[row, : len(ids[i])] = 1
+            with torch.autocast("cpu", torch.bfloat16):
+                h_BLE = self.model(padded_BL, attention_mask=mask_BL).last_hidden_state
+            sum_BE = (h_BLE.float() * mask_BL[..., None]).sum(1)
+            vectors_NE[batch] = torch.nn.functional.normalize(sum_BE, dim=-1)
+        return vectors_NE
+
+
+def teach(teacher: Teacher, path: Path) -> None:
+    """Embed one file of the stream from where an earlier call stopped."""
+    texts, ids = rows_of(path)
+    np.save(path.with_suffix(".ids.npy"), ids)
+    done_path, target = path.with_suffix(".done"), path.with_suffix(".f16")
+    done = int(done_path.read_text()) if done_path.is_file() else 0
+    mode: Any = "r+" if target.is_file() else "w+"
+    rows = np.memmap(target, np.float16, mode, shape=(len(texts), teacher.width))
+    start, before = time.perf_counter(), done
+    while done < len(texts):
+        part = texts[done : done + WINDOW]
+        rows[done : done + len(part)] = teacher.encode(part).numpy().astype(np.float16)
+        rows.flush()
+        done += len(part)
+        part_path = done_path.with_suffix(".part")
+        part_path.write_text(str(done))
+        os.replace(part_path, done_path)
+        rate = (done - before) / (time.perf_counter() - start)
+        print(f"{path.name}: {done} of {len(texts)}, {rate:.0f} a second", flush=True)
+
+
+def main() -> None:
+    """Embed both files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("stream", type=Path, help="folder of texts.py")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    teacher = Teacher(args.teacher)
+    for name in ("held_out", "train"):
+        teach(teacher, args.stream / f"{name}.jsonl")
+
+
+if __name__ == "__main__":
+    main()
