@@ -19,8 +19,8 @@ from student import Student, Tokens, chunks, pool
 from torch import Tensor
 from torch.nn import functional as F
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Times the features' mean square."""
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Times the number of texts: features have unit variance."""
 
 
 def read_stream(path: Path, count: int | None = None) -> tuple[list[str], Tensor]:
@@ -34,26 +34,27 @@ def read_stream(path: Path, count: int | None = None) -> tuple[list[str], Tensor
 
 @torch.inference_mode()
 def features(
-    student: Student, ids: Sequence[Sequence[int]], depths: Sequence[int], skip: int
-) -> dict[int, Tensor]:
-    """Return the mean of the normed states after each of some layers, of all texts."""
-    means = {depth: torch.empty(len(ids), student.config["hidden_size"]) for depth in depths}
+    student: Student, ids: Sequence[Sequence[int]], depths: Sequence[int], skips: Sequence[int]
+) -> dict[tuple[int, int], Tensor]:
+    """Return the mean normed states (N, D) after some layers, without some first tokens."""
+    shape = (len(ids), student.config["hidden_size"])
+    means = {(depth, skip): torch.empty(shape) for depth in depths for skip in skips}
     for group in chunks([len(x) for x in ids], 1024):
         flat = torch.tensor([token for i in group for token in ids[i]])
         lengths = [len(ids[i]) for i in group]
         for depth, h_TD in enumerate(student.inner_states(flat, lengths), 1):
-            if depth in means:
-                means[depth][group] = pool(student.norm(h_TD), lengths, skip)
+            for skip in skips if depth in depths else ():
+                means[depth, skip][group] = pool(student.norm(h_TD), lengths, skip)
     return means
 
 
 def fit(x_ND: Tensor, y_NE: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     """Return weight (E, D) and bias (E,) of the penalised least squares."""
-    x_D, y_E = x_ND.mean(0), y_NE.mean(0)
-    x_ND, y_NE = (x_ND - x_D).double(), (y_NE - y_E).double()
-    scale = x_ND.square().mean() * len(x_ND) * penalty
-    gram_DD = x_ND.T @ x_ND + scale * torch.eye(x_ND.shape[1], dtype=torch.double)
-    weight_ED = torch.linalg.solve(gram_DD, x_ND.T @ y_NE).T.float()
+    x_D, y_E, scale_D = x_ND.mean(0), y_NE.mean(0), x_ND.std(0)
+    x_ND, y_NE = ((x_ND - x_D) / scale_D).double(), (y_NE - y_E).double()
+    eye_DD = torch.eye(x_ND.shape[1], dtype=torch.double)
+    gram_DD = x_ND.T @ x_ND + penalty * len(x_ND) * eye_DD
+    weight_ED = torch.linalg.solve(gram_DD, x_ND.T @ y_NE).T.float() / scale_D
     return weight_ED, y_E - weight_ED @ x_D
 
 
@@ -90,13 +91,12 @@ def main() -> None:
     for attention in args.attention:
         student = Student.load(args.model, max(args.layers), y_NE.shape[1], attention == "causal")
         student.bfloat16()
-        for skip in args.skip:
-            for depth, x_ND in features(student, ids, args.layers, skip).items():
-                held_out = (x_ND[len(texts) :], y_ME)
-                cosine, penalty, found = best_fit(x_ND[: len(texts)], y_NE, held_out)
-                row = {"layers": depth, "attention": attention, "skip": skip, "cosine": cosine}
-                print(json.dumps({**row, "penalty": penalty}), flush=True)
-                torch.save(found, args.output / f"{depth}-{attention}-{skip}.pt")
+        for (depth, skip), x_ND in features(student, ids, args.layers, args.skip).items():
+            held_out = (x_ND[len(texts) :], y_ME)
+            cosine, penalty, found = best_fit(x_ND[: len(texts)], y_NE, held_out)
+            row = {"layers": depth, "attention": attention, "skip": skip, "cosine": cosine}
+            print(json.dumps({**row, "penalty": penalty}), flush=True)
+            torch.save(found, args.output / f"{depth}-{attention}-{skip}.pt")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 MAX_TOKENS = 256
 WINDOW = 2048
 """Texts that are sorted by length and written together."""
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 2048
 
 
 def rows_of(path: Path) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int32]]]:

@@ -23,7 +23,7 @@ SHARES = {"sentence": 0.20, "caption": 0.25, "title": 0.10, "passage": 0.45}
 """Share of each kind among the texts."""
 HELD_OUT = 100
 """One article in so many is held out."""
-PASSAGE_WORDS = (25, 190)
+PASSAGE_WORDS = (12, 190)
 """Passages have a log-uniform number of words: few reach the limit of 256 tokens."""
 DEV_CLAIMS = 300
 """SciFact's last training claims are dev queries, and never trained on."""

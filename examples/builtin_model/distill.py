@@ -1,0 +1,283 @@
+"""Train the student on the teacher's vectors: killed at any time, the same command goes on.
+
+    python distill.py WORK/pruned WORK/stream --layers 6 --attention causal \\
+        --projection WORK/ridge/6-causal-0.pt -o WORK/run
+    python distill.py WORK/pruned WORK/stream --layers 6 --attention causal \\
+        --start WORK/run/checkpoint.pt --decay 400 -o WORK/decayed
+
+The rate warms up, then stays; it has no planned end. A second run with `--start` and `--decay` lets it
+fall to zero from any checkpoint, and the first run can go on from there.
+
+Weights, gradients and the optimizer's state lie in memory that all processes share. A batch is cut into
+chunks, which the processes take in turn as they get free: one that must wait for other work on the
+machine holds nobody up. Each process then updates its part of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.multiprocessing as mp
+from student import Student, Tokens, chunks
+from torch import Tensor
+from torch.nn import functional as F
+
+BETAS, EPSILON = (0.9, 0.98), 1e-9
+CHUNK_TOKENS = 1024
+STATE = ("master", "first", "second", "average")
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What a run does."""
+
+    model: Path
+    stream: Path
+    out: Path
+    layers: int
+    attention: str
+    projection: Path | None
+    start: Path | None
+    decay: int
+    steps: int | None
+    batch: int
+    rate: float
+    warmup: int
+    averaged: float
+    """Share of the running average kept a step."""
+    processes: int
+    save_minutes: float
+
+    def factor(self, step: int, first: int) -> float:
+        """Return the rate's factor at a step; `first` is where the decay begins."""
+        warm = min(1.0, (step + 1) / self.warmup)
+        return warm if not self.decay else max(0.0, 1 - (step - first) / self.decay)
+
+
+class Shared:
+    """What all processes see."""
+
+    def __init__(self, size: int, processes: int, context: Any) -> None:
+        self.weights = torch.zeros(size, dtype=torch.bfloat16).share_memory_()
+        self.gradients = torch.zeros(processes, size, dtype=torch.bfloat16).share_memory_()
+        self.state = {name: torch.zeros(size).share_memory_() for name in STATE}
+        self.loss, self.square = (torch.zeros(processes).share_memory_() for _ in range(2))
+        self.barrier, self.next = context.Barrier(processes), context.Value("q", 0)
+
+
+def flat_size(student: Student) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in student.parameters())
+
+
+def bind(student: Student, weights: Tensor, gradients: Tensor | None) -> None:
+    """Make the parameters and their gradients views of flat tensors."""
+    offset = 0
+    for parameter in student.parameters():
+        view = slice(offset, offset + parameter.numel())
+        parameter.data = weights[view].view_as(parameter)
+        if gradients is not None:
+            parameter.grad = gradients[view].view_as(parameter)
+        offset = view.stop
+
+
+def flatten(student: Student) -> Tensor:
+    """Return all parameters in one tensor."""
+    return torch.cat([p.detach().float().flatten() for p in student.parameters()])
+
+
+def make_student(plan: Plan, width: int) -> Student:
+    """Return the student as it starts, in float32."""
+    student = Student.load(plan.model, plan.layers, width, plan.attention == "causal")
+    if plan.projection is not None:
+        weight, bias = torch.load(plan.projection)
+        student.projection.weight.data, student.projection.bias.data = weight, bias
+    return student
+
+
+class Stream:
+    """Texts and teacher's vectors by position."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "train.jsonl"
+        with self.path.open(encoding="utf-8") as file:
+            self.texts = [json.loads(line)["text"] for line in file]
+        self.ids = np.load(self.path.with_suffix(".ids.npy"))
+        rows = np.memmap(self.path.with_suffix(".f16"), np.float16, "r")
+        self.rows = rows.reshape(int(self.ids.max()) + 1, -1)
+        self.width: int = self.rows.shape[1]
+
+    def take(self, start: int, count: int) -> tuple[list[str], Tensor]:
+        """Return some texts and their vectors; wait until the teacher is so far."""
+        places = [(start + i) % len(self.texts) for i in range(count)]
+        ids = self.ids[places]
+        while int(self.path.with_suffix(".done").read_text()) <= ids.max():
+            time.sleep(5)
+        return [self.texts[i] for i in places], torch.from_numpy(self.rows[ids].astype(np.float32))
+
+
+def take_chunk(shared: Shared, count: int) -> int | None:
+    """Return the next chunk that nobody has taken."""
+    with shared.next.get_lock():
+        n: int = shared.next.value
+        shared.next.value += 1
+    return n if n < count else None
+
+
+def learn(student: Student, tokens: Tokens, texts: list[str], y_NE: Tensor, shared: Shared) -> float:
+    """Add the gradients of the chunks that this process takes; return the sum of their losses."""
+    ids = tokens(texts)
+    groups = chunks([len(x) for x in ids], CHUNK_TOKENS)
+    total = 0.0
+    while (n := take_chunk(shared, len(groups))) is not None:
+        group = groups[n]
+        flat = torch.tensor([token for i in group for token in ids[i]])
+        vectors = student(flat, [len(ids[i]) for i in group])
+        loss = (1 - (vectors * y_NE[group]).sum(-1)).sum() / len(texts)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def update(shared: Shared, part: slice, rank: int, step: int, rate: float, averaged: float) -> float:
+    """Take one step of Adam on a part of the weights; return the gradients' norm."""
+    gradient = shared.gradients[:, part].float().sum(0)
+    shared.square[rank] = gradient.square().sum()
+    shared.gradients[:, part].zero_()
+    shared.barrier.wait()
+    norm = float(shared.square.sum().sqrt())
+    gradient *= min(1.0, 1.0 / (norm + 1e-6))
+    master, first, second, average = (shared.state[name][part] for name in STATE)
+    first.lerp_(gradient, 1 - BETAS[0])
+    second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    scale = math.sqrt(1 - BETAS[1] ** (step + 1))
+    denominator = second.sqrt().div_(scale).add_(EPSILON)
+    master.addcdiv_(first, denominator, value=-rate / (1 - BETAS[0] ** (step + 1)))
+    average.lerp_(master, 1 - min(averaged, (step + 1) / (step + 10)))
+    shared.weights[part] = master.bfloat16()
+    return norm
+
+
+def save(plan: Plan, shared: Shared, progress: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename it."""
+    path = plan.out / "checkpoint.pt"
+    settings = {"layers": plan.layers, "attention": plan.attention}
+    torch.save({**shared.state, **progress, **settings}, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> None:
+    """Train in one process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(rank)
+    stream = Stream(plan.stream)
+    student = make_student(plan, stream.width).bfloat16()
+    bind(student, shared.weights, shared.gradients[rank])
+    tokens = Tokens(plan.model)
+    size = len(shared.weights)
+    part = slice(size * rank // plan.processes, size * (rank + 1) // plan.processes)
+    saved, logged, losses = time.monotonic(), time.monotonic(), []
+    last = plan.steps if not plan.decay else progress["first"] + plan.decay
+    for step in itertools.count(progress["step"]):
+        if last is not None and step >= last:
+            break
+        texts, y_NE = stream.take(progress["position"], plan.batch)
+        shared.loss[rank] = learn(student, tokens, texts, y_NE, shared)
+        shared.barrier.wait()
+        shared.next.value = 0
+        rate = plan.rate * plan.factor(step, progress["first"])
+        norm = update(shared, part, rank, step, rate, plan.averaged)
+        losses.append(float(shared.loss.sum()))
+        progress |= {"step": step + 1, "position": progress["position"] + plan.batch}
+        if rank == 0 and (step + 1) % 20 == 0:
+            progress["seconds"] += time.monotonic() - logged
+            log(plan, progress, loss=sum(losses) / len(losses), rate=rate, norm=norm)
+            logged, losses = time.monotonic(), []
+        shared.barrier.wait()
+        if rank == 0 and time.monotonic() - saved > 60 * plan.save_minutes:
+            save(plan, shared, progress)
+            saved = time.monotonic()
+    shared.barrier.wait()
+    if rank == 0:
+        save(plan, shared, progress)
+
+
+def log(plan: Plan, progress: dict[str, Any], **values: float) -> None:
+    """Add a line to the log."""
+    row = {**progress, **values, "time": time.time()}
+    with (plan.out / "log.jsonl").open("a") as file:
+        print(json.dumps({k: round(v, 6) for k, v in row.items()}), file=file)
+
+
+def begin(plan: Plan, shared: Shared, student: Student) -> dict[str, Any]:
+    """Fill the shared state from a checkpoint, or from the model; return the progress."""
+    own = plan.out / "checkpoint.pt"
+    path = own if own.is_file() else plan.start
+    progress: dict[str, Any] = {"step": 0, "position": 0, "seconds": 0.0, "first": 0}
+    if path is None:
+        for name in ("master", "average"):
+            shared.state[name].copy_(flatten(student))
+    else:
+        state = torch.load(path, mmap=True)
+        for name in STATE:
+            shared.state[name].copy_(state[name])
+        progress = {name: state[name] for name in progress}
+        if path == plan.start:
+            progress["first"] = progress["step"]
+    shared.weights.copy_(shared.state["master"])
+    return progress
+
+
+def main() -> None:
+    """Start the processes and end when they do."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="folder of prune.py")
+    parser.add_argument("stream", type=Path, help="folder of texts.py")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--attention", choices=("causal", "bidirectional"), default="causal")
+    parser.add_argument("--projection", type=Path, help="of ridge.py")
+    parser.add_argument("--start", type=Path, help="a checkpoint to begin with")
+    parser.add_argument("--decay", type=int, default=0, help="steps to let the rate fall to zero")
+    parser.add_argument("--steps", type=int, help="end there")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--warmup", type=int, default=50)
+    parser.add_argument("--averaged", type=float, default=0.995)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--save-minutes", type=float, default=5)
+    plan = Plan(**vars(parser.parse_args()))
+    plan.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    student = make_student(plan, Stream(plan.stream).width)
+    context = mp.get_context("spawn")
+    shared = Shared(flat_size(student), plan.processes, context)
+    progress = begin(plan, shared, student)
+    workers = [
+        context.Process(target=work, args=(n, plan, shared, progress), daemon=True)
+        for n in range(plan.processes)
+    ]
+    for worker in workers:
+        worker.start()
+    while all(worker.exitcode is None for worker in workers):
+        time.sleep(1)
+    if any(worker.exitcode for worker in workers):
+        for worker in workers:
+            worker.terminate()
+        raise SystemExit("a process ended early; start again to go on from the last checkpoint")
+    for worker in workers:
+        worker.join()
+
+
+if __name__ == "__main__":
+    main()
