@@ -1,9 +1,9 @@
 """Train the student on the teacher's vectors: killed at any time, the same command goes on.
 
-    python distill.py WORK/pruned WORK/stream --layers 6 --attention causal \\
-        --projection WORK/ridge/6-causal-0.pt -o WORK/run
-    python distill.py WORK/pruned WORK/stream --layers 6 --attention causal \\
-        --start WORK/run/checkpoint.pt --decay 400 -o WORK/decayed
+    python distill.py WORK/pruned WORK/stream --teacher WORK/teacher --layers 6 \\
+        --attention bidirectional --projection WORK/ridge/6-bidirectional-0.pt -o WORK/run
+    python distill.py WORK/pruned WORK/stream --teacher WORK/teacher --layers 6 \\
+        --attention bidirectional --start WORK/run/checkpoint.pt --decay 400 -o WORK/decayed
 
 The rate warms up, then stays; it has no planned end. A second run with `--start` and `--decay` lets it
 fall to zero from any checkpoint, and the first run can go on from there.
@@ -29,11 +29,14 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 from student import Student, Tokens, chunks
+from teach import Teacher
 from torch import Tensor
 from torch.nn import functional as F
 
 BETAS, EPSILON = (0.9, 0.98), 1e-9
 CHUNK_TOKENS = 1024
+AHEAD = 4096
+"""Rows that the teacher embeds at a time, when training has come to the end of those there are."""
 STATE = ("master", "first", "second", "average")
 
 
@@ -43,6 +46,7 @@ class Plan:
 
     model: Path
     stream: Path
+    teacher: Path
     out: Path
     layers: int
     attention: str
@@ -113,16 +117,42 @@ class Stream:
         with self.path.open(encoding="utf-8") as file:
             self.texts = [json.loads(line)["text"] for line in file]
         self.ids = np.load(self.path.with_suffix(".ids.npy"))
-        rows = np.memmap(self.path.with_suffix(".f16"), np.float16, "r")
+        rows = np.memmap(self.path.with_suffix(".f16"), np.float16, "r+")
         self.rows = rows.reshape(int(self.ids.max()) + 1, -1)
         self.width: int = self.rows.shape[1]
+        self.first_use = np.unique(self.ids, return_index=True)[1]
+
+    def done(self) -> int:
+        """Return how many rows the teacher has written."""
+        return int(self.path.with_suffix(".done").read_text())
+
+    def needed(self, start: int, count: int) -> int:
+        """Return how many rows some texts need."""
+        places = [(start + i) % len(self.texts) for i in range(count)]
+        return int(self.ids[places].max()) + 1
+
+    def teach(self, teacher: Teacher, shared: Shared, rank: int) -> None:
+        """Embed the next rows, all processes together."""
+        done = self.done()
+        end = min(done + AHEAD, len(self.rows))
+        parts = range(done, end, AHEAD // 32)
+        while (n := take_chunk(shared, len(parts))) is not None:
+            rows = slice(parts[n], min(parts[n] + AHEAD // 32, end))
+            vectors = teacher.encode([self.texts[i] for i in self.first_use[rows]])
+            self.rows[rows] = vectors.numpy().astype(np.float16)
+        self.rows.flush()
+        shared.barrier.wait()
+        if rank == 0:
+            shared.next.value = 0
+            part = self.path.with_suffix(".done.part")
+            part.write_text(str(end))
+            os.replace(part, self.path.with_suffix(".done"))
+        shared.barrier.wait()
 
     def take(self, start: int, count: int) -> tuple[list[str], Tensor]:
-        """Return some texts and their vectors; wait until the teacher is so far."""
+        """Return some texts and their vectors."""
         places = [(start + i) % len(self.texts) for i in range(count)]
         ids = self.ids[places]
-        while int(self.path.with_suffix(".done").read_text()) <= ids.max():
-            time.sleep(5)
         return [self.texts[i] for i in places], torch.from_numpy(self.rows[ids].astype(np.float32))
 
 
@@ -183,7 +213,7 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
     stream = Stream(plan.stream)
     student = make_student(plan, stream.width).bfloat16()
     bind(student, shared.weights, shared.gradients[rank])
-    tokens = Tokens(plan.model)
+    tokens, teacher = Tokens(plan.model), Teacher(plan.teacher)
     size = len(shared.weights)
     part = slice(size * rank // plan.processes, size * (rank + 1) // plan.processes)
     saved, logged, losses = time.monotonic(), time.monotonic(), []
@@ -191,6 +221,8 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
     for step in itertools.count(progress["step"]):
         if last is not None and step >= last:
             break
+        while stream.needed(progress["position"], plan.batch) > stream.done():
+            stream.teach(teacher, shared, rank)
         texts, y_NE = stream.take(progress["position"], plan.batch)
         shared.loss[rank] = learn(student, tokens, texts, y_NE, shared)
         shared.barrier.wait()
@@ -243,9 +275,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="folder of prune.py")
     parser.add_argument("stream", type=Path, help="folder of texts.py")
+    parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--attention", choices=("causal", "bidirectional"), default="causal")
+    parser.add_argument("--attention", choices=("causal", "bidirectional"), default="bidirectional")
     parser.add_argument("--projection", type=Path, help="of ridge.py")
     parser.add_argument("--start", type=Path, help="a checkpoint to begin with")
     parser.add_argument("--decay", type=int, default=0, help="steps to let the rate fall to zero")
