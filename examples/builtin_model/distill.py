@@ -202,7 +202,7 @@ def save(plan: Plan, shared: Shared, progress: dict[str, Any]) -> None:
     """Write a checkpoint under a temporary name, then rename it."""
     path = plan.out / "checkpoint.pt"
     settings = {"layers": plan.layers, "attention": plan.attention}
-    torch.save({**shared.state, **progress, **settings}, path.with_suffix(".part"))
+    torch.save({**shared.state, **settings, "progress": dict(progress)}, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
 
@@ -217,7 +217,7 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
     size = len(shared.weights)
     part = slice(size * rank // plan.processes, size * (rank + 1) // plan.processes)
     saved, logged, losses = time.monotonic(), time.monotonic(), []
-    last = plan.steps if not plan.decay else progress["first"] + plan.decay
+    last = plan.steps if not plan.decay else progress["decay_from"] + plan.decay
     for step in itertools.count(progress["step"]):
         if last is not None and step >= last:
             break
@@ -227,7 +227,7 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
         shared.loss[rank] = learn(student, tokens, texts, y_NE, shared)
         shared.barrier.wait()
         shared.next.value = 0
-        rate = plan.rate * plan.factor(step, progress["first"])
+        rate = plan.rate * plan.factor(step, progress["decay_from"])
         norm = update(shared, part, rank, step, rate, plan.averaged)
         losses.append(float(shared.loss.sum()))
         progress |= {"step": step + 1, "position": progress["position"] + plan.batch}
@@ -255,7 +255,7 @@ def begin(plan: Plan, shared: Shared, student: Student) -> dict[str, Any]:
     """Fill the shared state from a checkpoint, or from the model; return the progress."""
     own = plan.out / "checkpoint.pt"
     path = own if own.is_file() else plan.start
-    progress: dict[str, Any] = {"step": 0, "position": 0, "seconds": 0.0, "first": 0}
+    progress: dict[str, Any] = {"step": 0, "position": 0, "seconds": 0.0, "decay_from": 0}
     if path is None:
         for name in ("master", "average"):
             shared.state[name].copy_(flatten(student))
@@ -263,9 +263,9 @@ def begin(plan: Plan, shared: Shared, student: Student) -> dict[str, Any]:
         state = torch.load(path, mmap=True)
         for name in STATE:
             shared.state[name].copy_(state[name])
-        progress = {name: state[name] for name in progress}
+        progress = {name: state["progress"][name] for name in progress}
         if path == plan.start:
-            progress["first"] = progress["step"]
+            progress["decay_from"] = progress["step"]
     shared.weights.copy_(shared.state["master"])
     return progress
 

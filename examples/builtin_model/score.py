@@ -34,7 +34,7 @@ class Model:
 
     def __init__(self, folder: Path, checkpoint: Path, width: int, weights: str) -> None:
         state = torch.load(checkpoint, mmap=True)
-        self.progress = {name: state[name] for name in ("step", "position", "seconds")}
+        self.progress = state["progress"]
         self.student = Student.load(folder, state["layers"], width, state["attention"] == "causal")
         bind(self.student, state[weights].bfloat16(), None)
         self.tokens = Tokens(folder)
