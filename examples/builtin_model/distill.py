@@ -164,7 +164,9 @@ def take_chunk(shared: Shared, count: int) -> int | None:
     return n if n < count else None
 
 
-def learn(student: Student, tokens: Tokens, texts: list[str], y_NE: Tensor, shared: Shared) -> float:
+def learn(
+    student: Student, tokens: Tokens, texts: list[str], y_NE: Tensor, shared: Shared
+) -> float:
     """Add the gradients of the chunks that this process takes; return the sum of their losses."""
     ids = tokens(texts)
     groups = chunks([len(x) for x in ids], CHUNK_TOKENS)
@@ -179,7 +181,9 @@ def learn(student: Student, tokens: Tokens, texts: list[str], y_NE: Tensor, shar
     return total
 
 
-def update(shared: Shared, part: slice, rank: int, step: int, rate: float, averaged: float) -> float:
+def update(
+    shared: Shared, part: slice, rank: int, step: int, rate: float, averaged: float
+) -> float:
     """Take one step of Adam on a part of the weights; return the gradients' norm."""
     gradient = shared.gradients[:, part].float().sum(0)
     shared.square[rank] = gradient.square().sum()

@@ -72,9 +72,7 @@ def cut_tokenizer(state: dict[str, Any], keep: Sequence[int]) -> dict[str, Any]:
     new = {old: n for n, old in enumerate(keep)}
     model = state["model"]
     vocabulary = {token: new[i] for token, i in model["vocab"].items() if i in new}
-    merges = [
-        (a, b) for a, b in model["merges"] if all(t in vocabulary for t in (a, b, a + b))
-    ]
+    merges = [(a, b) for a, b in model["merges"] if all(t in vocabulary for t in (a, b, a + b))]
     added = [{**token, "id": new[token["id"]]} for token in state["added_tokens"]]
     return {
         **state,
@@ -136,7 +134,9 @@ def main() -> None:
     cut_model(model, keep, args.layers).to(torch.bfloat16).save_pretrained(args.output)
     cut = AutoTokenizer.from_pretrained(args.output)
     sample = list(itertools.islice(read_texts(args.texts[0]), 20_000))
-    check_round_trip(cut, [*sample[::10], "naïve café – 12,345 µg/mL 東京 🙂\n\tdef f(x): return x"])
+    check_round_trip(
+        cut, [*sample[::10], "naïve café – 12,345 µg/mL 東京 🙂\n\tdef f(x): return x"]
+    )
     before = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"])
     after = sum(len(ids) for ids in cut(sample, add_special_tokens=False)["input_ids"])
     print(f"{len(keep)} tokens, {args.layers} layers; texts are {after / before - 1:+.1%} longer")

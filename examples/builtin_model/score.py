@@ -97,7 +97,9 @@ def held_out(model: Model, stream: Path) -> dict[str, float]:
     with (stream / "held_out.jsonl").open() as file:
         kinds = np.array([json.loads(line)["kind"] for line in file])
     cosine = (model(texts) * y_NE.numpy()).sum(1)
-    return {f"cosine_{kind}": float(cosine[kinds == kind].mean()) for kind in ("sentence", "passage")}
+    return {
+        f"cosine_{kind}": float(cosine[kinds == kind].mean()) for kind in ("sentence", "passage")
+    }
 
 
 def main() -> None:

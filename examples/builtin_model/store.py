@@ -56,7 +56,8 @@ def pack(weights: dict[str, Tensor], int8: bool) -> dict[str, Tensor]:
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return float32 weights of what `pack` returned."""
     return {
-        name: weight.float() * (packed[f"{name}.scale"].float()[:, None] if weight.dtype == torch.int8 else 1)
+        name: weight.float()
+        * (packed[f"{name}.scale"].float()[:, None] if weight.dtype == torch.int8 else 1)
         for name, weight in packed.items()
         if not name.endswith(".scale")
     }
@@ -82,10 +83,15 @@ def store(folder: Path, student: Student, out: Path, int8: bool) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(folder / name, out / name)
     weights = {n: p.detach() for n, p in student.named_parameters()}
-    dense = {"linear.weight": weights.pop("projection.weight"), "linear.bias": weights.pop("projection.bias")}
+    dense = {
+        "linear.weight": weights.pop("projection.weight"),
+        "linear.bias": weights.pop("projection.bias"),
+    }
     save_file(pack(weights, int8), out / "model.safetensors", {"format": "pt"})
     (out / "2_Dense").mkdir(exist_ok=True)
-    save_file({n: w.float().contiguous() for n, w in dense.items()}, out / "2_Dense/model.safetensors")
+    save_file(
+        {n: w.float().contiguous() for n, w in dense.items()}, out / "2_Dense/model.safetensors"
+    )
     config = {**student.config, "architectures": ["LlamaModel"], "dtype": "bfloat16"}
     if not student.causal:
         config["is_causal"] = False
@@ -96,14 +102,22 @@ def store(folder: Path, student: Student, out: Path, int8: bool) -> None:
     write_json(out / "2_Dense/config.json", {**shape, "activation_function": activation})
     pooling = {"word_embedding_dimension": inner, "pooling_mode_mean_tokens": True}
     write_json(out / "1_Pooling/config.json", pooling)
-    names = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"), ("3_Normalize", "Normalize"))
+    names = (
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        ("2_Dense", "Dense"),
+        ("3_Normalize", "Normalize"),
+    )
     modules = [
         {"idx": n, "name": str(n), "path": path, "type": TYPES + kind}
         for n, (path, kind) in enumerate(names)
     ]
     (out / "3_Normalize").mkdir(exist_ok=True)
     write_json(out / "modules.json", modules)
-    write_json(out / "sentence_bert_config.json", {"max_seq_length": 2 * MAX_TOKENS, "do_lower_case": False})
+    write_json(
+        out / "sentence_bert_config.json",
+        {"max_seq_length": 2 * MAX_TOKENS, "do_lower_case": False},
+    )
     settings = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "prompts": {}}
     write_json(out / "config_sentence_transformers.json", settings)
 
@@ -117,7 +131,9 @@ def main() -> None:
     parser.add_argument("--weights", choices=("average", "master"), default="average")
     parser.add_argument("--int8", action="store_true")
     args = parser.parse_args()
-    store(args.model, open_checkpoint(args.model, args.checkpoint, args.weights), args.out, args.int8)
+    store(
+        args.model, open_checkpoint(args.model, args.checkpoint, args.weights), args.out, args.int8
+    )
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB")
 

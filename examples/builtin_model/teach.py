@@ -2,9 +2,9 @@
 
     python teach.py WORK/teacher WORK/stream
 
-Writes `NAME.ids.npy` (the row of each text: a text that comes again has one row) and `NAME.f16`, rows of
-unit vectors in float16, for both files of the stream. `NAME.done` holds the number of rows that are
-there; training reads behind it while this goes on. Killed, the same command goes on.
+Writes `NAME.ids.npy` (the row of each text: a text that comes again has one row) and `NAME.f16`,
+rows of unit vectors in float16, for both files of the stream. `NAME.done` holds the number of rows
+that are there; training embeds the rest as it needs it. Killed, the same command goes on.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python texts.py DATA -o WORK/stream --count 600000
 
-`train.jsonl` has one `{"kind", "text"}` a line in the order of training; `held_out.jsonl` has texts of
-articles that the stream never shows. A kind whose texts run out starts again in a new order; passages
-are cut anew then. Only data whose licence lets the weights be shipped are read.
+`train.jsonl` has one `{"kind", "text"}` a line in the order of training; `held_out.jsonl` has
+texts of articles that the stream never shows. A kind whose texts run out starts again in a new
+order; passages are drawn anew each time. Only data whose licence lets the weights be shipped are read.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ Documents = Sequence[Sequence[str]]
 Draw = Callable[[random.Random, Sequence[str]], str]
 
 
-def from_documents(rng: random.Random, wiki: Documents, books: Documents, draw: Draw) -> Iterator[str]:
+def from_documents(
+    rng: random.Random, wiki: Documents, books: Documents, draw: Draw
+) -> Iterator[str]:
     """Yield texts of documents drawn by the square root of their length."""
     pools = [
         (documents, [math.sqrt(len(document)) for document in documents])
@@ -122,7 +124,9 @@ def main() -> None:
             (held_out if n % HELD_OUT == 0 else books if is_book else wiki).append(document)
     captions = read_fields(args.data / "sts/stsb_train.jsonl.gz", "s1", "s2")
     for split in ("dev", "test"):
-        captions += read_fields(args.data / f"snli_devtest/{split}.jsonl.gz", "premise", "hypothesis")
+        captions += read_fields(
+            args.data / f"snli_devtest/{split}.jsonl.gz", "premise", "hypothesis"
+        )
     titles = [t for t in read_fields(args.data / "wiki_pairs/pairs.jsonl.gz", "q") if len(t) < 300]
     rng = random.Random(args.seed)
     # Questions and claims are few: they stand beside as many titles, and come again sooner.
