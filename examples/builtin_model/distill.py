@@ -5,12 +5,12 @@
     python distill.py WORK/pruned WORK/stream --teacher WORK/teacher --layers 6 \\
         --attention bidirectional --start WORK/run/checkpoint.pt --decay 400 -o WORK/decayed
 
-The rate warms up, then stays; it has no planned end. A second run with `--start` and `--decay` lets it
-fall to zero from any checkpoint, and the first run can go on from there.
+The rate warms up, then stays; it has no planned end. A second run with `--start` and `--decay` lets
+it fall to zero from any checkpoint, and the first run can go on from there.
 
-Weights, gradients and the optimizer's state lie in memory that all processes share. A batch is cut into
-chunks, which the processes take in turn as they get free: one that must wait for other work on the
-machine holds nobody up. Each process then updates its part of the weights.
+Weights, gradients and the optimizer's state lie in memory that all processes share. A batch is cut
+into chunks, which the processes take in turn as they get free: one that must wait for other work on
+the machine holds nobody up. Each process then updates its part of the weights.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+from graded import Pairs
 from student import Student, Tokens, chunks
 from teach import Teacher
 from torch import Tensor
-from torch.nn import functional as F
 
 BETAS, EPSILON = (0.9, 0.98), 1e-9
 CHUNK_TOKENS = 1024
@@ -59,6 +59,10 @@ class Plan:
     warmup: int
     averaged: float
     """Share of the running average kept a step."""
+    pairs: Path | None
+    """Scored pairs, if they stand beside the texts."""
+    pairs_batch: int
+    pairs_weight: float
     processes: int
     save_minutes: float
 
@@ -117,7 +121,7 @@ class Stream:
         with self.path.open(encoding="utf-8") as file:
             self.texts = [json.loads(line)["text"] for line in file]
         self.ids = np.load(self.path.with_suffix(".ids.npy"))
-        rows = np.memmap(self.path.with_suffix(".f16"), np.float16, "r+")
+        rows: Any = np.memmap(self.path.with_suffix(".f16"), np.float16, "r+")
         self.rows = rows.reshape(int(self.ids.max()) + 1, -1)
         self.width: int = self.rows.shape[1]
         self.first_use = np.unique(self.ids, return_index=True)[1]
@@ -139,7 +143,7 @@ class Stream:
         while (n := take_chunk(shared, len(parts))) is not None:
             rows = slice(parts[n], min(parts[n] + AHEAD // 32, end))
             vectors = teacher.encode([self.texts[i] for i in self.first_use[rows]])
-            self.rows[rows] = vectors.numpy().astype(np.float16)
+            self.rows[rows] = vectors.astype(np.float16)
         self.rows.flush()
         shared.barrier.wait()
         if rank == 0:
@@ -164,21 +168,30 @@ def take_chunk(shared: Shared, count: int) -> int | None:
     return n if n < count else None
 
 
-def learn(
-    student: Student, tokens: Tokens, texts: list[str], y_NE: Tensor, shared: Shared
-) -> float:
-    """Add the gradients of the chunks that this process takes; return the sum of their losses."""
-    ids = tokens(texts)
-    groups = chunks([len(x) for x in ids], CHUNK_TOKENS)
-    total = 0.0
-    while (n := take_chunk(shared, len(groups))) is not None:
-        group = groups[n]
-        flat = torch.tensor([token for i in group for token in ids[i]])
-        vectors = student(flat, [len(ids[i]) for i in group])
-        loss = (1 - (vectors * y_NE[group]).sum(-1)).sum() / len(texts)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+class Learner:
+    """What a process learns with: the student, its tokenizer and the scored pairs."""
+
+    def __init__(self, plan: Plan, student: Student) -> None:
+        self.student, self.tokens = student, Tokens(plan.model)
+        self.weight = plan.pairs_weight
+        self.pairs = None if plan.pairs is None else Pairs(plan.pairs, plan.pairs_batch)
+
+    def learn(self, texts: list[str], y_NE: Tensor, shared: Shared, step: int) -> float:
+        """Add the gradients of the chunks that this process takes; return their summed loss."""
+        ids = self.tokens(texts)
+        groups = chunks([len(x) for x in ids], CHUNK_TOKENS)
+        total = 0.0
+        while (n := take_chunk(shared, len(groups) + (self.pairs is not None))) is not None:
+            if n == len(groups) and self.pairs is not None:
+                loss = self.weight * self.pairs.loss(self.student, self.tokens, step)
+            else:
+                group = groups[n]
+                flat = torch.tensor([token for i in group for token in ids[i]])
+                v_NE = self.student(flat, [len(ids[i]) for i in group])
+                loss = (1 - (v_NE * y_NE[group]).sum(-1)).sum() / len(texts)
+            loss.backward()
+            total += float(loss.detach())
+        return total
 
 
 def update(
@@ -217,7 +230,7 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
     stream = Stream(plan.stream)
     student = make_student(plan, stream.width).bfloat16()
     bind(student, shared.weights, shared.gradients[rank])
-    tokens, teacher = Tokens(plan.model), Teacher(plan.teacher)
+    learner, teacher = Learner(plan, student), Teacher(plan.teacher)
     size = len(shared.weights)
     part = slice(size * rank // plan.processes, size * (rank + 1) // plan.processes)
     saved, logged, losses = time.monotonic(), time.monotonic(), []
@@ -228,7 +241,7 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
         while stream.needed(progress["position"], plan.batch) > stream.done():
             stream.teach(teacher, shared, rank)
         texts, y_NE = stream.take(progress["position"], plan.batch)
-        shared.loss[rank] = learn(student, tokens, texts, y_NE, shared)
+        shared.loss[rank] = learner.learn(texts, y_NE, shared, step)
         shared.barrier.wait()
         shared.next.value = 0
         rate = plan.rate * plan.factor(step, progress["decay_from"])
@@ -291,6 +304,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--averaged", type=float, default=0.995)
+    parser.add_argument("--pairs", type=Path, help="scored pairs, learnt beside the texts")
+    parser.add_argument("--pairs-batch", type=int, default=32)
+    parser.add_argument("--pairs-weight", type=float, default=0.1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--save-minutes", type=float, default=5)
     plan = Plan(**vars(parser.parse_args()))

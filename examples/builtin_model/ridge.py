@@ -2,13 +2,14 @@
 
     python ridge.py WORK/pruned WORK/stream --count 4000 --layers 6 8 10 -o WORK/ridge
 
-Least squares with a penalty from mean-pooled states to the teacher's vectors; the penalty is the one
-with the best cosine on held-out texts. `WORK/ridge/LAYERS-ATTENTION.pt` holds weight and bias.
+Least squares with a penalty from mean-pooled states to the teacher's vectors; the penalty is the
+one with the best cosine on held-out texts. `WORK/ridge/LAYERS-ATTENTION.pt` holds weight and bias.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from student import Student, Tokens, chunks, pool
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Times the number of texts: features have unit variance."""
@@ -26,7 +27,7 @@ PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 def read_stream(path: Path, count: int | None = None) -> tuple[list[str], Tensor]:
     """Return the first texts of a stream and the teacher's vectors."""
     with path.open(encoding="utf-8") as file:
-        texts = [json.loads(line)["text"] for _, line in zip(range(count or 10**9), file)]
+        texts = [json.loads(line)["text"] for line in itertools.islice(file, count)]
     ids = np.load(path.with_suffix(".ids.npy"))
     rows = np.memmap(path.with_suffix(".f16"), np.float16, "r").reshape(ids.max() + 1, -1)
     return texts, torch.from_numpy(rows[ids[: len(texts)]].astype(np.float32))
@@ -65,7 +66,7 @@ def best_fit(
     x_MD, y_ME = held_out
     fits = [(penalty, fit(x_ND, y_NE, penalty)) for penalty in PENALTIES]
     scored = [
-        (float(F.cosine_similarity(F.linear(x_MD, *w), y_ME).mean()), penalty, w)
+        (float(functional.cosine_similarity(functional.linear(x_MD, *w), y_ME).mean()), penalty, w)
         for penalty, w in fits
     ]
     return max(scored, key=lambda row: row[0])

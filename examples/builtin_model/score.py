@@ -3,8 +3,8 @@
     python score.py WORK/pruned WORK/stream WORK/run/checkpoint.pt DATA --curve WORK/curve.jsonl
 
 STS-B dev (Spearman); SciFact claims that training leaves out, over their abstracts and 700 others
-(nDCG@10); Banking77, a probe on four fifths of the training split, scored on the rest; the cosine to
-the teacher on held-out texts.
+(nDCG@10); Banking77, a probe on four fifths of the training split, scored on the rest; the cosine
+to the teacher on held-out texts.
 """
 
 from __future__ import annotations

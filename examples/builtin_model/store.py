@@ -2,8 +2,8 @@
 
     python store.py WORK/pruned WORK/decayed/checkpoint.pt -o WORK/model [--int8]
 
-`--int8` stores every matrix as int8 with one float16 scale a row (`NAME` and `NAME.scale`); without it the
-weights are bfloat16.
+`--int8` stores every matrix as int8 with one float16 scale a row (`NAME` and `NAME.scale`); without
+it the weights are bfloat16.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import AutoTokenizer
 
 MAX_TOKENS = 256
@@ -25,14 +25,15 @@ class Layer(nn.Module):
         self.heads, self.kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         self.head = config["head_dim"]
         self.eps = config["rms_norm_eps"]
-        self.self_attn = nn.Module()
-        for name, n in (("q", self.heads), ("k", self.kv_heads), ("v", self.kv_heads)):
-            setattr(self.self_attn, f"{name}_proj", nn.Linear(width, n * self.head, bias=False))
-        self.self_attn.o_proj = nn.Linear(self.heads * self.head, width, bias=False)
-        self.mlp = nn.Module()
-        self.mlp.gate_proj = nn.Linear(width, inner, bias=False)
-        self.mlp.up_proj = nn.Linear(width, inner, bias=False)
-        self.mlp.down_proj = nn.Linear(inner, width, bias=False)
+        sizes = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads}
+        self.self_attn = nn.ModuleDict(
+            {f"{k}_proj": nn.Linear(width, n * self.head, bias=False) for k, n in sizes.items()}
+        )
+        self.self_attn["o_proj"] = nn.Linear(self.heads * self.head, width, bias=False)
+        self.mlp = nn.ModuleDict(
+            {f"{name}_proj": nn.Linear(width, inner, bias=False) for name in ("gate", "up")}
+        )
+        self.mlp["down_proj"] = nn.Linear(inner, width, bias=False)
         self.input_layernorm = nn.RMSNorm(width, self.eps)
         self.post_attention_layernorm = nn.RMSNorm(width, self.eps)
 
@@ -41,17 +42,19 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Return the next states."""
         x_TD = self.input_layernorm(h_TD)
-        q_TAH = rotate(self.self_attn.q_proj(x_TD).unflatten(-1, (self.heads, self.head)), turn)
-        k_TKH = rotate(self.self_attn.k_proj(x_TD).unflatten(-1, (self.kv_heads, self.head)), turn)
-        v_TKH = self.self_attn.v_proj(x_TD).unflatten(-1, (self.kv_heads, self.head))
+        q_TAH = rotate(self.self_attn["q_proj"](x_TD).unflatten(-1, (self.heads, self.head)), turn)
+        k_TKH = rotate(
+            self.self_attn["k_proj"](x_TD).unflatten(-1, (self.kv_heads, self.head)), turn
+        )
+        v_TKH = self.self_attn["v_proj"](x_TD).unflatten(-1, (self.kv_heads, self.head))
         group = self.heads // self.kv_heads
         k_TAH, v_TAH = (x.repeat_interleave(group, 1) for x in (k_TKH, v_TKH))
         texts = zip(*(x.split(list(lengths)) for x in (q_TAH, k_TAH, v_TAH)), strict=True)
         o_TAH = torch.cat([attend(q, k, v, causal) for q, k, v in texts])
-        h_TD = h_TD + self.self_attn.o_proj(o_TAH.flatten(1))
+        h_TD = h_TD + self.self_attn["o_proj"](o_TAH.flatten(1))
         x_TD = self.post_attention_layernorm(h_TD)
-        inner_TF = F.silu(self.mlp.gate_proj(x_TD)) * self.mlp.up_proj(x_TD)
-        out_TD: Tensor = h_TD + self.mlp.down_proj(inner_TF)
+        inner_TF = functional.silu(self.mlp["gate_proj"](x_TD)) * self.mlp["up_proj"](x_TD)
+        out_TD: Tensor = h_TD + self.mlp["down_proj"](inner_TF)
         return out_TD
 
 
@@ -119,7 +122,8 @@ class Student(nn.Module):
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return unit vectors (n, width) in float32."""
         mean_ND = pool(self.states(ids_T, lengths), lengths)
-        return F.normalize(F.linear(mean_ND, *(p.float() for p in self.projection.parameters())))
+        weight_ED, bias_E = (p.float() for p in self.projection.parameters())
+        return functional.normalize(functional.linear(mean_ND, weight_ED, bias_E))
 
 
 def pool(h_TD: Tensor, lengths: Sequence[int], skip: int = 0) -> Tensor:

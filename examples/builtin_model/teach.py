@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer
+
+import embedlm
 
 MAX_TOKENS = 256
 WINDOW = 2048
 """Texts that are sorted by length and written together."""
-BATCH_TOKENS = 2048
 
 
 def rows_of(path: Path) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int32]]]:
@@ -35,33 +35,16 @@ def rows_of(path: Path) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int32]]]
 
 
 class Teacher:
-    """A sentence encoder: mean of all tokens, length 1."""
+    """A sentence encoder that EmbedLM opens; products run in bfloat16."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        self.width: int = self.model.config.hidden_size
+        self.model = embedlm.load(folder, dtype="bfloat16", device="cpu", max_length=MAX_TOKENS)
+        self.width: int = self.model.dim
 
-    @torch.inference_mode()
-    def encode(self, texts: list[str]) -> torch.Tensor:
-        """Return unit vectors (n, width) in float32; products run in bfloat16."""
-        ids = self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        vectors_NE = torch.empty(len(ids), self.width)
-        while order:
-            longest = len(ids[order[-1]])
-            batch = order[-max(1, BATCH_TOKENS // longest) :]
-            del order[-len(batch) :]
-            padded_BL = torch.zeros(len(batch), longest, dtype=torch.long)
-            mask_BL = torch.zeros(len(batch), longest, dtype=torch.long)
-            for row, i in enumerate(batch):
-                padded_BL[row, : len(ids[i])] = torch.tensor(ids[i])
-                mask_BL[row, : len(ids[i])] = 1
-            with torch.autocast("cpu", torch.bfloat16):
-                h_BLE = self.model(padded_BL, attention_mask=mask_BL).last_hidden_state
-            sum_BE = (h_BLE.float() * mask_BL[..., None]).sum(1)
-            vectors_NE[batch] = torch.nn.functional.normalize(sum_BE, dim=-1)
-        return vectors_NE
+    def encode(self, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return unit vectors (n, width)."""
+        vectors: np.ndarray[Any, np.dtype[np.float32]] = self.model.encode(texts, normalize=True)
+        return vectors
 
 
 def teach(teacher: Teacher, path: Path) -> None:
@@ -75,7 +58,7 @@ def teach(teacher: Teacher, path: Path) -> None:
     start, before = time.perf_counter(), done
     while done < len(texts):
         part = texts[done : done + WINDOW]
-        rows[done : done + len(part)] = teacher.encode(part).numpy().astype(np.float16)
+        rows[done : done + len(part)] = teacher.encode(part).astype(np.float16)
         rows.flush()
         done += len(part)
         part_path = done_path.with_suffix(".part")

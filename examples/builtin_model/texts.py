@@ -4,7 +4,8 @@
 
 `train.jsonl` has one `{"kind", "text"}` a line in the order of training; `held_out.jsonl` has
 texts of articles that the stream never shows. A kind whose texts run out starts again in a new
-order; passages are drawn anew each time. Only data whose licence lets the weights be shipped are read.
+order; passages are drawn anew each time. Only data whose licence lets the weights be shipped are
+read.
 """
 
 from __future__ import annotations
