@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 
-.PHONY: demo adapt-demo test check lint types contracts wheel bench docs clean
+.PHONY: demo adapt-demo test check lint types contracts wheel bench docs builtin clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,11 @@ bench: $(DEV)  ## Measure against the peers; takes a while and wants a quiet mac
 
 docs: $(DEV)  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+DATA ?= data
+WORK ?= work/builtin
+builtin: $(DEV)  ## Make the built-in models anew from the data sets in DATA; hours on a CPU, resumable.
+	$(BIN)/python examples/builtin_model/build.py $(DATA) -o $(WORK)
 
 clean:
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

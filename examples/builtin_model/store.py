@@ -1,9 +1,9 @@
-"""Write a checkpoint as a model folder that EmbedLM and sentence-transformers open.
+"""Write the folders of `builtin` and `builtin-base`, int8 by row, with their cards.
 
-    python store.py WORK/pruned WORK/decayed/checkpoint.pt -o WORK/model [--int8]
+    python store.py WORK/pruned WORK/graded-4000/checkpoint.pt -o WORK/models
 
-`--int8` stores every matrix as int8 with one float16 scale a row (`NAME` and `NAME.scale`); without
-it the weights are bfloat16.
+`WORK/models/tuned` and `WORK/models/base` take the places of the folders below
+`src/embedlm/builtin`. `--scores` fills the table of scores into the cards.
 """
 
 from __future__ import annotations
@@ -11,56 +11,31 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from distill import bind
-from safetensors.torch import save_file
-from student import MAX_TOKENS, Student
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from student import Student
 
-TYPES = "sentence_transformers.models."
+import embedlm
+from embedlm import Recipe
 
-
-def quantize_rows(weight_OD: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int8 rows and their scales (O,), in float16.
-
-    The scale is the one of a few below the row's maximum that leaves the least square error.
-    """
-    weight_OD = weight_OD.float()
-    top_O = weight_OD.abs().amax(1).clamp_min(1e-12)
-    best_O = torch.full_like(top_O, torch.inf)
-    scale_O = top_O / 127
-    for share in torch.linspace(0.75, 1.0, 11):
-        tried_O = (top_O * share / 127).half().float().clamp_min(6e-8)
-        rounded_OD = (weight_OD / tried_O[:, None]).round().clamp(-127, 127)
-        error_O = (rounded_OD * tried_O[:, None] - weight_OD).square().sum(1)
-        scale_O = torch.where(error_O < best_O, tried_O, scale_O)
-        best_O = torch.minimum(error_O, best_O)
-    rows_OD = (weight_OD / scale_O[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return rows_OD, scale_O.half()
-
-
-def pack(weights: dict[str, Tensor], int8: bool) -> dict[str, Tensor]:
-    """Return the tensors as they are stored."""
-    packed: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        if int8 and weight.ndim == 2:
-            packed[name], packed[f"{name}.scale"] = quantize_rows(weight)
-        else:
-            packed[name] = weight.to(torch.bfloat16).contiguous()
-    return packed
-
-
-def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return float32 weights of what `pack` returned."""
-    return {
-        name: weight.float()
-        * (packed[f"{name}.scale"].float()[:, None] if weight.dtype == torch.int8 else 1)
-        for name, weight in packed.items()
-        if not name.endswith(".scale")
-    }
+HERE = Path(__file__).parent
+MAX_LENGTH = 512
+RECIPE = {
+    "name": "builtin",
+    "summary": "The built-in model: both directions, the mean of all tokens, a projection.",
+    "section": "3",
+    "backbone": {"attention": "bidirectional"},
+    "prompt": {"default": "{text}", "max_length": MAX_LENGTH},
+    "pooling": {"kind": "mean"},
+    "heads": [{"dense": {"projection": "auto"}}],
+    "normalize": True,
+    "notes": "Distilled from all-MiniLM-L6-v2; the model card has data, stages and scores.",
+}
 
 
 def open_checkpoint(folder: Path, checkpoint: Path, weights: str) -> Student:
@@ -77,65 +52,101 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def store(folder: Path, student: Student, out: Path, int8: bool) -> None:
-    """Write the model's folder."""
+def write_plain(folder: Path, student: Student, out: Path) -> None:
+    """Write the student as sentence-transformers' modules, in bfloat16."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(folder / name, out / name)
-    weights = {n: p.detach() for n, p in student.named_parameters()}
+    weights = {n: p.detach().to(torch.bfloat16) for n, p in student.named_parameters()}
     dense = {
         "linear.weight": weights.pop("projection.weight"),
         "linear.bias": weights.pop("projection.bias"),
     }
-    save_file(pack(weights, int8), out / "model.safetensors", {"format": "pt"})
+    save_file(weights, out / "model.safetensors", {"format": "pt"})
     (out / "2_Dense").mkdir(exist_ok=True)
-    save_file(
-        {n: w.float().contiguous() for n, w in dense.items()}, out / "2_Dense/model.safetensors"
-    )
-    config = {**student.config, "architectures": ["LlamaModel"], "dtype": "bfloat16"}
-    if not student.causal:
-        config["is_causal"] = False
-    write_json(out / "config.json", config)
+    save_file({n: w.float() for n, w in dense.items()}, out / "2_Dense/model.safetensors")
+    direction = {} if student.causal else {"is_causal": False}
+    config = {**student.config, "architectures": ["LlamaModel"], "dtype": "bfloat16", **direction}
+    write_json(out / "config.json", {k: v for k, v in config.items() if k != "_model_name_or_path"})
     width, inner = dense["linear.weight"].shape
-    activation = "torch.nn.modules.linear.Identity"
     shape = {"in_features": inner, "out_features": width, "bias": True}
-    write_json(out / "2_Dense/config.json", {**shape, "activation_function": activation})
+    activation = {"activation_function": "torch.nn.modules.linear.Identity"}
+    write_json(out / "2_Dense/config.json", {**shape, **activation})
     pooling = {"word_embedding_dimension": inner, "pooling_mode_mean_tokens": True}
     write_json(out / "1_Pooling/config.json", pooling)
-    names = (
-        ("", "Transformer"),
-        ("1_Pooling", "Pooling"),
-        ("2_Dense", "Dense"),
-        ("3_Normalize", "Normalize"),
-    )
+    paths = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
     modules = [
-        {"idx": n, "name": str(n), "path": path, "type": TYPES + kind}
-        for n, (path, kind) in enumerate(names)
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(paths.items())
     ]
-    (out / "3_Normalize").mkdir(exist_ok=True)
     write_json(out / "modules.json", modules)
-    write_json(
-        out / "sentence_bert_config.json",
-        {"max_seq_length": 2 * MAX_TOKENS, "do_lower_case": False},
-    )
-    settings = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "prompts": {}}
-    write_json(out / "config_sentence_transformers.json", settings)
+    write_json(out / "sentence_bert_config.json", {"max_seq_length": MAX_LENGTH})
+
+
+def write_base(folder: Path, layers: int, out: Path) -> None:
+    """Write the first layers of a pruned language model, in bfloat16, as they were."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(folder / name, out / name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
+    config = {k: v for k, v in {**config, **named}.items() if k != "_model_name_or_path"}
+    write_json(out / "config.json", config)
+    weights = load_file(folder / "model.safetensors")
+    kept = {
+        f"model.{name}": weight
+        for name, weight in weights.items()
+        if not name.startswith("layers.") or int(name.split(".")[1]) < layers
+    }
+    save_file(kept, out / "model.safetensors", {"format": "pt"})
+
+
+def table(scores: Path) -> str:
+    """Return the scores of models, one row each, as Markdown."""
+    rows: dict[str, dict[str, float]] = json.loads(scores.read_text(encoding="utf-8"))
+    tasks = list(next(iter(rows.values())))
+    lines = ["| Model | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for name, row in rows.items():
+        cells = (f"{row[task]:.3f}" if task in row else "–" for task in tasks)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def store(plain: Path, out: Path, recipe: Recipe, card: str) -> None:
+    """Write a folder of EmbedLM with int8 rows, and its card."""
+    model = embedlm.load(plain, recipe, dtype="bfloat16", device="cpu")
+    model.save_pretrained(out, save_dtype="int8")
+    (out / "README.md").write_text(card, encoding="utf-8")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB")
 
 
 def main() -> None:
-    """Write the folder and say how large it is."""
+    """Write both folders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="folder of prune.py")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--weights", choices=("average", "master"), default="average")
-    parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--scores", type=Path, help="scores by the model's name and the task")
     args = parser.parse_args()
-    store(
-        args.model, open_checkpoint(args.model, args.checkpoint, args.weights), args.out, args.int8
-    )
-    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
-    print(f"{args.out}: {size / 1e6:.1f} MB")
+    student = open_checkpoint(args.model, args.checkpoint, args.weights)
+    texts = torch.load(args.checkpoint, mmap=True)["progress"]["position"]
+    facts = {
+        "{texts}": f"{texts:,}",
+        "{scores}": "Not measured yet." if args.scores is None else table(args.scores),
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in ("tuned", "base"):
+            plain, card = Path(temporary) / name, (HERE / f"{name}_card.md").read_text("utf-8")
+            for blank, value in facts.items():
+                card = card.replace(blank, value)
+            if name == "tuned":
+                write_plain(args.model, student, plain)
+                store(plain, args.out / name, Recipe.model_validate(RECIPE), card)
+            else:
+                write_base(args.model, student.config["num_hidden_layers"], plain)
+                store(plain, args.out / name, Recipe.load("plain-mean"), card)
 
 
 if __name__ == "__main__":

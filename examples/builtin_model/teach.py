@@ -47,8 +47,8 @@ class Teacher:
         return vectors
 
 
-def teach(teacher: Teacher, path: Path) -> None:
-    """Embed one file of the stream from where an earlier call stopped."""
+def teach(teacher: Teacher, path: Path, count: int | None = None) -> None:
+    """Embed one file of the stream, or its first texts, from where an earlier call stopped."""
     texts, ids = rows_of(path)
     np.save(path.with_suffix(".ids.npy"), ids)
     done_path, target = path.with_suffix(".done"), path.with_suffix(".f16")
@@ -56,8 +56,9 @@ def teach(teacher: Teacher, path: Path) -> None:
     mode: Any = "r+" if target.is_file() else "w+"
     rows = np.memmap(target, np.float16, mode, shape=(len(texts), teacher.width))
     start, before = time.perf_counter(), done
-    while done < len(texts):
-        part = texts[done : done + WINDOW]
+    end = len(texts) if count is None else min(count, len(texts))
+    while done < end:
+        part = texts[done : min(done + WINDOW, end)]
         rows[done : done + len(part)] = teacher.encode(part).astype(np.float16)
         rows.flush()
         done += len(part)
@@ -73,11 +74,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher", type=Path)
     parser.add_argument("stream", type=Path, help="folder of texts.py")
+    parser.add_argument("--count", type=int, help="distinct training texts; all if absent")
     args = parser.parse_args()
     torch.set_num_threads(1)
     teacher = Teacher(args.teacher)
-    for name in ("held_out", "train"):
-        teach(teacher, args.stream / f"{name}.jsonl")
+    teach(teacher, args.stream / "held_out.jsonl")
+    teach(teacher, args.stream / "train.jsonl", args.count)
 
 
 if __name__ == "__main__":
