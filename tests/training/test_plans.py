@@ -229,4 +229,4 @@ def test_a_plan_without_a_model_trains_the_built_in_base(tmp_path):
             }
         ]
     }
-    assert train(plan, tmp_path / "out", device="cpu").dim == 384
+    assert train(plan, tmp_path / "out", device="cpu").dim == 576
