@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, GgufConfig
 
 FIELDS = ("premise", "hypothesis", "s1", "s2", "q", "d", "text")
 
@@ -81,7 +81,7 @@ def cut_tokenizer(state: dict[str, Any], keep: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def cut_model(model: PreTrainedModel, keep: Sequence[int], layers: int) -> PreTrainedModel:
+def cut_model(model: Any, keep: Sequence[int], layers: int) -> Any:
     """Keep the first layers and the kept rows of the embedding, in place."""
     model.layers = model.layers[:layers]
     rows = model.get_input_embeddings().weight.data[list(keep)].clone()
@@ -90,7 +90,8 @@ def cut_model(model: PreTrainedModel, keep: Sequence[int], layers: int) -> PreTr
     config = model.config
     config.num_hidden_layers, config.vocab_size = layers, len(keep)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
-        setattr(config, name, new.get(getattr(config, name, None)))
+        old = getattr(config, name, None)
+        setattr(config, name, None if old is None else new.get(old))
     return model
 
 
