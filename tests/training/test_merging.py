@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import embedlm
 from embedlm.errors import InputError, MissingExtraError
@@ -39,6 +40,25 @@ def test_a_merge_is_the_weighted_mean(both, tmp_path):
     same = merge([both[1], both[1]], tmp_path / "same", device="cpu")
     wanted = embedlm.load(both[1], device="cpu").encode(TEXTS)
     np.testing.assert_allclose(same.encode(TEXTS), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "asked", "kept"),
+    [
+        (("bfloat16", "bfloat16"), None, torch.bfloat16),
+        (("bfloat16", "float32"), None, torch.float32),
+        (("bfloat16", "bfloat16"), "float32", torch.float32),
+    ],
+)
+def test_a_merge_is_stored_in_the_numbers_of_its_models(tiny_llama, tmp_path, dtypes, asked, kept):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder, dtype in zip(folders, dtypes, strict=True):
+        embedlm.load(tiny_llama, "plain-mean", device="cpu").save_pretrained(
+            folder, save_dtype=dtype
+        )
+    merge(folders, tmp_path / "merged", save_dtype=asked, device="cpu")
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {kept}
 
 
 def test_the_better_model_weighs_more(both, data):  # noqa: F811

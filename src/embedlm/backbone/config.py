@@ -18,7 +18,7 @@ from embedlm.backbone.stored import is_stored_by_row
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError, closest
 from embedlm.jobs.json_files import read_object
 
-__all__ = ["WRAPPED", "is_local", "load_config", "raw_config", "unloadable"]
+__all__ = ["WRAPPED", "is_local", "load_config", "raw_config", "stored_dtype", "unloadable"]
 
 WRAPPED = {"nvembed": ("mistral", "embedding_model.")}
 """Published wrappers: the type of the network inside, and what its weights' names begin with."""
@@ -40,6 +40,12 @@ def is_local(source: str) -> bool:
     if Path(source).exists() or source.startswith((".", "/", "~")):
         return True
     return source.count("/") != 1 and not _OLD_IDS.fullmatch(source)
+
+
+def stored_dtype(source: str) -> str | None:
+    """Return the numbers that a model's config names, where they are of 16 bits; None otherwise."""
+    name = str(load_config(source).dtype).removeprefix("torch.")
+    return name if name in ("bfloat16", "float16") else None
 
 
 def load_config(source: str) -> Any:

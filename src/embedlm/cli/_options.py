@@ -36,6 +36,7 @@ __all__ = [
     "ModelName",
     "PassageOptions",
     "Prompting",
+    "SaveDtype",
     "Tables",
     "TextPath",
     "TopK",
@@ -168,6 +169,15 @@ Weights = Annotated[
     Parameter(
         metavar="NUMBER,...",
         help="A number for each, e.g. 0.7,0.3; without it all weigh the same.",
+    ),
+]
+SaveDtype = Annotated[
+    str | None,
+    Parameter(
+        name="--dtype",
+        metavar="DTYPE",
+        help="Numbers of the weights: float32, bfloat16, float16, or int8 (matrices by row, which "
+        "only EmbedLM opens). Without it: those of the model.",
     ),
 ]
 MaxLength = Annotated[

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
-from embedlm.cli._options import Device, Json, path, repeated, whole
+from embedlm.cli._options import Device, Json, SaveDtype, path, repeated, whole
 from embedlm.cli._values import emit
 from embedlm.errors import InputError
 
@@ -31,14 +29,7 @@ def command(
     texts: Annotated[
         tuple[str, ...], repeated("Files of texts in which the tokens are counted.", metavar="FILE")
     ] = (),
-    dtype: Annotated[
-        str | None,
-        Parameter(
-            metavar="DTYPE",
-            help="Numbers of the weights: float32, bfloat16, float16, or int8 (matrices by row, "
-            "which only EmbedLM opens). Without it: those of the model.",
-        ),
-    ] = None,
+    dtype: SaveDtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from embedlm.cli._options import Device, Json, Weights, path
+from embedlm.cli._options import Device, Json, SaveDtype, Weights, path
 from embedlm.cli._values import emit, parse_weights
 from embedlm.errors import InputError
 
@@ -28,6 +28,7 @@ def command(
             "it gets a larger weight."
         ),
     ] = None,
+    dtype: SaveDtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -42,7 +43,7 @@ def command(
     share = parse_weights(weights)
     if examples is not None:
         share = cocktail_weights(models, examples, device=device)
-    merge(models, output, weights=share, device=device)
+    merge(models, output, weights=share, save_dtype=dtype, device=device)
     if json:
         emit({"model": output, "weights": share})
     else:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from embedlm.backbone import load_backbone
-from embedlm.backbone.config import load_config
+from embedlm.backbone.config import stored_dtype
 from embedlm.backbone.tensors import read_tensors
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.compress.vocabulary import (
@@ -88,7 +88,7 @@ def prune(
     check_arguments("prune", model=model, output=output, layers=layers, vocabulary=vocabulary)
     check_arguments("save_pretrained", save_dtype=save_dtype)
     whole = _opened(str(model), device)
-    save_dtype = save_dtype or _stored_dtype(whole)
+    save_dtype = save_dtype or stored_dtype(whole.backbone.name)
     layer_count = whole.backbone.layer_count
     facts = {
         "layers": [layer_count, layers or layer_count],
@@ -144,12 +144,6 @@ def _opened(model: str, device: Any) -> Embedder:
         return load(model, lm_head=True, **options)
     except UnsupportedError:
         return load(model, **options)
-
-
-def _stored_dtype(whole: Embedder) -> str | None:
-    """Return the numbers of a model's files, where they are of 16 bits."""
-    name = str(load_config(whole.backbone.name).dtype).removeprefix("torch.")
-    return name if name in ("bfloat16", "float16") else None
 
 
 def _reopened(whole: Embedder, folder: Path, device: Any) -> Embedder:

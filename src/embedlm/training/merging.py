@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from embedlm.backbone.config import stored_dtype
 from embedlm.data import read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.names import check_name
 from embedlm.loader import load
+from embedlm.schema.arguments import check_arguments
 from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.trainable import modules_of
 
@@ -30,6 +32,7 @@ def merge(
     output: str | Path,
     *,
     weights: Sequence[float] | None = None,
+    save_dtype: str | None = None,
     device: Any = None,
 ) -> Embedder:
     """Write the weighted mean of models of one architecture, and return it.
@@ -38,15 +41,19 @@ def merge(
         models: folders or hub ids; recipe, prompts and tokenizer are those of the first.
         output: folder of the new model; it must be empty or not exist.
         weights: one weight for each model, scaled to a sum of 1; None gives all the same.
+        save_dtype: the network's numbers in the folder, see `Embedder.save_pretrained`; None: those
+            of the models' folders, and float32 where these differ. The mean is taken in float32.
         device: where the mean is computed.
 
     Raises:
         InputError: fewer than two models, models of different architectures, or an output folder
             that is one of the models or holds something else.
     """
+    check_arguments("save_pretrained", save_dtype=save_dtype)
     share = _shares(models, weights)
     check_output(models, output)
     whole = load(str(models[0]), device=device, dtype="float32")
+    stored = {stored_dtype(whole.backbone.name)}
     parameters = dict(modules_of(whole).named_parameters())
     with_head = whole.backbone.head is not None
     with torch.no_grad():
@@ -55,6 +62,7 @@ def merge(
         for name, part in zip(models[1:], share[1:], strict=True):
             other = load(str(name), device=device, dtype="float32")
             _check_vocabulary(whole, other)
+            stored.add(stored_dtype(other.backbone.name))
             addends = dict(modules_of(other).named_parameters())
             if with_head != (other.backbone.head is not None):
                 # A language-model head that only some of the models have is left out.
@@ -73,7 +81,8 @@ def merge(
                 parameter.add_(addends[key], alpha=part)
     head = whole.backbone.head if with_head else None
     whole = whole.with_backbone(whole.backbone.rebuilt(head=head))  # and without ranges
-    whole.save_pretrained(output)
+    shared = stored.pop() if len(stored) == 1 else None
+    whole.save_pretrained(output, save_dtype=save_dtype or shared)
     return load(str(output), device=device)
 
 
