@@ -68,10 +68,9 @@ def build(data: Path, work: Path, steps: int, decay: int, layers: int) -> None:
     common = (pruned, stream, "--teacher", files["teacher"], "--layers", layers)
     start = ("--projection", ridge / f"{layers}-bidirectional-0.pt")
     run("distill.py", *common, *start, "--steps", steps, "-o", work / "run")
-    graded = ("--start", work / "run/checkpoint.pt", "--decay", decay)
-    graded += ("--pairs", data / "sts/stsb_train.jsonl.gz")
-    last = work / f"graded-{steps}"
-    run("distill.py", *common, *graded, "-o", last)
+    last = work / f"decayed-{steps}"
+    begin = ("--start", work / "run/checkpoint.pt")
+    run("distill.py", *common, *begin, "--decay", decay, "-o", last)
     for checkpoint in (work / "run/checkpoint.pt", last / "checkpoint.pt"):
         run("score.py", pruned, stream, checkpoint, data, "--curve", work / "curve.jsonl")
     run("store.py", pruned, last / "checkpoint.pt", "-o", work / "models")
@@ -83,7 +82,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of the data sets")
     parser.add_argument("-o", "--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000, help="of 64 texts, before the decay")
-    parser.add_argument("--decay", type=int, default=400, help="steps with graded pairs at the end")
+    parser.add_argument("--decay", type=int, default=400, help="steps of a falling rate at the end")
     parser.add_argument("--layers", type=int, default=6)
     args = parser.parse_args()
     build(args.data, args.work, args.steps, args.decay, args.layers)

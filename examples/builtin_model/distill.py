@@ -234,10 +234,13 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
     size = len(shared.weights)
     part = slice(size * rank // plan.processes, size * (rank + 1) // plan.processes)
     saved, logged, losses = time.monotonic(), time.monotonic(), []
+    parent = mp.parent_process()
     last = plan.steps if not plan.decay else progress["decay_from"] + plan.decay
     for step in itertools.count(progress["step"]):
         if last is not None and step >= last:
             break
+        if not parent.is_alive():  # it was killed: nobody would end this process
+            return
         while stream.needed(progress["position"], plan.batch) > stream.done():
             stream.teach(teacher, shared, rank)
         texts, y_NE = stream.take(progress["position"], plan.batch)
