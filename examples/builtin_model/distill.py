@@ -235,6 +235,7 @@ def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> Non
     part = slice(size * rank // plan.processes, size * (rank + 1) // plan.processes)
     saved, logged, losses = time.monotonic(), time.monotonic(), []
     parent = mp.parent_process()
+    assert parent is not None
     last = plan.steps if not plan.decay else progress["decay_from"] + plan.decay
     for step in itertools.count(progress["step"]):
         if last is not None and step >= last:
