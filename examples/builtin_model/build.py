@@ -73,7 +73,12 @@ def build(data: Path, work: Path, steps: int, decay: int, layers: int) -> None:
     run("distill.py", *common, *begin, "--decay", decay, "-o", last)
     for checkpoint in (work / "run/checkpoint.pt", last / "checkpoint.pt"):
         run("score.py", pruned, stream, checkpoint, data, "--curve", work / "curve.jsonl")
-    run("store.py", pruned, last / "checkpoint.pt", "-o", work / "models")
+    models, scores = work / "models", work / f"scores-{steps}.json"
+    run("store.py", pruned, last / "checkpoint.pt", "-o", models)
+    named = {"builtin": models / "tuned", "builtin-base": models / "base"}
+    named |= {"all-MiniLM-L6-v2, the teacher": files["teacher"]}
+    run("measure.py", data, *(f"{k}={v}" for k, v in named.items()), "-o", scores)
+    run("store.py", pruned, last / "checkpoint.pt", "-o", models, "--scores", scores)
 
 
 def main() -> None:
