@@ -16,6 +16,7 @@ from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTok
 import embedlm
 from embedlm.cli import (
     adapt,
+    advise,
     compare,
     compress,
     data,
@@ -31,12 +32,14 @@ from embedlm.cli import (
     parity,
     recipes,
     render,
+    report,
     rerank,
     score,
     search,
     serve,
     similarity,
     synthesize,
+    study,
     train,
 )
 from embedlm.errors import EmbedLMError, InputError, closest
@@ -78,6 +81,9 @@ MODULES = (
     layers,
     synthesize,
     larmor,
+    study,
+    report,
+    advise,
     mine,
     score,
     train,
