@@ -38,8 +38,8 @@ from embedlm.cli import (
     search,
     serve,
     similarity,
-    synthesize,
     study,
+    synthesize,
     train,
 )
 from embedlm.errors import EmbedLMError, InputError, closest
