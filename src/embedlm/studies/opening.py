@@ -35,8 +35,8 @@ class Opener:
     """Where a study's models come from."""
 
     study: Study
-    data: Path
-    """The folder of the data sets."""
+    data: Path | None
+    """The folder of the data sets; None: none is needed, or it was not given."""
     model: str | None = None
     """Instead of the study's."""
     work: Path | None = None
@@ -68,11 +68,12 @@ class Opener:
         return folder
 
     def _file(self, name: str, what: str) -> Path:
-        path = existing(self.data / name)
+        path = None if self.data is None else existing(self.data / name)
         if path is None:
+            where = name if self.data is None else self.data / name
             raise InputError(
-                f"{what} are to be read from {self.data / name}, which is not there (nor with .gz, "
-                ".xz, .zst); give the folder that holds it (--data)"
+                f"{what} are to be read from {where}, which is not there (nor with .gz, .xz, .zst);"
+                " give the folder that holds it (--data, EMBEDLM_DATA)"
             )
         return path
 
