@@ -155,7 +155,7 @@ def run_study(
     """
     design = study if isinstance(study, Study) else Study.load(study)
     chosen = tasks or design.own_tasks() or select(None, design.suite)
-    folder = data_folder(data)
+    folder = data_folder(data, chosen)
     paths, _ = found_tasks(chosen, folder, skip_missing=skip_missing)
     kept = cache if isinstance(cache, Cache) or cache is None else Cache(Path(cache))
     opener = Opener(
