@@ -60,7 +60,9 @@ def _recommendation(found: Mapping[str, Any]) -> Panel:
     strong = [i for i, one in enumerate(found["candidates"]) if one["label"] == advice["label"]]
     table = Table(head, rows, frozenset(strong))
     answer = f"{advice['label']}. {advice['why']}"
-    return Panel("Which should I take?", answer, "", table, advice["commands"], facts)
+    return Panel(
+        "Which should I take?", answer, table=table, commands=advice["commands"], facts=facts
+    )
 
 
 def _best(found: Mapping[str, Any]) -> Panel:
@@ -74,12 +76,13 @@ def _best(found: Mapping[str, Any]) -> Panel:
         rows.append(Dot(one["label"], one[metric], *interval(one), tone=tone or "worse" * worse))
         told = "" if p is None else f"{p:.4f}"
         table.append([one["label"], scored(one[metric], interval(one)), told])
-    answer = (
-        f"The {len(rows)} best by {metric}, with 95 % intervals. Square: surely below the best "
-        "that fits the budget (paired, Holm's p up to 0.05); filled blue: the one to take."
+    answer = f"The {len(rows)} best by {metric}, with 95 % intervals."
+    legend = (
+        "Square: surely below the best that fits the budget (paired, Holm's p up to 0.05); blue: the "
+        "one to take."
     )
     head = ["candidate", metric, "p of being as good as the best"]
-    return Panel("Which is best?", answer, dots(rows, metric), Table(head, table))
+    return Panel("Which is best?", answer, dots(rows, metric), legend, Table(head, table))
 
 
 def _cost(found: Mapping[str, Any], name: str) -> Panel:
@@ -98,4 +101,4 @@ def _cost(found: Mapping[str, Any], name: str) -> Panel:
     ]
     answer = "No other candidate is both cheaper and better than those on the line."
     table = Table(["on the line", unit, metric], rows)
-    return Panel(question, answer, scatter(points, unit, metric), table)
+    return Panel(question, answer, scatter(points, unit, metric), table=table)

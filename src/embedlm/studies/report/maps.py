@@ -78,10 +78,11 @@ def _map(v_ND: npt.NDArray[np.float32], texts: Sequence[str], count: int, cluste
     answer = (
         f"{len(texts):,} texts{drawn}. Near points are near in the model's space for {trusted:.0%} "
         "of neighbours (trustworthiness at 10); distances between far groups mean nothing. "
-        "t-SNE by cosine, k-means on the whole vectors. Point at a mark, or use the arrow keys."
+        "t-SNE by cosine, k-means on the whole vectors."
     )
+    legend = "Point at a mark, or use the arrow keys, to read a text."
     table = Table(["cluster", "texts", "the most typical text"], rows)
-    return Panel("What is in the corpus?", answer, _cloud(place_N2, groups, texts), table)
+    return Panel("What is in the corpus?", answer, _cloud(place_N2, groups, texts), legend, table)
 
 
 def _cloud(place_N2: Any, groups: Any, texts: Sequence[str]) -> str:
@@ -120,7 +121,7 @@ def _similar(v_ND: npt.NDArray[np.float32], texts: Sequence[str]) -> Panel:
     head = ["", "text", *(str(i + 1) for i in range(len(labels)))]
     answer = f"Cosines of {len(labels)} texts from all over the corpus."
     plot = heat(scores.tolist(), labels)
-    return Panel("How similar are texts to each other?", answer, plot, Table(head, rows))
+    return Panel("How similar are texts to each other?", answer, plot, table=Table(head, rows))
 
 
 def _short(text: str, longest: int) -> str:

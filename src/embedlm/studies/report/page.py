@@ -63,7 +63,8 @@ def _section(anchor: str, panel: Panel) -> str:
         items = "".join(f"<li>{escape(fact)}</li>" for fact in panel.facts)
         parts.append(f"<ul>{items}</ul>")
     if panel.plot:
-        parts.append(f"<figure>{panel.plot}</figure>")
+        told = f"<figcaption>{escape(panel.legend)}</figcaption>" if panel.legend else ""
+        parts.append(f"<figure>{panel.plot}{told}</figure>")
     if panel.commands:
         lines = escape("\n".join(panel.commands))
         parts.append(f'<pre tabindex="0"><code>{lines}</code></pre>')

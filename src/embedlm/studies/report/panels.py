@@ -32,6 +32,8 @@ class Panel:
     """In a sentence or more."""
     plot: str = ""
     """HTML or SVG."""
+    legend: str = ""
+    """How the plot is read."""
     table: Table | None = None
     commands: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
@@ -118,7 +120,7 @@ def _variants(found: Mapping[str, Any]) -> Panel:
             cells += [told, p, versus["against"]]
         rows.append(cells)
     table = Table(head, rows, frozenset([best]))
-    return Panel(study.get("question") or study["name"], best_one, "", table, [], facts)
+    return Panel(study.get("question") or study["name"], best_one, table=table, facts=facts)
 
 
 def _by_task(found: Mapping[str, Any], task: str) -> list[Panel]:
@@ -134,12 +136,15 @@ def _by_task(found: Mapping[str, Any], task: str) -> list[Panel]:
     units = "queries" if told["unit"] == "query" else f"{told['unit']}s"
     summary = f" {told['summary']}" if told.get("summary") else ""
     answer = (
-        f"{metric} with 95 % intervals, of {told['n']:,} {units}.{summary} Filled: surely better "
-        "or worse than the reference; open: not decided. The intervals are of single scores: the "
-        "tests of differences are paired, and find smaller ones."
+        f"{metric} with 95 % intervals, of {told['n']:,} {units}.{summary} The intervals are of "
+        "single scores: the tests of differences are paired, and find smaller ones."
+    )
+    legend = (
+        "Blue: the reference. Filled: surely better (round) or worse (square). Open: not decided."
     )
     question = f"How does each variant do on {task}?"
-    panels = [Panel(question, answer, dots(rows, metric), Table(["variant", metric], table))]
+    plot, behind = dots(rows, metric), Table(["variant", metric], table)
+    panels = [Panel(question, answer, plot, legend, behind)]
     for factor in found["study"]["factors"]:
         drawn = _over(found, task, factor)
         if drawn is not None:
@@ -198,9 +203,9 @@ def _over(found: Mapping[str, Any], task: str, factor: str) -> Panel | None:
         )
         series.append(Series(group, points, *bands))
     question = f"How does {task} change with {factor}?"
-    answer = "The bands are 95 % intervals of the scores."
     plot = lines(series, factor, metric)
-    return Panel(question, answer, plot, Table(["", factor, metric], table))
+    legend = "The bands are 95 % intervals of the scores."
+    return Panel(question, "", plot, legend, Table(["", factor, metric], table))
 
 
 def _fit(fit: Mapping[str, Any]) -> Panel:
@@ -223,7 +228,7 @@ def _fit(fit: Mapping[str, Any]) -> Panel:
     ]
     plot = lines([law, measured], x, fit["loss"], log_x=True, log_y=True)
     question = f"By which law does the {fit['loss']} of {fit['task']} fall with {x}?"
-    return Panel(question, answer, plot, Table([x, fit["loss"], "law"], rows))
+    return Panel(question, answer, plot, table=Table([x, fit["loss"], "law"], rows))
 
 
 def _cost(found: Mapping[str, Any]) -> Panel | None:
@@ -243,4 +248,4 @@ def _cost(found: Mapping[str, Any]) -> Panel | None:
     table = Table(["variant", "bytes", "score", "on the front"], rows)
     plot = scatter(points, "bytes of a vector", "score")
     answer = "No other variant is both smaller and better than those on the line."
-    return Panel("What is a byte of a vector worth?", answer, plot, table)
+    return Panel("What is a byte of a vector worth?", answer, plot, table=table)

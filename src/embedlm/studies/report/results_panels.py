@@ -119,7 +119,7 @@ def _leaderboard(models: Sequence[Model], tasks: Sequence[str]) -> Panel:
         + "The intervals are of these tasks; they say nothing of others."
     )
     head = ["rank", "model", "mean", f"difference from {best.name}"]
-    return Panel("Which model is best?", answer, dots(rows, "mean"), Table(head, table))
+    return Panel("Which model is best?", answer, dots(rows, "mean"), table=Table(head, table))
 
 
 def _tasks(models: Sequence[Model]) -> Panel:
@@ -137,7 +137,7 @@ def _tasks(models: Sequence[Model]) -> Panel:
     head = ["task", "metric", "n", *(model.name for model in models)]
     answer = "Main metrics with 95 % intervals; n is the number of queries, pairs or texts."
     table = Table(head, rows)
-    return Panel("How does each model do on each task?", answer, "", table)
+    return Panel("How does each model do on each task?", answer, table=table)
 
 
 def _cost(models: Sequence[Model], tasks: Sequence[str]) -> Panel:
@@ -161,7 +161,7 @@ def _cost(models: Sequence[Model], tasks: Sequence[str]) -> Panel:
     )
     plot = scatter(points, "seconds", "mean score")
     table = Table(["model", "seconds", "mean", "on the front"], rows)
-    return Panel("What does quality cost?", answer, plot, table)
+    return Panel("What does quality cost?", answer, plot, table=table)
 
 
 def _kind(models: Sequence[Model], kind: str) -> Panel:
@@ -179,7 +179,7 @@ def _kind(models: Sequence[Model], kind: str) -> Panel:
     question = _QUESTIONS.get(kind, f"How good is {kind}?")
     head = ["task", "model", "metric", "score", "time"]
     answer = f"Metric: {', '.join(metrics)}, with 95 % intervals."
-    return Panel(question, answer, dots(rows, ", ".join(metrics)), Table(head, table))
+    return Panel(question, answer, dots(rows, ", ".join(metrics)), table=Table(head, table))
 
 
 def _is(result: Result, kind: str) -> bool:
