@@ -78,8 +78,8 @@ def _best(found: Mapping[str, Any]) -> Panel:
         table.append([one["label"], scored(one[metric], interval(one)), told])
     answer = f"The {len(rows)} best by {metric}, with 95 % intervals."
     legend = (
-        "Square: surely below the best that fits the budget (paired, Holm's p up to 0.05); blue: the "
-        "one to take."
+        "Square: surely below the best that fits the budget (paired, Holm's p up to 0.05); blue: "
+        "the one to take."
     )
     head = ["candidate", metric, "p of being as good as the best"]
     return Panel("Which is best?", answer, dots(rows, metric), legend, Table(head, table))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from embedlm.errors import InputError
 from embedlm.evaluation.comparison import ALPHA, compare
 from embedlm.evaluation.results import Result
 from embedlm.evaluation.sample import BIASED, uncertainty
+from embedlm.evaluation.suite import KINDS as SUITE_KINDS
 from embedlm.studies.report.marks import Dot, Point, dots, number, scatter
 from embedlm.studies.report.panels import Panel, Table, pareto, scored
 
@@ -27,11 +27,25 @@ _QUESTIONS = {
     "pair": "How well are pairs told apart?",
     "bitext": "How well are translations found?",
     "contrast": "How likely are right documents among others?",
-    "bias": "How biased are the vectors?",
-    "robustness": "How much do the vectors stand?",
-    "long": "How much of a long text is found?",
-    "efficiency": "How fast and how small is it?",
+    "association": "Bias: which groups do words of judgement stand nearer to?",
+    "minimal_pairs": "Bias: which sentence of a pair is preferred?",
+    "coreference": "Bias: do occupations lean to a gender?",
+    "exposure": "Bias: whose documents are shown?",
+    "position": "Bias: does what stands first count more?",
+    "length": "Bias: do long documents rank higher?",
+    "debiasing": "What does erasing a group cost?",
+    "robustness": "Robustness: what do changed queries lose?",
+    "worst_case": "Robustness: what does the worst small change lose?",
+    "attack": "Robustness: how often do planted documents come up?",
+    "instructions": "Robustness: how much depends on the instruction's words?",
+    "negation": "Robustness: is a negation noticed?",
+    "needle": "How much of a long text is found?",
+    "speed": "How fast is it?",
+    "forms": "What do shorter vectors and smaller numbers lose?",
 }
+
+_RANKED = (*SUITE_KINDS, "needle")
+"""Kinds whose metric is quality from 0 to 1, so that a mean over tasks has a meaning."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,10 @@ class Model:
     def of(self, task: str) -> Result:
         """Return the result of a task."""
         return next(result for result in self.results if result.task == task)
+
+    def on(self, tasks: Sequence[str]) -> list[Result]:
+        """Return the results of some tasks."""
+        return [result for result in self.results if result.task in tasks]
 
 
 def result_panels(models: Sequence[Model]) -> list[Panel]:
@@ -62,9 +80,10 @@ def result_panels(models: Sequence[Model]) -> list[Panel]:
             f"the results of {', '.join(names)} have no task in common; evaluate all models on one "
             "suite"
         )
-    panels = [_leaderboard(models, common), _tasks(models)]
-    if len(models) > 2:
-        panels.append(_cost(models, common))
+    ranked = [task for task in common if models[0].of(task).notes.get("kind") in _RANKED]
+    panels = [*([_leaderboard(models, ranked)] if ranked else []), _tasks(models)]
+    if len(models) > 2 and ranked:
+        panels.append(_cost(models, ranked))
     kinds = dict.fromkeys(r.notes.get("kind", "") for m in models for r in m.results)
     return panels + [_kind(models, kind) for kind in kinds]
 
@@ -101,7 +120,7 @@ def _leaderboard(models: Sequence[Model], tasks: Sequence[str]) -> Panel:
         mean, low, high = means[model.name]
         told, tone = "", "base"
         if model is not best:
-            found = compare(best.results, model.results, (best.name, model.name))
+            found = compare(best.on(tasks), model.on(tasks), (best.name, model.name))
             d_low, d_high = found.mean_interval
             sure = d_high < 0
             tone = "worse" if sure else ""
@@ -188,8 +207,3 @@ def _is(result: Result, kind: str) -> bool:
 
 def _told(result: Result) -> str:
     return scored(result.score, result.interval)
-
-
-def model_of(name: str, facts: Mapping[str, Any], results: list[Result]) -> Model:
-    """Return a result file's model, called by its file where its own name says little."""
-    return Model(name or str(facts.get("name", "model")), results)
