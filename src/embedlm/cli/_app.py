@@ -16,6 +16,7 @@ from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTok
 import embedlm
 from embedlm.cli import (
     adapt,
+    advise,
     compare,
     compress,
     data,
@@ -31,11 +32,13 @@ from embedlm.cli import (
     parity,
     recipes,
     render,
+    report,
     rerank,
     score,
     search,
     serve,
     similarity,
+    study,
     synthesize,
     train,
 )
@@ -78,6 +81,9 @@ MODULES = (
     layers,
     synthesize,
     larmor,
+    study,
+    report,
+    advise,
     mine,
     score,
     train,

@@ -58,9 +58,7 @@ def flag(text: str, name: str | None = None) -> Parameter:
     return Parameter(name=name, negative=(), show_default=False, help=text)
 
 
-def repeated(
-    text: str, name: str | None = None, metavar: str | None = None, **more: Any
-) -> Parameter:
+def repeated(text: str, name: Any = None, metavar: str | None = None, **more: Any) -> Parameter:
     """Return an option that may be given several times."""
     help = f"{text} (repeat)."
     return Parameter(name=name, negative=(), show_default=False, metavar=metavar, help=help, **more)

@@ -25,7 +25,7 @@ from embedlm.evaluation.statistics import (
     swap_test,
 )
 
-__all__ = ["Comparison", "Difference", "compare"]
+__all__ = ["ALPHA", "Comparison", "Difference", "compare", "differences", "mean_difference"]
 
 ALPHA = 1 - LEVEL
 SHOWN = 5
@@ -104,6 +104,24 @@ def compare(
             f"{names[0]} and {names[1]} have no task in common: {', '.join(x.task for x in a)} "
             f"against {', '.join(others)}; evaluate both on the same suite"
         )
+    rows, replicates = differences(pairs)
+    mean, interval = mean_difference(rows, replicates)
+    return Comparison(*names, rows, mean, interval, _verdict(rows, names))
+
+
+def differences(
+    pairs: Sequence[tuple[Result, Result]],
+) -> tuple[list[Difference], list[Floats]]:
+    """Return how the second result of each pair differs from the first, and resamples of that.
+
+    Holm's correction is for all pairs together, so that a family of tests is given at once.
+
+    Args:
+        pairs: two results of one task each.
+
+    Raises:
+        InputError: two results of different data or metrics.
+    """
     found = [_difference(one, other) for one, other in pairs]
     corrected = holm([row["p"] for row, _ in found])
     rows = []
@@ -111,10 +129,16 @@ def compare(
         sure = p <= ALPHA and row["difference"] != 0
         better = _better(row) if sure else ""
         rows.append(Difference(**row, p_holm=p, better=better))
-    replicates = np.mean([drawn for _, drawn in found], axis=0)
-    low, high = np.quantile(replicates, [ALPHA / 2, 1 - ALPHA / 2])
-    mean = float(np.mean([row.difference for row in rows]))
-    return Comparison(*names, rows, mean, (float(low), float(high)), _verdict(rows, names))
+    return rows, [drawn for _, drawn in found]
+
+
+def mean_difference(
+    rows: Sequence[Difference], replicates: Sequence[Floats]
+) -> tuple[float, tuple[float, float]]:
+    """Return the mean difference over tasks with its interval, which is of these tasks alone."""
+    drawn = np.mean(replicates, axis=0)
+    low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2])
+    return float(np.mean([row.difference for row in rows])), (float(low), float(high))
 
 
 def _better(row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from embedlm.evaluation.association import association
 from embedlm.evaluation.attacks import attack
+from embedlm.evaluation.contrast import contrast
 from embedlm.evaluation.debiasing import debiasing
 from embedlm.evaluation.efficiency import forms, speed
 from embedlm.evaluation.exposure import exposure, length_bias, position_bias
@@ -48,6 +49,7 @@ SCORE: dict[str, Callable[[Subject, Any, Mapping[str, Path]], Scored]] = {
     "needle": needle,
     "speed": speed,
     "forms": forms,
+    "contrast": contrast,
 }
 
 

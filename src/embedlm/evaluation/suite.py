@@ -6,7 +6,7 @@ A task may also `use` one of another suite and change some of its fields.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from embedlm.errors import InputError, RecipeError, closest
 from embedlm.evaluation.metrics import ranking_metric
 from embedlm.schema.base import Name, Part, validated
-from embedlm.schema.yaml_files import read_mapping
+from embedlm.schema.yaml_files import known_file, read_mapping
 
 __all__ = [
     "KINDS",
@@ -34,6 +34,7 @@ __all__ = [
     "known_tasks",
     "named_tasks",
     "packaged",
+    "parsed_tasks",
     "suites",
 ]
 
@@ -279,16 +280,19 @@ class Suite(Part):
             InputError: no such suite.
             RecipeError: a file that is not valid.
         """
-        path = Path(name)
-        if str(name) in suites():
-            path = _folder() / f"{name}.yaml"
-        elif path.suffix.lower() not in (".yaml", ".yml", ".json"):
-            raise InputError(
-                f"{str(name)!r} is no suite; allowed: {', '.join(suites())}, or a .yaml file."
-                + closest(str(name), suites())
-            )
-        suite = _read(path)
-        return {task: suite._task(task, f"{path.name}: tasks.{task}") for task in suite.tasks}
+        path = known_file(name, _folder(), "suite")
+        return _read(path).parsed(path.name)
+
+    def parsed(self, where: str) -> dict[str, Task]:
+        """Return the tasks, each with the fields of the one that it uses.
+
+        Args:
+            where: the file's name, which begins an error message.
+
+        Raises:
+            RecipeError: a task that is not valid.
+        """
+        return {task: self._task(task, f"{where}: tasks.{task}") for task in self.tasks}
 
     def _task(self, name: str, where: str) -> Task:
         fields = self._fields(name, where, ())
@@ -314,6 +318,19 @@ class Suite(Part):
                 f"with a suite of {', '.join(suites())} and a task of it"
             )
         return {**other._fields(task, where, (*users, str(used))), **own}
+
+
+def parsed_tasks(tasks: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Task]:
+    """Return the tasks of another file, written as a suite writes them.
+
+    Args:
+        tasks: their fields, by name.
+        where: the file's name, which begins an error message.
+
+    Raises:
+        RecipeError: a task that is not valid.
+    """
+    return validated(Suite, {"name": "tasks", "tasks": tasks}, where).parsed(where)
 
 
 def _read(path: Path) -> Suite:

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from embedlm.errors import RecipeError
+from embedlm.errors import InputError, RecipeError, closest
 
-__all__ = ["parse_yaml", "read_mapping"]
+__all__ = ["known_file", "parse_yaml", "read_mapping"]
 
 MAX_BYTES = 256 * 1024
 """Size of a file; the largest recipe that comes with the package has 8 KB."""
@@ -150,3 +150,25 @@ def read_mapping(path: Path, what: str, hint: str = "") -> dict[str, Any]:
         kind = "nothing" if data is None else type(data).__name__
         raise RecipeError(f"{path.name} holds {kind}, not a mapping of fields")
     return data
+
+
+def known_file(name: str | Path, folder: Path, what: str) -> Path:
+    """Return the file of a name that comes with the package, or the .yaml file that is named.
+
+    Args:
+        name: the name or the file.
+        folder: of the package's files.
+        what: suite, study, ...: what the file holds, for the error message.
+
+    Raises:
+        InputError: neither.
+    """
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if str(name) in known:
+        return folder / f"{name}.yaml"
+    if Path(name).suffix.lower() in (".yaml", ".yml", ".json"):
+        return Path(name)
+    raise InputError(
+        f"{str(name)!r} is no {what}; allowed: {', '.join(known)}, or a .yaml file."
+        + closest(str(name), known)
+    )

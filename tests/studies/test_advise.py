@@ -1,0 +1,138 @@
+"""Advice: queries from titles, scores as evaluate gives them, the front, budgets, commands."""
+
+import json
+
+import pytest
+
+import embedlm
+from embedlm.errors import InputError, RecordError
+from embedlm.evaluation import evaluate
+from embedlm.studies.advise import Budget, advise, read_corpus
+from embedlm.studies.report.panels import pareto
+from tests.command import sentences
+
+TEXTS = [text for text in dict.fromkeys(sentences(80, longest=20)) if len(text.split()) > 6][:40]
+
+
+@pytest.fixture
+def beir(tmp_path):
+    """A BEIR folder whose queries are the first words of documents."""
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    rows = {
+        "corpus": [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(TEXTS)],
+        "queries": [{"_id": f"q{i}", "text": " ".join(TEXTS[i].split()[:4])} for i in range(20)],
+        "qrels": [{"q": f"q{i}", "d": f"d{i}", "rel": 1} for i in range(20)],
+    }
+    for name, records in rows.items():
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+def test_the_front_has_what_no_other_beats():
+    points = [(1, 5), (2, 2), (3, 3), (1, 5), (4, 1)]
+    assert pareto(points) == [True, True, False, True, True]
+
+
+def test_scores_are_those_of_evaluate(beir, tiny_llama, tmp_path):
+    corpus = read_corpus(beir)
+    advice = advise(corpus, [f"{tiny_llama}@plain-mean"], work=tmp_path / "work")
+    suite = tmp_path / "suite.yaml"
+    files = {part: f"{part}.jsonl" for part in ("corpus", "queries", "qrels")}
+    suite.write_text(json.dumps({"tasks": {"t": {"kind": "retrieval", "files": files}}}))
+    model = embedlm.load(tiny_llama, "plain-mean")
+    by_label = {one["label"].partition(", ")[2]: one for one in advice.candidates}
+    for label, options in (("32", {}), ("32 binary", {"precision": "binary"})):
+        (result,) = evaluate(model, suite=suite, data=beir, encode=options)
+        assert by_label[label]["ndcg@10"] == pytest.approx(result.score)
+    assert by_label["32"]["bytes"] == 128
+    assert by_label["32 int8"]["bytes"] == 32
+    assert by_label["32 binary"]["bytes"] == 4
+    words = next(one for one in advice.candidates if one["label"] == "bm25")
+    assert words["ndcg@10"] > 0.8  # queries are words of their documents
+    chosen = advice.recommendation["label"]
+    best = max(advice.candidates, key=lambda one: one["ndcg@10"])
+    row = next(one for one in advice.candidates if one["label"] == chosen)
+    assert row["front"] or row["p_equal_to_best"] > 0.05
+    assert best["ndcg@10"] - row["ndcg@10"] < 0.2
+    json.dumps(advice.as_dict(), allow_nan=False)
+
+
+def test_a_budget_is_kept_and_vectors_are_computed_once(beir, tiny_llama, tmp_path):
+    corpus, work = read_corpus(beir), tmp_path / "work"
+    name = f"{tiny_llama}@plain-mean"
+    advise(corpus, [name], work=work)
+    kept = {path: path.stat().st_mtime_ns for path in work.iterdir()}
+    assert len(kept) == 1
+    advice = advise(corpus, [name], Budget(bytes=40, memory_mb=5000), path="my docs/", work=work)
+    assert {path: path.stat().st_mtime_ns for path in work.iterdir()} == kept
+    chosen = next(
+        one for one in advice.candidates if one["label"] == advice.recommendation["label"]
+    )
+    assert chosen["bytes"] <= 40
+    assert "'my docs/'" in advice.recommendation["commands"][0]
+    with pytest.raises(
+        InputError, match=r"no candidate fits the budget; the smallest is .* binary"
+    ):
+        advise(corpus, [name], Budget(bytes=1), work=work)
+
+
+def test_titles_and_headings_become_queries(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text(
+        "# How to resume\n\nGive the command again.\n\nIt goes on.\n\n## Setup\n\nInstall it.\n\n"
+        "## The same words\n\nOne.\n"
+    )
+    (folder / "b.md").write_text("# The same words\n\nTwo.\n\n# Worn tyres slip\n\nCheck them.\n")
+    corpus = read_corpus(folder)
+    asked = dict(zip(corpus.queries, corpus.answers, strict=True))
+    texts = dict(zip(corpus.ids, corpus.texts, strict=True))
+    # A single word, and a heading that stands twice, are no queries.
+    assert set(asked) == {"How to resume", "Worn tyres slip"}
+    (own,) = asked["How to resume"]
+    assert texts[own] == "Give the command again."
+    assert not any(text.startswith("#") for text in corpus.texts)
+
+
+def test_titles_of_records_are_taken_out_of_their_texts(tmp_path):
+    rows = [{"_id": f"d{i}", "title": f"Title number {i}", "text": f"Body {i}"} for i in range(5)]
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = read_corpus(folder)
+    assert corpus.texts == [f"Body {i}" for i in range(5)]
+    assert corpus.queries == [f"Title number {i}" for i in range(5)]
+    few = corpus.sampled(3, 2)
+    assert len(few.ids) == 3
+    assert len(few.queries) == 2
+    assert {d for gains in few.answers for d in gains} <= set(few.ids)
+
+
+def test_queries_of_the_user_s_own(beir, tmp_path):
+    file = tmp_path / "asked.jsonl"
+    file.write_text('{"query": "a", "answers": ["d1", "d2"]}\n{"query": "b", "answers": "d3"}\n')
+    corpus = read_corpus(beir, file)
+    assert corpus.answers == [{"d1": 1.0, "d2": 1.0}, {"d3": 1.0}]
+    file.write_text('{"query": "a", "answers": ["d1"]}\n{"query": "b", "answers": "none"}\n')
+    with pytest.raises(RecordError, match=r"asked.jsonl:2.*no document 'none'"):
+        read_corpus(beir, file)
+    file.write_text('{"question": "a"}\n')
+    with pytest.raises(RecordError, match=r"fields query .* and answers"):
+        read_corpus(beir, file)
+
+
+def test_the_command(beir, tiny_llama, run, tmp_path):
+    page = tmp_path / "advice.html"
+    arguments = ("advise", beir, "-m", f"{tiny_llama}@plain-mean", "--work", tmp_path / "w")
+    done = run(*arguments, "-o", page, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "take " in done.out
+    assert "embedlm " in done.out
+    assert "Which should I take?" in page.read_text()
+    told = run(*arguments, "--bytes", "1", "--device", "cpu")
+    assert told.code == 2
+    assert "no candidate fits" in told.err
+    (tmp_path / "plain.txt").write_text("One.\n\nTwo.\n")
+    assert "give --queries FILE" in run("advise", tmp_path / "plain.txt").one_line()
