@@ -78,11 +78,7 @@ def command(
     if of_mteb(scoring.names()):
         described, data, missing = _by_mteb(model, scoring, loading, form, load, told), {}, {}
     else:
-        found = scoring.found()
-        run = scoring.run(load, form.form(), found)
-        for result in run.results():
-            told(result)
-        described, data, missing = run.described(), run.data, found[2]
+        described, data, missing = _by_us(scoring, form, load, told)
     more = _more(results, contamination, missing)
     if output is not None:
         facts = {"suite": scoring.suite, **more}
@@ -100,6 +96,17 @@ def _tell(result: Result, *, json: bool) -> None:
         return
     kept = "kept from an earlier run" if result.cached else f"{result.seconds:.1f} s"
     print(f"{result.task}: {kept}", file=sys.stderr)
+
+
+def _by_us(
+    scoring: Scoring, form: VectorForm, load: Callable[[], Any], told: Callable[[Result], None]
+) -> tuple[dict[str, Any], dict[str, dict[str, str]], dict[str, str]]:
+    """Score a model on our tasks; return which model it is, the files' hashes, missing files."""
+    found = scoring.found()
+    run = scoring.run(load, form.form(), found)
+    for result in run.results():
+        told(result)
+    return run.described(), run.data, found[2]
 
 
 def _by_mteb(
