@@ -64,7 +64,11 @@ def mteb_results(
     folder = (cache or user_cache() / "evaluate") / "mteb"
     results = []
     for task in tasks:
-        result = _scored(mteb, adapter, task, folder, restart=restart)
+        place = folder
+        if data is not None:
+            # mteb takes a finished score whatever the revision of its data.
+            place = folder / f"local-{task.metadata.revision[:12]}"
+        result = _scored(mteb, adapter, task, place, restart=restart)
         results.append(result)
         if on_result is not None:
             on_result(result)
