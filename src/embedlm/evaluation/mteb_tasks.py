@@ -8,6 +8,7 @@ columns: `SPLIT.jsonl`, or of retrieval `corpus.jsonl`, `queries.jsonl` and `qre
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,9 @@ def _result(task: Any, found: Any, predictions: Path) -> Result:
         more = {
             key: float(value)
             for key, value in parts[0].items()
-            if isinstance(value, int | float) and key not in (metric, "main_score")
+            if isinstance(value, int | float)
+            and math.isfinite(value)
+            and key not in (metric, "main_score")
         }
     notes = {
         "kind": "mteb",
