@@ -114,7 +114,7 @@ def test_a_local_task_is_run_again_when_its_files_change(model, tmp_path):
     (ours,) = suite_score(model, tmp_path, f"  s: {{kind: sts, {files}, {fields}}}")
     assert first.score == pytest.approx(ours.score, abs=1e-5)
     assert np.isnan(first.interval[0])
-    kept = sorted((tmp_path / "cache/mteb/results").rglob("STS12.json"))
+    kept = sorted((tmp_path / "cache/mteb").rglob("STS12.json"))
     stamp = kept[0].stat().st_mtime_ns
     assert score().score == first.score
     assert kept[0].stat().st_mtime_ns == stamp

@@ -16,6 +16,7 @@ from embedlm.evaluation.perturbations import (
     read_synonyms,
     variants,
 )
+from embedlm.evaluation.subject import Subject
 from embedlm.evaluation.suite import Suite
 from tests.evaluation.test_bias import FILES, corpus, score, write
 
@@ -312,3 +313,18 @@ def test_forms_are_what_encode_gives(model, folder):
     } - {f"dim{model.dim}_float32"}
     with pytest.raises(InputError, match="leave --dim out"):
         score(model, folder, task, encode={"dim": 8})
+
+
+def test_a_corpus_is_embedded_once_a_run(model, folder):
+    (folder / "s.yaml").write_text(
+        f"tasks:\n  l: {{kind: length, files: {FILES}}}\n"
+        f"  d: {{kind: length, files: {FILES}, instruction: {{document: other}}}}\n"
+    )
+    tasks = Suite.load(folder / "s.yaml")
+    subject = Subject(model)
+    texts = ["light", "a stone"]
+    first = subject.corpus(texts, tasks["l"])
+    assert subject.corpus(list(texts), tasks["l"], ["dense"]) is first
+    assert subject.corpus(texts, tasks["d"]) is not first
+    assert subject.corpus(texts[:1], tasks["l"]).shape == (1, model.dim)
+    assert subject.corpus(texts, tasks["l"]) is not first  # two are kept

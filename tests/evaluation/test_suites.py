@@ -40,7 +40,7 @@ def test_the_package_s_suites_are_valid():
     assert {"sts", "retrieval", "rerank", "classification", "clustering", "pair", "bitext"} < set(
         suites()
     )
-    assert {"code", "quick", "dev"} < set(suites())
+    assert {"code", "quick", "dev", "bias", "robustness", "long", "efficiency"} < set(suites())
     for suite in suites():
         for name, task in Suite.load(suite).items():
             assert task.summary, name

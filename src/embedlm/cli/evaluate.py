@@ -36,6 +36,10 @@ Examples:
       --contamination train.jsonl"""
 
 
+Told = tuple[dict[str, Any], dict[str, dict[str, str]], dict[str, str]]
+"""Which model it is, the hashes of each task's files, and the missing file of those left out."""
+
+
 def command(
     model: ModelName,
     /,
@@ -76,13 +80,9 @@ def command(
         return embedder if calibration is None else _calibrated(embedder, calibration, form)
 
     if of_mteb(scoring.names()):
-        described, data, missing = _by_mteb(model, scoring, loading, form, load, told), {}, {}
+        described, data, missing = _by_mteb(model, scoring, loading, form, load, told)
     else:
-        found = scoring.found()
-        run = scoring.run(load, form.form(), found)
-        for result in run.results():
-            told(result)
-        described, data, missing = run.described(), run.data, found[2]
+        described, data, missing = _by_us(scoring, form, load, told)
     more = _more(results, contamination, missing)
     if output is not None:
         facts = {"suite": scoring.suite, **more}
@@ -102,6 +102,17 @@ def _tell(result: Result, *, json: bool) -> None:
     print(f"{result.task}: {kept}", file=sys.stderr)
 
 
+def _by_us(
+    scoring: Scoring, form: VectorForm, load: Callable[[], Any], told: Callable[[Result], None]
+) -> Told:
+    """Score a model on our own tasks."""
+    found = scoring.found()
+    run = scoring.run(load, form.form(), found)
+    for result in run.results():
+        told(result)
+    return run.described(), run.data, found[2]
+
+
 def _by_mteb(
     model: str,
     scoring: Scoring,
@@ -109,8 +120,8 @@ def _by_mteb(
     form: VectorForm,
     load: Callable[[], Any],
     told: Callable[[Result], None],
-) -> dict[str, Any]:
-    """Score a model on tasks of mteb; return which model it is."""
+) -> Told:
+    """Score a model on tasks of mteb, which has its own hashes and misses no file."""
     from embedlm.evaluation.mteb_models import mteb_model
     from embedlm.evaluation.mteb_tasks import mteb_results
     from embedlm.evaluation.tasks import check_for_mteb, data_folder
@@ -131,7 +142,7 @@ def _by_mteb(
         on_result=told,
     )
     meta = adapter.mteb_model_meta
-    return {"name": meta.name, "revision": meta.revision, "options": form.form()}
+    return {"name": meta.name, "revision": meta.revision, "options": form.form()}, {}, {}
 
 
 def _reranker(model: str, loading: Loading) -> Reranker:

@@ -8,6 +8,7 @@ columns: `SPLIT.jsonl`, or of retrieval `corpus.jsonl`, `queries.jsonl` and `qre
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ def mteb_results(
     folder = (cache or user_cache() / "evaluate") / "mteb"
     results = []
     for task in tasks:
-        result = _scored(mteb, adapter, task, folder, restart=restart)
+        place = folder
+        if data is not None:
+            # mteb takes a finished score whatever the revision of its data.
+            place = folder / f"local-{task.metadata.revision[:12]}"
+        result = _scored(mteb, adapter, task, place, restart=restart)
         results.append(result)
         if on_result is not None:
             on_result(result)
@@ -242,7 +247,9 @@ def _result(task: Any, found: Any, predictions: Path) -> Result:
         more = {
             key: float(value)
             for key, value in parts[0].items()
-            if isinstance(value, int | float) and key not in (metric, "main_score")
+            if isinstance(value, int | float)
+            and math.isfinite(value)
+            and key not in (metric, "main_score")
         }
     notes = {
         "kind": "mteb",

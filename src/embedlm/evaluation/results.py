@@ -70,8 +70,9 @@ class Result:
         return 0 if self.sample is None else len(self.sample)
 
     def scores(self) -> dict[str, Any]:
-        """Return the metrics, the main one first, and its interval."""
-        return {self.metric: self.score, **self.more, "interval": list(self.interval)}
+        """Return the metrics, the main one first, and its interval, None where it is not known."""
+        interval = [None if math.isnan(end) else end for end in self.interval]
+        return {self.metric: self.score, **self.more, "interval": interval}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
