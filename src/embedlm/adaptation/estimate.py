@@ -39,7 +39,7 @@ def estimated(
         settings: of the run.
         models: loaded; each is tried on a few chunks.
         chunks: of all documents.
-        divided: the queries, without those of a language model.
+        divided: the queries, those of a language model as if it had answered everywhere.
         price: of a million tokens of the language model.
     """
     counts = divided.counts()
@@ -109,7 +109,7 @@ def _writing(
     llm: Generator, base: Embedder, settings: Settings, chunks: Sequence[Chunk]
 ) -> dict[str, Any]:
     """Return how much a language model has to write; an endpoint is not asked, since it costs."""
-    requests = min(len(chunks), settings.queries)
+    requests = len(chunks[:: -(-len(chunks) // settings.queries)])
     prompts = [prompt_of(chunk) for chunk in chunks[:_SAMPLE]]
     tokens = sum(_lengths(base, prompts)) / len(prompts)
     seconds = None
