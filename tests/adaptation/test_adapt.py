@@ -9,6 +9,7 @@ import pytest
 
 import embedlm
 from embedlm.adaptation.evaluating import judged
+from embedlm.cli.adapt import tell_plan
 from embedlm.evaluation.results import Result
 from embedlm.evaluation.sample import Sample
 from tests.adaptation.conftest import write_documents
@@ -131,7 +132,7 @@ def test_a_killed_run_ends_in_the_same_files(run, words, finished, tmp_path):
     assert files_of(killed) == files_of(whole)
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(run, documents, words, tmp_path):
+def test_a_dry_run_tells_the_plan_and_writes_nothing(run, documents, words, tmp_path, capsys):
     out = tmp_path / "out"
     done = run("adapt", documents, *words, "-o", out, "--dry-run", "--json")
     plan = json.loads(done.out)
@@ -140,20 +141,16 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(run, documents, words, tmp_
     assert plan["total_seconds"] > 0
     assert set(plan["seconds"]) == {"mine", "tune", "evaluate"}
     assert not out.exists()
-    assert "about" in run("adapt", documents, *words, "--dry-run").out
+    tell_plan(plan)
+    assert "12 documents" in (told := capsys.readouterr().out)
+    assert "8 steps of training" in told
 
 
-def test_files_that_cannot_be_read_are_told_and_the_rest_is_used(run, documents, words, tmp_path):
+def test_queries_of_the_caller_are_used_and_what_cannot_be_read_is_told(
+    run, documents, words, tmp_path
+):
     (documents / "binary.txt").write_bytes(bytes(range(256)) * 4)
     (documents / "empty.md").write_text("")
-    done = run("adapt", documents, *words, "-o", tmp_path / "out", "--json")
-    assert done.code == 0, done.err
-    aside = {one["file"]: one["error"] for one in json.loads(done.out)["set_aside"]["documents"]}
-    assert set(aside) == {"binary.txt", "empty.md"}
-    assert "UTF-8" in aside["binary.txt"]
-
-
-def test_queries_of_the_caller_are_trained_on_and_held_out(run, documents, words, tmp_path):
     rows = [
         {"query": f"which page is number {i}?", "positives": [f"page{i}.md"]} for i in range(12)
     ]
@@ -165,7 +162,10 @@ def test_queries_of_the_caller_are_trained_on_and_held_out(run, documents, words
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert set(report["queries"]["held_out"]) == {"given"}
-    assert report["set_aside_counts"] == {"queries": 1}
+    assert report["set_aside_counts"] == {"documents": 2, "queries": 1}
+    aside = {one["file"]: one["error"] for one in report["set_aside"]["documents"]}
+    assert set(aside) == {"binary.txt", "empty.md"}
+    assert "UTF-8" in aside["binary.txt"]
 
 
 REFUSED = {

@@ -110,13 +110,13 @@ def _writing(
 ) -> dict[str, Any]:
     """Return how much a language model has to write; an endpoint is not asked, since it costs."""
     requests = len(chunks[:: -(-len(chunks) // settings.queries)])
-    prompts = [prompt_of(chunk) for chunk in chunks[:_SAMPLE]]
-    tokens = sum(_lengths(base, prompts)) / len(prompts)
+    chats = [prompt_of(chunk) for chunk in chunks[:_SAMPLE]]
+    turns = [turn["content"] for chat in chats for turn in chat]
+    tokens = sum(_lengths(base, turns)) / len(chats)
     seconds = None
     if not isinstance(llm, EndpointGenerator):
         start = time.perf_counter()
-        chat = [{"role": "user", "content": prompts[0]}]
-        list(llm.generate([chat], Sampling(0.0, 1.0, _ANSWER), [settings.seed]))
+        list(llm.generate(chats[:1], Sampling(0.0, 1.0, _ANSWER), [settings.seed]))
         seconds = (time.perf_counter() - start) * requests
     return {
         "name": llm.name,
