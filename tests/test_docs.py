@@ -30,7 +30,7 @@ RAY, SETUP = "needs a Ray cluster", "sets up an environment"
 OLLAMA = "needs Ollama"
 MINUTES = "takes minutes"
 NOT_RUN = {
-    "docs/adapt.md": [MINUTES, MINUTES],
+    "docs/adapt.md": [MINUTES, MINUTES, MINUTES],
     "docs/compress.md": [HUB],
     "docs/encode.md": [RAY],
     "docs/from-llm2vec.md": [HUB, HUB],

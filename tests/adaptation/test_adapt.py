@@ -9,6 +9,7 @@ import pytest
 
 import embedlm
 from embedlm.adaptation.evaluating import judged
+from embedlm.cli.adapt import tell_plan
 from embedlm.evaluation.results import Result
 from embedlm.evaluation.sample import Sample
 from tests.adaptation.conftest import write_documents
@@ -94,6 +95,7 @@ def test_a_base_that_is_best_is_kept_as_it_is(documents, tiny_llama, tmp_path):
         documents,
         tiny_llama,
         tmp_path / "out",
+        recipe="plain-last",
         device="cpu",
         train="all",
         steps=4,
@@ -106,7 +108,7 @@ def test_a_base_that_is_best_is_kept_as_it_is(documents, tiny_llama, tmp_path):
     )
     assert report["kept"] == "base"
     assert report["after"] == report["before"]
-    base, kept = (embedlm.load(f) for f in (tiny_llama, tmp_path / "out" / "model"))
+    base, kept = embedlm.load(tiny_llama, "plain-last"), embedlm.load(tmp_path / "out" / "model")
     texts = ["The river meets the bridge.", "A lantern."]
     assert np.array_equal(base.encode(texts), kept.encode(texts))
     assert "dev" in [kind for kind, _ in events]
@@ -130,7 +132,7 @@ def test_a_killed_run_ends_in_the_same_files(run, words, finished, tmp_path):
     assert files_of(killed) == files_of(whole)
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(run, documents, words, tmp_path):
+def test_a_dry_run_tells_the_plan_and_writes_nothing(run, documents, words, tmp_path, capsys):
     out = tmp_path / "out"
     done = run("adapt", documents, *words, "-o", out, "--dry-run", "--json")
     plan = json.loads(done.out)
@@ -139,20 +141,16 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(run, documents, words, tmp_
     assert plan["total_seconds"] > 0
     assert set(plan["seconds"]) == {"mine", "tune", "evaluate"}
     assert not out.exists()
-    assert "about" in run("adapt", documents, *words, "--dry-run").out
+    tell_plan(plan)
+    assert "12 documents" in (told := capsys.readouterr().out)
+    assert "8 steps of training" in told
 
 
-def test_files_that_cannot_be_read_are_told_and_the_rest_is_used(run, documents, words, tmp_path):
+def test_queries_of_the_caller_are_used_and_what_cannot_be_read_is_told(
+    run, documents, words, tmp_path
+):
     (documents / "binary.txt").write_bytes(bytes(range(256)) * 4)
     (documents / "empty.md").write_text("")
-    done = run("adapt", documents, *words, "-o", tmp_path / "out", "--json")
-    assert done.code == 0, done.err
-    aside = {one["file"]: one["error"] for one in json.loads(done.out)["set_aside"]["documents"]}
-    assert set(aside) == {"binary.txt", "empty.md"}
-    assert "UTF-8" in aside["binary.txt"]
-
-
-def test_queries_of_the_caller_are_trained_on_and_held_out(run, documents, words, tmp_path):
     rows = [
         {"query": f"which page is number {i}?", "positives": [f"page{i}.md"]} for i in range(12)
     ]
@@ -164,7 +162,10 @@ def test_queries_of_the_caller_are_trained_on_and_held_out(run, documents, words
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert set(report["queries"]["held_out"]) == {"given"}
-    assert report["set_aside_counts"] == {"queries": 1}
+    assert report["set_aside_counts"] == {"documents": 2, "queries": 1}
+    aside = {one["file"]: one["error"] for one in report["set_aside"]["documents"]}
+    assert set(aside) == {"binary.txt", "empty.md"}
+    assert "UTF-8" in aside["binary.txt"]
 
 
 REFUSED = {

@@ -142,12 +142,17 @@ def test_too_few_documents_are_refused():
 
 # -- queries by a language model --------------------------------------------------------------
 
-ANSWERS = {0: 'Question: "where does the old one cross?"\nAnd more.', 1: "river", 2: None}
+ANSWERS = {
+    0: 'Question: "where does the old one cross?"\nAnd more.',
+    1: "river",
+    2: None,
+    4: "Why do batteries wear out sooner when stored full and hot?",
+}
 
 
 def answer(chat, sampling, seed):
     """Answer by the number that the last passage of the prompt holds; other passages: a copy."""
-    passage = chat[-1]["content"].rsplit("Passage: ", 1)[1].removesuffix("\nQuestion:")
+    passage = chat[-1]["content"].rsplit("Passage: ", 1)[1].removesuffix("\n\nQuestion:")
     number = passage.rsplit(" ", 1)[1]
     return ANSWERS[int(number)] if number.isdecimal() else passage[10:50]
 
@@ -156,8 +161,8 @@ def test_answers_are_read_and_those_that_are_none_are_set_aside(chunks, monkeypa
     monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
     from dataclasses import replace
 
-    own = [replace(chunks[i], text=f"{chunks[i].text} {i}") for i in range(3)] + [chunks[3]]
-    assert prompt_of(own[0]).endswith(f"Passage: {own[0].passage}\nQuestion:")
+    own = [replace(chunks[i], text=f"{chunks[i].text} {i}") for i in (0, 1, 2, 4)] + [chunks[3]]
+    assert f"Passage: {own[0].passage}\n" in prompt_of(own[0])[-1]["content"]
     found, aside = written_queries(FunctionGenerator(answer), own, seed=0)
     assert [(query.text, query.chunk.id) for query in found] == [
         ("where does the old one cross?", own[0].id)
@@ -165,7 +170,8 @@ def test_answers_are_read_and_those_that_are_none_are_set_aside(chunks, monkeypa
     assert {reject.file: reject.error for reject in aside} == {
         own[1].id: "1 words; 3 to 60 are taken",
         own[2].id: "no answer",
-        own[3].id: "copied from the passage",
+        own[3].id: "copied from an example",
+        own[4].id: "copied from the passage",
     }
 
 

@@ -109,9 +109,8 @@ def adapt(
     models.check(settings)
     run = _Run(settings, corpus, models, exam, queries, on_event or (lambda *_: None))
     if dry_run:
-        return estimated(settings, models, run.chunks, run.divided([]), price)
-    if llm is None:
-        run.divided([])  # too few documents or queries are told before anything is written
+        return estimated(settings, models, run.chunks, run.divided(run.expected), price)
+    run.divided(run.expected)  # too few documents or queries are told before anything is written
     with opened(Path(str(output)).resolve(), run.manifest(), run.on_event) as steps:
         return run.to_end(steps, restart=restart)
 
@@ -153,6 +152,18 @@ class _Run:
     def given(self) -> Asked | None:
         """The caller's queries."""
         return None if self.queries is None else read_queries(self.queries, self.chunks)
+
+    @property
+    def to_write(self) -> list[Chunk]:
+        """The chunks for which the language model writes queries."""
+        if self.models.llm is None:
+            return []
+        return self.chunks[:: -(-len(self.chunks) // self.settings.queries)]
+
+    @property
+    def expected(self) -> list[Query]:
+        """Stand-ins for the queries that the language model would write."""
+        return [Query(f"of {one.id}", WRITTEN, one, one.passage) for one in self.to_write]
 
     def divided(self, written: list[Query]) -> Divided:
         """Return all queries in three parts."""
@@ -198,7 +209,7 @@ class _Run:
         write_text(steps.out / "report.md", markdown(report))
         write_json(steps.out / REPORT, report, indent=1)
         steps.end()
-        return report
+        return steps.report() or report
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -217,8 +228,8 @@ class _Run:
 
     def written(self, steps: Steps) -> dict[str, Any]:
         """Let the language model write a query for each chunk, up to the number to train on."""
-        chosen = self.chunks[:: -(-len(self.chunks) // self.settings.queries)]
-        found, aside = written_queries(self.models.llm, chosen, self.settings.seed)  # type: ignore[arg-type]
+        assert self.models.llm is not None
+        found, aside = written_queries(self.models.llm, self.to_write, self.settings.seed)
         return {
             "queries": [[query.text, query.chunk.id] for query in found],
             "set_aside": [_told(one) for one in aside],

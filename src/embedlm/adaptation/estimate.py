@@ -39,7 +39,7 @@ def estimated(
         settings: of the run.
         models: loaded; each is tried on a few chunks.
         chunks: of all documents.
-        divided: the queries, without those of a language model.
+        divided: the queries, those of a language model as if it had answered everywhere.
         price: of a million tokens of the language model.
     """
     counts = divided.counts()
@@ -109,14 +109,14 @@ def _writing(
     llm: Generator, base: Embedder, settings: Settings, chunks: Sequence[Chunk]
 ) -> dict[str, Any]:
     """Return how much a language model has to write; an endpoint is not asked, since it costs."""
-    requests = min(len(chunks), settings.queries)
-    prompts = [prompt_of(chunk) for chunk in chunks[:_SAMPLE]]
-    tokens = sum(_lengths(base, prompts)) / len(prompts)
+    requests = len(chunks[:: -(-len(chunks) // settings.queries)])
+    chats = [prompt_of(chunk) for chunk in chunks[:_SAMPLE]]
+    turns = [turn["content"] for chat in chats for turn in chat]
+    tokens = sum(_lengths(base, turns)) / len(chats)
     seconds = None
     if not isinstance(llm, EndpointGenerator):
         start = time.perf_counter()
-        chat = [{"role": "user", "content": prompts[0]}]
-        list(llm.generate([chat], Sampling(0.0, 1.0, _ANSWER), [settings.seed]))
+        list(llm.generate(chats[:1], Sampling(0.0, 1.0, _ANSWER), [settings.seed]))
         seconds = (time.perf_counter() - start) * requests
     return {
         "name": llm.name,

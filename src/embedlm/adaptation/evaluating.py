@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedlm.adaptation.split import HELD_OUT
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.evaluation.comparison import Comparison, Difference, compare
@@ -16,7 +17,6 @@ from embedlm.evaluation.tasks import Run, data_folder, found_tasks, select
 
 __all__ = ["METRIC", "Examination", "Verdict", "examination", "judged", "scores_of"]
 
-HELD_OUT = "held_out"
 METRIC = "ndcg@10"
 
 
@@ -63,10 +63,10 @@ def examination(suite: str | Path | None, data: str | Path | None) -> Examinatio
     tasks = select(suite=suite or "quick")
     try:
         paths, missing = found_tasks(tasks, data_folder(data), skip_missing=True)
-    except InputError:
+    except InputError as error:
         if suite is not None or data is not None:
             raise
-        return Examination({}, {}, "no data folder was given (--data, EMBEDLM_DATA)")
+        return Examination({}, {}, str(error))
     if HELD_OUT in tasks:
         raise InputError(f"the suite {str(suite)!r} has a task {HELD_OUT!r}; rename it")
     return Examination({name: tasks[name] for name in tasks if name not in missing}, paths, "")

@@ -97,9 +97,9 @@ class Settings:
         return {**asdict(self), "filters": self.rules()}
 
 
-def _kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+def _kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
     known = [*DERIVED, GIVEN, WRITTEN]
-    chosen = tuple(dict.fromkeys(kinds))
+    chosen = tuple(dict.fromkeys([kinds] if isinstance(kinds, str) else kinds))
     if not chosen:
         raise InputError(f"kinds is empty; name some of {', '.join(known)}")
     for kind in chosen:

@@ -78,6 +78,8 @@ class Steps:
                 (self.out / name).unlink(missing_ok=True)
             for folder in (self.out / "model", self.data, self.work):
                 shutil.rmtree(folder, ignore_errors=True)
+        for left in self.out.glob(f".model.*{TEMPORARY}"):  # a kill left it
+            shutil.rmtree(left, ignore_errors=True)
         if self.report() is None:
             for folder in (self.data, self.work):
                 folder.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from embedlm.cli._options import Data, Device, Json, flag, number, path, repeate
 from embedlm.cli._values import emit
 from embedlm.cli.train import event_line
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "command", "tell_plan"]
 
 NAME = "adapt"
 EXAMPLES = r"""Examples:
@@ -181,7 +181,7 @@ def command(
     if json:
         emit(report)
     elif dry_run:
-        _tell_plan(report)
+        tell_plan(report)
     else:
         _tell(report, str(output))
 
@@ -249,7 +249,7 @@ def _tell(report: Mapping[str, Any], output: str) -> None:
     print(f"the model is in {output}/model, the report in {output}/report.md")
 
 
-def _tell_plan(plan: Mapping[str, Any]) -> None:
+def tell_plan(plan: Mapping[str, Any]) -> None:
     """Print what would be done."""
     print(f"{plan['documents']:,} documents, {plan['chunks']:,} chunks, {plan['tokens']:,} tokens")
     for part, counts in plan["queries"].items():
