@@ -43,6 +43,8 @@ NOT_RUN = {
     "docs/methods/splade.md": [HUB],
     "docs/quickstart.md": [SETUP, HUB],
     "docs/rerank.md": [HUB, HUB, HUB],
+    "docs/mcp.md": ["waits for an agent", "needs a server"],
+    "docs/serve.md": ["starts a server", "needs a server"],
     "docs/train.md": [DATA],
     "README.md": [SETUP, DATA, MINUTES],
 }
@@ -58,6 +60,8 @@ COMMANDS = (
     "demonstrations",
     "parity",
     "rerank",
+    "serve",
+    "mcp",
     "evaluate",
     "compare",
     "layers",
