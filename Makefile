@@ -29,6 +29,10 @@ demo: $(CORE)  ## Ask three questions over the project's own docs.
 adapt-demo: $(DEV)  ## Adapt the built-in model to the project's own docs; minutes on 2 cores.
 	$(BIN)/embedlm adapt docs -o adapted-demo --steps 40 --batch 8 --negatives 3 --chunk-tokens 128
 
+serve-demo: $(CORE)  ## Index the docs, serve them, and ask over HTTP and as an agent.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[serve,mcp,search]"
+	$(BIN)/python examples/serve_demo.py
+
 test: $(DEV)  ## Run the tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -27,7 +27,7 @@ PAGES = [
 RUN_PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
 HUB, DATA = "needs a model hub", "needs data sets"
 RAY, SETUP = "needs a Ray cluster", "sets up an environment"
-OLLAMA = "needs Ollama"
+OLLAMA, SERVER = "needs Ollama", "needs a server"
 MINUTES = "takes minutes"
 NOT_RUN = {
     "docs/adapt.md": [MINUTES, MINUTES, MINUTES],
@@ -43,6 +43,8 @@ NOT_RUN = {
     "docs/methods/splade.md": [HUB],
     "docs/quickstart.md": [SETUP, HUB],
     "docs/rerank.md": [HUB, HUB, HUB],
+    "docs/mcp.md": ["waits for an agent", SERVER],
+    "docs/serve.md": ["starts a server", *[SERVER] * 5],
     "docs/train.md": [DATA],
     "README.md": [SETUP, DATA, MINUTES],
 }
@@ -58,6 +60,8 @@ COMMANDS = (
     "demonstrations",
     "parity",
     "rerank",
+    "serve",
+    "mcp",
     "evaluate",
     "compare",
     "layers",

@@ -34,7 +34,8 @@ def as_list(vector: Any) -> Any:
 def as_base64(vector: Any) -> str:
     """Return an array's numbers, little-endian, in base64."""
     array = np.ascontiguousarray(vector)
-    return b64encode(array.astype(array.dtype.newbyteorder("<"), copy=False)).decode("ascii")
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return b64encode(little.tobytes()).decode("ascii")
 
 
 def shown_terms(output: Any) -> list[dict[str, Any]]:

@@ -98,7 +98,9 @@ class Door:
         return replay
 
     def _tell(self, scope: Scope, answer: _Answer, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or "other"
+        # A route that is plain ASGI, as MCP's, leaves no name; and a path that is none is not kept.
+        named = getattr(scope.get("route"), "path", None)
+        route = named or (scope["path"] if scope["path"] == "/mcp" else "other")
         spent: Spent = scope["embedlm.spent"]
         self._service.metrics.request(route, answer.status, seconds, spent)
         facts = {

@@ -54,13 +54,13 @@ class UnknownNameError(RequestError):
 class UnauthorizedError(RequestError):
     """No key, or one that is not known."""
 
-    status, code, kind = 401, "invalid_api_key", "UnauthorizedError"
+    status, code, kind = 401, "invalid_api_key", "Unauthorized"
 
 
 class OverloadedError(ServingError):
     """More waits than the server takes."""
 
-    status, code, kind = 429, "overloaded", "OverloadedError"
+    status, code, kind = 429, "overloaded", "Overloaded"
 
     def __init__(self, message: str, retry_after: float) -> None:
         """Say what is too much, and after how many seconds to try again."""
@@ -71,13 +71,13 @@ class OverloadedError(ServingError):
 class LateError(ServingError):
     """A request that was not answered within its time."""
 
-    status, code, kind = 504, "timeout", "OverloadedError"
+    status, code, kind = 504, "timeout", "Overloaded"
 
 
 class DepartedError(ServingError):
     """A client that closed its connection before the answer."""
 
-    status, code, kind = 499, "client_closed_request", "OverloadedError"
+    status, code, kind = 499, "client_closed_request", "Overloaded"
 
 
 def status_of(error: EmbedLMError) -> tuple[int, str, str]:

@@ -90,11 +90,10 @@ class Metrics:
         self._length = histogram("embedlm_text_tokens", "Tokens of a text.", _TOKENS)
         self._batch_texts = histogram("embedlm_batch_texts", "Texts of a batch.", _COUNTS)
         self._batch_tokens = histogram("embedlm_batch_tokens", "Tokens of a batch.", _TOKENS)
-        for place, (name, words) in enumerate(
-            (("requests", "Requests that wait."), ("tokens", "Tokens that wait."))
-        ):
-            gauge = Gauge(f"embedlm_queue_{name}", words, registry=registry)
-            gauge.set_function(lambda place=place: waiting()[place])
+        requests = Gauge("embedlm_queue_requests", "Requests that wait.", registry=registry)
+        requests.set_function(lambda: waiting()[0])
+        tokens = Gauge("embedlm_queue_tokens", "Tokens that wait.", registry=registry)
+        tokens.set_function(lambda: waiting()[1])
         self._answered = {True: 0, False: 0}
 
     def batch(self, batch: Batch) -> None:

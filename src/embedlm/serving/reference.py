@@ -47,8 +47,8 @@ def _sections(openapi: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fields(facts: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
-    content = facts.get("requestBody", {}).get("content", {})
-    schema = next(iter(content.values()), {}).get("schema", {})
+    content: Mapping[str, Any] = facts.get("requestBody", {}).get("content", {})
+    schema: Mapping[str, Any] = next((one["schema"] for one in content.values()), {})
     bodies = [_resolved(one, schemas) for one in schema.get("anyOf", [schema])]
     tables = [_table(body, schemas) for body in bodies if body.get("properties")]
     return "<p>or</p>".join(tables)

@@ -173,8 +173,8 @@ def log_lines(level: str = "info") -> None:
     """Write the log to standard error, a JSON object a line; no line holds a text."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    log.handlers, log.propagate = [handler], False
+    root = logging.getLogger()
+    root.handlers = [handler]  # libraries that set handlers up for themselves find this one
+    root.setLevel("WARNING")
     log.setLevel(level.upper())
-    uvicorn_log = logging.getLogger("uvicorn.error")
-    uvicorn_log.handlers, uvicorn_log.propagate = [handler], False
-    uvicorn_log.setLevel("WARNING")
+    logging.getLogger("mcp").setLevel("CRITICAL")  # its messages may hold what a tool was given

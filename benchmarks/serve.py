@@ -1,0 +1,153 @@
+"""Throughput and latency of a server over HTTP, against the library on the same texts offline.
+
+    python benchmarks/serve.py [--model MODEL] [--connections 64] [--seconds 20]
+
+The server runs in a process of its own. A closed loop of many connections, each of one text at a
+time, gives the throughput as a share of the library's; an open loop at 70 % of that rate gives the
+latency, which a closed loop would hide. Every vector is compared with the library's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import embedlm
+
+WORDS = "river mountain water bridge quick brown fox jumps lazy dog winter engine music trade"
+SHARE = 0.7
+"""Of the measured throughput, for the open loop."""
+
+
+def mixed(count: int, longest: int) -> list[str]:
+    """Return texts of 3 to `longest` words, evenly in the logarithm of their length."""
+    rng = random.Random(1)
+    lengths = [int(3 * (longest / 3) ** rng.random()) for _ in range(count)]
+    return [f"{at} " + " ".join(rng.choices(WORDS.split(), k=n)) for at, n in enumerate(lengths)]
+
+
+class Connection:
+    """A kept connection, without a client library's costs."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._streams: Any = None
+
+    async def embed(self, text: str) -> list[float]:
+        """Return the vector of a text."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._streams
+        body = json.dumps({"inputs": text}).encode()
+        head = "POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        headers = await reader.readuntil(b"\r\n\r\n")
+        size = int(headers.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        answer = await reader.readexactly(size)
+        if b" 200 " not in headers.split(b"\r\n")[0]:
+            raise RuntimeError(answer.decode())
+        (vector,) = json.loads(answer)
+        return list(vector)
+
+
+async def closed_loop(
+    port: int, texts: Sequence[str], connections: int
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return the seconds for all texts, and their vectors."""
+    vectors: list[Any] = [None] * len(texts)
+    left = iter(range(len(texts)))
+
+    async def worker() -> None:
+        connection = Connection(port)
+        for at in left:
+            vectors[at] = await connection.embed(texts[at])
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(connections)))
+    return time.perf_counter() - begun, np.array(vectors)
+
+
+async def open_loop(port: int, texts: Sequence[str], rate: float) -> list[float]:
+    """Return the seconds of each answer, requests arriving at random at a rate (Poisson)."""
+    rng = random.Random(2)
+    free: list[Connection] = []
+
+    async def one(text: str) -> float:
+        begun = time.perf_counter()
+        connection = free.pop() if free else Connection(port)
+        await connection.embed(text)
+        free.append(connection)
+        return time.perf_counter() - begun
+
+    tasks = []
+    due = time.perf_counter()
+    for text in texts:
+        due += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.ensure_future(one(text)))
+    return list(await asyncio.gather(*tasks))
+
+
+def started(model: str | None) -> tuple[subprocess.Popen[str], int, float]:
+    """Return a server, its port, and the seconds until it was ready."""
+    names = [] if model is None else [model]
+    command = [sys.executable, "-m", "embedlm.cli", "serve", *names, "--port", "0"]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if '"ready"' in line:
+            seconds = time.perf_counter() - begun
+            return process, int(json.loads(line)["url"].rpartition(":")[2]), seconds
+    raise RuntimeError("the server did not start")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="without it the built-in one")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--longest", type=int, default=200, help="words of a text")
+    given = parser.parse_args()
+    texts = mixed(given.texts, given.longest)
+    model = embedlm.load(given.model)
+    model.encode(texts[:64], show_progress=False)
+    begun = time.perf_counter()
+    expected = model.encode(texts, show_progress=False, normalize=True)
+    offline = len(texts) / (time.perf_counter() - begun)
+    process, port, ready = started(given.model)
+    assert process.stderr is not None
+    drain = asyncio.new_event_loop()
+    reader = drain.run_in_executor(None, lambda: [None for _ in process.stderr or ()])
+    try:
+        asyncio.run(closed_loop(port, texts[:200], given.connections))
+        seconds, vectors = asyncio.run(closed_loop(port, texts, given.connections))
+        served = len(texts) / seconds
+        took = asyncio.run(open_loop(port, texts[: int(10 * SHARE * served)], SHARE * served))
+    finally:
+        process.terminate()
+        process.wait(30)
+        drain.run_until_complete(reader)
+    p50, p99 = np.percentile(took, [50, 99]) * 1000
+    print(f"ready in {ready:.1f} s")
+    print(
+        f"offline {offline:,.0f} texts/s, served {served:,.0f} texts/s over "
+        f"{given.connections} connections: {served / offline:.2f}"
+    )
+    print(f"open loop at {SHARE:.0%}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {p99 / p50:.1f} times")
+    print(f"largest difference of a vector: {np.abs(vectors - expected).max():.1e}")
+
+
+if __name__ == "__main__":
+    main()

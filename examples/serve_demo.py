@@ -1,0 +1,76 @@
+"""Index this project's own docs, serve them, and ask over HTTP and as an agent would (MCP).
+
+    make serve-demo
+
+With `--stay` the server stays up until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import mcp
+
+DOCS = Path(__file__).parents[1] / "docs"
+QUESTION = "How do I make vectors smaller?"
+
+
+def post(url: str, body: dict[str, Any]) -> Any:
+    """Return the answer to a request."""
+    head = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), head)
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+async def as_agent(url: str) -> Any:
+    """Return the best hit that the MCP tool `search` finds."""
+    async with mcp.Client(f"{url}/mcp") as client:
+        found = await client.call_tool("search", {"query": QUESTION, "k": 1})
+        return found.structured_content["hits"][0]
+
+
+def started(index: Path) -> tuple[subprocess.Popen[str], str]:
+    """Return a running server and its address."""
+    command = [sys.executable, "-m", "embedlm", "serve", "--index", f"docs={index}", "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if '"ready"' in line:
+            return process, json.loads(line)["url"]
+    raise SystemExit("the server did not start")
+
+
+def main() -> None:
+    """Run it."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "docs.index"
+        command = [sys.executable, "-m", "embedlm", "index", str(DOCS), "-o", str(index)]
+        subprocess.run(command, check=True)
+        server, url = started(index)
+        try:
+            vector = post(f"{url}/v1/embeddings", {"input": QUESTION})["data"][0]["embedding"]
+            print(f"{url}/v1/embeddings: {len(vector)} numbers, the first {vector[0]:.4f}")
+            (hit,) = post(f"{url}/v1/search", {"query": QUESTION, "top_k": 1})["hits"]
+            print(f"{url}/v1/search: {hit['file']}:{hit['line']}  {hit['text'][:70]!r}")
+            same = asyncio.run(as_agent(url))
+            print(f"{url}/mcp: {same['file']}  {same['text'][:70]!r}")
+            print(f"{time.perf_counter() - begun:.0f} s; {url}/docs describes all routes")
+            if "--stay" in sys.argv:
+                server.wait()
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Agents get the library's own hits and vectors, over HTTP and over standard input and output."""
+
+import asyncio
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from embedlm.search import Index
+from tests.command import ROOT
+
+mcp = pytest.importorskip("mcp", reason="needs the extra mcp")
+pytest.importorskip("mcp.server.mcpserver", reason="needs mcp 2.3")
+pytest.importorskip("fastapi", reason="needs the extra serve")
+
+TEXTS = ["Plants make food.", "A dog runs."]
+QUERY = "Which sugar stores energy?"
+
+
+async def asked(server, index, model):
+    """Use every tool of a server, and compare with the library."""
+    async with mcp.Client(server) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"search", "fetch", "embed", "similarity"}
+        for tool in tools.values():
+            assert tool.annotations.read_only_hint is True
+            assert tool.output_schema["properties"]
+        with Index.open(index, model) as opened:
+            expected = [(str(hit.id), hit.score) for hit in opened.search(QUERY, 2)]
+        found = (await client.call_tool("search", {"query": QUERY, "k": 2})).structured_content
+        assert [hit["id"] for hit in found["hits"]] == [identity for identity, _ in expected]
+        scores = [hit["score"] for hit in found["hits"]]
+        np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-5)
+        where = {"type": "eq", "key": "year", "value": 2001}
+        call = {"query": QUERY, "filters": where, "mode": "bm25", "k": 5}
+        found = (await client.call_tool("search", call)).structured_content
+        assert {hit["metadata"]["year"] for hit in found["hits"]} <= {2001}
+        document = (await client.call_tool("fetch", {"id": "7"})).structured_content
+        assert (document["text"], document["metadata"]["year"]) == (
+            "Plants make food from sunlight.",
+            2001,
+        )
+        vectors = (await client.call_tool("embed", {"texts": TEXTS})).structured_content
+        dense = model.encode(TEXTS, heads="dense")
+        np.testing.assert_allclose(vectors["vectors"], dense, atol=2e-6)
+        both = {"a": TEXTS[:1], "b": TEXTS}
+        scores = (await client.call_tool("similarity", both)).structured_content["scores"]
+        np.testing.assert_allclose(scores, model.similarity(dense[:1], dense), atol=1e-5)
+        for name, call, told in (
+            ("fetch", {"id": "none"}, "no document"),
+            ("search", {"query": " "}, "empty"),
+            ("search", {"query": "a", "mode": "nope"}, "mode"),
+            ("embed", {"texts": ["a"], "role": "nope"}, "role"),
+            ("embed", {"texts": [5]}, ""),
+        ):
+            answer = await client.call_tool(name, call)
+            assert answer.is_error
+            assert told in answer.content[0].text
+
+
+def test_http(place, index, model):
+    asyncio.run(asked(f"{place.url}/mcp", index, model))
+
+
+def test_a_page_of_another_site_cannot_ask(place):
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    accept = "application/json, text/event-stream"
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert place.post("/mcp", body, Accept=accept, **headers).status in (403, 421)
+
+
+def test_standard_input_and_output(index, model):
+    server = mcp.StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "embedlm.cli", "mcp", str(index)],
+        cwd=str(ROOT),
+        env=dict(os.environ),
+    )
+    asyncio.run(asked(server, index, model))
