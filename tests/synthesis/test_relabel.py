@@ -90,7 +90,7 @@ def fret(server, rows, **changes):
         corpus=rows,
         model="bm25",
         llm=f"{server.url}#judge",
-        changes={"steps.relabel.candidates": 4, **changes},
+        changes={"steps.relabel.candidates": 6, **changes},
     )
 
 
@@ -174,7 +174,7 @@ def half_right(chat, sampling, seed):
     """Copy the passage, or ask for another topic with one word of it."""
     passage = chat[-1]["content"].partition("Passage: ")[2].partition("\n")[0]
     if right(passage):
-        return passage
+        return f"about {passage}"
     topic = next(t for t in TOPICS if t in passage)
     return f"{TOPICS[(TOPICS.index(topic) + 1) % len(TOPICS)]} known for long {topic}"
 
