@@ -177,22 +177,39 @@ def synthesize(
             tools = Tools(chosen, seed, store, models.writer, ranker, models.reranker)
             tools.held_out = HeldOut.read(held_out)
             facts = _facts(chosen, models, ranker, first, searched, tools)
-            job = SynthesisJob(
-                first=first,
-                stages=make_stages(tools),
-                out=out,
-                form=form,
-                manifest={**facts, "form": form, "block": size},
-                size=size,
-                restart=restart,
-                rejects=aside,
-                bad=bad,
-                show_progress=show_progress,
-                facts={"pipeline": chosen.name, **models.identity(ranker), "seed": seed},
-            )
+            job = _job(facts, first, tools, out, aside, bad, form=form, size=size)
+            job.restart, job.show_progress = restart, show_progress
             report = job.run()
             rows_made = None if output is not None else read_rows_of(out)
     return Synthesized(report, _cost(tools, prices), rows_made)
+
+
+def _job(
+    facts: dict[str, Any],
+    first: Lines,
+    tools: Tools,
+    out: Path,
+    aside: Path | None,
+    bad: list[Reject],
+    *,
+    form: str,
+    size: int,
+) -> SynthesisJob:
+    """Return the job of a pipeline."""
+    told = {name: facts[name] for name in ("pipeline", "llm", "model", "reranker", "seed")}
+    return SynthesisJob(
+        first=first,
+        stages=make_stages(tools),
+        out=out,
+        form=form,
+        manifest={**facts, "form": form, "block": size},
+        size=size,
+        restart=False,
+        rejects=aside,
+        bad=bad,
+        show_progress=None,
+        facts=told,
+    )
 
 
 def _cache(path: str | Path | None) -> Cache:
