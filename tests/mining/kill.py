@@ -41,6 +41,33 @@ def jobs(folder, model):
     }
 
 
+def kill_again(folder, job, words, times, rng):
+    """Kill a job so often at moments of its whole time, then finish it; its bytes must be those."""
+    whole, killed = folder / f"{job}-whole.jsonl", folder / f"{job}-killed.jsonl"
+    for _ in range(2):  # the first run imports what the others find in memory
+        start = time.monotonic()
+        done = server()(*words(whole), folder=folder)
+        took = time.monotonic() - start
+        assert done.code == 0, done.err
+    ends = []
+    while ends.count(-9) < times:
+        moment = (str(folder), 1, rng.uniform(0, took))
+        found = server()(*words(killed), folder=folder, kill_at=moment)
+        ends.append(found.code)
+        assert found.code in (-9, 0), found.err
+        if killed.exists():
+            assert killed.read_bytes() == whole.read_bytes()
+            if found.code == 0:
+                killed.unlink()  # finished in spite of the kills: from the start again
+    done = server()(*words(killed), folder=folder)
+    assert done.code == 0, done.err
+    assert killed.read_bytes() == whole.read_bytes()
+    left = [path.name for path in folder.iterdir() if path.suffix in (".part", ".work", ".tmp")]
+    assert left == [], left
+    told = f"killed {times} times, finished {ends.count(0)} times; the same bytes"
+    print(f"{job}: {took:.1f} s; {told}", flush=True)
+
+
 def main(model, times):
     """Kill each job so often; end with an error where a file differs."""
     rng = random.Random(0)
@@ -48,31 +75,7 @@ def main(model, times):
         folder = Path(name)
         write_set(folder)
         for job, words in jobs(folder, model).items():
-            whole, killed = folder / f"{job}-whole.jsonl", folder / f"{job}-killed.jsonl"
-            for _ in range(2):  # the first run imports what the others find in memory
-                start = time.monotonic()
-                done = server()(*words, "-o", whole, folder=folder)
-                took = time.monotonic() - start
-                assert done.code == 0, done.err
-            ends = []
-            while ends.count(-9) < times:
-                moment = (str(folder / "records.jsonl"), 1, rng.uniform(0, took))
-                found = server()(*words, "-o", killed, folder=folder, kill_at=moment)
-                ends.append(found.code)
-                assert found.code in (-9, 0), found.err
-                if killed.exists():
-                    assert killed.read_bytes() == whole.read_bytes()
-                    if found.code == 0:
-                        killed.unlink()  # finished in spite of the kills: from the start again
-            done = server()(*words, "-o", killed, folder=folder)
-            assert done.code == 0, done.err
-            assert killed.read_bytes() == whole.read_bytes()
-            left = [
-                path.name for path in folder.iterdir() if path.suffix in (".part", ".work", ".tmp")
-            ]
-            assert left == [], left
-            told = f"killed {times} times, finished {ends.count(0)} times; the same bytes"
-            print(f"{job}: {took:.1f} s; {told}", flush=True)
+            kill_again(folder, job, lambda out, words=words: [*words, "-o", out], times, rng)
 
 
 if __name__ == "__main__":

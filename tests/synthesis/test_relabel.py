@@ -90,7 +90,7 @@ def fret(server, rows, **changes):
         corpus=rows,
         model="bm25",
         llm=f"{server.url}#judge",
-        changes={"steps.relabel.candidates": 4, **changes},
+        changes={"steps.relabel.candidates": 6, **changes},
     )
 
 
@@ -148,35 +148,28 @@ def test_a_local_model_scores_texts_and_labels_as_its_logits_say(tiny_llama):
 
 
 def test_a_round_trip_keeps_queries_whose_passage_comes_back_first():
-    rows = planted()
+    texts = [f"{TOPICS[i % 3]} item{i} note{i}" for i in range(12)]
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
 
-    def steps(rank):
-        return {
-            "steps": [
-                {"kind": "generate", "prompt": "Passage: {passage}\nQ:", "into": "query"},
-                {"kind": "filter", "by": "round_trip", "rank": rank},
-                {"kind": "write"},
-            ]
-        }
+    def kept(rank):
+        steps = [
+            {"kind": "generate", "prompt": "Passage: {passage}", "into": "query"},
+            {"kind": "filter", "by": "round_trip", "rank": rank},
+            {"kind": "write"},
+        ]
+        made = embedlm.synthesize({"steps": steps}, rows, model="bm25", llm=half_right)
+        return [row["id"] for row in made.records]
 
-    made = embedlm.synthesize(steps(1), rows, model="bm25", llm=half_right)
-    kept = {row["id"] for row in made.records}
-    assert kept == {row["id"] for row in rows if right(row["text"])}
-    everything = embedlm.synthesize(steps(len(rows)), rows, model="bm25", llm=half_right)
-    assert len(everything.records) > len(kept)
-
-
-def right(text):
-    return len(text) % 2 == 0
+    assert kept(1) == [str(i) for i in range(0, 12, 2)]
+    assert kept(len(rows)) == [str(i) for i in range(12)]
 
 
 def half_right(chat, sampling, seed):
-    """Copy the passage, or ask for another topic with one word of it."""
-    passage = chat[-1]["content"].partition("Passage: ")[2].partition("\n")[0]
-    if right(passage):
-        return passage
-    topic = next(t for t in TOPICS if t in passage)
-    return f"{TOPICS[(TOPICS.index(topic) + 1) % len(TOPICS)]} known for long {topic}"
+    """Ask for the passage of an even number; for an odd one, for the next passage."""
+    topic, item, _ = chat[-1]["content"].removeprefix("Passage: ").split()
+    number = int(item.removeprefix("item"))
+    wanted = (number + number % 2) % 12
+    return f"{topic} item{wanted} note{wanted} please"
 
 
 # -- LARMOR ---------------------------------------------------------------------------------------

@@ -124,21 +124,24 @@ class Making:
 NO_WRITER, AS_MADE = Writing(), Making()
 
 
+PipelineName = Annotated[
+    str | None,
+    path("A name or a .yaml file; without it the pipelines are listed.", "PIPELINE", None),
+]
+Rows = Annotated[
+    str | None,
+    path(
+        "What the pipeline reads: passages (a file, or a folder of documents), queries or records.",
+        "INPUT",
+        None,
+        allow_leading_hyphen=True,
+    ),
+]
+
+
 def command(
-    pipeline: Annotated[
-        str | None,
-        path("A name or a .yaml file; without it the pipelines are listed.", "PIPELINE", None),
-    ] = None,
-    rows: Annotated[
-        str | None,
-        path(
-            "What the pipeline reads: passages (a file, or a folder of documents), queries or "
-            "records.",
-            "INPUT",
-            None,
-            allow_leading_hyphen=True,
-        ),
-    ] = None,
+    pipeline: PipelineName = None,
+    rows: Rows = None,
     /,
     *,
     output: Annotated[str | None, path("A .jsonl file.", ["--output", "-o"])] = None,

@@ -217,9 +217,8 @@ def _medi(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
     else:
         rows = read_rows(file)
     for where, row in rows:
-        pairs = [
-            row.get(name) if isinstance(row, dict) else None for name in ("query", "pos", "neg")
-        ]
+        fields = row if isinstance(row, dict) else {}
+        pairs: list[Any] = [fields.get(name) for name in ("query", "pos", "neg")]
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise RecordError(f"{where}: query, pos and neg are not [instruction, text] each")
         (instruction, query), (_, positive), (_, negative) = pairs

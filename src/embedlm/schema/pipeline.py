@@ -133,6 +133,8 @@ class Retrieve(Part):
     kind: Literal["retrieve"]
     name: Name = "retrieve"
     query: str = Field("{passage}", description="What is searched for; a template.")
+    besides: str = Field("{passage}", description="The passage that is left out; a template.")
+    first: int = Field(1, gt=0, description="Rank of the first that is taken.")
     count: int = Field(2, gt=0)
     into: str = Field("neighbours", description="Field that takes the list of texts.")
 

@@ -11,7 +11,9 @@ rank-biased overlap ranks them. The result fuses both.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,8 +116,7 @@ def larmor(
     if len(set(names)) < len(names):
         raise InputError("a model is given twice; give each once")
     changes = {"steps.query.samples": whole("queries", queries)}
-    base = Path(output) if output is not None else Path.cwd() / "larmor"
-    with work_folder(base, None) as folder:
+    with _folder(output) as folder:
         made = synthesize(
             "larmor",
             passages,
@@ -133,16 +134,24 @@ def larmor(
         corpus = prepare_corpus(passages, folder, [])
         runs = [_run(model, corpus, asked, folder, show_progress) for model in models]
         fused = [_fused([run[i] for run in runs], depth) for i in range(len(asked))]
-        store = Cache(None if cache is None else Path(cache))
-        try:
+        with closing(Cache(None if cache is None else Path(cache))) as store:
             judged = list(_judged(writer, store, asked, fused))
             ordered = list(_ordered(writer, store, asked, fused))
-        finally:
-            store.close()
     result = _result(names, asked, runs, judged, ordered)
     if output is not None:
         write_json(Path(output), result, indent=1)
     return result
+
+
+@contextmanager
+def _folder(output: str | Path | None) -> Iterator[Path]:
+    """Yield a folder for queries and vectors; beside an output it outlives a kill."""
+    if output is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+    else:
+        with work_folder(Path(output), None) as folder:
+            yield folder
 
 
 def _name(model: Any) -> str:

@@ -179,10 +179,11 @@ def _retrieve(step: Any, tools: Tools) -> list[Stage]:
     def run(items: Iterable[Item]) -> Outcomes:
         for block in batches(items, BLOCK):
             queries = [fill(step.query, item) for item in block]
-            found = tools.ranker.best(queries, step.count + 1)
-            for item, query, ranked in zip(block, queries, found, strict=True):
-                own = tools.ranker.key(query)
-                texts = [hit.text for hit in ranked if hit.key != own][: step.count]
+            found = tools.ranker.best(queries, step.first + step.count)
+            for item, ranked in zip(block, found, strict=True):
+                own = tools.ranker.key(fill(step.besides, item))
+                others = [hit.text for hit in ranked if hit.key != own]
+                texts = others[step.first - 1 :][: step.count]
                 if texts:
                     yield Outcome([{**item, step.into: texts}])
                 else:

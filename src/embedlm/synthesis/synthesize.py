@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,43 +161,59 @@ def synthesize(
     """
     chosen = _in_languages(Pipeline.load(pipeline).override(dict(changes or {})), languages)
     check_form(form)
-    size = BLOCK if block is None else whole("block", block)
-    if count is not None:
-        whole("count", count)
+    size = whole("block", BLOCK if block is None else block)
+    whole("count", 1 if count is None else count)
     models = _Models.of(chosen, llm, model, reranker)
     with opened(output, "synthesized.jsonl") as out:
         aside = check_paths(out, rejects, [rows, corpus, *held_out])
-        with work_folder(out, work) as folder:
+        with work_folder(out, work) as folder, closing(_cache(cache)) as store:
             bad: list[Reject] = []
             kept = None if rejects is None else bad
             rows = _documents(rows)
             first = prepare_items(chosen, rows, folder, count=count, seed=seed, rejects=kept)
             ranker, searched = _searched(chosen, models, rows, corpus, folder, kept)
-            store = Cache(None if cache is None else Path(cache))
-            tools = Tools(chosen, seed, store, models.writer, ranker, models.reranker)
-            tools.held_out = HeldOut.read(held_out)
             if ranker is not None:
                 ranker.prepare(folder, show_progress)
+            tools = Tools(chosen, seed, store, models.writer, ranker, models.reranker)
+            tools.held_out = HeldOut.read(held_out)
             facts = _facts(chosen, models, ranker, first, searched, tools)
-            job = SynthesisJob(
-                first=first,
-                stages=make_stages(tools),
-                out=out,
-                form=form,
-                manifest={**facts, "form": form, "block": size},
-                size=size,
-                restart=restart,
-                rejects=aside,
-                bad=bad,
-                show_progress=show_progress,
-                facts={"pipeline": chosen.name, **models.identity(ranker), "seed": seed},
-            )
-            try:
-                report = job.run()
-            finally:
-                store.close()
+            job = _job(facts, first, tools, out, aside, bad, form=form, size=size)
+            job.restart, job.show_progress = restart, show_progress
+            report = job.run()
             rows_made = None if output is not None else read_rows_of(out)
     return Synthesized(report, _cost(tools, prices), rows_made)
+
+
+def _job(
+    facts: dict[str, Any],
+    first: Lines,
+    tools: Tools,
+    out: Path,
+    aside: Path | None,
+    bad: list[Reject],
+    *,
+    form: str,
+    size: int,
+) -> SynthesisJob:
+    """Return the job of a pipeline."""
+    told = {name: facts[name] for name in ("pipeline", "llm", "model", "reranker", "seed")}
+    return SynthesisJob(
+        first=first,
+        stages=make_stages(tools),
+        out=out,
+        form=form,
+        manifest={**facts, "form": form, "block": size},
+        size=size,
+        restart=False,
+        rejects=aside,
+        bad=bad,
+        show_progress=None,
+        facts=told,
+    )
+
+
+def _cache(path: str | Path | None) -> Cache:
+    return Cache(None if path is None else Path(path))
 
 
 def _in_languages(pipeline: Pipeline, languages: Sequence[str]) -> Pipeline:
