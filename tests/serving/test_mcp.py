@@ -77,4 +77,4 @@ def test_standard_input_and_output(index, model):
         cwd=str(ROOT),
         env=dict(os.environ),
     )
-    asyncio.run(asked(server, index, model))
+    asyncio.run(asyncio.wait_for(asked(server, index, model), 120))  # a hang is a failure
