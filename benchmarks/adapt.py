@@ -57,11 +57,11 @@ def main() -> None:
         corpus, chosen.model, chosen.output, teacher=chosen.teacher, on_event=tell, **given
     )
     print(f"adapted in {time.monotonic() - start:.0f} s; kept {report['kept']}: {report['why']}")
-    scores = [
+    base, adapted = (
         embedlm.evaluate(model, [chosen.task], data=chosen.data)
         for model in (chosen.model, Path(chosen.output) / "model")
-    ]
-    (row,) = compare(*scores, ("base", "adapted")).tasks
+    )
+    (row,) = compare(base, adapted, ("base", "adapted")).tasks
     low, high = row.interval
     print(
         f"{row.task}, {row.n} true queries: {row.metric} {row.a:.4f} -> {row.b:.4f}, difference "

@@ -108,11 +108,15 @@ class Mounted:
             (found,) = (await service.encode(caller, encoding, [(query, instruction)])).outputs
             terms = self.served.model.backbone.vocab_size
             vectors = {head: _one_row(value, terms) for head, value in found.items()}
-        return await self._run(lambda index: index.search(query, top_k, vectors=vectors, **options))
+        hits: list[Found] = await self._run(
+            lambda index: index.search(query, top_k, vectors=vectors, **options)
+        )
+        return hits
 
     async def fetch(self, identifier: str | int) -> list[Entry]:
         """Return the passages of a document; an unknown id has none."""
-        return await self._run(lambda index: index.fetch([identifier])[0])
+        entries: list[Entry] = await self._run(lambda index: index.fetch([identifier])[0])
+        return entries
 
     async def _run(self, call: Callable[[Index], Any]) -> Any:
         def run() -> Any:

@@ -2,6 +2,6 @@
 
 from embedlm.schema.pipeline import Pipeline, pipelines
 from embedlm.synthesis.larmor import larmor
-from embedlm.synthesis.synthesize import Synthesized, synthesize
+from embedlm.synthesis.job import Synthesized, synthesize
 
 __all__ = ["Pipeline", "Synthesized", "larmor", "pipelines", "synthesize"]

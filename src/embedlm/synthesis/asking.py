@@ -189,7 +189,7 @@ def _answer_model(step: Generate) -> type[BaseModel] | None:
 
 
 def _typed(one: AnswerField) -> tuple[Any, Any]:
-    about = {"description": one.about} if one.about else {}
+    about: dict[str, Any] = {"description": one.about} if one.about else {}
     if one.kind == "number":
         return float, Field(ge=one.least, le=one.most, **about)
     if one.kind == "choice":

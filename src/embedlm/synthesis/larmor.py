@@ -40,7 +40,7 @@ from embedlm.schema.yaml_files import read_mapping
 from embedlm.search.fusion import fuse
 from embedlm.synthesis.items import fill
 from embedlm.synthesis.ranking import Ranked, Ranker
-from embedlm.synthesis.synthesize import synthesize
+from embedlm.synthesis.job import synthesize
 
 __all__ = ["heap_sorted", "larmor", "rank_biased_overlap"]
 

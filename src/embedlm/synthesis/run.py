@@ -160,7 +160,7 @@ class SynthesisJob:
 
     def _report(self, job: Job) -> dict[str, Any]:
         usage: Counter[str] = Counter(dict.fromkeys(_USAGE, 0))
-        steps = []
+        steps: list[dict[str, Any]] = []
         for number, stage in enumerate(self.stages):
             read = kept = 0
             reasons: dict[str, Any] = {}

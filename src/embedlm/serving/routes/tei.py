@@ -135,7 +135,7 @@ async def rerank_as_tei(body: TeiRerankBody, request: Request) -> Response:
             f"text {cut[0]} is too long for the model {served.name!r}; shorten it, or send truncate"
         )
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
-    rows = [{"index": index, "score": scores[index]} for index in order]
+    rows: list[dict[str, Any]] = [{"index": index, "score": scores[index]} for index in order]
     if body.return_text:
         rows = [{**row, "text": body.texts[int(row["index"])]} for row in rows]
     return as_json(rows, truncated=cut)
