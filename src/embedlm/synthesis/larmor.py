@@ -39,8 +39,8 @@ from embedlm.mining.settings import whole
 from embedlm.schema.yaml_files import read_mapping
 from embedlm.search.fusion import fuse
 from embedlm.synthesis.items import fill
-from embedlm.synthesis.ranking import Ranked, Ranker
 from embedlm.synthesis.job import synthesize
+from embedlm.synthesis.ranking import Ranked, Ranker
 
 __all__ = ["heap_sorted", "larmor", "rank_biased_overlap"]
 
