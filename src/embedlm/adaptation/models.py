@@ -14,6 +14,7 @@ from embedlm.generation import Generator, resolve_generator
 from embedlm.jobs.manifest import facts_digest
 from embedlm.loader import load
 from embedlm.rerank import Reranker, is_reranker
+from embedlm.schema.yaml_files import parse_yaml
 from embedlm.training.plan import find_model
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Models:
         for one, what in ((base, "the model"), (teacher, "the teacher")):
             if one is not None and all(head.kind != "dense" for head in one.recipe.heads):
                 raise UnsupportedError(f"{what} {one.name!r} has no dense head; name another")
-        own = None if recipe is None else base.recipe.model_dump(mode="json", exclude_unset=True)
+        own = None if recipe is None else parse_yaml(base.recipe.dump(), "the recipe")
         llm = None if llm is None else resolve_generator(llm)
         return cls(str(name), base, own, teacher, reranker, llm, device)
 
