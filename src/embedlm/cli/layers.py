@@ -30,8 +30,7 @@ each dev task. Without --tasks: stsb_dev (similarity) and scifact_dev (search).
 Examples:
   embedlm layers builtin-base --data data/
   embedlm layers model.gguf --data data/ -o layers.svg
-  embedlm layers Qwen/Qwen3-0.6B -r prompteol --pooling recipe --tasks stsb_dev \
-      --data data/ --json
+  embedlm layers Qwen/Qwen3-0.6B -r prompteol --pooling recipe --data data/
   embedlm layers model/ --suite mine.yaml --choose pages --data data/"""
 TASKS = ("stsb_dev", "scifact_dev")
 
