@@ -105,8 +105,8 @@ app.register_install_completion_command(
 COMMANDS = [
     *(module.NAME for module in MODULES),
     *index.app.name,
-    *recipes.app.name,
     *data.app.name,
+    *recipes.app.name,
 ]
 
 

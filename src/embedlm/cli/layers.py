@@ -16,7 +16,6 @@ from embedlm.cli._scoring import AS_NAMED, Scoring
 from embedlm.cli._values import emit, listed_names
 from embedlm.cli._vectors import AS_GIVEN, VectorForm
 from embedlm.errors import InputError
-from embedlm.jobs.atomic import write_text
 
 if TYPE_CHECKING:
     from embedlm.studies.layer_scores import LayerScore
@@ -130,6 +129,8 @@ def command(
     )
     if output is not None:
         drawn = plot(scores, f"Layers of {Path(model).name}")
+        from embedlm.jobs.atomic import write_text
+
         write_text(Path(output), drawn)
     if json:
         emit(_as_dict(scores, by, embedder.backbone.layer_count))

@@ -38,9 +38,16 @@ def command(
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         require(module, "serve")
     require("mcp.server.mcpserver", "mcp")
-    from embedlm.serving import Service
+    from embedlm.serving import Models, Service
     from embedlm.serving.mcp import serve_stdio
 
-    held = load_models(() if model is None else (model,), loading, keep_adapters=False)
-    service = Service(held, open_indexes((*indexes, *index), held, loading.device))
+    names = (*indexes, *index)
+    if names and model is None and loading == Loading(device=loading.device):
+        mounted = open_indexes(names, Models(), loading.device)
+        first = next(iter(mounted.values())).served
+        held = Models.of({first.name: first.model})
+    else:
+        held = load_models(() if model is None else (model,), loading, keep_adapters=False)
+        mounted = open_indexes(names, held, loading.device)
+    service = Service(held, mounted)
     asyncio.run(serve_stdio(service))

@@ -17,8 +17,8 @@ __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "synthesize"
 EXAMPLES = r"""Examples:
-  embedlm synthesize                                       list the pipelines
-  embedlm synthesize inpars --show > mine.yaml             print one, to change it
+  embedlm synthesize
+  embedlm synthesize inpars --show > mine.yaml
   embedlm synthesize inpars passages.jsonl --llm http://localhost:8000/v1#writer \
       -o records.jsonl
   embedlm synthesize mine.yaml passages.jsonl --llm model.gguf --count 1000 -o records.jsonl

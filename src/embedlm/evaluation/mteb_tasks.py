@@ -148,7 +148,7 @@ def _file(place: Path, name: str, read: list[Path]) -> Path:
 
 def _split_rows(place: Path, splits: Sequence[str], read: list[Path]) -> Any:
     """Return the rows of each split, as they are."""
-    datasets = require("datasets", "mteb")
+    datasets = require("datasets", "data")
     return datasets.DatasetDict(
         {
             split: datasets.Dataset.from_list(
@@ -161,7 +161,7 @@ def _split_rows(place: Path, splits: Sequence[str], read: list[Path]) -> Any:
 
 def _ranked(place: Path, splits: Sequence[str], read: list[Path]) -> dict[str, Any]:
     """Return corpus, queries and relevant documents of each split."""
-    datasets = require("datasets", "mteb")
+    datasets = require("datasets", "data")
     corpus = [
         {
             "id": _id(row, where),

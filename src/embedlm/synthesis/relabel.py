@@ -85,7 +85,8 @@ def _score(
 ) -> Conversation[float | None]:
     """Return log p(query | passage), or the grade of relevance that is expected."""
     shown = {**item, "candidate": candidate.text, "labels": ", ".join(step.labels)}
-    chat = [{"role": "user", "content": fill(getattr(step, ranker), shown).strip()}]
+    prompt = step.likelihood if ranker == "likelihood" else step.relevance
+    chat = [{"role": "user", "content": fill(prompt, shown).strip()}]
     if ranker == "likelihood":
         question = Question(chat, continuation=fill(step.query, item))
     else:
