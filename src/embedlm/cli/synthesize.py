@@ -21,9 +21,10 @@ EXAMPLES = r"""Examples:
   embedlm synthesize inpars --show > mine.yaml
   embedlm synthesize inpars passages.jsonl --llm http://localhost:8000/v1#writer \
       -o records.jsonl
-  embedlm synthesize mine.yaml passages.jsonl --llm model.gguf --count 1000 -o records.jsonl
-  embedlm synthesize e5-short-long --llm http://localhost:8000/v1#writer --count 50 \
-      --language German --language French -o records.jsonl"""
+  embedlm synthesize mine.yaml passages.jsonl --llm model.gguf --count 1000 \
+      -o records.jsonl
+  embedlm synthesize e5-short-long --llm http://localhost:8000/v1#writer \
+      --count 50 --language German --language French -o records.jsonl"""
 
 
 @Parameter(name="*", group="Language model")
