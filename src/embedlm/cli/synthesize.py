@@ -19,8 +19,8 @@ NAME = "synthesize"
 EXAMPLES = r"""Examples:
   embedlm synthesize
   embedlm synthesize inpars --show > mine.yaml
-  embedlm synthesize inpars passages.jsonl --llm http://localhost:8000/v1#writer \
-      -o records.jsonl
+  embedlm synthesize inpars passages.jsonl -o records.jsonl \
+      --llm http://localhost:8000/v1#writer
   embedlm synthesize mine.yaml passages.jsonl --llm model.gguf --count 1000 \
       -o records.jsonl
   embedlm synthesize e5-short-long --llm http://localhost:8000/v1#writer \
