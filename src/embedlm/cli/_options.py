@@ -36,6 +36,7 @@ __all__ = [
     "ModelName",
     "PassageOptions",
     "Prompting",
+    "RecipeName",
     "SaveDtype",
     "Tables",
     "TextPath",
@@ -132,6 +133,14 @@ Model = Annotated[
         group="Model",
     ),
 ]
+RecipeName = Annotated[
+    str | None,
+    path(
+        "A name (see embedlm recipes) or a .yaml file; without it the model's own.",
+        ["--recipe", "-r"],
+        "RECIPE",
+    ),
+]
 ModelName = Annotated[str, path("Folder or hub id, or builtin.", "MODEL", None)]
 Adapters = Annotated[
     tuple[str, ...],
@@ -198,14 +207,7 @@ Data = Annotated[
 class Loading:
     """How a model is loaded: recipe, adapters, device and dtype."""
 
-    recipe: Annotated[
-        str | None,
-        path(
-            "A name (see embedlm recipes) or a .yaml file; without it the model's own.",
-            ["--recipe", "-r"],
-            "RECIPE",
-        ),
-    ] = None
+    recipe: RecipeName = None
     change: Annotated[
         tuple[str, ...],
         repeated("Change a field of the recipe: pooling.kind=mean", "--set", "FIELD=VALUE"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._options import Data, Device, Json, flag, number, path, repeated, whole
+from embedlm.cli._options import Data, Device, Json, RecipeName, flag, number, path, repeated, whole
 from embedlm.cli._values import emit
 from embedlm.cli.train import event_line
 
@@ -109,14 +109,7 @@ class Base:
             "MODEL",
         ),
     ] = None
-    recipe: Annotated[
-        str | None,
-        path(
-            "A name (see embedlm recipes) or a .yaml file; without it the model's own.",
-            ["--recipe", "-r"],
-            "RECIPE",
-        ),
-    ] = None
+    recipe: RecipeName = None
     device: Device = None
 
 

@@ -103,6 +103,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Score each layer of a model on tasks, and recommend one by dev tasks."""
+    from embedlm.jobs.atomic import write_text
     from embedlm.studies.layer_plot import plot
     from embedlm.studies.layer_scores import readings_of, score_layers
 
@@ -129,8 +130,6 @@ def command(
     )
     if output is not None:
         drawn = plot(scores, f"Layers of {Path(model).name}")
-        from embedlm.jobs.atomic import write_text
-
         write_text(Path(output), drawn)
     if json:
         emit(_as_dict(scores, by, embedder.backbone.layer_count))

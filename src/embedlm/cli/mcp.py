@@ -35,10 +35,9 @@ def command(
     loading: Loading = AS_LOADED,
 ) -> None:
     """Answer an agent by the Model Context Protocol: search, fetch, embed, similarity."""
-    for module in ("fastapi", "uvicorn", "prometheus_client"):
-        require(module, "serve")
-    require("mcp.server.mcpserver", "mcp")
     from embedlm.serving import Models, Service
+
+    require("mcp.server.mcpserver", "mcp")
     from embedlm.serving.mcp import serve_stdio
 
     names = (*indexes, *index)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from embedlm.cli._options import AS_LOADED, Loading, flag, number, path, paths, repeated, whole
-from embedlm.errors import InputError, require
+from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.serving import Limits, Models, Mounted
@@ -96,8 +96,6 @@ def command(
     bounds: Bounds = AS_BOUND,
 ) -> None:
     """Serve models and indexes over HTTP: OpenAI's, TEI's, Cohere's and Jina's interfaces."""
-    for module in ("fastapi", "uvicorn", "prometheus_client"):
-        require(module, "serve")
     from embedlm.serving import Keys, Service, create_app
     from embedlm.serving.run import listen, log_lines, server_of
 
