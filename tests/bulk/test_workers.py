@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import threading
-import time
 from functools import partial
 
 import pytest
@@ -48,32 +46,32 @@ def test_idle_workers_end_by_themselves(load, source, tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
 
 
-def the_first_dies(kind, end, patch, folder):
-    """End a pool's first worker once a block is there; return the list of those started."""
-    started, start_worker = [], kind.start
+def the_first_dies(kind, find_process, patch):
+    """End a pool's first worker while it has its second block; return the list of those started."""
+    started, processes, requests = [], [], []
+    start_worker, submit_request = kind.start, kind.submit
 
     def start(self):
         started.append(start_worker(self))
+        processes.append(find_process(started[-1]))
         return started[-1]
 
-    def kill():
-        while len(started) < 2 or not list(folder.glob("*.part/blocks/*.npz")):
-            time.sleep(0.01)
-        end(started[0])
+    def submit(self, worker, request):
+        submit_request(self, worker, request)
+        if worker is started[0]:
+            requests.append(request)
+            if len(requests) == 2:
+                os.kill(processes[0], signal.SIGKILL)
 
     patch.setattr(kind, "start", start)
-    threading.Thread(target=kill, daemon=True).start()
+    patch.setattr(kind, "submit", submit)
     return started
 
 
 def test_the_block_of_a_killed_worker_is_done_again(load, source, tmp_path, monkeypatch):
     one, two = tmp_path / "one.npy", tmp_path / "two.npy"
     encode_file(load(), source, one, block=8)
-
-    def end(worker):
-        os.kill(worker.process.pid, signal.SIGKILL)
-
-    started = the_first_dies(ProcessPool, end, monkeypatch, tmp_path)
+    started = the_first_dies(ProcessPool, lambda worker: worker.process.pid, monkeypatch)
     with open_pool(WorkerSettings(load), 2, None) as pool:
         encode_file(load(), source, two, block=8, pool=pool)
     assert len(started) == 3
@@ -142,11 +140,10 @@ def test_ray_actors_give_the_bytes_of_one_process(load, source, tmp_path, monkey
     one, two = tmp_path / "one.npy", tmp_path / "two.npy"
     encode_file(load(), source, one, block=8)
 
-    def end(actor):
-        process = actor.__ray_call__.remote(lambda self: os.getpid())
-        os.kill(ray.get(process), signal.SIGKILL)
+    def find_process(actor):
+        return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
 
-    started = the_first_dies(RayPool, end, monkeypatch, tmp_path)
+    started = the_first_dies(RayPool, find_process, monkeypatch)
     try:
         with open_pool(WorkerSettings(load), 2, "local") as pool:
             encode_file(load(), source, two, block=8, pool=pool)
