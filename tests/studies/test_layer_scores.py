@@ -12,7 +12,8 @@ import pytest
 import embedlm
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.evaluation import evaluate
-from embedlm.studies.layer_scores import POOLINGS, Sweep, readings_of
+from embedlm.studies.layer_scores import POOLINGS, readings_of
+from embedlm.studies.one_pass import Sweep
 from tests import models
 
 TEXTS = [
@@ -34,7 +35,7 @@ def assert_each_is_alone(folder, recipe, readings=None, texts=TEXTS, told=None, 
     """Every reading's vectors are those of the model loaded with that layer and pooling."""
     model = load(folder, recipe, **options)
     readings = readings or readings_of(model)
-    sweep = Sweep(model, readings)
+    sweep = Sweep([reading.embedder for reading in readings])
     for number, reading in enumerate(readings):
         alone = load(folder, model.recipe.override(reading.changes), **options)
         np.testing.assert_allclose(
@@ -113,7 +114,7 @@ def test_no_sink_is_told_of(tiny_llama, caplog):
     with caplog.at_level(logging.WARNING):
         model = load(tiny_llama)
         readings = readings_of(model)
-        Sweep(model, readings).vectors(0, TEXTS)
+        Sweep([reading.embedder for reading in readings]).vectors(0, TEXTS)
     assert "sink" not in caplog.text
 
 

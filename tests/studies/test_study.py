@@ -129,6 +129,54 @@ def test_a_variant_is_what_its_recipe_gives_by_hand(tiny_llama, folder, tmp_path
     json.dumps(report.as_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"layer": {"field": "pooling.layer", "values": [-1, 1, -2]}},
+        {"layer": {"field": "pooling.layer", "values": [-1, 1]}, "pooling": POOLING},
+        {
+            "form": {
+                "all": {},
+                "short": {"encode": {"dim": 8, "precision": "binary"}},
+                "turned": {"reduce": {"kind": "random", "dim": 16}},
+            }
+        },
+    ],
+)
+def test_variants_that_read_the_same_states_share_a_pass(
+    tiny_llama, folder, tmp_path, monkeypatch, factors
+):
+    seen = []
+    gather = embedlm.Embedder.gather
+
+    def counted(self, readout, parts, call):
+        seen.append(len(parts))
+        return gather(self, readout, parts, call)
+
+    monkeypatch.setattr(embedlm.Embedder, "gather", counted)
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(json.dumps({"tasks": TASKS}))
+    evaluate(embedlm.load(tiny_llama, "plain-mean"), suite=suite, data=folder)
+    once = sum(seen)
+    seen.clear()
+    study = design(factors=factors, design="grid")
+    report = run_study(study, str(tiny_llama), data=folder)
+    # Each variant also encodes one text, to tell the bytes of a vector.
+    assert sum(count for count in seen if count > 1) == once
+    assert [o.variant.label for o in report.outcomes] == [v.label for v in variants(study)]
+    assert len({outcome.mean for outcome in report.outcomes}) == len(report.outcomes)
+    for outcome in report.outcomes:
+        settings = outcome.variant.settings
+        model = embedlm.load(
+            tiny_llama, embedlm.Recipe.load("plain-mean").override(settings.change)
+        )
+        if settings.reduce is not None:
+            model = reduced(model, "random", 16)
+        expected = evaluate(model, suite=suite, data=folder, encode=settings.encode)
+        scores = [result.score for result in outcome.results]
+        assert scores == pytest.approx([result.score for result in expected], abs=1e-6)
+
+
 def test_a_factor_is_compared_within_the_others(tiny_llama, folder):
     study = design(
         design="grid",

@@ -118,7 +118,6 @@ def command(
     embedder = loading.load(None if model == "builtin" else model)
     scores = list(
         score_layers(
-            embedder,
             readings_of(embedder, wanted, listed_names(choice.pooling) or None),
             {name: tasks[name] for name in paths},
             paths,

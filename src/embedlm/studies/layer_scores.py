@@ -8,30 +8,23 @@ arXiv:2502.02013).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from embedlm.backbone.layers import layer_index
 from embedlm.embedder import Embedder
-from embedlm.encode.call import Gathered, check_finite
-from embedlm.encode.inputs import check_texts
-from embedlm.encode.options import Options
-from embedlm.encode.precision import finish_vectors
 from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.evaluation.results import Cache, Result
-from embedlm.evaluation.subject import Subject
 from embedlm.evaluation.suite import Task
-from embedlm.evaluation.tasks import Run
-from embedlm.readout.each_layer import EachLayer, norms_of_layers
+from embedlm.readout.each_layer import norms_of_layers
 from embedlm.readout.heads import requested_heads
 from embedlm.schema.recipe import Recipe
+from embedlm.studies.one_pass import score_together
 
-__all__ = ["POOLINGS", "LayerScore", "Reading", "Sweep", "best", "readings_of", "score_layers"]
+__all__ = ["POOLINGS", "LayerScore", "Reading", "best", "readings_of", "score_layers"]
 
 POOLINGS: dict[str, dict[str, Any]] = {
     "recipe": {},
@@ -117,55 +110,7 @@ def _changes(before: Recipe, after: Recipe) -> dict[str, Any]:
     }
 
 
-@dataclass
-class Sweep:
-    """The vectors of texts by several readings; a list of texts is run once for all of them."""
-
-    model: Embedder
-    readings: Sequence[Reading]
-    _kept: dict[Any, Gathered] = field(default_factory=dict)
-
-    def vectors(
-        self, number: int, texts: Sequence[str], role: str | None = None, **options: Any
-    ) -> npt.NDArray[Any]:
-        """Return the dense vectors of texts by one of the readings, (n, dim).
-
-        All readings' vectors of the texts are kept, until the sweep is dropped: a number of 4
-        bytes for each text, reading and dimension.
-
-        Args:
-            number: of the reading.
-            texts: in any order.
-            role: see `Embedder.encode`, as the options.
-            **options: instruction, dim, precision, normalize, ...
-        """
-        parts, call = check_texts(texts).parts, Options(role=role, **options)
-        key = tuple(texts), role, repr(sorted(options.items()))
-        if key not in self._kept:
-            readout = EachLayer([reading.embedder.readout for reading in self.readings])
-            self._kept[key] = self.model.gather(readout, parts, call)
-        embedder = self.readings[number].embedder
-        value_nD = self._kept[key].value(number)
-        check_finite({"dense": value_nD}, parts, embedder.backbone)
-        statistics = embedder.readout.statistics
-        return finish_vectors(value_nD, embedder.recipe, statistics, call, embedder.ranges)
-
-
-@dataclass(frozen=True)
-class _Swept(Subject):
-    """A reading under test, whose vectors come from a sweep."""
-
-    sweep: Sweep | None = None
-    number: int = 0
-
-    def vectors(self, texts: list[str], role: str | None, options: Mapping[str, Any]) -> Any:
-        """Return the reading's vectors."""
-        assert self.sweep is not None
-        return self.sweep.vectors(self.number, texts, role, **options)
-
-
 def score_layers(
-    model: Embedder,
     readings: Sequence[Reading],
     tasks: Mapping[str, Task],
     paths: Mapping[str, Mapping[str, Path]],
@@ -178,7 +123,6 @@ def score_layers(
     """Yield the score of each reading on each task, as `embedlm.evaluate` computes it.
 
     Args:
-        model: the embedder of the readings.
         readings: see `readings_of`.
         tasks: by name.
         paths: the files of each task.
@@ -192,21 +136,18 @@ def score_layers(
         RecordError: a file that cannot be used, with its line.
         NotFiniteError: a layer gave NaN or infinity.
     """
-    for name, task in tasks.items():
-        sweep = Sweep(model, readings)  # another for each task, so that the vectors can go
-        for number, reading in enumerate(readings):
-            run = Run(
-                reading.embedder,
-                {name: task},
-                {name: paths[name]},
-                words,
-                dict(options or {}),
-                cache,
-                restart,
-                partial(_Swept, sweep=sweep, number=number),
-            )
-            for result in run.results():
-                yield LayerScore(name, reading, result)
+    embedders = [reading.embedder for reading in readings]
+    found = score_together(
+        embedders,
+        [dict(options or {})] * len(readings),
+        tasks,
+        paths,
+        words=words,
+        cache=cache,
+        restart=restart,
+    )
+    for number, result in found:
+        yield LayerScore(result.task, readings[number], result)
 
 
 def best(scores: Sequence[LayerScore], task: str) -> LayerScore:

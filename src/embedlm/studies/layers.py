@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from embedlm.errors import InputError
 from embedlm.evaluation.measures import spearman
-from embedlm.studies.layer_scores import Sweep, readings_of
+from embedlm.studies.layer_scores import readings_of
+from embedlm.studies.one_pass import Sweep
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -49,11 +50,11 @@ def search_layers(
     tried = list(layers) if layers is not None else list(range(-1, -count // 2 - 1, -1))
     texts = [text for first, second, _ in dev for text in (first, second)]
     gold = [score for *_, score in dev]
-    sweep = Sweep(model, readings_of(model, tried, ["recipe"]))
+    sweep = Sweep([one.embedder for one in readings_of(model, tried, ["recipe"])])
     scored = []
     for number, layer in enumerate(tried):
         vectors = sweep.vectors(number, texts)
-        embedder = sweep.readings[number].embedder
+        embedder = sweep.embedders[number]
         scores = embedder.similarity_pairwise(vectors[::2], vectors[1::2])
         scored.append(ScoredLayer(layer, spearman(scores, gold)))
     return sorted(scored, key=lambda entry: (-entry.score, -entry.layer))

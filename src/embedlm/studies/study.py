@@ -21,7 +21,9 @@ from embedlm.evaluation.suite import Task
 from embedlm.evaluation.tasks import Run, data_folder, found_tasks, select
 from embedlm.studies.design import Study, Variant, variants
 from embedlm.studies.fits import PowerLaw, fit_power_law
+from embedlm.studies.one_pass import score_together
 from embedlm.studies.opening import Opener
+from embedlm.studies.passes import one_pass_serves, pass_groups
 
 __all__ = ["Outcome", "StudyReport", "Versus", "run_study"]
 
@@ -161,10 +163,8 @@ def run_study(
     opener = Opener(
         design, folder, model or design.model, None if work is None else Path(work), device, dtype
     )
-    scoring = _Scoring(chosen, paths, words or design.words, kept, restart)
-    outcomes = []
-    for variant in variants(design):
-        outcomes.append(scoring.outcome(opener.open(variant.settings), variant, on_result))
+    scoring = _Scoring(chosen, paths, words or design.words, kept, restart, on_result)
+    outcomes = scoring.outcomes(list(variants(design)), opener)
     versus = _compared(design, outcomes)
     fits = [_fitted(design, fit, outcomes) for fit in design.fits]
     told = {
@@ -190,19 +190,58 @@ class _Scoring:
     cache: Cache | None
     restart: bool
 
-    def outcome(
-        self, embedder: Embedder, variant: Variant, on_result: Callable[[Variant, Result], object]
-    ) -> Outcome:
+    on_result: Callable[[Variant, Result], object]
+
+    def outcomes(self, chosen: Sequence[Variant], opener: Opener) -> list[Outcome]:
+        """Score all variants on all tasks; those that read the same states share a pass."""
+        found: dict[str, Outcome] = {}
+        for group in pass_groups(chosen):
+            embedders = [opener.open(variant.settings) for variant in group]
+            if one_pass_serves(embedders):
+                made = self._together(embedders, group)
+            else:
+                made = [self._outcome(*both) for both in zip(embedders, group, strict=True)]
+            found |= {outcome.variant.label: outcome for outcome in made}
+        return [found[variant.label] for variant in chosen]
+
+    def _outcome(self, embedder: Embedder, variant: Variant) -> Outcome:
         """Score a variant's model on all tasks."""
         options = variant.settings.encode
         run = Run(embedder, self.tasks, self.paths, self.words, options, self.cache, self.restart)
         results = []
         for result in run.results():
             results.append(result)
-            on_result(variant, result)
-        name = {"name": embedder.name, "recipe": embedder.recipe.name}
-        facts = _facts(embedder, options, sum(result.seconds for result in results))
-        return Outcome(variant, results, facts, {**name, "revision": revision(embedder)})
+            self.on_result(variant, result)
+        return _outcome_of(embedder, variant, results, sum(one.seconds for one in results))
+
+    def _together(self, embedders: Sequence[Embedder], group: Sequence[Variant]) -> list[Outcome]:
+        """Score variants from one pass over each text; each has its share of the seconds."""
+        results: list[list[Result]] = [[] for _ in group]
+        scores = score_together(
+            embedders,
+            [variant.settings.encode for variant in group],
+            self.tasks,
+            self.paths,
+            words=self.words,
+            cache=self.cache,
+            restart=self.restart,
+        )
+        for number, result in scores:
+            results[number].append(result)
+            self.on_result(group[number], result)
+        seconds = sum(one.seconds for each in results for one in each) / len(group)
+        return [
+            _outcome_of(embedder, variant, own, seconds)
+            for embedder, variant, own in zip(embedders, group, results, strict=True)
+        ]
+
+
+def _outcome_of(
+    embedder: Embedder, variant: Variant, results: list[Result], seconds: float
+) -> Outcome:
+    name = {"name": embedder.name, "recipe": embedder.recipe.name}
+    facts = _facts(embedder, variant.settings.encode, seconds)
+    return Outcome(variant, results, facts, {**name, "revision": revision(embedder)})
 
 
 def _facts(embedder: Embedder, options: Mapping[str, Any], seconds: float) -> dict[str, float]:
