@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("-m", "--model")
     parser.add_argument("--teacher")
     parser.add_argument("-o", "--output", default="adapted")
+    parser.add_argument("--cache", help="folder of finished evaluations")
     for name, kind in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
     chosen = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
     )
     print(f"adapted in {time.monotonic() - start:.0f} s; kept {report['kept']}: {report['why']}")
     base, adapted = (
-        embedlm.evaluate(model, [chosen.task], data=chosen.data)
+        embedlm.evaluate(model, [chosen.task], data=chosen.data, cache=chosen.cache)
         for model in (chosen.model, Path(chosen.output) / "model")
     )
     (row,) = compare(base, adapted, ("base", "adapted")).tasks

@@ -2,16 +2,18 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from embedlm.adaptation.chunks import cut, read_corpus
-from embedlm.adaptation.derived import derived
+from embedlm.adaptation.derived import Query, derived
 from embedlm.adaptation.given import read_queries
+from embedlm.adaptation.queries import searched
 from embedlm.adaptation.settings import DERIVED, Settings
 from embedlm.adaptation.split import DEV, HELD_OUT, TRAIN, split_documents
-from embedlm.adaptation.written import prompt_of, written_queries
-from embedlm.errors import InputError
+from embedlm.adaptation.written import Writer
+from embedlm.errors import EmbedLMError, InputError
 from embedlm.generation import FunctionGenerator
 from tests.adaptation.conftest import write_documents
 from tests.models import build_tokenizer
@@ -142,37 +144,49 @@ def test_too_few_documents_are_refused():
 
 # -- queries by a language model --------------------------------------------------------------
 
-ANSWERS = {
-    0: 'Question: "where does the old one cross?"\nAnd more.',
-    1: "river",
-    2: None,
-    4: "Why do batteries wear out sooner when stored full and hot?",
-}
+ANSWERS = {0: "where does the old one cross?\nAnd more.", 1: "river", 2: " "}
 
 
 def answer(chat, sampling, seed):
     """Answer by the number that the last passage of the prompt holds; other passages: a copy."""
-    passage = chat[-1]["content"].rsplit("Passage: ", 1)[1].removesuffix("\n\nQuestion:")
+    passage = chat[-1]["content"].rsplit("Passage: ", 1)[1].removesuffix("\nQuestion:")
     number = passage.rsplit(" ", 1)[1]
     return ANSWERS[int(number)] if number.isdecimal() else passage[10:50]
 
 
-def test_answers_are_read_and_those_that_are_none_are_set_aside(chunks, monkeypatch, tmp_path):
+def test_a_pipeline_writes_queries_and_what_fails_its_checks_is_told(chunks, monkeypatch, tmp_path):
     monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
-    from dataclasses import replace
-
-    own = [replace(chunks[i], text=f"{chunks[i].text} {i}") for i in (0, 1, 2, 4)] + [chunks[3]]
-    assert f"Passage: {own[0].passage}\n" in prompt_of(own[0])[-1]["content"]
-    found, aside = written_queries(FunctionGenerator(answer), own, seed=0)
-    assert [(query.text, query.chunk.id) for query in found] == [
-        ("where does the old one cross?", own[0].id)
-    ]
+    own = [replace(chunks[i], text=f"{chunks[i].text} {i}") for i in (0, 1, 2)] + [chunks[3]]
+    writer = Writer.of(FunctionGenerator(answer), None, None, None)
+    assert f"Passage: {own[0].passage}\n" in writer.example(own[0], 0).chat[-1]["content"]
+    found, aside = writer.write(own, tmp_path / "written.jsonl", seed=0)
+    assert found == [["where does the old one cross?", own[0].id]]
     assert {reject.file: reject.error for reject in aside} == {
-        own[1].id: "1 words; 3 to 60 are taken",
-        own[2].id: "no answer",
-        own[3].id: "copied from an example",
-        own[4].id: "copied from the passage",
+        own[1].id: "check: query: 1 words, not 3 to 60",
+        own[2].id: "query: unreadable: the answer is empty",
+        own[3].id: "check: query: a copy of passage",
     }
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "told"),
+    [
+        ("hyde", "reads queries; name one that reads passages"),
+        ("inpars-v2", "filters by a re-ranker; name one"),
+        ("inparz", "inpars"),
+    ],
+)
+def test_a_pipeline_that_cannot_write_queries_is_refused(pipeline, told):
+    with pytest.raises(EmbedLMError, match=told):
+        Writer.of(FunctionGenerator(answer), pipeline, None, None)
+
+
+def test_of_a_large_corpus_answers_and_a_sample_are_searched(chunks):
+    asked = [[Query("q", "given", chunk, chunk.passage)] for chunk in chunks[5:8]]
+    found = searched(chunks, asked, 6)
+    assert len(found) == 6
+    assert set(chunks[5:8]) <= set(found)
+    assert searched(chunks, asked, len(chunks)) == chunks
 
 
 # -- options ----------------------------------------------------------------------------------

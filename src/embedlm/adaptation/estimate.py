@@ -12,9 +12,9 @@ from embedlm.adaptation.queries import Divided
 from embedlm.adaptation.settings import Settings
 from embedlm.adaptation.split import DEV, HELD_OUT, TRAIN
 from embedlm.adaptation.tuning import QUERY_TOKENS, SCORES, steps_of
-from embedlm.adaptation.written import prompt_of
+from embedlm.adaptation.written import Writer
 from embedlm.embedder import Embedder
-from embedlm.generation import EndpointGenerator, Generator, Sampling
+from embedlm.generation import EndpointGenerator, Sampling
 
 __all__ = ["estimated"]
 
@@ -61,7 +61,8 @@ def estimated(
         times["mine"] += read / _speed(models.teacher, chunks, lengths)
     if models.reranker is not None:
         times["score"] = rows * (settings.negatives + 1) * _pair_seconds(models.reranker, chunks)
-    wrote = None if models.llm is None else _writing(models.llm, models.base, settings, chunks)
+    writer = models.writer
+    wrote = None if writer is None else _writing(writer, models.base, settings, chunks)
     if wrote is not None and wrote["seconds"] is not None:
         times["write queries"] = wrote["seconds"]
     if wrote is not None and price is not None:
@@ -106,20 +107,20 @@ def _pair_seconds(reranker: Any, chunks: Sequence[Chunk]) -> float:
 
 
 def _writing(
-    llm: Generator, base: Embedder, settings: Settings, chunks: Sequence[Chunk]
+    writer: Writer, base: Embedder, settings: Settings, chunks: Sequence[Chunk]
 ) -> dict[str, Any]:
     """Return how much a language model has to write; an endpoint is not asked, since it costs."""
     requests = len(chunks[:: -(-len(chunks) // settings.queries)])
-    chats = [prompt_of(chunk) for chunk in chunks[:_SAMPLE]]
+    chats = [writer.example(chunk, settings.seed).chat for chunk in chunks[:_SAMPLE]]
     turns = [turn["content"] for chat in chats for turn in chat]
     tokens = sum(_lengths(base, turns)) / len(chats)
     seconds = None
-    if not isinstance(llm, EndpointGenerator):
+    if not isinstance(writer.llm, EndpointGenerator):
         start = time.perf_counter()
-        list(llm.generate(chats[:1], Sampling(0.0, 1.0, _ANSWER), [settings.seed]))
+        list(writer.llm.generate(chats[:1], Sampling(0.0, 1.0, _ANSWER), [settings.seed]))
         seconds = (time.perf_counter() - start) * requests
     return {
-        "name": llm.name,
+        "name": writer.name,
         "requests": requests,
         "prompt_tokens": round(requests * tokens),
         "answer_tokens": requests * _ANSWER,

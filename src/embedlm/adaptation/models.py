@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedlm.adaptation.settings import Settings
-from embedlm.adaptation.written import prompts_digest
+from embedlm.adaptation.written import Writer
 from embedlm.encode.identity import identity
 from embedlm.errors import InputError, UnsupportedError, require
-from embedlm.generation import Generator, resolve_generator
 from embedlm.jobs.manifest import facts_digest
 from embedlm.loader import load
 from embedlm.rerank import Reranker, is_reranker
@@ -34,17 +33,25 @@ class Models:
     """Fields of the recipe that was given; None: the model's own."""
     teacher: Embedder | None
     reranker: Reranker | None
-    llm: Generator | None
+    writer: Writer | None
     device: Any
 
     @classmethod
     def of(
-        cls, model: Any, recipe: Any, teacher: Any, reranker: Any, llm: Any, device: Any
+        cls,
+        model: Any,
+        recipe: Any,
+        teacher: Any,
+        reranker: Any,
+        llm: Any,
+        pipeline: Any,
+        device: Any,
     ) -> Models:
         """Load the models.
 
         Raises:
-            InputError: a model that is no folder or hub id, or both a teacher and a re-ranker.
+            InputError: a model that is no folder or hub id, both a teacher and a re-ranker, or a
+                pipeline that cannot be used.
             UnsupportedError: the base or the teacher has no dense head.
         """
         name = "builtin" if model is None else model
@@ -65,8 +72,10 @@ class Models:
             if one is not None and all(head.kind != "dense" for head in one.recipe.heads):
                 raise UnsupportedError(f"{what} {one.name!r} has no dense head; name another")
         own = None if recipe is None else parse_yaml(base.recipe.dump(), "the recipe")
-        llm = None if llm is None else resolve_generator(llm)
-        return cls(str(name), base, own, teacher, reranker, llm, device)
+        if llm is None and pipeline is not None:
+            raise InputError(f"pipeline is {str(pipeline)!r}, and no llm was given to run it")
+        writer = None if llm is None else Writer.of(llm, pipeline, base, reranker)
+        return cls(str(name), base, own, teacher, reranker, writer, device)
 
     @property
     def source(self) -> str:
@@ -82,8 +91,8 @@ class Models:
 
     @property
     def miners(self) -> list[Any]:
-        """What ranks passages, the one whose scores are kept first."""
-        return [self.base] if self.teacher is None else [self.teacher, self.base]
+        """What ranks passages; its scores are kept."""
+        return [self.base if self.teacher is None else self.teacher]
 
     @property
     def save_dtype(self) -> str:
@@ -114,8 +123,8 @@ class Models:
         if self.reranker is not None:
             digest = facts_digest(self.reranker.identity())
             told["reranker"] = {"name": Path(self.reranker.name).name, "digest": digest}
-        if self.llm is not None:
-            told["llm"] = {"name": self.llm.name, "prompts": prompts_digest()}
+        if self.writer is not None:
+            told["llm"] = self.writer.facts()
         return told
 
     def _digest(self, model: Embedder) -> str:

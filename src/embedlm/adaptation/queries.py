@@ -20,8 +20,10 @@ from embedlm.jobs.json_files import json_text
 
 __all__ = ["MOST", "Asking", "Divided", "divide", "made_queries", "write_lines_of", "write_parts"]
 
-MOST = {DEV: 300, HELD_OUT: 1000}
+MOST = {DEV: 100, HELD_OUT: 300}
 """Queries that choose and that are evaluated, at most: more cost time and say little more."""
+PASSAGES = {TRAIN: 5_000, HELD_OUT: 1_000}
+"""Passages that are mined and that held-out queries search, at most; the answers are among them."""
 FEWEST = 2
 """Held-out queries without which there is no interval."""
 
@@ -130,6 +132,8 @@ def write_lines_of(path: Path, values: Iterable[Any]) -> None:
 def write_parts(divided: Divided, chunks: Sequence[Chunk], data: Path, work: Path) -> None:
     """Write the corpus, the held-out set in BEIR's form, and what is mined.
 
+    Of a large corpus, passages are mined and searched that a fixed seed draws beside the answers.
+
     Args:
         divided: the queries of each part.
         chunks: of all documents.
@@ -141,7 +145,10 @@ def write_parts(divided: Divided, chunks: Sequence[Chunk], data: Path, work: Pat
     shown = {query.chunk.id: query.passage for own in held for query in own}
     write_lines_of(
         folder / "corpus.jsonl",
-        ({"_id": one.id, "text": shown.get(one.id, one.passage)} for one in chunks),
+        (
+            {"_id": one.id, "text": shown.get(one.id, one.passage)}
+            for one in searched(chunks, held, PASSAGES[HELD_OUT])
+        ),
     )
     rows = [(f"q{number}", own) for number, own in enumerate(held)]
     write_lines_of(
@@ -150,12 +157,22 @@ def write_parts(divided: Divided, chunks: Sequence[Chunk], data: Path, work: Pat
     )
     qrels = ({"q": id, "d": query.chunk.id, "rel": 1} for id, own in rows for query in own)
     write_lines_of(folder / "qrels.jsonl", qrels)
-    trained = (one for one in chunks if divided.split.trains_on(one.document))
-    write_lines_of(
-        work / "passages.jsonl", ({"id": one.id, "text": one.passage} for one in trained)
-    )
-    records = (_record(own, part) for part in (TRAIN, DEV) for own in divided.parts[part])
-    write_lines_of(work / "records.jsonl", records)
+    trained = [one for one in chunks if divided.split.trains_on(one.document)]
+    learnt = [(part, own) for part in (TRAIN, DEV) for own in divided.parts[part]]
+    mined = searched(trained, [own for _, own in learnt], PASSAGES[TRAIN])
+    write_lines_of(work / "passages.jsonl", ({"id": one.id, "text": one.passage} for one in mined))
+    write_lines_of(work / "records.jsonl", (_record(own, part) for part, own in learnt))
+
+
+def searched(chunks: Sequence[Chunk], asked: Iterable[list[Query]], most: int) -> list[Chunk]:
+    """Return so many chunks at most: all that answer a query, and others drawn at random."""
+    if len(chunks) <= most:
+        return list(chunks)
+    answers = {query.chunk.id for own in asked for query in own}
+    others = [one.id for one in chunks if one.id not in answers]
+    drawn = random.Random(0).sample(others, min(len(others), max(0, most - len(answers))))
+    kept = answers.union(drawn)
+    return [one for one in chunks if one.id in kept]
 
 
 def _record(own: Sequence[Query], part: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from embedlm.adaptation.selection import select_records
 from embedlm.adaptation.settings import WRITTEN, Settings
 from embedlm.adaptation.steps import REPORT, Steps, check_output, opened
 from embedlm.adaptation.tuning import plan_of
-from embedlm.adaptation.written import written_queries
 from embedlm.errors import InputError
 from embedlm.evaluation.results import Result
 from embedlm.jobs import Reject, new_folder
@@ -46,6 +45,7 @@ def adapt(
     *,
     queries: str | Path | None = None,
     llm: Any = None,
+    pipeline: str | Path | None = None,
     teacher: Any = None,
     reranker: Any = None,
     kinds: Any = None,
@@ -68,6 +68,7 @@ def adapt(
         output: a folder for model, report and data; None only with `dry_run`.
         queries: a file of queries with positives: texts, or ids of documents.
         llm: writes queries: a folder, a hub id or http://host/v1#model.
+        pipeline: by which it does, a name or file of `synthesize`; None: questions.
         teacher: an embedder or re-ranker (folder or hub id) whose scores are distilled.
         reranker: a re-ranker, where `teacher` does not name it.
         kinds: kinds of queries: title, heading, first_sentence, keywords, cloze, question, given,
@@ -82,10 +83,10 @@ def adapt(
         price: of a million tokens of the language model, for `dry_run`.
         restart: discard what the output folder holds of an earlier run.
         on_event: receives "begin" and "end" of each step, and the events of `train`.
-        **options: chunk_tokens (256), per_chunk (2: derived queries of a chunk), queries_limit
-            (10,000: to train on), held_out (0.2: share of the documents), negatives (7: of a
+        **options: chunk_tokens (128), per_chunk (2: derived queries of a chunk), queries_limit
+            (800: to train on), held_out (0.2: share of the documents), negatives (3: of a
             query), filters (of mining; perc_pos=0.95 and consistency=20), train (adapter or all),
-            rank (16), batch (16), steps (None: two rounds, 200 at most), learning_rate (2e-4), seed
+            rank (16), batch (16), steps (None: two rounds, 48 at most), learning_rate (2e-4), seed
             (0).
 
     Returns:
@@ -105,7 +106,7 @@ def adapt(
         check_output(Path(output))
     exam = examination(suite, data)
     corpus = read_corpus(documents, text_field)
-    models = Models.of(model, recipe, teacher, reranker, llm, device)
+    models = Models.of(model, recipe, teacher, reranker, llm, pipeline, device)
     models.check(settings)
     run = _Run(settings, corpus, models, exam, queries, on_event or (lambda *_: None))
     if dry_run:
@@ -156,7 +157,7 @@ class _Run:
     @property
     def to_write(self) -> list[Chunk]:
         """The chunks for which the language model writes queries."""
-        if self.models.llm is None:
+        if self.models.writer is None:
             return []
         return self.chunks[:: -(-len(self.chunks) // self.settings.queries)]
 
@@ -215,7 +216,7 @@ class _Run:
 
     def made(self, steps: Steps) -> dict[str, Any]:
         """Make the records to train on; return what is told of them."""
-        written = steps.run("written", lambda: self.written(steps)) if self.models.llm else None
+        written = steps.run("written", lambda: self.written(steps)) if self.models.writer else None
         asked = steps.run("asked", lambda: self.asked(steps, written))
         mined = steps.run("mined", lambda: self.mined(steps))
         source = steps.work / "mined.jsonl"
@@ -228,12 +229,10 @@ class _Run:
 
     def written(self, steps: Steps) -> dict[str, Any]:
         """Let the language model write a query for each chunk, up to the number to train on."""
-        assert self.models.llm is not None
-        found, aside = written_queries(self.models.llm, self.to_write, self.settings.seed)
-        return {
-            "queries": [[query.text, query.chunk.id] for query in found],
-            "set_aside": [_told(one) for one in aside],
-        }
+        assert self.models.writer is not None
+        file = steps.work / "written.jsonl"
+        found, aside = self.models.writer.write(self.to_write, file, self.settings.seed)
+        return {"queries": found, "set_aside": [_told(one) for one in aside]}
 
     def asked(self, steps: Steps, written: Mapping[str, Any] | None) -> dict[str, Any]:
         """Divide documents and queries into parts, and write these."""

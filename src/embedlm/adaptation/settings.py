@@ -25,11 +25,11 @@ class Settings:
     """How a model is adapted; see `adapt` for what each means."""
 
     kinds: tuple[str, ...] = DERIVED
-    chunk_tokens: int = 256
+    chunk_tokens: int = 128
     per_chunk: int = 2
-    queries: int = 10_000
+    queries: int = 800
     held_out: float = 0.2
-    negatives: int = 7
+    negatives: int = 3
     filters: Mapping[str, float] | None = None
     train: str = "adapter"
     rank: int = 16

@@ -15,9 +15,9 @@ from embedlm.adaptation.settings import Settings
 
 __all__ = ["plan_of", "steps_of"]
 
-EPOCHS, MOST_STEPS = 2, 200
+EPOCHS, MOST_STEPS = 2, 48
 """Without `steps`: so many rounds through the queries, and at most so many steps."""
-SCORES = 6
+SCORES = 3
 """Dev scores of a run, the start's apart."""
 QUERY_TOKENS = 64
 _TEMPERATURE = 0.05

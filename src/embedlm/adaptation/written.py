@@ -1,111 +1,118 @@
-"""Queries that a language model writes from passages, by few examples (InPars).
-
-The prompt is InPars' (Bonifacio et al., arXiv 2202.05144) in words of our own: examples of a
-passage and its question, as turns of a chat, then the passage. A query that is too short, or that
-is copied from its passage or from an example, is set aside. `written_queries` is the one place that
-knows how queries are written: a pipeline of `embedlm synthesize` can take its place.
-"""
+"""Queries that a language model writes from passages, by a pipeline of `embedlm synthesize`."""
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Sequence
-from functools import lru_cache
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedlm.adaptation.chunks import Chunk
-from embedlm.adaptation.derived import Query
-from embedlm.adaptation.settings import WRITTEN
-from embedlm.generation import Cache, Generator, Sampling, SeededChat, ask
-from embedlm.generation.generator import Chat
+from embedlm.data import Source, TrainingRecord, training_records
+from embedlm.errors import InputError
+from embedlm.generation import Generator, Question, resolve_generator
 from embedlm.jobs import Reject
-from embedlm.mining.words import words_of
-from embedlm.schema.yaml_files import read_mapping
+from embedlm.jobs.manifest import facts_digest
+from embedlm.schema.pipeline import Pipeline
+from embedlm.synthesis import synthesize
+from embedlm.synthesis.asking import Asker
+from embedlm.synthesis.stages import needs
 
-__all__ = ["prompt_of", "prompts_digest", "written_queries"]
+__all__ = ["PIPELINE", "Writer"]
 
-_SAMPLING = Sampling(0.0, 1.0, 64)
-"""Greedy, 64 tokens: InPars'."""
-_LONGEST = 1500
-"""Characters of a passage that the model is shown (InPars': 256 tokens)."""
-_WORDS = (3, 60)
-_COPIED = 0.75
-"""Share of its words that a query may have of an example."""
-_LABEL = re.compile(
-    r"^(?:[\d.)*-]+\s+)?(?:(?:relevant )?(?:question|query)\s*:)?\s*", re.IGNORECASE
-)
+PIPELINE = "questions"
+"""The pipeline that writes queries where none is named."""
 
 
-@lru_cache(maxsize=1)
-def _prompts() -> dict[str, Any]:
-    return read_mapping(Path(__file__).with_name("prompts.yaml"), "prompts")
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A language model, and the pipeline by which it writes queries."""
+
+    llm: Generator
+    pipeline: Pipeline
+    searching: Mapping[str, Any]
+    """The models with which a pipeline searches and filters, as `synthesize` takes them."""
+
+    @classmethod
+    def of(cls, llm: Any, pipeline: Any, base: Any, reranker: Any) -> Writer:
+        """Check that the pipeline writes queries for passages.
+
+        Args:
+            llm: a folder, a hub id, http://host/v1#model, or a `Generator`.
+            pipeline: a name or file; None: `questions`.
+            base: the model to be adapted, which searches where the pipeline does.
+            reranker: filters where the pipeline does; None: there is none.
+
+        Raises:
+            InputError: the pipeline reads no passages, or needs a re-ranker.
+        """
+        chosen = Pipeline.load(pipeline or PIPELINE)
+        if chosen.input != "passages":
+            raise InputError(
+                f"the pipeline {chosen.name!r} reads {chosen.input}; name one that reads passages"
+            )
+        needed = needs(chosen)
+        if "llm" not in needed:
+            raise InputError(f"the pipeline {chosen.name!r} asks no language model; name another")
+        if "reranker" in needed and reranker is None:
+            raise InputError(f"the pipeline {chosen.name!r} filters by a re-ranker; name one")
+        searching = {"model": base} if needed & {"corpus", "model"} else {}
+        filtering = {"reranker": reranker} if "reranker" in needed else {}
+        return cls(resolve_generator(llm), chosen, {**searching, **filtering})
+
+    @property
+    def name(self) -> str:
+        """The language model's."""
+        return self.llm.name
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells its queries from those of others."""
+        digest = facts_digest(self.pipeline.model_dump(mode="json"))
+        return {"name": self.name, "pipeline": self.pipeline.name, "prompts": digest}
+
+    def write(
+        self, chunks: Sequence[Chunk], file: Path, seed: int
+    ) -> tuple[list[list[str]], list[Reject]]:
+        """Return the queries that passed the checks, each with its chunk's id, and the others.
+
+        Args:
+            chunks: those that are asked about.
+            file: the pipeline's output; a run that was stopped goes on.
+            seed: of what the pipeline draws.
+
+        Raises:
+            GenerationError: the model cannot be asked; its answers until then are in the cache.
+        """
+        rejects = file.with_suffix(".rejects.jsonl")
+        synthesize(
+            self.pipeline,
+            [{"id": chunk.id, "text": chunk.passage} for chunk in chunks],
+            llm=self.llm,
+            output=file,
+            seed=seed,
+            rejects=rejects,
+            block=16,
+            **self.searching,
+        )
+        known = {chunk.id for chunk in chunks}
+        found: list[list[str]] = []
+        for record in training_records(Source(file)):
+            assert isinstance(record, TrainingRecord), record.error  # we have written the file
+            own = record.positives[0].id
+            if own in known:
+                found.append([record.query, str(own)])
+        return found, list(map(_reject, rejects.read_text(encoding="utf-8").splitlines()))
+
+    def example(self, chunk: Chunk, seed: int) -> Question:
+        """Return the first question that is asked about a chunk."""
+        step = next(one for one in self.pipeline.steps if one.kind == "generate")
+        item = {"id": chunk.id, "passage": chunk.passage, "passage_id": chunk.id}
+        return next(Asker(step, seed).conversation(item))
 
 
-def prompts_digest() -> str:
-    """Return what tells these prompts from others."""
-    return f"{zlib.crc32(repr(_prompts()).encode()):08x}"
-
-
-def prompt_of(chunk: Chunk) -> Chat:
-    """Return the chat in which a model is asked for a chunk's query."""
-    prompts = _prompts()
-    chat: Chat = []
-    for shot in prompts["examples"]:
-        chat.append({"role": "user", "content": _turn(prompts, shot["passage"])})
-        chat.append({"role": "assistant", "content": shot["question"]})
-    return [*chat, {"role": "user", "content": _turn(prompts, chunk.passage[:_LONGEST])}]
-
-
-def _turn(prompts: dict[str, Any], passage: str) -> str:
-    return f"{prompts['task'].strip()}\n\nPassage: {passage.strip()}\n\nQuestion:"
-
-
-def written_queries(
-    llm: Generator, chunks: Sequence[Chunk], seed: int
-) -> tuple[list[Query], list[Reject]]:
-    """Return a query for each chunk, and the answers that are none with the reason.
-
-    Raises:
-        GenerationError: the model cannot be asked; its answers until then are in the cache.
-    """
-    requests: list[SeededChat] = [(prompt_of(chunk), seed) for chunk in chunks]
-    cache = Cache()
-    try:
-        answers = ask(llm, cache, _SAMPLING, requests)
-    finally:
-        cache.close()
-    found: list[Query] = []
-    aside: list[Reject] = []
-    for number, (chunk, answer) in enumerate(zip(chunks, answers, strict=True), 1):
-        query = _query(answer)
-        wrong = _wrong(query, chunk)
-        if wrong is None:
-            found.append(Query(query, WRITTEN, chunk, chunk.passage))
-        else:
-            aside.append(Reject(chunk.id, number, wrong, query[:200]))
-    return found, aside
-
-
-def _query(answer: str | None) -> str:
-    """Return the first line of an answer, without a label or quotation marks."""
-    lines = [line.strip() for line in (answer or "").splitlines() if line.strip()]
-    return _LABEL.sub("", lines[0], count=1).strip(" \"'`*") if lines else ""
-
-
-def _wrong(query: str, chunk: Chunk) -> str | None:
-    low, high = _WORDS
-    count = len(words_of(query))
-    if not query:
-        return "no answer"
-    if not low <= count <= high:
-        return f"{count} words; {low} to {high} are taken"
-    if query.lower() in chunk.passage.lower():
-        return "copied from the passage"
-    own = set(words_of(query))
-    for shot in _prompts()["examples"]:
-        for text in (shot["question"], shot["passage"]):
-            if len(own & set(words_of(text))) > _COPIED * len(own):
-                return "copied from an example"
-    return None
+def _reject(line: str) -> Reject:
+    """Return what a pipeline has set aside, under its chunk's id."""
+    aside = json.loads(line)
+    item = json.loads(aside["record"])
+    return Reject(str(item["id"]), aside["line"], aside["error"], str(item.get("query", "")))

@@ -43,6 +43,14 @@ class Queries:
             metavar="MODEL",
         ),
     ] = None
+    pipeline: Annotated[
+        str | None,
+        path(
+            "Pipeline of embedlm synthesize, a name or file, by which --llm writes; without it "
+            "questions.",
+            metavar="PIPELINE",
+        ),
+    ] = None
     kinds: Annotated[
         tuple[str, ...],
         repeated(
@@ -53,8 +61,8 @@ class Queries:
         ),
     ] = ()
     per_chunk: Annotated[int, whole("Queries that are derived from a chunk, at most.")] = 2
-    queries_limit: Annotated[int, whole("Queries to train on, at most.", "--max-queries")] = 10_000
-    chunk_tokens: Annotated[int, whole("Tokens of a chunk, at most.")] = 256
+    queries_limit: Annotated[int, whole("Queries to train on, at most.", "--max-queries")] = 800
+    chunk_tokens: Annotated[int, whole("Tokens of a chunk, at most.")] = 128
     held_out: Annotated[
         float, number("Share of the documents whose queries say what was gained.")
     ] = 0.2
@@ -75,7 +83,7 @@ class Training:
     reranker: Annotated[
         str | None, path("Re-ranker, where --teacher would not know it as one.", metavar="MODEL")
     ] = None
-    negatives: Annotated[int, whole("Passages that do not answer, for each query.")] = 7
+    negatives: Annotated[int, whole("Passages that do not answer, for each query.")] = 3
     filter: Annotated[
         tuple[str, ...],
         repeated(
@@ -90,7 +98,7 @@ class Training:
     rank: Annotated[int, whole("Rank of the LoRA adapter.")] = 16
     batch: Annotated[int, whole("Queries of a step.")] = 16
     steps: Annotated[
-        int | None, whole("Steps; without it two rounds through the queries, 200 at most.")
+        int | None, whole("Steps; without it two rounds through the queries, 48 at most.")
     ] = None
     learning_rate: Annotated[float, number("The largest learning rate.")] = 2e-4
     seed: Annotated[int, Parameter(metavar="N", help="Seed of all that is drawn.")] = 0

@@ -1,30 +1,23 @@
-"""A resumable job over records: blocks of them are worked on, kept, and put together at the end.
-
-Mining and scoring are such jobs. A killed one goes on with the block that was not finished, and
-gives the very bytes of one that was never stopped.
-"""
+"""A resumable job over records, in blocks: mining and scoring are such jobs."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from embedlm.data import TrainingRecord, record_lines
-from embedlm.data.training_record import read_training_record
+from embedlm.data import TrainingRecord
 from embedlm.errors import InputError, JobError
-from embedlm.jobs import Job, Reject, progress, write_file
+from embedlm.jobs import Job, Reject, progress
 from embedlm.jobs.atomic import TEMPORARY
-from embedlm.jobs.json_files import json_text, write_json
+from embedlm.jobs.json_files import json_text
 from embedlm.jobs.lock import locked
-from embedlm.jobs.rejects import write_rejects
+from embedlm.mining.block_job import BlockJob, read_block, write_block
 from embedlm.mining.corpus import RecordFile
 
 __all__ = ["Finding", "RecordJob", "Summary", "rounded", "work_folder"]
@@ -69,23 +62,12 @@ class Finding:
 Work = Callable[[list[TrainingRecord], Summary], list[Finding]]
 
 
-@dataclass(slots=True)
-class RecordJob:
-    """What a job reads and where it writes."""
+@dataclass(slots=True, kw_only=True)
+class RecordJob(BlockJob):
+    """A job that works on records, block by block."""
 
     records: RecordFile
-    out: Path
-    form: str
-    manifest: Mapping[str, Any]
-    size: int
-    """Records of a block."""
-    restart: bool
-    rejects: Path | None
-    """Where records that were left out go; None: beside the output."""
-    bad: Sequence[Reject]
-    """Records and passages that could not be read."""
     label: str
-    show_progress: bool | None
 
     def run(
         self, prepare: Callable[[], Work], report: Callable[[Summary], dict[str, Any]]
@@ -97,13 +79,15 @@ class RecordJob:
                 called only where there is work left.
             report: makes the report from the numbers of all blocks.
         """
-        with Job.open(self.out, self.manifest, restart=self.restart, suffix=".jsonl") as job:
-            found = job.report()
-            if found is None or not self.out.exists():
-                self._blocks(job, prepare)
-                found = self._put_together(job, report)
-            job.finish(found)
-        return found
+
+        def work(job: Job) -> dict[str, Any]:
+            self._blocks(job, prepare)
+            summary = Summary()
+            for head, _ in self._finished(job):
+                summary.add(head["counts"], head["examples"])
+            return report(summary)
+
+        return self.to_end(work)
 
     def _blocks(self, job: Job, prepare: Callable[[], Work]) -> None:
         starts = range(0, len(self.records), self.size)
@@ -118,69 +102,35 @@ class RecordJob:
                 summary = Summary()
                 block = [self.records.record(place) for place in self._block(i)]
                 findings = work(block, summary)
-                lines = [json_text({"counts": summary.counts, "examples": summary.examples})]
-                lines += [
-                    json_text({"record": one.record.to_json(), "reason": one.reason})
-                    for one in findings
-                ]
-                content = "".join(f"{line}\n" for line in lines).encode("utf-8")
-                job.write_block(i, partial(_write, content=content))
+                head = {"counts": summary.counts, "examples": summary.examples}
+                lines = [{"record": one.record.to_json(), "reason": one.reason} for one in findings]
+                write_block(job, i, head, lines)
                 bar(len(block))
 
     def _block(self, index: int) -> range:
         start = index * self.size
         return range(start, min(start + self.size, len(self.records)))
 
-    def _put_together(
-        self, job: Job, report: Callable[[Summary], dict[str, Any]]
-    ) -> dict[str, Any]:
-        summary = Summary()
-        for lines in self._finished(job):
-            head = json.loads(next(lines))
-            summary.add(head["counts"], head["examples"])
-        made = report(summary)
-        with job.disk_errors():
-            left_out = [reject.to_json().encode("utf-8") + b"\n" for reject in self.bad]
-            left_out += self._left_out(job)
-            aside = self.rejects or self.out.with_name(f"{self.out.name}.rejects.jsonl")
-            if left_out or self.rejects is not None:
-                write_rejects(aside, left_out)
-            else:
-                aside.unlink(missing_ok=True)
-            made["rejects"] = str(aside) if left_out or self.rejects is not None else None
-            write_json(self.out.with_name(f"{self.out.name}.report.json"), made, indent=1)
-            write_file(self.out, lambda handle: handle.writelines(self._lines(job)))
-        return made
-
-    def _finished(self, job: Job) -> Iterator[Iterator[str]]:
-        """Yield the lines of each block."""
+    def _finished(self, job: Job) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Yield the head and the findings of each block."""
         for i in range(len(range(0, len(self.records), self.size))):
-            with job.block_path(i).open(encoding="utf-8") as handle:
-                yield handle
+            yield read_block(job.block_path(i))
 
-    def _findings(self, job: Job) -> Iterator[tuple[dict[str, Any], str | None]]:
-        for lines in self._finished(job):
-            next(lines)
-            for line in lines:
-                value = json.loads(line)
-                yield value["record"], value["reason"]
+    def _findings(self, job: Job) -> Iterator[dict[str, Any]]:
+        for _, findings in self._finished(job):
+            yield from findings
 
-    def _lines(self, job: Job) -> Iterator[bytes]:
-        for record, reason in self._findings(job):
-            if reason is None:
-                yield from record_lines(read_training_record(record, "a mined record"), self.form)
+    def made(self, job: Job) -> Iterator[dict[str, Any]]:
+        """Yield the records that are not left out."""
+        for found in self._findings(job):
+            if found["reason"] is None:
+                yield found["record"]
 
-    def _left_out(self, job: Job) -> list[bytes]:
-        rejects = (
-            Reject("records", number, reason, json_text(record))
-            for number, (record, reason) in enumerate(self._findings(job), 1)
-            if reason is not None
-        )
-        return [reject.to_json().encode("utf-8") + b"\n" for reject in rejects]
-
-
-def _write(handle: BinaryIO, content: bytes) -> None:
-    handle.write(content)
+    def left_out(self, job: Job) -> Iterator[Reject]:
+        """Yield the records that are left out, with the reasons."""
+        for number, found in enumerate(self._findings(job), 1):
+            if found["reason"] is not None:
+                yield Reject("records", number, found["reason"], json_text(found["record"]))
 
 
 @contextmanager
