@@ -113,10 +113,10 @@ def test_a_local_task_is_run_again_when_its_files_change(model, tmp_path):
     files = "files: {pairs: STS12/test.jsonl}"
     (ours,) = suite_score(model, tmp_path, f"  s: {{kind: sts, {files}, {fields}}}")
     assert first.score == pytest.approx(ours.score, abs=1e-5)
-    assert np.isnan(first.interval[0])
+    assert first.interval == pytest.approx(ours.interval, abs=1e-5)
     kept = sorted((tmp_path / "cache/mteb").rglob("STS12.json"))
     stamp = kept[0].stat().st_mtime_ns
-    assert score().score == first.score
+    assert score().score == pytest.approx(first.score, abs=1e-6)  # mteb keeps six digits
     assert kept[0].stat().st_mtime_ns == stamp
     write(tmp_path / "STS12", "test.jsonl", [{**p, "score": -p["score"]} for p in pairs])
     assert score().score == pytest.approx(-first.score, abs=1e-5)
@@ -140,6 +140,61 @@ def test_what_local_files_lack_is_told(model, tmp_path):
         evaluate(model, ["sts12", "STS12"], data=data)
     with pytest.raises(InputError, match=r"words .* has no meaning for tasks of mteb"):
         evaluate(model, ["STS12"], data=data, words=4)
+
+
+def words(count, seed):
+    """Texts of three kinds, of which some read like another kind."""
+    rng, kinds = np.random.default_rng(seed), (["plants", "food"], ["fox", "dog"], ["met", "voted"])
+    for i in range(count):
+        yield " ".join(rng.choice([*kinds[i % 3], "light", "members"], 4)), i % 3
+
+
+LABELLED = "fields: {text: text, label: label}"
+PAIRS = "fields: {first: sentence1, second: sentence2, gold: labels}"
+KINDS = {
+    "TwitterSemEval2015": (
+        {"test": [
+            {"sentence1": a, "sentence2": b, "labels": int(i == j)}
+            for (a, i), (b, j) in zip(words(40, 0), reversed(list(words(40, 1))), strict=True)
+        ]},
+        f"{{kind: pair, files: {{pairs: NAME/test.jsonl}}, {PAIRS}}}",
+    ),
+    "Banking77Classification": (
+        {part: [{"text": text, "label": label} for text, label in words(60, seed)]
+         for seed, part in enumerate(("train", "test"))},
+        "{kind: classification, files: {train: NAME/train.jsonl, test: NAME/test.jsonl}, "
+        f"{LABELLED}}}",
+    ),
+    "VieMedEVBitextMining": (
+        {"test": [
+            {"sentence1": f"{text} {i}", "sentence2": f"{i} {text}"}
+            for i, (text, _) in enumerate(words(40, 0))
+        ]},
+        "{kind: bitext, files: {pairs: NAME/test.jsonl}, "
+        "fields: {first: sentence1, second: sentence2}}",
+    ),
+    "MedrxivClusteringP2P.v2": (
+        {"test": [{"sentences": text, "labels": label} for text, label in words(1500, 0)]},
+        "{kind: clustering, documents: 60, files: {texts: NAME/test.jsonl}, "  # its 4 percent
+        "fields: {text: sentences, label: labels}}",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scores_have_the_intervals_of_our_own_tasks(model, tmp_path, name):
+    files, task = KINDS[name]
+    (tmp_path / name).mkdir()
+    for file, rows in files.items():
+        write(tmp_path / name, f"{file}.jsonl", rows)
+    (ours,) = suite_score(model, tmp_path, f"  own: {task.replace('NAME', name)}")
+    cache = tmp_path / "cache"
+    for _ in range(2):  # the second one is mteb's kept score
+        (result,) = evaluate(model, [name], data=tmp_path, cache=cache)
+        assert result.count == ours.count > 30
+        assert result.interval[0] < result.score < result.interval[1]
+        clustering = ours.metric == "v_measure"  # ours assigns all texts, mteb's those it drew
+        assert result.interval == pytest.approx(ours.interval, abs=0.02 if clustering else 1e-5)
 
 
 def test_rerankers_score_pairs(reranker):
@@ -188,7 +243,8 @@ def test_the_command_prints_mteb_s_scores(run, tiny_llama, tmp_path):
     )
     told = json.loads(done.out)["tasks"]["STS12"]
     assert next(iter(told)) == "cosine_spearman"
-    assert told["interval"] == [None, None]
+    low, high = told["interval"]
+    assert low < told["cosine_spearman"] < high
     kept = json.loads((tmp_path / "r.json").read_text())
     assert kept["details"]["STS12"]["notes"]["mteb"]["type"] == "STS"
     assert kept["model"]["revision"]

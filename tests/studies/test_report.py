@@ -153,6 +153,9 @@ def test_other_files_and_endings_are_refused(files, run):
     with pytest.raises(InputError, match=r"another ending than \.html"):
         check_outputs(["a.pdf"])
     assert "nothing to report" in run("report", "-o", "a.html").one_line()
+    lost = run("report", files / "none.json", "-o", files / "a.html")
+    assert lost.code == 2
+    assert "none.json' is not there; check its name" in lost.one_line()
     told = run("report", files / "good.json", "-m", "x", "-o", files / "a.html").one_line()
     assert "for --map alone" in told
 

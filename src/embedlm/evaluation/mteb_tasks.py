@@ -13,17 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from embedlm.data import existing, read_rows
 from embedlm.errors import InputError, RecordError, closest, require
-from embedlm.evaluation.metrics import score_queries
 from embedlm.evaluation.mteb_models import EmbedLMReranker, mteb_model
+from embedlm.evaluation.mteb_units import units_of
 from embedlm.evaluation.readers import number_of, text_of
-from embedlm.evaluation.results import Result
-from embedlm.evaluation.sample import Sample, uncertainty
-from embedlm.evaluation.statistics import mean_of
-from embedlm.jobs.json_files import read_json
+from embedlm.evaluation.results import Result, with_interval
 from embedlm.jobs.user_cache import user_cache
 
 __all__ = ["local_task", "mteb_results"]
@@ -238,7 +233,7 @@ def _scored(mteb: Any, adapter: Any, task: Any, folder: Path, *, restart: bool) 
 
 
 def _result(task: Any, found: Any, predictions: Path) -> Result:
-    """Return mteb's result as one of ours; rankings with an interval over queries."""
+    """Return mteb's result as one of ours, with an interval over units where mteb keeps them."""
     metric = task.metadata.main_score
     parts = [part for split in found.scores.values() for part in split]
     score = float(found.get_score())
@@ -262,43 +257,7 @@ def _result(task: Any, found: Any, predictions: Path) -> Result:
     }
     seconds = float(found.evaluation_time or 0.0)
     plain = Result(task.metadata.name, metric, score, seconds, more, notes=notes)
-    kind, _, depth = metric.rpartition("_at_")
-    if len(parts) != 1 or kind not in ("ndcg", "map", "mrr", "recall") or not predictions.is_file():
+    if len(parts) != 1 or not predictions.is_file():
         return plain
-    return _with_queries(plain, task, predictions, f"{kind}@{depth}")
-
-
-def _with_queries(plain: Result, task: Any, predictions: Path, metric: str) -> Result:
-    kept = read_json(predictions, InputError)
-    task.load_data()
-    (subset,) = [name for name in kept if name != "mteb_model_meta"]
-    (split,) = kept[subset]
-    part = task.dataset[subset][split]
-    judged = {
-        query: {document: float(gain) for document, gain in gains.items()}
-        for query, gains in part["relevant_docs"].items()
-        if any(gain > 0 for gain in gains.values())
-    }
-    value = np.array(score_queries(kept[subset][split], judged, [metric])[metric])
-    texts = dict(zip(part["queries"]["id"], part["queries"]["text"], strict=True))
-    relevant = [[d for d, gain in gains.items() if gain > 0] for gains in judged.values()]
-    names = list(judged)
-    sample = Sample.of(
-        "mean", "query", names, [[str(texts.get(n, n))] for n in names], {"value": value}, relevant
-    )
-    if len(names) < 2:
-        return plain
-    sure = uncertainty(mean_of(value), len(names), sample.keys(), value)
-    shift = plain.score - sure.resamples.estimate
-    return Result(
-        plain.task,
-        plain.metric,
-        plain.score,
-        plain.seconds,
-        plain.more,
-        (sure.low + shift, sure.high + shift),
-        sure.error,
-        sure.method,
-        sample,
-        plain.notes,
-    )
+    sample = units_of(task, metric, parts[0], predictions)
+    return plain if sample is None else with_interval(plain, sample)

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ __all__ = [
     "read_results",
     "result_of",
     "task_key",
+    "with_interval",
     "write_results",
 ]
 
@@ -109,27 +110,30 @@ def _number(value: float | None) -> float:
 
 def result_of(name: str, task: Task, scored: Scored, seconds: float) -> Result:
     """Return the result of a scored task, with the interval of its main metric."""
-    sample = scored.sample
+    score = scored.metrics[task.metric]
+    more = {other: value for other, value in scored.metrics.items() if other != task.metric}
+    notes = {**scored.notes, "kind": task.kind, "licence": task.licence}
+    plain = Result(name, task.metric, score, seconds, more, notes=notes)
+    return with_interval(plain, scored.sample, share=task.metric not in SIGNED)
+
+
+def with_interval(plain: Result, sample: Sample, *, share: bool = True) -> Result:
+    """Return a result with the units that its score is made of, and the score's interval.
+
+    Args:
+        plain: has the score.
+        sample: the units.
+        share: whether values of units lie between 0 and 1; see `uncertainty`.
+    """
     values = sample.arrays["value"] if sample.statistic == "mean" else None
     biased = sample.statistic in BIASED
-    share = task.metric not in SIGNED
-    rows, keys = sample.rows(), sample.keys()
-    sure = uncertainty(rows, len(sample), keys, values, biased=biased, share=share)
-    score = scored.metrics[task.metric]
-    # The V-measure is of draws and its resamples are of texts: the interval moves to the score.
-    shift = score - sure.resamples.estimate
-    return Result(
-        name,
-        task.metric,
-        score,
-        seconds,
-        {other: value for other, value in scored.metrics.items() if other != task.metric},
-        (sure.low + shift, sure.high + shift),
-        sure.error,
-        sure.method,
-        sample,
-        {**scored.notes, "kind": task.kind, "licence": task.licence},
+    sure = uncertainty(
+        sample.rows(), len(sample), sample.keys(), values, biased=biased, share=share
     )
+    # The V-measure is of draws and its resamples are of texts: the interval moves to the score.
+    shift = plain.score - sure.resamples.estimate
+    interval = sure.low + shift, sure.high + shift
+    return replace(plain, interval=interval, error=sure.error, method=sure.method, sample=sample)
 
 
 # -- the cache --------------------------------------------------------------------------------

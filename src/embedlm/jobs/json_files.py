@@ -57,6 +57,8 @@ def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         return json.loads(text, **_STRICT) if error is ModelError else json.loads(text)
+    except FileNotFoundError as reason:
+        raise error(f"the file {str(path)!r} is not there; check its name") from reason
     except OSError as reason:
         raise error(f"{path} cannot be read as JSON: {reason}") from reason
     except (ValueError, RecursionError) as reason:
