@@ -70,11 +70,11 @@ class Int8Linear(_Quantised):
     def _product(self, x_TI: Tensor) -> Tensor:
         wide_TI = x_TI.float()
         scale_T1 = _scale(wide_TI, 127)
-        q_TI = (wide_TI / scale_T1).round()
+        q_TI = (wide_TI / scale_T1).round_()
         if self.blocked:
-            q_TI = (q_TI + prepacked.MIDDLE).to(torch.uint8)
+            q_TI = q_TI.add_(prepacked.MIDDLE).to(torch.uint8)
             y_TO: Tensor = torch.ops.embedlm.int8_product(q_TI, self.weight, self.scale)
-            return y_TO * scale_T1
+            return y_TO.mul_(scale_T1)
         return _int_mm(q_TI.to(torch.int8), self.weight).float() * scale_T1 * self.scale
 
 
