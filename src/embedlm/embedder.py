@@ -288,7 +288,7 @@ class Embedder(Saving):
         return (vector for window in windows for vector in self.encode(window, **options))
 
     def _encode(self, parts: Sequence[Part], options: Options) -> Any:
-        readout = self._readout(options.heads, options.role)
+        readout = self.readout_of(options.heads, options.role)
         options.check_heads([head.kind for head in readout.heads])
         outputs = self.gather(readout, parts, options).by_kind(readout)
         check_finite(outputs, parts, self.backbone)
@@ -308,7 +308,7 @@ class Embedder(Saving):
         engine = Engine(self.executor, renderer, readout, budget, adapter)
         return Gathered(run_shares(engine, shares, len(unique), options), order_of(items, unique))
 
-    def _readout(self, heads: Any, role: str | None) -> Readout:
+    def readout_of(self, heads: Any, role: str | None) -> Readout:
         """Return the readout with the heads that a call asks for."""
         several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
         chosen = requested_heads(heads, self.recipe, several=several, trained=self.readout.trained)

@@ -35,6 +35,17 @@ VALID = [
     ("/decode", {"ids": [5, 6], "skip_special_tokens": True}),
     ("/rerank", {"query": "a", "texts": ["b"], "raw_scores": True}),
     ("/v2/rerank", {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1}),
+    (
+        "/v1/compare",
+        {
+            "texts": ["a", "b"],
+            "recipe": "weighted-mean",
+            "heads": ["dense"],
+            "dim": 4,
+            "role": None,
+        },
+    ),
+    ("/v1/render", {"texts": ["a"], "model": "tiny", "instruction": "", "max_length": 9}),
     ("/v2/embed", {"input_type": "search_query", "texts": ["a"], "embedding_types": ["binary"]}),
 ]
 SCALARS = (

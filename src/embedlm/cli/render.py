@@ -14,7 +14,7 @@ __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "render"
 EXAMPLES = """Each line of tokens begins with the segment that they belong to; pooling selects
-tokens by their segment.
+tokens by their segment. What each output is read from stands below.
 
 Examples:
   embedlm render "a river"
@@ -30,14 +30,18 @@ def command(
     max_length: MaxLength = None,
     json: Json = False,
 ) -> None:
-    """Print what the model will see of each text: the prompt, its tokens and their segments."""
+    """Print what the model will see of each text: prompt, tokens, segments, and what is pooled."""
     if not texts:
         raise InputError('no text was given; e.g. embedlm render "a river" -r prompteol')
+    from embedlm.encode.shown import shown_prompts
+
     loaded = loading.load(model)
-    rendered = loaded.render(list(texts), **prompting.options(), max_length=max_length)
-    batches = rendered if isinstance(rendered, list) else [rendered]
+    options = prompting.options()
+    rendered = loaded.render(list(texts), **options, max_length=max_length)
     rows = [
-        _row(batch, index, loaded.tokenizer) for index in range(len(texts)) for batch in batches
+        row
+        for prompts in shown_prompts(rendered, loaded.readout, options.get("role"))
+        for row in prompts
     ]
     if json:
         emit(rows)
@@ -45,19 +49,6 @@ def command(
     for number, row in enumerate(rows):
         print("\n" if number else "", end="")
         _print(row)
-
-
-def _row(batch: Any, index: int, tokenizer: Any) -> dict[str, Any]:
-    from embedlm.schema.recipe import SEGMENTS
-
-    ids = batch.ids[index]
-    return {
-        "text": batch.text[index],
-        "ids": ids,
-        "tokens": tokenizer.convert_ids_to_tokens(ids),
-        "segments": [SEGMENTS[number] for number in batch.segments[index].tolist()],
-        "truncated": batch.truncated[index],
-    }
 
 
 def _print(row: dict[str, Any]) -> None:
@@ -70,3 +61,6 @@ def _print(row: dict[str, Any]) -> None:
         runs[-1][1].append(str(token))
     for segment, tokens in runs:
         print(f"  {segment:<14} {' '.join(tokens)}")
+    for head, shares in row["shares"].items():
+        read = [token for token, share in zip(row["tokens"], shares, strict=True) if share]
+        print(f"{head} reads {len(read)}:\n  {'':<14} {' '.join(map(str, read))}")

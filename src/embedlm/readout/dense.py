@@ -13,6 +13,7 @@ from torch import Tensor
 
 from embedlm.readout import similarity
 from embedlm.readout.head import Floats, Head, Indices
+from embedlm.readout.pooling import pooled
 from embedlm.schema.heads import Dense
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class DenseHead(Head[Dense]):
     def read(self, readout: Readout, states: PackStates) -> Tensor:
         """Return the texts' vectors on the device, v_BD."""
         return self.gradient_rows(readout, states, 0)
+
+    def gathered(self, readout: Readout, states: PackStates) -> Tensor:
+        """Return the pooled states, (B, kinds)."""
+        tokens = readout.pooled_tokens(states)
+        return pooled(states.h_TD, tokens, readout.pooling.kind, readout.first_left_out(states))
 
     def collector(self, readout: Readout, count: int) -> _Sums:
         """Return a collector that adds vectors up by their shares."""

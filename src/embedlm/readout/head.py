@@ -81,6 +81,11 @@ class Head(ABC, Generic[Options]):
     def collector(self, readout: Readout, count: int) -> Collector:
         """Return an empty collector for the outputs of `count` texts."""
 
+    def gathered(self, readout: Readout, states: PackStates) -> Tensor:
+        """Return what the head gathers from states of width 1, (N, 1): `shares` asks for it."""
+        over = readout.pooling.over if self.over is None else self.over
+        return states.tokens(over).states(states.h_TD)
+
     # -- training -----------------------------------------------------------------------------
 
     @abstractmethod

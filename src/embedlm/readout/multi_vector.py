@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,14 +57,24 @@ class MultiVectorHead(Head[MultiVector]):
         picked = states.picked(self.options.over)
         h_NE = self._vectors(readout, states.h_TD, states.tokens(self.options.over))
         vectors = np.split(h_NE.cpu().numpy(), np.cumsum(picked.count_B)[:-1])
+        return [
+            text_vectors[stays]
+            for text_vectors, stays in zip(vectors, self._stays(readout, states), strict=True)
+        ]
+
+    def _stays(self, readout: Readout, states: PackStates) -> list[npt.NDArray[np.bool_]]:
+        """Tell for each token of each text whether it has a vector; a text keeps some."""
         skipped = readout.token_ids(self.options.skip) if states.role != "query" else ()
-        if not len(skipped):
-            return vectors
-        kept = []
-        for ids, text_vectors in zip(picked.ids_by_text(), vectors, strict=True):
+        found = []
+        for ids in states.picked(self.options.over).ids_by_text():
             stays = ~np.isin(ids, skipped)
-            kept.append(text_vectors[stays] if stays.any() else text_vectors)
-        return kept
+            found.append(stays if stays.any() else np.ones_like(stays))
+        return found
+
+    def gathered(self, readout: Readout, states: PackStates) -> Tensor:
+        """Return the states of the tokens that have a vector, (N, 1)."""
+        h_N1 = states.tokens(self.options.over).states(states.h_TD)
+        return h_N1[torch.from_numpy(np.concatenate(self._stays(readout, states)))]
 
     def collector(self, readout: Readout, count: int) -> _Rows:
         """Return a collector of arrays."""

@@ -244,8 +244,7 @@ class Readout:
     def kept(self, states: PackStates, tokens: Tokens) -> Tensor | None:
         """Tell for each pooled token whether it is no sink, (N,); None: all are taken."""
         if self.pooling.exclude_sink == "bos":
-            first_N = states.picked(self.pooling.over).first_N()
-            return put(torch.from_numpy(~first_N), states.h_TD.device)
+            return self.first_left_out(states)
         if not self.pooling.exclude_sink and not self.tells_of_sink:
             return None
         norm_T = states.h_TD.detach().float().norm(dim=-1)
@@ -257,6 +256,13 @@ class Readout:
         if bool((in_mean_N & (norm_N > sinks.TIMES * norm_T.median())).any()):
             sinks.warn_of_sink(self.backbone.name, self.layers)
         return None
+
+    def first_left_out(self, states: PackStates) -> Tensor | None:
+        """Tell for each pooled token whether it is not its row's first; None: all are taken."""
+        if self.pooling.exclude_sink != "bos":
+            return None
+        first_N = states.picked(self.pooling.over).first_N()
+        return put(torch.from_numpy(~first_N), states.h_TD.device)
 
     def _pooled(self, h_TD: Tensor, tokens: Tokens, keep_N: Tensor | None) -> Tensor:
         if self.parts.latent is None or self.pooling.latent is None:

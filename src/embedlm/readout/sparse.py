@@ -81,6 +81,14 @@ class SparseHead(Head[Sparse]):
             for w_V, ids in zip(w_BV, words, strict=True)
         ]
 
+    def gathered(self, readout: Readout, states: PackStates) -> Tensor:
+        """Return the weights of a vocabulary of one term, whose logit is the state."""
+        if not self.reads_lm_head:
+            return super().gathered(readout, states)
+        tokens, kept_N = readout.pooled_tokens(states), readout.first_left_out(states)
+        kind = readout.pooling.kind
+        return term_weights(lambda h: h, states.h_TD, tokens, self.options, kind, kept_N)
+
     def collector(self, readout: Readout, count: int) -> _Rows:
         """Return a collector of rows; several rows of one text are averaged."""
         return _Rows(count, readout.backbone.vocab_size)

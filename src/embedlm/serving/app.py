@@ -18,12 +18,20 @@ from embedlm.errors import EmbedLMError
 from embedlm.serving.answers import failed
 from embedlm.serving.door import Door
 from embedlm.serving.failures import RequestError, ServingError
-from embedlm.serving.routes import cohere, openai, own, status, tei
+from embedlm.serving.routes import cohere, explore, openai, own, page, status, tei
 from embedlm.serving.service import Service
 
 __all__ = ["create_app"]
 
-ROUTES = (*openai.ROUTES, *tei.ROUTES, *cohere.ROUTES, *own.ROUTES, *status.ROUTES)
+ROUTES = (
+    *openai.ROUTES,
+    *tei.ROUTES,
+    *cohere.ROUTES,
+    *own.ROUTES,
+    *explore.ROUTES,
+    *page.ROUTES,
+    *status.ROUTES,
+)
 
 
 def create_app(service: Service, *, host: str = "127.0.0.1") -> FastAPI:

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 
 from embedlm.embedder import Embedder
 from embedlm.encode.options import AUTO
+from embedlm.encode.shown import shown_prompts
 from embedlm.prompt.render import RenderedBatch
 from embedlm.readout import Embeddings
 from embedlm.rerank import Reranker
@@ -90,19 +91,32 @@ class Encoding:
         """
         if self.ids:
             return Prepared([len(text) for text, _ in items], [])
-        found = self.embedder.render(
-            [text for text, _ in items],
-            self.role,
-            self._instructions(items),
-            self._demonstrations(),
-            max_length=self.max_length,
-        )
+        found = self._rendered(items)
         batches = found if isinstance(found, list) else [found]
         tokens = [sum(len(batch.ids[i]) for batch in batches) for i in range(len(items))]
         truncated = [i for i in range(len(items)) if any(batch.truncated[i] for batch in batches)]
         if truncated and not truncate:
             raise TooLongError(self._too_long(truncated, batches))
         return Prepared(tokens, truncated)
+
+    def shown(self, items: Sequence[Item]) -> list[list[dict[str, Any]]]:
+        """Return for each text its prompts, as `embedlm render` shows them.
+
+        Raises:
+            InputError: texts or options that cannot be used.
+        """
+        model = self.embedder
+        heads = None if self.heads is None else json.loads(self.heads)
+        return shown_prompts(self._rendered(items), model.readout_of(heads, self.role), self.role)
+
+    def _rendered(self, items: Sequence[Item]) -> RenderedBatch | list[RenderedBatch]:
+        return self.embedder.render(
+            [text for text, _ in items],
+            self.role,
+            self._instructions(items),
+            self._demonstrations(),
+            max_length=self.max_length,
+        )
 
     def _too_long(self, truncated: Sequence[int], batches: Sequence[RenderedBatch]) -> str:
         first = truncated[0]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -19,9 +19,13 @@ from embedlm.serving.keys import Keys
 from embedlm.serving.metrics import Metrics, Spent
 from embedlm.serving.models import Models
 from embedlm.serving.mounted import Mounted
+from embedlm.serving.recipes import Recipes
 from embedlm.serving.settings import Limits
 
 __all__ = ["Caller", "Encoded", "Service", "caller_of", "service_of"]
+
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,9 @@ class Service:
         budget = self.limits.batch_tokens or self.models.budget
         self.metrics = Metrics(lambda: (self.batcher.queue.count, self.batcher.queue.tokens))
         self.batcher = Batcher(self.limits, budget, self.metrics.batch)
+        self.recipes = Recipes()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="embedlm-tokenize")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="embedlm-beside")
 
     async def start(self) -> None:
         """Begin to serve."""
@@ -83,6 +89,7 @@ class Service:
         """Finish what waits, and let go of the indexes."""
         await self.batcher.stop()
         self._tokenizing.shutdown()
+        self._beside.shutdown()
         for mounted in self.indexes.values():
             mounted.close()
 
@@ -110,8 +117,26 @@ class Service:
         )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, encoding.served.name, prepared.tokens)
-        outputs = await self._result(caller, encoding, items, prepared.tokens)
+        outputs = await self.result(caller, encoding, items, prepared.tokens)
         return Encoded(outputs, spent.tokens, prepared.truncated)
+
+    async def render(
+        self, caller: Caller, encoding: Encoding, items: Sequence[Item]
+    ) -> list[list[dict[str, Any]]]:
+        """Return for each text the prompts that the model would see; see `shown_prompts`.
+
+        Raises:
+            OverloadedError: too much waits.
+            TooLargeError: too many texts or tokens.
+        """
+        self.check_count(len(items))
+        self.batcher.check_room()
+        begun = time.perf_counter()
+        found = await self.beside(lambda: encoding.shown(items))
+        caller.spent.tokenize = time.perf_counter() - begun
+        tokens = [sum(len(prompt["ids"]) for prompt in prompts) for prompts in found]
+        self._take(caller.spent, encoding.served.name, tokens)
+        return found
 
     async def rank(
         self, caller: Caller, ranking: Ranking, query: str, documents: Sequence[str]
@@ -129,7 +154,7 @@ class Service:
         )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, ranking.served.name, tokens)
-        scores = await self._result(caller, ranking, pairs, tokens)
+        scores = await self.result(caller, ranking, pairs, tokens)
         most = reranker.max_length
         return scores, [i for i, n in enumerate(tokens) if most is not None and n > most]
 
@@ -162,9 +187,16 @@ class Service:
                 "fewer at once"
             )
 
-    async def _result(
+    async def result(
         self, caller: Caller, group: Group, items: Sequence[Any], costs: Sequence[int]
     ) -> list[Any]:
+        """Return what a group gives for items, run in turn with other requests' work.
+
+        Raises:
+            OverloadedError: too much waits.
+            LateError: the time of a request is over.
+            DepartedError: the client has left.
+        """
         job = self.batcher.submit(caller.key, group, items, costs)
         try:
             return await self._waited(caller, job)
@@ -193,6 +225,10 @@ class Service:
             f"the request was not answered within {self.limits.timeout:g} seconds; send less at "
             "once, or try again later"
         )
+
+    async def beside(self, call: Callable[[], Made]) -> Made:
+        """Return what a call gives that would hold up requests if it ran between them."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside, call)
 
     # -- searching ----------------------------------------------------------------------------
 

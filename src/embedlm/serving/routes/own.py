@@ -22,6 +22,7 @@ class EncodeBody(Body):
 
     texts: str | list[str] | list[TokenIds]
     model: str | None = None
+    recipe: str | None = Field(None, description="One that fits the model; null: its own.")
     role: str | None = None
     instruction: str | list[str] | None = None
     demonstrations: list[dict[str, str]] | None = None
@@ -53,6 +54,7 @@ async def encode(body: EncodeBody, request: Request) -> Response:
     """Embed texts by role, instruction, demonstrations, heads, dimension and precision."""
     service = service_of(request)
     served, adapter = service.models.embedder(body.model)
+    served = await service.recipes.model(service, caller_of(request), served, body.recipe)
     items, ids = items_of(body.texts, body.instruction)
     encoding = Encoding(
         served=served,

@@ -7,6 +7,7 @@ from starlette.responses import HTMLResponse, Response
 
 from embedlm.serving.answers import as_json
 from embedlm.serving.reference import reference
+from embedlm.serving.routes.page import FILES
 from embedlm.serving.service import service_of
 
 __all__ = ["OPEN", "ROUTES"]
@@ -40,5 +41,9 @@ ROUTES = (
     ("GET", "/metrics", metrics),
     ("GET", "/docs", docs),
 )
-OPEN = ("/", "/health", "/ping", "/metrics")
-"""What is answered without a key, as by TEI."""
+OPEN = (
+    *("/", "/health", "/ping", "/metrics"),
+    *(f"/page/{name}" for name in FILES),
+    "/page/{name}",  # their route, as the log names it
+)
+"""What is answered without a key, as by TEI; the page asks for it."""

@@ -309,7 +309,8 @@ def heat(values: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
     spread = (high - low) or 1.0
     size, edge = 22, 26
     side = size * len(labels) + edge
-    about = f'role="img" aria-label="similarity of {len(labels)} texts"'
+    about = f'tabindex="0" role="img" aria-label="similarity of {len(labels)} texts"'
+    about += f' data-columns="{len(labels)}"'
     parts = [f'<svg class="heat" viewBox="0 0 {side} {side}" {about}>']
     for i, row in enumerate(values):
         place = edge + size * i

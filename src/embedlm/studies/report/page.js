@@ -24,12 +24,13 @@ document.addEventListener("focusin", event => {
 });
 document.addEventListener("keydown", event => {
   if (event.key === "Escape") hide();
-  const map = event.target.closest("svg.map");
-  if (!map || !["ArrowRight", "ArrowLeft", "Home", "End"].includes(event.key)) return;
+  const map = event.target.closest("svg.map, svg.heat");
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: +map?.dataset.columns, ArrowUp: -map?.dataset.columns }[event.key];
+  if (!map || (!step && !["Home", "End"].includes(event.key))) return;
   event.preventDefault();
-  const marks = [...map.querySelectorAll("[data-tip]")];
-  const step = event.key === "ArrowRight" ? 1 : -1, before = +(map.dataset.at ?? -1);
-  const at = event.key === "Home" ? 0 : event.key === "End" ? marks.length - 1 : (before + step + marks.length) % marks.length;
+  const marks = [...map.querySelectorAll("[data-tip]")], before = +(map.dataset.at ?? -1);
+  const next = before < 0 ? 0 : (before + step + marks.length) % marks.length;
+  const at = event.key === "Home" ? 0 : event.key === "End" ? marks.length - 1 : next;
   marks[before]?.classList.remove("at");
   marks[at].classList.add("at");
   map.dataset.at = at;
