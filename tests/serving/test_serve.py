@@ -9,7 +9,7 @@ import pytest
 import embedlm
 from embedlm.search import Index, build_index
 from tests.backbone.test_adapters import make_adapter
-from tests.serving.conftest import RECORDS, running
+from tests.serving.conftest import RECORDS, process, running
 
 openai = pytest.importorskip("openai")
 
@@ -283,6 +283,17 @@ def test_several_models_and_adapters_are_chosen_by_name(model_folder, tmp_path):
             close([one["embedding"] for one in found["data"]], expected)
         bare = place.post("/v1/encode", {"texts": TEXTS, "model": "several:law", "adapter": None})
         close(bare.json()["outputs"]["dense"], several.encode(TEXTS, adapter=None))
+
+
+def test_without_a_model_the_indexs_own_is_served(index, model, tiny_llama):
+    with process("--index", f"notes={index}") as (_, place, _):
+        (served,) = place.get("/v1/models").json()["data"]
+        assert served["id"] == tiny_llama.name
+        found = place.post("/v1/encode", {"texts": ["a dog"], "heads": ["dense"]}).json()
+        close(found["outputs"]["dense"], model.encode(["a dog"], heads="dense"))
+        (hit,) = place.post("/v1/search", {"query": "glucose", "top_k": 1}).json()["hits"]
+        assert hit["id"] == "g1"
+        assert place.get("/metrics").body.count(b'embedlm_tokens_total{model=') == 1
 
 
 def test_the_documentation_asks_no_other_host(place):

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from embedlm.cli._options import AS_LOADED, Loading, Model, paths, repeated
-from embedlm.cli.serve import load_models, open_indexes
+from embedlm.cli.serve import load
 from embedlm.errors import require
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -35,18 +35,12 @@ def command(
     loading: Loading = AS_LOADED,
 ) -> None:
     """Answer an agent by the Model Context Protocol: search, fetch, embed, similarity."""
-    from embedlm.serving import Models, Service
+    from embedlm.serving import Service
 
     require("mcp.server.mcpserver", "mcp")
     from embedlm.serving.mcp import serve_stdio
 
-    names = (*indexes, *index)
-    if names and model is None and loading == Loading(device=loading.device):
-        mounted = open_indexes(names, Models(), loading.device)
-        first = next(iter(mounted.values())).served
-        held = Models.of({first.name: first.model})
-    else:
-        held = load_models(() if model is None else (model,), loading, keep_adapters=False)
-        mounted = open_indexes(names, held, loading.device)
+    chosen = () if model is None else (model,)
+    held, mounted = load(chosen, (*indexes, *index), loading)
     service = Service(held, mounted)
     asyncio.run(serve_stdio(service))

@@ -14,7 +14,7 @@ from embedlm.errors import InputError
 if TYPE_CHECKING:
     from embedlm.serving import Limits, Models, Mounted
 
-__all__ = ["EXAMPLES", "NAME", "command", "load_models", "open_indexes"]
+__all__ = ["EXAMPLES", "NAME", "command", "load"]
 
 NAME = "serve"
 EXAMPLES = r"""Examples:
@@ -71,8 +71,8 @@ def command(
         Parameter(
             name="MODEL",
             help="Folders, hub ids or GGUF files of models and re-rankers, each also as "
-            "NAME=MODEL; without one the built-in model. The first answers where a request names "
-            "none.",
+            "NAME=MODEL; without one the models of the indexes, or else the built-in one. The first "
+            "answers where a request names none.",
             converter=paths,
         ),
     ] = (),
@@ -105,13 +105,30 @@ def command(
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
     opened = listen(host, port)
     log_lines()
-    held = load_models(models, loading, keep_adapters=keep_adapters)
-    mounted = open_indexes(index, held, loading.device)
+    held, mounted = load(models, index, loading, keep_adapters=keep_adapters)
     service = Service(held, mounted, keys=keys, limits=limits)
     server_of(create_app(service, host=host), service).run(sockets=[opened])
 
 
-def load_models(names: Sequence[str], loading: Loading, *, keep_adapters: bool) -> Models:
+def load(
+    models: Sequence[str], indexes: Sequence[str], loading: Loading, *, keep_adapters: bool = False
+) -> tuple[Models, dict[str, Mounted]]:
+    """Return models and opened indexes by name.
+
+    Where no model is named, the indexes' own are served; without an index, the built-in one.
+    """
+    from embedlm.serving import Models
+
+    own = loading == Loading(device=loading.device) and not keep_adapters
+    if indexes and not models and own:
+        held = Models()
+        mounted = _open_indexes(indexes, held, loading.device)
+        return held, mounted
+    held = _load_models(models, loading, keep_adapters=keep_adapters)
+    return held, _open_indexes(indexes, held, loading.device)
+
+
+def _load_models(names: Sequence[str], loading: Loading, *, keep_adapters: bool) -> Models:
     """Return models by name; the built-in one where none is named."""
     from embedlm.rerank import Reranker
     from embedlm.rerank.reranker import is_reranker
@@ -131,15 +148,20 @@ def load_models(names: Sequence[str], loading: Loading, *, keep_adapters: bool) 
     return Models.of(found)
 
 
-def open_indexes(names: Sequence[str], models: Models, device: Any = None) -> dict[str, Mounted]:
-    """Return opened indexes by name."""
+def _open_indexes(names: Sequence[str], models: Models, device: Any) -> dict[str, Mounted]:
+    """Return opened indexes by name; where no model is served yet, their own are from now on."""
     from embedlm.serving import Mounted
     from embedlm.serving.models import check_names
 
     named = [_named(name, lambda path: path.rstrip("/").rpartition("/")[2]) for name in names]
     check_names([name for name, _ in named])
-    served = list(models.embedders.values())
-    return {name: Mounted.open(name, source, served, device) for name, source in named}
+    found: dict[str, Mounted] = {}
+    add = not models.names
+    for name, source in named:
+        found[name] = mounted = Mounted.open(name, source, list(models.embedders.values()), device)
+        if add:
+            models.embedders.setdefault(mounted.served.name, mounted.served)
+    return found
 
 
 def _named(text: str, shorten: Any) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from embedlm.search.catalogue import Entry
 from embedlm.search.layout import check_model, load_model, read_index
 from embedlm.serving.encoding import Encoding, Item, Served
 from embedlm.serving.failures import UnknownNameError
+from embedlm.serving.models import short_name
 
 __all__ = ["Mounted"]
 
@@ -61,7 +62,7 @@ class Mounted:
                 # In a façade of its own: opening gives it the ranges that the index holds.
                 return cls(name, Index.open(root, _apart(one.model)), one)
         own = load_model(facts, root, device)
-        return cls(name, Index.open(root, own), Served(own.name, own))
+        return cls(name, Index.open(root, own), Served(short_name(own.name), own))
 
     @staticmethod
     def named(mounted: Mapping[str, Mounted], name: str | None) -> Mounted:
