@@ -1,4 +1,4 @@
-"""Index this project's own docs, serve them, and ask over HTTP and as an agent would (MCP).
+"""Index the guides of this project's docs, serve them, ask over HTTP and as an agent would (MCP).
 
     make serve-demo
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from typing import Any
 import mcp
 
 DOCS = Path(__file__).parents[1] / "docs"
+REFERENCE = ("results.md", "architectures.md")
+"""Long tables, which no question is about."""
 QUESTION = "How do I make vectors smaller?"
 
 
@@ -53,8 +56,12 @@ def main() -> None:
     """Run it."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "docs.index"
-        command = [sys.executable, "-m", "embedlm", "index", str(DOCS), "-o", str(index)]
+        guides, index = Path(folder) / "docs", Path(folder) / "docs.index"
+        guides.mkdir()
+        for page in DOCS.glob("*.md"):
+            if page.name not in REFERENCE:
+                shutil.copy(page, guides)
+        command = [sys.executable, "-m", "embedlm", "index", str(guides), "-o", str(index)]
         subprocess.run(command, check=True)
         server, url = started(index)
         try:

@@ -285,6 +285,16 @@ def test_several_models_and_adapters_are_chosen_by_name(model_folder, tmp_path):
         close(bare.json()["outputs"]["dense"], several.encode(TEXTS, adapter=None))
 
 
+def test_a_text_is_tokenised_once(place, model, monkeypatch):
+    rows, seen = model.renderer._rows, []
+    whole = rows.tokenize
+    monkeypatch.setattr(
+        rows, "tokenize", lambda given, *a, **k: seen.append(len(given)) or whole(given, *a, **k)
+    )
+    assert place.post("/embed", {"inputs": ["A dog runs.", "It barks."]}).status == 200
+    assert seen == [2]
+
+
 def test_without_a_model_the_indexs_own_is_served(index, model, tiny_llama):
     with process("--index", f"notes={index}") as (_, place, _):
         (served,) = place.get("/v1/models").json()["data"]
@@ -293,7 +303,7 @@ def test_without_a_model_the_indexs_own_is_served(index, model, tiny_llama):
         close(found["outputs"]["dense"], model.encode(["a dog"], heads="dense"))
         (hit,) = place.post("/v1/search", {"query": "glucose", "top_k": 1}).json()["hits"]
         assert hit["id"] == "g1"
-        assert place.get("/metrics").body.count(b'embedlm_tokens_total{model=') == 1
+        assert place.get("/metrics").body.count(b"embedlm_tokens_total{model=") == 1
 
 
 def test_the_documentation_asks_no_other_host(place):

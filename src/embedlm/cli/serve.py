@@ -71,7 +71,7 @@ def command(
         Parameter(
             name="MODEL",
             help="Folders, hub ids or GGUF files of models and re-rankers, each also as "
-            "NAME=MODEL; without one the models of the indexes, or else the built-in one. The first "
+            "NAME=MODEL; without one the models of the indexes, else the built-in one. The first "
             "answers where a request names none.",
             converter=paths,
         ),

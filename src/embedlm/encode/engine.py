@@ -21,6 +21,7 @@ from embedlm.encode.ids import as_rendered
 from embedlm.encode.items import Share, Text, TokenIds
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
 from embedlm.encode.prefixes import Prefixes
+from embedlm.encode.rendered import joined
 from embedlm.encode.run import Run, pack_states
 from embedlm.errors import JobError, ModelError
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
@@ -131,7 +132,8 @@ class Engine:
         )
         texts = [item.part.text for item in items if isinstance(item.part, Text)]
         segments = self.readout.reads_segments
-        batches = self.renderer.render(texts, request, instructions, segments=segments)
+        ready = joined([item.part for item in items], self.renderer, request, segments=segments)
+        batches = ready or self.renderer.render(texts, request, instructions, segments=segments)
         self._check_ids(batches)
         if stop_words is None:
             return chunk, batches, None

@@ -63,7 +63,11 @@ def check_texts(texts: Any, *, ids: bool = False) -> CheckedTexts:
         return CheckedTexts(
             [TokenIds(_ids(item, index)) for index, item in enumerate(items)], False
         )
-    return CheckedTexts([Text(_text(item, index)) for index, item in enumerate(items)], False)
+    parts = [
+        item if isinstance(item, Text) else Text(_text(item, index))
+        for index, item in enumerate(items)
+    ]
+    return CheckedTexts([*parts], False)
 
 
 def _begins_with_id(item: Any) -> bool:

@@ -14,16 +14,17 @@ from scipy.sparse import csr_matrix
 
 from embedlm.embedder import Embedder
 from embedlm.encode.options import AUTO
+from embedlm.encode.rendered import Rendered, rendered
 from embedlm.encode.shown import shown_prompts
 from embedlm.prompt.render import RenderedBatch
-from embedlm.readout import Embeddings
+from embedlm.readout import Embeddings, Readout
 from embedlm.rerank import Reranker
 from embedlm.serving.failures import TooLongError
 
 __all__ = ["Encoding", "Item", "Output", "Prepared", "Ranking", "Served", "Text"]
 
-Text = str | tuple[int, ...]
-"""A text, or a row of token ids of the model's own."""
+Text = str | Rendered | tuple[int, ...]
+"""A text, one that is rendered, or a row of token ids of the model's own."""
 Item = tuple[Text, str | None]
 """What is embedded, with its instruction; None: the recipe's."""
 Output = dict[str, Any]
@@ -34,6 +35,8 @@ Output = dict[str, Any]
 class Prepared:
     """What is known of texts before they are run."""
 
+    items: Sequence[Item]
+    """To be run."""
     tokens: list[int]
     """Of each, prompt and all."""
     truncated: list[int]
@@ -83,21 +86,28 @@ class Encoding:
         return model
 
     def prepare(self, items: Sequence[Item], *, truncate: bool) -> Prepared:
-        """Count tokens, and find what would be shortened.
+        """Render texts, count their tokens, and find what would be shortened.
 
         Raises:
             TooLongError: a text is longer than the model reads, and `truncate` is false.
             InputError: texts or options that cannot be used.
         """
         if self.ids:
-            return Prepared([len(text) for text, _ in items], [])
-        found = self._rendered(items)
-        batches = found if isinstance(found, list) else [found]
-        tokens = [sum(len(batch.ids[i]) for batch in batches) for i in range(len(items))]
-        truncated = [i for i in range(len(items)) if any(batch.truncated[i] for batch in batches)]
+            return Prepared(items, [len(text) for text, _ in items if isinstance(text, tuple)], [])
+        found = rendered(
+            self.embedder.renderer,
+            [text for text, _ in items],
+            self.role,
+            self._instructions(items),
+            self._demonstrations(),
+            max_length=self.max_length,
+            segments=self._readout.reads_segments,
+        )
+        truncated = [index for index, one in enumerate(found) if one.truncated]
         if truncated and not truncate:
-            raise TooLongError(self._too_long(truncated, batches))
-        return Prepared(tokens, truncated)
+            raise TooLongError(self._too_long(truncated, found))
+        ready = [(one, instruction) for one, (_, instruction) in zip(found, items, strict=True)]
+        return Prepared(ready, [one.tokens for one in found], truncated)
 
     def shown(self, items: Sequence[Item]) -> list[list[dict[str, Any]]]:
         """Return for each text its prompts, as `embedlm render` shows them.
@@ -105,9 +115,7 @@ class Encoding:
         Raises:
             InputError: texts or options that cannot be used.
         """
-        model = self.embedder
-        heads = None if self.heads is None else json.loads(self.heads)
-        return shown_prompts(self._rendered(items), model.readout_of(heads, self.role), self.role)
+        return shown_prompts(self._rendered(items), self._readout, self.role)
 
     def _rendered(self, items: Sequence[Item]) -> RenderedBatch | list[RenderedBatch]:
         return self.embedder.render(
@@ -118,13 +126,18 @@ class Encoding:
             max_length=self.max_length,
         )
 
-    def _too_long(self, truncated: Sequence[int], batches: Sequence[RenderedBatch]) -> str:
+    @property
+    def _readout(self) -> Readout:
+        heads = None if self.heads is None else json.loads(self.heads)
+        return self.embedder.readout_of(heads, self.role)
+
+    def _too_long(self, truncated: Sequence[int], found: Sequence[Rendered]) -> str:
         first = truncated[0]
-        kept = max(len(batch.ids[first]) for batch in batches)
         more = f" (and {len(truncated) - 1} more)" if len(truncated) > 1 else ""
         return (
             f"input {first}{more} is too long for the model {self.served.name!r}, which reads "
-            f"{kept} tokens of it, prompt and all; shorten it, or allow that it is shortened"
+            f"{found[first].kept} tokens of it, prompt and all; shorten it, or allow that it is "
+            "shortened"
         )
 
     def run(self, items: Sequence[Item]) -> list[Output]:

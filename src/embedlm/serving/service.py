@@ -117,7 +117,7 @@ class Service:
         )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, encoding.served.name, prepared.tokens)
-        outputs = await self.result(caller, encoding, items, prepared.tokens)
+        outputs = await self.result(caller, encoding, prepared.items, prepared.tokens)
         return Encoded(outputs, spent.tokens, prepared.truncated)
 
     async def render(
