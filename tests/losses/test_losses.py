@@ -20,12 +20,14 @@ def draw(*shape, seed=0):
 
 Q, DOCS, TEACHER, LABELS = draw(B, D), draw(B * G, D, seed=1), draw(B, G, seed=2), torch.arange(B)
 PAIR = draw(B, D, seed=3)
+GUIDE_Q, GUIDE_D = draw(B, D + 1, seed=6), draw(B * G, D + 1, seed=7)
 CALLS = {
     "info_nce": lambda q, d: losses.info_nce(q, d),
     "info_nce_own": lambda q, d: losses.info_nce(q, d, own_group_only=True),
     "info_nce_margin": lambda q, d: losses.info_nce(q, d, false_negative_margin=0.1),
     "improved_info_nce": lambda q, d: losses.improved_info_nce(q, d),
     "gist": lambda q, d: losses.gist(q, d, q.detach(), d.detach()),
+    "guide_distill": lambda q, d: losses.guide_distill(q, d, GUIDE_Q, GUIDE_D),
     "triplet": lambda q, d: losses.triplet(q, d),
     "margin_mse": lambda q, d: losses.margin_mse(q, d, TEACHER),
     "kl_distill": lambda q, d: losses.kl_distill(q, d, TEACHER),
@@ -227,6 +229,17 @@ def test_autocast_does_not_halve_the_scores():
 def test_what_does_not_fit_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_guide_of_one_query_teaches_as_a_teacher_of_its_scores_does():
+    cosines_1G = torch.cosine_similarity(GUIDE_Q[:1, None], GUIDE_D[None, :G], dim=2)
+    options = {"form": "cross_entropy", "similarity": "cosine", "teacher_temperature": 0.2}
+    wanted = losses.kl_distill(Q[:1], DOCS[:G], cosines_1G, temperature=0.1, **options)
+    given = {"temperature": 0.1, "guide_temperature": 0.2}
+    found = losses.guide_distill(Q[:1], DOCS[:G], GUIDE_Q[:1], GUIDE_D[:G], **given)
+    torch.testing.assert_close(found, wanted)
+    whole = losses.guide_distill(Q[:2], DOCS[: 2 * G], GUIDE_Q[:2], GUIDE_D[: 2 * G], **given)
+    assert whole > found  # the list is the batch, not the query's own documents
 
 
 def test_several_teachers_are_one_with_their_mean_scores():

@@ -109,6 +109,7 @@ MASKED = {
     },
     "improved_info_nce": {},
     "gist": {"temperature": 1.0},
+    "guide_distill": {"temperature": 1.0},
     "late_interaction": {},
     "m3_self_distill": {},
     "stable_distill": {},
@@ -127,6 +128,9 @@ def masked_loss(name, d_MD, mask_BM):
     elif name == "gist":
         guide = torch.eye(4)  # finds a query near its positive only, so that it drops nothing
         loss = losses.gist(q_BD, d_MD, guide[:2], guide[[0, 2, 1, 3]], **options)
+    elif name == "guide_distill":
+        guide = torch.eye(4)
+        loss = losses.guide_distill(q_BD, d_MD, guide[:2], guide[[0, 2, 1, 3]], **options)
     elif name == "stable_distill":
         loss = losses.stable_distill(q_BD, d_MD, torch.tensor([[1.0, 0.0]] * 2), **options)
     else:

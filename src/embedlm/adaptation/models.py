@@ -61,6 +61,10 @@ class Models:
             )
         if teacher is not None and reranker is not None:
             raise InputError("teacher and reranker were given; scores come from one: give one")
+        if not isinstance(teacher, str | Path | None):
+            raise InputError(
+                f"teacher is {type(teacher).__name__}; give a folder or hub id, which training opens"
+            )
         if isinstance(teacher, str | Path) and is_reranker(teacher):
             teacher, reranker = None, teacher
         if isinstance(teacher, str | Path):
@@ -81,6 +85,11 @@ class Models:
     def source(self) -> str:
         """The folder or hub id that the base is loaded from."""
         return find_model(self.name, Path(), None)
+
+    @property
+    def teacher_source(self) -> str | None:
+        """The folder or hub id that the embedder that teaches is loaded from."""
+        return None if self.teacher is None else find_model(self.teacher.name, Path(), None)
 
     @property
     def taught_by(self) -> str | None:

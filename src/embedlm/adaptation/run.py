@@ -86,7 +86,7 @@ def adapt(
         **options: chunk_tokens (128), per_chunk (2: derived queries of a chunk), queries_limit
             (800: to train on), held_out (0.2: share of the documents), negatives (3: of a
             query), filters (of mining; perc_pos=0.95 and consistency=20), train (adapter or all),
-            rank (16), batch (16), steps (None: two rounds, 48 at most), learning_rate (2e-4), seed
+            rank (16), batch (16), steps (None: two rounds, 48 at most), learning_rate (5e-4), seed
             (0).
 
     Returns:
@@ -223,8 +223,8 @@ class _Run:
         if self.models.reranker is not None:
             steps.run("scored", lambda: self.scored(steps))
             source = steps.work / "scored.jsonl"
-        taught = self.models.taught_by is not None
-        selected = steps.run("selected", lambda: select_records(source, steps.data, scored=taught))
+        scored = self.models.reranker is not None
+        selected = steps.run("selected", lambda: select_records(source, steps.data, scored=scored))
         return {**asked, "mined": mined, "selected": selected}
 
     def written(self, steps: Steps) -> dict[str, Any]:
@@ -296,7 +296,8 @@ class _Run:
             self.settings,
             model=self.models.source,
             recipe=self.models.recipe,
-            teacher=taught,
+            teacher=self.models.teacher_source,
+            scored=taught == "reranker",
             queries=queries,
             save_dtype=self.models.save_dtype,
             data=steps.data,

@@ -35,7 +35,7 @@ class Settings:
     rank: int = 16
     batch: int = 16
     steps: int | None = None
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-4
     seed: int = 0
 
     @classmethod

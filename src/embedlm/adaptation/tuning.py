@@ -1,8 +1,9 @@
 """The plan by which an adaptation tunes: listwise distillation and a little InfoNCE, with LoRA.
 
 InfoNCE alone often lowers models that are good already; the order that a stronger model gives to a
-query's passages raises them (CADET, arXiv 2505.19274: KL + 0.1 InfoNCE). Without a teacher there is
-InfoNCE alone, and the untouched base is kept unless the result is better.
+query's passages raises them (CADET, arXiv 2505.19274: KL + 0.1 InfoNCE). An embedder orders all
+passages of a batch, a re-ranker the query's own. Without a teacher there is InfoNCE alone, and the
+untouched base is kept unless the result is better.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ SCORES = 3
 """Dev scores of a run, the start's apart."""
 QUERY_TOKENS = 64
 _TEMPERATURE = 0.05
-_TEACHER_TEMPERATURE = {"embedder": 0.05, "reranker": 1.0}
-"""Cosines and logits have different scales."""
+_LOGIT_TEMPERATURE = 1.0
+"""Of a re-ranker's logits, whose scale is another than that of cosines."""
 _INFO_NCE = 0.1
 """Weight of InfoNCE beside distillation."""
 
@@ -40,6 +41,7 @@ def plan_of(
     model: str,
     recipe: dict[str, Any] | None,
     teacher: str | None,
+    scored: bool,
     queries: int,
     save_dtype: str,
     data: Path,
@@ -50,7 +52,8 @@ def plan_of(
         settings: of the run.
         model: the base's folder or hub id.
         recipe: its fields; None: the model's own.
-        teacher: "embedder" or "reranker" where records hold its scores.
+        teacher: the folder or hub id of an embedder that is distilled; None: there is none.
+        scored: the records hold a re-ranker's scores, which are distilled.
         queries: number of training records.
         save_dtype: numbers of the tuned model's weights.
         data: the folder with train.jsonl and dev.jsonl.
@@ -58,13 +61,15 @@ def plan_of(
     steps = steps_of(settings, queries)
     contrast = {"kind": "info_nce", "temperature": _TEMPERATURE}
     objective: list[dict[str, Any]] = [contrast]
+    listwise: dict[str, Any] | None = None
     if teacher is not None:
-        options = {
-            "form": "cross_entropy",
-            "similarity": "cosine",
-            "teacher_temperature": _TEACHER_TEMPERATURE[teacher],
-        }
+        options: dict[str, Any] = {"teacher": teacher, "guide_temperature": _TEMPERATURE}
+        listwise = {"kind": "guide_distill", "temperature": _TEMPERATURE, "options": options}
+    elif scored:
+        options = {"form": "cross_entropy", "similarity": "cosine"}
+        options["teacher_temperature"] = _LOGIT_TEMPERATURE
         listwise = {"kind": "kl_distill", "temperature": _TEMPERATURE, "options": options}
+    if listwise is not None:
         objective = [listwise, {**contrast, "weight": _INFO_NCE}]
     stage = {
         "name": "adapt",

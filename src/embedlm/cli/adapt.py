@@ -100,7 +100,7 @@ class Training:
     steps: Annotated[
         int | None, whole("Steps; without it two rounds through the queries, 48 at most.")
     ] = None
-    learning_rate: Annotated[float, number("The largest learning rate.")] = 2e-4
+    learning_rate: Annotated[float, number("The largest learning rate.")] = 5e-4
     seed: Annotated[int, Parameter(metavar="N", help="Seed of all that is drawn.")] = 0
 
 

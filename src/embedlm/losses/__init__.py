@@ -17,7 +17,7 @@ from embedlm.losses.distillation import (
     margin_mse,
     stable_distill,
 )
-from embedlm.losses.guided import gist
+from embedlm.losses.guided import gist, guide_distill
 from embedlm.losses.multi_vector import late_interaction
 from embedlm.losses.nested import matryoshka
 from embedlm.losses.pairs import cosine_mse, triplet
@@ -33,6 +33,7 @@ __all__ = [
     "embedding_distill",
     "flops",
     "gist",
+    "guide_distill",
     "improved_info_nce",
     "info_nce",
     "kl_distill",

@@ -136,6 +136,11 @@ def finite_log_softmax(logits: Tensor) -> Tensor:
     return logits.log_softmax(1).masked_fill(logits == -torch.inf, 0)
 
 
+def soft_cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
+    """Return the mean over rows of -sum p log softmax(logits)."""
+    return -(p * finite_log_softmax(logits)).sum(1).mean()
+
+
 def targets(rows: int, group: int, device: torch.device) -> Tensor:
     """Return the column of each query's positive, i_B."""
     return torch.arange(rows, device=device) * group

@@ -27,6 +27,7 @@ from embedlm.losses._scores import (
     product,
     same_shape,
     shaped,
+    soft_cross_entropy,
     targets,
     without,
 )
@@ -103,7 +104,7 @@ def kl_distill(
         s_BG, t_BG = (without(x_BG, own_columns(dropped_BM)) for x_BG in (s_BG, t_BG))
     p_BG = t_BG.softmax(1)
     if form == "cross_entropy":
-        return _soft(s_BG, p_BG)
+        return soft_cross_entropy(s_BG, p_BG)
     return functional.kl_div(finite_log_softmax(s_BG), p_BG, reduction="batchmean") * temperature**2
 
 
@@ -171,7 +172,7 @@ def m3_self_distill(
     if not distill:
         return loss
     p_BM = both.detach().softmax(1)
-    soft = [_soft(x, p_BM) for x in (dense, sparse, multi)]
+    soft = [soft_cross_entropy(x, p_BM) for x in (dense, sparse, multi)]
     return (loss + (soft[0] + sparse_loss_weight * soft[1] + soft[2]) / 3) / 2
 
 
@@ -214,7 +215,3 @@ def stable_distill(
             + (p_BG[:, g] * functional.cross_entropy(rest_BM, first_B + g, reduction="none")).mean()
         )
     return loss
-
-
-def _soft(logits: Tensor, p: Tensor) -> Tensor:
-    return -(p * finite_log_softmax(logits)).sum(1).mean()

@@ -1,4 +1,4 @@
-"""Contrastive loss whose false negatives a guide model finds.
+"""Losses that compare with the vectors of a guide model, of any width.
 
 Shapes: B queries, G documents a query (positive first), M = B * G, D and E widths.
 """
@@ -20,11 +20,12 @@ from embedlm.losses._scores import (
     positive,
     prepared,
     product,
+    soft_cross_entropy,
     targets,
     without,
 )
 
-__all__ = ["gist"]
+__all__ = ["gist", "guide_distill"]
 
 Margin = Literal["absolute", "relative"]
 
@@ -95,3 +96,32 @@ def _checked_group(q_BD: Tensor, d_MD: Tensor, guide_q_BE: Tensor, guide_d_ME: T
             f"{len(q_BD)} and {len(d_MD)}; embed the same texts with both"
         )
     return group
+
+
+def guide_distill(
+    q_BD: Tensor,
+    d_MD: Tensor,
+    guide_q_BE: Tensor,
+    guide_d_ME: Tensor,
+    *,
+    temperature: float = 0.05,
+    guide_temperature: float = 0.05,
+    positives_BM: Tensor | None = None,
+) -> Tensor:
+    """Return -mean_i sum_j p_ij log softmax_j(cos(q_i, d_j) / T), over all documents of the batch.
+
+    p_i = softmax_j(g(q_i, d_j) / T') are the guide's cosines. It is the listwise distillation of
+    CADET (arXiv 2505.19274), whose list here is the whole batch: a list as long costs nothing more,
+    since every text is embedded once. Documents that `positives_BM` marks as further positives of a
+    query are left out of its list.
+
+    Raises:
+        InputError: for shapes or options that do not fit.
+    """
+    _checked_group(q_BD, d_MD, guide_q_BE, guide_d_ME)
+    positive(temperature=temperature, guide_temperature=guide_temperature)
+    dropped_BM = false_negatives(positives_BM, len(q_BD), len(d_MD))
+    guide_q, guide_d = (prepared(x.detach(), "cosine") for x in (guide_q_BE, guide_d_ME))
+    p_BM = without(product(guide_q, guide_d) / guide_temperature, dropped_BM).softmax(1)
+    s_BM = product(prepared(q_BD, "cosine"), prepared(d_MD, "cosine")) / temperature
+    return soft_cross_entropy(without(s_BM, dropped_BM), p_BM)

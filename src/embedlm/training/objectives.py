@@ -51,6 +51,7 @@ EMBEDDING: dict[str, LossRequirements] = {
     "margin_mse": LossRequirements("groups", losses.margin_mse, negatives=True, teacher=True),
     "stable_distill": LossRequirements("groups", losses.stable_distill, teacher=True),
     "gist": LossRequirements("groups", losses.gist, guide=True),
+    "guide_distill": LossRequirements("groups", losses.guide_distill, guide=True),
     "late_interaction": LossRequirements("groups", losses.late_interaction, head="multi_vector"),
     "alignment": LossRequirements("groups", losses.alignment),
     "cosent": LossRequirements("pairs", losses.cosent),
@@ -316,7 +317,7 @@ def _arguments(
     if loss.kind == "embedding_distill":
         assert facts.guide_ND is not None
         return [v_ND], [facts.guide_ND]
-    if loss.kind == "gist":
+    if loss.kind in ("gist", "guide_distill"):
         assert facts.guide_ND is not None
         return [first, second], [facts.guide_ND[: facts.rows], facts.guide_ND[facts.rows :]]
     if EMBEDDING[loss.kind].teacher:
