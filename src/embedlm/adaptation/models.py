@@ -63,7 +63,7 @@ class Models:
             raise InputError("teacher and reranker were given; scores come from one: give one")
         if not isinstance(teacher, str | Path | None):
             raise InputError(
-                f"teacher is {type(teacher).__name__}; give a folder or hub id, which training opens"
+                f"teacher is {type(teacher).__name__}; give a folder or hub id for training to open"
             )
         if isinstance(teacher, str | Path) and is_reranker(teacher):
             teacher, reranker = None, teacher
