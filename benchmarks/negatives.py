@@ -4,8 +4,8 @@
 
 SciFact's training claims are trained on, each with its abstract (and mined ones beside it), cut to
 96 tokens. Both tuned models and the base are scored on SciFact's validation claims, of which none
-was trained on, in a sample of the abstracts, cut to 128 tokens. Negatives are mined among all abstracts with
-perc_pos=0.95. What a stopped run has finished in DIR is not done again.
+was trained on, in a sample of the abstracts, cut to 128 tokens. Negatives are mined among all
+abstracts with perc_pos=0.95. What a stopped run has finished in DIR is not done again.
 """
 
 from __future__ import annotations
