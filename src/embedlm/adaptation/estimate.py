@@ -8,7 +8,7 @@ from typing import Any
 
 from embedlm.adaptation.chunks import Chunk
 from embedlm.adaptation.models import Models
-from embedlm.adaptation.queries import Divided
+from embedlm.adaptation.queries import PASSAGES, Divided
 from embedlm.adaptation.settings import Settings
 from embedlm.adaptation.split import DEV, HELD_OUT, TRAIN
 from embedlm.adaptation.tuning import QUERY_TOKENS, SCORES, steps_of
@@ -47,7 +47,8 @@ def estimated(
     lengths = _lengths(models.base, [chunk.passage for chunk in chunks])
     total, mean = sum(lengths), sum(lengths) / len(lengths)
     rows = queries[TRAIN] + queries[DEV]
-    read = total + rows * (mean + QUERY_TOKENS / 4)
+    mined, searched = (min(len(chunks), PASSAGES[part]) * mean for part in (TRAIN, HELD_OUT))
+    read = mined + rows * (mean + QUERY_TOKENS / 4)
     speed = _speed(models.base, chunks, lengths)
     steps = steps_of(settings, queries[TRAIN])
     group = settings.batch * (QUERY_TOKENS / 4 + (settings.negatives + 1) * mean)
@@ -55,10 +56,12 @@ def estimated(
     times = {
         "mine": read / speed,
         "tune": (steps * group * _BACKWARD + dev) / speed,
-        "evaluate": 2 * (total + queries[HELD_OUT] * QUERY_TOKENS / 4) / speed,
+        "evaluate": 2 * (searched + queries[HELD_OUT] * QUERY_TOKENS / 4) / speed,
     }
     if models.teacher is not None:
-        times["mine"] += read / _speed(models.teacher, chunks, lengths)
+        taught = _speed(models.teacher, chunks, lengths)
+        times["mine"] = read / taught
+        times["tune"] += min(steps * group, rows * (settings.negatives + 1) * mean) / taught
     if models.reranker is not None:
         times["score"] = rows * (settings.negatives + 1) * _pair_seconds(models.reranker, chunks)
     writer = models.writer

@@ -18,7 +18,8 @@ from embedlm.errors import InputError
 from embedlm.jobs import write_file
 from embedlm.jobs.json_files import json_text
 
-__all__ = ["MOST", "Asking", "Divided", "divide", "made_queries", "write_lines_of", "write_parts"]
+__all__ = ["MOST", "PASSAGES", "Asking", "Divided", "divide", "made_queries", "searched"]
+__all__ += ["write_lines_of", "write_parts"]
 
 MOST = {DEV: 100, HELD_OUT: 300}
 """Queries that choose and that are evaluated, at most: more cost time and say little more."""

@@ -29,11 +29,14 @@ from embedlm.jobs.atomic import write_text
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.loader import load
 from embedlm.mining import mine, score
+from embedlm.rerank import is_reranker
 from embedlm.training import train
 from embedlm.training.trackers import EventHandler
 
 __all__ = ["adapt"]
 
+_OWN = 4
+"""Negatives of a query whose own passages a re-ranker orders."""
 _SHOWN = 20
 """Documents and queries set aside that a report lists, each kind."""
 
@@ -84,10 +87,10 @@ def adapt(
         restart: discard what the output folder holds of an earlier run.
         on_event: receives "begin" and "end" of each step, and the events of `train`.
         **options: chunk_tokens (128), per_chunk (2: derived queries of a chunk), queries_limit
-            (800: to train on), held_out (0.2: share of the documents), negatives (3: of a
-            query), filters (of mining; perc_pos=0.95 and consistency=20), train (adapter or all),
-            rank (16), batch (16), steps (None: two rounds, 48 at most), learning_rate (5e-4), seed
-            (0).
+            (800: to train on), held_out (0.2: share of the documents), negatives (of a query;
+            None: 1, or 4 for a re-ranker to order), filters (of mining; perc_pos=0.95 and
+            consistency=20), train (adapter or all), rank (16), batch (16), steps (None: two
+            rounds, 48 at most), learning_rate (5e-4), seed (0).
 
     Returns:
         The report, see docs/adapt.md; with `dry_run` the plan.
@@ -99,6 +102,9 @@ def adapt(
         GenerationError: the language model cannot be asked; its answers until then are kept.
     """
     options = _renamed(options)
+    if options.get("negatives") is None:
+        ordered = reranker is not None or (isinstance(teacher, str | Path) and is_reranker(teacher))
+        options["negatives"] = _OWN if ordered else 1
     settings = Settings.of(kinds, queries is not None, llm is not None, **options)
     if output is None and not dry_run:
         raise InputError("no output was given; name a folder for the model and the report")

@@ -29,7 +29,7 @@ class Settings:
     per_chunk: int = 2
     queries: int = 800
     held_out: float = 0.2
-    negatives: int = 3
+    negatives: int = 1
     filters: Mapping[str, float] | None = None
     train: str = "adapter"
     rank: int = 16

@@ -83,7 +83,10 @@ class Training:
     reranker: Annotated[
         str | None, path("Re-ranker, where --teacher would not know it as one.", metavar="MODEL")
     ] = None
-    negatives: Annotated[int, whole("Passages that do not answer, for each query.")] = 3
+    negatives: Annotated[
+        int | None,
+        whole("Passages that do not answer, for each query; without it 1, or 4 with a re-ranker."),
+    ] = None
     filter: Annotated[
         tuple[str, ...],
         repeated(
