@@ -34,6 +34,8 @@
     document.querySelectorAll(`[${name}]`).forEach(element => {
       if (!document.getElementById(element.getAttribute(name))) found.push(`${name} names nothing`);
     });
+  document.querySelectorAll("[role=img] [tabindex], [role=img] button").forEach(element =>
+    found.push(`inside an image, where no reader finds it: ${element.outerHTML.slice(0, 60)}`));
   let level = 0;
   document.querySelectorAll("h1, h2, h3, h4").forEach(heading => {
     if (!heading.checkVisibility()) return;

@@ -58,7 +58,7 @@ def opened(browser, url, *, size=LAPTOP, scheme="light", allow=()):
     page.on("dialog", lambda dialog: seen.errors.append(f"dialog: {dialog.message}"))
     page.goto(url)
     yield seen
-    host = url.split("/")[2]
+    host = url.split("/")[2]  # empty where it is a file
     foreign = [one for one in seen.requests if not _own(one, host)]
     context.close()
     assert foreign == []
@@ -90,6 +90,8 @@ def audit(page):
     for node in tree:
         role = node.get("role", {}).get("value")
         name = str(node.get("name", {}).get("value", "")).strip()
-        if not node.get("ignored") and role in NAMED and not name:
+        facts = {one["name"]: one["value"].get("value") for one in node.get("properties", ())}
+        reached = facts.get("focusable") and role not in ("RootWebArea", "main")
+        if not node.get("ignored") and (role in NAMED or reached) and not name:
             found.append(f"a {role} has no name")
     return found

@@ -13,8 +13,8 @@ from embedlm.evaluation.results import Result, write_results
 from embedlm.evaluation.sample import Sample
 from embedlm.studies.report import check_outputs, read_found, report, write_report
 from embedlm.studies.report.marks import number
-
-CHROMIUM = Path("/usr/bin/chromium")
+from tests.browser import LAPTOP, PHONE, audit, chromium, opened
+from tests.command import sentences
 
 
 def result(task, score, seed=0, kind="retrieval"):
@@ -171,7 +171,6 @@ def test_numbers_are_short(value, shown):
 def test_a_map_names_clusters_and_shows_its_trust(tiny_llama):
     import embedlm
     from embedlm.studies.report.maps import map_panels
-    from tests.command import sentences
 
     model = embedlm.load(tiny_llama, "plain-mean")
     texts = [f"{text} <{i}>" for i, text in enumerate(sentences(40))]
@@ -191,47 +190,66 @@ def test_a_map_names_clusters_and_shows_its_trust(tiny_llama):
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip("no Chromium at /usr/bin/chromium")
-    with api.sync_playwright() as play:
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        opened = play.chromium.launch(executable_path=str(CHROMIUM), args=options)
-        yield opened
-        opened.close()
+    with chromium() as found:
+        yield found
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_chromium(browser, files, width, scheme):
+def test_in_chromium(browser, files, size, scheme):
     target = page_of(files, "good", "poor", "fair", "dims")
-    context = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
-    )
-    page = context.new_page()
-    problems = []
-    page.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(target.as_uri())
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    assert wide <= width, "the page scrolls sideways"
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (paper == "rgb(20, 22, 26)") == (scheme == "dark")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip"
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")  # the switch of schemes
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
-    mark = page.locator("svg .mark").first
-    mark.focus()
-    tip = page.locator("#tip")
-    assert tip.is_visible()
-    assert tip.inner_text() == mark.get_attribute("data-tip")
-    page.keyboard.press("Escape")
-    assert tip.is_hidden()
-    summary = page.locator("summary").first
-    summary.focus()
-    page.keyboard.press("Enter")
-    assert page.locator("details[open] table").first.is_visible()
-    assert problems == []
-    context.close()
+    with opened(browser, target.as_uri(), size=size, scheme=scheme) as seen:
+        page = seen.page
+        assert audit(page) == []
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(20, 22, 26)") == (scheme == "dark")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # the switch of schemes
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
+        mark = page.locator("svg .mark").first
+        mark.focus()
+        tip = page.locator("#tip")
+        assert tip.is_visible()
+        assert tip.inner_text() == mark.get_attribute("data-tip")
+        page.keyboard.press("Escape")
+        assert tip.is_hidden()
+        summary = page.locator("summary").first
+        summary.focus()
+        page.keyboard.press("Enter")
+        assert page.locator("details[open] table").first.is_visible()
+        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        assert audit(page) == []
+
+
+@pytest.mark.parametrize("name", ["prompt", "sink"])
+def test_the_studies_of_the_docs_can_be_read(browser, name):
+    target = Path(__file__).parents[2] / "docs" / "studies" / f"{name}.html"
+    with opened(browser, target.as_uri(), size=PHONE) as seen:
+        assert audit(seen.page) == []
+
+
+def test_a_map_and_its_heat_are_read_by_keyboard(browser, tiny_llama, tmp_path):
+    import embedlm
+    from embedlm.studies.report.maps import map_panels
+    from embedlm.studies.report.page import page as page_with
+
+    model = embedlm.load(tiny_llama, "plain-mean")
+    panels = map_panels(model, sentences(24, longest=9), clusters=3)
+    target = tmp_path / "map.html"
+    target.write_text(page_with("Map", panels, ["by a test"]))
+    with opened(browser, target.as_uri(), size=PHONE, scheme="dark") as seen:
+        page = seen.page
+        assert audit(page) == []
+        page.locator("svg.heat").focus()
+        for key, told in (
+            ("ArrowRight", "1 and 1: "),
+            ("ArrowDown", "2 and 1: "),
+            ("End", "16 and 16: "),
+        ):
+            page.keyboard.press(key)
+            assert page.locator("#tip").inner_text().startswith(told)
+        page.locator("svg.map").focus()
+        page.keyboard.press("ArrowLeft")
+        assert page.locator("#tip").inner_text().startswith("1: ")

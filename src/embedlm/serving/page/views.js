@@ -50,7 +50,7 @@ export function Heat({ texts, scores, head }) {
   return html`<figure>
     <svg class="heat" viewBox="0 0 ${side} ${side}" tabindex="0" role="img" data-columns=${count}
       aria-label=${`Scores of ${count} texts with each other; arrow keys read them, and a table follows`}>${numbers}${cells}</svg>
-    <figcaption>Darker is more alike: ${number(scale.low, 2)} to ${number(scale.high, 2)} (${head}).${most} Point at a cell, or use the arrow keys.</figcaption>
+    <figcaption>The stronger the colour, the more alike: ${number(scale.low, 2)} to ${number(scale.high, 2)} (${head}).${most} Point at a cell, or use the arrow keys.</figcaption>
     <${Behind} label="Scores" head=${["", "text", ...texts.map((_, i) => i + 1)]}
       rows=${() => texts.map((text, i) => [i + 1, short(text), ...scores[i].map(value => number(value))])} />
   </figure>`;

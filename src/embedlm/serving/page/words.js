@@ -58,7 +58,7 @@ export function Prompt({ prompts, recipe }) {
   const tokens = prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0);
   return html`<p>${told(recipe.pooling)} ${tokens} tokens${several ? ` in ${prompts.length} prompts, whose outputs are averaged` : ""}${prompts.some(p => p.truncated) ? ", shortened" : ""}.</p>
     <ul class="legend">${segments.map(name => html`<li><span class=${`token s-${name}`} aria-hidden="true">a</span> ${SEGMENTS[name]}</li>`)}
-      <li><span class="token read" aria-hidden="true" style=${{ "--share": 1 }}>a</span> pooled, the more the darker</li></ul>
+      <li><span class="token read" aria-hidden="true" style=${{ "--share": 1 }}>a</span> pooled; the stronger the line, the more it counts</li></ul>
     ${prompts.map((prompt, number) => html`<div class="prompt" key=${number}>
       ${several && html`<h4>Prompt ${number + 1}</h4>`}
       ${heads.map(head => html`${heads.length > 1 && html`<h4>Read by ${outputName(head)}</h4>`}<${Tokens} prompt=${prompt} head=${head} />`)}

@@ -121,7 +121,8 @@ def _similar(v_ND: npt.NDArray[np.float32], texts: Sequence[str]) -> Panel:
     head = ["", "text", *(str(i + 1) for i in range(len(labels)))]
     answer = f"Cosines of {len(labels)} texts from all over the corpus."
     plot = heat(scores.tolist(), labels)
-    return Panel("How similar are texts to each other?", answer, plot, table=Table(head, rows))
+    legend = "The stronger the colour, the more alike; use the arrow keys to read a cell."
+    return Panel("How similar are texts to each other?", answer, plot, legend, Table(head, rows))
 
 
 def _short(text: str, longest: int) -> str:

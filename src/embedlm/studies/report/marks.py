@@ -89,7 +89,7 @@ def dots(rows: Sequence[Dot], unit: str) -> str:
     ticks = _ticks(low, high)
     scale = "".join(f'<span style="left:{at(t)}">{_tick(t)}</span>' for t in ticks)
     grid = "".join(f'<i class="grid" style="left:{at(t)}"></i>' for t in ticks)
-    parts = [f'<div class="dots" role="img" aria-label="{escape(unit)} of {len(rows)} rows">']
+    parts = [f'<div class="dots" role="group" aria-label="{escape(unit)} of {len(rows)} rows">']
     for row in rows:
         told = f"{row.label}: {number(row.value)}"
         whisker = ""
@@ -100,7 +100,7 @@ def dots(rows: Sequence[Dot], unit: str) -> str:
         told += f", {row.note}" if row.note else ""
         parts.append(
             f'<div class="row {row.tone}"><span class="name">{escape(row.label)}</span>'
-            f'<span class="track" tabindex="0" data-tip="{escape(told)}">{grid}{whisker}'
+            f'<span class="track" {_read(told)}>{grid}{whisker}'
             f'<i class="dot" style="left:{at(row.value)}"></i></span>'
             f'<span class="value">{number(row.value)}<small>{escape(row.note)}</small></span></div>'
         )
@@ -109,6 +109,12 @@ def dots(rows: Sequence[Dot], unit: str) -> str:
         f'<span class="track">{scale}</span><span class="value"></span></div></div>'
     )
     return "".join(parts)
+
+
+def _read(words: str) -> str:
+    """Return what lets a mark be reached by keyboard and told by a screen reader."""
+    told = escape(words)
+    return f'tabindex="0" role="img" aria-label="{told}" data-tip="{told}"'
 
 
 def _ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -245,24 +251,23 @@ def _rule(x1: float, x2: float, y1: float, y2: float) -> str:
 def _mark(point: Point, across: _Axis, up: _Axis, index: int, name: str) -> str:
     x, y = across.at(point.x), up.at(point.y)
     label = point.label or f"{name} {number(point.x)}".strip()
-    tip = escape(f"{label}: {number(point.y)}")
-    facts = f'class="mark c{index % COLOURS}" tabindex="0" data-tip="{tip}"'
+    facts = f'class="mark c{index % COLOURS}" {_read(f"{label}: {number(point.y)}")}'
     shape = _SHAPES[index % len(_SHAPES)]
     if shape == "circle":
-        return f'<circle {facts} cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{tip}</title></circle>'
+        return f'<circle {facts} cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
     corners = {
         "square": ((-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)),
         "diamond": ((0, -6), (6, 0), (0, 6), (-6, 0)),
         "triangle": ((0, -6), (5.5, 4.5), (-5.5, 4.5)),
     }[shape]
     path = " ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners)
-    return f'<polygon {facts} points="{path}"><title>{tip}</title></polygon>'
+    return f'<polygon {facts} points="{path}"/>'
 
 
 def _frame(body: Sequence[str], across: _Axis, up: _Axis, x: str, y: str) -> str:
     """Return a plane with its axes around what is drawn in it."""
     label = escape(f"{y} over {x}")
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{label}">']
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     for tick in up.ticks():
         place = up.at(tick)
