@@ -94,9 +94,9 @@ def write_base(folder: Path, layers: int, out: Path) -> None:
     write_json(out / "config.json", config)
     weights = load_file(folder / "model.safetensors")
     kept = {
-        f"model.{name}": weight
+        name: weight
         for name, weight in weights.items()
-        if not name.startswith("layers.") or int(name.split(".")[1]) < layers
+        if not name.startswith("model.layers.") or int(name.split(".")[2]) < layers
     }
     save_file(kept, out / "model.safetensors", {"format": "pt"})
 

@@ -97,7 +97,8 @@ class Student(nn.Module):
         """Open the first layers of a folder of prune.py; the projection is random."""
         config = json.loads((folder / "config.json").read_text())
         student = cls({**config, "num_hidden_layers": layers}, width, causal)
-        weights = load_file(folder / "model.safetensors")
+        stored = load_file(folder / "model.safetensors")
+        weights = {name.removeprefix("model."): weight for name, weight in stored.items()}
         known = student.state_dict()
         student.load_state_dict(
             {**known, **{name: w.float() for name, w in weights.items() if name in known}}
