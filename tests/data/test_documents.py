@@ -25,16 +25,16 @@ def test_html_is_read_as_paragraphs_with_lines(tmp_path):
     found = [(passage.line, passage.text) for passage in read_passages(tmp_path)]
     assert found == [
         (2, "Tyres & rims"),
-        (4, "Pressure"),
-        (5, "Fill the front tyre to 3 bar."),
-        (6, "Then ride."),
-        (7, "one"),
-        (7, "two"),
-        (8, "a"),
-        (8, "b"),
+        (5, "Pressure\nFill the front tyre to 3 bar."),
+        (6, "Pressure\nThen ride."),
+        (7, "Pressure\none"),
+        (7, "Pressure\ntwo"),
+        (8, "Pressure\na"),
+        (8, "Pressure\nb"),
     ]
     texts = [row.value for row in Source(tmp_path / "page.html").rows()]
-    assert texts == [text for _, text in found]
+    assert texts[:3] == ["Tyres & rims", "Pressure", "Fill the front tyre to 3 bar."]
+    assert len(texts) == 8
 
 
 def test_long_paragraphs_of_html_are_cut(tmp_path):

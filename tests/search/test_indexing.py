@@ -304,9 +304,8 @@ def test_documents_of_files_folders_and_beir(tmp_path):
         folder / "deep" / "b.jsonl", [{"text": "x"}, {"id": 3, "text": " "}, {"id": 4, "text": "y"}]
     )
     assert [(d.id, d.text) for d in read_documents(folder)] == [
-        ("a.md:1", "# Title"),
-        ("a.md:3", "One."),
-        ("a.md:5", "Two."),
+        ("a.md:3", "Title\nOne."),
+        ("a.md:5", "Title\nTwo."),
         ("deep/b.jsonl:1", "x"),
         (4, "y"),
     ]

@@ -7,7 +7,7 @@ import pytest
 
 import embedlm
 from embedlm.errors import InputError, RecordError
-from embedlm.search import MODES, Passage, SearchIndex, read_passages
+from embedlm.search import MODES, Passage, SearchIndex, read_documents, read_passages
 
 GUIDE = """\
 # Guide
@@ -54,9 +54,8 @@ def test_an_index_scores_as_the_model_compares(model, similarity):
 
 def test_a_folder_is_cut_into_passages_with_file_and_line(folder):
     assert places(read_passages(folder), folder) == [
-        ("guide.md", 1, "# Guide"),
-        ("guide.md", 3, "Plants make food from sunlight."),
-        ("guide.md", 7, "The quick brown fox."),
+        ("guide.md", 3, "Guide\nPlants make food from sunlight."),
+        ("guide.md", 7, "Guide\nThe quick brown fox."),
         ("inner/rows.jsonl", 1, "A committee met."),
         ("inner/rows.jsonl", 3, "On Tuesday."),
         ("inner/table.csv", 2, "two\nlines"),
@@ -71,6 +70,55 @@ def test_lines_are_passages_by_choice(folder):
         ("guide.md", 4, "from sunlight."),
         ("guide.md", 7, "The quick brown fox."),
     ]
+
+
+SECTIONS = """\
+Before.
+# Tyres #
+## Pressure
+Fill the front
+tyre.
+
+It loses air.
+```sh
+# no heading
+
+## nor this
+```
+## Empty
+# Rims
+### Deep
+Of steel.
+"""
+
+
+def test_a_passage_carries_the_headings_that_it_stands_under(tmp_path):
+    (tmp_path / "a.md").write_text(SECTIONS)
+    found = [(p.line, p.text) for p in read_passages(tmp_path)]
+    assert found == [
+        (1, "Before."),
+        (4, "Tyres > Pressure\nFill the front tyre."),
+        (7, "Tyres > Pressure\nIt loses air. ```sh # no heading"),
+        (11, "Tyres > Pressure\n## nor this ```"),
+        (13, "## Empty"),
+        (16, "Rims > Deep\nOf steel."),
+    ]
+    assert [d.text for d in read_documents(tmp_path)] == [text for _, text in found]
+    bare = [d.text for d in read_documents(tmp_path, headings=False)]
+    assert bare[0] == "Before. # Tyres # ## Pressure Fill the front tyre."
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.rst"])
+def test_only_markdown_has_headings_of_number_signs(tmp_path, name):
+    (tmp_path / name).write_text("# Tyres\n\nFill them.\n")
+    assert [p.text for p in read_passages(tmp_path)] == ["# Tyres", "Fill them."]
+
+
+def test_pieces_of_a_long_paragraph_carry_its_headings(tmp_path):
+    (tmp_path / "long.md").write_text("# Tyres\n\n" + "One sentence here. " * 20)
+    found = read_passages(tmp_path / "long.md", longest=100)
+    assert len(found) == 4
+    assert all(p.text.startswith("Tyres\nOne") and len(p.text) <= 106 for p in found)
 
 
 def test_long_paragraphs_are_cut_and_nothing_is_lost(tmp_path):
@@ -171,9 +219,8 @@ def test_passages_come_from_every_form_and_from_stdin(tmp_path, monkeypatch):
     (root / "a.md.gz").write_bytes(gzip.compress(GUIDE.encode()))
     (root / "b.tsv").write_text('text\n"quoted\n')
     assert places(read_passages(root), root) == [
-        ("a.md.gz", 1, "# Guide"),
-        ("a.md.gz", 3, "Plants make food from sunlight."),
-        ("a.md.gz", 7, "The quick brown fox."),
+        ("a.md.gz", 3, "Guide\nPlants make food from sunlight."),
+        ("a.md.gz", 7, "Guide\nThe quick brown fox."),
         ("b.tsv", 2, '"quoted'),
     ]
     assert read_passages(root / "a.md") == read_passages(root / "a.md.gz")

@@ -18,6 +18,7 @@ figcaption figure footer form h1 h2 h3 h4 h5 h6 head header hr html legend li ma
 pre section summary table tbody td tfoot th thead title tr ul"""
 _BLOCKS = frozenset(_BLOCK_NAMES.split())
 """Elements at whose begin and end a paragraph ends."""
+_HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _UNSEEN = frozenset(["script", "style", "template"])
 """Elements whose content a reader of the page does not see."""
 
@@ -29,13 +30,14 @@ class _Paragraphs(HTMLParser):
         super().__init__()
         self.rows: list[FileRow] = []
         self._parts: list[str] = []
-        self._line = 0
+        self._line = self._level = 0
         self._unseen = 0
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         """End the paragraph before a block; enter an element that is not seen."""
         if tag in _BLOCKS:
             self.end_paragraph()
+            self._level = _HEADINGS.get(tag, 0)
         self._unseen += tag in _UNSEEN
 
     def handle_startendtag(self, tag: str, attrs: Any) -> None:
@@ -63,8 +65,8 @@ class _Paragraphs(HTMLParser):
         """Keep the paragraph that was collected, with each run of whitespace as one space."""
         text = " ".join("".join(self._parts).split())
         if text:
-            self.rows.append(FileRow(self._line, text))
-        self._parts, self._line = [], 0
+            self.rows.append(FileRow(self._line, text, heading=self._level))
+        self._parts, self._line, self._level = [], 0, 0
 
 
 def read_html(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -11,6 +12,8 @@ from embedlm.data.rows import FileRow, Reading, not_utf8
 __all__ = ["paragraphs", "raw_lines", "read_jsonl", "read_lines", "read_paragraphs"]
 
 _BOM = b"\xef\xbb\xbf"
+_HEADING = re.compile(r"(#{1,6})\s+\S")
+_FENCE = re.compile(r"```|~~~")
 
 
 def raw_lines(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -36,23 +39,33 @@ def read_paragraphs(handle: BinaryIO, reading: Reading) -> Iterator[FileRow]:
     yield from paragraphs(read_lines(handle, reading))
 
 
-def paragraphs(lines: Iterable[FileRow], longest: int | None = None) -> Iterator[FileRow]:
+def paragraphs(
+    lines: Iterable[FileRow], longest: int | None = None, *, headings: bool = False
+) -> Iterator[FileRow]:
     """Join the lines between blank lines by spaces; a paragraph's place is its first line.
 
     Args:
         lines: a line with an error stands alone, and ends the paragraph before it.
         longest: characters above which a paragraph is cut at the end of a line.
+        headings: tell Markdown's headings (`## Words`) apart; each is a row of its own, with its
+            level. A line of fenced code is none.
     """
     parts: list[str] = []
     first = 0
+    fence = ""
     for row in lines:
         text = str(row.value).strip()
+        if headings and (mark := _FENCE.match(text)) and fence in ("", mark[0]):
+            fence = "" if fence else mark[0]
+        found = _HEADING.match(text) if headings and not fence else None
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
-        if parts and (not text or full):
+        if parts and (not text or full or found):
             yield FileRow(first, " ".join(parts))
             parts = []
         if row.error is not None:
             yield row
+        elif found:
+            yield FileRow(row.line, text, heading=len(found[1]))
         elif text:
             first = first if parts else row.line
             parts.append(text)

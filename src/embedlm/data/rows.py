@@ -24,6 +24,8 @@ class FileRow:
     """The reason why it cannot be read; its value is then empty."""
     raw: Any = None
     """The row as the file has it: bytes, cells or fields."""
+    heading: int = 0
+    """The level of a heading, from 1; 0: it is none, or its form's headings are not told apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,14 @@ def read_documents(
     id_field: str | None = None,
     whole: bool = False,
     quoting: bool | None = None,
+    headings: bool = True,
 ) -> Iterator[Document]:
     """Yield the documents of a file, of a folder and below it, or of a BEIR folder, in order.
 
     A record (.jsonl, .csv, .tsv, .parquet) is a document; its other fields are metadata. A corpus
     of BEIR (a folder with corpus.jsonl) has the fields _id, title and text. Of prose (.txt, .md,
-    .html, .pdf) each paragraph is a document, or the whole file, by choice. Records without an id,
-    and prose, are called by file and line, or by file.
+    .html, .pdf) each paragraph with its headings is a document, or the whole file, by choice.
+    Records without an id, and prose, are called by file and line, or by file.
 
     Args:
         path: the file or folder.
@@ -64,6 +65,8 @@ def read_documents(
         id_field: field with the id; None: `id` or `_id`, where a record has one.
         whole: a file of prose is one document.
         quoting: whether cells of a .csv or .tsv may stand in quotes.
+        headings: whether headings go with the paragraphs below them, see `passages.prose`; without
+            it each is a document.
 
     Raises:
         InputError: nothing is there; an option that no file can use; an id that is given twice, or
@@ -83,7 +86,7 @@ def read_documents(
     for file, form in zip(files, forms, strict=True):
         name = "stdin" if file == "-" else Path(file).relative_to(base).as_posix()
         if FORMS[form].bare:
-            found = _prose(file, name, whole)
+            found = _prose(file, name, whole, headings)
         else:
             quoted = None if FORMS[form].quoting is None else quoting
             found = _records(Source(file, quoting=quoted), name, text_field, id_field, beir)
@@ -99,16 +102,16 @@ def read_documents(
         raise InputError(f"{str(path)!r} holds no text to index; give a file or folder with some")
 
 
-def _prose(file: str, name: str, whole: bool) -> Iterator[Document]:
+def _prose(file: str, name: str, whole: bool, headings: bool) -> Iterator[Document]:
     if not whole:
         lines: dict[int, int] = {}
-        for passage in prose(file):
+        for passage in prose(file, headings=headings):
             number = lines[passage.line] = lines.get(passage.line, 0) + 1
             more = f".{number}" if number > 1 else ""  # a long paragraph is cut into several
             id_ = f"{name}:{passage.line}{more}"
             yield Document(id_, passage.text, name, passage.line, {"file": name})
         return
-    text = "\n\n".join(passage.text for passage in prose(file, longest=1 << 40))
+    text = "\n\n".join(passage.text for passage in prose(file, longest=1 << 40, headings=False))
     if text.strip():
         yield Document(name, text, name, 1, {"file": name})
 

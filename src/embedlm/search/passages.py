@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Passage:
     line: int
     """The line on which it begins, from 1 (.parquet: the row; .pdf: the page)."""
     text: str
+    """Of a paragraph: below the headings that it stands under."""
 
 
 def read_passages(
@@ -44,17 +45,17 @@ def read_passages(
 ) -> list[Passage]:
     """Return the passages of a file, of the files in a folder and below it, or of stdin ("-").
 
-    Prose (.txt, .md, .rst) is cut at blank lines, or at every line. A paragraph, heading, list item
-    or table cell of .html is a passage, and so is a paragraph of a .pdf (which needs pypdf) and a
-    record of .jsonl, .csv, .tsv and .parquet. In a folder, hidden files and files of other forms
-    are left out.
+    Prose (.txt, .md, .rst) is cut at blank lines, or at every line. A paragraph, list item or table
+    cell of .html is a passage, and so is a paragraph of a .pdf (which needs pypdf) and a record of
+    .jsonl, .csv, .tsv and .parquet. Paragraphs of .md and .html carry their headings, see `prose`.
+    In a folder, hidden files and files of other forms are left out.
 
     Args:
         path: the file or folder.
         split: "paragraph" or "line"; where prose is cut. None: at paragraphs.
         text_field: field or column with the text.
         quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
-        longest: characters of a passage of prose.
+        longest: characters of a passage of prose, without its headings.
 
     Raises:
         InputError: nothing is there, or nothing with text in it; or an option that no file can
@@ -116,18 +117,58 @@ def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passa
             yield Passage(file, record.line, record.text)
 
 
-def prose(file: str, split: str = "paragraph", longest: int = LONGEST) -> Iterator[Passage]:
-    """Yield the passages of a document; a file of no known form is read as lines of text."""
+def prose(
+    file: str, split: str = "paragraph", longest: int = LONGEST, *, headings: bool = True
+) -> Iterator[Passage]:
+    """Yield the passages of a document; a file of no known form is read as lines of text.
+
+    Args:
+        file: its path.
+        split: "paragraph" or "line".
+        longest: characters of a passage, without its headings.
+        headings: a paragraph of Markdown or HTML begins with the headings that it stands under, on
+            a line of their own; a heading alone is a passage only where nothing is below. Without
+            it each heading is a passage.
+    """
     form, compression = file_form(Path(file))
     if form is not None and FORMS[form].paragraphs:
         rows = Source(file).rows()
     else:
         source = Source(file, form=f"txt{compression}")
-        rows = _lines(source) if split == "line" else paragraphs(source.rows(), longest)
-    for row in rows:
+        marked = headings and form == "md" and ".rst" not in Path(file).suffixes
+        rows = (
+            _lines(source)
+            if split == "line"
+            else paragraphs(source.rows(), longest, headings=marked)
+        )
+    for above, row in _under_headings(rows, headings):
         if row.error is not None:
             raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
-        yield from _pieces(file, row.line, str(row.value).strip(), longest)
+        yield from _pieces(file, row.line, str(row.value).strip(), longest, above)
+
+
+def _under_headings(rows: Iterable[FileRow], headings: bool) -> Iterator[tuple[str, FileRow]]:
+    """Yield each row with the headings that it stands under, on one line; "" where there are none.
+
+    A heading goes with the rows below it, and is a row itself where nothing is below it.
+    """
+    stack: list[FileRow] = []
+    bare: FileRow | None = None
+    for row in rows:
+        if not headings or not row.heading:
+            bare = None
+            yield " > ".join(_words(one) for one in stack), row
+            continue
+        if bare is not None and bare.heading >= row.heading:
+            yield "", bare
+        bare = row
+        stack = [one for one in stack if one.heading < row.heading] + [row]
+    if bare is not None:
+        yield "", bare
+
+
+def _words(heading: FileRow) -> str:
+    return str(heading.value).lstrip("#").strip(" #\t")
 
 
 def _lines(source: Source) -> Iterator[FileRow]:
@@ -136,16 +177,17 @@ def _lines(source: Source) -> Iterator[FileRow]:
             yield row
 
 
-def _pieces(file: str, line: int, text: str, longest: int) -> Iterator[Passage]:
+def _pieces(file: str, line: int, text: str, longest: int, above: str) -> Iterator[Passage]:
     """Yield a paragraph, cut at sentence ends (or, failing these, anywhere) if it is too long."""
+    lead = f"{above}\n" if above else ""
     piece = ""
     for sentence in _SENTENCE_END.split(text):
         if piece and len(piece) + len(sentence) + 1 > longest:
-            yield Passage(file, line, piece)
+            yield Passage(file, line, lead + piece)
             piece = ""
         piece = f"{piece} {sentence}".lstrip()
         while len(piece) > longest:
-            yield Passage(file, line, piece[:longest])
+            yield Passage(file, line, lead + piece[:longest])
             piece = piece[longest:].lstrip()
     if piece:
-        yield Passage(file, line, piece)
+        yield Passage(file, line, lead + piece)

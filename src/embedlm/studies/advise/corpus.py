@@ -105,7 +105,7 @@ def read_corpus(
             [data.relevant[query] for query in asked],
             "answers given with the corpus",
         )
-    documents = list(read_documents(path, text_field=text_field))
+    documents = list(read_documents(path, text_field=text_field, headings=False))
     if queries is not None:
         pairs = list(_asked(Path(queries), {str(d.id) for d in documents}))
         source = f"the file {Path(queries).name}"
