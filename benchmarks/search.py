@@ -27,7 +27,7 @@ from embedlm.jobs.json_files import write_json
 from embedlm.search import EdgeStore, ExactStore, FirstStage, Index, build_index, fuse
 from embedlm.search.fusion import ordered
 
-TASKS = {
+TASKS: dict[str, tuple[str | None, list[tuple[str, str | None]]]] = {
     "scifact": ("validation", [("scifact", "train")]),
     "cranfield": (None, [("adi", None), ("cisi", None)]),
 }
