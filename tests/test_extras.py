@@ -15,6 +15,8 @@ MODULES = {
     "llama-index-core": "llama_index",
     "haystack-ai": "haystack",
     "qdrant-edge-py": "qdrant_edge",
+    "opentelemetry-sdk": "opentelemetry",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
 }
 """How a distribution is imported, where its name does not say."""
 NOT_SHIPPED = ("dev", "all")

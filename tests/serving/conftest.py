@@ -74,12 +74,12 @@ class Place:
 
 
 @contextmanager
-def running(models, indexes=None, *, keys=None, **limits):
+def running(models, indexes=None, *, keys=None, tracing=None, **limits):
     """Serve models in a thread; the server has ended when the context has."""
     limits = Limits(**{"drain": 0.0, **limits})
     service = Service(Models.of(models), indexes, keys=keys, limits=limits)
     opened = listen("127.0.0.1", 0)
-    server = server_of(create_app(service), service)
+    server = server_of(create_app(service, tracing=tracing), service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     port = opened.getsockname()[1]
     thread.start()

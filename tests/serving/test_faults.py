@@ -184,6 +184,20 @@ def test_a_request_has_its_time(model):
         wait_until(lambda: not place.service.batcher.queue)
 
 
+def test_a_request_may_ask_for_less_time_and_its_work_is_dropped(model):
+    with running({"tiny": model}, timeout=30, batch_tokens=16) as place:
+        body = {"inputs": sentences(2000, seed=4)}
+        answer = place.post("/embed", body, x_embedlm_timeout="0.05")
+        assert answer.status == 504
+        assert "within 0.05 seconds" in answer.json()["error"]
+        wait_until(lambda: not place.service.batcher.queue)
+        for wrong in ("", "soon", "0", "-1", "nan", "inf", "31"):
+            refused = place.post("/embed", {"inputs": "a"}, x_embedlm_timeout=wrong)
+            assert refused.status == 400, wrong
+            assert "up to the server's own 30" in refused.json()["error"]
+        assert place.post("/embed", {"inputs": "a"}, x_embedlm_timeout="30").status == 200
+
+
 def wait_until(true, seconds=20):
     end = time.monotonic() + seconds
     while not true():

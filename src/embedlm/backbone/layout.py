@@ -74,6 +74,21 @@ class Kept:
         if self._states is None:
             self._states = h_TD[: self.length].clone()
 
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, without what is kept above it."""
+        held = [tensor for pair in self._layers for tensor in pair]
+        held += [] if self._states is None else [self._states]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    def first(self, length: int) -> Kept:
+        """Return what is kept of the first `length` tokens, in the same memory, for one call."""
+        found = Kept(length)
+        found._states = None if self._states is None else self._states[:length]
+        one = slice(0, length)
+        found._layers = [(key[:, :, one], value[:, :, one]) for key, value in self._layers]
+        return found
+
     def begin(self) -> None:
         """Start a pass through the layers."""
         self._turn = 0

@@ -40,6 +40,9 @@ class Bounds:
     batch_tokens: Annotated[
         int | None, whole("Tokens of a batch; without it what four packs hold.")
     ] = None
+    prefix_cache: Annotated[
+        float, number("Megabytes of prompts' prefixes that each model keeps; 0: none.", "MB")
+    ] = 256.0
     drain: Annotated[
         float, number("Seconds for which new connections are taken after SIGTERM.", "S")
     ] = 1.0
@@ -58,6 +61,7 @@ class Bounds:
             queue_requests=self.max_waiting,
             queue_tokens=self.max_waiting_tokens,
             batch_tokens=self.batch_tokens,
+            prefix_bytes=int(self.prefix_cache * (1 << 20)),
             drain=self.drain,
         )
 
@@ -92,22 +96,26 @@ def command(
     keep_adapters: Annotated[
         bool, flag("Keep adapters switchable: a request names one as MODEL:ADAPTER.")
     ] = False,
+    traces: Annotated[
+        bool, flag("Send OpenTelemetry spans by OTLP, as OTEL_ variables say; they hold no text.")
+    ] = False,
     loading: Loading = AS_LOADED,
     bounds: Bounds = AS_BOUND,
 ) -> None:
     """Serve models and indexes over HTTP: OpenAI's, TEI's, Cohere's and Jina's interfaces."""
-    from embedlm.serving import Keys, Service, create_app
+    from embedlm.serving import Keys, Service, Tracing, create_app
     from embedlm.serving.run import listen, log_lines, server_of
 
     if not 0 <= port < 1 << 16:
         raise InputError(f"--port is {port}; give 0 to 65535")
     limits = bounds.limits()
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
+    tracing = Tracing.to_collector() if traces else None
     opened = listen(host, port)
     log_lines()
     held, mounted = load(models, index, loading, keep_adapters=keep_adapters)
     service = Service(held, mounted, keys=keys, limits=limits)
-    server_of(create_app(service, host=host), service).run(sockets=[opened])
+    server_of(create_app(service, host=host, tracing=tracing), service).run(sockets=[opened])
 
 
 def load(

@@ -19,7 +19,8 @@ from embedlm.backbone.memory import is_out_of_memory
 from embedlm.encode.executor import Executor
 from embedlm.encode.ids import as_rendered
 from embedlm.encode.items import Share, Text, TokenIds
-from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, plan
+from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, base_of, plan_after
+from embedlm.encode.prefix_cache import Found, Way
 from embedlm.encode.prefixes import Prefixes
 from embedlm.encode.rendered import joined
 from embedlm.encode.run import Run, pack_states
@@ -164,9 +165,11 @@ class Engine:
         """Yield a batch's outputs; from here to the job's end there is work as of `like` of it."""
         left: npt.NDArray[np.int64] = np.arange(len(batch.ids))
         while len(left):
-            packs = self._planned(batch, left)
+            found = self._kept_prefix(batch, left)
+            packs = self._planned(batch, left, found)
             self._expect(batch, packs, like)
-            prefixes = Prefixes(packs, self._run_prefix)
+            given = None if found is None else {base_of(found): found.kept}
+            prefixes = Prefixes(packs, self._run_prefix, given)
             for done, pack in enumerate(packs):
                 try:
                     kept = prefixes.of(pack, batch.ids[pack.items[0]])
@@ -184,6 +187,8 @@ class Engine:
                     self._smaller(batch, pack, error)
                     left = np.concatenate([later.items for later in packs[done:]])
                     break
+                if found is not None and self.executor.prefixes is not None:
+                    self.executor.prefixes.add(found, self._way)
                 yield pack.items, outputs
             else:
                 return
@@ -195,14 +200,34 @@ class Engine:
         )
         self.executor.expect(int(like * tokens))
 
-    def _planned(self, batch: RenderedBatch, left: npt.NDArray[np.int64]) -> list[Pack]:
+    def _planned(
+        self, batch: RenderedBatch, left: npt.NDArray[np.int64], found: Found | None
+    ) -> list[Pack]:
         """Return the packs of some of a batch's rows."""
-        share = self.backbone.shares_prefixes and not batch.unseen
         budget = self.executor.budget(self.budget)
         rows = [batch.ids[item] for item in left.tolist()]
-        cost = PACK_COST_CUDA if self.backbone.device.type == "cuda" else PACK_COST
-        packs = plan(rows, budget, share=share, depth=DEPTH, cost=cost)
+        sharing = {"share": self._shares(batch), "depth": DEPTH, "cost": self._pack_cost}
+        packs = plan_after(rows, budget, found, **sharing)
         return [replace(pack, items=left[pack.items]) for pack in packs]
+
+    def _kept_prefix(self, batch: RenderedBatch, left: npt.NDArray[np.int64]) -> Found | None:
+        """Return what is kept, or should be, of what rows begin with."""
+        cache = self.executor.prefixes
+        if cache is None or not self._shares(batch):
+            return None
+        rows = [batch.ids[item] for item in left.tolist()]
+        return cache.find(rows, self._way, self._pack_cost)
+
+    def _shares(self, batch: RenderedBatch) -> bool:
+        return self.backbone.shares_prefixes and not batch.unseen
+
+    @property
+    def _way(self) -> Way:
+        return Way(self.adapter, self.readout.layers, self.readout.apart)
+
+    @property
+    def _pack_cost(self) -> int:
+        return PACK_COST_CUDA if self.backbone.device.type == "cuda" else PACK_COST
 
     @property
     def _run(self) -> Run:

@@ -21,6 +21,7 @@ from embedlm.backbone.layout import Kept
 from embedlm.backbone.memory import free_memory, is_out_of_memory
 from embedlm.backbone.network import Rows
 from embedlm.encode.compiling import Compiling, Mode
+from embedlm.encode.prefix_cache import PrefixCache
 from embedlm.errors import EmbedLMError, UnsupportedError
 
 __all__ = ["Executor", "default_budget"]
@@ -63,6 +64,8 @@ class Executor:
             and backbone.length_rope is None
         )
         self.compiling = Compiling(backbone) if compilable else None
+        self.prefixes: PrefixCache | None = None
+        """Of all calls; None: each call keeps what its own texts share, and no longer."""
         self._fits: int | None = None
         self._lock = threading.Lock()
         self._ahead = _Ahead()
@@ -168,6 +171,11 @@ class Executor:
                 "or pickled; load it in another dtype"
             )
         return Executor, (self.backbone,)
+
+    def keep_prefixes(self, limit: int) -> None:
+        """Keep up to `limit` bytes of the prefixes that calls share (causal only); 0: none."""
+        shares = self.backbone.shares_prefixes
+        self.prefixes = PrefixCache(limit) if limit and shares else None
 
     # -- memory -------------------------------------------------------------------------------
 

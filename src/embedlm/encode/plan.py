@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,11 @@ __all__ = [
     "PACK_COST_CUDA",
     "Level",
     "Pack",
+    "base_of",
     "common_prefix",
     "grouped",
     "plan",
+    "plan_after",
 ]
 
 MIN_SHARED = 4
@@ -101,6 +103,49 @@ def plan(
             end = start + _fill(remaining[start:], max(budget - group.prefix, budget // 2, 1))
             yield Pack(order[start:end], group.levels)
             start = end
+
+
+class _Begun(Protocol):
+    """A prefix of some rows, of which the keys and values are kept by others than this plan."""
+
+    @property
+    def members(self) -> list[int]:
+        """Rows that begin with it."""
+        ...
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Its tokens."""
+        ...
+
+
+def base_of(found: _Begun) -> Level:
+    """Return the level of a prefix that is kept for longer than a plan."""
+    return Level(-1, len(found.ids))
+
+
+def plan_after(
+    rows: Sequence[list[int]], budget: int, found: _Begun | None, **sharing: Any
+) -> Iterator[Pack]:
+    """Yield the packs of `plan`, those of rows that begin with a kept prefix within it.
+
+    Args:
+        rows: see `plan`.
+        budget: see `plan`.
+        found: the kept prefix; None: there is none.
+        **sharing: see `plan`.
+    """
+    if found is None:
+        yield from plan(rows, budget, **sharing)
+        return
+    members = np.array(found.members, dtype=np.int64)
+    others = np.setdiff1d(np.arange(len(rows)), members)
+    length = len(found.ids)
+    for pack in plan([rows[at][length:] for at in found.members], budget, **sharing):
+        inner = [Level(-2 - level.number, length + level.length) for level in pack.levels]
+        yield Pack(members[pack.items], (base_of(found), *inner))
+    for pack in plan([rows[at] for at in others.tolist()], budget, **sharing):
+        yield Pack(others[pack.items], pack.levels)
 
 
 @dataclass(slots=True)

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from embedlm.serving.mounted import Mounted
     from embedlm.serving.service import Service
     from embedlm.serving.settings import Limits
+    from embedlm.serving.tracing import Tracing
 
-__all__ = ["Keys", "Limits", "Models", "Mounted", "Service", "create_app"]
+__all__ = ["Keys", "Limits", "Models", "Mounted", "Service", "Tracing", "create_app"]
 
 _PLACES = {
     "create_app": "app",
     "Keys": "keys",
     "Limits": "settings",
+    "Tracing": "tracing",
     "Models": "models",
     "Mounted": "mounted",
     "Service": "service",

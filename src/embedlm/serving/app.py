@@ -19,7 +19,9 @@ from embedlm.serving.answers import failed
 from embedlm.serving.door import Door
 from embedlm.serving.failures import RequestError, ServingError
 from embedlm.serving.routes import cohere, explore, openai, own, page, status, tei
+from embedlm.serving.schemas import responses_of
 from embedlm.serving.service import Service
+from embedlm.serving.tracing import Tracing
 
 __all__ = ["create_app"]
 
@@ -34,13 +36,16 @@ ROUTES = (
 )
 
 
-def create_app(service: Service, *, host: str = "127.0.0.1") -> FastAPI:
+def create_app(
+    service: Service, *, host: str = "127.0.0.1", tracing: Tracing | None = None
+) -> FastAPI:
     """Return the application of a service, for any ASGI server; with MCP at `/mcp`.
 
     Args:
         service: the models, indexes, keys and limits.
         host: where it will listen. On this machine's own address MCP answers only requests that
             name it so, which no page of another site can make a browser send.
+        tracing: makes spans of requests; None: there are none.
     """
     app = FastAPI(
         title="EmbedLM",
@@ -52,14 +57,22 @@ def create_app(service: Service, *, host: str = "127.0.0.1") -> FastAPI:
     )
     app.state.service = service
     app.state.mcp = None
+    app.state.tracing = tracing
     for method, path, answer in ROUTES:
-        app.add_api_route(path, answer, methods=[method], response_model=None, name=answer.__name__)
+        app.add_api_route(
+            path,
+            answer,
+            methods=[method],
+            response_model=None,
+            name=answer.__name__,
+            responses=responses_of(path),
+        )
     if find_spec("mcp") is not None:
         _add_mcp(app, service, host)
     app.add_exception_handler(EmbedLMError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_middleware(Door, service=service)
+    app.add_middleware(Door, service=service, tracing=tracing)
     return app
 
 
@@ -82,6 +95,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.start()
         yield
         await service.stop()
+        if app.state.tracing is not None:
+            app.state.tracing.close()
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

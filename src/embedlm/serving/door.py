@@ -16,12 +16,22 @@ from starlette.responses import Response
 
 from embedlm.errors import EmbedLMError
 from embedlm.serving.answers import failed
-from embedlm.serving.failures import DepartedError, LateError, ServingError, TooLargeError
+from embedlm.serving.failures import (
+    DepartedError,
+    LateError,
+    RequestError,
+    ServingError,
+    TooLargeError,
+)
 from embedlm.serving.metrics import Spent
 from embedlm.serving.routes.status import OPEN
 from embedlm.serving.service import Service
+from embedlm.serving.tracing import Tracing
 
-__all__ = ["Door"]
+__all__ = ["TIMEOUT", "Door"]
+
+TIMEOUT = "x-embedlm-timeout"
+"""The header by which a request asks for fewer seconds than the server allows."""
 
 log = logging.getLogger("embedlm.serving")
 
@@ -35,8 +45,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Door:
     """Stands before the application."""
 
-    def __init__(self, app: App, service: Service) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: App, service: Service, tracing: Tracing | None = None) -> None:
+        self._app, self._service, self._tracing = app, service, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, and tell of it when it is answered."""
@@ -46,6 +56,7 @@ class Door:
         begun = time.perf_counter()
         scope["embedlm.spent"], scope["embedlm.key"] = Spent(), None
         answer = _Answer(send, self._service)
+        span = None if self._tracing is None else self._tracing.begin(scope)
         try:
             await self._admitted(scope, receive, answer)
         except EmbedLMError as error:
@@ -57,15 +68,24 @@ class Door:
             words = "a fault in the server; its log has more under this request's id"
             await answer.instead(failed(scope["path"], ServingError(words)), scope, receive)
         finally:
-            self._tell(scope, answer, time.perf_counter() - begun)
+            facts = self._tell(scope, answer, time.perf_counter() - begun)
+            if self._tracing is not None:
+                self._tracing.end(span, facts)
 
     async def _admitted(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if scope["path"] not in OPEN:
             scope["embedlm.key"] = self._service.keys.check(_keys_in(headers))
+        seconds = _seconds(headers, self._service.limits.timeout)
+        due = asyncio.get_running_loop().time() + seconds
         if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
             receive = await self._whole(headers, receive)
-        await self._app(scope, receive, answer)
+        try:
+            async with asyncio.timeout_at(due) as answer.timer:
+                await self._app(scope, receive, answer)
+        except TimeoutError as error:
+            # What it waited for was cancelled, and leaves the queue.
+            raise LateError.after(seconds) from error
 
     async def _whole(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         """Return the body, read to its end within the limits of size and time.
@@ -97,7 +117,7 @@ class Door:
 
         return replay
 
-    def _tell(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+    def _tell(self, scope: Scope, answer: _Answer, seconds: float) -> dict[str, Any]:
         # A route that is plain ASGI, as MCP's, leaves no name; and a path that is none is not kept.
         named = getattr(scope.get("route"), "path", None)
         route = named or (scope["path"] if scope["path"] == "/mcp" else "other")
@@ -124,6 +144,7 @@ class Door:
             }
         quiet = route in OPEN and answer.status < 400
         log.log(logging.DEBUG if quiet else logging.INFO, json.dumps(facts))
+        return facts
 
 
 class _SlowBodyError(LateError):
@@ -139,11 +160,14 @@ class _Answer:
         self._send, self._service = send, service
         self.id = uuid4().hex
         self.status = 0
+        self.timer: asyncio.Timeout | None = None
 
     async def __call__(self, message: Message) -> None:
         """Send a part of it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.timer is not None and not self.timer.expired():
+                self.timer.reschedule(None)  # an answer that has begun is sent to its end
             message["headers"].append((b"x-request-id", self.id.encode()))
             if self._service.draining or self.status in (408, 413):
                 # What the client still sends is not read; while draining it should go elsewhere.
@@ -177,6 +201,27 @@ def _too_large(most: int) -> TooLargeError:
     return TooLargeError(
         f"the body has more than {most:,} bytes, which is the limit; send less at once"
     )
+
+
+def _seconds(headers: dict[bytes, bytes], most: float) -> float:
+    """Return how long a request may take, as its header says.
+
+    Raises:
+        RequestError: it says nothing that can be honoured.
+    """
+    given = headers.get(TIMEOUT.encode())
+    if given is None:
+        return most
+    text = given.decode("latin-1")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= most:
+        raise RequestError(
+            f"{TIMEOUT} is {text!r}; give seconds above 0, up to the server's own {most:g}"
+        )
+    return seconds
 
 
 def _keys_in(headers: dict[bytes, bytes]) -> list[str]:

@@ -73,6 +73,14 @@ class LateError(ServingError):
 
     status, code, kind = 504, "timeout", "Overloaded"
 
+    @classmethod
+    def after(cls, seconds: float) -> LateError:
+        """Say how long it had."""
+        return cls(
+            f"the request was not answered within {seconds:g} seconds; send less at once, or try "
+            "again later"
+        )
+
 
 class DepartedError(ServingError):
     """A client that closed its connection before the answer."""

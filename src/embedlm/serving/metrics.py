@@ -6,13 +6,14 @@ duration, queue_duration, inference_duration, tokenization_duration, input_lengt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from embedlm.encode.prefix_cache import Counts
 from embedlm.serving.batcher import Batch
 
 __all__ = ["Metrics", "Spent"]
@@ -63,11 +64,16 @@ class Spent:
 class Metrics:
     """The counters of one server."""
 
-    def __init__(self, waiting: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        waiting: Callable[[], tuple[int, int]],
+        prefixes: Callable[[], Mapping[str, Counts]] = dict,
+    ) -> None:
         """Make them.
 
         Args:
             waiting: tells how many requests and tokens wait.
+            prefixes: tells what the cache of prefixes has done, by model.
         """
         self._registry = registry = CollectorRegistry()
 
@@ -95,6 +101,7 @@ class Metrics:
         tokens = Gauge("embedlm_queue_tokens", "Tokens that wait.", registry=registry)
         tokens.set_function(lambda: waiting()[1])
         self._answered = {True: 0, False: 0}
+        registry.register(_Prefixes(prefixes))
 
     def batch(self, batch: Batch) -> None:
         """Count a batch."""
@@ -150,3 +157,33 @@ class _Aliases:
 
     def collect(self) -> Iterator[Any]:
         return self._metrics.tei()
+
+
+class _Prefixes:
+    """What the caches of prefixes have done, as metrics."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, Counts]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Any]:
+        """Yield them."""
+        families = {
+            "lookups": CounterMetricFamily(
+                "embedlm_prefix_lookups", "Calls that might share a prefix.", labels=["model"]
+            ),
+            "hits": CounterMetricFamily(
+                "embedlm_prefix_hits", "Calls whose prefix was kept.", labels=["model"]
+            ),
+            "tokens": CounterMetricFamily(
+                "embedlm_prefix_tokens",
+                "Tokens that were not run: a kept prefix's, once a call.",
+                labels=["model"],
+            ),
+            "bytes": GaugeMetricFamily(
+                "embedlm_prefix_bytes", "Bytes of kept prefixes.", labels=["model"]
+            ),
+        }
+        for model, counts in self._counts().items():
+            for name, family in families.items():
+                family.add_metric([model], getattr(counts, name))
+        yield from families.values()

@@ -9,6 +9,7 @@ from typing import Any
 
 from embedlm.embedder import Embedder
 from embedlm.encode.options import AUTO
+from embedlm.encode.prefix_cache import Counts
 from embedlm.errors import InputError, closest
 from embedlm.rerank import Reranker
 from embedlm.serving.encoding import Served
@@ -51,6 +52,16 @@ class Models:
         """Tokens that a batch may have, so that packs are full and texts are sorted in it."""
         executors = [served.model.executor for served in self.embedders.values()]
         return _WINDOW * max((executor.budget() for executor in executors), default=1536)
+
+    def keep_prefixes(self, limit: int) -> None:
+        """Keep up to `limit` bytes of the prefixes of requests, for each model."""
+        for served in self.embedders.values():
+            served.model.executor.keep_prefixes(limit)
+
+    def prefix_counts(self) -> dict[str, Counts]:
+        """Return what the caches of prefixes have done, of the models that have one."""
+        caches = {name: one.model.executor.prefixes for name, one in self.embedders.items()}
+        return {name: cache.counts for name, cache in caches.items() if cache is not None}
 
     def embedder(self, name: str | None) -> tuple[Served, str | None]:
         """Return the model that a name stands for, and the adapter that it asks for.

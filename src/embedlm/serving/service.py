@@ -75,7 +75,10 @@ class Service:
         self.draining = False
         """Whether the server was told to end."""
         budget = self.limits.batch_tokens or self.models.budget
-        self.metrics = Metrics(lambda: (self.batcher.queue.count, self.batcher.queue.tokens))
+        self.models.keep_prefixes(self.limits.prefix_bytes)
+        self.metrics = Metrics(
+            lambda: (self.batcher.queue.count, self.batcher.queue.tokens), models.prefix_counts
+        )
         self.batcher = Batcher(self.limits, budget, self.metrics.batch)
         self.recipes = Recipes()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="embedlm-tokenize")
@@ -221,10 +224,7 @@ class Service:
             return job.future.result()
         if done:
             raise DepartedError("the client closed the connection")
-        raise LateError(
-            f"the request was not answered within {self.limits.timeout:g} seconds; send less at "
-            "once, or try again later"
-        )
+        raise LateError.after(self.limits.timeout)
 
     async def beside(self, call: Callable[[], Made]) -> Made:
         """Return what a call gives that would hold up requests if it ran between them."""

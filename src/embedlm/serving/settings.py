@@ -23,8 +23,10 @@ class Limits:
     """Tokens that wait; one request is taken whatever it holds."""
     batch_tokens: int | None = None
     """Tokens that are run at once by one call of the engine; None: as many as four packs hold."""
+    prefix_bytes: int = 256 << 20
+    """Of keys, values and states of prompts that are kept for the next requests, a model."""
     timeout: float = 60.0
-    """Seconds from a request's arrival to its answer."""
+    """Seconds from a request's arrival to its answer; a request may ask for fewer."""
     header_timeout: float = 10.0
     """Seconds in which the headers of a request must have come."""
     body_timeout: float = 30.0

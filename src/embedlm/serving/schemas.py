@@ -1,0 +1,314 @@
+"""What the routes answer, as OpenAPI tells it; the answers themselves are written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["responses_of"]
+
+Vector = list[float]
+Numbers = dict[str, float]
+
+
+class Shown(BaseModel):
+    """A part of an answer, without further fields."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class OpenAIFault(Shown):
+    """What is wrong, as OpenAI says it."""
+
+    message: str
+    type: str
+    param: None
+    code: str
+
+
+class OpenAIError(Shown):
+    """An error of OpenAI's interface."""
+
+    error: OpenAIFault
+
+
+class TeiError(Shown):
+    """An error of TEI's interface."""
+
+    error: str
+    error_type: str
+
+
+class CohereError(Shown):
+    """An error of Cohere's interface."""
+
+    message: str
+
+
+class JinaError(Shown):
+    """An error of Jina's interface."""
+
+    detail: str
+
+
+class OneEmbedding(Shown):
+    """A vector, as numbers or in base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: Vector | str
+
+
+class TokenUsage(Shown):
+    """How many tokens were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(Shown):
+    """What `/v1/embeddings` answers."""
+
+    object: Literal["list"]
+    data: list[OneEmbedding]
+    model: str
+    usage: TokenUsage
+
+
+class OneModel(Shown):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Shown):
+    """The models that are served."""
+
+    object: Literal["list"]
+    data: list[OneModel]
+
+
+class OneStore(Shown):
+    """An index that is mounted."""
+
+    id: str
+    object: Literal["vector_store"]
+    created_at: int
+    name: str
+    status: str
+    usage_bytes: int
+    file_counts: dict[str, int]
+    metadata: None
+    last_active_at: None
+
+
+class StoreList(Shown):
+    """The indexes that are mounted."""
+
+    object: Literal["list"]
+    data: list[OneStore]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool
+
+
+class StoreText(Shown):
+    """The text of a hit."""
+
+    type: Literal["text"]
+    text: str
+
+
+class StoreHit(Shown):
+    """A hit in OpenAI's form."""
+
+    file_id: str
+    filename: str
+    score: float
+    attributes: dict[str, str | float | bool]
+    content: list[StoreText]
+
+
+class StorePage(Shown):
+    """What a search in a vector store answers."""
+
+    object: Literal["vector_store.search_results.page"]
+    search_query: list[str]
+    data: list[StoreHit]
+    has_more: bool
+    next_page: None
+
+
+class Term(Shown):
+    """A term of the vocabulary and its weight."""
+
+    index: int
+    value: float
+
+
+class Token(Shown):
+    """A token of a text; special ones stand for none of it."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class Rank(Shown):
+    """A text's place in TEI's form."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class Info(Shown):
+    """What TEI's `/info` answers."""
+
+    model_id: str
+    served_model_name: str
+    model_sha: None
+    model_dtype: str
+    model_type: dict[str, Any]
+    max_concurrent_requests: int
+    max_input_length: int | None
+    max_batch_tokens: int
+    max_batch_requests: None
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    version: str
+
+
+class Meta(Shown):
+    """What Cohere says beside its answers."""
+
+    api_version: dict[str, str]
+    billed_units: Numbers
+    warnings: list[str] | None = None
+
+
+class CohereEmbeddings(Shown):
+    """What `/v2/embed` answers."""
+
+    id: str
+    embeddings: dict[str, list[Vector | str]]
+    texts: list[str]
+    meta: Meta
+
+
+class RankedText(Shown):
+    """A document, where it was asked for."""
+
+    text: str
+
+
+class Relevance(Shown):
+    """A document's place."""
+
+    index: int
+    relevance_score: float
+    document: RankedText | None = None
+
+
+class CohereRanks(Shown):
+    """What `/v2/rerank` answers."""
+
+    id: str
+    results: list[Relevance]
+    meta: Meta
+
+
+class JinaRanks(Shown):
+    """What `/v1/rerank` answers."""
+
+    id: str
+    results: list[Relevance]
+    model: str
+    usage: dict[str, int]
+
+
+class Encoded(Shown):
+    """What `/v1/encode` answers: the outputs of each head, one a text."""
+
+    model: str
+    outputs: dict[str, list[Any]]
+    tokens: int
+    truncated: list[int]
+
+
+class Hit(Shown):
+    """A hit, as the library gives it."""
+
+    id: str | int
+    score: float
+    text: str
+    rank: int
+    file: str
+    line: int
+    chunk: int
+    metadata: dict[str, Any]
+    sentence: list[int]
+
+
+class Hits(Shown):
+    """What `/v1/search` answers, best first."""
+
+    hits: list[Hit]
+
+
+class Health(Shown):
+    """Whether new requests should come here."""
+
+    status: Literal["ok", "draining"]
+
+
+_ANSWERS: Mapping[str, Any] = {
+    "/v1/embeddings": Embeddings,
+    "/v1/models": ModelList,
+    "/v1/models/{name:path}": OneModel,
+    "/v1/vector_stores": StoreList,
+    "/v1/vector_stores/{store}": OneStore,
+    "/v1/vector_stores/{store}/search": StorePage,
+    "/embed": list[Vector],
+    "/embed_all": list[list[Vector]],
+    "/embed_sparse": list[list[Term]],
+    "/similarity": Vector,
+    "/tokenize": list[list[Token]],
+    "/decode": list[str],
+    "/info": Info,
+    "/v2/embed": CohereEmbeddings,
+    "/v2/rerank": CohereRanks,
+    "/v1/rerank": JinaRanks,
+    "/rerank": list[Rank] | CohereRanks,
+    "/v1/encode": Encoded,
+    "/v1/search": Hits,
+    "/health": Health,
+    "/ping": Health,
+}
+
+
+def responses_of(path: str) -> dict[int | str, dict[str, Any]]:
+    """Return what a route may answer: its own form, and the errors of its interface."""
+    if path == "/v1/rerank":
+        error: Any = JinaError
+    elif path.startswith("/v2/"):
+        error = CohereError
+    else:
+        error = OpenAIError if path.startswith("/v1/") else TeiError
+    found: dict[int | str, dict[str, Any]] = {
+        "4XX": {"model": error, "description": "What is wrong with the request."},
+        "5XX": {"model": error, "description": "A fault, or no time left."},
+    }
+    if path in _ANSWERS:
+        found[200] = {"model": _ANSWERS[path], "description": "The answer."}
+    if path == "/health":
+        found["5XX"] = {"model": Health, "description": "The server was told to end."}
+    return found

@@ -1,0 +1,38 @@
+"""Requests made of our own OpenAPI: none is a fault of the server's, and each answer fits."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis 4")
+
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+def test_whatever_our_openapi_allows_is_answered_in_its_schema(place):
+    schema = schemathesis.openapi.from_url(f"{place.url}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert {"/v1/embeddings", "/v2/rerank", "/embed", "/v1/search"} <= {
+        one.path for one in operations
+    }
+    for operation in operations:
+
+        @settings(
+            max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        )
+        @given(operation.as_strategy())
+        def check(case):
+            case.call_and_validate(checks=CHECKS)
+
+        check()
