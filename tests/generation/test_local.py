@@ -11,7 +11,8 @@ import torch
 import embedlm
 from embedlm.errors import GenerationError
 from embedlm.generation import Cache, LocalGenerator, Sampling, resolve_generator
-from embedlm.generation.local import draw
+from embedlm.generation.decoding import Network, continue_rows, draw, in_batches
+from embedlm.generation.local import model_name
 from embedlm.schema.recipe import Transform
 from embedlm.transform import transform_texts
 from embedlm.transform.geneol import chats_for
@@ -61,6 +62,54 @@ def test_batches_keep_to_a_budget_of_tokens(writer):
     wanted = list(writer.generate(chats, sampling(), seeds))
     writer.batch_tokens = 400
     assert list(writer.generate(chats, sampling(), seeds)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ([200, 10, 190, 12], [[0, 2], [3, 1]]),  # long ones apart from short ones
+        ([200, 190, 194], [[0, 2, 1]]),
+        ([200, 200, 200, 200], [[0, 1, 2], [3]]),  # 4 x (200 + 4) tokens are too many
+        ([], []),
+    ],
+)
+def test_rows_of_like_length_are_continued_together(sizes, batches):
+    assert in_batches(sizes, new=4, most_tokens=700) == batches
+
+
+def test_what_all_rows_begin_with_is_read_once(writer, monkeypatch):
+    chats = [[{"role": "user", "content": f"{'long ' * 40}{text}"}] for text in TEXTS]
+    wanted = [next(writer.generate([chat], sampling(), [0])) for chat in chats]
+    read = []
+    step = Network.step
+    monkeypatch.setattr(
+        Network, "step", lambda self, ids, *given: read.append(ids.shape) or step(self, ids, *given)
+    )
+    assert list(writer.generate(chats, sampling(), [0] * 3)) == wanted
+    (one, shared), (rows, longest) = read[:2]
+    assert (one, rows) == (1, 3)
+    assert shared > 40 > longest
+
+
+def test_rows_that_are_over_leave_the_batch(writer, monkeypatch):
+    """Three answers end after a token; the fourth goes on alone and is not changed by it."""
+    chats = [[{"role": "user", "content": text}] for text in (*TEXTS, "oil")]
+    seen = []
+    rows = [writer.ids(chat) for chat in chats]
+    texts = [writer._text(len(row)) for row in rows]
+    for text in texts[:3]:
+        text.ended = lambda ids: True
+    texts[3].ended = lambda ids: False
+    step = Network.step
+    monkeypatch.setattr(
+        Network, "step", lambda self, ids, *given: seen.append(len(ids)) or step(self, ids, *given)
+    )
+    continue_rows(writer.network, rows, sampling(temperature=0), [0] * 4, texts)
+    assert seen == [4, *[1] * 7]
+    alone = [writer._text(len(rows[3]))]
+    alone[0].ended = lambda ids: False
+    continue_rows(writer.network, rows[3:], sampling(temperature=0), [0], alone)
+    assert alone[0].ids == texts[3].ids
 
 
 def test_greedy_and_nucleus(writer):
@@ -123,6 +172,16 @@ def test_a_model_is_known_by_its_contents(writer_folder, tmp_path):
     weights.write_bytes(data)
     assert resolve_generator(moved).name != name
     assert resolve_generator("some/hub-id").name == "hub:some/hub-id"
+
+
+def test_a_gguf_file_is_known_by_its_contents(tmp_path):
+    names = []
+    for place, content in (("a", b"one"), ("b", b"one"), ("b", b"two")):
+        (tmp_path / place).mkdir(exist_ok=True)
+        file = tmp_path / place / "model.gguf"
+        file.write_bytes(content)
+        names.append(model_name(str(file)))
+    assert names[0] == names[1] != names[2]
 
 
 def test_a_stored_model_is_loaded_once_and_only_to_write(writer_folder, cache):

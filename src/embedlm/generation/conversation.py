@@ -243,7 +243,12 @@ def _generated(writer: Any, questions: Sequence[Question]) -> Iterator[Answer]:
         return
     if hasattr(local, "answers"):
         yield from local.answers(
-            chats, first.sampling, seeds, stop=first.stop, logprobs=first.logprobs
+            chats,
+            first.sampling,
+            seeds,
+            stop=first.stop,
+            logprobs=first.logprobs,
+            plain=first.plain,
         )
         return
     for text in writer.generate(chats, first.sampling, seeds):

@@ -17,6 +17,7 @@ __all__ = [
     "Sampling",
     "as_lines",
     "batches",
+    "unquoted",
 ]
 
 Chat = list[dict[str, str]]
@@ -62,11 +63,14 @@ class Question:
     """Answers to score instead of writing one: log p(label | chat) of each."""
     continuation: str | None = None
     """An answer to score instead of writing one: the sum of its tokens' log-probabilities."""
+    plain: bool = False
+    """Whether a model on this machine continues the chat's text as it stands, without template."""
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What questions that are answered together have in common."""
-        return self.sampling, self.stop, self.logprobs, self.labels, self.continuation is None
+        scored = self.labels, self.continuation is None
+        return self.sampling, self.stop, self.logprobs, scored, self.plain
 
 
 @runtime_checkable
@@ -114,6 +118,12 @@ def as_lines(chat: Chat) -> str:
     """Return a chat as lines of "Role: content", the last of which an answer continues."""
     turns = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in chat]
     return "\n".join([*turns, "Assistant:"])
+
+
+def unquoted(text: str) -> str:
+    """Return a text without the quotation marks that models put around it."""
+    text = text.strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -96,7 +96,7 @@ def _read(
     pads = [longest - len(text) for text in texts]
     ids_BT = torch.tensor([[0] * pad + text for pad, text in zip(pads, texts, strict=True)])
     mask_BT = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
-    log_p_BCV = torch.log_softmax(writer.last_logits(ids_BT, mask_BT, width).float(), -1)
+    log_p_BCV = torch.log_softmax(writer.network.last_logits(ids_BT, mask_BT, width).float(), -1)
     totals: dict[int, float] = {}
     for row, places in enumerate(batch):
         for at in places:

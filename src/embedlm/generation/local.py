@@ -1,24 +1,20 @@
-"""Text written by a causal language model on this machine.
-
-Shapes: B chats of a batch, V vocabulary.
-"""
+"""Text written by a causal language model on this machine."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from embedlm.backbone import Backbone, gguf_folder, load_backbone
 from embedlm.errors import GenerationError, UnsupportedError
-from embedlm.generation.generator import Answer, Chat, Sampling, as_lines
+from embedlm.generation.decoding import Network, RunningText, continue_rows, in_batches
+from embedlm.generation.generator import Answer, Chat, Sampling, as_lines, batches
 from embedlm.prompt.chat import render_chat
 from embedlm.prompt.control import ControlTokens
 from embedlm.schema.recipe import Backbone as BackboneRecipe
@@ -27,15 +23,12 @@ __all__ = [
     "LocalGenerator",
     "OwnGenerator",
     "StoredGenerator",
-    "draw",
     "model_name",
-    "stored_keys",
 ]
 
-TokenRows = list[list[int]]
 _SAMPLE = 1 << 20
 """Bytes read at each end of a file to identify it."""
-_KINDS = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin")
+_KINDS = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")
 
 
 class LocalGenerator:
@@ -68,7 +61,7 @@ class LocalGenerator:
         self.name = name
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.templated = bool(getattr(tokenizer, "chat_template", None))
-        self._accepts = set(inspect.signature(model.forward).parameters)
+        self.network = Network(model)
 
     @classmethod
     def load(cls, source: str) -> LocalGenerator:
@@ -99,6 +92,13 @@ class LocalGenerator:
         turns = [{**turn, "content": self.control.hidden(turn["content"])} for turn in chat]
         return self.control.ids(self.prompt(turns), contents, special=not self.templated)
 
+    def _plain_ids(self, chat: Chat) -> list[int]:
+        """Return the ids of the turns' texts, one below the other."""
+        contents = [turn["content"] for turn in chat]
+        return self.control.ids(
+            "\n\n".join(map(self.control.hidden, contents)), contents, special=True
+        )
+
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[str | None]:
@@ -114,6 +114,7 @@ class LocalGenerator:
         *,
         stop: str | None = None,
         logprobs: bool = False,
+        plain: bool = False,
     ) -> Iterator[Answer]:
         """Yield the answer to each chat with how it ended.
 
@@ -123,121 +124,55 @@ class LocalGenerator:
             seeds: one for each chat.
             stop: a text at whose first appearance an answer ends; it is left out.
             logprobs: whether log-probabilities are computed (at temperature 1).
+            plain: whether the turns' texts are continued as they stand, without a chat template.
         """
-        config = self.model.config.get_text_config()
-        window = getattr(config, "max_position_embeddings", None) or 1 << 30
-        jobs: list[tuple[list[int], int]] = []
-        for chat, seed in zip(chats, seeds, strict=True):
-            row = self.ids(chat)
-            size = len(row) + sampling.max_new_tokens
-            if jobs and self._full([*jobs, (row, seed)], sampling.max_new_tokens):
-                yield from self._run(jobs, sampling, stop, logprobs)
-                jobs = []
-            if size <= window:
-                jobs.append((row, seed))
-                continue
-            yield from self._run(jobs, sampling, stop, logprobs)
-            jobs = []
-            yield Answer(f"{size} tokens, and the model's window has {window}", "refused")
-        yield from self._run(jobs, sampling, stop, logprobs)
+        how, read = _How(stop, logprobs), self._plain_ids if plain else self.ids
+        for some in batches(zip(chats, seeds, strict=True), self.batch_size):
+            yield from self._answers([(read(chat), seed) for chat, seed in some], sampling, how)
+
+    def _answers(
+        self, jobs: list[tuple[list[int], int]], sampling: Sampling, how: _How
+    ) -> Iterator[Answer]:
+        """Yield the answers to some chats; those of like length are written together."""
+        window, new = self.network.window, sampling.max_new_tokens
+        sizes = [len(row) for row, _ in jobs]
+        fit = [at for at, size in enumerate(sizes) if size + new <= window]
+        found: dict[int, Answer] = {}
+        for places in in_batches([sizes[at] for at in fit], new, self.batch_tokens):
+            chosen = [fit[place] for place in places]
+            answers = self._run([jobs[at] for at in chosen], sampling, how)
+            found |= dict(zip(chosen, answers, strict=True))
+        for at, size in enumerate(sizes):
+            told = f"{size + new} tokens, and the model's window has {window}"
+            yield found.get(at) or Answer(told, "refused")
 
     def continue_after(self, cache: Any, held: int, row: list[int], sampling: Sampling) -> str:
         """Return what follows a row of ids after cached tokens; the cache grows by both."""
-        return self._continue([row], sampling, [0], cache=cache, held=held)[0].text
-
-    def _full(self, jobs: list[tuple[list[int], int]], new: int) -> bool:
-        longest = max(len(row) for row, _ in jobs)
-        return len(jobs) > self.batch_size or len(jobs) * (longest + new) > self.batch_tokens
+        text = self._text(len(row))
+        continue_rows(self.network, [row], sampling, [0], [text], cache=cache, held=held)
+        return text.answer().text
 
     def _run(
-        self,
-        jobs: list[tuple[list[int], int]],
-        sampling: Sampling,
-        stop: str | None,
-        logprobs: bool,
+        self, jobs: list[tuple[list[int], int]], sampling: Sampling, how: _How
     ) -> list[Answer]:
         """Continue the rows; on running out of memory, one half and then the other."""
-        if not jobs:
-            return []
         rows, seeds = [row for row, _ in jobs], [seed for _, seed in jobs]
+        texts = [self._text(len(row), how.stop) for row in rows]
         try:
-            return self._continue(rows, sampling, seeds, stop=stop, logprobs=logprobs)
+            continue_rows(self.network, rows, sampling, seeds, texts, logprobs=how.logprobs)
         except torch.OutOfMemoryError as error:
             if len(jobs) == 1:
                 raise GenerationError(
                     f"one chat of {len(jobs[0][0])} tokens does not fit into memory; take a "
                     "smaller generator or an endpoint"
                 ) from error
+        else:
+            return [text.answer() for text in texts]
         half = len(jobs) // 2
-        first = self._run(jobs[:half], sampling, stop, logprobs)
-        return first + self._run(jobs[half:], sampling, stop, logprobs)
+        return self._run(jobs[:half], sampling, how) + self._run(jobs[half:], sampling, how)
 
-    @torch.inference_mode()
-    def _continue(
-        self,
-        rows: TokenRows,
-        sampling: Sampling,
-        seeds: list[int],
-        *,
-        stop: str | None = None,
-        logprobs: bool = False,
-        cache: Any = None,
-        held: int = 0,
-    ) -> list[Answer]:
-        """Continue rows padded on the left, each until it stops.
-
-        Args:
-            rows: token ids of each prompt.
-            sampling: how tokens are drawn.
-            seeds: one for each row's random stream.
-            stop: a text that ends an answer.
-            logprobs: whether log-probabilities are computed.
-            cache: keys and values of tokens before every row; it grows.
-            held: the number of tokens in the cache.
-        """
-        device = next(self.model.parameters()).device
-        longest = max(map(len, rows))
-        pads = [longest - len(row) for row in rows]
-        step = torch.tensor([[0] * pad + row for pad, row in zip(pads, rows, strict=True)])
-        mask = torch.tensor([[1] * held + [0] * pad + [1] * (longest - pad) for pad in pads])
-        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-        texts = [_Text(self, len(row), stop) for row in rows]
-        for _ in range(sampling.max_new_tokens):
-            inputs = {"input_ids": step, "attention_mask": mask, "position_ids": positions}
-            logits_BV, cache = self._step(
-                {name: value.to(device) for name, value in inputs.items()}, cache
-            )
-            drawn = draw(logits_BV, sampling, streams)
-            likely = _log_likelihoods(logits_BV, drawn) if logprobs else [None] * len(rows)
-            for text, token, logprob in zip(texts, drawn, likely, strict=True):
-                text.take(token, logprob)
-            if not any(text.running for text in texts):
-                break
-            step = torch.tensor(drawn)[:, None]
-            mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
-            positions = positions[:, -1:] + 1
-        return [text.answer() for text in texts]
-
-    def last_logits(self, ids_BT: Tensor, mask_BT: Tensor, count: int) -> Tensor:
-        """Return the logits after the last `count` tokens of rows padded on the left."""
-        device = next(self.model.parameters()).device
-        positions_BT = (mask_BT.cumsum(1) - 1).clamp_min(0)
-        given = {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": positions_BT}
-        inputs: dict[str, Any] = {k: v.to(device) for k, v in given.items() if k in self._accepts}
-        if "logits_to_keep" in self._accepts:
-            inputs["logits_to_keep"] = count
-        logits_BTV: Tensor = self.model(**inputs, use_cache=False).logits
-        return logits_BTV[:, -count:]
-
-    def _step(self, inputs: dict[str, Any], cache: Any) -> tuple[Tensor, Any]:
-        """Return the logits after the last token, and the keys and values so far."""
-        inputs = {name: value for name, value in inputs.items() if name in self._accepts}
-        if "logits_to_keep" in self._accepts:  # else all of a prompt's logits: GBs
-            inputs["logits_to_keep"] = 1
-        name = "cache" if "cache" in self._accepts else "past_key_values"
-        out = self.model(**inputs, **{name: cache}, use_cache=True)
-        return out.logits[:, -1], stored_keys(out)
+    def _text(self, prompt_tokens: int, stop: str | None = None) -> RunningText:
+        return RunningText(self.tokenizer, self.stops, self.ended, prompt_tokens, stop)
 
     def ended(self, ids: list[int]) -> bool:
         """Return whether the answer is over: where chats are written as lines, its line is."""
@@ -251,46 +186,12 @@ class LocalGenerator:
         return _stop_ids(self.model, self.tokenizer)
 
 
-class _Text:
-    """An answer that is being written."""
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How answers end and what is kept of them."""
 
-    def __init__(self, writer: LocalGenerator, prompt_tokens: int, stop: str | None) -> None:
-        self.writer, self.stop = writer, stop
-        self.prompt_tokens = prompt_tokens
-        self.ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.running = True
-
-    def take(self, token: int, logprob: float | None) -> None:
-        """Add the next token, unless the answer is over."""
-        if not self.running:
-            return
-        if token in self.writer.stops:
-            self.running = False
-            return
-        self.ids.append(token)
-        if logprob is not None:
-            self.logprobs.append(logprob)
-        stopped = self.stop is not None and self.stop in self._text().lstrip()
-        self.running = not stopped and not self.writer.ended(self.ids)
-
-    def answer(self) -> Answer:
-        """Return it as it stands."""
-        text = self._text()
-        if self.stop is not None:
-            text = text.lstrip().split(self.stop)[0]
-        likely = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
-        finish = "length" if self.running else "stop"
-        return Answer(text, finish, self.prompt_tokens, len(self.ids), likely)
-
-    def _text(self) -> str:
-        return str(self.writer.tokenizer.decode(self.ids, skip_special_tokens=True))
-
-
-def _log_likelihoods(logits_BV: Tensor, tokens: list[int]) -> list[float | None]:
-    """Return the log-probability of a token of each row."""
-    chosen_B1 = torch.tensor(tokens, device=logits_BV.device)[:, None]
-    return list(torch.log_softmax(logits_BV.float(), -1).gather(1, chosen_B1)[:, 0].tolist())
+    stop: str | None
+    logprobs: bool
 
 
 class StoredGenerator:
@@ -333,45 +234,17 @@ class OwnGenerator:
         return LocalGenerator(network, self.backbone.tokenizer, self.name)
 
 
-def stored_keys(output: Any) -> Any:
-    """Return the keys and values that a pass leaves, by the name its transformers gives them."""
-    named = {entry.name for entry in fields(output)}
-    return getattr(output, "cache" if "cache" in named else "past_key_values")
-
-
-def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generator]) -> list[int]:
-    """Draw a token for each row by temperature and nucleus (top-p) sampling.
-
-    One number is taken from each row's stream and looked up in the row's cumulative distribution.
-    """
-    if sampling.temperature == 0:
-        return [int(token) for token in logits_BV.argmax(-1)]
-    logits_BV = logits_BV.cpu() if logits_BV.device.type == "mps" else logits_BV  # no float64 there
-    p_BV = torch.softmax(logits_BV.double() / sampling.temperature, dim=-1)
-    ids_BV: Tensor | None = None
-    if sampling.top_p < 1:
-        p_BV, ids_BV = p_BV.sort(dim=-1, descending=True, stable=True)
-        # The token that crosses the bound still belongs to the nucleus.
-        p_BV = p_BV.masked_fill(p_BV.cumsum(-1) - p_BV >= sampling.top_p, 0)
-    cumulative_BV = p_BV.cumsum(-1)
-    u_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in streams])
-    target_B1 = u_B1.to(p_BV.device) * cumulative_BV[:, -1:]
-    at_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
-    at_B1 = at_B1.clamp_max(p_BV.shape[-1] - 1)
-    chosen_B1 = at_B1 if ids_BV is None else ids_BV.gather(1, at_B1)
-    return [int(token) for token in chosen_B1[:, 0]]
-
-
 def model_name(source: str) -> str:
-    """Return a model's identity: a digest of the folder's contents, or the hub id.
+    """Return a model's identity: a digest of the folder's or GGUF file's contents, or the hub id.
 
     Large files count by their size and both ends, since training changes all values of a tensor.
     """
     folder = Path(source)
-    if not folder.is_dir():
+    if not folder.exists():
         return f"hub:{source}"
     seen = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    files = [folder] if folder.is_file() else sorted(folder.iterdir())
+    for file in files:
         if file.suffix not in _KINDS or not file.is_file():
             continue
         size = file.stat().st_size

@@ -23,8 +23,9 @@ from embedlm.encode.inputs import check_texts
 from embedlm.encode.plan import Pack
 from embedlm.encode.run import pack_states
 from embedlm.errors import InputError, UnsupportedError
+from embedlm.generation.decoding import stored_keys
 from embedlm.generation.generator import Sampling
-from embedlm.generation.local import LocalGenerator, stored_keys
+from embedlm.generation.local import LocalGenerator
 from embedlm.prompt.render import RenderedBatch, Request
 
 if TYPE_CHECKING:

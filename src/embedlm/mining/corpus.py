@@ -72,7 +72,11 @@ class Corpus:
 
 
 def prepare_corpus(
-    rows: Rows, folder: Path, rejects: list[Reject] | None, text_field: str | None = None
+    rows: Rows,
+    folder: Path,
+    rejects: list[Reject] | None,
+    text_field: str | None = None,
+    empty: list[Reject] | None = None,
 ) -> Corpus:
     """Read passages into a folder.
 
@@ -81,33 +85,52 @@ def prepare_corpus(
         folder: where they are kept.
         rejects: takes passages that cannot be used; None: the first one is an error.
         text_field: the field that holds a passage's text; None: one of the common names.
+        empty: takes passages without text; None: they are as others that cannot be used.
 
     Raises:
         InputError: the corpus holds no passage.
         RecordError: a passage that cannot be used, or an id that two texts have.
     """
     index = PassageIndex()
-    lines = write_lines(folder / "corpus.jsonl", _distinct(index, rows, rejects, text_field))
+    aside = _Aside(rejects, rejects if empty is None else empty)
+    lines = write_lines(folder / "corpus.jsonl", _distinct(index, rows, aside, text_field))
     if not len(lines):
         raise InputError(f"the corpus {_named(rows)} holds no passage; give one with at least two")
     return Corpus(lines, index)
 
 
+class _Empty(Reject):
+    """A passage without text."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """Where passages go that cannot be used; None: such a one is an error."""
+
+    rejects: list[Reject] | None
+    empty: list[Reject] | None
+
+    def take(self, reject: Reject) -> None:
+        _set_aside(reject, self.empty if isinstance(reject, _Empty) else self.rejects)
+
+
 def _distinct(
-    index: PassageIndex, rows: Rows, rejects: list[Reject] | None, text_field: str | None
+    index: PassageIndex, rows: Rows, aside: _Aside, text_field: str | None
 ) -> Iterator[dict[str, Any]]:
     """Yield the passages whose text no earlier one has, and note where each stands."""
     count = 0
     for passage in _passages(rows, text_field):
         if isinstance(passage, Reject):
-            _set_aside(passage, rejects)
+            aside.take(passage)
             continue
         where, line, id, text, alone = passage
         place = index.by_text.get(text_key(text))
         known = index.by_id.get(id)
         if known is not None and known != place:
             told = f"{where}:{line}: the id {id!r} stands there before with another text"
-            _set_aside(Reject(where, line, f"{told}; give each passage its own", text), rejects)
+            aside.take(Reject(where, line, f"{told}; give each passage its own", text))
         elif place is not None:
             index.duplicates += 1
             index.by_id.setdefault(id, place)
@@ -130,7 +153,7 @@ def _passages(
 ) -> Iterator[tuple[str, int, str, str, str] | Reject]:
     """Yield file, line, id, text with title, and text without it; or what is wrong."""
     for where, line, value, error in _values(rows):
-        passage = {"text": value} if isinstance(value, str) else value
+        passage, kind = {"text": value} if isinstance(value, str) else value, Reject
         if error is None and not isinstance(passage, Mapping):
             error = f"{short(value)} is no passage; give a text, or an object with a text"
         if error is None:
@@ -139,11 +162,12 @@ def _passages(
             if not isinstance(text, str | None):
                 error = f"the field {name!r} is {type(text).__name__}, not a text"
             elif not (whole := titled({**passage, "text": text})).strip():
+                kind = _Empty if name in passage else Reject
                 error = f"the field {name!r} holds no text"
                 error += "" if name in passage else closest(name, list(passage))
         if error is not None:
             told = f"{where}:{line}: {error}. Mend the record, or set it aside (rejects)"
-            yield Reject(where, line, told, shortened(value))
+            yield kind(where, line, told, shortened(value))
         else:
             id = passage_id(passage)
             yield where, line, str(line) if id is None else id, whole, text or ""

@@ -88,6 +88,11 @@ class Generate(Part):
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(512, gt=0, description="Doubled once for an answer cut off.")
     stop: str | None = Field(None, description="Text at which an answer ends.")
+    plain: bool = Field(
+        False,
+        description="A model on this machine continues the prompt as plain text, without its chat "
+        "template (few-shot prompts of small models); an endpoint is asked as always.",
+    )
     logprobs: bool = Field(False, description="Keep the mean log-probability, as `logprob`.")
 
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from embedlm.generation import Answer, Conversation, Question, Sampling
+from embedlm.generation.generator import unquoted
 from embedlm.schema.pipeline import AnswerField, Generate
 from embedlm.schema.yaml_files import read_mapping
 from embedlm.synthesis.items import Item, drawn, fill, seed_of
@@ -27,6 +28,9 @@ __all__ = ["Asker", "Outcome", "shared_prompts"]
 
 _SHOWN = 300
 """Characters of a problem that a model is told of."""
+
+_OWN = 4
+"""Words from which on an answer may not be that of an example; a label may."""
 
 
 @lru_cache(maxsize=1)
@@ -59,6 +63,8 @@ class Asker:
     def __init__(self, step: Generate, seed: int) -> None:
         self.step, self.seed = step, seed
         self.model = _answer_model(step)
+        self.shown = {_bare(value) for one in step.examples for value in one.values()}
+        """What examples hold: small models write it again instead of an answer of their own."""
         self.schema = "" if self.model is None else json.dumps(_plain(self.model))
 
     def conversation(self, item: Item) -> Conversation[Outcome]:
@@ -79,7 +85,9 @@ class Asker:
         """Return the values of one answer; or why there are none."""
         step, seed = self.step, seed_of(self.seed, self.step.name, item["id"])
         sampling = Sampling(step.temperature, step.top_p, step.max_new_tokens)
-        question = Question(self._chat(item), sampling, seed, step.stop, step.logprobs)
+        question = Question(
+            self._chat(item), sampling, seed, step.stop, step.logprobs, plain=step.plain
+        )
         problem = ""
         for repair in (False, True):
             answer = yield from self._whole(question, made)
@@ -144,9 +152,12 @@ class Asker:
             _Unreadable: it is not what the step asks for.
         """
         if self.model is None:
-            if not text.strip():
+            text = text.strip() if self.step.stop is None else unquoted(text)
+            if not text:
                 raise _Unreadable("the answer is empty")
-            return {self.step.into: text.strip()}
+            if len(text.split()) >= _OWN and _bare(text) in self.shown:
+                raise _Unreadable("the answer is that of an example")
+            return {self.step.into: text}
         found = _object(text)
         try:
             return self.model.model_validate(found).model_dump()
@@ -168,6 +179,11 @@ class Asker:
             {**item, **values, "id": f"{item['id']}/{i}", self.step.into: entry}
             for i, entry in enumerate(entries, 1)
         ]
+
+
+def _bare(text: str) -> str:
+    """Return the words of a text, in lower case."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _spend(made: Outcome, answer: Answer) -> None:

@@ -62,6 +62,7 @@ def prepare_items(
     count: int | None,
     seed: int,
     rejects: list[Reject] | None,
+    empty: list[Reject],
 ) -> Lines:
     """Write the first items into a folder.
 
@@ -72,6 +73,7 @@ def prepare_items(
         count: so many of them, drawn by the seed; None: all, or one where nothing is read.
         seed: of all that is drawn.
         rejects: takes records that cannot be used; None: the first one is an error.
+        empty: takes passages without text.
 
     Raises:
         InputError: no input where one is read, or one where none is.
@@ -84,6 +86,8 @@ def prepare_items(
         raise InputError(f"the pipeline {pipeline.name!r} {read}")
     if rows is None:
         found: Iterator[Item] = ({"id": f"{i}", "number": i} for i in range(1, (count or 1) + 1))
+    elif pipeline.input == "passages":
+        found = _passages(rows, folder, rejects, empty)
     else:
         found = _READ[pipeline.input](rows, folder, rejects)
     every = write_lines(folder / "input.jsonl", found)
@@ -98,8 +102,10 @@ def prepare_items(
     )
 
 
-def _passages(rows: Rows, folder: Path, rejects: list[Reject] | None) -> Iterator[Item]:
-    for line in prepare_corpus(rows, folder, rejects).lines:
+def _passages(
+    rows: Rows, folder: Path, rejects: list[Reject] | None, empty: list[Reject]
+) -> Iterator[Item]:
+    for line in prepare_corpus(rows, folder, rejects, empty=empty).lines:
         yield {"id": line["id"], "passage": line["text"], "passage_id": line["id"]}
 
 
@@ -148,4 +154,4 @@ def _labels(rows: Rows, folder: Path, rejects: list[Reject] | None) -> Iterator[
         yield {"id": f"t{number}", "text": text, "label": str(row["label"])}
 
 
-_READ = {"passages": _passages, "records": _records, "queries": _queries, "labels": _labels}
+_READ = {"records": _records, "queries": _queries, "labels": _labels}

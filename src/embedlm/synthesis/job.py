@@ -145,7 +145,7 @@ def synthesize(
         prices: of a million tokens read, and of a million written.
         form: of the output; see `data.RECORD_FORMS`.
         rejects: file for what is set aside, records that cannot be read included; None: beside
-            the output, and an unreadable record is an error.
+            the output, and an unreadable record is an error (a passage without text is not).
         block: items that are kept together; a kill loses at most the ones in progress.
         restart: discard what an earlier run has finished.
         work: folder for vectors and indexes, kept for other runs.
@@ -170,7 +170,9 @@ def synthesize(
             bad: list[Reject] = []
             kept = None if rejects is None else bad
             rows = _documents(rows)
-            first = prepare_items(chosen, rows, folder, count=count, seed=seed, rejects=kept)
+            first = prepare_items(
+                chosen, rows, folder, count=count, seed=seed, rejects=kept, empty=bad
+            )
             ranker, searched = _searched(chosen, models, rows, corpus, folder, kept)
             if ranker is not None:
                 ranker.prepare(folder, show_progress)
@@ -258,7 +260,8 @@ def _searched(
         raise InputError(f"the pipeline {pipeline.name!r} searches passages; give corpus")
     home = folder / "searched"
     home.mkdir(exist_ok=True)
-    found = prepare_corpus(passages, home, [] if corpus is None else rejects)
+    # What the input had is set aside already; of another corpus, a passage without text is no loss.
+    found = prepare_corpus(passages, home, [] if corpus is None else rejects, empty=[])
     return Ranker(models.model, found), found
 
 

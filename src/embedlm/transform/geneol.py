@@ -16,7 +16,7 @@ from typing import Any
 
 from embedlm.generation.asking import SeededChat, ask
 from embedlm.generation.cache import Cache
-from embedlm.generation.generator import Chat, Generator, Sampling, batches
+from embedlm.generation.generator import Chat, Generator, Sampling, batches, unquoted
 from embedlm.generation.resolve import resolve_generator
 from embedlm.jobs.progress import progress
 from embedlm.schema.recipe import Transform
@@ -65,8 +65,7 @@ def chats_for(text: str, config: Transform) -> list[SeededChat]:
 def _clean(answer: str) -> str:
     """Return an answer's first line, without the label and quotes that models add."""
     line = next((line.strip() for line in answer.splitlines() if line.strip()), "")
-    line = line.removeprefix("Output:").strip()
-    return line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] == '"' else line
+    return unquoted(line.removeprefix("Output:"))
 
 
 def transform_texts(
