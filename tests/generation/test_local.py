@@ -10,7 +10,7 @@ import torch
 
 import embedlm
 from embedlm.errors import GenerationError
-from embedlm.generation import Cache, LocalGenerator, Sampling, resolve_generator
+from embedlm.generation import Cache, LocalGenerator, Question, Sampling, resolve_generator
 from embedlm.generation.decoding import Network, continue_rows, draw, in_batches
 from embedlm.generation.local import model_name
 from embedlm.schema.recipe import Transform
@@ -151,6 +151,20 @@ def test_a_chat_template_is_used(writer):
     templated = LocalGenerator(writer.model, writer.tokenizer, "templated")
     assert templated.prompt(ONE) == "<user>Input: light<assistant>"
     assert next(templated.generate([ONE], sampling(), [0])) is not None
+
+
+def test_a_plain_question_is_continued_without_the_chat_template(writer):
+    chat, greedy = [{"role": "user", "content": "light is"}], sampling(temperature=0)
+    lines = next(writer.answers([chat], greedy, [0]))
+    plain = next(writer.answers([chat], greedy, [0], plain=True))
+    assert plain.prompt_tokens == len(writer.tokenizer("light is")["input_ids"])
+    assert lines.prompt_tokens == len(writer.tokenizer("User: light is\nAssistant:")["input_ids"])
+    given = writer.tokenizer("light is", return_tensors="pt")
+    ids = writer.model.generate(**given, do_sample=False, max_new_tokens=8)
+    new = ids[0, given["input_ids"].shape[1] :]
+    assert writer.tokenizer.decode(new, skip_special_tokens=True).startswith(plain.text)
+    asked = [Question(chat, greedy, plain=plain) for plain in (False, True)]
+    assert asked[0].kind != asked[1].kind
 
 
 def test_a_chat_beyond_the_window_is_left_out(writer, cache, caplog):

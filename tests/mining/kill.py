@@ -1,6 +1,6 @@
 """Kills `embedlm mine` and `embedlm score` again and again, at moments of their whole time.
 
-    python -m tests.mining.kill MODEL [TIMES]
+    python -m tests.mining.kill MODEL [TIMES [JOB]]
 
 MODEL is a folder. Each job is killed so often, then finished; its file must have the bytes of one
 that was never stopped, and nothing else may be left.
@@ -68,15 +68,17 @@ def kill_again(folder, job, words, times, rng):
     print(f"{job}: {took:.1f} s; {told}", flush=True)
 
 
-def main(model, times):
-    """Kill each job so often; end with an error where a file differs."""
+def main(model, times, *only):
+    """Kill each job, or those named, so often; end with an error where a file differs."""
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_set(folder)
-        for job, words in jobs(folder, model).items():
+        found = jobs(folder, model)
+        for job in only or found:
+            words = found[job]
             kill_again(folder, job, lambda out, words=words: [*words, "-o", out], times, rng)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20, *sys.argv[3:])

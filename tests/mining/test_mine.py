@@ -235,6 +235,28 @@ def test_two_models_of_one_name_do_not_share_vectors(model_folder, corpus, recor
     assert after == stamps
 
 
+def test_queries_are_encoded_once_for_jobs_of_one_work_folder(model, corpus, records, tmp_path):
+    def encoded(**options):
+        texts, encode = [], model.encode
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                model, "encode", lambda rows, **k: texts.extend(rows) or encode(rows, **k)
+            )
+            mined = mine(records, corpus, model=model, work=tmp_path / "work", **options)
+        return texts, mined.records
+
+    queries = [one["query"] for one in records]
+    assert set(queries) <= set(encoded(k=3)[0])
+    again, found = encoded(k=4)
+    assert not set(queries) & set(again)
+    assert found == mine(records, corpus, model=model, k=4).records
+    file = next((tmp_path / "work").glob("vectors-*/queries-*.npy"))
+    file.write_bytes(file.read_bytes()[:100])
+    damaged, found = encoded(k=4)
+    assert set(queries) <= set(damaged)
+    assert found == encoded(k=4)[1]
+
+
 def test_without_a_corpus_the_records_are_mined(model, records):
     mined = mine(records, model=model, k=2)
     every = {text for one in records for text in one["positives"]}

@@ -52,6 +52,31 @@ def test_a_query_finds_the_same_in_any_company(tmp_path_factory, seed, count, bl
             assert (alone[1][0] == whole[1][i]).all()
 
 
+def test_a_scan_that_drops_ties_searches_these_queries_again(tmp_path, monkeypatch):
+    """90 copies of the nearest passage stand before, between and behind 400 others."""
+    rng = np.random.default_rng(0)
+    rows_ND = rng.standard_normal((490, 16)).astype(np.float32)
+    copies = rng.choice(490, 90, replace=False)
+    q_QD = prepared(rng.standard_normal((6, 16)).astype(np.float32), "cosine")
+    rows_ND[copies] = q_QD[2]
+    np.save(tmp_path / "v.npy", rows_ND)
+    monkeypatch.setattr(dense, "_SCORES", 6 * 100)
+    again = []
+    whole = dense._nearest_of_alike
+    monkeypatch.setattr(
+        dense, "_nearest_of_alike", lambda q, *given: again.append(len(q)) or whole(q, *given)
+    )
+    places_QK, scores_QK = nearest(q_QD, VectorFile(tmp_path / "v.npy"), 20, "cosine")
+    assert len(again) == 1
+    assert 0 < again[0] < 6
+    d_ND = prepared(rows_ND, "cosine").astype(np.float64)
+    exact_QN = np.array([(d_ND * query).sum(1) for query in q_QD.astype(np.float64)])
+    order_QN = np.argsort(-exact_QN, axis=1, kind="stable")
+    assert places_QK.tolist() == order_QN[:, :20].tolist()
+    assert places_QK[2].tolist() == sorted(copies.tolist())[:20]
+    np.testing.assert_allclose(scores_QK, -np.sort(-exact_QN)[:, :20], atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("words") / "index"

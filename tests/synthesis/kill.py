@@ -1,6 +1,6 @@
 """Kills `embedlm synthesize` again and again, at moments of its whole time.
 
-    python -m tests.synthesis.kill [TIMES]
+    python -m tests.synthesis.kill [TIMES [PIPELINE]]
 
 The language model is a server on loopback that fails now and then. Each pipeline is killed so
 often, then finished; its file must have the bytes of one that was never stopped.
@@ -16,8 +16,8 @@ from tests.mining.kill import kill_again, write_set
 from tests.synthesis.writer_server import WriterServer
 
 
-def main(times):
-    """Kill each pipeline so often; end with an error where a file differs."""
+def main(times, *only):
+    """Kill each pipeline, or those named, so often; end with an error where a file differs."""
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name, serving(WriterServer) as start:
         folder, model = Path(name), start(delay=0.02)
@@ -26,7 +26,8 @@ def main(times):
             "inpars": [folder / "corpus.jsonl", "--count", 120],
             "e5-short-long": ["--count", 20],
         }
-        for pipeline, given in inputs.items():
+        for pipeline in only or inputs:
+            given = inputs[pipeline]
 
             def words(out, pipeline=pipeline, given=given):
                 # A cache for each file: the job that is killed must not find the other's answers.
@@ -40,4 +41,4 @@ def main(times):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, *sys.argv[2:])

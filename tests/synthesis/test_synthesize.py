@@ -8,7 +8,7 @@ import pytest
 
 import embedlm
 from embedlm.data import read_records
-from embedlm.errors import GenerationError, InputError, RecipeError
+from embedlm.errors import GenerationError, InputError, RecipeError, RecordError
 from embedlm.generation import EndpointGenerator
 from embedlm.synthesis import Pipeline, pipelines
 
@@ -119,6 +119,46 @@ def test_what_is_no_use_is_set_aside_with_its_reason(serve, passages, tmp_path):
     aside = lines(tmp_path / "out.jsonl.rejects.jsonl")
     assert len(aside) == len(rows) - made.report["written"]
     assert all(set(row) == {"file", "line", "error", "record"} for row in aside)
+
+
+def test_passages_without_text_are_set_aside_and_the_others_served(serve, passages, tmp_path):
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "out.jsonl"
+    rows = [*passages[:3], {"id": "none", "text": " "}, *passages[3:6]]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = inpars(serve(), corpus, output=out)
+    assert {row["id"] for row in lines(out)} == {row["id"] for row in passages[:6]}
+    assert made.report["unreadable"] == 1
+    aside = lines(tmp_path / "out.jsonl.rejects.jsonl")
+    assert (aside[0]["file"], aside[0]["line"]) == (str(corpus), 4)
+    assert "the field 'text' holds no text" in aside[0]["error"]
+    corpus.write_text('{"id": "a", "words": "a passage under another name"}\n')
+    with pytest.raises(RecordError, match=r"the field 'text' holds no text"):
+        inpars(serve(), corpus, output=tmp_path / "other.jsonl")
+
+
+def answer_of_an_example(chat, sampling, seed):
+    return (
+        "Do swifts sleep, while flying?" if "Passage: oil" in chat[0]["content"] else "what boils"
+    )
+
+
+def test_an_answer_that_is_an_examples_is_set_aside():
+    steps = [
+        {
+            "kind": "generate",
+            "prompt": "{examples}Passage: {passage}",
+            "example": "{text}: {question}",
+            "examples": [{"text": "a swift", "question": "do swifts sleep while flying"}],
+            "into": "query",
+        },
+        {"kind": "write"},
+    ]
+    made = embedlm.synthesize(
+        {"steps": steps}, ["oil floats", "water boils"], llm=answer_of_an_example
+    )
+    assert [row["query"] for row in made.records] == ["what boils"]
+    found = made.report["steps"][0]["set_aside"]["unreadable"]
+    assert found["examples"][0]["reason"].endswith("the answer is that of an example")
 
 
 def leak(chat, sampling, seed):

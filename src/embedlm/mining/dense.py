@@ -4,7 +4,8 @@ A block of queries is compared with a block of passages at a time, so memory doe
 corpus. A matrix product rounds by the shape of its blocks; what may be among the nearest is scored
 again, pair by pair, so that a score depends on its two texts alone and equal passages tie.
 
-Shapes: Q queries, N passages, B passages of a block, D width, K depth, P pairs.
+Shapes: Q queries, N passages, B passages of a block, D width, K depth, M passages that are kept, W
+new ones of a block, P pairs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from embedlm.errors import JobError
 from embedlm.readout.embeddings import finite_scores
@@ -29,6 +31,8 @@ _SCORES = 1 << 24
 """Scores computed at once: 64 MiB of float32."""
 _VALUES = 1 << 23
 """Numbers of the passages' vectors that are in memory at once: 32 MiB."""
+_LEAST_SPARE = 8
+"""Passages that a scan keeps besides the nearest: rounding moves scores of one size about."""
 
 
 class VectorFile:
@@ -91,6 +95,10 @@ def nearest(
 ) -> tuple[Places, Floats]:
     """Return the best passages of each query, best first; equal scores in the corpus' order.
 
+    The scan keeps more than are asked for, by scores that are right but for rounding. Where what
+    it dropped is out of reach of rounding, what it kept is scored anew and put in order. Where so
+    many scores are alike that it is not, these queries are searched once more, each tie scored.
+
     Args:
         q_QD: prepared vectors of the queries.
         vectors: of the passages.
@@ -100,17 +108,100 @@ def nearest(
     Returns:
         Places (Q, K) and scores (Q, K).
     """
-    compare = _between_prepared(similarity)
+    kept = _Kept(len(q_QD), min(len(vectors), depth + max(_LEAST_SPARE, depth // 4)))
+    for start, _, about_QB in _scores(q_QD, vectors, similarity):
+        kept.take(start, about_QB)
+    slack_Q = ROUNDING * kept.largest_Q
+    order_QM = np.argsort(-kept.scores_QM, axis=1, kind="stable")
+    about_QM = np.take_along_axis(kept.scores_QM, order_QM, 1)
+    places_QM = np.take_along_axis(kept.places_QM, order_QM, 1)
+    bound_Q = about_QM[:, depth - 1] - 2 * slack_Q
+    crowded_Q = about_QM[:, -1] >= bound_Q
+    crowded_Q &= places_QM.shape[1] < len(vectors)
     best = _Best(len(q_QD), depth)
+    near_QM = (about_QM >= bound_Q[:, None]) & ~crowded_Q[:, None]
+    rows, columns = np.nonzero(near_QM)
+    places = places_QM[rows, columns]
+
+    def exact(rows: Places, places: Places) -> Floats:
+        return pair_scores(q_QD[rows], prepared(vectors.take(places), similarity), similarity)
+
+    if len(rows):
+        best.merge(rows, places, _in_parts(rows, places, exact))
+    if crowded_Q.any():
+        some = np.flatnonzero(crowded_Q)
+        again = _nearest_of_alike(q_QD[some], vectors, depth, similarity)
+        best.places_QK[some], best.scores_QK[some] = again.places_QK, again.scores_QK
+    return best.places_QK, best.scores_QK
+
+
+def _scores(
+    q_QD: Floats, vectors: VectorFile, similarity: str
+) -> Iterator[tuple[int, Floats, Floats]]:
+    """Yield each block's first place, its prepared vectors (B, D) and its scores (Q, B)."""
+    compare = _between_prepared(similarity)
     size = max(1, min(_SCORES // max(1, len(q_QD)), _VALUES // vectors.width))
     for start, block_BD in vectors.blocks(size):
         c_BD = prepared(block_BD, similarity)
+        yield start, c_BD, compare(q_QD, c_BD)
+
+
+def _nearest_of_alike(q_QD: Floats, vectors: VectorFile, depth: int, similarity: str) -> _Best:
+    """Find the nearest among passages many of which have nearly one score."""
+    best = _Best(len(q_QD), depth)
+    for start, c_BD, about_QB in _scores(q_QD, vectors, similarity):
 
         def exact(rows: Places, columns: Places, c_BD: Floats = c_BD) -> Floats:
             return pair_scores(q_QD[rows], c_BD[columns], similarity)
 
-        best.take(start, compare(q_QD, c_BD), exact)
-    return best.places_QK, best.scores_QK
+        best.take(start, about_QB, exact)
+    return best
+
+
+def _in_parts(rows: Places, columns: Places, exact: Callable[[Places, Places], Floats]) -> Floats:
+    step = 1 << 14
+    parts = [
+        exact(rows[at : at + step], columns[at : at + step]) for at in range(0, len(rows), step)
+    ]
+    return np.concatenate(parts)
+
+
+class _Kept:
+    """The best passages so far of each query by scores that are right but for rounding."""
+
+    def __init__(self, count: int, most: int) -> None:
+        self.scores_QM = np.full((count, most), -np.inf, np.float32)
+        self.places_QM = np.full((count, most), -1, np.int64)
+        self.largest_Q = np.zeros(count, np.float32)
+        """The largest score that was seen, whatever its sign."""
+
+    def take(self, start: int, about_QB: Floats) -> None:
+        """Take in a block, the first passage of which has the place `start`."""
+        queries, most = self.scores_QM.shape
+        largest_Q = np.maximum(about_QB.max(1), -about_QB.min(1))
+        self.largest_Q = np.maximum(self.largest_Q, largest_Q)
+        floor_Q = self.scores_QM.min(1)
+        above_QB = about_QB > floor_Q[:, None]
+        counts_Q = np.count_nonzero(above_QB, axis=1)
+        width = int(counts_Q.max(initial=0))
+        if not width:
+            return
+        if width > 4 * most:
+            top = torch.topk(torch.from_numpy(about_QB), most, dim=1)
+            scores_QW, columns_QW = top.values.numpy(), top.indices.numpy()
+        else:
+            found = np.flatnonzero(above_QB)
+            rows, columns = np.divmod(found, about_QB.shape[1])
+            at = np.arange(len(rows)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
+            scores_QW = np.full((queries, width), -np.inf, np.float32)
+            columns_QW = np.full((queries, width), -1 - start, np.int64)
+            scores_QW[rows, at] = about_QB.ravel()[found]
+            columns_QW[rows, at] = columns
+        scores = np.concatenate([self.scores_QM, scores_QW], 1)
+        places = np.concatenate([self.places_QM, columns_QW + start], 1)
+        chosen = np.argpartition(scores, -most, axis=1)[:, -most:]
+        self.scores_QM = np.take_along_axis(scores, chosen, 1)
+        self.places_QM = np.take_along_axis(places, chosen, 1)
 
 
 class _Best:
@@ -140,17 +231,9 @@ class _Best:
             near_QB = about_QB >= floor_Q[:, None]
         rows, columns = np.nonzero(near_QB)
         if len(rows):
-            self._merge(rows, columns + start, self._exact(rows, columns, exact))
+            self.merge(rows, columns + start, _in_parts(rows, columns, exact))
 
-    @staticmethod
-    def _exact(rows: Places, columns: Places, exact: Callable[[Places, Places], Floats]) -> Floats:
-        step = 1 << 14
-        parts = [
-            exact(rows[at : at + step], columns[at : at + step]) for at in range(0, len(rows), step)
-        ]
-        return np.concatenate(parts)
-
-    def _merge(self, rows: Places, places: Places, scores: Floats) -> None:
+    def merge(self, rows: Places, places: Places, scores: Floats) -> None:
         """Keep the best of what is there and what is added, for the queries that get any."""
         touched = np.unique(rows)
         depth = self.scores_QK.shape[1]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from embedlm.bulk import encode_file
 from embedlm.encode.identity import identity
 from embedlm.errors import UnsupportedError
+from embedlm.jobs import disk_errors, write_file
 from embedlm.jobs.manifest import facts_digest
 from embedlm.mining.corpus import Corpus
 from embedlm.mining.dense import VectorFile, nearest, pair_scores, prepared
@@ -91,6 +92,8 @@ class DenseMiner:
         if instruction is not None:
             model.render(["a"], role="query", instruction=instruction)
         self._vectors: VectorFile | None = None
+        self._home: Path | None = None
+        """Where the vectors are; those of queries, too."""
 
     def identity(self) -> dict[str, Any]:
         """Return the content of the model and how queries are written."""
@@ -121,7 +124,7 @@ class DenseMiner:
             note=home / "done.json",
             show_progress=show_progress,
         )
-        self._vectors = VectorFile(home / "document.npy")
+        self._vectors, self._home = VectorFile(home / "document.npy"), home
 
     def best(self, block: Block, rows: Places, depth: int) -> tuple[Places, Floats]:
         """Compare the queries with every passage; see `Miner.best`."""
@@ -157,8 +160,25 @@ class DenseMiner:
                 own = self.instruction
                 own = self.model.renderer.instruction("query") if own is None else own
                 options["instruction"] = [own if one is None else one for one in block.instructions]
-            block.vectors[id(self)] = self._encode(block.queries, **options)
+            block.vectors[id(self)] = self._kept(block.queries, options)
         return block.vectors[id(self)]
+
+    def _kept(self, queries: list[str], options: dict[str, Any]) -> Floats:
+        """Return the vectors of a block's queries, from the work folder where they are there."""
+        if self._home is None:
+            return self._encode(queries, **options)
+        key = facts_digest({"queries": queries, **options})
+        path = self._home / f"queries-{key}.npy"
+        try:
+            found: Floats = np.load(path, allow_pickle=False)
+            if len(found) == len(queries):
+                return found
+        except (OSError, ValueError, EOFError):  # not there, or damaged
+            pass
+        vectors = self._encode(queries, **options)
+        with disk_errors(path, "What was mined is kept"):
+            write_file(path, lambda file: np.save(file, vectors))
+        return vectors
 
     def _encode(self, texts: list[str], **options: Any) -> Floats:
         vectors = self.model.encode(texts, heads="dense", show_progress=False, **options)
