@@ -71,7 +71,7 @@ def main() -> None:
             print(f"{url}/v1/search: {hit['file']}:{hit['line']}  {hit['text'][:70]!r}")
             same = asyncio.run(as_agent(url))
             print(f"{url}/mcp: {same['file']}  {same['text'][:70]!r}")
-            print(f"{time.perf_counter() - begun:.0f} s; {url}/docs describes all routes")
+            print(f"{time.perf_counter() - begun:.0f} s; {url}/ is the page, {url}/docs the routes")
             if "--stay" in sys.argv:
                 server.wait()
         finally:

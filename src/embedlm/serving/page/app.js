@@ -91,9 +91,8 @@ async function runOf(served, settings, texts, truncate) {
   return { texts, sides };
 }
 
-function Texts({ served, told, failed, said }) {
+function Texts({ served, told, failed, said, written, write }) {
   const first = settled(served, { role: "", instruction: "" }, modelNames(served)[0]);
-  const [written, write] = useState(EXAMPLE);
   const [a, setA] = useState(first);
   const [b, setB] = useState(settled(served, first, modelNames(served)[0], served.models[0].recipes[1]?.name));
   const [two, setTwo] = useState(false);
@@ -122,7 +121,7 @@ function Texts({ served, told, failed, said }) {
   };
   const hasKey = event => (event.ctrlKey || event.metaKey) && event.key === "Enter" && submit(event);
   return html`<section><form onSubmit=${submit}>
-      <${Field} label="Texts, one a line" wide draw=${id => html`<textarea id=${id} rows="8" spellcheck="false" value=${written}
+      <${Field} label="Texts, one a line" wide draw=${id => html`<textarea id=${id} rows="8" dir="auto" spellcheck="false" value=${written}
         onInput=${event => write(event.target.value)} onKeyDown=${hasKey}></textarea>`} />
       <p class="hint">${texts.length} texts of at most ${served.limits.texts}. Ctrl+Enter compares.</p>
       <div class=${`sides n${two ? 2 : 1}`}>
@@ -141,6 +140,8 @@ function App() {
   const [refused, setRefused] = useState(null);
   const [status, told] = useState("Asking the server what it has …");
   const [error, setError] = useState("");
+  const [written, write] = useState(EXAMPLE);
+  const [keyed, setKeyed] = useState(false);
   const say = words => {
     setError("");
     told(words);
@@ -162,6 +163,7 @@ function App() {
     try {
       setServed(await ask("v1/served"));
       setRefused(null);
+      setKeyed(Boolean(key));
       say("");
       if (key) document.getElementById("main").focus();
     } catch (problem) {
@@ -174,9 +176,9 @@ function App() {
   return html`${!served && said}
     ${refused !== null && html`<${KeyForm} words=${refused} enter=${open} />`}
     ${served && (served.models.length ? html`<${Tabs} label="Pages" tabs=${[{ id: "texts", label: "Texts", kept: true }, { id: "search", label: "Search", kept: true }]} chosen=${place} choose=${go}>
-      ${{ texts: () => html`<${Texts} ...${given("texts")} />`, search: () => html`<${Search} ...${given("search")} />` }}<//>`
+      ${{ texts: () => html`<${Texts} ...${given("texts")} written=${written} write=${write} />`, search: () => html`<${Search} ...${given("search")} />` }}<//>`
       : html`<${Search} ...${given(place)} />`)}
-    ${served && html`<footer>EmbedLM ${served.version}. Routes: <a href="docs">docs</a>, <a href="openapi.json">OpenAPI</a>.</footer>`}`;
+    ${served && html`<footer>EmbedLM ${served.version}.${keyed ? "" : html` Routes: <a href="docs">docs</a>, <a href="openapi.json">OpenAPI</a>.`}</footer>`}`;
 }
 
 const main = document.getElementById("main");

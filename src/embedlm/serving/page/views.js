@@ -23,7 +23,7 @@ export function Behind({ label, head, rows, open = false }) {
     ${shown && html`<div class="scroll" tabindex="0" role="region" aria-label=${`${label}, as a table`}>
       <table><thead><tr>${head.map(name => html`<th scope="col">${name}</th>`)}</tr></thead>
       <tbody>${rows().map(row => html`<tr>${row.map((cell, at) =>
-        at ? html`<td>${cell}</td>` : html`<th scope="row">${cell}</th>`)}</tr>`)}</tbody></table></div>`}
+        at ? html`<td dir="auto">${cell}</td>` : html`<th scope="row">${cell}</th>`)}</tr>`)}</tbody></table></div>`}
   </details>`;
 }
 
@@ -58,7 +58,7 @@ export function Heat({ texts, scores, head }) {
 
 /** The texts behind the numbers of a drawing. */
 export const Key = ({ texts }) => texts.length > KEYED ? null
-  : html`<ol class="key">${texts.map(text => html`<li>${short(text, 120)}</li>`)}</ol>`;
+  : html`<ol class="key">${texts.map(text => html`<li><span dir="auto">${short(text, 120)}</span></li>`)}</ol>`;
 
 /** The other texts by their scores with one, best first. */
 export const nearest = (scores, chosen) =>
@@ -73,7 +73,7 @@ export function Nearest({ texts, scores, chosen, choose }) {
     <thead><tr><th scope="col">score</th><th scope="col">text</th></tr></thead>
     <tbody>${rows.map(({ score, index }) => html`<tr key=${index}>
       <td class="score"><i class="bar" aria-hidden="true" style=${{ width: `${4 + 96 * scale.at(score)}%` }}></i><span>${number(score)}</span></td>
-      <td><button type="button" class="text" title="Show those nearest to this text" onClick=${() => choose(index)}>${texts[index]}</button></td></tr>`)}
+      <td><button type="button" class="text" dir="auto" title="Show those nearest to this text" onClick=${() => choose(index)}>${texts[index]}</button></td></tr>`)}
     </tbody></table></div>`;
 }
 

@@ -27,7 +27,7 @@ export function Words({ text, terms, words, mayAsk, others }) {
     ${mayAsk ? " Tick sparse among the outputs." : ""}${others.length ? ` Recipes that give them here: ${others.join(", ")}.` : ""}</p>`;
   const most = Math.max(...terms.map(one => one.weight), 1e-9), inText = text.toLowerCase();
   const more = terms.filter(one => !inText.includes(one.term.trim().toLowerCase()));
-  return html`<p class="words">${parts(text, words).map(([piece, weight]) => weight
+  return html`<p class="words" dir="auto">${parts(text, words).map(([piece, weight]) => weight
       ? html`<mark style=${{ "--share": (weight / most).toFixed(3) }} data-tip=${`${piece}: ${weight.toFixed(3)}`}>${piece}</mark>` : piece)}</p>
     ${!terms.length && html`<p>No term has a weight.</p>`}
     ${more.length > 0 && html`<p>Terms that are not in the text:</p><ul class="chips">${more.slice(0, 16).map(one => html`<li>
@@ -38,11 +38,11 @@ export function Words({ text, terms, words, mayAsk, others }) {
 
 const visible = piece => piece.replace(/ /g, "␣").replace(/\n/g, "↵").replace(/\t/g, "⇥") || "∅";
 
-function Tokens({ prompt, head }) {
-  const shares = prompt.shares[head], most = Math.max(...shares, 1e-9);
+function Tokens({ prompt, heads }) {
+  const shares = prompt.shares[heads[0]], most = Math.max(...shares, 1e-9);
   return html`<p class="tokens">${prompt.pieces.map((piece, i) => html`<span class=${`token s-${prompt.segments[i]}${shares[i] ? " read" : ""}`}
     style=${{ "--share": (shares[i] / most).toFixed(3) }}
-    data-tip=${`${visible(piece)}: ${SEGMENTS[prompt.segments[i]]}${shares[i] ? `, ${(100 * shares[i]).toFixed(1)} % of ${outputName(head)}` : ", not read"}`}>${visible(piece)}</span>`)}</p>`;
+    data-tip=${`${visible(piece)}: ${SEGMENTS[prompt.segments[i]]}${shares[i] ? `, ${(100 * shares[i]).toFixed(1)} % of ${heads.map(outputName).join(" and ")}` : ", not read"}`}>${visible(piece)}</span>`)}</p>`;
 }
 
 function told(pooling) {
@@ -54,14 +54,16 @@ function told(pooling) {
 
 export function Prompt({ prompts, recipe }) {
   const heads = Object.keys(prompts[0].shares), several = prompts.length > 1;
+  const alike = Object.values(Object.groupBy(heads, head => JSON.stringify(prompts.map(prompt => prompt.shares[head]))));
   const segments = [...new Set(prompts.flatMap(prompt => prompt.segments))];
   const tokens = prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0);
   return html`<p>${told(recipe.pooling)} ${tokens} tokens${several ? ` in ${prompts.length} prompts, whose outputs are averaged` : ""}${prompts.some(p => p.truncated) ? ", shortened" : ""}.</p>
     <ul class="legend">${segments.map(name => html`<li><span class=${`token s-${name}`} aria-hidden="true">a</span> ${SEGMENTS[name]}</li>`)}
       <li><span class="token read" aria-hidden="true" style=${{ "--share": 1 }}>a</span> pooled; the stronger the line, the more it counts</li></ul>
     ${prompts.map((prompt, number) => html`<div class="prompt" key=${number}>
-      ${several && html`<h4>Prompt ${number + 1}</h4>`}
-      ${heads.map(head => html`${heads.length > 1 && html`<h4>Read by ${outputName(head)}</h4>`}<${Tokens} prompt=${prompt} head=${head} />`)}
+      ${several && html`<h3>Prompt ${number + 1}</h3>`}
+      ${alike.map(same => html`${heads.length > 1 && html`<p class="hint">Read by ${same.map(outputName).join(" and ")}:</p>`}
+        <${Tokens} prompt=${prompt} heads=${same} />`)}
       <${Behind} label=${several ? `Tokens of prompt ${number + 1}` : "Tokens"} head=${["", "token", "id", "segment", ...heads.map(head => `share of ${outputName(head)}`)]}
         rows=${() => prompt.ids.map((id, i) => [i + 1, visible(prompt.pieces[i]), id, SEGMENTS[prompt.segments[i]], ...heads.map(head => prompt.shares[head][i] ? `${(100 * prompt.shares[head][i]).toFixed(1)} %` : "")])} />
     </div>`)}`;
