@@ -27,7 +27,7 @@ demo: $(CORE)  ## Ask three questions over the project's own docs.
 	$(BIN)/python examples/demo.py
 
 adapt-demo: $(DEV)  ## Adapt the built-in model to the project's own docs; minutes on 2 cores.
-	$(BIN)/embedlm adapt docs -o adapted-demo
+	$(BIN)/embedlm adapt docs -o adapted-demo --steps 24
 
 serve-demo: $(CORE)  ## Index the docs, serve them, and ask over HTTP and as an agent.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[serve,mcp,search]"

@@ -1,10 +1,10 @@
 """Adaptation: documents alone are given, and the queries that people wrote say what was gained.
 
-    python benchmarks/adapt.py cranfield --data DATA [-m MODEL] [--teacher MODEL] [-o DIR]
-        [--steps N] [--batch N] [--negatives N] [--learning-rate X] [--train adapter|all]
+    python benchmarks/adapt.py cranfield --data DATA [-m MODEL] [--teacher MODEL] [--llm MODEL]
+        [-o DIR] [--cache DIR] [--steps N] [--batch N] [--negatives N] [--learning-rate X]
 
 `embedlm.adapt` sees the corpus of a retrieval set and none of its queries. Then the base and the
-tuned model, kept or not, are scored on the set's own queries, with the interval of the difference.
+model that was kept are scored on the set's own queries, with the interval of the difference.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ OPTIONS = {
     "learning_rate": float,
     "chunk_tokens": int,
     "train": str,
+    "llm": str,
+    "teacher": str,
 }
 
 
@@ -40,7 +42,6 @@ def main() -> None:
     parser.add_argument("task")
     parser.add_argument("--data", required=True)
     parser.add_argument("-m", "--model")
-    parser.add_argument("--teacher")
     parser.add_argument("-o", "--output", default="adapted")
     parser.add_argument("--cache", help="folder of finished evaluations")
     for name, kind in OPTIONS.items():
@@ -54,9 +55,7 @@ def main() -> None:
     corpus = Path(chosen.data) / known_tasks()[chosen.task].files.corpus  # type: ignore[attr-defined]
     given = {name: getattr(chosen, name) for name in OPTIONS if getattr(chosen, name) is not None}
     start = time.monotonic()
-    report = embedlm.adapt(
-        corpus, chosen.model, chosen.output, teacher=chosen.teacher, on_event=tell, **given
-    )
+    report = embedlm.adapt(corpus, chosen.model, chosen.output, on_event=tell, **given)
     print(f"adapted in {time.monotonic() - start:.0f} s; kept {report['kept']}: {report['why']}")
     base, adapted = (
         embedlm.evaluate(model, [chosen.task], data=chosen.data, cache=chosen.cache)

@@ -18,7 +18,7 @@ from embedlm.generation import EndpointGenerator, Sampling
 
 __all__ = ["estimated"]
 
-_SAMPLE = 16
+_SAMPLE = 48
 """Chunks that are encoded to measure the speed."""
 _BACKWARD = 3.0
 """A step of training takes so many times a forward pass."""

@@ -130,7 +130,7 @@ def write_lines_of(path: Path, values: Iterable[Any]) -> None:
     write_file(path, lambda handle: handle.write(content))
 
 
-def write_parts(divided: Divided, chunks: Sequence[Chunk], data: Path, work: Path) -> None:
+def write_parts(divided: Divided, chunks: Sequence[Chunk], data: Path, work: Path) -> int:
     """Write the corpus, the held-out set in BEIR's form, and what is mined.
 
     Of a large corpus, passages are mined and searched that a fixed seed draws beside the answers.
@@ -140,16 +140,17 @@ def write_parts(divided: Divided, chunks: Sequence[Chunk], data: Path, work: Pat
         chunks: of all documents.
         data: the folder that is kept.
         work: the folder that is removed at the end.
+
+    Returns:
+        How many passages held-out queries search.
     """
     write_lines_of(data / "corpus.jsonl", (chunk.to_json() for chunk in chunks))
     held, folder = divided.parts[HELD_OUT], data / HELD_OUT
     shown = {query.chunk.id: query.passage for own in held for query in own}
+    seen = searched(chunks, held, PASSAGES[HELD_OUT])
     write_lines_of(
         folder / "corpus.jsonl",
-        (
-            {"_id": one.id, "text": shown.get(one.id, one.passage)}
-            for one in searched(chunks, held, PASSAGES[HELD_OUT])
-        ),
+        ({"_id": one.id, "text": shown.get(one.id, one.passage)} for one in seen),
     )
     rows = [(f"q{number}", own) for number, own in enumerate(held)]
     write_lines_of(
@@ -163,6 +164,7 @@ def write_parts(divided: Divided, chunks: Sequence[Chunk], data: Path, work: Pat
     mined = searched(trained, [own for _, own in learnt], PASSAGES[TRAIN])
     write_lines_of(work / "passages.jsonl", ({"id": one.id, "text": one.passage} for one in mined))
     write_lines_of(work / "records.jsonl", (_record(own, part) for part, own in learnt))
+    return len(seen)
 
 
 def searched(chunks: Sequence[Chunk], asked: Iterable[list[Query]], most: int) -> list[Chunk]:

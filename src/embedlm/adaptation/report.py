@@ -95,8 +95,8 @@ def _scores(report: Mapping[str, Any]) -> str:
             rows.append(f"| {name} | {scores[METRIC]:.4f} | {low:.4f} to {high:.4f} | {more} |")
     count = sum(report["queries"]["held_out"].values())
     told = (
-        f"{count:,} held-out queries ({_kinds(report['queries']['held_out'])}) over all "
-        f"{report['chunks']:,} chunks; divided by {report['split']}."
+        f"{count:,} held-out queries ({_kinds(report['queries']['held_out'])}) over "
+        f"{report['searched']:,} of {report['chunks']:,} chunks; divided by {report['split']}."
     )
     return "## Held-out queries\n\n" + "\n".join(rows) + f"\n\n{told}"
 

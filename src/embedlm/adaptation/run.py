@@ -248,7 +248,7 @@ class _Run:
             for text, id in ([] if written is None else written["queries"])
         ]
         divided = self.divided(own)
-        write_parts(divided, self.chunks, steps.data, steps.work)
+        searched = write_parts(divided, self.chunks, steps.data, steps.work)
         aside = {
             "documents": [_told(one) for one in self.corpus.set_aside],
             "queries": [_told(one) for one in self.given.set_aside] if self.given else [],
@@ -257,6 +257,7 @@ class _Run:
         return {
             "documents": len(self.corpus.documents),
             "chunks": len(self.chunks),
+            "searched": searched,
             "split": divided.split.by,
             "queries": divided.counts(),
             "ambiguous": divided.ambiguous,

@@ -59,21 +59,27 @@ def plan_of(
         data: the folder with train.jsonl and dev.jsonl.
     """
     steps = steps_of(settings, queries)
-    contrast = {"kind": "info_nce", "temperature": _TEMPERATURE}
-    objective: list[dict[str, Any]] = [contrast]
-    listwise: dict[str, Any] | None = None
-    if teacher is not None:
-        options: dict[str, Any] = {"teacher": teacher, "guide_temperature": _TEMPERATURE}
-        listwise = {"kind": "guide_distill", "temperature": _TEMPERATURE, "options": options}
-    elif scored:
-        options = {"form": "cross_entropy", "similarity": "cosine"}
-        options["teacher_temperature"] = _LOGIT_TEMPERATURE
-        listwise = {"kind": "kl_distill", "temperature": _TEMPERATURE, "options": options}
-    if listwise is not None:
-        objective = [listwise, {**contrast, "weight": _INFO_NCE}]
-    stage = {
+    stage = _stage(settings, teacher, data, steps, scored=scored)
+    return {
         "name": "adapt",
-        "objective": objective,
+        "model": model,
+        **({} if recipe is None else {"recipe": recipe}),
+        "stages": [stage],
+        "dev": {"source": str(data / "dev.jsonl"), "every": max(1, steps // SCORES)},
+        "save_dtype": save_dtype,
+        "seed": settings.seed,
+        "checkpoint_every": max(1, steps // (2 * SCORES)),
+        "log_every": max(1, steps // (2 * SCORES)),
+    }
+
+
+def _stage(
+    settings: Settings, teacher: str | None, data: Path, steps: int, *, scored: bool
+) -> dict[str, Any]:
+    """Return the one stage of the plan."""
+    stage: dict[str, Any] = {
+        "name": "adapt",
+        "objective": _objective(teacher, scored=scored),
         "data": [{"source": str(data / "train.jsonl")}],
         "train": settings.train,
         "adapter": {"rank": settings.rank, "alpha": 2 * settings.rank},
@@ -88,14 +94,19 @@ def plan_of(
     }
     if settings.train != "adapter":
         del stage["adapter"]
-    return {
-        "name": "adapt",
-        "model": model,
-        **({} if recipe is None else {"recipe": recipe}),
-        "stages": [stage],
-        "dev": {"source": str(data / "dev.jsonl"), "every": max(1, steps // SCORES)},
-        "save_dtype": save_dtype,
-        "seed": settings.seed,
-        "checkpoint_every": max(1, steps // (2 * SCORES)),
-        "log_every": max(1, steps // (2 * SCORES)),
-    }
+    return stage
+
+
+def _objective(teacher: str | None, *, scored: bool) -> list[dict[str, Any]]:
+    """Return the losses: those of a teacher and a little InfoNCE, or InfoNCE alone."""
+    contrast = {"kind": "info_nce", "temperature": _TEMPERATURE}
+    if teacher is not None:
+        kind: str = "guide_distill"
+        options: dict[str, Any] = {"teacher": teacher, "guide_temperature": _TEMPERATURE}
+    elif scored:
+        kind, options = "kl_distill", {"form": "cross_entropy", "similarity": "cosine"}
+        options["teacher_temperature"] = _LOGIT_TEMPERATURE
+    else:
+        return [contrast]
+    listwise = {"kind": kind, "temperature": _TEMPERATURE, "options": options}
+    return [listwise, {**contrast, "weight": _INFO_NCE}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -98,7 +99,9 @@ def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
     if settings.kind == "qlora":
         in_four_bits(model.backbone.network, model.backbone.device)
     peft = require("peft", "train")
-    with _targets_named(model, settings):
+    # peft still asks transformers by a name that is to go.
+    quiet = warnings.catch_warnings(action="ignore", category=FutureWarning)
+    with _targets_named(model, settings), quiet:
         tuner = peft.get_peft_model(model.backbone.network, _config(settings))
     model.rebuild()
     return tuner
