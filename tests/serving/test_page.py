@@ -253,6 +253,16 @@ def test_a_server_without_an_index_says_how_to_make_one(browser, model):
         seen.page.get_by_text("embedlm serve --index notes.index").wait_for()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_routes_are_described_as_readably(browser, place, scheme):
+    with opened(browser, f"{place.url}/docs", size=PHONE, scheme=scheme) as seen:
+        assert audit(seen.page) == []
+        fields = seen.page.get_by_role("region", name="Fields of POST /v1/compare")
+        assert fields.get_by_text("One that fits the model").count() == 1
+        seen.page.get_by_role("link", name="The page").click()
+        ready(seen.page)
+
+
 # -- its routes, without a browser ------------------------------------------------------------
 
 

@@ -11,15 +11,6 @@ from typing import Any
 
 __all__ = ["reference"]
 
-_STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-code, pre { font: 0.9em ui-monospace, monospace; }
-section { border-top: 1px solid #8886; padding: 0.5rem 0; }
-h2 { font-size: 1.1rem; } h2 b { display: inline-block; min-width: 3.5rem; }
-table { border-collapse: collapse; } td, th { text-align: left; padding: 0.1rem 1rem 0.1rem 0; }
-"""
-
 
 def reference(openapi: Mapping[str, Any]) -> str:
     """Return the page."""
@@ -27,11 +18,13 @@ def reference(openapi: Mapping[str, Any]) -> str:
     parts = "\n".join(_sections(openapi))
     title = escape(f"{info['title']} {info['version']}")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style><h1>{title}</h1><p>{escape(info['description'])} "
-        'As <a href="/openapi.json">OpenAPI</a>.</p>'
-        f"{parts}</html>"
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        '<link rel="stylesheet" href="page/page.css"><link rel="stylesheet" href="page/own.css">'
+        f"</head><body><header><h1>{title}</h1></header><main><p>{escape(info['description'])} "
+        'As <a href="openapi.json">OpenAPI</a>. <a href="./">The page</a> compares texts.</p>'
+        f"{parts}</main></body></html>"
     )
 
 
@@ -40,35 +33,39 @@ def _sections(openapi: Mapping[str, Any]) -> Iterator[str]:
     for path, methods in openapi["paths"].items():
         for method, facts in methods.items():
             words = escape(facts.get("description") or facts.get("summary") or "")
+            name = f"{method.upper()} {path}"
             yield (
                 f"<section><h2><b>{method.upper()}</b> <code>{escape(path)}</code></h2>"
-                f"<p>{words}</p>{_fields(facts, schemas)}</section>"
+                f"<p>{words}</p>{_fields(name, facts, schemas)}</section>"
             )
 
 
-def _fields(facts: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+def _fields(name: str, facts: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
     content: Mapping[str, Any] = facts.get("requestBody", {}).get("content", {})
     schema: Mapping[str, Any] = next((one["schema"] for one in content.values()), {})
     bodies = [_resolved(one, schemas) for one in schema.get("anyOf", [schema])]
-    tables = [_table(body, schemas) for body in bodies if body.get("properties")]
+    tables = [_table(name, body, schemas) for body in bodies if body.get("properties")]
     return "<p>or</p>".join(tables)
 
 
-def _table(body: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
+def _table(name: str, body: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
     needed = body.get("required", ())
     rows = []
-    for name, field in body["properties"].items():
-        default = "needed" if name in needed else repr(field.get("default"))
+    for key, field in body["properties"].items():
+        default = "needed" if key in needed else repr(field.get("default"))
         words = field.get("description", "")
         cells = (
-            f"<code>{escape(name)}</code>",
+            f"<code>{escape(key)}</code>",
             _kind(field, schemas),
             escape(default),
             escape(words),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = "".join(f"<th>{one}</th>" for one in ("Field", "Type", "Without it", ""))
-    return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+    heads = "".join(f'<th scope="col">{one}</th>' for one in ("Field", "Type", "Without it", ""))
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Fields of {escape(name)}">'
+        f'<table class="fields"><tr>{heads}</tr>{"".join(rows)}</table></div>'
+    )
 
 
 def _kind(field: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:

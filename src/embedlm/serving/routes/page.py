@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-__all__ = ["FILES", "ROUTES"]
+__all__ = ["FILES", "HEADERS", "ROUTES"]
 
 _HERE = "embedlm.serving/page/"
 _REPORT = "embedlm.studies.report/"
@@ -28,7 +28,7 @@ FILES = {
 }
 """Where each file of the page lies."""
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-_HEADERS = {
+HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -52,7 +52,7 @@ async def page_file(name: str, request: Request) -> Response:
 
 def _answer(name: str) -> Response:
     kind = _KINDS[name.rpartition(".")[2]]
-    return Response(_bytes(name), 200, _HEADERS, f"{kind}; charset=utf-8")
+    return Response(_bytes(name), 200, HEADERS, f"{kind}; charset=utf-8")
 
 
 @cache

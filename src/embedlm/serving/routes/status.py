@@ -7,7 +7,7 @@ from starlette.responses import HTMLResponse, Response
 
 from embedlm.serving.answers import as_json
 from embedlm.serving.reference import reference
-from embedlm.serving.routes.page import FILES
+from embedlm.serving.routes.page import FILES, HEADERS
 from embedlm.serving.service import service_of
 
 __all__ = ["OPEN", "ROUTES"]
@@ -32,7 +32,7 @@ async def metrics(request: Request) -> Response:
 
 async def docs(request: Request) -> Response:
     """Return the documentation of all routes, a page that asks no other host for anything."""
-    return HTMLResponse(reference(request.app.openapi()))
+    return HTMLResponse(reference(request.app.openapi()), headers=HEADERS)
 
 
 ROUTES = (
