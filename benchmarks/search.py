@@ -32,7 +32,7 @@ TASKS: dict[str, tuple[str | None, list[tuple[str, str | None]]]] = {
     "cranfield": (None, [("adi", None), ("cisi", None)]),
 }
 """The split that is reported of each set, and the queries by which a fusion is chosen for it."""
-DEPTHS = (100, 1000)
+DEPTHS = (100, 200, 1000)
 """Documents of each ranking that are fused."""
 FUSIONS: dict[str, tuple[str, dict[str, int]]] = {
     "rrf": ("rrf", {}),

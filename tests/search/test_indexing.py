@@ -72,6 +72,9 @@ def test_every_mode_gives_ids_as_they_came_and_scores_of_the_model(corpus, model
     fused = answers(tmp_path / "index", model, fusion="rrf")
     assert len(fused) == 4
     assert fused[0][0] in (7, UUID)
+    scaled = answers(tmp_path / "index", model)
+    assert scaled == answers(tmp_path / "index", model, fusion="min_max")
+    assert scaled != fused
     with Index.open(tmp_path / "index", model) as index:
         assert [[e.text for e in found] for found in index.fetch(["7", 7, "none"])] == [
             [RECORDS[1]["text"]],

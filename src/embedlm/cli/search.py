@@ -55,7 +55,7 @@ class Asking:
         str | None,
         Parameter(
             metavar="NAME",
-            help="Of a hybrid search: rrf (so without it), weighted, min_max or dbsf.",
+            help="Of a hybrid search: min_max (so without it), dbsf, rrf or weighted.",
         ),
     ] = None
     weight: Annotated[

@@ -20,11 +20,13 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError, closest
 
-__all__ = ["DEPTH", "SCALES", "dbsf", "fuse", "min_max", "ordered", "rrf", "weighted"]
+__all__ = ["DEFAULT", "DEPTH", "SCALES", "dbsf", "fuse", "min_max", "ordered", "rrf", "weighted"]
 
 Scores = npt.NDArray[np.float64]
 """A run's scores, best first."""
 
+DEFAULT = "min_max"
+"""The method where none is named: of equal weights the best on three dev sets, docs/results.md."""
 DEPTH = 1000
 """Documents of a run that are fused, as in PromptReps (arXiv 2404.18424)."""
 RRF_K = 60
@@ -83,7 +85,7 @@ def ordered(run: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def fuse(
     runs: Sequence[Mapping[str, float]],
-    method: str = "min_max",
+    method: str = DEFAULT,
     weights: Sequence[float] | None = None,
     *,
     depth: int = DEPTH,

@@ -12,7 +12,7 @@ from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments
 from embedlm.schema.recipe import MultiVector, Sparse
 from embedlm.search.exact import ExactStore
-from embedlm.search.fusion import DEPTH, fuse, ordered
+from embedlm.search.fusion import DEFAULT, DEPTH, fuse, ordered
 from embedlm.search.passages import Passage
 from embedlm.search.store import Store
 
@@ -56,7 +56,7 @@ class SearchIndex:
         mode: str = "dense",
         *,
         store: Store | None = None,
-        fusion: str = "min_max",
+        fusion: str = DEFAULT,
         show_progress: bool | Literal["lines"] | None = None,
     ) -> None:
         """Embed the passages.

@@ -19,7 +19,7 @@ from embedlm.search.documents import document_key
 from embedlm.search.edge import EdgeStore
 from embedlm.search.exact import ExactStore
 from embedlm.search.filters import Filter, check_filter
-from embedlm.search.fusion import fuse, ordered
+from embedlm.search.fusion import DEFAULT, fuse, ordered
 from embedlm.search.layout import (
     CATALOGUE,
     check_model,
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Index"]
 
-DEPTH = 100
-"""Passages of each ranking that are fused."""
+DEPTH = 200
+"""Passages of each ranking that are fused: the best number for `min_max`, see docs/results.md."""
 _MODES = {
     "dense": ("dense",),
     "sparse": ("sparse",),
@@ -51,6 +51,8 @@ _MODES = {
 
 
 _INVERTED = ("sparse", "bm25")
+_READ = 64
+"""Passages that are read at once, at least; a search seldom needs all that were ranked."""
 
 
 class _Reranks(Protocol):
@@ -193,7 +195,7 @@ class Index:
         mode: str = "hybrid",
         where: Filter | None = None,
         instruction: str | None = None,
-        fusion: str = "rrf",
+        fusion: str = DEFAULT,
         weights: Mapping[str, float] | None = None,
         depth: int = DEPTH,
         rerank: _Reranks | None = None,
@@ -210,7 +212,7 @@ class Index:
             mode: one of `modes`; hybrid fuses dense, sparse and BM25, as far as the index has them.
             where: a filter of metadata, see `search.filters`.
             instruction: fills the query's prompt; None takes the recipe's.
-            fusion: rrf, weighted, min_max or dbsf, see `search.fuse`.
+            fusion: min_max, dbsf, rrf or weighted, see `search.fuse`.
             weights: of the rankings in a hybrid search, by name; None: equal ones.
             depth: passages of each ranking that are fused.
             rerank: a `Reranker`, which orders the best `rerank_depth` passages anew; scores are
@@ -307,18 +309,21 @@ class Index:
     def _by_document(
         self, ranked: Sequence[tuple[str, float]], wanted: int
     ) -> list[tuple[Entry, float]]:
-        entries = self._catalogue.entries([key for key, _ in ranked])
         best: dict[str, tuple[Entry, float]] = {}
-        for key, score in ranked:
-            entry = entries.get(key)
-            if entry is None:
-                raise InputError(
-                    f"the store of {str(self.path)!r} holds the passage {key!r}, and its catalogue "
-                    "does not; the index is damaged: make it again"
-                )
-            best.setdefault(entry.document, (entry, score))
-            if len(best) == wanted:
-                break
+        step = max(2 * wanted, _READ)
+        for start in range(0, len(ranked), step):
+            some = ranked[start : start + step]
+            entries = self._catalogue.entries([key for key, _ in some])
+            for key, score in some:
+                entry = entries.get(key)
+                if entry is None:
+                    raise InputError(
+                        f"the store of {str(self.path)!r} holds the passage {key!r}, and its "
+                        "catalogue does not; the index is damaged: make it again"
+                    )
+                best.setdefault(entry.document, (entry, score))
+                if len(best) == wanted:
+                    return list(best.values())
         return list(best.values())
 
     def _found(

@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from embedlm.search.fusion import DEFAULT
 from embedlm.serving.answers import as_base64, as_json, as_list, shown_terms
 from embedlm.serving.bodies import Body, Count, TokenIds, items_of
 from embedlm.serving.encoding import Encoding, Output
@@ -45,7 +46,7 @@ class SearchBody(Body):
     mode: str = "hybrid"
     where: dict[str, Any] | None = None
     instruction: str | None = None
-    fusion: str = "rrf"
+    fusion: str = DEFAULT
     weights: dict[str, float] | None = None
     exact: bool = False
 

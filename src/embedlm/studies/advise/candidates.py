@@ -165,7 +165,7 @@ def candidates(
                 dim == width,
             )
             if dim == width:
-                mixed = [fuse(pair, "rrf") for pair in zip(found, runs, strict=True)]
+                mixed = [fuse(pair) for pair in zip(found, runs, strict=True)]
                 yield Candidate(
                     f"{own.name}, {form} + bm25",
                     own.name,

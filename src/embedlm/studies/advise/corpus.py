@@ -105,7 +105,8 @@ def read_corpus(
             [data.relevant[query] for query in asked],
             "answers given with the corpus",
         )
-    documents = list(read_documents(path, text_field=text_field, headings=False))
+    given = queries is not None
+    documents = list(read_documents(path, text_field=text_field, headings=given))
     if queries is not None:
         pairs = list(_asked(Path(queries), {str(d.id) for d in documents}))
         source = f"the file {Path(queries).name}"
