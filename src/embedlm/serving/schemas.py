@@ -264,6 +264,87 @@ class Hits(Shown):
     hits: list[Hit]
 
 
+class WeightedTerm(Shown):
+    """A term of a sparse head as it reads, and its weight."""
+
+    id: int
+    term: str
+    weight: float
+
+
+class Compared(Shown):
+    """What `/v1/compare` answers: scores by head, and a plane."""
+
+    model: str
+    recipe: str
+    tokens: int
+    truncated: list[int]
+    scores: dict[str, list[Vector]]
+    places: list[Vector]
+    shown: float
+    terms: list[list[WeightedTerm]] | None = None
+    words: list[list[Vector]] | None = None
+
+
+class ShownPrompt(Shown):
+    """A prompt of a text, token by token."""
+
+    text: str
+    ids: list[int]
+    tokens: list[str]
+    pieces: list[str]
+    segments: list[str]
+    truncated: bool
+    shares: dict[str, Vector]
+
+
+class RenderedTexts(Shown):
+    """What `/v1/render` answers: the prompts of each text."""
+
+    model: str
+    recipe: str
+    prompts: list[list[ShownPrompt]]
+
+
+class FittingRecipe(Shown):
+    """A recipe that fits a model, and what a request may choose with it."""
+
+    name: str
+    summary: str
+    heads: list[str]
+    more_heads: list[str]
+    roles: list[str]
+    instructed: list[str | None]
+    pooling: dict[str, Any]
+
+
+class ServedModel(Shown):
+    """A model and its recipes, its own first."""
+
+    name: str
+    dim: int
+    max_length: int | None
+    adapters: list[str]
+    recipes: list[FittingRecipe]
+
+
+class ServedIndex(Shown):
+    """An index and its modes of search."""
+
+    name: str
+    modes: list[str]
+    model: str
+
+
+class ServedList(Shown):
+    """What `/v1/served` answers."""
+
+    version: str
+    models: list[ServedModel]
+    indexes: list[ServedIndex]
+    limits: dict[str, int]
+
+
 class Health(Shown):
     """Whether new requests should come here."""
 
@@ -290,8 +371,19 @@ _ANSWERS: Mapping[str, Any] = {
     "/rerank": list[Rank] | CohereRanks,
     "/v1/encode": Encoded,
     "/v1/search": Hits,
+    "/v1/compare": Compared,
+    "/v1/render": RenderedTexts,
+    "/v1/served": ServedList,
     "/health": Health,
     "/ping": Health,
+}
+
+
+_FILES = {
+    "/": ("text/html",),
+    "/page/{name}": ("text/html", "text/css", "text/javascript"),
+    "/docs": ("text/html",),
+    "/metrics": ("text/plain",),
 }
 
 
@@ -309,6 +401,9 @@ def responses_of(path: str) -> dict[int | str, dict[str, Any]]:
     }
     if path in _ANSWERS:
         found[200] = {"model": _ANSWERS[path], "description": "The answer."}
+    if path in _FILES:
+        content: dict[str, Any] = {kind: {} for kind in _FILES[path]}
+        found[200] = {"content": content, "description": "A file."}
     if path == "/health":
         found["5XX"] = {"model": Health, "description": "The server was told to end."}
     return found
