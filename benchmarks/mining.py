@@ -9,7 +9,8 @@ positive, the others are hidden: each hidden one among the negatives is a false 
 finds the 60 nearest of random vectors, once by EmbedLM's blocks and once as `mine_hard_negatives`
 does (the scores of up to 16,384 queries at once, then torch.topk). `speed` mines random sentences
 with the built-in model, once by `embedlm.mine` and once by sentence-transformers'
-`mine_hard_negatives` (which needs datasets) with the same weights, each in a process of its own:
+`mine_hard_negatives` (which needs datasets) with the same weights, then by `embedlm.mine` with the
+layers' products in 8-bit integers, each in a process of its own:
 first from texts, then with the vectors in the cache, which leaves the search.
 Finished rows are kept in --out and not measured again.
 """
@@ -126,12 +127,13 @@ from pathlib import Path
 from benchmarks.contender import peak_mb
 import embedlm
 folder, k = Path(sys.argv[1]), int(sys.argv[2])
-model = embedlm.load(folder / "model", dtype="float32", device="cpu")
+dtype = sys.argv[3]
+model = embedlm.load(folder / "model", dtype=dtype, device="cpu")
 times = []
 for run in range(2):
     start = time.perf_counter()
     embedlm.mine(folder / "records.jsonl", folder / "corpus.jsonl", model=model, k=k,
-        filters={"perc_pos": 0.95}, work=folder / "work", output=folder / f"ours{run}.jsonl",
+        filters={"perc_pos": 0.95}, work=folder / "work", output=folder / f"{dtype}{run}.jsonl",
         form="sentence-transformers", show_progress=False)
     times.append(time.perf_counter() - start)
 print(json.dumps([*times, peak_mb()]))
@@ -245,10 +247,10 @@ def write_set(folder: Path, passages: int, queries: int) -> None:
             file.write(json.dumps({"query": query, "positives": [text]}) + "\n")
 
 
-def contender(program: str, folder: Path, k: int) -> dict[str, Any]:
+def contender(program: str, folder: Path, k: int, dtype: str = "float32") -> dict[str, Any]:
     """Return the times and the peak memory of a process."""
     done = subprocess.run(
-        [sys.executable, "-c", program, str(folder), str(k)],
+        [sys.executable, "-c", program, str(folder), str(k), dtype],
         capture_output=True,
         text=True,
         check=False,
@@ -271,12 +273,16 @@ def speed(passages: int, queries: int, k: int, out: Path) -> None:
     size = f"{passages}x{queries}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if len(kept_rows(out).keys() & {f"embedlm {size}", f"sentence-transformers {size}"}) < 2:
+        programs = {
+            "embedlm": (OURS, "float32"),
+            "sentence-transformers": (THEIRS, "float32"),
+            "embedlm int8": (OURS, "int8"),
+        }
+        if len(kept_rows(out).keys() & {f"{name} {size}" for name in programs}) < len(programs):
             write_set(folder, passages, queries)
-        programs = {"embedlm": OURS, "sentence-transformers": THEIRS}
         rows = [
-            (f"{name} {size}", partial(contender, program, folder, k))
-            for name, program in programs.items()
+            (f"{name} {size}", partial(contender, program, folder, k, dtype))
+            for name, (program, dtype) in programs.items()
         ]
         print("| miner, passages x queries | s from texts | s with vectors | peak MB |")
         print("|---|---|---|---|")
@@ -284,10 +290,11 @@ def speed(passages: int, queries: int, k: int, out: Path) -> None:
             print(
                 f"| {row['name']} | {row['whole']:.1f} | {row['search']:.1f} | {row['peak']:.0f} |"
             )
-        both = [folder / "ours0.jsonl", folder / "theirs0.jsonl"]
-        if all(path.is_file() for path in both):
-            ours, theirs = map(triplets, both)
+        files = [folder / f"{name}0.jsonl" for name in ("float32", "theirs", "int8")]
+        if all(path.is_file() for path in files):
+            ours, theirs, short = map(triplets, files)
             print(f"triplets: {len(ours)} and {len(theirs)}, {len(ours & theirs)} in both")
+            print(f"triplets in int8: {len(short)}, {len(ours & short)} of them in float32, too")
 
 
 def main() -> None:
