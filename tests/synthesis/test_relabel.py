@@ -206,7 +206,7 @@ def test_heap_sort_by_a_model_that_knows_gives_the_order(count):
 def knows(chat, sampling, seed):
     """Write the topic of a passage; judge by whether query and passage share it."""
     text = chat[-1]["content"]
-    if "Write a question" in text:
+    if "Write the question" in text:
         passage = text.rpartition("Passage: ")[2]
         topic = next(t for t in TOPICS if t in passage)
         return f"tell me of {topic} number {seed % 97} please"
@@ -241,6 +241,10 @@ class Knowing:
     def score(self, questions):
         for question in questions:
             text = question.chat[-1]["content"]
+            if "How relevant" in text:
+                highly = knows(question.chat, None, 0) == "Highly Relevant."
+                yield (-1.0, -9.0, -0.1 if highly else -5.0)
+                continue
             topic = next(t for t in TOPICS if t in text)
             parts = text.split("\n\n")[1:-1]
             yield tuple(float(np.log(0.1 + (topic in part))) for part in parts)

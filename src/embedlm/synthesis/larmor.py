@@ -23,6 +23,7 @@ import numpy as np
 from embedlm.errors import InputError
 from embedlm.evaluation.metrics import ndcg
 from embedlm.generation import (
+    Answer,
     Cache,
     Conversation,
     Generator,
@@ -211,14 +212,21 @@ def _judged(
         found: dict[str, bool | None] = {}
         for one in ranked:
             chat = _prompt("judge", query=query.text, passage=one.text)
-            answer = yield Question(chat, Sampling(0.0, 1.0, 8))
-            said = answer.text.strip().strip(".").casefold()
-            known = said in [label.casefold() for label in _LABELS]
-            found[one.id] = said == _LABELS[-1].casefold() if known else None
+            answer = yield Question(chat, Sampling(0.0, 1.0, 8), labels=_LABELS)
+            found[one.id] = _highly(answer)
         return found
 
     conversations = (conversation(*pair) for pair in zip(asked, fused, strict=True))
     return converse(writer, conversations, store, Spent())
+
+
+def _highly(answer: Answer) -> bool | None:
+    """Return whether an answer is the best label, by its score or as it is written."""
+    if answer.scores is not None:
+        return int(np.argmax(answer.scores)) == len(_LABELS) - 1
+    said = answer.text.strip().strip(".").casefold()
+    known = said in [label.casefold() for label in _LABELS]
+    return said == _LABELS[-1].casefold() if known else None
 
 
 def _ordered(
