@@ -18,8 +18,8 @@ from embedlm.errors import EmbedLMError
 from embedlm.serving.answers import failed
 from embedlm.serving.door import Door
 from embedlm.serving.failures import RequestError, ServingError
+from embedlm.serving.responses import responses_of
 from embedlm.serving.routes import cohere, explore, openai, own, page, status, tei
-from embedlm.serving.schemas import responses_of
 from embedlm.serving.service import Service
 from embedlm.serving.tracing import Tracing
 

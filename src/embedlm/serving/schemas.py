@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["responses_of"]
+__all__ = [
+    "CohereEmbeddings",
+    "CohereError",
+    "CohereRanks",
+    "Compared",
+    "Embeddings",
+    "Encoded",
+    "FittingRecipe",
+    "Health",
+    "Hit",
+    "Hits",
+    "Info",
+    "JinaError",
+    "JinaRanks",
+    "Meta",
+    "ModelList",
+    "OneEmbedding",
+    "OneModel",
+    "OneStore",
+    "OpenAIError",
+    "OpenAIFault",
+    "Rank",
+    "RankedText",
+    "Relevance",
+    "RenderedTexts",
+    "ServedIndex",
+    "ServedList",
+    "ServedModel",
+    "Shown",
+    "ShownPrompt",
+    "StoreHit",
+    "StoreList",
+    "StorePage",
+    "StoreText",
+    "TeiError",
+    "Term",
+    "Token",
+    "TokenUsage",
+    "WeightedTerm",
+]
 
 Vector = list[float]
 Numbers = dict[str, float]
@@ -349,61 +387,3 @@ class Health(Shown):
     """Whether new requests should come here."""
 
     status: Literal["ok", "draining"]
-
-
-_ANSWERS: Mapping[str, Any] = {
-    "/v1/embeddings": Embeddings,
-    "/v1/models": ModelList,
-    "/v1/models/{name:path}": OneModel,
-    "/v1/vector_stores": StoreList,
-    "/v1/vector_stores/{store}": OneStore,
-    "/v1/vector_stores/{store}/search": StorePage,
-    "/embed": list[Vector],
-    "/embed_all": list[list[Vector]],
-    "/embed_sparse": list[list[Term]],
-    "/similarity": Vector,
-    "/tokenize": list[list[Token]],
-    "/decode": list[str],
-    "/info": Info,
-    "/v2/embed": CohereEmbeddings,
-    "/v2/rerank": CohereRanks,
-    "/v1/rerank": JinaRanks,
-    "/rerank": list[Rank] | CohereRanks,
-    "/v1/encode": Encoded,
-    "/v1/search": Hits,
-    "/v1/compare": Compared,
-    "/v1/render": RenderedTexts,
-    "/v1/served": ServedList,
-    "/health": Health,
-    "/ping": Health,
-}
-
-
-_FILES = {
-    "/": ("text/html",),
-    "/page/{name}": ("text/html", "text/css", "text/javascript"),
-    "/docs": ("text/html",),
-    "/metrics": ("text/plain",),
-}
-
-
-def responses_of(path: str) -> dict[int | str, dict[str, Any]]:
-    """Return what a route may answer: its own form, and the errors of its interface."""
-    if path == "/v1/rerank":
-        error: Any = JinaError
-    elif path.startswith("/v2/"):
-        error = CohereError
-    else:
-        error = OpenAIError if path.startswith("/v1/") else TeiError
-    found: dict[int | str, dict[str, Any]] = {
-        "4XX": {"model": error, "description": "What is wrong with the request."},
-        "5XX": {"model": error, "description": "A fault, or no time left."},
-    }
-    if path in _ANSWERS:
-        found[200] = {"model": _ANSWERS[path], "description": "The answer."}
-    if path in _FILES:
-        content: dict[str, Any] = {kind: {} for kind in _FILES[path]}
-        found[200] = {"content": content, "description": "A file."}
-    if path == "/health":
-        found["5XX"] = {"model": Health, "description": "The server was told to end."}
-    return found
