@@ -1,8 +1,8 @@
 """Kills `embedlm adapt` again and again, at moments of its whole time.
 
-    python -m tests.adaptation.kill MODEL [TIMES]
+    python -m tests.adaptation.kill MODEL [TIMES [SEED]]
 
-MODEL is a folder. Runs are killed so often, each then goes on until it is finished; it must end in
+MODEL is a folder, and SEED draws the moments. Runs are killed so often, each then goes on until it is finished; it must end in
 the files of one that was never stopped, byte by byte, and nothing else may be left.
 """
 
@@ -28,9 +28,9 @@ def files_of(folder):
     return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
 
 
-def main(model, times):
+def main(model, times, seed):
     """Kill runs so often; end with an error where a file differs."""
-    rng = random.Random(0)
+    rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         documents = write_documents(folder / "documents")
@@ -59,4 +59,5 @@ def main(model, times):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    given = list(map(int, sys.argv[2:]))
+    main(sys.argv[1], *given, *(20, 0)[len(given) :])

@@ -103,6 +103,9 @@ def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
     quiet = warnings.catch_warnings(action="ignore", category=FutureWarning)
     with _targets_named(model, settings), quiet:
         tuner = peft.get_peft_model(model.backbone.network, _config(settings))
+    for config in tuner.peft_config.values():
+        if config.base_model_name_or_path == "None":  # when it saves, peft would ask the hub for it
+            config.base_model_name_or_path = None
     model.rebuild()
     return tuner
 
