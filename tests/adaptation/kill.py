@@ -2,8 +2,9 @@
 
     python -m tests.adaptation.kill MODEL [TIMES [SEED]]
 
-MODEL is a folder, and SEED draws the moments. Runs are killed so often, each then goes on until it is finished; it must end in
-the files of one that was never stopped, byte by byte, and nothing else may be left.
+MODEL is a folder, and SEED draws the moments. Runs are killed so often, each then goes on until it
+is finished; it must end in the files of one that was never stopped, byte by byte, and nothing else
+may be left.
 """
 
 import random
