@@ -98,10 +98,10 @@ async def open_loop(port: int, texts: Sequence[str], rate: float) -> list[float]
     return list(await asyncio.gather(*tasks))
 
 
-def started(model: str | None) -> tuple[subprocess.Popen[str], int, float]:
+def started(model: str | None, *options: str) -> tuple[subprocess.Popen[str], int, float]:
     """Return a server, its port, and the seconds until it was ready."""
     names = [] if model is None else [model]
-    command = [sys.executable, "-m", "embedlm.cli", "serve", *names, "--port", "0"]
+    command = [sys.executable, "-m", "embedlm.cli", "serve", *names, "--port", "0", *options]
     begun = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
