@@ -1,10 +1,12 @@
 """Throughput and latency of a server over HTTP, against the library on the same texts offline.
 
-    python benchmarks/serve.py [--model MODEL] [--connections 64] [--seconds 20]
+    python benchmarks/serve.py [--model MODEL] [--connections 64] [--texts 4000]
+    python benchmarks/serve.py --model FOLDER --peer venv-infinity/bin/infinity_emb
 
 The server runs in a process of its own. A closed loop of many connections, each of one text at a
 time, gives the throughput as a share of the library's; an open loop at 70 % of that rate gives the
-latency, which a closed loop would hide. Every vector is compared with the library's.
+latency, which a closed loop would hide. Every vector is compared with the library's. With `--peer`
+the same texts then go to infinity-emb (0.0.78, in an environment of its own) with the same model.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -39,8 +42,8 @@ def mixed(count: int, longest: int) -> list[str]:
 class Connection:
     """A kept connection, without a client library's costs."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, path: str = "/embed") -> None:
+        self.port, self.path = port, path
         self._streams: Any = None
 
     async def embed(self, text: str) -> list[float]:
@@ -48,27 +51,28 @@ class Connection:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self._streams
-        body = json.dumps({"inputs": text}).encode()
-        head = "POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        ours = self.path == "/embed"
+        body = json.dumps({"inputs" if ours else "input": text}).encode()
+        head = f"POST {self.path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         headers = await reader.readuntil(b"\r\n\r\n")
         size = int(headers.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         answer = await reader.readexactly(size)
         if b" 200 " not in headers.split(b"\r\n")[0]:
             raise RuntimeError(answer.decode())
-        (vector,) = json.loads(answer)
-        return list(vector)
+        found = json.loads(answer)
+        return list(found[0] if ours else found["data"][0]["embedding"])
 
 
 async def closed_loop(
-    port: int, texts: Sequence[str], connections: int
+    port: int, texts: Sequence[str], connections: int, path: str = "/embed"
 ) -> tuple[float, npt.NDArray[np.float64]]:
     """Return the seconds for all texts, and their vectors."""
     vectors: list[Any] = [None] * len(texts)
     left = iter(range(len(texts)))
 
     async def worker() -> None:
-        connection = Connection(port)
+        connection = Connection(port, path)
         for at in left:
             vectors[at] = await connection.embed(texts[at])
 
@@ -112,6 +116,32 @@ def started(model: str | None, *options: str) -> tuple[subprocess.Popen[str], in
     raise RuntimeError("the server did not start")
 
 
+def peer(program: str, model: str, texts: Sequence[str], connections: int) -> tuple[float, Any]:
+    """Return the texts a second that infinity-emb serves, and their vectors."""
+    port = 7997
+    options = ["--engine", "torch", "--device", "cpu", "--no-bettertransformer"]
+    command = [program, "v2", "--model-id", model, "--port", str(port), *options]
+    settings = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    process = subprocess.Popen(
+        [*command, "--no-model-warmup"], env={**os.environ, **settings}, stderr=subprocess.DEVNULL
+    )
+    try:
+        while True:
+            try:
+                asyncio.run(Connection(port, "/embeddings").embed("a"))
+                break
+            except (OSError, asyncio.IncompleteReadError):
+                if process.poll() is not None:
+                    raise RuntimeError("infinity-emb did not start") from None
+                time.sleep(0.2)
+        asyncio.run(closed_loop(port, texts[:64], connections, "/embeddings"))
+        seconds, vectors = asyncio.run(closed_loop(port, texts, connections, "/embeddings"))
+        return len(texts) / seconds, vectors
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -119,6 +149,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--longest", type=int, default=200, help="words of a text")
+    parser.add_argument("--peer", help="the program infinity_emb, to be measured too")
     given = parser.parse_args()
     texts = mixed(given.texts, given.longest)
     model = embedlm.load(given.model)
@@ -131,7 +162,7 @@ def main() -> None:
     drain = asyncio.new_event_loop()
     reader = drain.run_in_executor(None, lambda: [None for _ in process.stderr or ()])
     try:
-        asyncio.run(closed_loop(port, texts[:200], given.connections))
+        asyncio.run(closed_loop(port, texts[:100], given.connections))
         seconds, vectors = asyncio.run(closed_loop(port, texts, given.connections))
         served = len(texts) / seconds
         took = asyncio.run(open_loop(port, texts[: int(10 * SHARE * served)], SHARE * served))
@@ -139,6 +170,7 @@ def main() -> None:
         process.terminate()
         process.wait(30)
         drain.run_until_complete(reader)
+    other = None if given.peer is None else peer(given.peer, given.model, texts, given.connections)
     p50, p99 = np.percentile(took, [50, 99]) * 1000
     print(f"ready in {ready:.1f} s")
     print(
@@ -147,6 +179,12 @@ def main() -> None:
     )
     print(f"open loop at {SHARE:.0%}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {p99 / p50:.1f} times")
     print(f"largest difference of a vector: {np.abs(vectors - expected).max():.1e}")
+    if other is not None:
+        cosine = (other[1] * expected).sum(1) / np.linalg.norm(other[1], axis=1)
+        print(
+            f"infinity-emb {other[0]:,.0f} texts/s: {served / other[0]:.1f} times; the smallest "
+            f"cosine of its vectors with ours {cosine.min():.5f}"
+        )
 
 
 if __name__ == "__main__":

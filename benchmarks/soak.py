@@ -1,6 +1,6 @@
 """Minutes of mixed load with faults: every answer is checked against the library's vectors.
 
-    python benchmarks/soak.py [--minutes 20] [--rate 4]
+    python -m benchmarks.soak [--minutes 20] [--rate 4]
 
 The server runs in a process of its own. Beside good requests in four forms come malformed and
 oversized bodies, clients that are slow, leave or close one half, and now and then ten times the
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 import embedlm
-from serve import mixed, started
+from benchmarks.serve import mixed, started
 
 Texts = dict[str, npt.NDArray[np.float32]]
 CLOSE = 1e-5

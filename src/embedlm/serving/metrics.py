@@ -167,7 +167,7 @@ class _Prefixes:
 
     def collect(self) -> Iterator[Any]:
         """Yield them."""
-        families = {
+        families: dict[str, Any] = {
             "lookups": CounterMetricFamily(
                 "embedlm_prefix_lookups", "Calls that might share a prefix.", labels=["model"]
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,10 +41,8 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        # OTEL_SERVICE_NAME wins over this name.
-        resource = Resource.create().merge(Resource({}))
-        if resource.attributes.get("service.name", "").startswith("unknown_service"):
-            resource = resource.merge(Resource({"service.name": "embedlm"}))
+        named = "OTEL_SERVICE_NAME" in os.environ
+        resource = Resource.create({} if named else {"service.name": "embedlm"})
         provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider)
