@@ -23,18 +23,24 @@ tyre to 3&nbsp;bar.<br/>Then ride.
 def test_html_is_read_as_paragraphs_with_lines(tmp_path):
     (tmp_path / "page.html").write_text(PAGE)
     found = [(passage.line, passage.text) for passage in read_passages(tmp_path)]
+    above = "Tyres & rims > Pressure"
     assert found == [
-        (2, "Tyres & rims"),
-        (5, "Pressure\nFill the front tyre to 3 bar."),
-        (6, "Pressure\nThen ride."),
-        (7, "Pressure\none"),
-        (7, "Pressure\ntwo"),
-        (8, "Pressure\na"),
-        (8, "Pressure\nb"),
+        (5, f"{above}\nFill the front tyre to 3 bar."),
+        (6, f"{above}\nThen ride."),
+        (7, f"{above}\none"),
+        (7, f"{above}\ntwo"),
+        (8, f"{above}\na"),
+        (8, f"{above}\nb"),
     ]
     texts = [row.value for row in Source(tmp_path / "page.html").rows()]
     assert texts[:3] == ["Tyres & rims", "Pressure", "Fill the front tyre to 3 bar."]
     assert len(texts) == 8
+
+
+def test_a_title_that_is_the_first_heading_too_stands_once(tmp_path):
+    body = "<body><h1>Tyres</h1><button>Dark</button><h2>Pressure</h2><p>Fill them.</body>"
+    (tmp_path / "page.html").write_text(f"<head><title>Tyres</title></head>{body}")
+    assert [p.text for p in read_passages(tmp_path)] == ["Tyres > Pressure\nFill them."]
 
 
 def test_long_paragraphs_of_html_are_cut(tmp_path):

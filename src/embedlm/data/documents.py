@@ -18,9 +18,10 @@ figcaption figure footer form h1 h2 h3 h4 h5 h6 head header hr html legend li ma
 pre section summary table tbody td tfoot th thead title tr ul"""
 _BLOCKS = frozenset(_BLOCK_NAMES.split())
 """Elements at whose begin and end a paragraph ends."""
-_HEADINGS = {f"h{level}": level for level in range(1, 7)}
-_UNSEEN = frozenset(["script", "style", "template"])
-"""Elements whose content a reader of the page does not see."""
+_HEADINGS = {"title": 1} | {f"h{level}": level + 1 for level in range(1, 7)}
+"""The levels of headings: a page's title is above all others."""
+_UNSEEN = frozenset(["script", "style", "template", "button"])
+"""Elements whose content is no prose of the page."""
 
 
 class _Paragraphs(HTMLParser):

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from embedlm.data import Fields, Source, existing
@@ -157,7 +158,8 @@ def _under_headings(rows: Iterable[FileRow], headings: bool) -> Iterator[tuple[s
     for row in rows:
         if not headings or not row.heading:
             bare = None
-            yield " > ".join(_words(one) for one in stack), row
+            above = (words for words, _ in groupby(map(_words, stack)))  # a title again as h1
+            yield " > ".join(above), row
             continue
         if bare is not None and bare.heading >= row.heading:
             yield "", bare
