@@ -50,7 +50,7 @@ def opened(browser, url, *, size=LAPTOP, scheme="light", allow=()):
     """
     context = browser.new_context(viewport=size, color_scheme=scheme)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)  # a busy machine is no fault
     seen = Seen(page)
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
