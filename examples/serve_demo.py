@@ -22,7 +22,7 @@ import mcp
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ("encode", "mcp", "search", "serve")
-"""Few, so that it takes a minute or two on two busy cores; `embedlm index docs -o docs.index` takes all."""
+"""Few, so that two busy cores do it in two minutes; `embedlm index docs` takes all pages."""
 QUESTION = "How do I make vectors smaller?"
 
 
