@@ -173,8 +173,8 @@ folder, k = Path(sys.argv[1]), int(sys.argv[2])
 q = np.load(folder / "q.npy")
 before = peak_mb()
 start = time.perf_counter()
-places = np.concatenate([nearest(prepared(q[at:at + 1024], "cosine"), VectorFile(folder / "d.npy"),
-    k, "cosine")[0] for at in range(0, len(q), 1024)])
+places = np.concatenate([nearest(prepared(q[at:at + 2048], "cosine"), VectorFile(folder / "d.npy"),
+    k, "cosine")[0] for at in range(0, len(q), 2048)])
 seconds = time.perf_counter() - start
 np.save(folder / "ours.npy", places)
 print(json.dumps([seconds, before, peak_mb()]))

@@ -77,6 +77,16 @@ def test_rows_of_like_length_are_continued_together(sizes, batches):
     assert in_batches(sizes, new=4, most_tokens=700) == batches
 
 
+def test_answers_come_as_their_batch_is_written_and_in_order_where_asked(writer):
+    texts = ["light", "light " * 300, "oil", "oil " * 290]
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    greedy, seeds = Sampling(0.0, 1.0, 3), [0] * 4
+    found = list(writer.as_written(chats, greedy, seeds))
+    places = [place for place, _ in found]
+    assert ({*places[:2]}, {*places[2:]}) == ({1, 3}, {0, 2})
+    assert list(writer.answers(chats, greedy, seeds)) == [dict(found)[at] for at in range(4)]
+
+
 def test_what_all_rows_begin_with_is_read_once(writer, monkeypatch):
     chats = [[{"role": "user", "content": f"{'long ' * 40}{text}"}] for text in TEXTS]
     wanted = [next(writer.generate([chat], sampling(), [0])) for chat in chats]

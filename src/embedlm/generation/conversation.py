@@ -226,23 +226,21 @@ def _answered(
             kinds.setdefault(question.kind, []).append(at)
     for places in kinds.values():
         questions = [asked[at] for at in places]
-        for at, question, answer in zip(
-            places, questions, _generated(writer, questions), strict=True
-        ):
-            kept.put(question, answer)
-            yield at, answer
+        for place, answer in _generated(writer, questions):
+            kept.put(questions[place], answer)
+            yield places[place], answer
 
 
-def _generated(writer: Any, questions: Sequence[Question]) -> Iterator[Answer]:
-    """Yield the answers to questions of one kind."""
+def _generated(writer: Any, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+    """Yield the places of questions of one kind and their answers, as they come."""
     first = questions[0]
     chats, seeds = [one.chat for one in questions], [one.seed for one in questions]
     local = writer.writer() if hasattr(writer, "writer") else writer
     if first.labels or first.continuation is not None:
-        yield from scored(local, questions)
+        yield from enumerate(scored(local, questions))
         return
-    if hasattr(local, "answers"):
-        yield from local.answers(
+    if hasattr(local, "as_written"):
+        yield from local.as_written(
             chats,
             first.sampling,
             seeds,
@@ -251,8 +249,8 @@ def _generated(writer: Any, questions: Sequence[Question]) -> Iterator[Answer]:
             plain=first.plain,
         )
         return
-    for text in writer.generate(chats, first.sampling, seeds):
+    for place, text in enumerate(writer.generate(chats, first.sampling, seeds)):
         if text is None:
-            yield Answer("the generator gave no text", "refused")
+            yield place, Answer("the generator gave no text", "refused")
         else:
-            yield Answer(text if first.stop is None else text.lstrip().split(first.stop)[0])
+            yield place, Answer(text if first.stop is None else text.lstrip().split(first.stop)[0])

@@ -14,7 +14,7 @@ import torch
 from embedlm.backbone import Backbone, gguf_folder, load_backbone
 from embedlm.errors import GenerationError, UnsupportedError
 from embedlm.generation.decoding import Network, RunningText, continue_rows, in_batches
-from embedlm.generation.generator import Answer, Chat, Sampling, as_lines, batches
+from embedlm.generation.generator import Answer, Chat, Sampling, as_lines
 from embedlm.prompt.chat import render_chat
 from embedlm.prompt.control import ControlTokens
 from embedlm.schema.recipe import Backbone as BackboneRecipe
@@ -107,6 +107,18 @@ class LocalGenerator:
             yield None if answer.finish == "refused" else answer.text
 
     def answers(
+        self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int], **how: Any
+    ) -> Iterator[Answer]:
+        """Yield the answer to each chat, in order; see `as_written`."""
+        waiting: dict[int, Answer] = {}
+        due = 0
+        for place, answer in self.as_written(chats, sampling, seeds, **how):
+            waiting[place] = answer
+            while due in waiting:
+                yield waiting.pop(due)
+                due += 1
+
+    def as_written(
         self,
         chats: Sequence[Chat],
         sampling: Sampling,
@@ -115,8 +127,8 @@ class LocalGenerator:
         stop: str | None = None,
         logprobs: bool = False,
         plain: bool = False,
-    ) -> Iterator[Answer]:
-        """Yield the answer to each chat with how it ended.
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the place of each chat and its answer with how it ended, as batches are done.
 
         Args:
             chats: turns, by chat.
@@ -127,24 +139,27 @@ class LocalGenerator:
             plain: whether the turns' texts are continued as they stand, without a chat template.
         """
         how, read = _How(stop, logprobs), self._plain_ids if plain else self.ids
-        for some in batches(zip(chats, seeds, strict=True), self.batch_size):
-            yield from self._answers([(read(chat), seed) for chat, seed in some], sampling, how)
+        for start in range(0, len(chats), self.batch_size):
+            some = slice(start, start + self.batch_size)
+            jobs = [(read(chat), seed) for chat, seed in zip(chats[some], seeds[some], strict=True)]
+            for place, answer in self._as_written(jobs, sampling, how):
+                yield start + place, answer
 
-    def _answers(
+    def _as_written(
         self, jobs: list[tuple[list[int], int]], sampling: Sampling, how: _How
-    ) -> Iterator[Answer]:
-        """Yield the answers to some chats; those of like length are written together."""
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield places and answers of some chats; those of like length are written together."""
         window, new = self.network.window, sampling.max_new_tokens
         sizes = [len(row) for row, _ in jobs]
         fit = [at for at, size in enumerate(sizes) if size + new <= window]
-        found: dict[int, Answer] = {}
+        for at in sorted(set(range(len(jobs))) - set(fit)):
+            told = f"{sizes[at] + new} tokens, and the model's window has {window}"
+            yield at, Answer(told, "refused")
         for places in in_batches([sizes[at] for at in fit], new, self.batch_tokens):
             chosen = [fit[place] for place in places]
-            answers = self._run([jobs[at] for at in chosen], sampling, how)
-            found |= dict(zip(chosen, answers, strict=True))
-        for at, size in enumerate(sizes):
-            told = f"{size + new} tokens, and the model's window has {window}"
-            yield found.get(at) or Answer(told, "refused")
+            yield from zip(
+                chosen, self._run([jobs[at] for at in chosen], sampling, how), strict=True
+            )
 
     def continue_after(self, cache: Any, held: int, row: list[int], sampling: Sampling) -> str:
         """Return what follows a row of ids after cached tokens; the cache grows by both."""

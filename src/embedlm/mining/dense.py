@@ -31,6 +31,8 @@ _SCORES = 1 << 24
 """Scores computed at once: 64 MiB of float32."""
 _VALUES = 1 << 23
 """Numbers of the passages' vectors that are in memory at once: 32 MiB."""
+_CROWD = 4
+"""Times as many new passages as are kept, from which on a block's best are found by a selection."""
 _LEAST_SPARE = 8
 """Passages that a scan keeps besides the nearest: rounding moves scores of one size about."""
 
@@ -108,7 +110,8 @@ def nearest(
     Returns:
         Places (Q, K) and scores (Q, K).
     """
-    kept = _Kept(len(q_QD), min(len(vectors), depth + max(_LEAST_SPARE, depth // 4)))
+    most = min(len(vectors), depth + max(_LEAST_SPARE, depth // 4))
+    kept = _Kept(len(q_QD), most, 1.0 if similarity == "cosine" else None)
     for start, _, about_QB in _scores(q_QD, vectors, similarity):
         kept.take(start, about_QB)
     slack_Q = ROUNDING * kept.largest_Q
@@ -169,33 +172,37 @@ def _in_parts(rows: Places, columns: Places, exact: Callable[[Places, Places], F
 class _Kept:
     """The best passages so far of each query by scores that are right but for rounding."""
 
-    def __init__(self, count: int, most: int) -> None:
+    def __init__(self, count: int, most: int, bound: float | None = None) -> None:
+        """Begin without passages; no score is larger than a bound, where there is one."""
+        self.bound = bound
         self.scores_QM = np.full((count, most), -np.inf, np.float32)
         self.places_QM = np.full((count, most), -1, np.int64)
-        self.largest_Q = np.zeros(count, np.float32)
+        self.largest_Q = np.full(count, bound or 0.0, np.float32)
         """The largest score that was seen, whatever its sign."""
 
     def take(self, start: int, about_QB: Floats) -> None:
         """Take in a block, the first passage of which has the place `start`."""
         queries, most = self.scores_QM.shape
-        largest_Q = np.maximum(about_QB.max(1), -about_QB.min(1))
-        self.largest_Q = np.maximum(self.largest_Q, largest_Q)
+        block = about_QB.shape[1]
+        if self.bound is None:
+            largest_Q = np.maximum(about_QB.max(1), -about_QB.min(1))
+            self.largest_Q = np.maximum(self.largest_Q, largest_Q)
         floor_Q = self.scores_QM.min(1)
         above_QB = about_QB > floor_Q[:, None]
-        counts_Q = np.count_nonzero(above_QB, axis=1)
+        crowd = np.count_nonzero(above_QB) > _CROWD * most * queries
+        rows, columns = np.divmod(np.flatnonzero(above_QB[:0] if crowd else above_QB), block)
+        counts_Q = np.bincount(rows, minlength=queries)
         width = int(counts_Q.max(initial=0))
-        if not width:
-            return
-        if width > 4 * most:
-            top = torch.topk(torch.from_numpy(about_QB), most, dim=1)
+        if crowd or width > _CROWD * most:
+            top = torch.topk(torch.from_numpy(about_QB), min(most, block), dim=1)
             scores_QW, columns_QW = top.values.numpy(), top.indices.numpy()
+        elif not width:
+            return
         else:
-            found = np.flatnonzero(above_QB)
-            rows, columns = np.divmod(found, about_QB.shape[1])
             at = np.arange(len(rows)) - np.repeat(np.cumsum(counts_Q) - counts_Q, counts_Q)
             scores_QW = np.full((queries, width), -np.inf, np.float32)
             columns_QW = np.full((queries, width), -1 - start, np.int64)
-            scores_QW[rows, at] = about_QB.ravel()[found]
+            scores_QW[rows, at] = about_QB[rows, columns]
             columns_QW[rows, at] = columns
         scores = np.concatenate([self.scores_QM, scores_QW], 1)
         places = np.concatenate([self.places_QM, columns_QW + start], 1)

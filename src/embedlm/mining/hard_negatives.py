@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["mine"]
 
-BLOCK = 1024
+BLOCK = 2048
 """Records of a block."""
 BLOCK_OF_JUDGED = 16
 """Records of a block whose candidates another model reads, which takes much longer."""
