@@ -1,4 +1,4 @@
-# Two targets set everything up by themselves: `make demo` and `make test`.
+# Every target sets up what it needs by itself; begin with `make demo` and `make test`.
 
 PYTHON ?= python3
 # Pinned here only: without it pip takes the newest build, with gigabytes of CUDA on a CPU machine.
@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 
-.PHONY: demo adapt-demo test check lint types contracts wheel bench docs builtin clean
+.PHONY: demo adapt-demo serve-demo test check lint types contracts wheel bench docs builtin clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +29,7 @@ demo: $(CORE)  ## Ask three questions over the project's own docs.
 adapt-demo: $(DEV)  ## Adapt the built-in model to the project's own docs; minutes on 2 cores.
 	$(BIN)/embedlm adapt docs -o adapted-demo --steps 24
 
-serve-demo: $(CORE)  ## Index the docs, serve them, and ask over HTTP and as an agent.
+serve-demo: $(CORE)  ## Index four guides, serve them, and ask over HTTP and as an agent.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[serve,mcp,search]"
 	$(BIN)/python examples/serve_demo.py
 
