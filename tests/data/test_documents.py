@@ -43,6 +43,13 @@ def test_a_title_that_is_the_first_heading_too_stands_once(tmp_path):
     assert [p.text for p in read_passages(tmp_path)] == ["Tyres > Pressure\nFill them."]
 
 
+def test_the_title_of_a_drawing_is_not_the_pages(tmp_path):
+    drawing = "<svg><title>Arrow</title></svg>"
+    body = f"<h1>Tyres</h1>{drawing}<h2>Pressure</h2><p>Fill them."
+    (tmp_path / "page.html").write_text(f"<title>Shop</title>{body}")
+    assert [p.text for p in read_passages(tmp_path)][1:] == ["Shop > Tyres > Pressure\nFill them."]
+
+
 def test_long_paragraphs_of_html_are_cut(tmp_path):
     (tmp_path / "page.htm").write_text("<p>" + "One sentence here. " * 20)
     passages = read_passages(tmp_path / "page.htm", longest=100)

@@ -108,6 +108,37 @@ def test_a_passage_carries_the_headings_that_it_stands_under(tmp_path):
     assert bare[0] == "Before. # Tyres # ## Pressure Fill the front tyre."
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "````\n```\n# in\n```\n````",
+        "~~~\n```\n# in\n~~~",
+        "```\n``` sh\n# in\n```",
+        "    # in",
+        "\t# in",
+        "```one``` line",
+    ],
+)
+def test_code_of_markdown_gives_no_heading_and_ends_where_it_ends(tmp_path, code):
+    (tmp_path / "a.md").write_text(f"# Tyres\n\n{code}\n\n## Rims\n\nOf steel.\n")
+    first, last = read_passages(tmp_path)
+    assert first.text == "Tyres\n" + " ".join(code.split())
+    assert last.text == "Tyres > Rims\nOf steel."
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.html"])
+def test_a_heading_of_a_pages_length_drowns_no_passage_and_is_not_lost(tmp_path, name):
+    huge = "word. " * 1000
+    marked = {"a.md": f"# A\n\nTo a.\n# {huge}\n\nBelow.\n\n## B\n\nTo b.\n"}
+    marked["a.html"] = f"<h1>A</h1>To a.<h1>{huge}</h1><p>Below.<h2>B</h2>To b."
+    (tmp_path / name).write_text(marked[name])
+    texts = [p.text for p in read_passages(tmp_path)]
+    assert texts[0] == "A\nTo a."
+    assert texts[-2:] == ["Below.", "B\nTo b."]
+    assert max(map(len, texts)) <= 1200
+    assert " ".join(texts).count("word") == 1000
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.rst"])
 def test_only_markdown_has_headings_of_number_signs(tmp_path, name):
     (tmp_path / name).write_text("# Tyres\n\nFill them.\n")

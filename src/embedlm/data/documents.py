@@ -32,13 +32,14 @@ class _Paragraphs(HTMLParser):
         self.rows: list[FileRow] = []
         self._parts: list[str] = []
         self._line = self._level = 0
-        self._unseen = 0
+        self._unseen = self._drawings = 0
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         """End the paragraph before a block; enter an element that is not seen."""
         if tag in _BLOCKS:
             self.end_paragraph()
-            self._level = _HEADINGS.get(tag, 0)
+            self._level = 0 if self._drawings else _HEADINGS.get(tag, 0)
+        self._drawings += tag == "svg"  # whose title is not the page's
         self._unseen += tag in _UNSEEN
 
     def handle_startendtag(self, tag: str, attrs: Any) -> None:
@@ -52,6 +53,8 @@ class _Paragraphs(HTMLParser):
             self.end_paragraph()
         if tag in _UNSEEN:
             self._unseen = max(0, self._unseen - 1)
+        if tag == "svg":
+            self._drawings = max(0, self._drawings - 1)
 
     def handle_data(self, data: str) -> None:
         """Add text to the paragraph."""

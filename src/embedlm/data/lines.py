@@ -12,8 +12,9 @@ from embedlm.data.rows import FileRow, Reading, not_utf8
 __all__ = ["paragraphs", "raw_lines", "read_jsonl", "read_lines", "read_paragraphs"]
 
 _BOM = b"\xef\xbb\xbf"
-_HEADING = re.compile(r"(#{1,6})\s+\S")
-_FENCE = re.compile(r"```|~~~")
+_HEADING = re.compile(r" {0,3}(#{1,6})\s+\S")
+"""Further in it is code."""
+_FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
 
 
 def raw_lines(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -48,16 +49,16 @@ def paragraphs(
         lines: a line with an error stands alone, and ends the paragraph before it.
         longest: characters above which a paragraph is cut at the end of a line.
         headings: tell Markdown's headings (`## Words`) apart; each is a row of its own, with its
-            level. A line of fenced code is none.
+            level. A line of code, fenced or four spaces in, is none.
     """
     parts: list[str] = []
     first = 0
     fence = ""
     for row in lines:
         text = str(row.value).strip()
-        if headings and (mark := _FENCE.match(text)) and fence in ("", mark[0]):
-            fence = "" if fence else mark[0]
-        found = _HEADING.match(text) if headings and not fence else None
+        if headings:
+            fence = _fence(text, fence)
+        found = _HEADING.match(str(row.value)) if headings and not fence else None
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
         if parts and (not text or full or found):
             yield FileRow(first, " ".join(parts))
@@ -71,6 +72,19 @@ def paragraphs(
             parts.append(text)
     if parts:
         yield FileRow(first, " ".join(parts))
+
+
+def _fence(text: str, fence: str) -> str:
+    """Return the fence of the code that goes on after a line; "": none does.
+
+    A fence ends at one that is as long and stands alone. Words between marks on one line are none.
+    """
+    mark = _FENCE.match(text)
+    if mark is None:
+        return fence
+    if fence:
+        return "" if mark[1].startswith(fence) and not mark[2].strip() else fence
+    return "" if mark[1][0] in mark[2] and mark[1][0] == "`" else mark[1]
 
 
 def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:

@@ -22,6 +22,8 @@ __all__ = ["Passage", "files_of", "prose", "read_passages"]
 SPLITS = ("paragraph", "line")
 LONGEST = 1200
 """Characters; a longer paragraph is cut where a line or a sentence ends."""
+LONGEST_HEADING = 300
+"""Characters; a longer one would drown what stands under it, and is a paragraph."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -128,8 +130,9 @@ def prose(
         split: "paragraph" or "line".
         longest: characters of a passage, without its headings.
         headings: a paragraph of Markdown or HTML begins with the headings that it stands under, on
-            a line of their own; a heading alone is a passage only where nothing is below. Without
-            it each heading is a passage.
+            a line of their own; a heading alone is a passage only where nothing is below, and one
+            of more than LONGEST_HEADING characters a paragraph. Without it each heading is a
+            passage.
     """
     form, compression = file_form(Path(file))
     if form is not None and FORMS[form].paragraphs:
@@ -158,15 +161,23 @@ def _under_headings(rows: Iterable[FileRow], headings: bool) -> Iterator[tuple[s
     for row in rows:
         if not headings or not row.heading:
             bare = None
-            above = (words for words, _ in groupby(map(_words, stack)))  # a title again as h1
-            yield " > ".join(above), row
+            yield _above(stack), row
             continue
         if bare is not None and bare.heading >= row.heading:
             yield "", bare
-        bare = row
-        stack = [one for one in stack if one.heading < row.heading] + [row]
+        stack = [one for one in stack if one.heading < row.heading]
+        if len(str(row.value)) > LONGEST_HEADING:
+            bare = None
+            yield _above(stack), row
+        else:
+            bare = row
+            stack.append(row)
     if bare is not None:
         yield "", bare
+
+
+def _above(stack: Iterable[FileRow]) -> str:
+    return " > ".join(words for words, _ in groupby(map(_words, stack)))  # a title again as h1
 
 
 def _words(heading: FileRow) -> str:
