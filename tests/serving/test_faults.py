@@ -22,9 +22,9 @@ DEEP = b'{"input": ' + b"[" * 5000 + b"]" * 5000 + b"}"
 BAD = [
     ("/v1/embeddings", b"", 400, "required"),
     ("/v1/embeddings", b"{not json", 400, "JSON"),
-    ("/v1/embeddings", b"\xff\xfe", 400, ""),
-    ("/v1/embeddings", b"[]", 400, ""),
-    ("/v1/embeddings", DEEP, 400, ""),
+    ("/v1/embeddings", b"\xff\xfe", 400, "send one JSON object in UTF-8"),
+    ("/v1/embeddings", b"[]", 400, "no JSON object; send one"),
+    ("/v1/embeddings", DEEP, 400, "send one JSON object"),
     ("/v1/embeddings", {}, 400, "input: Field required"),
     ("/v1/embeddings", {"input": 5}, 400, "input"),
     ("/v1/embeddings", {"input": ""}, 400, "input 0 is empty"),

@@ -49,6 +49,11 @@ async def asked(server, index, model):
         np.testing.assert_allclose(scores, model.similarity(dense[:1], dense), atol=1e-5)
         for name, call, told in (
             ("fetch", {"id": "none"}, "no document"),
+            ("fetch", {"id": "²"}, "no document"),
+            ("fetch", {"id": "--7"}, "no document"),
+            ("fetch", {"id": "07"}, "no document"),
+            ("fetch", {"id": "7" * 5000}, "no document"),
+            ("embed", {"texts": []}, "no text"),
             ("search", {"query": " "}, "empty"),
             ("search", {"query": "a", "mode": "nope"}, "mode"),
             ("embed", {"texts": ["a"], "role": "nope"}, "role"),

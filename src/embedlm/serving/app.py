@@ -35,6 +35,8 @@ ROUTES = (
     *status.ROUTES,
 )
 
+NO_JSON = "the body cannot be read as JSON; send one JSON object in UTF-8, not compressed"
+
 
 def create_app(
     service: Service, *, host: str = "127.0.0.1", tracing: Tracing | None = None
@@ -115,7 +117,11 @@ def _explained(issues: Any) -> str:
     """Return pydantic's issues in one line: the fields, and what is wrong with each."""
     lines: dict[str, None] = {}
     for issue in issues:
+        if issue["type"] == "json_invalid":
+            return NO_JSON
         where = ".".join(str(part) for part in issue["loc"] if part != "body")
+        if not where and issue["type"] in ("model_attributes_type", "model_type", "dict_type"):
+            return "the body is no JSON object; send one, with content-type: application/json"
         lines[f"{where}: {issue['msg']}" if where else str(issue["msg"])] = None
     shown = list(lines)[:8]
     more = f"; and {len(lines) - len(shown)} more" if len(lines) > len(shown) else ""
@@ -137,6 +143,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         raise error
     path = request.url.path
     words = {
+        400: NO_JSON,
         404: f"there is no route {path}; /docs lists them",
         405: f"{path} does not answer {request.method}; /docs lists the routes",
     }

@@ -6,6 +6,7 @@ that the library gives.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ from embedlm.serving.service import Caller, Service
 __all__ = ["mcp_server", "serve_stdio"]
 
 _CALLER = "mcp"
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,99}")
+"""An id that is a whole number, as it is written."""
 Call = TypeVar("Call", bound=Callable[..., Awaitable[Any]])
 
 
@@ -170,7 +173,7 @@ def _fetch(service: Service) -> Callable[..., Awaitable[Document]]:
         mounted = service.index(index)
         # Ids are numbers or texts; an agent has them as texts.
         entries = await mounted.fetch(id)
-        if not entries and id.lstrip("-").isdigit():
+        if not entries and _NUMBER.fullmatch(id):
             entries = await mounted.fetch(int(id))
         if not entries:
             raise ToolError(f"there is no document {id!r} in the index {mounted.name!r}")

@@ -71,13 +71,14 @@ class Mounted:
         Raises:
             UnknownNameError: no such index.
         """
-        if name is None and mounted:
+        if not mounted:
+            raise UnknownNameError("no index is served; start the server with --index")
+        if name is None:
             return next(iter(mounted.values()))
-        if name is None or name not in mounted:
-            listed = ", ".join(mounted) or "none"
+        if name not in mounted:
             raise UnknownNameError(
-                f"the index {name!r} is not served; there are: {listed}."
-                f"{closest(name or '', list(mounted))}"
+                f"the index {name!r} is not served; there are: {', '.join(mounted)}."
+                f"{closest(name, list(mounted))}"
             )
         return mounted[name]
 
