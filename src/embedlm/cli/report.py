@@ -56,6 +56,8 @@ def command(
         raise InputError("nothing to report; give files of results, or texts with --map")
     if map is None and (model is not None or loading != AS_LOADED):
         raise InputError("a model is loaded for --map alone; give its texts, or leave it out")
+    if map is None and (text_field != "text" or clusters != 8):
+        raise InputError("--text-field and --clusters are of --map; give its texts, or leave both")
     check_outputs([output], (".html", ".md"))
     found = [(Path(name).stem, read_found(Path(name))) for name in results]
     more = []

@@ -275,5 +275,10 @@ def read_results(path: Path) -> ResultFile:
             "read; write it again with embedlm evaluate MODEL -o FILE"
         )
     details = value.get("details", {})
+    if not isinstance(details, dict) or not isinstance(value.get("model", {}), dict):
+        raise InputError(
+            f"{path} holds damaged results: its model and details are no JSON objects; write it "
+            "again with embedlm evaluate MODEL -o FILE"
+        )
     results = [Result.from_dict(entry, f"{path}: {task}") for task, entry in details.items()]
     return ResultFile(value.get("model", {}), results)

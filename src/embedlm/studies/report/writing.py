@@ -53,11 +53,18 @@ def read_found(path: Path) -> Found | ResultFile:
         raise InputError(f"{path} holds no results; give what embedlm evaluate or study wrote")
     if "kind" not in value:
         return read_results(path)
-    if value["kind"] not in KINDS or value.get("schema") != 1:
+    if value["kind"] not in list(KINDS) or value.get("schema") != 1:
         raise InputError(
             f"{path}: results of the kind {value['kind']!r}, version {value.get('schema')!r}; "
             f"this version reads {', '.join(KINDS)} of version 1, and those of embedlm evaluate"
         )
+    try:
+        report([(path.stem, value)])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path} holds damaged results ({type(error).__name__}: {error}); write them again "
+            f"with embedlm {'study' if value['kind'] == 'study' else 'advise'} -o FILE"
+        ) from error
     return value
 
 
