@@ -200,7 +200,9 @@ def test_documented_options_exist(command, capsys):
 
     app([command, "--help"])
     known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
-    documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (DOCS / f"{command}.md").read_text()))
+    page = (DOCS / f"{command}.md").read_text()
+    own = re.sub(rf"^embedlm (?!{command}\b)\S.*$", "", page, flags=re.M)  # what others take
+    documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", own))
     assert documented <= known
 
 

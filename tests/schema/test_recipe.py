@@ -364,6 +364,8 @@ CHANGES = {
 @settings(max_examples=150, deadline=None)
 @given(name=st.sampled_from(recipes()), changes=st.fixed_dictionaries({}, optional=CHANGES))
 def test_every_override_survives_dump_and_load(name, changes):
+    if {"pooling.kind", "heads"} & changes.keys():  # some refuse the sink of the recipe's own
+        changes = {"pooling.exclude_sink": False, **changes}
     recipe = Recipe.load(name).override(changes)
     assert Recipe.load(yaml.safe_load(recipe.dump())) == recipe
     assert recipe.override({}) == recipe

@@ -161,6 +161,28 @@ def test_other_files_and_endings_are_refused(files, run):
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        {"kind": "study", "schema": 1},
+        {"kind": "advice", "schema": 1},
+        {"kind": [], "schema": 1},
+        {"schema": 1, "model": [], "details": {}},
+        {"schema": 1, "model": {}, "details": []},
+    ],
+)
+def test_damaged_results_are_refused(value, tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"r\.json"):
+        read_found(path)
+
+
+def test_options_of_a_map_without_texts_are_refused(files, run):
+    for option in (("--clusters", "3"), ("--text-field", "body")):
+        assert "--map" in run("report", files / "good.json", "-o", "x.html", *option).one_line()
+
+
+@pytest.mark.parametrize(
     ("value", "shown"),
     [(0.12345, "0.1235"), (3.0, "3"), (12345.0, "12.3k"), (1.5e7, "15M"), (42.25, "42.2")],
 )

@@ -78,7 +78,7 @@ def gradients(folder, wanted, records, recipe="plain-mean", still=False, **chang
 
 
 def same(a, b, atol=1e-6):
-    assert a[0] == pytest.approx(b[0], abs=1e-5)
+    assert a[0] == pytest.approx(b[0], rel=1e-6, abs=1e-5)
     assert a[1].keys() == b[1].keys()
     assert max(float(g.abs().max()) for g in a[1].values()) > 1e-3
     for name, gradient in a[1].items():
