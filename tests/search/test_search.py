@@ -126,6 +126,18 @@ def test_code_of_markdown_gives_no_heading_and_ends_where_it_ends(tmp_path, code
     assert last.text == "Tyres > Rims\nOf steel."
 
 
+def test_underlined_words_of_markdown_are_headings(tmp_path):
+    text = "---\ntitle: x\n---\n\nTyres\n=====\n\nTo\nfill\n---\nBy hand.\n\n- a\n\n---\n\n"
+    (tmp_path / "a.md").write_text(text + "```\nno\n---\n```\n")
+    assert [p.text for p in read_passages(tmp_path)] == [
+        "--- title: x ---",
+        "Tyres > To fill\nBy hand.",
+        "Tyres > To fill\n- a",
+        "Tyres > To fill\n---",
+        "Tyres > To fill\n``` no --- ```",
+    ]
+
+
 @pytest.mark.parametrize("name", ["a.md", "a.html"])
 def test_a_heading_of_a_pages_length_drowns_no_passage_and_is_not_lost(tmp_path, name):
     huge = "word. " * 1000

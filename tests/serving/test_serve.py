@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import embedlm
+from embedlm.cli._options import Loading
+from embedlm.cli.serve import load
 from embedlm.search import Index, build_index
 from tests.backbone.test_adapters import make_adapter
 from tests.serving.conftest import RECORDS, process, running
@@ -304,6 +306,25 @@ def test_without_a_model_the_indexs_own_is_served(index, model, tiny_llama):
         (hit,) = place.post("/v1/search", {"query": "glucose", "top_k": 1}).json()["hits"]
         assert hit["id"] == "g1"
         assert place.get("/metrics").body.count(b"embedlm_tokens_total{model=") == 1
+
+
+def test_models_of_two_indexes_whose_folders_have_one_name_are_both_served(tmp_path, model):
+    folders = []
+    for place, recipe in (("a", "plain-mean"), ("b", "plain-last")):
+        model.with_recipe(recipe).save_pretrained(tmp_path / place / "same")
+        (tmp_path / place / "corpus.jsonl").write_text('{"id": "1", "text": "A dog."}\n')
+        own = embedlm.load(tmp_path / place / "same", device="cpu", dtype="float32")
+        build_index(
+            tmp_path / place / "corpus.jsonl", tmp_path / f"{place}.index", own, store="exact"
+        )
+        folders.append(str(tmp_path / f"{place}.index"))
+    held, indexes = load((), folders, Loading(device="cpu"))
+    assert held.names == ["same", "same-2"]
+    assert [one.served.name for one in indexes.values()] == held.names
+    first, second = (one.served.model.recipe.pooling.kind for one in indexes.values())
+    assert (first, second) == ("mean", "last")
+    for mounted in indexes.values():
+        mounted.close()
 
 
 def test_the_documentation_asks_no_other_host(place):

@@ -167,8 +167,8 @@ def _open_indexes(names: Sequence[str], models: Models, device: Any) -> dict[str
     add = not models.names
     for name, source in named:
         found[name] = mounted = Mounted.open(name, source, list(models.embedders.values()), device)
-        if add:
-            models.embedders.setdefault(mounted.served.name, mounted.served)
+        if add and mounted.served not in models.embedders.values():
+            mounted.served = models.add(mounted.served)
     return found
 
 

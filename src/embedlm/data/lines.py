@@ -14,6 +14,8 @@ __all__ = ["paragraphs", "raw_lines", "read_jsonl", "read_lines", "read_paragrap
 _BOM = b"\xef\xbb\xbf"
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+\S")
 """Further in it is code."""
+_UNDERLINE = re.compile(r" {0,3}(=+|-+)\s*")
+"""Makes the paragraph right above it a heading."""
 _FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
 
 
@@ -48,8 +50,9 @@ def paragraphs(
     Args:
         lines: a line with an error stands alone, and ends the paragraph before it.
         longest: characters above which a paragraph is cut at the end of a line.
-        headings: tell Markdown's headings (`## Words`) apart; each is a row of its own, with its
-            level. A line of code, fenced or four spaces in, is none.
+        headings: tell Markdown's headings (`## Words`, or words underlined by `===` or `---`)
+            apart; each is a row of its own, with its level. A line of code, fenced or four spaces
+            in, is none, and neither are the fields between two `---` that a file begins with.
     """
     parts: list[str] = []
     first = 0
@@ -59,6 +62,12 @@ def paragraphs(
         if headings:
             fence = _fence(text, fence)
         found = _HEADING.match(str(row.value)) if headings and not fence else None
+        if headings and not fence and parts and parts[0] != "---":
+            line = _UNDERLINE.fullmatch(str(row.value))
+            if line is not None:
+                yield FileRow(first, " ".join(parts), heading=1 if line[1][0] == "=" else 2)
+                parts = []
+                continue
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
         if parts and (not text or full or found):
             yield FileRow(first, " ".join(parts))

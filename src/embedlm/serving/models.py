@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ class Models:
         """Tokens that a batch may have, so that packs are full and texts are sorted in it."""
         executors = [served.model.executor for served in self.embedders.values()]
         return _WINDOW * max((executor.budget() for executor in executors), default=1536)
+
+    def add(self, served: Served) -> Served:
+        """Serve another embedder, and return it as it is called: with a number after a taken name.
+
+        The folders of two models may end in the same word.
+        """
+        named = (
+            f"{served.name}-{count}" if count > 1 else served.name for count in itertools.count(1)
+        )
+        name = next(one for one in named if one not in self.names)
+        self.embedders[name] = served if name == served.name else replace(served, name=name)
+        return self.embedders[name]
 
     def keep_prefixes(self, limit: int) -> None:
         """Keep up to `limit` bytes of the prefixes of requests, for each model."""
