@@ -191,6 +191,29 @@ def test_a_mixture_of_records_with_and_without_negatives_has_groups_of_one_size(
         Batches([same, every], sets, Batching(size=18, group_size=3), 0).next()
 
 
+def test_scores_that_no_objective_reads_take_no_negatives_away(tmp_path):
+    from embedlm.data import read_records
+    from embedlm.schema.tuning import Batching, Data, Loss
+    from embedlm.training.batches import Batches
+    from embedlm.training.objectives import check_objective
+
+    mined = {"pos_scores": [1.0], "neg": ["n", "m"], "neg_scores": [0.5, 0.2]}
+    lines = [{"query": f"q{i}", "pos": [f"p{i}"], **mined} for i in range(8)]
+    lines.append({"query": "q8", "pos": ["p8"], "pos_scores": [1.0]})  # none survived the rules
+    file = tmp_path / "mined.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records, batching = read_records(file), Batching(size=9, group_size=3)
+    assert records.has_scores
+    batches = Batches([records], [Data(source="a")], batching, 0, scored=False)
+    check_objective([Loss(kind="info_nce")], batches)
+    rows = batches.next().rows
+    assert {len(row.documents) for row in rows} == {3}
+    assert not any(row.teacher for row in rows)
+    for kind in ("kl_distill", "stable_distill"):
+        with pytest.raises(InputError, match="1 of the 9 records have no negatives"):
+            check_objective([Loss(kind=kind)], Batches([records], [Data(source="a")], batching, 0))
+
+
 # -- records ---------------------------------------------------------------------------------------
 
 

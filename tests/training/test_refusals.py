@@ -99,6 +99,16 @@ def test_an_objective_that_cannot_learn_is_refused(
     assert not list(tmp_path.glob("stage-*"))
 
 
+def test_a_group_size_that_changes_nothing_is_told(tiny_llama, data, tmp_path, caplog):  # noqa: F811
+    write(data, "bare.jsonl", [{"query": f"q {i}", "pos": [f"p {i}"]} for i in range(9)])
+    stage = {"data": [{"source": "bare.jsonl"}], "optimizer": {"steps": 1}}
+    for size, times in ((1, 0), (None, 0), (4, 1)):
+        batching = {"size": 4} if size is None else {"size": 4, "group_size": size}
+        plan = a_plan(tiny_llama, ("info_nce", {**stage, "batching": batching}))
+        train(plan, tmp_path / str(size), data=data, device="cpu")
+        assert caplog.text.count("group_size 4 changes nothing") == times
+
+
 def test_an_adapter_above_the_pooled_layer_is_refused(tiny_llama, data, tmp_path):  # noqa: F811
     stage = {"train": "adapter", "adapter": {"rank": 2}}
     plan = a_plan(tiny_llama, ("info_nce", stage), change={"pooling.layer": 0})

@@ -32,6 +32,8 @@ class Batches:
         batching: Batching,
         seed: int,
         dynamic: DynamicNegatives | None = None,
+        *,
+        scored: bool = True,
     ) -> None:
         """Prepare the batches of a stage.
 
@@ -41,6 +43,7 @@ class Batches:
             batching: how records become batches.
             seed: the seed of every random choice.
             dynamic: when hard negatives are replaced; None draws them at random.
+            scored: whether the scores that records hold are learnt from.
 
         Raises:
             InputError: the sets hold fewer than two records, or records of several kinds.
@@ -55,7 +58,7 @@ class Batches:
         if total < 2:
             raise InputError(f"{total} record(s) are too few to train on; give at least 2")
         self.sets, self.data, self.batching, self.seed = tuple(sets), tuple(data), batching, seed
-        self.kind = sets[0].kind
+        self.kind, self.scored = sets[0].kind, scored
         self.size = min(batching.size, total)
         self.total = total
         self._positives = KnownPositives(sets)
@@ -74,9 +77,14 @@ class Batches:
         if all(records.has_negatives for records in self.sets):
             return True
         # A teacher has scored the record's own negatives: no others can stand in for them.
-        scored = any(records.has_scores for records in self.sets)
-        groups = (item for records in self.sets for item in records.items)
-        return not scored and any(isinstance(item, Group) and item.negatives for item in groups)
+        scored = self.scored and any(records.has_scores for records in self.sets)
+        return not scored and self.without_negatives < self.total
+
+    @property
+    def without_negatives(self) -> int:
+        """Records that have no hard negatives."""
+        items = (item for records in self.sets for item in records.items)
+        return sum(not (isinstance(item, Group) and item.negatives) for item in items)
 
     def _shares(self) -> npt.NDArray[np.float64]:
         weights = [data.weight for data in self.data]
@@ -163,7 +171,7 @@ class Batches:
         # A record with too few negatives repeats them, so that all groups have one size.
         chosen = [order[i % len(order)] for i in range(self.negatives)] if order else []
         teacher: tuple[float, ...] = ()
-        if item.scores:
+        if self.scored and item.scores:
             offset = len(item.positives)
             teacher = (item.scores[first], *(item.scores[offset + place] for place in chosen))
         documents = (item.positives[first], *(item.negatives[place] for place in chosen))

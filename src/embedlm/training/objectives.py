@@ -9,6 +9,7 @@ Shapes: B queries, G documents a query, M = B * G, N = B + M, D width, L longest
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,17 @@ from embedlm.schema.tuning import Loss
 from embedlm.training.batches import Batches
 from embedlm.training.language import LANGUAGE
 
-__all__ = ["EMBEDDING", "TEACHERS", "BatchFacts", "check_objective", "head_of", "loss_of"]
+__all__ = [
+    "EMBEDDING",
+    "TEACHERS",
+    "BatchFacts",
+    "check_objective",
+    "head_of",
+    "loss_of",
+    "reads_scores",
+]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +97,18 @@ TEACHERS = _OWN[1:]
 """Options that name a model which gives scores."""
 
 
+def reads_scores(objective: Sequence[Loss]) -> bool:
+    """Tell whether a loss learns from scores, so that those of the records are used."""
+    return any(loss.kind in EMBEDDING and EMBEDDING[loss.kind].teacher for loss in objective)
+
+
 def check_objective(objective: Sequence[Loss], batches: Batches) -> None:
     """Refuse a loss that is not known or that cannot learn from the stage's data.
 
     Raises:
         InputError: it says what the loss needs.
     """
+    _check_group_size(batches)
     known = [*EMBEDDING, *LANGUAGE]
     for loss in objective:
         if loss.kind not in known:
@@ -134,6 +151,29 @@ def _check_data(loss: Loss, needs: LossRequirements, batches: Batches) -> None:
         raise InputError(
             f"objective {loss.kind!r} compares with another model; name it: "
             "options: {teacher: MODEL}"
+        )
+
+
+def _check_group_size(batches: Batches) -> None:
+    """Refuse to leave out the negatives of some records because others have none; tell if none has.
+
+    Raises:
+        InputError: a teacher has scored each record's own, so that no others can stand in for them.
+    """
+    bare, size = batches.without_negatives, batches.batching.group_size
+    if batches.negatives or size == 1 or batches.kind != "groups":
+        return
+    if bare < batches.total:
+        raise InputError(
+            f"{bare:,} of the {batches.total:,} records have no negatives, and the objective "
+            "learns from the scores of each record's own; leave these records out, mine negatives "
+            "for them, or set group_size: 1"
+        )
+    if "group_size" in batches.batching.model_fields_set:
+        log.warning(
+            "no record has negatives, so group_size %d changes nothing: the other documents of a "
+            "batch are the negatives; embedlm mine adds hard ones",
+            size,
         )
 
 

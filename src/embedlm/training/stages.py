@@ -34,7 +34,7 @@ from embedlm.training.fsdp import check_sharding, put_weights, shard, whole_weig
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Intervals, run_steps, write_log
 from embedlm.training.named_adapters import changes_of, check_adapters
-from embedlm.training.objectives import check_objective
+from embedlm.training.objectives import check_objective, reads_scores
 from embedlm.training.parameters import (
     attention_dropout,
     check_learns,
@@ -173,12 +173,19 @@ def _sets(stage: Stage, source: LocatedPlan, data: str | Path | None) -> list[Re
         read_records(find_data(entry.source, source.folder, data), entry.max_records)
         for entry in stage.data
     ]
-    batches = Batches(sets, stage.data, stage.batching, source.plan.seed)
+    batches = _batches(stage, sets, source.plan)
     check_adapters(stage, batches.kind)
     if source.plan.sharding == "full":
         check_sharding(stage)
     check_objective(stage.objective, batches)
     return sets
+
+
+def _batches(stage: Stage, sets: Sequence[Records], plan: Plan) -> Batches:
+    scored = reads_scores(stage.objective)
+    return Batches(
+        sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives, scored=scored
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +251,7 @@ class _Run:
         sharded = plan.sharding == "full" and process_count() > 1
         if sharded:
             shard(model)
-        batches = Batches(sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives)
+        batches = _batches(stage, sets, plan)
         stepper = self._stepper(stage, model, batches.kind)
 
         def report(kind: str, values: dict[str, Any]) -> None:
