@@ -107,8 +107,9 @@ class Soak:
         if status != 200:
             raise WrongError(f"{path} gave {status}: {found}")
         expected = np.array([self.known[text] for text in texts])
-        if np.abs(np.array(vectors(found)) - expected).max() > CLOSE:
-            raise WrongError(f"{path} gave another vector")
+        away = np.abs(np.array(vectors(found)) - expected).max()
+        if away > CLOSE:
+            raise WrongError(f"{path} gave another vector: {away:.1e} away")
         self.seen["good, and right"] += 1
 
     async def malformed(self) -> None:

@@ -118,6 +118,25 @@ def test_a_small_pack_runs_uncompiled(model_folder, monkeypatch):
     assert not found.executor.compiling.active
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_where_compiling_rounds_otherwise_it_is_asked_for_and_for_all_packs(
+    model_folder, monkeypatch, dtype
+):
+    monkeypatch.setattr(compiling, "LEAST", 10_000)
+    found = embedlm.load(model_folder("llama"), recipe="plain-mean", dtype=dtype)
+    kernels = found.executor.compiling
+    kernels._known = compiling.Costs(0.0, 0.5)  # it would pay at once
+    before = found.encode(TEXTS)
+    assert not kernels.worth(10**12)
+    np.testing.assert_array_equal(found.encode(TEXTS), before)
+    assert not kernels.active
+    kernels.settle("on")
+    together = found.encode(TEXTS)
+    assert kernels.active
+    alone = np.stack([found.encode(text) for text in TEXTS])
+    assert relative(alone, together) < 1e-5
+
+
 @pytest.mark.parametrize("layer", [-2, 1, [-1, 1]])
 def test_a_chosen_layer_is_the_same_compiled(model_folder, layer):
     recipe = embedlm.Recipe.load("plain-mean").override({"pooling.layer": layer})

@@ -7,6 +7,11 @@ and the time that the job at hand will still take, would have saved more than th
 after, not much more than twice the best possible time is spent. A job that must give the same bits
 when it is run in parts decides at its start instead.
 
+A fused kernel rounds once where plain layers round at each operation. In float32 that changes the
+last bits; in bfloat16, float16 and 8-bit integers it changes the third digit, so that a text's
+vector would depend on when it is asked for and on the size of its pack. On a CPU such layers are
+therefore compiled only where that is asked for, and then for packs of any size.
+
 Kernels are tuned to the sizes that are seen first: they are compiled on sizes of this module's own
 choice, which are measured too.
 """
@@ -123,6 +128,11 @@ class Compiling:
         self.layers = self.compiled.layers
         self.mode: Mode = "auto"
         self.active = self.packed = False
+        self.alike = backbone.device.type == "cuda" or (
+            backbone.dtype == torch.float32 and backbone.quantised is None
+        )
+        """Whether vectors stay what they are, to float tolerance, when layers are compiled. (On an
+        accelerator the kernels of plain layers depend on the sizes, too.)"""
         self.key = _key(backbone)
         """Names layers of this kind, dtype and device."""
         self._lock = threading.RLock()
@@ -132,6 +142,8 @@ class Compiling:
 
     def suits(self, tokens: int) -> bool:
         """Tell whether a pack of this size may run compiled."""
+        if not self.alike and self.mode == "on":
+            return True  # or a text's vector would depend on its company
         return tokens >= LEAST or self.backbone.device.type == "cuda"
 
     def settle(self, mode: Mode) -> None:
@@ -145,6 +157,8 @@ class Compiling:
         with self._lock:
             if self.mode != "auto" or self._failed:
                 return self.mode == "on" and not self._failed
+            if not self.alike:
+                return False
             if not self._plain.tokens:
                 self._prepare(0)
                 self._plain = Pace(min(_timed(self.backbone) for _ in range(PAIRS)), TRIAL)
@@ -187,6 +201,8 @@ class Compiling:
     def _due(self, ahead: int) -> bool:
         if self.mode != "auto" or not self._plain.tokens:
             return self.mode == "on"
+        if not self.alike:
+            return False
         seconds = self._plain.seconds + ahead * self._plain.of_one
         return self._costs().repaid_by(seconds)
 
