@@ -218,8 +218,8 @@ def _fit(fit: Mapping[str, Any]) -> Panel:
     x = fit["factor"] if fit["x_is"] == "level" else "parameters without the embedding table"
     floor = f" + {fit['floor']:.4f}" if fit["floor"] else ""
     answer = (
-        f"{fit['loss']} = {fit['c']:.4g} x^-{fit['exponent']:.3f}{floor}; the exponent is in "
-        f"[{low:.3f}, {high:.3f}], and R² = {fit['r2']:.3f} in logarithms. The band resamples the "
+        f"{fit['loss']} = {fit['c']:.4g} x^{-fit['exponent']:+.3f}{floor}; the exponent is in "
+        f"[{-high:+.3f}, {-low:+.3f}], and R² = {fit['r2']:.3f} in logarithms. The band resamples the "
         "task's units; it knows nothing of other seeds of training, nor of laws of another form."
     )
     rows = [
