@@ -124,7 +124,7 @@ def test_a_merged_model_keeps_the_tokenizer_and_rows_of_an_adapter(tiny_llama, t
 def test_a_merge_never_overwrites_what_it_reads(run, both, tmp_path):
     before = [(folder / "model.safetensors").read_bytes() for folder in both]
     for models, output, message in (
-        (both, both[0], "which is read"),
+        (both, both[0], "is an input, too"),
         ([both[0], both[0]], both[1], "is there already"),
         (both, tmp_path, "which is read"),
         (both, both[1] / "inside", "lies inside"),

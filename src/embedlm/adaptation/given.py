@@ -50,7 +50,7 @@ def read_queries(path: str | Path, chunks: Sequence[Chunk]) -> Asked:
             told = f"no document has the id or the text of its positive {first!r}"
             aside.append(Reject(Path(path).name, number, told, record.query))
     if not found:
-        why = f" (the first: {aside[0].error})" if aside else ""
+        why = f" (the first: {aside[0].error})" if aside else " (it holds no query)"
         raise InputError(
             f"no query of {str(path)!r} has a positive among the documents{why}. Give each query "
             "its positives, as texts or as ids of documents "

@@ -106,10 +106,15 @@ def adapt(
         ordered = reranker is not None or (isinstance(teacher, str | Path) and is_reranker(teacher))
         options["negatives"] = _OWN if ordered else 1
     settings = Settings.of(kinds, queries is not None, llm is not None, **options)
+    if price is not None and not (dry_run and llm is not None):
+        raise InputError(
+            "price is for dry_run with a language model (llm), which tells what that would cost; "
+            "leave it out"
+        )
     if output is None and not dry_run:
         raise InputError("no output was given; name a folder for the model and the report")
     if output is not None:
-        check_output(Path(output))
+        check_output(Path(output), [documents, queries])
     exam = examination(suite, data)
     corpus = read_corpus(documents, text_field)
     models = Models.of(model, recipe, teacher, reranker, llm, pipeline, device)
@@ -152,7 +157,10 @@ class _Run:
         tokenizer = self.models.base.tokenizer
         found = list(cut(self.corpus.documents, tokenizer, self.settings.chunk_tokens))
         if not found:
-            raise InputError("the documents hold no text that could be searched for")
+            raise InputError(
+                f"no chunk of {self.settings.chunk_tokens} tokens holds a text that could be "
+                "searched for; give documents with sentences, or longer chunks (chunk_tokens)"
+            )
         return found
 
     @cached_property

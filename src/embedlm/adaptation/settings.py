@@ -17,6 +17,9 @@ DERIVED = ("title", "heading", "first_sentence", "keywords", "cloze", "question"
 """Kinds of queries that come from the documents alone."""
 GIVEN, WRITTEN = "given", "llm"
 """Queries of the caller, and those that a language model writes."""
+_RANK = 16
+_LARGEST = (1 << 63) - 1
+"""Seed that torch takes."""
 _WHOLE = ("chunk_tokens", "per_chunk", "queries", "negatives", "batch", "steps", "rank", "seed")
 
 
@@ -32,7 +35,7 @@ class Settings:
     negatives: int = 1
     filters: Mapping[str, float] | None = None
     train: str = "adapter"
-    rank: int = 16
+    rank: int = _RANK
     batch: int = 16
     steps: int | None = None
     learning_rate: float = 5e-4
@@ -61,19 +64,23 @@ class Settings:
                 raise InputError(
                     f"kinds: {kind} {told} given ({option}); name both or neither of them"
                 )
-        settings = cls(kinds=chosen, **options)
+        rank = options.pop("rank", None)
+        if rank is not None and options.get("train") == "all":
+            raise InputError(
+                f"rank is {short(rank)}, and train is all, which trains no adapter; leave rank out"
+            )
+        settings = cls(kinds=chosen, rank=_RANK if rank is None else rank, **options)
         settings._check()
         return settings
 
     def _check(self) -> None:
         for name in _WHOLE:
             value = getattr(self, name)
-            least = 0 if name == "seed" else 1
-            allowed = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            if not allowed and not (name == "steps" and value is None):
-                raise InputError(
-                    f"{name} is {short(value)}; give a whole number of {least} or more"
-                )
+            least, most = (0, _LARGEST) if name == "seed" else (1, math.inf)
+            number = isinstance(value, int) and not isinstance(value, bool)
+            if not (number and least <= value <= most) and not (name == "steps" and value is None):
+                told = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
+                raise InputError(f"{name} is {short(value)}; give a whole number of {told}")
         for name, most in (("held_out", 0.5), ("learning_rate", 1.0)):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)

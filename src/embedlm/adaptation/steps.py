@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.jobs.lock import locked
 from embedlm.jobs.manifest import difference, json_values
-from embedlm.jobs.names import check_name
+from embedlm.jobs.names import check_apart, check_name, make_folder
 from embedlm.training.trackers import EventHandler
 
 __all__ = ["REPORT", "Steps", "check_output", "opened"]
@@ -109,15 +109,21 @@ def opened(out: Path, manifest: Mapping[str, Any], on_event: EventHandler) -> It
         JobError: another process works there.
     """
     check_output(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "output folder")
     steps = Steps(out, manifest, on_event)
     with locked(out / _LOCK), keeping(steps.started):
         yield steps
 
 
-def check_output(out: Path) -> None:
-    """Refuse an output folder that holds what no run has written."""
+def check_output(out: Path, inputs: Iterable[Any] = ()) -> None:
+    """Refuse an output folder that holds what no run has written, or that is among the inputs.
+
+    Args:
+        out: the folder.
+        inputs: files and folders that are read: what a run writes must not become documents.
+    """
     check_name(out, "output")
+    check_apart(out, inputs)
     if out.is_file():
         raise InputError(f"the output {str(out)!r} is a file; give a folder")
     foreign = out.is_dir() and not (out / _LOCK).is_file() and next(out.iterdir(), None)

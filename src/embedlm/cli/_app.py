@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -47,6 +48,8 @@ from embedlm.errors import EmbedLMError, InputError, closest
 __all__ = ["app", "main"]
 
 DEBUG = "EMBEDLM_DEBUG"
+_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+"""What the disk refuses, for which no command is to blame."""
 
 app = App(
     name="embedlm",
@@ -145,17 +148,27 @@ def _run(words: list[str]) -> int:
         return _complain(f"interrupted; {_kept(interrupt, words)}", 130)
     except BrokenPipeError:
         raise
-    except PermissionError as error:
-        return _complain(f"cannot read or write {error.filename or 'a file'}: {error.strerror}", 2)
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
+    except OSError as error:
+        if error.errno not in _DISK:
+            return _fault(error)
+        advice = "make room, or name another place, and give the same command again"
         return _complain(
-            f"{type(error).__name__}: {error}. This is a fault in embedlm or in what it stands on; "
-            f"run again with {DEBUG}=1 for the traceback",
-            1,
+            f"cannot read or write {error.filename or 'a file'}: {error.strerror}; {advice}", 2
         )
+    except Exception as error:
+        return _fault(error)
     return 0
+
+
+def _fault(error: Exception) -> int:
+    """Tell a fault of ours, or raise it where the traceback is wanted."""
+    if os.environ.get(DEBUG):
+        raise error
+    return _complain(
+        f"{type(error).__name__}: {error}. This is a fault in embedlm or in what it stands on; "
+        f"run again with {DEBUG}=1 for the traceback",
+        1,
+    )
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from embedlm.cli._kinds import flag, natural, number, path, paths, repeated, whole
 from embedlm.cli._values import parse_changes, read_demonstrations
 from embedlm.errors import InputError
 
@@ -43,82 +42,13 @@ __all__ = [
     "TopK",
     "Weights",
     "flag",
+    "natural",
     "number",
     "path",
     "paths",
     "repeated",
     "whole",
 ]
-
-
-# -- kinds of options -------------------------------------------------------------------------
-
-
-def flag(text: str, name: str | None = None) -> Parameter:
-    """Return a switch without a --no- form."""
-    return Parameter(name=name, negative=(), show_default=False, help=text)
-
-
-def repeated(text: str, name: Any = None, metavar: str | None = None, **more: Any) -> Parameter:
-    """Return an option that may be given several times."""
-    help = f"{text} (repeat)."
-    return Parameter(name=name, negative=(), show_default=False, metavar=metavar, help=help, **more)
-
-
-def whole(text: str, name: Any = None) -> Parameter:
-    """Return an option that takes a whole number above 0."""
-    return Parameter(name=name, metavar="N", help=text, converter=_whole)
-
-
-def number(text: str, metavar: str = "X") -> Parameter:
-    """Return an option that takes a finite number of 0 or more."""
-    return Parameter(metavar=metavar, help=text, converter=_number)
-
-
-def path(text: str, name: Any = None, metavar: str | None = "FILE", **more: Any) -> Parameter:
-    """Return an argument or option that names a file, a folder or a model, and is not empty."""
-    return Parameter(name=name, metavar=metavar, help=text, converter=_path, **more)
-
-
-_MOST = (1 << 31) - 1
-
-
-def _whole(_: Any, tokens: Sequence[Any]) -> int:
-    text = tokens[0].value
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise ValueError(f"{text!r} is not allowed; give a whole number above 0")
-    if value > _MOST:
-        raise ValueError(f"{text!r} is too large; give {_MOST:,} at most")
-    return value
-
-
-def _number(_: Any, tokens: Sequence[Any]) -> float:
-    text = tokens[0].value
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{text!r} is not allowed; give a number of 0 or more")
-    return value
-
-
-def _path(_: Any, tokens: Sequence[Any]) -> str:
-    return paths(_, tokens)[0]
-
-
-def paths(_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
-    from embedlm.jobs.names import check_name
-
-    names = tuple(str(token.value) for token in tokens)
-    for name in names:
-        if name != "-":
-            check_name(name)
-    return names
 
 
 # -- options that several commands have -------------------------------------------------------

@@ -25,11 +25,15 @@ class Reporting:
         repeated("Write the results (.json) or a report (.html, .md)", ["--output", "-o"], "FILE"),
     ] = ()
 
-    def check(self) -> None:
-        """Refuse, before anything is computed, outputs that cannot be written."""
+    def check(self, *inputs: str | None) -> None:
+        """Refuse, before anything is computed, outputs that cannot be written.
+
+        Args:
+            inputs: files and folders that are read.
+        """
         from embedlm.studies.report import check_outputs
 
-        check_outputs(self.output)
+        check_outputs(self.output, inputs=inputs)
 
     def write(self, name: str, found: Mapping[str, Any], *, json: bool) -> None:
         """Write results to every output, and print them where JSON was asked for.

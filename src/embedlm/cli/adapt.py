@@ -10,7 +10,18 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._options import Data, Device, Json, RecipeName, flag, number, path, repeated, whole
+from embedlm.cli._options import (
+    Data,
+    Device,
+    Json,
+    RecipeName,
+    flag,
+    natural,
+    number,
+    path,
+    repeated,
+    whole,
+)
 from embedlm.cli._values import emit
 from embedlm.cli.train import event_line
 
@@ -98,13 +109,13 @@ class Training:
     train: Annotated[
         str, Parameter(metavar="WHAT", help="adapter (LoRA) or all (every weight).")
     ] = "adapter"
-    rank: Annotated[int, whole("Rank of the LoRA adapter.")] = 16
+    rank: Annotated[int | None, whole("Rank of the LoRA adapter; without it 16.")] = None
     batch: Annotated[int, whole("Queries of a step.")] = 16
     steps: Annotated[
         int | None, whole("Steps; without it two rounds through the queries, 48 at most.")
     ] = None
     learning_rate: Annotated[float, number("The largest learning rate.")] = 5e-4
-    seed: Annotated[int, Parameter(metavar="N", help="Seed of all that is drawn.")] = 0
+    seed: Annotated[int, natural("Seed of all that is drawn.")] = 0
 
 
 @Parameter(name="*", group="Model")

@@ -114,7 +114,7 @@ def command(
     """Try models on your corpus, and say which to take within a budget."""
     from embedlm.studies.advise import Budget, advise
 
-    reporting.check()
+    reporting.check(corpus, asking.queries)
     found = asking.read(corpus)
     where = sys.stderr if json else sys.stdout
     print(

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from embedlm.cli._options import AS_LOADED, Json, Loading, flag, path, repeated, whole
+from embedlm.cli._options import AS_LOADED, Json, Loading, flag, natural, path, repeated, whole
 from embedlm.cli._values import emit
+from embedlm.errors import InputError
 
 __all__ = ["app"]
 
@@ -36,8 +37,8 @@ class Looking:
         repeated("Evaluation set whose texts are looked for in the records", "--against", "FILE"),
     ] = ()
     near: Annotated[bool, flag("Count near-duplicates of queries (MinHash), too.")] = False
-    samples: Annotated[int, Parameter(metavar="N", help="Records to show.")] = 3
-    seed: Annotated[int, Parameter(metavar="N", help="Seed of the samples.")] = 0
+    samples: Annotated[int, natural("Records to show.")] = 3
+    seed: Annotated[int, natural("Seed of the samples.")] = 0
 
 
 AS_SEEN = Looking()
@@ -64,6 +65,12 @@ def inspect(
     """Tell what records hold: counts, lengths, duplicates, languages, leaks, samples."""
     from embedlm.evaluation.inspection import inspect_records
 
+    if model is None and loading != AS_LOADED:
+        raise InputError("options of a model were given, and none (--model); name it, or leave out")
+    if model is not None and not looking.against:
+        raise InputError(
+            "--model compares queries with those of --against, which was not given; give both"
+        )
     embedder = None if model is None else loading.load(model)
     found = inspect_records(records, model=embedder, **asdict(looking))
     if json:
@@ -147,8 +154,12 @@ def convert(
     ] = "records",
     corpus: Annotated[str | None, path("Passages that a tevatron2 file names.")] = None,
     split: Annotated[
-        str, Parameter(metavar="NAME", help="Judgements of beir and mteb that are read or written.")
-    ] = "train",
+        str | None,
+        Parameter(
+            metavar="NAME",
+            help="Judgements of beir and mteb that are read or written; without it train.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write records in another form; a bad record ends it, with its file and line."""
@@ -197,7 +208,7 @@ def get(
     config: Annotated[str | None, Parameter(metavar="NAME", help="Another configuration.")] = None,
     split: Annotated[str | None, Parameter(metavar="NAME", help="Another split.")] = None,
     limit: Annotated[int | None, whole("Rows at most.")] = None,
-    seed: Annotated[int, Parameter(metavar="N", help="Draws a mixture's shares.")] = 0,
+    seed: Annotated[int, natural("Draws a mixture's shares.")] = 0,
 ) -> None:
     """Fetch a public data set or mixture from the hub, with its licence in every row."""
     from embedlm.data.conversion import write_rows

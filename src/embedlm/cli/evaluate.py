@@ -67,8 +67,10 @@ def command(
     """Score a model on tasks by their standard metrics, with intervals."""
     from embedlm.evaluation.results import write_results
     from embedlm.evaluation.tasks import of_mteb
+    from embedlm.jobs.names import check_file
 
-    _check_output(output)
+    if output is not None:
+        check_file(output, [".json"])
     results: list[Result] = []
 
     def told(result: Result) -> None:
@@ -153,16 +155,6 @@ def _reranker(model: str, loading: Loading) -> Reranker:
     if given := [name for name, value in named.items() if value]:
         raise InputError(f"{model} is a re-ranker, which has no {' and no '.join(given)}")
     return Reranker(model, device=loading.device, dtype=loading.dtype, adapters=loading.adapter)
-
-
-def _check_output(output: str | None) -> None:
-    """Refuse, before anything is computed, an output that cannot be written."""
-    if output is None:
-        return
-    if not output.endswith(".json"):
-        raise InputError(f"the output {output!r} is a JSON file; end its name in .json")
-    if not Path(output).resolve().parent.is_dir():
-        raise InputError(f"the folder of the output {output!r} is not there; make it first")
 
 
 def _calibrated(embedder: Any, texts: str, form: VectorForm) -> Any:

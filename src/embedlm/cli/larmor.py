@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from embedlm.cli._options import Json, path, repeated, whole
+from embedlm.cli._options import Json, natural, path, repeated, whole
 from embedlm.cli._values import emit
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -37,7 +35,7 @@ def command(
     count: Annotated[int, whole("Passages that queries are written for.")] = 100,
     queries: Annotated[int, whole("Queries of each of them.")] = 10,
     depth: Annotated[int, whole("Best passages of a query that are judged.")] = 10,
-    seed: Annotated[int, Parameter(metavar="N", help="Seed of the sample and the queries.")] = 0,
+    seed: Annotated[int, natural("Seed of the sample and the queries.")] = 0,
     output: Annotated[str | None, path("A .json file for the result.", ["--output", "-o"])] = None,
     json: Json = False,
 ) -> None:

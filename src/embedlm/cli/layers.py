@@ -104,10 +104,12 @@ def command(
 ) -> None:
     """Score each layer of a model on tasks, and recommend one by dev tasks."""
     from embedlm.jobs.atomic import write_text
+    from embedlm.jobs.names import check_file
     from embedlm.studies.layer_plot import plot
     from embedlm.studies.layer_scores import readings_of, score_layers
 
-    _check_plot(output)
+    if output is not None:
+        check_file(output, [".svg"])
     wanted = choice.numbers()
     if not scoring.tasks and scoring.suite is None:
         scoring = dataclasses.replace(scoring, tasks=TASKS)
@@ -134,16 +136,6 @@ def command(
         emit(_as_dict(scores, by, embedder.backbone.layer_count))
     else:
         _print(scores, by)
-
-
-def _check_plot(output: str | None) -> None:
-    """Refuse, before anything is computed, a plot that cannot be written."""
-    if output is None:
-        return
-    if not output.endswith(".svg"):
-        raise InputError(f"the plot {output!r} is an SVG file; end its name in .svg")
-    if not Path(output).resolve().parent.is_dir():
-        raise InputError(f"the folder of the plot {output!r} is not there; make it first")
 
 
 def _setting(score: LayerScore) -> str:

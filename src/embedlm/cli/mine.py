@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._options import AS_LOADED, Json, Loading, path, repeated, whole
+from embedlm.cli._options import AS_LOADED, Json, Loading, natural, path, repeated, whole
 from embedlm.cli._record_options import AS_RECORDS, Instruction, RecordJobOptions, RecordsPath
 from embedlm.cli._values import emit
 from embedlm.errors import InputError
@@ -50,12 +50,8 @@ class Candidates:
         int | None,
         whole("Draw the negatives from N candidates; without it take the hardest.", "--sample"),
     ] = None
-    seed: Annotated[
-        int, Parameter(metavar="N", help="Seed of what is drawn and of language models.")
-    ] = 0
-    rerank: Annotated[
-        int, Parameter(metavar="N", help="Put the first N candidates in the re-ranker's order.")
-    ] = 0
+    seed: Annotated[int, natural("Seed of what is drawn and of language models.")] = 0
+    rerank: Annotated[int, natural("Put the first N candidates in the re-ranker's order.")] = 0
     text_field: Annotated[
         str | None,
         Parameter(
@@ -99,9 +95,7 @@ class Judges:
             "record).",
         ),
     ] = "relabel"
-    most: Annotated[
-        int, Parameter(metavar="N", help="Leave out records with more than N false negatives.")
-    ] = 8
+    most: Annotated[int, natural("Leave out records with more than N false negatives.")] = 8
 
 
 AS_FOUND, UNJUDGED = Candidates(), Judges()

@@ -58,7 +58,7 @@ def command(
         raise InputError("a model is loaded for --map alone; give its texts, or leave it out")
     if map is None and (text_field != "text" or clusters != 8):
         raise InputError("--text-field and --clusters are of --map; give its texts, or leave both")
-    check_outputs([output], (".html", ".md"))
+    check_outputs([output], (".html", ".md"), [*results, map])
     found = [(Path(name).stem, read_found(Path(name))) for name in results]
     more = []
     if map is not None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
-from embedlm.cli._options import AS_LOADED, Json, Loading, path
+from embedlm.cli._options import AS_LOADED, Json, Loading, natural, path
 from embedlm.cli._record_options import AS_RECORDS, Instruction, RecordJobOptions, RecordsPath
 from embedlm.cli._values import emit
 from embedlm.errors import InputError
@@ -56,7 +54,7 @@ def command(
     ] = None,
     output: Annotated[str, path("A .jsonl file.", ["--output", "-o"])],
     instruction: Instruction = None,
-    seed: Annotated[int, Parameter(metavar="N", help="Seed of the language model.")] = 0,
+    seed: Annotated[int, natural("Seed of the language model.")] = 0,
     job: RecordJobOptions = AS_RECORDS,
     json: Json = False,
 ) -> None:
@@ -102,6 +100,11 @@ def _scorer(
             "leave them out"
         )
     if reranker is None:
+        if loading != AS_LOADED:
+            raise InputError(
+                "--adapter, --device and --dtype are for embedders and re-rankers, and --llm is "
+                "neither; leave them out"
+            )
         return {"llm": llm}
     options: dict[str, Any] = {"device": loading.device, "dtype": loading.dtype}
     return {"reranker": Reranker(reranker, adapters=loading.adapter, **options)}

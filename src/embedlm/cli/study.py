@@ -65,7 +65,7 @@ def command(
         return
     if name is None:
         raise InputError(f"no study was given; allowed: {', '.join(studies())}, or a .yaml file")
-    reporting.check()
+    reporting.check(name)
     study = Study.load(name)
     if dry_run:
         _print_design(study, scoring)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._options import Json, flag, number, path, repeated, whole
+from embedlm.cli._options import Json, flag, natural, number, path, repeated, whole
 from embedlm.cli._record_options import AS_RECORDS, RecordJobOptions
 from embedlm.cli._values import emit, parse_changes
 from embedlm.errors import InputError
@@ -100,7 +100,7 @@ class Making:
         tuple[str, ...],
         repeated("Evaluation set: what holds its words is set aside", "--held-out", "FILE"),
     ] = ()
-    seed: Annotated[int, Parameter(metavar="N", help="Seed of all that is drawn.")] = 0
+    seed: Annotated[int, natural("Seed of all that is drawn.")] = 0
     price: Annotated[
         str | None,
         Parameter(metavar="IN,OUT", help="Cost of a million tokens read, and of one written."),

@@ -33,6 +33,7 @@ from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.json_files import read_object, write_json
+from embedlm.jobs.names import check_apart
 from embedlm.loader import load
 from embedlm.readout import Readout
 from embedlm.schema.arguments import check_arguments, usable_path
@@ -87,6 +88,8 @@ def prune(
     """
     check_arguments("prune", model=model, output=output, layers=layers, vocabulary=vocabulary)
     check_arguments("save_pretrained", save_dtype=save_dtype)
+    if Path(model).exists():
+        check_apart(usable_path(output), [model])
     whole = _opened(str(model), device)
     save_dtype = save_dtype or stored_dtype(whole.backbone.name)
     layer_count = whole.backbone.layer_count

@@ -12,6 +12,7 @@ from embedlm.data.writers import check_form
 from embedlm.errors import InputError
 from embedlm.jobs import disk_errors, new_folder
 from embedlm.jobs.json_files import json_text
+from embedlm.jobs.names import check_parent
 
 __all__ = ["FOLDER_FORMS", "write_collection"]
 
@@ -40,6 +41,7 @@ def write_collection(
     target = Path(folder)
     if target.exists():
         raise InputError(f"the output {str(target)!r} is there already; give another name")
+    check_parent(target)
     with disk_errors(target, _KEPT), new_folder(target) as home:
         return FOLDER_FORMS[form](records, home, split)
 

@@ -5,7 +5,7 @@ Each names passages by ids of a corpus. Only the passages that records name are 
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,24 @@ from embedlm.data.records import passage_id, titled
 from embedlm.data.training_record import Document, TrainingRecord
 from embedlm.data.writers import check_form
 from embedlm.errors import InputError, RecordError
+from embedlm.jobs.json_files import read_json
+from embedlm.schema.arguments import short
 
-__all__ = ["COLLECTIONS", "read_collection"]
+__all__ = ["COLLECTIONS", "TRAIN", "read_collection"]
+
+TRAIN = "train"
+"""The split of judgements that is read and written where none is named."""
 
 Ids = dict[str, dict[str, list[str]]]
 """By query id: the ids of positives and of negatives."""
+_AS_FORM = "give a file of this form, or name another form"
 _ENDINGS = (".jsonl", ".parquet", ".tsv", ".csv", ".jsonl.gz", ".tsv.gz")
 _QUERY_IDS = ("query-id", "query_id", "qid", "_id", "id")
 _PASSAGE_IDS = ("corpus-id", "corpus_id", "docid", "pid")
 
 
 def read_collection(
-    path: str | Path, form: str, *, corpus: str | Path | None = None, split: str = "train"
+    path: str | Path, form: str, *, corpus: str | Path | None = None, split: str | None = None
 ) -> Iterator[TrainingRecord]:
     """Yield the records of a collection.
 
@@ -34,7 +40,7 @@ def read_collection(
         path: the folder (beir, mteb, gpl) or file (tevatron2, automodel).
         form: a name of `COLLECTIONS`.
         corpus: tevatron2: the file with the passages.
-        split: beir, mteb: which judgements are read.
+        split: beir, mteb: which judgements are read; None: train.
 
     Raises:
         InputError: an unknown form, a missing file, or an option that the form does not take.
@@ -98,6 +104,7 @@ def _file(folder: Path, name: str) -> Path:
     raise InputError(
         f"{folder} has no file {name} ({', '.join(_ENDINGS)})"
         + (f", and {inner} holds {len(found)}" if inner.is_dir() else "")
+        + "; give a folder of this form, or name another form or split"
     )
 
 
@@ -106,6 +113,26 @@ def _first(row: Mapping[str, Any], names: Iterable[str], where: str) -> str:
         if row.get(name) is not None:
             return str(row[name])
     raise RecordError(f"{where}: has none of {', '.join(names)}; there are: {', '.join(row)}")
+
+
+def _listed(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    """Return the list of a field; an empty one where there is none."""
+    found = row.get(name)
+    if found is not None and not isinstance(found, list | tuple):
+        raise RecordError(f"{where}: {name!r} is {short(found)}; give a list of ids")
+    return list(found or ())
+
+
+def _grade(row: Mapping[str, Any], where: str) -> float:
+    """Return how well a passage answers; 1 where the row does not say."""
+    found = next((row[name] for name in ("score", "relevance") if name in row), 1)
+    try:
+        grade = float(found)
+    except (TypeError, ValueError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise RecordError(f"{where}: the score is {short(found)}; give a number")
+    return grade
 
 
 def _queries(path: Path) -> dict[str, str]:
@@ -118,34 +145,39 @@ def _queries(path: Path) -> dict[str, str]:
 # -- the forms ------------------------------------------------------------------------------------
 
 
-def _beir(folder: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+def _beir(folder: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
     """Read corpus, queries and qrels/SPLIT; judgements of 0 or less are negatives."""
-    qrels = _file(folder / "qrels", split) if (folder / "qrels").is_dir() else None
+    splits = (folder / "qrels").is_dir()
+    if split is not None and not splits:
+        raise InputError(f"{folder} has one file of judgements, and no splits; leave split out")
+    qrels = _file(folder / "qrels", split or TRAIN) if splits else None
     found: Ids = {}
     for where, row in read_rows(qrels or _file(folder, "qrels")):
         sides = found.setdefault(_first(row, _QUERY_IDS, where), {"positives": [], "negatives": []})
-        grade = float(row.get("score", row.get("relevance", 1)))
+        grade = _grade(row, where)
         id = _first(row, _PASSAGE_IDS, where)
         sides["positives" if grade > 0 else "negatives"].append(id)
     yield from _joined(found, _queries(_file(folder, "queries")), [_file(folder, "corpus")], folder)
 
 
-def _mteb(folder: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+def _mteb(folder: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
     """Read the configurations corpus, queries and qrels (or default), each a folder of splits."""
     parts = {}
     for name in ("corpus", "queries", "qrels"):
         home = folder / ("default" if name == "qrels" and not (folder / name).exists() else name)
-        files = sorted(home.glob(f"{split}*")) if home.is_dir() else []
+        files = sorted(home.glob(f"{split or TRAIN}*")) if home.is_dir() else []
+        if name == "qrels" and split is not None and not files:
+            raise InputError(f"{home} has no file of the split {split!r}; name one that it has")
         parts[name] = files[0] if files else _file(folder, home.name)
     found: Ids = {}
     for where, row in read_rows(parts["qrels"]):
         sides = found.setdefault(_first(row, _QUERY_IDS, where), {"positives": [], "negatives": []})
-        side = "positives" if float(row.get("score", 1)) > 0 else "negatives"
+        side = "positives" if _grade(row, where) > 0 else "negatives"
         sides[side].append(_first(row, _PASSAGE_IDS, where))
     yield from _joined(found, _queries(parts["queries"]), [parts["corpus"]], folder)
 
 
-def _gpl(folder: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+def _gpl(folder: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
     """Read hard-negatives.jsonl: {qid, pos: [...], neg: {miner: [...]}}."""
     found: Ids = {}
     for where, row in read_rows(_file(folder, "hard-negatives")):
@@ -153,15 +185,15 @@ def _gpl(folder: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
         if not isinstance(negatives, dict):
             raise RecordError(f"{where}: neg holds no lists by miner, {{miner: [...]}}")
         found[_first(row, _QUERY_IDS, where)] = {
-            "positives": [str(id) for id in row.get("pos") or ()],
-            "negatives": [str(id) for ids in negatives.values() for id in ids],
+            "positives": [str(id) for id in _listed(row, "pos", where)],
+            "negatives": [str(id) for name in negatives for id in _listed(negatives, name, where)],
         }
     names = ("qgen-queries", "queries")
     queries = next((n for n in names if (folder / f"{n}.jsonl").is_file()), names[1])
     yield from _joined(found, _queries(_file(folder, queries)), [_file(folder, "corpus")], folder)
 
 
-def _tevatron2(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+def _tevatron2(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
     """Read {query_id, query_text, positive_document_ids, negative_document_ids}."""
     found: Ids = {}
     queries: dict[str, str] = {}
@@ -171,23 +203,26 @@ def _tevatron2(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
             raise RecordError(f"{where}: a query of an image alone; only texts are read")
         queries[id] = _first(row, ("query_text", "query"), where)
         found[id] = {
-            "positives": [str(one) for one in row.get("positive_document_ids") or ()],
-            "negatives": [str(one) for one in row.get("negative_document_ids") or ()],
+            "positives": [str(one) for one in _listed(row, "positive_document_ids", where)],
+            "negatives": [str(one) for one in _listed(row, "negative_document_ids", where)],
         }
     yield from _joined(found, queries, [Path(corpus)], file)
 
 
-def _automodel(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+def _automodel(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
     """Read {"corpus": [{"path"}], "data": [{question_id, question, pos_doc, neg_doc}]}."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict) or not {"corpus", "data"} <= set(content):
-        raise InputError(f'{file} has another form; expected is {{"corpus": [...], "data": [...]}}')
+    content = read_json(file, InputError, _AS_FORM)
+    lists = [
+        content.get(part) if isinstance(content, dict) else None for part in ("corpus", "data")
+    ]
+    if not all(isinstance(one, list) and all(isinstance(e, dict) for e in one) for one in lists):
+        raise InputError(
+            f'{file} has another form; expected is {{"corpus": [{{"path": ...}}], "data": '
+            '[{"question_id": ..., "question": ..., "pos_doc": [...], "neg_doc": [...]}]}'
+        )
     corpora: list[Path] = []
-    for one in content["corpus"]:
-        home = file.parent / str(one["path"])
+    for number, one in enumerate(content["corpus"], 1):
+        home = file.parent / _first(one, ("path",), f"{file}:corpus[{number}]")
         corpora += (
             [path for path in sorted(home.iterdir()) if path.name.endswith(_ENDINGS)]
             if home.is_dir()
@@ -199,20 +234,22 @@ def _automodel(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
         id = _first(row, ("question_id", "query_id", "id"), where)
         queries[id] = _first(row, ("question", "query"), where)
         found[id] = {
-            side: [passage_id(one) or str(one) for one in row.get(name) or ()]
+            side: [
+                (passage_id(one) if isinstance(one, Mapping) else None) or str(one)
+                for one in _listed(row, name, where)
+            ]
             for side, name in (("positives", "pos_doc"), ("negatives", "neg_doc"))
         }
     yield from _joined(found, queries, corpora, file)
 
 
-def _medi(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
+def _medi(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
     """Read MEDI: {query, pos, neg}, each [instruction, text], with task_name; a list or lines."""
     rows: Iterable[tuple[str, Any]]
     if file.suffix == ".json":
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read as JSON: {error}") from error
+        found = read_json(file, InputError, _AS_FORM)
+        if not isinstance(found, list):
+            raise InputError(f"{file} holds no list; expected is a list of {{query, pos, neg}}")
         rows = ((f"{file}[{i}]", row) for i, row in enumerate(found, 1))
     else:
         rows = read_rows(file)
@@ -229,7 +266,7 @@ def _medi(file: Path, corpus: Any, split: str) -> Iterator[TrainingRecord]:
         yield record
 
 
-COLLECTIONS: dict[str, Callable[[Path, Any, str], Iterator[TrainingRecord]]] = {
+COLLECTIONS: dict[str, Callable[[Path, Any, str | None], Iterator[TrainingRecord]]] = {
     "beir": _beir,
     "mteb": _mteb,
     "gpl": _gpl,

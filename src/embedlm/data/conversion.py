@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from embedlm.data.collection_writers import FOLDER_FORMS, write_collection
-from embedlm.data.collections import read_collection
+from embedlm.data.collections import COLLECTIONS, TRAIN, read_collection
 from embedlm.data.source import Source
 from embedlm.data.training_record import TrainingRecord, training_records
 from embedlm.data.writers import RECORD_FORMS, check_form, record_lines
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs import disk_errors, write_file
 from embedlm.jobs.json_files import json_text
-from embedlm.jobs.names import check_name
+from embedlm.jobs.names import check_apart, check_name, check_parent
 
 __all__ = ["convert", "read_any", "write_rows"]
 
+_WITH_SPLITS = ("beir", "mteb")
 _KEPT = "Nothing was written; make room and run the same command again"
 
 
 def read_any(
-    source: str | Path, form: str, *, corpus: str | Path | None = None, split: str = "train"
+    source: str | Path, form: str, *, corpus: str | Path | None = None, split: str | None = None
 ) -> Iterator[TrainingRecord]:
     """Yield the records of a file of any layout ("records"), or of a collection.
 
@@ -30,6 +32,7 @@ def read_any(
         InputError: an unknown form or a missing file.
         RecordError: a bad record, with file and line.
     """
+    check_form(form, ["records", *COLLECTIONS])
     if form != "records":
         yield from read_collection(source, form, corpus=corpus, split=split)
         return
@@ -48,7 +51,7 @@ def convert(
     from_form: str = "records",
     to_form: str = "records",
     corpus: str | Path | None = None,
-    split: str = "train",
+    split: str | None = None,
 ) -> int:
     """Write records in another form; the output appears whole or not at all.
 
@@ -58,7 +61,7 @@ def convert(
         from_form: "records" for any layout that is one file; or a name of `COLLECTIONS`.
         to_form: a name of `RECORD_FORMS` or of `FOLDER_FORMS`.
         corpus: tevatron2: the file with the passages.
-        split: of beir and mteb.
+        split: of beir and mteb, which is read or written; None: train.
 
     Returns:
         The number of records.
@@ -69,11 +72,27 @@ def convert(
         JobError: the disk is full.
     """
     check_form(to_form, [*RECORD_FORMS, *FOLDER_FORMS])
+    check_name(output, "output")
+    check_apart(output, [source, corpus])
+    _check_split(split, from_form, to_form)
     records = read_any(source, from_form, corpus=corpus, split=split)
     if to_form in FOLDER_FORMS:
-        return write_collection(_some(records, source), output, to_form, split)
+        return write_collection(_some(records, source), output, to_form, split or TRAIN)
     lines = (list(record_lines(record, to_form)) for record in _some(records, source))
     return _write(lines, output)
+
+
+def _check_split(split: str | None, from_form: str, to_form: str) -> None:
+    """Refuse a split that no form has, and one that is no file's name."""
+    if split is None:
+        return
+    if {from_form, to_form}.isdisjoint(_WITH_SPLITS):
+        raise InputError(
+            f"a split ({split!r}) was named, and neither {from_form} nor {to_form} has any; leave "
+            f"split out: it is for {' and '.join(_WITH_SPLITS)}"
+        )
+    if not re.fullmatch(r"[\w-][\w.-]*", split):
+        raise InputError(f"the split {split!r} is no file's name; give one such as train or test")
 
 
 def write_rows(rows: Iterable[dict[str, Any]], output: str | Path) -> int:
@@ -84,8 +103,9 @@ def write_rows(rows: Iterable[dict[str, Any]], output: str | Path) -> int:
 def _write(groups: Iterable[list[bytes]], output: str | Path) -> int:
     check_name(output, "output")
     out, count = Path(output), 0
-    if out.suffix != ".jsonl" or out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"the output {str(out)!r} is no .jsonl file in a folder that is there")
+    if out.suffix != ".jsonl" or out.is_dir():
+        raise InputError(f"the output {str(out)!r} is no .jsonl file; give a name that ends in it")
+    check_parent(out)
 
     def write(handle: BinaryIO) -> None:
         nonlocal count
@@ -105,4 +125,6 @@ def _some(records: Iterable[TrainingRecord], source: str | Path) -> Iterator[Tra
         none = False
         yield record
     if none:
-        raise InputError(f"the input {str(source)!r} holds no record")
+        raise InputError(
+            f"the input {str(source)!r} holds no record; give records with a query and positives"
+        )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from embedlm.data.rows import FileRow, Reading, not_utf8
+from embedlm.jobs.json_files import why_not_json
 
 __all__ = ["paragraphs", "raw_lines", "read_jsonl", "read_lines", "read_paragraphs"]
 
@@ -108,7 +109,7 @@ def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:
         except UnicodeDecodeError as error:
             yield FileRow(number, error=not_utf8(error), raw=line)
         except (ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits, too
-            yield FileRow(number, error=f"not valid JSON: {error}", raw=line)
+            yield FileRow(number, error=f"not valid JSON: {why_not_json(error)}", raw=line)
         else:
             yield FileRow(number, value, raw=line)
 

@@ -267,18 +267,18 @@ def read_results(path: Path) -> ResultFile:
     Raises:
         InputError: no such file, or not one of this version.
     """
-    value = read_json(path, InputError)
+    again = "write it again with embedlm evaluate MODEL -o FILE"
+    value = read_json(path, InputError, again)
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != SCHEMA:
         raise InputError(
             f"{path} is no result file of this version: its schema is {schema!r} and {SCHEMA} is "
-            "read; write it again with embedlm evaluate MODEL -o FILE"
+            f"read; {again}"
         )
     details = value.get("details", {})
     if not isinstance(details, dict) or not isinstance(value.get("model", {}), dict):
         raise InputError(
-            f"{path} holds damaged results: its model and details are no JSON objects; write it "
-            "again with embedlm evaluate MODEL -o FILE"
+            f"{path} holds damaged results: its model and details are no JSON objects; {again}"
         )
     results = [Result.from_dict(entry, f"{path}: {task}") for task, entry in details.items()]
     return ResultFile(value.get("model", {}), results)

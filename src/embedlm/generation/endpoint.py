@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -227,8 +228,8 @@ class EndpointGenerator:
         # time of a request, which many threads cannot share.
         answer = self._client.post("/chat/completions", cast_to=self._completion, body=body)
         choices = getattr(answer, "choices", None)
-        if not choices or choices[0].message is None:
-            raise _Unusable("the answer holds no choices")
+        if not choices or not hasattr(choices[0].message, "content"):
+            raise _Unusable("the answer holds no choices with a message")
         return _read(answer, choices[0], question)
 
     def _likelihood(self, question: Question, text: str) -> Answer:
@@ -253,7 +254,9 @@ class EndpointGenerator:
         """Return the seconds to wait: what the server says, or twice as long each time."""
         header: Any = getattr(getattr(problem, "response", None), "headers", {}).get("retry-after")
         with suppress(TypeError, ValueError):
-            return min(max(float(header), 0.0), _LONGEST_WAIT)
+            asked = float(header)
+            if math.isfinite(asked) and asked > 0:  # else the server would be asked without a pause
+                return min(asked, _LONGEST_WAIT)
         return float(min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT))
 
     def _refused(self, error: Exception) -> None:
@@ -262,8 +265,9 @@ class EndpointGenerator:
     def _failed(self, problem: Any, attempts: int) -> GenerationError:
         return GenerationError(
             f"{self.base_url} (model {self.model!r}) gave no text after {attempts} "
-            f"attempt{'s' if attempts > 1 else ''}: {' '.join(str(problem).split())[:500]}. What "
-            "was generated before is in the cache; check the endpoint and run again"
+            f"attempt{'s' if attempts > 1 else ''}: {_told(problem).rstrip('.')}. What was "
+            "generated before is in the cache; check the endpoint's address, the model's name "
+            "and the key (OPENAI_API_KEY), and run again"
         )
 
 
@@ -274,18 +278,17 @@ def _finished(job: Future[str | None]) -> str | None:
 
 
 def _told(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:500]
 
 
 def _read(answer: Any, choice: Any, question: Question) -> Answer:
     """Return what an answer of the API holds."""
     usage = getattr(answer, "usage", None)
-    read = int(getattr(usage, "prompt_tokens", 0) or 0)
-    new = int(getattr(usage, "completion_tokens", 0) or 0)
+    read, new = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     refusal = getattr(choice.message, "refusal", None)
     if refusal or choice.finish_reason == "content_filter":
         return Answer(str(refusal or "the server filtered the answer"), "refused", read, new)
-    text = str(choice.message.content or "")
+    text = _text(choice.message.content)
     text = text if question.stop is None else text.lstrip().split(question.stop)[0]
     content = getattr(getattr(choice, "logprobs", None), "content", None) or []
     likely = [float(token.logprob) for token in content]
@@ -293,6 +296,26 @@ def _read(answer: Any, choice: Any, question: Question) -> Answer:
     finish = "length" if choice.finish_reason == "length" else "stop"
     scores = _label_scores(text, content, question.labels) if question.labels else None
     return Answer(text, finish, read, new, mean, scores)
+
+
+def _text(content: Any) -> str:
+    """Return the text of a message, whose parts are joined where it is a list of them.
+
+    Raises:
+        _Unusable: the content is something else.
+    """
+    parts = content if isinstance(content, list) else [content or ""]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise _Unusable("the answer's content is no text")
+    # Half a character (a surrogate of JSON alone) can be written nowhere.
+    return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _count(usage: Any, name: str) -> int:
+    """Return a number of tokens; 0 where the server tells none that can be."""
+    value = getattr(usage, name, 0)
+    return max(value, 0) if isinstance(value, int) else 0
 
 
 def _label_scores(text: str, content: Any, labels: tuple[str, ...]) -> tuple[float, ...] | None:

@@ -62,7 +62,11 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the target's place when the block ends without an error."""
+    """Yield an empty folder that takes the target's place when the block ends without an error.
+
+    The target's name is resolved first: of `m/../m` nothing would be found once `m` is renamed.
+    """
+    target = target.resolve()
     unfinished = Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
     try:
         yield unfinished

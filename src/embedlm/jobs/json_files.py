@@ -19,6 +19,7 @@ __all__ = [
     "read_json",
     "read_log",
     "read_object",
+    "why_not_json",
     "write_json",
 ]
 
@@ -44,25 +45,41 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def read_json(path: Path, error: type[EmbedLMError] = ModelError) -> Any:
+def read_json(
+    path: Path,
+    error: type[EmbedLMError] = ModelError,
+    remedy: str = "mend the file, or put a whole one in its place",
+) -> Any:
     """Return a JSON file's content. A model's may hold no key twice, and no NaN or infinity.
 
     Args:
         path: the file.
         error: raised where the file cannot be read or is not JSON.
+        remedy: what the caller can do then, for the message.
 
     Raises:
         ModelError: or `error`; the message names the file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8" if error is ModelError else "utf-8-sig")
         return json.loads(text, **_STRICT) if error is ModelError else json.loads(text)
     except FileNotFoundError as reason:
         raise error(f"the file {str(path)!r} is not there; check its name") from reason
     except OSError as reason:
-        raise error(f"{path} cannot be read as JSON: {reason}") from reason
+        told = reason.strerror or reason
+        raise error(f"{path} cannot be read as JSON: {told}; {remedy}") from reason
     except (ValueError, RecursionError) as reason:
-        raise error(f"{path} cannot be read as JSON: it is not valid JSON ({reason})") from reason
+        told = f"it is not valid JSON ({why_not_json(reason)})"
+        raise error(f"{path} cannot be read as JSON: {told}; {remedy}") from reason
+
+
+def why_not_json(error: Exception) -> str:
+    """Return in words what `json.loads`, or the decoding before it, objects to."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not valid UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "too many lists and objects inside each other"
+    return str(error)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Names that no file can have, refused before anything is done with them."""
+"""Names that no file can have, and outputs that are inputs: refused before anything is done."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from embedlm.errors import InputError
 
-__all__ = ["check_name"]
+__all__ = ["check_apart", "check_file", "check_name", "check_parent", "make_folder"]
 
 _LONGEST_PATH = 4000
 _LONGEST = 255
@@ -40,3 +42,92 @@ def check_name(path: str | Path, what: str = "") -> None:
             f"{name} {text[:40]!r}... is too long; a file's name may have {_LONGEST} bytes, and "
             f"a path {_LONGEST_PATH:,}"
         )
+
+
+def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output") -> None:
+    """Refuse an output that would replace what is read, or that would be read by the next run.
+
+    Args:
+        output: a file or a folder, which need not be there yet.
+        inputs: files and folders; what is no path (values, a model in memory, None) and what is
+            not there (a hub id, "-") is passed over, unless it has the output's very name.
+        what: which output it is, for the message.
+
+    Raises:
+        InputError: the output is an input, lies in a folder that is one, or holds one.
+    """
+    target = Path(output).resolve()
+    for one in inputs:
+        if not isinstance(one, str | Path) or not str(one):
+            continue
+        source = Path(one).resolve()
+        if source == target or (target.exists() and source.exists() and source.samefile(target)):
+            raise InputError(
+                f"the {what} {str(output)!r} is an input, too, and would replace it; give the "
+                f"{what} another name"
+            )
+        if source in target.parents and source.is_dir():
+            raise InputError(
+                f"the {what} {str(output)!r} lies inside the input {str(one)!r}, and would become "
+                f"a part of it; give the {what} a place outside it"
+            )
+        if target in source.parents and source.exists():
+            raise InputError(
+                f"the {what} {str(output)!r} holds the input {str(one)!r}, which is read; give the "
+                f"{what} another place"
+            )
+
+
+def check_parent(output: Path) -> None:
+    """Refuse an output whose folder is not there.
+
+    Raises:
+        InputError: it is not, or it is a file.
+    """
+    if not output.resolve().parent.is_dir():
+        raise InputError(
+            f"the folder of the output, {output.parent}, is not there; make it first, or name "
+            "another"
+        )
+
+
+def check_file(output: str, suffixes: Sequence[str], inputs: Iterable[Any] = ()) -> None:
+    """Refuse, before anything is computed, a file that cannot be written.
+
+    Args:
+        output: the file.
+        suffixes: endings that its name may have.
+        inputs: files and folders that are read.
+
+    Raises:
+        InputError: another ending, a folder, a folder that is not there, or an input.
+    """
+    check_name(output, "output")
+    if not output.endswith(tuple(suffixes)):
+        raise InputError(
+            f"the output {output!r} has another ending than {', '.join(suffixes)}; end its name in "
+            f"{suffixes[0] if len(suffixes) == 1 else 'one of these'}"
+        )
+    if Path(output).is_dir():
+        raise InputError(f"the output {output!r} is a folder; give a file's name")
+    check_parent(Path(output))
+    check_apart(output, inputs)
+
+
+def make_folder(folder: Path, what: str) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Args:
+        folder: its path.
+        what: output folder, work folder, ...: what it is, for the message.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    check_name(folder, what)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the {what} {str(folder)!r} cannot be made: {error.strerror}; give another"
+        ) from error

@@ -159,7 +159,11 @@ def _passages(
         if error is None:
             name = text_field or next((name for name in _TEXTS if name in passage), "text")
             text = passage.get(name)
-            if not isinstance(text, str | None):
+            if text_field is not None and name not in passage:
+                fields = [str(one) for one in passage]
+                error = f"there is no field {name!r}; there are: {', '.join(fields)}"
+                error += closest(name, fields)
+            elif not isinstance(text, str | None):
                 error = f"the field {name!r} is {type(text).__name__}, not a text"
             elif not (whole := titled({**passage, "text": text})).strip():
                 kind = _Empty if name in passage else Reject

@@ -108,6 +108,11 @@ def mine(
         rerank=rerank,
         form=form,
     )
+    if text_field is not None and corpus is None:
+        raise InputError(
+            f"text_field is {text_field!r}, and no corpus was given whose field it would be; give "
+            "one, or leave it out"
+        )
     files = _Files(records, corpus, output, rejects, work, text_field)
     running = _Running(block, restart, show_progress)
     return _run(

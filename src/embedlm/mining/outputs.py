@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import InputError
-from embedlm.jobs.names import check_name
+from embedlm.jobs.names import check_apart, check_name, check_parent
 from embedlm.jobs.rejects import check_rejects
 
 __all__ = ["Mined", "check_paths", "opened", "read_rows_of"]
@@ -42,8 +42,7 @@ def opened(output: str | Path | None, name: str) -> Iterator[Path]:
     out = Path(output)
     if out.suffix != ".jsonl" or out.is_dir():
         raise InputError(f"the output {str(out)!r} is no .jsonl file; give a name that ends in it")
-    if not out.parent.is_dir():
-        raise InputError(f"the folder of the output, {out.parent}, is not there; make it first")
+    check_parent(out)
     yield out
 
 
@@ -57,12 +56,11 @@ def check_paths(out: Path, rejects: str | Path | None, inputs: Sequence[Any]) ->
     if aside is not None:
         check_name(aside, "rejects file")
     check_rejects(aside or out.with_name(f"{out.name}.rejects.jsonl"))
-    names = [Path(one).absolute() for one in inputs if isinstance(one, str | Path)]
-    for target in filter(None, (out, aside)):
-        if target.absolute() in names:
-            raise InputError(f"{str(target)!r} is an input, too; give the output another name")
-    if aside is not None and aside.absolute() == out.absolute():
-        raise InputError(f"{str(out)!r} is the output and the rejects file; give two names")
+    check_apart(out, inputs)
+    if aside is not None:
+        check_apart(aside, inputs, "rejects file")
+        if aside.resolve() == out.resolve():
+            raise InputError(f"{str(out)!r} is the output and the rejects file; give two names")
     return aside
 
 

@@ -208,6 +208,10 @@ def _scorer(model: Any, reranker: Any, llm: Any, instruction: str | None, seed: 
         if instruction is not None:
             raise InputError("an instruction is for embedders and re-rankers; leave it out")
         return WriterScorer(resolve_generator(llm), seed)
+    if seed:
+        raise InputError(
+            f"seed is {seed}: it is a language model's (llm), and none was given; leave it out"
+        )
     if isinstance(model, str | Path) and is_reranker(model):
         reranker, model = model, None
     if isinstance(reranker, str | Path):

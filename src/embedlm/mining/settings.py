@@ -49,6 +49,13 @@ class Judging:
                 )
         whole("most", most, 0)
         given = [] if llm is None else list(llm) if isinstance(llm, list | tuple) else [llm]
+        asked = {"judge": (method, "rlhn"), "mode": (mode, "relabel"), "most": (most, MOST)}
+        unused = next((name for name, (one, usual) in asked.items() if one != usual), None)
+        if unused is not None and not given:
+            raise InputError(
+                f"{unused} is {short(asked[unused][0])}, and no language model was given to judge; "
+                "name one (llm), or leave it out"
+            )
         if len(given) > 2:
             raise InputError(
                 f"{len(given)} language models were given; give one, or two: the first flags, the "

@@ -84,7 +84,7 @@ class Plan(Part):
         None,
         description="Numbers of the last model's weights; int8: matrices by row. None: precision.",
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
     sharding: Literal["none", "full"] = Field(
         "none", description="full: split weights and optimiser over the processes (FSDP2)."
     )

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from embedlm.generation import Answer, Conversation, Question, Sampling
 from embedlm.generation.generator import unquoted
+from embedlm.jobs.json_files import why_not_json
 from embedlm.schema.pipeline import AnswerField, Generate
 from embedlm.schema.yaml_files import read_mapping
 from embedlm.synthesis.items import Item, drawn, fill, seed_of
@@ -249,7 +250,7 @@ def _object(text: str) -> Any:
     try:
         return json.JSONDecoder(strict=False).raw_decode(text[at:])[0]
     except (ValueError, RecursionError) as error:
-        raise _Unreadable(f"not valid JSON: {error}") from error
+        raise _Unreadable(f"not valid JSON: {why_not_json(error)}") from error
 
 
 def _brief(error: ValidationError) -> str:

@@ -33,7 +33,9 @@ from embedlm.generation import (
     converse,
     resolve_generator,
 )
+from embedlm.jobs import disk_errors
 from embedlm.jobs.json_files import write_json
+from embedlm.jobs.names import check_file
 from embedlm.mining.corpus import Corpus, Rows, prepare_corpus
 from embedlm.mining.record_job import work_folder
 from embedlm.mining.settings import whole
@@ -111,7 +113,11 @@ def larmor(
     """
     if len(models) < 2:
         raise InputError(f"{len(models)} model was given; give at least two to compare")
+    whole("count", count)
     whole("depth", depth, 2)
+    whole("seed", seed, 0)
+    if output is not None:
+        check_file(str(output), [".json"], [passages])
     writer = resolve_generator(llm)
     names = [_name(model) for model in models]
     if len(set(names)) < len(names):
@@ -131,7 +137,10 @@ def larmor(
         )
         asked = list(_queries(folder / "queries.jsonl"))
         if not asked:
-            raise InputError(f"no query was written that can be used: {made.report['steps']}")
+            raise InputError(
+                f"no query was written that can be used ({_why(made.report['steps'])}); see what "
+                "the language model answers, or name another (llm)"
+            )
         corpus = prepare_corpus(passages, folder, [])
         runs = [_run(model, corpus, asked, folder, show_progress) for model in models]
         fused = [_fused([run[i] for run in runs], depth) for i in range(len(asked))]
@@ -140,7 +149,8 @@ def larmor(
             ordered = list(_ordered(writer, store, asked, fused))
     result = _result(names, asked, runs, judged, ordered)
     if output is not None:
-        write_json(Path(output), result, indent=1)
+        with disk_errors(Path(output), "Nothing was written; make room, or name another output"):
+            write_json(Path(output), result, indent=1)
     return result
 
 
@@ -153,6 +163,12 @@ def _folder(output: str | Path | None) -> Iterator[Path]:
     else:
         with work_folder(Path(output), None) as folder:
             yield folder
+
+
+def _why(steps: Sequence[dict[str, Any]]) -> str:
+    """Return why queries were set aside, with how often."""
+    found = [(why, one["count"]) for step in steps for why, one in step["set_aside"].items()]
+    return "; ".join(f"{why}: {count}" for why, count in found) or "the answers were empty"
 
 
 def _name(model: Any) -> str:
@@ -176,7 +192,8 @@ def _run(
     """Return a candidate's ranking for each query."""
     from embedlm.loader import load
 
-    embedder = model if model == "bm25" or hasattr(model, "encode") else load(model)
+    named = isinstance(model, str | Path) and model != "bm25"
+    embedder = load(model) if named else model
     ranker = Ranker(embedder, corpus)
     ranker.prepare(folder, show_progress)
     found: list[list[Ranked]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from embedlm.jobs.json_files import write_json
 from embedlm.jobs.manifest import change_of, json_values
 from embedlm.schema.plan import Plan
 from embedlm.schema.recipe import Recipe
+from embedlm.schema.tuning import Stage
 from embedlm.training.checkpoint import StageProgress
 from embedlm.training.dev import DevSet
+from embedlm.training.objectives import TEACHERS
+from embedlm.training.teacher_vectors import identity_of
 
 __all__ = ["fingerprint", "is_finished", "manifest_of", "saved_dtype", "write_finished"]
 
@@ -28,8 +32,11 @@ def manifest_of(
     sets: list[Records],
     dev: DevSet | None,
     shards: int,
+    find: Callable[[str], str],
 ) -> dict[str, Any]:
     """Return what a stage's weights depend on.
+
+    Models and data are told by their content, so that a run goes on after folders have moved.
 
     Args:
         plan: the run's.
@@ -38,19 +45,35 @@ def manifest_of(
         sets: the stage's data.
         dev: held-out records, by which a stage may end early or choose its best step.
         shards: processes over which the weights are spread; 1: none.
+        find: returns the folder or hub id of a model that the plan names.
     """
     model, recipe = base
     save_dtype = saved_dtype(plan) if number == len(plan.stages) - 1 else None
     stored = {} if save_dtype is None else {"save_dtype": save_dtype}
     return stored | {
-        "stage": plan.stages[number].model_dump(mode="json"),
-        "model": model,
+        "stage": _stage_facts(plan.stages[number], find),
+        "model": identity_of(model),
         "recipe": recipe.model_dump(mode="json"),
         "seed": plan.seed,
         "data": [fingerprint(records) for records in sets],
         "dev": None if dev is None else [dev.role, *fingerprint(dev.records)],
         "shards": shards,
     }
+
+
+def _stage_facts(stage: Stage, find: Callable[[str], str]) -> dict[str, Any]:
+    """Return a stage's fields, with the content of the models that it names for their names."""
+    facts: dict[str, Any] = stage.model_dump(mode="json")
+    for entry in facts["data"]:
+        del entry["source"]  # the records' own fingerprint tells more
+    for loss in facts["objective"]:
+        for option in TEACHERS:
+            named = loss["options"].get(option)
+            if isinstance(named, list):
+                loss["options"][option] = [identity_of(find(str(one))) for one in named]
+            elif named is not None:
+                loss["options"][option] = identity_of(find(str(named)))
+    return facts
 
 
 def saved_dtype(plan: Plan) -> str | None:

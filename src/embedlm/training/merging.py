@@ -18,7 +18,7 @@ from embedlm.backbone.config import stored_dtype
 from embedlm.data import read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
-from embedlm.jobs.names import check_name
+from embedlm.jobs.names import check_apart, check_name
 from embedlm.loader import load
 from embedlm.schema.arguments import check_arguments
 from embedlm.training.dev import dev_score, metric_of
@@ -104,19 +104,8 @@ def check_output(models: Sequence[str | Path], output: str | Path) -> None:
         InputError: the folder is, holds or lies in one of the models, or is not empty.
     """
     check_name(output, "output")
-    target = Path(output).resolve()
-    for name in models:
-        source = Path(name).resolve()
-        if Path(name).exists() and (source == target or target in source.parents):
-            raise InputError(
-                f"the output {str(output)!r} holds the model {str(name)!r}, which is read; give "
-                "another output folder"
-            )
-        if Path(name).exists() and source in target.parents:
-            raise InputError(
-                f"the output {str(output)!r} lies inside the model {str(name)!r}; give another "
-                "output folder"
-            )
+    check_apart(output, [name for name in models if Path(name).exists()])
+    target = Path(output)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise InputError(
             f"the output {str(output)!r} is there already and would be overwritten; give another "

@@ -219,7 +219,9 @@ class _Run:
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
             shards = process_count() if plan.sharding == "full" else 1
-            manifest = manifest_of(plan, number, (here, recipe), records, self.dev, shards)
+            manifest = manifest_of(
+                plan, number, (here, recipe), records, self.dev, shards, self._find
+            )
             if not is_finished(folder, manifest):
                 self.stage(number, records, (here, recipe), folder, manifest)
             elif process_rank() == 0:
@@ -311,13 +313,16 @@ class _Run:
             stepper.guide = EmbeddingTeacher(load(teacher, **of_teacher))
         named = {str(t): None for o in stage.objective for t in o.options.get("teachers", ())}
         if named:
-            found = [find_model(name, self.source.folder, self.data) for name in named]
             stepper.scorer = TeacherPanel(
-                [EmbeddingTeacher(load(name, **of_teacher)) for name in found]
+                [EmbeddingTeacher(load(self._find(name), **of_teacher)) for name in named]
             )
         if (reranker := self._named(stage, "reranker")) is not None:
             stepper.scorer = RerankingTeacher(Reranker(reranker, **options))
         return stepper
+
+    def _find(self, name: str) -> str:
+        """Return the folder or hub id of a model that the plan names."""
+        return find_model(name, self.source.folder, self.data)
 
     def _named(self, stage: Stage, option: str) -> str | None:
         """Return the model that a stage's losses name as a teacher or re-ranker."""
@@ -329,7 +334,7 @@ class _Run:
                 f"stage {stage.name!r} names several models as {option}: {', '.join(named)}; give "
                 "one"
             )
-        return find_model(str(named[0]), self.source.folder, self.data)
+        return self._find(str(named[0]))
 
 
 def _load_trainable(

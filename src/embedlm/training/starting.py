@@ -24,6 +24,7 @@ from embedlm.training.finished import fingerprint, is_finished, saved_dtype
 from embedlm.training.language import LANGUAGE
 from embedlm.training.plan import LocatedPlan, find_data, find_model
 from embedlm.training.starts import RidgeStart, ridge_teacher, wants_ridge
+from embedlm.training.teacher_vectors import identity_of
 from embedlm.training.trackers import EventHandler
 from embedlm.training.widths import check_widths
 
@@ -160,7 +161,7 @@ class Start:
         save_dtype = None if plan.stages or self.teacher is not None else plan.save_dtype
         manifest = {
             "prune": asked.model_dump(mode="json"),
-            "model": model,
+            "model": identity_of(model),
             "data": [fingerprint(one) for one in records],
             "save_dtype": save_dtype,
         }

@@ -141,9 +141,9 @@ class RidgeStart:
         model, recipe = self.base
         return {
             "ridge": self.settings.model_dump(mode="json"),
-            "model": model,
+            "model": identity_of(model),
             "recipe": recipe.model_dump(mode="json"),
-            "teacher": [self.teacher, identity_of(self.teacher, derive_recipe(self.teacher))],
+            "teacher": identity_of(self.teacher, derive_recipe(self.teacher)),
             "data": [fingerprint(records) for records in self.sets],
             "instructions": [[one.instruction, one.document_instruction] for one in self.data],
             "save_dtype": self.save_dtype,
@@ -159,8 +159,7 @@ class RidgeStart:
     ) -> tuple[Moments, Moments]:
         """Return the sums over the texts to learn from and over those held out."""
         student = Embedder(readout, Executor(readout.backbone), name=self.base[0])
-        _, teacher = manifest["teacher"]
-        vectors = self._teacher_vectors(folder.parent / "teacher-vectors", teacher)
+        vectors = self._teacher_vectors(folder.parent / "teacher-vectors", manifest["teacher"])
         key = facts_digest(manifest)
         blocks = list(_blocks(self.sets, self.data))
         begin, fitted, held_out = _read_sums(folder / _SUMS, key, readout.dense_width, width)

@@ -22,9 +22,15 @@ _EDGE = 1 << 20
 Floats = npt.NDArray[np.float32]
 
 
-def identity_of(name: str, recipe: Any) -> str:
-    """Return what tells a teacher from others: its files, or its hub id, and its recipe."""
-    digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode())
+def identity_of(name: str, recipe: Any = None) -> str:
+    """Return what tells a model from others: its files wherever they lie, or its hub id.
+
+    Args:
+        name: folder or hub id.
+        recipe: by which it is read; None: it does not count.
+    """
+    own = "" if recipe is None else json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    digest = hashlib.sha256(own.encode())
     folder = Path(name)
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     for path in files:

@@ -24,6 +24,7 @@ from embedlm.evaluation.statistics import (
     standard_error,
 )
 from embedlm.jobs.interrupts import keeping
+from embedlm.jobs.names import make_folder
 from embedlm.jobs.user_cache import user_cache
 from embedlm.loader import load
 from embedlm.studies.advise.candidates import METRIC, Candidate, candidates, lexical, vectors_of
@@ -107,19 +108,40 @@ def advise(
     """
     budget = budget or Budget()
     folder = Path(work) if work is not None else user_cache() / "advise"
+    make_folder(folder, "work folder")
+    named = [split_model(name) for name in models]
+    twice = next((name for name in models if list(models).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"the model {twice!r} is given twice; give each once")
     words, runs = lexical(corpus)
     found = [words]
     on_candidate(words)
     with keeping(folder.is_dir):
-        for name in models:
-            model, _, recipe = name.partition("@")
+        for name, (model, recipe) in zip(models, named, strict=True):
             known = None if model == "builtin" else model
-            opened = load(known, recipe or None, device=device, dtype=dtype)
+            opened = load(known, recipe, device=device, dtype=dtype)
             own = vectors_of(opened, name, corpus, folder)
             for candidate in candidates(own, corpus, runs):
                 found.append(candidate)
                 on_candidate(candidate)
     return _advice(found, corpus, budget, path, "" if dtype == "auto" else f" --dtype {dtype}")
+
+
+def split_model(name: str) -> tuple[str, str | None]:
+    """Return model and recipe of MODEL@RECIPE; None: the model's own.
+
+    Raises:
+        InputError: one of the two is empty.
+    """
+    if "@" not in name or Path(name).exists():  # a folder's path may have an @
+        return name, None
+    model, _, recipe = name.rpartition("@")
+    if not model or not recipe:
+        raise InputError(
+            f"the model {name!r} lacks what stands {'before' if recipe else 'after'} the @; write "
+            "MODEL or MODEL@RECIPE"
+        )
+    return model, recipe
 
 
 def _advice(
@@ -203,7 +225,7 @@ def _commands(chosen: Candidate, path: str, options: str) -> list[str]:
             f"embedlm index {corpus} -o {index}",
             f'embedlm search {index} "a query" --mode bm25',
         ]
-    name, _, recipe = chosen.model.partition("@")
+    name, recipe = split_model(chosen.model)
     model = f"-m {shlex.quote(name)}" + (f" -r {shlex.quote(recipe)}" if recipe else "") + options
     if chosen.precision == "float32":
         cut = "" if chosen.whole else f" --set dim={chosen.dim}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from embedlm.embedder import Embedder
 from embedlm.encode.identity import revision
 from embedlm.encode.precision import quantize
 from embedlm.evaluation.metrics import best_documents, score_queries
-from embedlm.jobs.atomic import write_file
+from embedlm.jobs.atomic import disk_errors, write_file
 from embedlm.readout.quantized import in_floats
 from embedlm.readout.similarity import DENSE, normalize, sparse_dot
 from embedlm.search import fuse
@@ -87,14 +88,17 @@ def vectors_of(model: Embedder, name: str, corpus: Corpus, work: Path) -> ModelV
     """Return a model's vectors, which are kept in the work folder and not computed again."""
     facts = json.dumps([revision(model), corpus.digest])
     file = work / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.npz"
-    if file.is_file():
-        with np.load(file) as kept:
-            documents, queries = kept["documents"], kept["queries"]
+    kept = _kept(file)
+    if kept is not None:
+        documents, queries = kept
     else:
         documents = model.encode(corpus.texts, role="document", heads=["dense"])
         queries = model.encode(corpus.queries, role="query", heads=["dense"])
-        work.mkdir(parents=True, exist_ok=True)
-        write_file(file, lambda f: np.savez(f, documents=documents, queries=queries), shared=True)
+        with disk_errors(file, "Make room, or name another folder (work)"):
+            work.mkdir(parents=True, exist_ok=True)
+            write_file(
+                file, lambda f: np.savez(f, documents=documents, queries=queries), shared=True
+            )
     weights = {id(w): w for w in model.backbone.network.parameters()}.values()
     return ModelVectors(
         name,
@@ -105,6 +109,15 @@ def vectors_of(model: Embedder, name: str, corpus: Corpus, work: Path) -> ModelV
         model.recipe.similarity,
         model.recipe.normalize,
     )
+
+
+def _kept(file: Path) -> tuple[Any, Any] | None:
+    """Return the vectors of an earlier run; None: there are none, or the file is damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            return found["documents"], found["queries"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def _query_time(model: Embedder, queries: Sequence[str]) -> float:

@@ -20,9 +20,13 @@ from embedlm.search.documents import Document
 
 __all__ = ["Corpus", "read_corpus"]
 
-_HEADING = re.compile(r"^#{1,6}\s+(\S.*)$")
+_HEADING = re.compile(r"^(?P<level>#{1,6})\s+(?P<words>\S.*?)\s*#*$")
 _FEWEST_WORDS = 2
 """Words of a title that is taken for a query."""
+_ALONE = 3
+"""Words of a heading that is a query without the page's title before it."""
+_FEWEST_QUERIES = 2
+"""Queries without which there is no interval."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Corpus:
 
     def sampled(self, documents: int | None, queries: int | None) -> Corpus:
         """Return fewer queries and documents, drawn by seed; documents that answer all stay."""
+        if queries is not None and queries < _FEWEST_QUERIES:
+            raise InputError(f"{queries} queries were asked for, and 2 are the fewest; give more")
         rng = np.random.default_rng(SEED)
         chosen: Sequence[int] = range(len(self.queries))
         if queries is not None and queries < len(self.queries):
@@ -113,7 +119,12 @@ def read_corpus(
     else:
         documents, pairs = _derived(documents, root)
         source = "titles and headings"
-    if len(pairs) < 2:
+    if len(pairs) < _FEWEST_QUERIES and queries is not None:
+        raise InputError(
+            f"{str(queries)!r} has {len(pairs)} queries, and 2 are the fewest; give more, each "
+            "with the fields query and answers (ids of documents)"
+        )
+    if len(pairs) < _FEWEST_QUERIES:
         raise InputError(
             f"{str(path)!r} has {len(pairs)} titles or headings with a text below, and 2 queries "
             "are the fewest; give --queries FILE with the fields query and answers (ids of "
@@ -150,18 +161,24 @@ def _derived(
 ) -> tuple[list[Document], list[tuple[str, dict[str, float]]]]:
     """Return the documents without their titles, and each title as a query for its own.
 
-    A title that stands over several documents, or of a single word, is no query.
+    A title that stands over several documents, or of a single word, is no query. A heading of few
+    words says little without the page that it stands on (Setup, How it works): the page's title
+    goes before it.
     """
     titled: list[tuple[str, Document]] = []
     kept: list[Document] = []
-    heading, file = "", ""
+    heading, page, file = "", "", ""
     titles = _titles(root)
     for document in documents:
         found = _HEADING.match(document.text.strip())
         if document.file != file:
-            heading, file = "", document.file
+            heading, page, file = "", "", document.file
         if found and "\n" not in document.text.strip():
-            heading = found[1]
+            heading = words = found["words"]
+            if found["level"] == "#":
+                page = words
+            elif len(words.split()) < _ALONE:
+                heading = f"{page} {words}".strip()
             continue
         title = titles.get(str(document.id)) or str(document.metadata.get("title") or "") or heading
         heading = ""

@@ -9,8 +9,9 @@ from typing import Any
 
 from embedlm.errors import InputError
 from embedlm.evaluation.results import ResultFile, read_results
-from embedlm.jobs.atomic import write_text
+from embedlm.jobs.atomic import disk_errors, write_text
 from embedlm.jobs.json_files import read_json, write_json
+from embedlm.jobs.names import check_file
 from embedlm.studies.report.advice_panels import advice_panels
 from embedlm.studies.report.markdown import markdown
 from embedlm.studies.report.page import page
@@ -24,22 +25,26 @@ Found = Mapping[str, Any]
 KINDS = {"study": study_panels, "advice": advice_panels}
 """The panels of each kind of file that says its kind."""
 _SUFFIXES = (".html", ".md", ".json")
+_GIVE = "give what embedlm evaluate, study or advise wrote with -o FILE.json"
 
 
-def check_outputs(outputs: Sequence[str], suffixes: Sequence[str] = _SUFFIXES) -> None:
+def check_outputs(
+    outputs: Sequence[str], suffixes: Sequence[str] = _SUFFIXES, inputs: Sequence[Any] = ()
+) -> None:
     """Refuse, before anything is computed, outputs that cannot be written.
 
+    Args:
+        outputs: the files.
+        suffixes: endings that are allowed.
+        inputs: files and folders that are read; .json is no form of a folder's documents.
+
     Raises:
-        InputError: another ending, or a folder that is not there.
+        InputError: another ending, a folder, a folder that is not there, or an input.
     """
     for output in outputs:
-        if not output.endswith(tuple(suffixes)):
-            raise InputError(
-                f"the output {output!r} has another ending than {', '.join(suffixes)}; end its "
-                "name in one of these"
-            )
-        if not Path(output).resolve().parent.is_dir():
-            raise InputError(f"the folder of the output {output!r} is not there; make it first")
+        json = output.endswith(".json")
+        read = [one for one in inputs if not (json and Path(str(one)).is_dir())]
+        check_file(output, suffixes, read)
 
 
 def read_found(path: Path) -> Found | ResultFile:
@@ -48,9 +53,9 @@ def read_found(path: Path) -> Found | ResultFile:
     Raises:
         InputError: no such file, or one of another kind.
     """
-    value = read_json(path, InputError)
+    value = read_json(path, InputError, _GIVE)
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds no results; give what embedlm evaluate or study wrote")
+        raise InputError(f"{path} holds no results; {_GIVE}")
     if "kind" not in value:
         return read_results(path)
     if value["kind"] not in list(KINDS) or value.get("schema") != 1:
@@ -133,8 +138,9 @@ def write_report(
         title: as there.
         more: as there.
     """
-    if path.suffix == ".json":
-        write_json(path, found[0][1], indent=1)
-        return
-    parts = report(found, title=title, more=more)
-    write_text(path, page(*parts) if path.suffix == ".html" else markdown(*parts))
+    with disk_errors(path, "Nothing was written; make room, or name another output"):
+        if path.suffix == ".json":
+            write_json(path, found[0][1], indent=1)
+            return
+        parts = report(found, title=title, more=more)
+        write_text(path, page(*parts) if path.suffix == ".html" else markdown(*parts))
