@@ -161,6 +161,22 @@ def test_an_answer_that_is_an_examples_is_set_aside():
     assert found["examples"][0]["reason"].endswith("the answer is that of an example")
 
 
+def in_chinese(chat, sampling, seed):
+    return "植物制造食物" if "copy" in chat[0]["content"] else "绿叶怎样得到能量？"
+
+
+def test_words_are_counted_and_copies_found_where_no_blanks_are_written():
+    steps = [
+        {"kind": "generate", "prompt": "{passage}", "into": "query"},
+        {"kind": "check", "fields": ["query"], "words": [3, 20], "copies_of": ["passage"]},
+        {"kind": "write"},
+    ]
+    rows = ["植物用光来制造食物和氧气。", "copy 植物制造食物，银行提高利率。"]
+    made = embedlm.synthesize({"steps": steps}, rows, llm=in_chinese)
+    assert [row["query"] for row in made.records] == ["绿叶怎样得到能量？"]
+    assert asides(made) == {"check: query: a copy of passage": 1}
+
+
 def leak(chat, sampling, seed):
     return "what about plants make food in the morning"
 
