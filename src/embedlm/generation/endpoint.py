@@ -12,7 +12,7 @@ from typing import Any
 
 from embedlm.errors import GenerationError, require
 from embedlm.generation.gate import Gate
-from embedlm.generation.generator import Answer, Chat, Question, Sampling, as_lines
+from embedlm.generation.generator import Answer, Chat, Question, Sampling, as_lines, ended
 
 __all__ = ["EndpointGenerator"]
 
@@ -78,6 +78,8 @@ class EndpointGenerator:
         self.base_url, self.model = base_url, model
         self.concurrency, self.retries, self.wait = concurrency, retries, wait
         self.gate = Gate(per_minute, patience)
+        self._thinks = False
+        """Whether the model thinks aloud: a stop that the server is told would end its thoughts."""
         self.name = name or f"endpoint:{base_url.rstrip('/')}#{model}"
 
     def generate(
@@ -173,7 +175,7 @@ class EndpointGenerator:
         attempt = 0
         for attempt in range(1, self.retries + 2):
             try:
-                return self._once(Question(chat, sampling, seed)).text
+                answer = self._once(Question(chat, sampling, seed))
             except Exception as error:
                 kind = self._kind(error)
                 if kind == "refused":
@@ -182,6 +184,8 @@ class EndpointGenerator:
                 if kind != "passing":
                     raise self._failed(error, attempt) from error
                 problem = error
+            else:
+                return None if answer.finish == "refused" else answer.text
             if stopped.is_set() or attempt > self.retries:
                 break
             stopped.wait(self._pause(problem, attempt))
@@ -217,7 +221,8 @@ class EndpointGenerator:
             "max_tokens": question.sampling.max_new_tokens,
             "seed": question.seed,
         }
-        if question.stop is not None:
+        stopped = question.stop is not None and not self._thinks
+        if stopped:
             body["stop"] = question.stop
         if question.logprobs or question.labels:
             body["logprobs"] = True
@@ -229,7 +234,11 @@ class EndpointGenerator:
         choices = getattr(answer, "choices", None)
         if not choices or choices[0].message is None:
             raise _Unusable("the answer holds no choices")
-        return _read(answer, choices[0], question)
+        found = _read(answer, choices[0], question)
+        if stopped and found.finish != "length" and _only_thought(choices[0], found):
+            self._thinks = True
+            return self._once(question)
+        return found
 
     def _likelihood(self, question: Question, text: str) -> Answer:
         """Score a text behind a chat, which the completions API echoes with log-probabilities."""
@@ -285,14 +294,19 @@ def _read(answer: Any, choice: Any, question: Question) -> Answer:
     refusal = getattr(choice.message, "refusal", None)
     if refusal or choice.finish_reason == "content_filter":
         return Answer(str(refusal or "the server filtered the answer"), "refused", read, new)
-    text = str(choice.message.content or "")
-    text = text if question.stop is None else text.lstrip().split(question.stop)[0]
+    cut = choice.finish_reason == "length"
+    text, finish = ended(str(choice.message.content or ""), question.stop, cut=cut)
     content = getattr(getattr(choice, "logprobs", None), "content", None) or []
     likely = [float(token.logprob) for token in content]
     mean = sum(likely) / len(likely) if likely else None
-    finish = "length" if choice.finish_reason == "length" else "stop"
     scores = _label_scores(text, content, question.labels) if question.labels else None
     return Answer(text, finish, read, new, mean, scores)
+
+
+def _only_thought(choice: Any, answer: Answer) -> bool:
+    """Tell whether an answer holds thoughts and nothing after them."""
+    text = str(choice.message.content or "").lstrip()
+    return text.startswith("<think>") and (answer.finish == "refused" or not answer.text.strip())
 
 
 def _label_scores(text: str, content: Any, labels: tuple[str, ...]) -> tuple[float, ...] | None:
