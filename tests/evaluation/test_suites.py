@@ -234,6 +234,7 @@ def test_grams():
     assert grams("One, two three four!") == ["one two three four"]
     assert grams("one two three") == []
     assert len(grams("a b c d e f g h i j")) == 3
+    assert grams("植物は光から食物を") == ["植 物 は 光 か ら 食 物", "物 は 光 か ら 食 物 を"]
 
 
 def test_contamination_is_told_with_the_score_without(tmp_path):

@@ -11,7 +11,7 @@ import torch
 import embedlm
 from embedlm.errors import GenerationError
 from embedlm.generation import Cache, LocalGenerator, Question, Sampling, resolve_generator
-from embedlm.generation.decoding import Network, continue_rows, draw, in_batches
+from embedlm.generation.decoding import Network, RunningText, continue_rows, draw, in_batches
 from embedlm.generation.local import model_name
 from embedlm.schema.recipe import Transform
 from embedlm.transform import transform_texts
@@ -161,6 +161,26 @@ def test_a_chat_template_is_used(writer):
     templated = LocalGenerator(writer.model, writer.tokenizer, "templated")
     assert templated.prompt(ONE) == "<user>Input: light<assistant>"
     assert next(templated.generate([ONE], sampling(), [0])) is not None
+
+
+def test_a_model_that_thinks_aloud_answers_at_once(writer):
+    head = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    switch = "{% if enable_thinking is not false %}<think>\n{% endif %}"
+    for template, prompt in (
+        (head + "<a>" + switch, "Input: light<a>"),
+        (head + "<a><think>\n", "Input: light<a><think>\n</think>\n\n"),
+    ):
+        writer.tokenizer.chat_template = template
+        thinking = LocalGenerator(writer.model, writer.tokenizer, "thinking")
+        assert thinking.prompt(ONE) == prompt
+
+
+def test_a_stop_does_not_end_thoughts(writer):
+    text = RunningText(writer.tokenizer, set(), lambda ids: False, 1, "\n")
+    for token in writer.tokenizer("<think>one\ntwo</think>\n\nthree\nfour")["input_ids"]:
+        text.take(token, None)
+    assert text.answer().text.strip() == "three"
+    assert not text.running
 
 
 def test_a_plain_question_is_continued_without_the_chat_template(writer):

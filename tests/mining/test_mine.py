@@ -177,6 +177,21 @@ def test_titles_and_ids_tell_that_a_passage_is_a_positive():
     assert found["positive_ids"] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "same", ["  oil FLOATS\n", "ｏｉｌ floats", "oil \ufefffloats", "oil flo\u00adats"]
+)
+def test_what_reads_alike_is_no_negative(model, same):
+    corpus = ["Oil floats", "Cafés serve tea", "Cafe\u0301s serve tea", same]
+    records = [
+        {"query": "what floats", "positives": ["Oil floats"]},
+        {"query": "What floats", "positives": ["cafés serve tea"]},
+    ]
+    mined = mine(
+        [*records, {"query": "tea", "positives": ["oil floats"]}], corpus, model=model, k=3
+    )
+    assert [one.get("negatives", []) for one in mined.records] == [[], [], ["Cafés serve tea"]]
+
+
 def test_several_lists_are_fused_and_scores_are_the_embedders(model, corpus, records):
     mined = mine(records, corpus, model=["bm25", model], k=3)
     texts = list(dict.fromkeys(one["text"].strip() for one in corpus))

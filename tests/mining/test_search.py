@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedlm.data.words import words_of
 from embedlm.mining import dense
 from embedlm.mining.dense import VectorFile, nearest, prepared
-from embedlm.mining.words import WordIndex, words_of
+from embedlm.mining.words import WordIndex
 from embedlm.search import ExactStore
 from tests.command import sentences
 
@@ -101,10 +102,6 @@ def test_the_bm25_of_a_text_is_that_of_the_passage(index):
     for query in sentences(5, seed=7):
         for place, text in enumerate(sentences(50, seed=5)):
             assert index.score(query, text) == pytest.approx(index.scores(query)[place], rel=1e-5)
-
-
-def test_words_are_lower_case_and_each_wide_character_is_one():
-    assert words_of("Ein Fluß, 北京大学 and x2!") == ["ein", "fluß", *"北京大学", "and", "x2"]
 
 
 def test_a_damaged_index_is_made_anew(tmp_path):

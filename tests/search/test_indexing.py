@@ -419,9 +419,38 @@ def test_scores_of_bm25_are_those_of_bm25s():
 def test_terms():
     assert terms_of("The Queries' bodies, of 3 buses") == ["query", "body", "3", "buse"]
     assert terms_of("The Bodies", "plain") == ["the", "bodies"]
-    assert terms_of("東京都に") == ["東京", "京都", "都に"]
+    assert terms_of("東京都に", query=True) == ["東京", "京都", "都に"]
+    assert terms_of("東京都に") == ["東京", "京都", "都に", *"東京都に"]
+    assert terms_of("猫", query=True) == terms_of("猫") == ["猫"]
     with pytest.raises(InputError, match="allowed: english, plain"):
         terms_of("a", "german")
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("手机", ["zh"]),  # beside Latin letters
+        ("报告", ["zh"]),  # within a run without blanks
+        ("买", ["zh"]),  # one sign
+        ("GPU", ["ja"]),
+        ("佐々木", ["ja"]),
+        ("ธนาคาร", ["th"]),
+        ("सड़क", []),  # shares letters with the document, not its vowel signs
+        ("सड़कें", ["hi"]),
+        ("كتب", ["ar"]),
+    ],
+)
+def test_words_of_other_scripts_are_found(model, tmp_path, query, found):
+    texts = {
+        "zh": "2024年度报告：他买了iPhone手机",
+        "ja": "佐々木さんはGPUサーバーを使う",
+        "th": "วันนี้ธนาคารปิด",
+        "hi": "सड़कें बंद हैं",
+        "ar": "كَتَبَ الوَلَدُ",
+    }
+    records = [{"id": id, "text": text} for id, text in texts.items()]
+    build_index(write(tmp_path / "c.jsonl", records), tmp_path / "index", model, store="exact")
+    assert [hit[0] for hit in answers(tmp_path / "index", model, query, mode="bm25")] == found
 
 
 def test_the_matching_sentence_is_marked(corpus, model, tmp_path):

@@ -71,6 +71,24 @@ BAD = [
 ]
 
 
+NULLS = [
+    ("/v1/embeddings", {"input": "a"}, ["encoding_format", "dimensions", "user", "model"]),
+    ("/v1/encode", {"texts": ["a"]}, ["precision", "truncate", "heads", "dim", "recipe"]),
+    ("/v1/search", {"query": "a"}, ["top_k", "mode", "fusion", "where"]),
+    ("/v1/vector_stores/notes/search", {"query": "a"}, ["max_num_results", "rewrite_query"]),
+    ("/embed", {"inputs": "a"}, ["normalize", "truncate", "prompt_name"]),
+    ("/v2/embed", {"model": "tiny", "texts": ["a"], "input_type": "search_query"}, ["truncate"]),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "fields"), NULLS)
+def test_null_is_a_field_that_is_left_out(place, path, body, fields):
+    answer, without = place.post(path, body | dict.fromkeys(fields)), place.post(path, body)
+    assert (answer.status, without.status) == (200, 200), answer.body
+    for name in body.keys() & {"input", "inputs", "query", "texts"}:
+        assert place.post(path, body | {name: None}).status == 400
+
+
 @pytest.mark.parametrize(("path", "body", "status", "told"), BAD)
 def test_bad_requests_are_refused_with_what_is_wrong(place, path, body, status, told):
     answer = place.post(path, body)

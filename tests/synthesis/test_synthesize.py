@@ -11,6 +11,8 @@ from embedlm.data import read_records
 from embedlm.errors import GenerationError, InputError, RecipeError, RecordError
 from embedlm.generation import EndpointGenerator
 from embedlm.synthesis import Pipeline, pipelines
+from tests.chat_server import serving
+from tests.synthesis.writer_server import WriterServer
 
 pytest.importorskip("datasketch")
 pytest.importorskip("py3langid")
@@ -159,6 +161,88 @@ def test_an_answer_that_is_an_examples_is_set_aside():
     assert [row["query"] for row in made.records] == ["what boils"]
     found = made.report["steps"][0]["set_aside"]["unreadable"]
     assert found["examples"][0]["reason"].endswith("the answer is that of an example")
+
+
+SAID = {
+    "first": "Here is a question:\n1. what floats on the water",
+    "second": 'Question: "what boils when it is heated"',
+    "third": "<think>They want a question: one.</think>\n\nwhat freezes in the cold\nNo more.",
+    "fourth": "They want a question.\n</think>\n\nwhat melts in the sun",
+    "fifth": "<think>They want",
+    "sixth": "Hier ist eine Frage:",
+    "seventh": "<think>\n\n</think>\n\nwhat glows at night\nAsk me more.",
+}
+
+
+class Chatty(WriterServer):
+    """Says what chat models say around a question; a stop ends it, as a server does."""
+
+    def say(self, body):
+        prompt, stop = body["messages"][0]["content"], body.get("stop")
+        said = next(said for name, said in SAID.items() if name in prompt)
+        return said.split(stop)[0] if stop else said
+
+
+def test_what_is_said_around_a_question_is_no_part_of_it():
+    prompt = "Write a question.\n\nPassage: {passage}\nQuestion:"
+    step = {"kind": "generate", "prompt": prompt, "into": "query", "stop": "\n", "name": "q"}
+    with serving(Chatty) as start:
+        llm = f"{start().url}#w"
+        made = [
+            embedlm.synthesize({"steps": [one, {"kind": "write"}]}, list(rows), llm=llm)
+            for one, rows in ((step, SAID.keys() - {"fourth"}), ({**step, "stop": None}, SAID))
+        ]
+    found = {row["positives"][0]: row["query"] for row in made[0].records}
+    assert found == {
+        "first": "what floats on the water",
+        "second": "what boils when it is heated",
+        "third": "what freezes in the cold",
+        "seventh": "what glows at night",
+    }
+    assert asides(made[0]) == {"q: refused": 1, "q: unreadable": 1}
+    texts = {row["positives"][0]: row["query"] for row in made[1].records}
+    assert texts["third"] == "what freezes in the cold\nNo more."
+    assert texts["fourth"] == "what melts in the sun"
+    assert "fifth" not in texts
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'I fill in {query}, then:\n```json\n{"query": "what floats"}\n```',
+        '<think>{"query": "of one word"}</think>{"query": "what floats"}',
+        'The schema is {"type": "object"}. {"query": "what floats"}',
+    ],
+)
+def test_the_object_that_was_asked_for_is_found(said):
+    step = {"kind": "generate", "prompt": "{passage}", "fields": {"query": {}}}
+
+    class Says(WriterServer):
+        def say(self, body):
+            return said
+
+    with serving(Says) as start:
+        made = embedlm.synthesize(
+            {"steps": [step, {"kind": "write"}]}, ["oil"], llm=f"{start().url}#w"
+        )
+    assert [row["query"] for row in made.records] == ["what floats"]
+    assert made.report["usage"]["answers"] == 1
+
+
+def in_chinese(chat, sampling, seed):
+    return "植物制造食物" if "copy" in chat[0]["content"] else "绿叶怎样得到能量？"
+
+
+def test_words_are_counted_and_copies_found_where_no_blanks_are_written():
+    steps = [
+        {"kind": "generate", "prompt": "{passage}", "into": "query"},
+        {"kind": "check", "fields": ["query"], "words": [3, 20], "copies_of": ["passage"]},
+        {"kind": "write"},
+    ]
+    rows = ["植物用光来制造食物和氧气。", "copy 植物制造食物，银行提高利率。"]
+    made = embedlm.synthesize({"steps": steps}, rows, llm=in_chinese)
+    assert [row["query"] for row in made.records] == ["绿叶怎样得到能量？"]
+    assert asides(made) == {"check: query: a copy of passage": 1}
 
 
 def leak(chat, sampling, seed):

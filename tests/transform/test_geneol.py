@@ -21,7 +21,7 @@ from embedlm.generation import (
 from embedlm.schema.recipe import Transform
 from embedlm.transform import transform_texts
 from embedlm.transform.geneol import _tasks, chats_for
-from tests.chat_server import serving
+from tests.chat_server import Server, serving
 
 TEXTS = ["plants make food", "the quick brown fox", "light"]
 CONFIG = Transform(max_new_tokens=6, demonstrations=1)
@@ -147,6 +147,23 @@ def test_a_refused_chat_becomes_the_text_itself(serve, cache, caplog, trouble):
     assert "1 of 4 variants" in caplog.text
     transform_texts(TEXTS[:1], CONFIG, endpoint(server), cache)
     assert len(server.requests) == (4 if trouble == "silent" else 5)
+
+
+def test_thoughts_and_a_refusals_reason_are_no_variant(cache):
+    class Thinks(Server):
+        def say(self, body):
+            return '<think>Shorter, they say.</think>\nOutput: "light"'
+
+        def more(self, body, answer):
+            if "fox" in body["messages"][-1]["content"]:
+                answer["choices"][0]["finish_reason"] = "content_filter"
+
+    with serving(Thinks) as start:
+        writer = EndpointGenerator(start().url, "w", wait=0.01)
+        variants = transform_texts(["plants make food", "a fox"], CONFIG, writer, cache)
+    assert set(variants[0]) <= {"plants make food", "light"}
+    assert "light" in variants[0]
+    assert set(variants[1]) == {"a fox"}
 
 
 def test_a_server_that_refuses_everything_is_told(serve, cache):

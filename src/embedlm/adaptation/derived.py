@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from embedlm.adaptation.chunks import Chunk
-from embedlm.mining.words import words_of
+from embedlm.data.words import words_of
 from embedlm.search.chunks import sentence_spans
 
 __all__ = ["Query", "WordCounts", "derived"]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from embedlm.data.keys import text_key
+from embedlm.data.words import words_of
 from embedlm.errors import require
 
 __all__ = ["Duplicates"]
 
-_WORD = re.compile(r"\w+")
 _PERMUTATIONS = 128
 
 
@@ -56,6 +55,6 @@ class Duplicates:
         return None
 
     def _runs(self, text: str) -> set[str]:
-        words = _WORD.findall(text.casefold()) or [text.strip()]
+        words = words_of(text) or [text.strip()]
         n = min(self.run, len(words))
         return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}

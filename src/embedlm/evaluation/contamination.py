@@ -6,7 +6,6 @@ report counts (Brown et al., arXiv 2005.14165, appendix C), or the whole of a sh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from embedlm.data import read_rows
+from embedlm.data.words import words_of
 from embedlm.evaluation.results import Result
 
 __all__ = ["HeldOut", "N", "contamination", "grams", "texts_of"]
@@ -22,7 +22,6 @@ __all__ = ["HeldOut", "N", "contamination", "grams", "texts_of"]
 N = 8
 """Words of a run; shorter texts are compared whole, if they have `_LEAST` words."""
 _LEAST = 4
-_WORD = re.compile(r"\w+")
 
 
 def grams(text: str, n: int = N) -> list[str]:
@@ -30,7 +29,7 @@ def grams(text: str, n: int = N) -> list[str]:
 
     A text of fewer than four words has none: such texts are in every large file.
     """
-    words = _WORD.findall(text.casefold())
+    words = words_of(text)
     if len(words) < _LEAST:
         return []
     return [" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))]
@@ -58,7 +57,7 @@ def contamination(results: Iterable[Result], training: Path) -> dict[str, dict[s
     seen: list[set[int]] = [set() for _ in results]
     for _, record in read_rows(training):
         for text in texts_of(record):
-            words = _WORD.findall(text.casefold())
+            words = words_of(text)
             for n in lengths:
                 for i in range(len(words) - n + 1):
                     for number, unit in wanted.get(" ".join(words[i : i + n]), ()):
@@ -119,7 +118,7 @@ class HeldOut:
 
     def holds(self, text: str) -> bool:
         """Tell whether a text holds a run of the held-out words, or is the whole of a short one."""
-        words = _WORD.findall(text.casefold())
+        words = words_of(text)
         return any(
             " ".join(words[i : i + n]) in self.runs
             for n in self.lengths

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from embedlm.errors import GenerationError
 from embedlm.generation.cache import Cache
 from embedlm.generation.endpoint import EndpointGenerator
-from embedlm.generation.generator import Answer, Generator, Question
+from embedlm.generation.generator import Answer, Generator, Question, ended
 from embedlm.generation.likelihood import scored
 
 __all__ = ["Conversation", "Spent", "converse"]
@@ -253,4 +253,4 @@ def _generated(writer: Any, questions: Sequence[Question]) -> Iterator[tuple[int
         if text is None:
             yield place, Answer("the generator gave no text", "refused")
         else:
-            yield place, Answer(text if first.stop is None else text.lstrip().split(first.stop)[0])
+            yield place, Answer(*ended(text, first.stop, cut=False))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from embedlm.generation.generator import Answer, Sampling
+from embedlm.generation.generator import Answer, Sampling, ended, spoken
 
 __all__ = ["Network", "RunningText", "continue_rows", "draw", "in_batches", "stored_keys"]
 
@@ -109,16 +109,13 @@ class RunningText:
         self.ids.append(token)
         if logprob is not None:
             self.logprobs.append(logprob)
-        stopped = self.stop is not None and self.stop in self._text().lstrip()
+        stopped = self.stop is not None and self.stop in (spoken(self._text()) or "").lstrip()
         self.running = not stopped and not self.ended(self.ids)
 
     def answer(self) -> Answer:
         """Return it as it stands."""
-        text = self._text()
-        if self.stop is not None:
-            text = text.lstrip().split(self.stop)[0]
+        text, finish = ended(self._text(), self.stop, cut=self.running)
         likely = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
-        finish = "length" if self.running else "stop"
         return Answer(text, finish, self.prompt_tokens, len(self.ids), likely)
 
     def _text(self) -> str:

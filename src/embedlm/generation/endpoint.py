@@ -13,7 +13,7 @@ from typing import Any
 
 from embedlm.errors import GenerationError, require
 from embedlm.generation.gate import Gate
-from embedlm.generation.generator import Answer, Chat, Question, Sampling, as_lines
+from embedlm.generation.generator import Answer, Chat, Question, Sampling, as_lines, ended
 
 __all__ = ["EndpointGenerator"]
 
@@ -79,6 +79,8 @@ class EndpointGenerator:
         self.base_url, self.model = base_url, model
         self.concurrency, self.retries, self.wait = concurrency, retries, wait
         self.gate = Gate(per_minute, patience)
+        self._thinks = False
+        """Whether the model thinks aloud: a stop that the server is told would end its thoughts."""
         self.name = name or f"endpoint:{base_url.rstrip('/')}#{model}"
 
     def generate(
@@ -174,7 +176,7 @@ class EndpointGenerator:
         attempt = 0
         for attempt in range(1, self.retries + 2):
             try:
-                return self._once(Question(chat, sampling, seed)).text
+                answer = self._once(Question(chat, sampling, seed))
             except Exception as error:
                 kind = self._kind(error)
                 if kind == "refused":
@@ -183,6 +185,8 @@ class EndpointGenerator:
                 if kind != "passing":
                     raise self._failed(error, attempt) from error
                 problem = error
+            else:
+                return None if answer.finish == "refused" else answer.text
             if stopped.is_set() or attempt > self.retries:
                 break
             stopped.wait(self._pause(problem, attempt))
@@ -218,7 +222,8 @@ class EndpointGenerator:
             "max_tokens": question.sampling.max_new_tokens,
             "seed": question.seed,
         }
-        if question.stop is not None:
+        stopped = question.stop is not None and not self._thinks
+        if stopped:
             body["stop"] = question.stop
         if question.logprobs or question.labels:
             body["logprobs"] = True
@@ -230,7 +235,11 @@ class EndpointGenerator:
         choices = getattr(answer, "choices", None)
         if not choices or not hasattr(choices[0].message, "content"):
             raise _Unusable("the answer holds no choices with a message")
-        return _read(answer, choices[0], question)
+        found = _read(answer, choices[0], question)
+        if stopped and found.finish != "length" and _only_thought(choices[0], found):
+            self._thinks = True
+            return self._once(question)
+        return found
 
     def _likelihood(self, question: Question, text: str) -> Answer:
         """Score a text behind a chat, which the completions API echoes with log-probabilities."""
@@ -288,12 +297,11 @@ def _read(answer: Any, choice: Any, question: Question) -> Answer:
     refusal = getattr(choice.message, "refusal", None)
     if refusal or choice.finish_reason == "content_filter":
         return Answer(str(refusal or "the server filtered the answer"), "refused", read, new)
-    text = _text(choice.message.content)
-    text = text if question.stop is None else text.lstrip().split(question.stop)[0]
+    cut = choice.finish_reason == "length"
+    text, finish = ended(_text(choice.message.content), question.stop, cut=cut)
     content = getattr(getattr(choice, "logprobs", None), "content", None) or []
     likely = [float(token.logprob) for token in content]
     mean = sum(likely) / len(likely) if likely else None
-    finish = "length" if choice.finish_reason == "length" else "stop"
     scores = _label_scores(text, content, question.labels) if question.labels else None
     return Answer(text, finish, read, new, mean, scores)
 
@@ -305,7 +313,7 @@ def _text(content: Any) -> str:
         _Unusable: the content is something else.
     """
     parts = content if isinstance(content, list) else [content or ""]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
         raise _Unusable("the answer's content is no text")
     # Half a character (a surrogate of JSON alone) can be written nowhere.
@@ -316,6 +324,12 @@ def _count(usage: Any, name: str) -> int:
     """Return a number of tokens; 0 where the server tells none that can be."""
     value = getattr(usage, name, 0)
     return max(value, 0) if isinstance(value, int) else 0
+
+
+def _only_thought(choice: Any, answer: Answer) -> bool:
+    """Tell whether an answer holds thoughts and nothing after them."""
+    text = _text(choice.message.content).lstrip()
+    return text.startswith("<think>") and (answer.finish == "refused" or not answer.text.strip())
 
 
 def _label_scores(text: str, content: Any, labels: tuple[str, ...]) -> tuple[float, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,8 @@ __all__ = [
     "Sampling",
     "as_lines",
     "batches",
+    "ended",
+    "spoken",
     "unquoted",
 ]
 
@@ -112,6 +115,39 @@ class FunctionGenerator:
         """Yield the function's answer to each chat."""
         for chat, seed in zip(chats, seeds, strict=True):
             yield self.function(chat, sampling, seed)
+
+
+_THINKS_ALOUD = (
+    "the model thinks aloud (<think>) before it answers, and was stopped meanwhile; turn that off, "
+    "or have the server keep its thoughts apart (vLLM: --reasoning-parser)"
+)
+_THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*|.*?\n\s*</think>\s*\n\s*", re.DOTALL)
+"""What a model thinks before it answers; the first mark may stand in its prompt."""
+
+
+def spoken(text: str) -> str | None:
+    """Return what was written without the thoughts before it; None while they are not over."""
+    thoughts = _THOUGHTS.match(text) if "</think>" in text else None
+    if thoughts is not None:
+        return text[thoughts.end() :]
+    return None if text.lstrip().startswith("<think>") else text
+
+
+def ended(text: str, stop: str | None, *, cut: bool) -> tuple[str, str]:
+    """Return the answer that a text is, without thoughts before it, and how it ended.
+
+    Args:
+        text: all that was written.
+        stop: a text at whose first appearance the answer ends.
+        cut: whether the tokens ran out.
+    """
+    said = spoken(text)
+    if said is None:
+        return ("", "length") if cut else (_THINKS_ALOUD, "refused")
+    if stop is not None:
+        said, found, _ = said.lstrip().partition(stop)
+        cut = cut and not found
+    return said, "length" if cut else "stop"
 
 
 def as_lines(chat: Chat) -> str:

@@ -81,10 +81,11 @@ class LocalGenerator:
         return cls(backbone.language_model(), backbone.tokenizer, model_name(source))
 
     def prompt(self, chat: Chat) -> str:
-        """Return a chat as the string to continue."""
-        if self.templated:
-            return render_chat(chat, self.tokenizer)
-        return as_lines(chat)
+        """Return a chat as the string to continue; a model that thinks aloud answers at once."""
+        if not self.templated:
+            return as_lines(chat)
+        text = render_chat(chat, self.tokenizer, enable_thinking=False)
+        return f"{text.rstrip()}\n</think>\n\n" if text.rstrip().endswith("<think>") else text
 
     def ids(self, chat: Chat) -> list[int]:
         """Return the ids of a chat; a control token that a turn spells is read as text."""

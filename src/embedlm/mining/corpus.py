@@ -1,7 +1,7 @@
 """Passages and records as a job reads them: once from their source, then from its work folder.
 
-Passages with one text (white space apart) are one passage, so that a copy of a positive under
-another id is the positive itself, and no negative stands in a list twice.
+Passages with one text (white space, case and forms of characters apart) are one passage, so that a
+copy of a positive under another id is the positive itself, and no negative stands in a list twice.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ class WordMiner:
     def prepare(self, corpus: Corpus, folder: Path, show_progress: bool | None) -> None:
         """Index the corpus' words."""
         texts = (line["text"] for line in corpus.lines)
-        self._index = WordIndex.build(texts, folder / f"bm25-{corpus.lines.digest[:16]}")
+        self._index = WordIndex.build(texts, folder / f"words-{corpus.lines.digest[:16]}")
 
     @property
     def index(self) -> WordIndex:

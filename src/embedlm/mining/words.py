@@ -1,14 +1,12 @@
 """BM25 over the passages of a corpus, by the package bm25s (Lù, arXiv 2407.03618).
 
-The index lies in the work folder and is mapped into memory. Tokens are words in lower case; each
-character of Chinese, Japanese and Korean is one, as their words have no blanks between. There are
-no stop words and there is no stemming, which would suit one language alone.
+The index lies in the work folder and is mapped into memory. Tokens are words (`data/words.py`).
+There are no stop words and there is no stemming, which would suit one language alone.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from array import array
 from collections import Counter
@@ -19,20 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.data.words import words_of
 from embedlm.errors import require
 from embedlm.jobs import new_folder
 
-__all__ = ["WordIndex", "words_of"]
+__all__ = ["WordIndex"]
 
 K1, B = 1.5, 0.75
 """Constants of BM25: saturation of a word's count, share of the length."""
-_WIDE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_WIDE}]|[^\W{_WIDE}]+")
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a text."""
-    return _WORD.findall(text.lower())
 
 
 class _Rows(Sequence[list[int]]):

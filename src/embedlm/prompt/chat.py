@@ -39,25 +39,30 @@ def chat_template(messages: Sequence[Message], tokenizer: Any) -> str:
     return rendered
 
 
-def render_chat(turns: Sequence[Turn], tokenizer: Any) -> str:
+def render_chat(turns: Sequence[Turn], tokenizer: Any, **values: Any) -> str:
     """Return a chat as the string that the model goes on from.
 
     A last turn by the assistant is left open; else the header of the assistant's turn follows. A
     chat template that takes no system turn, or leaves it out, gets its text at the head of the
     user's turn.
 
+    Args:
+        turns: of the chat.
+        tokenizer: that has the template.
+        values: which the template may read, such as enable_thinking.
+
     Raises:
         TemplateError: the chat template cannot render these turns.
     """
     if turns[0]["role"] != "system":
-        return _applied(turns, tokenizer)
+        return _applied(turns, tokenizer, values)
     try:
-        rendered = _applied(turns, tokenizer)
+        rendered = _applied(turns, tokenizer, values)
     except TemplateError:
-        return _applied(_without_system(turns), tokenizer)
+        return _applied(_without_system(turns), tokenizer, values)
     if _keeps_system(turns, rendered):
         return rendered
-    return _applied(_without_system(turns), tokenizer)
+    return _applied(_without_system(turns), tokenizer, values)
 
 
 def _leading_system(turns: Sequence[Turn]) -> list[Turn]:
@@ -80,7 +85,7 @@ def _without_system(turns: Sequence[Turn]) -> list[Turn]:
     return [{"role": "user", "content": "\n\n".join(head)}, *rest]
 
 
-def _applied(turns: Sequence[Turn], tokenizer: Any) -> str:
+def _applied(turns: Sequence[Turn], tokenizer: Any, values: Mapping[str, Any]) -> str:
     is_open = turns[-1]["role"] == "assistant"
     try:
         return str(
@@ -89,6 +94,7 @@ def _applied(turns: Sequence[Turn], tokenizer: Any) -> str:
                 tokenize=False,
                 continue_final_message=is_open,
                 add_generation_prompt=not is_open,
+                **values,
             )
         )
     except Exception as error:  # a template raises whatever it likes

@@ -49,7 +49,7 @@ __all__ = [
     "write_statistics",
 ]
 
-FORMAT = "embedlm index 1"
+FORMAT = "embedlm index 2"
 FACTS = "index.json"
 CATALOGUE = "catalogue.sqlite"
 STATISTICS = "statistics.npz"

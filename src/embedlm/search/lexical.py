@@ -13,16 +13,16 @@ Shapes: n texts, V buckets.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from embedlm.data.words import runs_of
 from embedlm.errors import InputError, closest
 
 __all__ = ["ANALYZERS", "BUCKETS", "DRIFT", "Bm25", "terms_of"]
@@ -33,8 +33,6 @@ K1, B = 1.2, 0.75
 DRIFT = 0.2
 """Relative change of the average length at which documents get new vectors."""
 ANALYZERS = ("english", "plain")
-_WORD = re.compile(r"[^\W_]+", re.UNICODE)
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af]+")
 _STOP = frozenset(
     [
         "a",
@@ -75,11 +73,17 @@ _STOP = frozenset(
 """Lucene's list for English."""
 
 
-def terms_of(text: str, analyzer: str = "english") -> list[str]:
-    """Return a text's terms: words in lower case; two signs at a time where no spaces are written.
+def terms_of(text: str, analyzer: str = "english", *, query: bool = False) -> list[str]:
+    """Return a text's terms: words; two signs at a time where no blanks are written.
 
     `english` leaves out Lucene's stop words and takes off the ending of a plural (Harman, How
-    effective is suffixing?, 1991); `plain` does neither.
+    effective is suffixing?, 1991); `plain` does neither. A text also has each sign as a term, which
+    a query has only where it stands alone: what is asked for may be one sign of a longer word.
+
+    Args:
+        text: of a document or a query.
+        analyzer: english or plain.
+        query: whether it is a query.
     """
     if analyzer not in ANALYZERS:
         raise InputError(
@@ -87,13 +91,15 @@ def terms_of(text: str, analyzer: str = "english") -> list[str]:
             + closest(analyzer, list(ANALYZERS))
         )
     found: list[str] = []
-    for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower()):
-        if _UNSPACED.fullmatch(word) and len(word) > 1:
-            found += [word[i : i + 2] for i in range(len(word) - 1)]
+    for run in runs_of(text):
+        if not isinstance(run, str):
+            found += [one + two for one, two in pairwise(run)]
+            if not query or len(run) == 1:
+                found += run
         elif analyzer == "plain":
-            found.append(word)
-        elif word not in _STOP:
-            found.append(_singular(word))
+            found.append(run)
+        elif run not in _STOP:
+            found.append(_singular(run))
     return found
 
 
@@ -112,9 +118,9 @@ def bucket(term: str) -> int:
     return zlib.crc32(term.encode("utf-8")) % BUCKETS
 
 
-def counts(text: str, analyzer: str = "english") -> Counter[int]:
-    """Return how often each term's number stands in a text."""
-    return Counter(map(bucket, terms_of(text, analyzer)))
+def counts(text: str, analyzer: str = "english", *, query: bool = False) -> Counter[int]:
+    """Return how often each term's number stands in a text; see `terms_of`."""
+    return Counter(map(bucket, terms_of(text, analyzer, query=query)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,7 @@ class Bm25:
             total: the number of documents.
         """
         weights = {}
-        for term, count in counts(text, self.analyzer).items():
+        for term, count in counts(text, self.analyzer, query=True).items():
             df = frequency.get(term, 0)
             weights[term] = count * math.log(1 + (total - df + 0.5) / (df + 0.5))
         return _matrix([weights])

@@ -304,7 +304,7 @@ class Index:
         return vectors
 
     def _frequency(self, query: str) -> dict[int, int]:
-        return self._catalogue.frequency(counts(query, self.facts["analyzer"]))
+        return self._catalogue.frequency(counts(query, self.facts["analyzer"], query=True))
 
     def _by_document(
         self, ranked: Sequence[tuple[str, float]], wanted: int
@@ -349,7 +349,8 @@ class Index:
         """Return the matching sentence of each text: by rare words, else by the model."""
         frequency = self._frequency(query)
         analyzer = self.facts["analyzer"]
-        weights = {term: 1 / (1 + frequency.get(term, 0)) for term in counts(query, analyzer)}
+        asked = counts(query, analyzer, query=True)
+        weights = {term: 1 / (1 + frequency.get(term, 0)) for term in asked}
         spans = [best_sentence(text, weights, analyzer) for text in texts]
         left = [i for i, span in enumerate(spans) if span is None]
         if left and by_model and self._model is not None and "dense" in self.facts["heads"]:

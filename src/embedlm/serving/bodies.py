@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from embedlm.errors import InputError
 from embedlm.serving.encoding import Item, Text
@@ -16,10 +19,46 @@ TokenIds = list[TokenId]
 Count = Annotated[int, Field(gt=0, lt=1 << 31)]
 
 
+_ABOUT = ("title", "description", "default")
+
+
 class Body(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        """Take null for a field that is left out, where it may be: clients send what they lack."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or not cls._may_be_left_out(name)
+        }
+
+    @classmethod
+    def _may_be_left_out(cls, name: str) -> bool:
+        """Tell whether a field has a default, and null no meaning of its own."""
+        one = cls.model_fields.get(name)
+        return (
+            one is not None and not one.is_required() and NoneType not in get_args(one.annotation)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Tell in the schema, too, that null is taken."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        for name, one in schema.get("properties", {}).items():
+            if cls._may_be_left_out(name):
+                about = {key: one.pop(key) for key in _ABOUT if key in one}
+                schema["properties"][name] = {"anyOf": [one, {"type": "null"}], **about}
+        return reference
 
 
 def items_of(texts: Any, instruction: str | list[str] | None = None) -> tuple[list[Item], bool]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,16 @@ __all__ = ["Asker", "Outcome", "shared_prompts"]
 
 _SHOWN = 300
 """Characters of a problem that a model is told of."""
+
+_BRACES = 200
+"""Places at which a JSON object may begin that are tried."""
+_INTRODUCTION = re.compile(
+    r"\A(?:sure|certainly|of course|absolutely|okay|ok|here(?:['’]s| is| are))\b[^\n]{0,150}:"
+    r"\s*(?:\n\s*|\Z)",
+    re.IGNORECASE,
+)
+"""What chat models say before they answer."""
+_NUMBER = re.compile(r"\A(?:\d{1,2}[.)]|[-*•])\s+")
 
 _OWN = 4
 """Words from which on an answer may not be that of an example; a label may."""
@@ -56,6 +66,10 @@ class _Strict(BaseModel):
 
 class _Unreadable(Exception):  # noqa: N818 (never leaves this module)
     """An answer that is not what was asked for."""
+
+
+class _Introduction(_Unreadable):
+    """A line before what was asked for."""
 
 
 class Asker:
@@ -94,10 +108,13 @@ class Asker:
             answer = yield from self._whole(question, made)
             if answer.finish == "refused":
                 return f"refused: {answer.text}"
-            if answer.finish == "length":
+            if answer.finish == "length" and (step.stop is None or step.stop not in answer.text):
                 return f"cut off after {answer.new_tokens or sampling.max_new_tokens * 2} tokens"
             try:
                 return {**self._values(answer.text), **self._likelihood(answer)}
+            except _Introduction as error:
+                problem, question = str(error), replace(question, stop=None)
+                continue
             except _Unreadable as error:
                 problem = str(error)
             if repair or self.model is None:
@@ -153,17 +170,34 @@ class Asker:
             _Unreadable: it is not what the step asks for.
         """
         if self.model is None:
-            text = text.strip() if self.step.stop is None else unquoted(text)
+            text = self._bare_text(text)
             if not text:
                 raise _Unreadable("the answer is empty")
             if len(text.split()) >= _OWN and _bare(text) in self.shown:
                 raise _Unreadable("the answer is that of an example")
             return {self.step.into: text}
-        found = _object(text)
+        found = _object(text, self.step.fields)
         try:
             return self.model.model_validate(found).model_dump()
         except ValidationError as error:
             raise _Unreadable(_brief(error)) from error
+
+    def _bare_text(self, text: str) -> str:
+        """Return a text without introduction, label, number and quotation marks.
+
+        Raises:
+            _Introduction: there is nothing else, since the answer was stopped after it.
+        """
+        whole = _INTRODUCTION.sub("", text.strip())
+        if self.step.stop is None:
+            return whole
+        line = whole.lstrip().split(self.step.stop)[0]
+        if (text.strip() and not whole) or line.rstrip().endswith((":", "：")):
+            raise _Introduction(f"only an introduction was written: {text.strip()[:80]!r}")
+        label = self.step.prompt.rstrip().rpartition("\n")[2]
+        if label.endswith(":") and line[: len(label)].casefold() == label.casefold():
+            line = line[len(label) :]
+        return unquoted(_NUMBER.sub("", line.strip()))
 
     def _likelihood(self, answer: Answer) -> dict[str, Any]:
         if not self.step.logprobs:
@@ -242,15 +276,29 @@ def _plain(model: type[BaseModel]) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key != "title"}
 
 
-def _object(text: str) -> Any:
-    """Return the first JSON object that stands in a text, be it in prose or a code block."""
-    at = text.find("{")
-    if at < 0:
-        raise _Unreadable("no JSON object stands in the answer")
-    try:
-        return json.JSONDecoder(strict=False).raw_decode(text[at:])[0]
-    except (ValueError, RecursionError) as error:
-        raise _Unreadable(f"not valid JSON: {why_not_json(error)}") from error
+def _object(text: str, fields: Iterable[str]) -> Any:
+    """Return the first JSON object with a field that was asked for, in prose or in a code block.
+
+    Where none has one, it is the first object of all.
+    """
+    decoder, wanted = json.JSONDecoder(strict=False), set(fields)
+    found: list[Any] = []
+    problem, at = "", text.find("{")
+    for _ in range(_BRACES):
+        if at < 0:
+            break
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            problem, end = problem or f"not valid JSON: {why_not_json(error)}", at + 1
+        else:
+            if wanted & set(value):
+                return value
+            found.append(value)
+        at = text.find("{", end)
+    if not found:
+        raise _Unreadable(problem or "no JSON object stands in the answer")
+    return found[0]
 
 
 def _brief(error: ValidationError) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from embedlm.data.languages import in_language
+from embedlm.data.words import words_of
 from embedlm.evaluation.contamination import HeldOut
 from embedlm.schema.pipeline import Check
 from embedlm.synthesis.asking import Outcome, shared_prompts
@@ -13,7 +13,6 @@ from embedlm.synthesis.items import Item, fill
 
 __all__ = ["check_item"]
 
-_WORD = re.compile(r"\w+")
 _COPIED = 0.8
 """A text of which so large a share of word runs stands in another is a copy of it."""
 _RUN = 5
@@ -40,7 +39,7 @@ def _reasons(step: Check, text: str, item: Item, held_out: HeldOut) -> Iterator[
         tuple(shared_prompts()["refusals"])
     ):
         yield "a refusal"
-    words = _WORD.findall(text.casefold())
+    words = words_of(text)
     if step.words is not None and not step.words[0] <= len(words) <= step.words[1]:
         yield f"{len(words)} words, not {step.words[0]} to {step.words[1]}"
     for name in step.copies_of:
@@ -57,7 +56,7 @@ def _reasons(step: Check, text: str, item: Item, held_out: HeldOut) -> Iterator[
 
 def _copied(words: Sequence[str], other: str) -> bool:
     """Tell whether most of the words stand in another text in their order."""
-    there = _WORD.findall(other.casefold())
+    there = words_of(other)
     n = min(_RUN, len(words))
     if len(words) < _LEAST_WORDS:
         return bool(words) and list(words) == there

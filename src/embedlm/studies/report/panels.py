@@ -219,8 +219,8 @@ def _fit(fit: Mapping[str, Any]) -> Panel:
     floor = f" + {fit['floor']:.4f}" if fit["floor"] else ""
     answer = (
         f"{fit['loss']} = {fit['c']:.4g} x^{-fit['exponent']:+.3f}{floor}; the exponent is in "
-        f"[{-high:+.3f}, {-low:+.3f}], and R² = {fit['r2']:.3f} in logarithms. The band resamples the "
-        "task's units; it knows nothing of other seeds of training, nor of laws of another form."
+        f"[{-high:+.3f}, {-low:+.3f}], and R² = {fit['r2']:.3f} in logarithms. The band resamples "
+        "the task's units; it knows nothing of other seeds of training, nor of another form of law."
     )
     rows = [
         [number(a), f"{b:.4f}", f"{fit['c'] * a ** -fit['exponent'] + fit['floor']:.4f}"]
