@@ -128,6 +128,17 @@ def test_a_text_of_100_000_tokens_is_cut(model, run, tiny_llama, tmp_path):
     np.testing.assert_allclose(np.load(out)[0], vector, atol=1e-6)
 
 
+def test_it_is_told_once_that_texts_are_shortened(tiny_llama, caplog):
+    own = embedlm.load(tiny_llama, "plain-mean", device="cpu")
+    long = "light " * 5000
+    own.encode(["light", long], max_length=20)
+    own.encode(["light"])
+    assert "shortened" not in caplog.text
+    own.encode(["light", long])
+    own.with_recipe("plain-last").encode([long])
+    assert caplog.text.count("is shortened") == 1
+
+
 def test_a_prompt_without_room_for_a_text_is_refused(model_folder, run):
     folder = model_folder("llama")
     loaded = embedlm.load(folder, "prompteol", device="cpu")

@@ -135,10 +135,17 @@ class Engine:
         segments = self.readout.reads_segments
         ready = joined([item.part for item in items], self.renderer, request, segments=segments)
         batches = ready or self.renderer.render(texts, request, instructions, segments=segments)
+        if request.max_length is None and not ready:
+            self._tell_shortened(batches)
         self._check_ids(batches)
         if stop_words is None:
             return chunk, batches, None
         return chunk, batches, text_token_ids(texts, self.backbone.tokenizer, stop_words)
+
+    def _tell_shortened(self, batches: Sequence[RenderedBatch]) -> None:
+        for batch in batches:
+            if True in batch.truncated:
+                self.executor.tell_shortened(len(batch.ids[batch.truncated.index(True)]))
 
     def _check_ids(self, batches: Sequence[RenderedBatch]) -> None:
         """Refuse tokens that the embedding table has no row for.

@@ -6,6 +6,7 @@ compiling its layers pays) lies here, once for all embedders of a network.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from embedlm.backbone.network import Rows
 from embedlm.encode.compiling import Compiling, Mode
 from embedlm.encode.prefix_cache import PrefixCache
 from embedlm.errors import EmbedLMError, UnsupportedError
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Executor", "default_budget"]
 
@@ -67,8 +70,21 @@ class Executor:
         self.prefixes: PrefixCache | None = None
         """Of all calls; None: each call keeps what its own texts share, and no longer."""
         self._fits: int | None = None
+        self._told_shortened = False
         self._lock = threading.Lock()
         self._ahead = _Ahead()
+
+    def tell_shortened(self, tokens: int) -> None:
+        """Say once for this network that texts are longer than what it reads."""
+        with self._lock:
+            told, self._told_shortened = self._told_shortened, True
+        if not told:
+            log.warning(
+                "a text is longer than the %d tokens that the model reads, prompt and all, and is "
+                "shortened; further ones are not told. Cut texts into passages, or say with "
+                "max_length that this is meant",
+                tokens,
+            )
 
     # -- passes -------------------------------------------------------------------------------
 
