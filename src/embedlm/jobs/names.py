@@ -96,17 +96,19 @@ def check_parent(output: Path) -> None:
         )
 
 
-def check_file(output: str, suffixes: Sequence[str], inputs: Iterable[Any] = ()) -> None:
+def check_file(output: str | None, suffixes: Sequence[str], inputs: Iterable[Any] = ()) -> None:
     """Refuse, before anything is computed, a file that cannot be written.
 
     Args:
-        output: the file.
+        output: the file; None: none is written.
         suffixes: endings that its name may have.
         inputs: files and folders that are read.
 
     Raises:
         InputError: another ending, a folder, a folder that is not there, or an input.
     """
+    if output is None:
+        return
     check_name(output, "output")
     if not output.endswith(tuple(suffixes)):
         raise InputError(
