@@ -201,3 +201,53 @@ def test_bad_input_is_told_in_one_line(run, documents, words, tiny_llama, tmp_pa
         output = []
     assert told in run("adapt", documents, *words, *options, *output).one_line()
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_killed_run_goes_on_after_output_and_model_have_moved(
+    run, words, finished, tiny_llama, tmp_path
+):
+    documents, whole, _ = finished
+    first, moved = tmp_path / "first", tmp_path / "moved" / "out"
+    model = shutil.copytree(tiny_llama, tmp_path / "here" / tiny_llama.name)
+    own = [model if word == tiny_llama else word for word in words]
+    checkpoint = str(first / "work/tuned/stage-1-adapt/checkpoints/step-*")
+    assert run("adapt", documents, *own, "-o", first, kill_at=(checkpoint, 1, 0)).code == -9
+    moved.parent.mkdir()
+    shutil.move(first, moved)
+    shutil.move(model, tmp_path / tiny_llama.name)
+    own = [tmp_path / tiny_llama.name if word == model else word for word in own]
+    done = run("adapt", documents, *own, "-o", moved)
+    assert done.code == 0, done.err
+    assert "step 0: dev" not in done.err  # the checkpoint was taken up
+    kept = {name: data for name, data in files_of(moved).items() if not name.startswith("data/")}
+    assert kept == {name: data for name, data in files_of(whole).items() if name in kept}
+
+
+def test_a_base_that_is_kept_is_called_by_its_folder(run, documents, words, tmp_path):
+    out = tmp_path / "out"
+    gentle = ["0" if word == "0.01" else word for word in map(str, words)]
+    gentle[gentle.index("0")] = "1e-9"
+    done = run("adapt", documents, *gentle, "-r", "plain-mean", "-o", out)
+    assert done.code == 0, done.err
+    assert json.loads((out / "report.json").read_text())["kept"] == "base"
+    assert "embedlm.load('model')" in (out / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("-o", "IN/adapted"), "lies inside the input"),
+        (("-o", "FILE/x"), "cannot be made"),
+        (("-o", "OUT", "--price", "3"), "price is for dry_run"),
+        (("-o", "OUT", "--rank", "4"), "trains no adapter"),
+        (("-o", "OUT", "--seed", "-1"), "0 or more"),
+        (("-o", "OUT", "--seed", "9" * 30), "too large"),
+    ],
+)
+def test_what_would_be_lost_or_not_used_is_refused(run, documents, words, tmp_path, more, told):
+    (tmp_path / "file").write_text("")
+    names = {"IN": documents, "FILE": tmp_path / "file", "OUT": tmp_path / "out"}
+    for name, path in names.items():
+        more = tuple(word.replace(name, str(path)) for word in more)
+    assert told in run("adapt", documents, *words, *more).one_line()
+    assert not (tmp_path / "out").exists()

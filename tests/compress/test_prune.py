@@ -168,3 +168,16 @@ def test_the_command(run, tiny_llama, tmp_path):
         refused = run("compress", str(tiny_llama), *words, "-o", str(tmp_path / "b"))
         assert refused.code == 2
         assert refused.err.count("\n") == 1
+
+
+def test_a_model_is_not_replaced_by_its_smaller_self(run, copy, tmp_path):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    for output, told in (
+        (copy, "is an input, too"),
+        (copy / ".." / "model", "is an input, too"),
+        (copy / "small", "lies inside the input"),
+        (tmp_path, "holds the input"),
+    ):
+        words = ("compress", copy, "-o", output, "--dtype", "int8", "--device", "cpu")
+        assert told in run(*words).one_line()
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before

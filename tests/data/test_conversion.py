@@ -166,3 +166,76 @@ def test_rows_come_through_the_library_from_a_folder_too(tmp_path):
     with pytest.raises(InputError, match="Did you mean 'squad'"):
         list(public_rows("squat"))
     assert set(COLLECTIONS) >= set(FOLDER_FORMS)
+
+
+def test_what_is_read_is_never_written(file, tmp_path, run):
+    before = file.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(file)
+    for source, output in (
+        (file, file),
+        (file, tmp_path / "link.jsonl"),
+        (tmp_path / "link.jsonl", file),
+        (file, tmp_path / "x" / ".." / "records.jsonl"),
+    ):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        assert "is an input, too" in run("data", "convert", source, "-o", output).one_line()
+    convert(file, tmp_path / "beir", to_form="beir")
+    inside = tmp_path / "beir" / "corpus.jsonl"
+    told = run("data", "convert", tmp_path / "beir", "--from", "beir", "-o", inside).one_line()
+    assert "lies inside the input" in told
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "told"),
+    [
+        ("automodel", "[" * 100_000, "too many lists and objects"),
+        ("automodel", '{"corpus": [3], "data": []}', "has another form"),
+        ("automodel", '{"corpus": [{"path": "c"}], "data": [3]}', "has another form"),
+        ("automodel", '{"corpus": [{}], "data": []}', "has none of path"),
+        (
+            "automodel",
+            '{"corpus": [], "data": [{"id": "q", "question": "a", "pos_doc": 5}]}',
+            "'pos_doc' is 5; give a list",
+        ),
+        ("medi", "3", "holds no list"),
+        ("medi", "[" * 100_000, "too many lists and objects"),
+    ],
+)
+def test_a_damaged_collection_is_told(tmp_path, run, form, content, told):
+    (tmp_path / "d.json").write_text(content)
+    words = ("data", "convert", tmp_path / "d.json", "--from", form)
+    assert told in run(*words, "-o", tmp_path / "o.jsonl").one_line()
+
+
+def test_a_damaged_judgement_is_told(file, tmp_path, run):
+    convert(file, tmp_path / "beir", to_form="beir")
+    (tmp_path / "beir" / "qrels" / "train.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\ta\tmuch\n"
+    )
+    words = ("data", "convert", tmp_path / "beir", "--from", "beir")
+    assert (
+        "the score is 'much'; give a number" in run(*words, "-o", tmp_path / "o.jsonl").one_line()
+    )
+
+
+def test_a_split_is_honoured_or_refused(file, tmp_path, run):
+    words = ("data", "convert", file, "-o")
+    assert "leave split out" in run(*words, tmp_path / "o.jsonl", "--split", "dev").one_line()
+    for name in ("../x", "", "a/b"):
+        told = run(*words, tmp_path / "b", "--to", "beir", "--split", name).one_line()
+        assert "is no file's name" in told
+    for form in ("beir", "mteb"):
+        folder = tmp_path / form
+        convert(file, folder, to_form=form, split="dev")
+        again = tmp_path / f"{form}.jsonl"
+        assert convert(folder, again, from_form=form, split="dev") == 2
+        with pytest.raises(InputError, match="test"):
+            convert(folder, again, from_form=form, split="test")
+
+
+def test_options_of_an_inspection_that_nothing_uses_are_refused(file, run, with_model):
+    assert "--against" in run("data", "inspect", file, *with_model).one_line()
+    assert "--model" in run("data", "inspect", file, "-r", "plain-mean").one_line()
+    for option in ("--samples", "--seed"):
+        assert "0 or more" in run("data", "inspect", file, option, "-1").one_line()

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import embedlm
+from embedlm.errors import InputError
 from embedlm.mining import mine
 from tests.command import sentences
 from tests.mining.conftest import known_texts
@@ -313,3 +314,30 @@ def test_a_passage_longer_than_the_model_is_mined_like_any_other(model, corpus, 
     long = {"id": "long", "text": " ".join(sentences(200))}
     mined = mine(records, [*corpus, long], model=model, k=81)
     assert any("long" in found["negative_ids"] for found in mined.records)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"mode": "drop"}, "no language model was given to judge"),
+        ({"judge": "arhn"}, "no language model was given to judge"),
+        ({"most": 3}, "no language model was given to judge"),
+        ({"text_field": "words"}, "no corpus was given"),
+        ({"text_field": "words", "corpus": [{"title": "a", "text": "b"}]}, "no field 'words'"),
+    ],
+)
+def test_an_option_that_nothing_uses_is_refused(model, records, options, told):
+    with pytest.raises(InputError, match=told):
+        mine(records, model=model, **options)
+
+
+def test_an_input_under_another_name_is_not_replaced(run, with_model, corpus, records, tmp_path):
+    for name, rows in (("records", records), ("corpus", corpus)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "d").mkdir()
+    given, passages = tmp_path / "records.jsonl", tmp_path / "corpus.jsonl"
+    before = given.read_bytes(), passages.read_bytes()
+    for output in (tmp_path / "d" / ".." / "records.jsonl", tmp_path / "d" / ".." / "corpus.jsonl"):
+        words = ("mine", given, "--corpus", passages, "-o", output, *with_model)
+        assert "is an input, too" in run(*words).one_line()
+    assert (given.read_bytes(), passages.read_bytes()) == before

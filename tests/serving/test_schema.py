@@ -1,5 +1,7 @@
 """Requests made of our own OpenAPI: none is a fault of the server's, and each answer fits."""
 
+import re
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -12,6 +14,9 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+
+from embedlm.serving.app import ROUTES
+from tests.command import ROOT
 
 CHECKS = [
     not_a_server_error,
@@ -37,3 +42,11 @@ def test_whatever_our_openapi_allows_is_answered_in_its_schema(place):
             case.call_and_validate(checks=CHECKS)
 
         check()
+
+
+def test_the_guides_table_has_every_route():
+    text = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    table = text.partition("## Routes")[2].partition("\n\n|")[2].partition("\n\n")[0]
+    told = re.findall(r"`(/[^`]*)`", table)
+    paths = {path.replace(":path}", "}") for _, path, _ in ROUTES}
+    assert sorted(told) == sorted(paths | {"/mcp"})

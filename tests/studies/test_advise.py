@@ -136,3 +136,36 @@ def test_the_command(beir, tiny_llama, run, tmp_path):
     assert "no candidate fits" in told.err
     (tmp_path / "plain.txt").write_text("One.\n\nTwo.\n")
     assert "give --queries FILE" in run("advise", tmp_path / "plain.txt").one_line()
+
+
+def test_what_cannot_be_advised_is_refused(run, tiny_llama, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    pages = [f"# The river number {i}\n\nIts bridge is {i} miles long.\n" for i in range(4)]
+    for i, page in enumerate(pages):
+        (folder / f"{i}.md").write_text(page)
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "a@b").symlink_to(tiny_llama)
+    model = f"{tmp_path / 'a@b'}@plain-mean"
+    work = ("--work", tmp_path / "work")
+    for more, told in (
+        (("-o", folder / "0.md"), "lies inside the input"),
+        (("--queries", tmp_path / "empty.jsonl"), "has 0 queries"),
+        (("--most-queries", 1), "2 are the fewest"),
+    ):
+        assert told in run("advise", folder, "-m", model, *work, *more).one_line()
+    assert (folder / "0.md").read_text() == pages[0]
+    for more, told in (
+        (("--work", folder / "0.md" / "x"), "work folder"),
+        (("-m", f"{tiny_llama}@", *work), "lacks what stands after the @"),
+        (("-m", "@plain-mean", *work), "lacks what stands before the @"),
+        (("-m", model, *work), "is given twice"),
+    ):
+        done = run("advise", folder, "-m", model, *more)
+        assert done.code == 2
+        assert told in done.err
+    done = run("advise", folder, "-m", model, *work, "-o", folder / "a.json")
+    assert done.code == 0, done.err
+    for kept in (tmp_path / "work").glob("*.npz"):
+        kept.write_bytes(b"damaged")
+    assert run("advise", folder, "-m", model, *work).code == 0

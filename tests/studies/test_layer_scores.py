@@ -216,7 +216,7 @@ def test_a_part_of_the_corpus_is_searched(data, tiny_llama):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("-o", "plot.png"), r"an SVG file; end its name in \.svg"),
+        (("-o", "plot.png"), r"another ending than \.svg; end its name in \.svg"),
         (("-o", "nowhere/plot.svg"), "is not there; make it first"),
         (("--layers", "a"), "write whole numbers"),
         (("--layers", "7"), "allowed are 0"),

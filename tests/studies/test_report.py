@@ -275,3 +275,21 @@ def test_a_map_and_its_heat_are_read_by_keyboard(browser, tiny_llama, tmp_path):
         page.locator("svg.map").focus()
         page.keyboard.press("ArrowLeft")
         assert page.locator("#tip").inner_text().startswith("1: ")
+
+
+def test_a_file_that_holds_no_results_is_refused_with_what_to_give(run, tmp_path):
+    for content in (b"", b"\xff", b"[" * 100_000, b"[1]", b"3"):
+        (tmp_path / "bad.json").write_bytes(content)
+        told = run("report", tmp_path / "bad.json", "-o", tmp_path / "r.html").one_line()
+        assert "give what embedlm evaluate, study or advise wrote" in told
+    (tmp_path / "study.json").write_text('{"kind": "study", "schema": 1}')
+    pair = (tmp_path / "study.json", tmp_path / "study.json")
+    assert "of the kind 'study'" in run("compare", *pair).one_line()
+
+
+def test_a_map_is_not_drawn_over_its_texts(run, with_model, tmp_path):
+    page = tmp_path / "texts.html"
+    page.write_text("".join(f"<p>The river is {i} miles long.</p>" for i in range(30)))
+    before = page.read_bytes()
+    assert "is an input, too" in run("report", "--map", page, "-o", page, *with_model).one_line()
+    assert page.read_bytes() == before

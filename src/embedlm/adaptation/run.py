@@ -35,6 +35,8 @@ from embedlm.training.trackers import EventHandler
 
 __all__ = ["adapt"]
 
+MODEL = "model"
+"""Folder of the model that is kept."""
 _OWN = 4
 """Negatives of a query whose own passages a re-ranker orders."""
 _SHOWN = 20
@@ -220,7 +222,8 @@ class _Run:
             {**facts, "trained": trained, "run": steps.manifest},
             self.exam.why_none,
         )
-        self.write_model(steps.out / "model", tuned if verdict.kept == "tuned" else None, report)
+        source = tuned if verdict.kept == "tuned" else self.kept_base(steps)
+        self.write_model(steps.out / MODEL, source, report)
         write_text(steps.out / "report.md", markdown(report))
         write_json(steps.out / REPORT, report, indent=1)
         steps.end()
@@ -336,15 +339,19 @@ class _Run:
         self.on_event("end", {"step": f"evaluate {name}", "score": found[0].score})
         return found
 
-    def write_model(self, target: Path, tuned: Path | None, report: Mapping[str, Any]) -> None:
+    def kept_base(self, steps: Steps) -> Path:
+        """Return a folder of the base by its recipe; one that is written bears the model's name."""
+        source = Path(self.models.source)
+        if not source.is_dir() or self.models.recipe is not None:
+            source = steps.work / "base" / MODEL
+            self.models.base.save_pretrained(source)
+        return source
+
+    def write_model(self, target: Path, source: Path, report: Mapping[str, Any]) -> None:
         """Write the model that is kept: the tuned one with its card, or the base as it is."""
         with new_folder(target) as folder:
-            source = Path(self.models.source) if tuned is None else tuned
-            if source.is_dir() and (tuned is not None or self.models.recipe is None):
-                shutil.copytree(source, folder, dirs_exist_ok=True)
-            else:
-                self.models.base.save_pretrained(folder)
-            if tuned is not None:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+            if report["kept"] == "tuned":
                 card = folder / "README.md"
                 text = card.read_text(encoding="utf-8").rstrip() if card.is_file() else ""
                 write_text(card, f"{text}\n\n{card_part(report)}")

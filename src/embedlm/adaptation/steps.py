@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import InputError, JobError
-from embedlm.jobs.atomic import TEMPORARY
+from embedlm.jobs.atomic import TEMPORARY, disk_errors
 from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.jobs.lock import locked
@@ -111,7 +111,8 @@ def opened(out: Path, manifest: Mapping[str, Any], on_event: EventHandler) -> It
     check_output(out)
     make_folder(out, "output folder")
     steps = Steps(out, manifest, on_event)
-    with locked(out / _LOCK), keeping(steps.started):
+    kept = f"What is finished is kept in {out}; make room and give the same command again"
+    with disk_errors(out, kept), locked(out / _LOCK), keeping(steps.started):
         yield steps
 
 

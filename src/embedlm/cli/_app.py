@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     interrupted and 143 when it was terminated.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, kernels or none
     try:
         code = _run(words)
         sys.stdout.flush()

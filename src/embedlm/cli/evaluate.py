@@ -69,8 +69,7 @@ def command(
     from embedlm.evaluation.tasks import of_mteb
     from embedlm.jobs.names import check_file
 
-    if output is not None:
-        check_file(output, [".json"])
+    check_file(output, [".json"])
     results: list[Result] = []
 
     def told(result: Result) -> None:
@@ -78,8 +77,7 @@ def command(
         _tell(result, json=json)
 
     def load() -> Any:
-        embedder = loading.load(None if model == "builtin" else model)
-        return embedder if calibration is None else _calibrated(embedder, calibration, form)
+        return _loaded(model, loading, calibration, form)
 
     if of_mteb(scoring.names()):
         described, data, missing = _by_mteb(model, scoring, loading, form, load, told)
@@ -87,8 +85,8 @@ def command(
         described, data, missing = _by_us(scoring, form, load, told)
     more = _more(results, contamination, missing)
     if output is not None:
-        facts = {"suite": scoring.suite, **more}
-        write_results(Path(output), results, described, data=data, more=facts)
+        given = {"suite": scoring.suite, **more}
+        write_results(Path(output), results, described, data=data, more=given)
     if json:
         emit({"tasks": {result.task: result.scores() for result in results}, **more})
     else:
@@ -155,6 +153,12 @@ def _reranker(model: str, loading: Loading) -> Reranker:
     if given := [name for name, value in named.items() if value]:
         raise InputError(f"{model} is a re-ranker, which has no {' and no '.join(given)}")
     return Reranker(model, device=loading.device, dtype=loading.dtype, adapters=loading.adapter)
+
+
+def _loaded(model: str, loading: Loading, calibration: str | None, form: VectorForm) -> Any:
+    """Return a model, with the ranges that the texts of a file have, where one is named."""
+    embedder = loading.load(None if model == "builtin" else model)
+    return embedder if calibration is None else _calibrated(embedder, calibration, form)
 
 
 def _calibrated(embedder: Any, texts: str, form: VectorForm) -> Any:

@@ -108,8 +108,7 @@ def command(
     from embedlm.studies.layer_plot import plot
     from embedlm.studies.layer_scores import readings_of, score_layers
 
-    if output is not None:
-        check_file(output, [".svg"])
+    check_file(output, [".svg"])
     wanted = choice.numbers()
     if not scoring.tasks and scoring.suite is None:
         scoring = dataclasses.replace(scoring, tasks=TASKS)

@@ -270,6 +270,11 @@ def read_results(path: Path) -> ResultFile:
     again = "write it again with embedlm evaluate MODEL -o FILE"
     value = read_json(path, InputError, again)
     schema = value.get("schema") if isinstance(value, dict) else None
+    if isinstance(value, dict) and "kind" in value:
+        raise InputError(
+            f"{path} holds results of the kind {value['kind']!r}, not those of one model; give "
+            "what embedlm evaluate MODEL -o FILE wrote"
+        )
     if schema != SCHEMA:
         raise InputError(
             f"{path} is no result file of this version: its schema is {schema!r} and {SCHEMA} is "

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _MOST_NAMES = 500
 """Keys in one query."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_MAGIC = b"SQLite format 3\0"
 _ENDINGS = ("", "-wal", "-shm")
 """Endings of the files that are one database; what was written last may be in the second."""
 
@@ -70,6 +71,11 @@ class Cache:
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
+            if self.path.suffix != default_path().suffix and not _was_database(self.path):
+                raise GenerationError(
+                    f"the file {str(self.path)!r} is no cache of generated texts, and is left as "
+                    "it is; name a new file, or one that a run has written"
+                ) from error
             aside = set_aside(self.path, _ENDINGS).name
             log.warning("the cache %s is damaged (%s); it is kept as %s", self.path, error, aside)
         return self._open()
@@ -118,8 +124,15 @@ class Cache:
     def _failed(self, error: Exception) -> GenerationError:
         return GenerationError(
             f"the cache of generated texts, {self.path}, cannot be used: {error}. Set "
-            "EMBEDLM_CACHE to a folder on a local disk with space, or move the file away"
+            "EMBEDLM_CACHE to a folder on a local disk with space, name another file (cache), or "
+            "move the file away"
         )
+
+
+def _was_database(path: Path) -> bool:
+    """Tell whether a file begins as a cache does, or is empty; else it is somebody's own."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) in (_MAGIC, b"")
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -313,8 +313,9 @@ def _text(content: Any) -> str:
         _Unusable: the content is something else.
     """
     parts = content if isinstance(content, list) else [content or ""]
-    texts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    if not all(isinstance(text, str) for text in texts):
+    found = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts = [text for text in found if isinstance(text, str)]
+    if len(texts) < len(found):
         raise _Unusable("the answer's content is no text")
     # Half a character (a surrogate of JSON alone) can be written nowhere.
     return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

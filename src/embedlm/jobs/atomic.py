@@ -48,7 +48,9 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], *, shared: bool 
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk
+            error.filename = str(path)
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise

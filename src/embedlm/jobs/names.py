@@ -79,29 +79,36 @@ def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output")
 
 
 def check_parent(output: Path) -> None:
-    """Refuse an output whose folder is not there.
+    """Refuse an output whose folder is not there, or takes no files.
 
     Raises:
-        InputError: it is not, or it is a file.
+        InputError: it is not there, is a file, or cannot be written to.
     """
-    if not output.resolve().parent.is_dir():
+    folder = output.resolve().parent
+    if not folder.is_dir():
         raise InputError(
             f"the folder of the output, {output.parent}, is not there; make it first, or name "
             "another"
         )
+    if not os.access(folder, os.W_OK):
+        raise InputError(
+            f"nothing can be created in the folder of the output, {output.parent}; name another"
+        )
 
 
-def check_file(output: str, suffixes: Sequence[str], inputs: Iterable[Any] = ()) -> None:
+def check_file(output: str | None, suffixes: Sequence[str], inputs: Iterable[Any] = ()) -> None:
     """Refuse, before anything is computed, a file that cannot be written.
 
     Args:
-        output: the file.
+        output: the file; None: none is written.
         suffixes: endings that its name may have.
         inputs: files and folders that are read.
 
     Raises:
         InputError: another ending, a folder, a folder that is not there, or an input.
     """
+    if output is None:
+        return
     check_name(output, "output")
     if not output.endswith(tuple(suffixes)):
         raise InputError(

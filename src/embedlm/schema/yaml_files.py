@@ -141,14 +141,21 @@ def read_mapping(path: Path, what: str, hint: str = "") -> dict[str, Any]:
             content = file.read(MAX_BYTES + 1)
         text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        hint = f"; {hint}" if hint else ""
-        raise RecipeError(f"cannot read the {what} {str(path)!r}: {error}{hint}") from error
+        if isinstance(error, UnicodeDecodeError):
+            told, hint = "it is not valid UTF-8", "save it as UTF-8"
+        else:
+            told = str(error.strerror or error)
+        hint = hint or "give the name of a file that is there"
+        raise RecipeError(f"cannot read the {what} {str(path)!r}: {told}; {hint}") from error
     if len(content) > MAX_BYTES:
         raise RecipeError(f"{path.name} is larger than {MAX_BYTES // 1024} KB; a {what} is smaller")
     data = parse_yaml(text, path.name)
     if not isinstance(data, dict):
         kind = "nothing" if data is None else type(data).__name__
-        raise RecipeError(f"{path.name} holds {kind}, not a mapping of fields")
+        raise RecipeError(
+            f"{path.name} holds {kind}, not a mapping of fields; write a line `field: value` for "
+            f"each field of a {what}"
+        )
     return data
 
 

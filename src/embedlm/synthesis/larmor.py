@@ -113,11 +113,9 @@ def larmor(
     """
     if len(models) < 2:
         raise InputError(f"{len(models)} model was given; give at least two to compare")
-    whole("count", count)
-    whole("depth", depth, 2)
-    whole("seed", seed, 0)
-    if output is not None:
-        check_file(str(output), [".json"], [passages])
+    for name, value, least in (("count", count, 1), ("depth", depth, 2), ("seed", seed, 0)):
+        whole(name, value, least)
+    check_file(None if output is None else str(output), [".json"], [passages])
     writer = resolve_generator(llm)
     names = [_name(model) for model in models]
     if len(set(names)) < len(names):
@@ -137,10 +135,7 @@ def larmor(
         )
         asked = list(_queries(folder / "queries.jsonl"))
         if not asked:
-            raise InputError(
-                f"no query was written that can be used ({_why(made.report['steps'])}); see what "
-                "the language model answers, or name another (llm)"
-            )
+            raise InputError(_nothing_written(made.report["steps"]))
         corpus = prepare_corpus(passages, folder, [])
         runs = [_run(model, corpus, asked, folder, show_progress) for model in models]
         fused = [_fused([run[i] for run in runs], depth) for i in range(len(asked))]
@@ -165,10 +160,14 @@ def _folder(output: str | Path | None) -> Iterator[Path]:
             yield folder
 
 
-def _why(steps: Sequence[dict[str, Any]]) -> str:
-    """Return why queries were set aside, with how often."""
+def _nothing_written(steps: Sequence[dict[str, Any]]) -> str:
+    """Return why all queries were set aside, with how often, and what to do."""
     found = [(why, one["count"]) for step in steps for why, one in step["set_aside"].items()]
-    return "; ".join(f"{why}: {count}" for why, count in found) or "the answers were empty"
+    told = "; ".join(f"{why}: {count}" for why, count in found) or "the answers were empty"
+    return (
+        f"no query was written that can be used ({told}); see what the language model answers, or "
+        "name another (llm)"
+    )
 
 
 def _name(model: Any) -> str:
