@@ -132,7 +132,7 @@ def test_a_server_that_fails_stops_the_job_and_loses_nothing(llm, server, tmp_pa
     more = [{**records[0], "query": f"river {i}"} for i in range(20)]
     out = tmp_path / "mined.jsonl"
     server.script = [200] * 32 + [500] * 100  # one block of 16, judged in two rounds
-    with pytest.raises(GenerationError, match="check the endpoint's address.* and run again"):
+    with pytest.raises(GenerationError, match=r"check the endpoint's address.* and run again"):
         mine(more, corpus, model="bm25", k=5, llm=llm, output=out)
     assert not out.exists()
     assert (tmp_path / "mined.jsonl.part" / "blocks").is_dir()
