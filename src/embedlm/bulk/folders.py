@@ -14,7 +14,7 @@ from embedlm.data.compression import COMPRESSIONS, split_compression
 from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
-from embedlm.jobs.names import check_name
+from embedlm.jobs.names import check_name, make_folder
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -59,7 +59,7 @@ def encode_folder(
     files = _inputs(folder)
     fitting = _fitting(folder, files, options)
     names = _output_names(files)
-    _make(out)
+    make_folder(out, "output folder")
     reports: list[Encoded] = []
     with keeping(lambda: bool(reports)):
         for file, name, own in zip(files, names, fitting, strict=True):
@@ -83,15 +83,6 @@ def _fitting(folder: Path, files: Sequence[Path], options: dict[str, Any]) -> li
         unused |= {"quoting"} if form.quoting is None else set()
         fitting.append({name: value for name, value in options.items() if name not in unused})
     return fitting
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the output folder {str(out)!r} cannot be made: {error.strerror}; give another name"
-        ) from error
 
 
 def _check_target(folder: Path, out: Path) -> None:
