@@ -20,7 +20,7 @@ SCHEMES = {
     "light": {"text": "#3c4043", "bar": "#9fa8da", "best": "#3f51b5"},
     "dark": {"text": "#d5d8e4", "bar": "#5c6bc0", "best": "#9fa8da"},
 }
-WIDTH, LEFT, STEP, TOP = 560, 185, 30, 58
+WIDTH, LEFT, STEP, TOP = 560, 205, 30, 58
 
 
 def scores(page: str) -> list[tuple[str, float]]:
