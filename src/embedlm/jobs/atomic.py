@@ -49,8 +49,8 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], *, shared: bool 
             os.fsync(handle.fileno())
         os.replace(unfinished, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:  # of a full disk
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk does not say whose
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
