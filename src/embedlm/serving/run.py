@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import signal
@@ -23,6 +24,9 @@ from embedlm.serving.service import Service
 __all__ = ["Server", "listen", "log_lines", "server_of"]
 
 log = logging.getLogger("embedlm.serving")
+
+_FIRST_REQUEST = 1.0
+"""Seconds in which the first request of a new connection is awaited when the server ends."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -118,6 +122,40 @@ class Server(uvicorn.Server):
         host, port = opened.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info(json.dumps({"event": "ready", "url": url, "models": self._service.models.names}))
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Take no new connections, serve those that were made by then, and end.
+
+        A connection may wait in the socket's queue, or its request may be on its way: closing
+        either would lose a request.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = [line for opened in sockets or () for line in _queued(opened)]
+        for server in self.servers:
+            server.close()
+        protocol: Any = self.config.http_protocol_class
+        state = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        made = functools.partial(protocol, config=self.config, **state)
+        for line in waiting:
+            await loop.connect_accepted_socket(made, line)
+        due = loop.time() + _FIRST_REQUEST
+        while loop.time() < due and any(map(_is_new, self.server_state.connections)):
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+
+def _is_new(connection: Any) -> bool:
+    """Tell whether no request of a connection has come."""
+    return connection.cycle is None
+
+
+def _queued(opened: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that wait in a listening socket's queue."""
+    with contextlib.suppress(OSError):  # BlockingIOError: none is left
+        while True:
+            line, _ = opened.accept()
+            line.setblocking(False)
+            yield line
 
 
 class _Protocol(H11Protocol):
