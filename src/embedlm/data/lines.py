@@ -62,13 +62,13 @@ def paragraphs(
         text = str(row.value).strip()
         if headings:
             fence = _fence(text, fence)
-        found = _HEADING.match(str(row.value)) if headings and not fence else None
-        if headings and not fence and parts and parts[0] != "---":
-            line = _UNDERLINE.fullmatch(str(row.value))
-            if line is not None:
-                yield FileRow(first, " ".join(parts), heading=1 if line[1][0] == "=" else 2)
-                parts = []
-                continue
+        marked = str(row.value) if headings and not fence else ""
+        line = _UNDERLINE.fullmatch(marked) if parts and parts[0] != "---" else None
+        if line is not None:
+            yield FileRow(first, " ".join(parts), heading=1 if line[1][0] == "=" else 2)
+            parts = []
+            continue
+        found = _HEADING.match(marked)
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
         if parts and (not text or full or found):
             yield FileRow(first, " ".join(parts))

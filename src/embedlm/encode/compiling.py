@@ -201,10 +201,8 @@ class Compiling:
     def _due(self, ahead: int) -> bool:
         if self.mode != "auto" or not self._plain.tokens:
             return self.mode == "on"
-        if not self.alike:
-            return False
         seconds = self._plain.seconds + ahead * self._plain.of_one
-        return self._costs().repaid_by(seconds)
+        return self.alike and self._costs().repaid_by(seconds)
 
     def _costs(self) -> Costs:
         if self._known is None:

@@ -25,9 +25,9 @@ from embedlm.encode.compiling import Compiling, Mode
 from embedlm.encode.prefix_cache import PrefixCache
 from embedlm.errors import EmbedLMError, UnsupportedError
 
-log = logging.getLogger(__name__)
-
 __all__ = ["Executor", "default_budget"]
+
+log = logging.getLogger(__name__)
 
 SHARE = 0.25
 """Of an accelerator's free memory that the activations of a pack may take."""

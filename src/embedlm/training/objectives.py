@@ -160,9 +160,10 @@ def _check_group_size(batches: Batches) -> None:
     Raises:
         InputError: a teacher has scored each record's own, so that no others can stand in for them.
     """
-    bare, size = batches.without_negatives, batches.batching.group_size
+    size = batches.batching.group_size
     if batches.negatives or size == 1 or batches.kind != "groups":
         return
+    bare = batches.without_negatives
     if bare < batches.total:
         raise InputError(
             f"{bare:,} of the {batches.total:,} records have no negatives, and the objective "
