@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from embedlm.cli._options import AS_LOADED, Loading, flag, number, path, paths, repeated, whole
+from embedlm.cli._options import (
+    AS_LOADED,
+    Loading,
+    flag,
+    natural,
+    number,
+    path,
+    paths,
+    repeated,
+    whole,
+)
 from embedlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,11 +109,18 @@ def command(
     traces: Annotated[
         bool, flag("Send OpenTelemetry spans by OTLP, as OTEL_ variables say; they hold no text.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        natural(
+            "Processes that share the weights and run models under load (Linux, CPU); 0: none. "
+            "Without it one a thread, at most 8."
+        ),
+    ] = None,
     loading: Loading = AS_LOADED,
     bounds: Bounds = AS_BOUND,
 ) -> None:
     """Serve models and indexes over HTTP: OpenAI's, TEI's, Cohere's and Jina's interfaces."""
-    from embedlm.serving import Keys, Service, Tracing, create_app
+    from embedlm.serving import Keys, Service, Tracing, create_app, processes
     from embedlm.serving.run import listen, log_lines, server_of
 
     if not 0 <= port < 1 << 16:
@@ -113,8 +130,13 @@ def command(
     tracing = Tracing.to_collector() if traces else None
     opened = listen(host, port)
     log_lines()
-    held, mounted = load(models, index, loading, keep_adapters=keep_adapters)
-    service = Service(held, mounted, keys=keys, limits=limits)
+    held, mounted = processes.apart(
+        lambda: load(models, index, loading, keep_adapters=keep_adapters)
+    )
+    count = processes.default_count(held) if workers is None else workers
+    share = limits.prefix_bytes // (1 + count)
+    forked = processes.forked(held, count, share)
+    service = Service(held, mounted, keys=keys, limits=limits, processes=forked)
     server_of(create_app(service, host=host, tracing=tracing), service).run(sockets=[opened])
 
 

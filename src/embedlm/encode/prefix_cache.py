@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 from embedlm.backbone.layout import Kept
 
-__all__ = ["Counts", "Found", "PrefixCache", "Way"]
+__all__ = ["Counts", "Found", "PrefixCache", "Way", "summed"]
 
 SHORTEST = 16
 """Tokens of a prefix; a shorter one is not worth keeping."""
@@ -61,6 +61,17 @@ class Counts:
     """That were not run, as they were kept: the prefix's, once a call."""
     entries: int = 0
     bytes: int = 0
+
+
+def summed(counts: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:
+    """Return what caches have done together, by the names that each is counted under."""
+    found: dict[str, Counts] = {}
+    for one in counts:
+        for name, count in one.items():
+            before = found.get(name, Counts())
+            both = zip(astuple(before), astuple(count), strict=True)
+            found[name] = Counts(*map(sum, both))
+    return found
 
 
 class PrefixCache:

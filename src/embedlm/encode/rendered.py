@@ -15,7 +15,7 @@ from embedlm.encode.items import Part, Text
 from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.schema.arguments import check_arguments
 
-__all__ = ["Rendered", "joined", "rendered"]
+__all__ = ["Detached", "Rendered", "joined", "rendered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,33 @@ def rendered(
     batches = renderer.render(checked.texts, request, instructions, segments=segments)
     way = _Way(renderer, request, segments)
     return [Rendered(text, batches, row, way) for row, text in enumerate(checked.texts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """Rendered texts without what rendered them, to be sent to a process that has its like."""
+
+    texts: list[str]
+    batches: list[RenderedBatch]
+    request: Request
+    segments: bool
+
+    @classmethod
+    def of(cls, parts: Sequence[Any]) -> Detached | None:
+        """Return texts that were all rendered in one way; None: they were not."""
+        first = parts[0] if parts else None
+        if not isinstance(first, Rendered):
+            return None
+        way = first.way
+        batches = joined(parts, way.renderer, way.request, segments=way.segments)
+        if batches is None:
+            return None
+        return cls([one.text for one in parts], batches, way.request, way.segments)
+
+    def by(self, renderer: Renderer) -> list[Rendered]:
+        """Return them as this renderer's."""
+        way = _Way(renderer, self.request, self.segments)
+        return [Rendered(text, self.batches, row, way) for row, text in enumerate(self.texts)]
 
 
 def joined(

@@ -1,9 +1,10 @@
 """Dynamic batching: what waits runs together, at once when nothing runs.
 
-One thread runs the models. While it runs, requests gather; when it is free, it takes as many tokens
-as its budget allows, from all who wait in turn (`fair.py`), and gives each group of like requests
-to one call of the library, which sorts them by length and packs them. Nothing ever waits for a
-timer: at light load a request runs when it comes, and at heavy load the batches fill by themselves.
+One thread runs the models, or several processes do (`processes.py`). While they run, requests
+gather; who is free takes as many tokens as a budget allows, from all who wait in turn (`fair.py`),
+and gives each group of like requests to one call of the library, which sorts them by length and
+packs them. Nothing ever waits for a timer: at light load a request runs when it comes, and at heavy
+load the batches fill by themselves.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from embedlm.serving.failures import OverloadedError
 from embedlm.serving.fair import FairQueue, Group, Job, Piece
+from embedlm.serving.processes import EndedError, Process, UnknownModelError
 from embedlm.serving.settings import Limits
 
 __all__ = ["Batch", "Batcher"]
@@ -28,8 +32,17 @@ _FIRST_RATE = 2000.0
 """Tokens a second that are taken for the rate before one is measured."""
 _WEIGHT = 0.2
 """Of the newest batch in the measured rate."""
+_LITTLE = 64
+"""Tokens that must wait for each process before the work is divided: less is done sooner by all
+threads together."""
+_GATHER = 0.025
+"""Seconds that a free process waits at most for requests that come, while another one runs."""
+_QUIET = 0.001
+"""Seconds without one after which it waits no longer."""
 
 Outcome = tuple[Piece, Sequence[Any] | BaseException]
+Call = Callable[[Group, Sequence[Any]], Sequence[Any]]
+"""Runs a group's items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +55,14 @@ class Batch:
 
 
 class Batcher:
-    """Runs the work of all requests in one thread."""
+    """Runs the work of all requests, in one thread or by processes."""
 
     def __init__(
         self,
         limits: Limits,
         budget: int,
         told: Callable[[Batch], object] = lambda _: None,
+        processes: Sequence[Process] = (),
     ) -> None:
         """Make one; `start` runs it.
 
@@ -56,6 +70,7 @@ class Batcher:
             limits: of the queue.
             budget: tokens of a batch.
             told: is told of each batch.
+            processes: that run models, too; they are ended with the batcher.
         """
         self.limits, self.budget = limits, budget
         self.queue = FairQueue()
@@ -63,8 +78,13 @@ class Batcher:
         """Tokens a second, as measured."""
         self._told = told
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedlm-run")
-        self._filled = asyncio.Event()
-        self._running: list[Piece] = []
+        self._processes = list(processes)
+        self._lines = ThreadPoolExecutor(max(1, len(processes)), "embedlm-line")
+        self._changed = asyncio.Event()
+        self._running: dict[Process | None, asyncio.Task[None]] = {}
+        """Who runs a batch; None: this process."""
+        self._coming = self._come = 0
+        """Requests that are being read, and that have come so far."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -79,8 +99,20 @@ class Batcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown()
+        self._lines.shutdown()
+        for process in self._processes:
+            process.close()
 
     # -- what comes in ------------------------------------------------------------------------
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Count a request that is being read, and will be submitted when that is done."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     def check_room(self, tokens: int = 0) -> None:
         """Refuse more work than the queue takes.
@@ -117,11 +149,12 @@ class Batcher:
             OverloadedError: there is no room.
         """
         self.check_room(sum(costs))
+        self._come += 1
         loop = asyncio.get_running_loop()
         job = Job(key, group, items, costs, loop.create_future(), loop.time())
         if items:
             self.queue.put(job)
-            self._filled.set()
+            self._changed.set()
         else:
             job.future.set_result([])
         return job
@@ -129,26 +162,79 @@ class Batcher:
     # -- what runs ----------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await self._filled.wait()
-            self._running = pieces = self.queue.take(self.budget)
-            if not pieces:
-                self._filled.clear()
-                continue
-            now = loop.time()
-            for piece in pieces:
-                piece.job.started = piece.job.started or now
-            start = time.perf_counter()
-            outcomes = await loop.run_in_executor(self._thread, _run, pieces)
+            await self._changed.wait()
+            self._changed.clear()
+            await self._gather()
+            while (free := self._free()) is not None:
+                runner, budget = free
+                if not (pieces := self.queue.take(budget)):
+                    break
+                self._running[runner] = asyncio.ensure_future(self._through(runner, pieces))
+
+    async def _gather(self) -> None:
+        """Let what is being read come in time for the next batch, while another one runs.
+
+        The answers of a batch bring the next requests of those who waited for it.
+        """
+        end, before = time.perf_counter() + _GATHER, -1
+        while self._running and (self._coming or self._come > before):
+            if self.queue.tokens >= self.budget or time.perf_counter() > end:
+                return
+            before = self._come
+            await asyncio.sleep(_QUIET)
+
+    def _free(self) -> tuple[Process | None, int] | None:
+        """Return who runs what waits next, and up to how many tokens; None: nobody is free.
+
+        Processes divide what waits. What cannot be divided, or hardly pays, runs here on all
+        threads, and then nothing else does.
+        """
+        queue, running, count = self.queue, self._running, len(self._processes)
+        if not queue or None in running:
+            return None
+        if not running and not (count and queue.divides(count, _LITTLE)):
+            return None, self.budget
+        idle = [one for one in self._processes if one not in running]
+        if not idle:
+            return None
+        return idle[0], min(self.budget, max(_LITTLE, -(-queue.tokens // len(idle))))
+
+    async def _through(self, runner: Process | None, pieces: list[Piece]) -> None:
+        """Run a batch, and hand out what it gave."""
+        loop = asyncio.get_running_loop()
+        now, start = loop.time(), time.perf_counter()
+        for piece in pieces:
+            piece.job.started = piece.job.started or now
+        try:
+            if runner is None:
+                outcomes = await loop.run_in_executor(self._thread, _run, pieces, _here)
+            else:
+                call = partial(self._by, runner)
+                outcomes = await loop.run_in_executor(self._lines, _run, pieces, call)
             self._finish(pieces, outcomes, time.perf_counter() - start)
-            self._running = []
+        finally:
+            del self._running[runner]
+            self._changed.set()
+
+    def _by(self, process: Process, group: Group, items: Sequence[Any]) -> Sequence[Any]:
+        """Return what a process gives for a group's items; this one does what that cannot."""
+        try:
+            return process.run(group, items)
+        except UnknownModelError:
+            pass
+        except EndedError as error:
+            if process in self._processes:
+                self._processes.remove(process)
+                log.warning("%s; its work is done by the server's own", error)
+        return self._thread.submit(_here, group, items).result()
 
     def _finish(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
         tokens = sum(piece.tokens for piece in pieces)
         items = sum(piece.stop - piece.start for piece in pieces)
         if seconds > 0:
-            self.rate += _WEIGHT * (tokens / seconds - self.rate)
+            rate = len(self._running) * tokens / seconds
+            self.rate += _WEIGHT * (rate - self.rate)
         self._told(Batch(items, tokens, seconds))
         for job in {id(piece.job): piece.job for piece in pieces}.values():
             job.run_seconds += seconds
@@ -169,24 +255,28 @@ def _deliver(piece: Piece, outcome: Sequence[Any] | BaseException) -> None:
         job.future.set_result(job.results)
 
 
-def _run(pieces: list[Piece]) -> list[Outcome]:
+def _here(group: Group, items: Sequence[Any]) -> Sequence[Any]:
+    return group.run(items)
+
+
+def _run(pieces: list[Piece], call: Call) -> list[Outcome]:
     """Run a batch, each group at once; what fails there is run anew, each request alone."""
     groups: dict[Group, list[Piece]] = {}
     for piece in pieces:
         groups.setdefault(piece.job.group, []).append(piece)
     outcomes: list[Outcome] = []
     for group, members in groups.items():
-        found = _attempt(group, members)
+        found = _attempt(call, group, members)
         if isinstance(found[0][1], BaseException) and len(members) > 1:
-            found = [_attempt(group, [piece])[0] for piece in members]
+            found = [_attempt(call, group, [piece])[0] for piece in members]
         outcomes += found
     return outcomes
 
 
-def _attempt(group: Group, pieces: list[Piece]) -> list[Outcome]:
+def _attempt(call: Call, group: Group, pieces: list[Piece]) -> list[Outcome]:
     items = [item for piece in pieces for item in piece.job.items[piece.start : piece.stop]]
     try:
-        results = group.run(items)
+        results = call(group, items)
     except Exception as error:  # a fault of ours must end neither the thread nor other requests
         return [(piece, error) for piece in pieces]
     outcomes: list[Outcome] = []

@@ -94,6 +94,18 @@ class FairQueue:
     def __bool__(self) -> bool:
         return self.count > 0
 
+    def divides(self, parts: int, least: int) -> bool:
+        """Tell whether what waits makes so many parts: an item for each, and `least` tokens."""
+        if self.tokens < parts * least:
+            return False
+        items = 0
+        for jobs in self._jobs.values():
+            for job in jobs:
+                items += len(job.items) - job.taken
+                if items >= parts:
+                    return True
+        return False
+
     def put(self, job: Job) -> None:
         """Append a job."""
         self._jobs.setdefault(job.key, deque()).append(job)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from embedlm.encode.prefix_cache import summed
 from embedlm.serving.batcher import Batcher
 from embedlm.serving.encoding import Encoding, Item, Output, Ranking
 from embedlm.serving.failures import DepartedError, LateError, RequestError, TooLargeError
@@ -19,6 +20,7 @@ from embedlm.serving.keys import Keys
 from embedlm.serving.metrics import Metrics, Spent
 from embedlm.serving.models import Models
 from embedlm.serving.mounted import Mounted
+from embedlm.serving.processes import Process
 from embedlm.serving.recipes import Recipes
 from embedlm.serving.settings import Limits
 
@@ -59,6 +61,7 @@ class Service:
         *,
         keys: Keys | None = None,
         limits: Limits | None = None,
+        processes: Sequence[Process] = (),
     ) -> None:
         """Join them.
 
@@ -67,6 +70,7 @@ class Service:
             indexes: by name, likewise.
             keys: of which a request must give one; None: the server is open.
             limits: of requests and queue.
+            processes: that run the models, too; see `processes.forked`.
         """
         self.models = models
         self.indexes = dict(indexes or {})
@@ -75,11 +79,12 @@ class Service:
         self.draining = False
         """Whether the server was told to end."""
         budget = self.limits.batch_tokens or self.models.budget
-        self.models.keep_prefixes(self.limits.prefix_bytes)
+        self.models.keep_prefixes(self.limits.prefix_bytes // (1 + len(processes)))
         self.metrics = Metrics(
-            lambda: (self.batcher.queue.count, self.batcher.queue.tokens), models.prefix_counts
+            lambda: (self.batcher.queue.count, self.batcher.queue.tokens),
+            lambda: summed([models.prefix_counts(), *(one.prefixes for one in processes)]),
         )
-        self.batcher = Batcher(self.limits, budget, self.metrics.batch)
+        self.batcher = Batcher(self.limits, budget, self.metrics.batch, processes)
         self.recipes = Recipes()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="embedlm-tokenize")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="embedlm-beside")
@@ -115,9 +120,10 @@ class Service:
         spent = caller.spent
         begun = time.perf_counter()
         loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(
-            self._tokenizing, lambda: encoding.prepare(items, truncate=truncate)
-        )
+        with self.batcher.expecting():
+            prepared = await loop.run_in_executor(
+                self._tokenizing, lambda: encoding.prepare(items, truncate=truncate)
+            )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, encoding.served.name, prepared.tokens)
         outputs = await self.result(caller, encoding, prepared.items, prepared.tokens)
@@ -152,9 +158,10 @@ class Service:
         pairs = [(query, document) for document in documents]
         reranker = ranking.served.model
         loop = asyncio.get_running_loop()
-        tokens = await loop.run_in_executor(
-            self._tokenizing, lambda: reranker.lengths(pairs, instruction=ranking.instruction)
-        )
+        with self.batcher.expecting():
+            tokens = await loop.run_in_executor(
+                self._tokenizing, lambda: reranker.lengths(pairs, instruction=ranking.instruction)
+            )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, ranking.served.name, tokens)
         scores = await self.result(caller, ranking, pairs, tokens)

@@ -1,0 +1,237 @@
+"""Processes that run embedders beside the server's own, forked from it, so that weights are shared.
+
+A pass over many short texts has small products. Two threads that share each of them wait for each
+other at every one, and for the interpreter that the event loop holds; two processes of one thread
+run two packs meanwhile, wait for nothing, and give the same vectors. A fork copies no memory until
+it is written to, and weights never are.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from embedlm.encode.prefix_cache import Counts
+from embedlm.encode.rendered import Detached, Rendered
+from embedlm.errors import EmbedLMError, InputError
+from embedlm.serving.encoding import Encoding, Item, Served, Text
+from embedlm.serving.fair import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from embedlm.serving.models import Models
+
+__all__ = ["EndedError", "Process", "UnknownModelError", "apart", "default_count", "forked"]
+
+Made = TypeVar("Made")
+
+MOST = 8
+"""Processes that are forked by default; each then has several threads."""
+UNSENT = Served("", None)
+"""Stands for a model on its way to a process, which has it."""
+
+
+class EndedError(Exception):
+    """A process has ended, with the work that it had."""
+
+
+class UnknownModelError(Exception):
+    """Work of a model that the processes do not have."""
+
+
+def apart(call: Callable[[], Made]) -> Made:
+    """Return what a call gives in a thread that then ends.
+
+    OpenMP keeps threads for each thread that has used it. Where they are more than the cores, all
+    of them sleep at every short wait: models would run a sixth slower ever after.
+    """
+    made: list[Made] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            made.append(call())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return made[0]
+
+
+def default_count(models: Models) -> int:
+    """Return how many processes serve models best: one a thread, or none that could help."""
+    import torch
+
+    threads = torch.get_num_threads()
+    useful = any(not one.model.backbone.static for one in models.embedders.values())
+    return min(threads, MOST) if useful and threads > 1 and not _hindrance(models) else 0
+
+
+def forked(models: Models, count: int, prefix_bytes: int = 0) -> list[Process]:
+    """Return so many processes that run the embedders of this one.
+
+    Call it while this process has no other threads that work.
+
+    Args:
+        models: that are served.
+        count: of processes; the threads of this one are divided among them.
+        prefix_bytes: that each process may keep of prompts, for each model.
+
+    Raises:
+        InputError: they cannot be forked here.
+    """
+    import torch
+
+    if not count:
+        return []
+    if hindrance := _hindrance(models):
+        raise InputError(f"--workers is {count}, but {hindrance}; leave it out, or give 0")
+    served = [one for one in models.embedders.values() if one.model.generator is None]
+    apart(lambda: _lay_out(served))
+    gc.collect()
+    gc.freeze()  # what is collected is written to, and would no longer be shared
+    threads = max(1, torch.get_num_threads() // count)
+    with _one_tokenizer_thread():
+        return [Process(served, threads, prefix_bytes) for _ in range(count)]
+
+
+def _lay_out(served: Sequence[Served]) -> None:
+    """Lay the weights out for products, once for all who share them."""
+    for one in served:
+        with one.model.executor.fixed("off"):
+            pass
+
+
+def _hindrance(models: Models) -> str | None:
+    """Return why models cannot be run by forked processes; None: they can."""
+    if sys.platform != "linux":
+        return f"processes are forked under Linux only, and this is {sys.platform}"
+    for one in models.embedders.values():
+        if one.model.backbone.device.type != "cpu":
+            return f"the model {one.name!r} runs on {one.model.backbone.device}, not on a CPU"
+    return None if models.embedders else "no embedder is served"
+
+
+@contextmanager
+def _one_tokenizer_thread() -> Iterator[None]:
+    """Have processes that are forked here tokenize in one thread: the others are not copied."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+class Process:
+    """One process; it runs one batch at a time."""
+
+    def __init__(self, served: Sequence[Served], threads: int, prefix_bytes: int) -> None:
+        context = multiprocessing.get_context("fork")
+        self._numbers = {id(one): number for number, one in enumerate(served)}
+        self._line, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, served, threads, prefix_bytes), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self.prefixes: dict[str, Counts] = {}
+        """What its caches of prefixes had done by its last answer, by model."""
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return int(self._process.pid or 0)
+
+    def run(self, group: Group, items: Sequence[Any]) -> Sequence[Any]:
+        """Return what a group gives for items.
+
+        Raises:
+            UnknownModelError: the process does not have the group's model.
+            EndedError: the process has ended.
+            EmbedLMError: what the group raised; RuntimeError where that is no error of ours.
+        """
+        number = self._numbers.get(id(getattr(group, "served", None)))
+        if number is None or not isinstance(group, Encoding):
+            raise UnknownModelError
+        try:
+            self._line.send((number, replace(group, served=UNSENT), *_sent(items)))
+            results, raised, self.prefixes = self._line.recv()
+        except (EOFError, OSError) as error:
+            raise EndedError(f"process {self.pid} has ended") from error
+        if raised is not None:
+            raise raised
+        return results  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End it."""
+        self._line.close()
+        self._process.join(5)
+        if self._process.exitcode is None:
+            self._process.kill()
+
+
+def _sent(items: Sequence[Item]) -> tuple[Detached | Sequence[Text], list[str | None]]:
+    """Return items as they are sent: tokenized texts without their tokenizer, and instructions."""
+    texts = [text for text, _ in items]
+    plain = [text.text if isinstance(text, Rendered) else text for text in texts]
+    return Detached.of(texts) or plain, [instruction for _, instruction in items]
+
+
+def _serve(line: Connection, served: Sequence[Served], threads: int, prefix_bytes: int) -> None:
+    """Answer batches until the server has gone."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends, and this with it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Its sockets, locks and other pipes are the server's: they must close when it closes them.
+    os.closerange(3, line.fileno())
+    os.closerange(line.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    torch.set_num_threads(threads)
+    with ExitStack() as kept:
+        for one in served:
+            kept.enter_context(one.model.executor.fixed("off"))
+            one.model.executor.keep_prefixes(prefix_bytes)
+        with suppress(EOFError, OSError):
+            while True:
+                line.send(_answer(served, *line.recv()))
+    os._exit(0)  # what the server opened is not ours to close
+
+
+def _answer(
+    served: Sequence[Served],
+    number: int,
+    group: Encoding,
+    texts: Detached | Sequence[Text],
+    instructions: Sequence[str | None],
+) -> tuple[Any, Exception | None, dict[str, Counts]]:
+    """Return a batch's results, what it raised, and what the caches of prefixes have done."""
+    results: Any = None
+    raised: Exception | None = None
+    try:
+        group = replace(group, served=served[number])
+        known = texts.by(group.embedder.renderer) if isinstance(texts, Detached) else texts
+        results = group.run(list(zip(known, instructions, strict=True)))
+    except EmbedLMError as error:
+        raised = error
+    except Exception as error:  # which may be one that cannot be sent
+        raised = RuntimeError(f"{type(error).__name__}: {error}")
+    caches = {one.name: one.model.executor.prefixes for one in served}
+    return results, raised, {name: one.counts for name, one in caches.items() if one is not None}
