@@ -8,6 +8,7 @@ import pytest
 import embedlm
 from embedlm.errors import InputError, RecordError
 from embedlm.search import MODES, Passage, SearchIndex, read_documents, read_passages
+from embedlm.search.chunks import Chunking
 
 GUIDE = """\
 # Guide
@@ -98,14 +99,13 @@ def test_a_passage_carries_the_headings_that_it_stands_under(tmp_path):
     assert found == [
         (1, "Before."),
         (4, "Tyres > Pressure\nFill the front tyre."),
-        (7, "Tyres > Pressure\nIt loses air. ```sh # no heading"),
-        (11, "Tyres > Pressure\n## nor this ```"),
+        (7, "Tyres > Pressure\nIt loses air. ```sh # no heading ## nor this ```"),
         (13, "## Empty"),
         (16, "Rims > Deep\nOf steel."),
     ]
     assert [d.text for d in read_documents(tmp_path)] == [text for _, text in found]
     bare = [d.text for d in read_documents(tmp_path, headings=False)]
-    assert bare[0] == "Before. # Tyres # ## Pressure Fill the front tyre."
+    assert bare[:4] == ["Before.", "# Tyres #", "## Pressure", "Fill the front tyre."]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,19 @@ def test_underlined_words_of_markdown_are_headings(tmp_path):
         "Tyres > To fill\n---",
         "Tyres > To fill\n``` no --- ```",
     ]
+
+
+def test_whole_documents_are_cut_at_their_headings_and_at_nothing_else(tmp_path, model):
+    text = "Tyres\n=====\n\nFill them.\n\n```sh\nfill\n\n# front\nfill\n```\n\n## Rims\nOf steel.\n"
+    (tmp_path / "a.md").write_text(text)
+    (whole,) = read_documents(tmp_path, whole=True)
+    chunking = Chunking("headings", 400)
+    found = [whole.text[a:b] for a, b in chunking.spans(whole.text, model.tokenizer)]
+    code = "```sh fill # front fill ```"
+    assert found == [f"# Tyres\n\nFill them.\n\n{code}", "## Rims\n\nOf steel."]
+    lines = text.replace("\n", "\r\n")  # a record's own text, line by line
+    found = [lines[a:b] for a, b in chunking.spans(lines, model.tokenizer)]
+    assert [one[:5] for one in found] == ["Tyres", "## Ri"]
 
 
 @pytest.mark.parametrize("name", ["a.md", "a.html"])

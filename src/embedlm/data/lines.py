@@ -52,25 +52,29 @@ def paragraphs(
         lines: a line with an error stands alone, and ends the paragraph before it.
         longest: characters above which a paragraph is cut at the end of a line.
         headings: tell Markdown's headings (`## Words`, or words underlined by `===` or `---`)
-            apart; each is a row of its own, with its level. A line of code, fenced or four spaces
-            in, is none, and neither are the fields between two `---` that a file begins with.
+            apart; each is a row of its own, with its level and its number signs. A line of code,
+            fenced or four spaces in, is none, and neither are the fields between two `---` that a
+            file begins with. A blank line within fenced code ends no paragraph.
     """
     parts: list[str] = []
     first = 0
     fence = ""
     for row in lines:
         text = str(row.value).strip()
+        before = fence
         if headings:
             fence = _fence(text, fence)
         marked = str(row.value) if headings and not fence else ""
         line = _UNDERLINE.fullmatch(marked) if parts and parts[0] != "---" else None
         if line is not None:
-            yield FileRow(first, " ".join(parts), heading=1 if line[1][0] == "=" else 2)
+            level = 1 if line[1][0] == "=" else 2
+            yield FileRow(first, f"{'#' * level} {' '.join(parts)}", heading=level)
             parts = []
             continue
         found = _HEADING.match(marked)
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
-        if parts and (not text or full or found):
+        blank = not text and not (before and fence)
+        if parts and (blank or full or found):
             yield FileRow(first, " ".join(parts))
             parts = []
         if row.error is not None:

@@ -6,8 +6,11 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
+from embedlm.data.lines import paragraphs
+from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, closest
 
 __all__ = ["Chunking", "Span", "sentence_spans"]
@@ -16,7 +19,6 @@ Span = tuple[int, int]
 """First and one past the last character."""
 WAYS = ("tokens", "sentences", "headings")
 _BETWEEN = re.compile(r"(?<=[.!?])\s+|\s*\n\s*|(?<=[。！？])")
-_HEADING = re.compile(r"^#{1,6} .*$", re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,11 @@ def _windows(tokens: Sequence[Span], size: int, overlap: int) -> Iterator[Span]:
 
 def _sections(text: str) -> list[Span]:
     """Return what lies between the headings of Markdown, each heading with its text."""
-    starts = [found.start() for found in _HEADING.finditer(text)]
+    lines = text.split("\n")
+    begins = [0, *accumulate(len(line) + 1 for line in lines)]
+    rows = (FileRow(number, line.removesuffix("\r")) for number, line in enumerate(lines))
+    found = paragraphs(rows, headings=True)
+    starts = [begins[row.line] for row in found if row.heading]
     starts = [0, *starts] if not starts or text[: starts[0]].strip() else starts
     return list(zip(starts, [*starts[1:], len(text)], strict=True))
 

@@ -139,7 +139,7 @@ def prose(
         rows = Source(file).rows()
     else:
         source = Source(file, form=f"txt{compression}")
-        marked = headings and form == "md" and ".rst" not in Path(file).suffixes
+        marked = form == "md" and ".rst" not in Path(file).suffixes
         rows = (
             _lines(source)
             if split == "line"
