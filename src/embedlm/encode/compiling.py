@@ -152,6 +152,13 @@ class Compiling:
             self.mode = mode
             self._prepare(0)
 
+    def lay_out(self) -> None:
+        """Lay the weights out for products, unless they are to stay plain."""
+        with self._lock:
+            if not self.packed and self.mode != "plain":
+                prepacked.pack(self.layers)
+                self.packed = True
+
     def worth(self, tokens: int) -> bool:
         """Tell whether that many tokens would repay compiling, after a trial where needed."""
         with self._lock:
@@ -192,9 +199,7 @@ class Compiling:
             return
         if self.active and self.mode == "off":
             self._drop()
-        if not self.packed:
-            prepacked.pack(self.layers)
-            self.packed = True
+        self.lay_out()
         if not self.active and not self._failed and self._due(ahead):
             self._start()
 

@@ -19,6 +19,7 @@ from embedlm.backbone.memory import is_out_of_memory
 from embedlm.encode.executor import Executor
 from embedlm.encode.ids import as_rendered
 from embedlm.encode.items import Share, Text, TokenIds
+from embedlm.encode.parallel import on_cores
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, base_of, plan_after
 from embedlm.encode.prefix_cache import Found, Way
 from embedlm.encode.prefixes import Prefixes
@@ -41,6 +42,10 @@ Rendered = tuple[list[Share], list[RenderedBatch], Words | None]
 
 CHUNK = 2048
 """Texts rendered at once, while the chunk before is run."""
+PACKS_A_CORE = 4
+"""Packs for each core, from which each pack runs on one."""
+WIDTHS = (256, 1 << 20)
+"""Widths of models whose packs do: of narrower ones the interpreter is the larger part."""
 
 
 def _behind(packs: Iterator[T]) -> Iterator[T]:
@@ -175,30 +180,54 @@ class Engine:
             found = self._kept_prefix(batch, left)
             packs = self._planned(batch, left, found)
             self._expect(batch, packs, like)
-            given = None if found is None else {base_of(found): found.kept}
-            prefixes = Prefixes(packs, self._run_prefix, given)
-            for done, pack in enumerate(packs):
-                try:
-                    kept = prefixes.of(pack, batch.ids[pack.items[0]])
-                    states = pack_states(
-                        self._run,
-                        self.readout,
-                        batch,
-                        pack,
-                        kept=kept,
-                        role=role,
-                        words=words,
-                    )
-                    outputs = self.readout.read(states)
-                except (RuntimeError, MemoryError) as error:
-                    self._smaller(batch, pack, error)
-                    left = np.concatenate([later.items for later in packs[done:]])
-                    break
-                if found is not None and self.executor.prefixes is not None:
-                    self.executor.prefixes.add(found, self._way)
-                yield pack.items, outputs
-            else:
+            done = 0
+            try:
+                for outputs in self._outputs(batch, packs, found, words, role):
+                    yield packs[done].items, outputs
+                    done += 1
                 return
+            except (RuntimeError, MemoryError) as error:
+                self._smaller(batch, packs[done], error)
+                left = np.concatenate([later.items for later in packs[done:]])
+
+    def _outputs(
+        self,
+        batch: RenderedBatch,
+        packs: list[Pack],
+        found: Found | None,
+        words: Words | None,
+        role: str | None,
+    ) -> Iterator[list[Any]]:
+        """Yield the heads' outputs of each pack."""
+
+        def outputs_of(pack: Pack, run: Run, kept: Kept | None = None) -> list[Any]:
+            states = pack_states(run, self.readout, batch, pack, kept=kept, role=role, words=words)
+            return self.readout.read(states)
+
+        cores = self._cores(packs)
+        if cores > 1:
+            self.executor.lay_out()
+            yield from on_cores(partial(outputs_of, run=self._run_by(compiled=False)), packs, cores)
+            return
+        given = None if found is None else {base_of(found): found.kept}
+        prefixes = Prefixes(packs, self._run_prefix, given)
+        for pack in packs:
+            kept = prefixes.of(pack, batch.ids[pack.items[0]])
+            outputs = outputs_of(pack, self._run, kept)
+            if found is not None and self.executor.prefixes is not None:
+                self.executor.prefixes.add(found, self._way)
+            yield outputs
+
+    def _cores(self, packs: Sequence[Pack]) -> int:
+        """Return on how many cores packs run at once; 1: each on all of them.
+
+        There must be several for each core, or some would have nothing to do at the end.
+        """
+        backbone, threads = self.backbone, torch.get_num_threads()
+        small = backbone.device.type == "cpu" and WIDTHS[0] <= backbone.dim <= WIDTHS[1]
+        alone = not any(pack.levels for pack in packs) and not backbone.sharded
+        many = len(packs) >= PACKS_A_CORE * threads
+        return threads if small and alone and many and not self.executor.compiled else 1
 
     def _expect(self, batch: RenderedBatch, packs: list[Pack], like: float) -> None:
         """Tell what decides on compiling how much there is to run."""
@@ -238,7 +267,15 @@ class Engine:
 
     @property
     def _run(self) -> Run:
-        return partial(self.executor.run, adapter=self.adapter, apart=self.readout.apart)
+        return self._run_by(compiled=True)
+
+    def _run_by(self, *, compiled: bool) -> Run:
+        return partial(
+            self.executor.run,
+            adapter=self.adapter,
+            apart=self.readout.apart,
+            compiled=compiled,
+        )
 
     def _run_prefix(self, ids: Sequence[int], held: int, kept: Kept) -> None:
         self._run([ids], prefix=held, layers=self.readout.layers, kept=kept)

@@ -100,8 +100,12 @@ class Executor:
         adapter: str | None = None,
         causal: bool | None = None,
         apart: bool = False,
+        compiled: bool = True,
     ) -> Tensor:
-        """Return what `Backbone.run` returns for these arguments, compiled where that pays."""
+        """Return what `Backbone.run` returns for these arguments, compiled where that pays.
+
+        `compiled` is false for a pass on one core of several: compiled layers take all of them.
+        """
 
         def run_by(backbone: Backbone) -> Tensor:
             return backbone.run(
@@ -119,7 +123,7 @@ class Executor:
         compiling, tokens = self.compiling, sum(map(len, rows)) - prefix * (len(rows) - 1)
         if kept is not None and kept.states is not None:
             tokens -= prefix
-        if compiling is None or any(unseen) or not compiling.suits(tokens):
+        if compiling is None or not compiled or any(unseen) or not compiling.suits(tokens):
             return run_by(self.backbone)
         chosen = compiling.chosen(self._ahead.tokens)
         self._ahead.tokens = max(0, self._ahead.tokens - tokens)
@@ -158,6 +162,16 @@ class Executor:
             yield
         finally:
             self.compiling.mode = before
+
+    @property
+    def compiled(self) -> bool:
+        """Whether layers are compiled, or are asked to be."""
+        return self.compiling is not None and (self.compiling.active or self.compiling.mode == "on")
+
+    def lay_out(self) -> None:
+        """Lay the weights out for products before several threads or processes run them."""
+        if self.compiling is not None:
+            self.compiling.lay_out()
 
     def plain(self) -> Backbone:
         """Return the backbone with plain weights, and keep it so: to be trained, or taken apart."""

@@ -101,19 +101,12 @@ def forked(models: Models, count: int, prefix_bytes: int = 0) -> list[Process]:
     if hindrance := _hindrance(models):
         raise InputError(f"--workers is {count}, but {hindrance}; leave it out, or give 0")
     served = [one for one in models.embedders.values() if one.model.generator is None]
-    apart(lambda: _lay_out(served))
+    apart(lambda: [one.model.executor.lay_out() for one in served])  # once, for all to share
     gc.collect()
     gc.freeze()  # what is collected is written to, and would no longer be shared
     threads = max(1, torch.get_num_threads() // count)
     with _one_tokenizer_thread():
         return [Process(served, threads, prefix_bytes) for _ in range(count)]
-
-
-def _lay_out(served: Sequence[Served]) -> None:
-    """Lay the weights out for products, once for all who share them."""
-    for one in served:
-        with one.model.executor.fixed("off"):
-            pass
 
 
 def _hindrance(models: Models) -> str | None:
