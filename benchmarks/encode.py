@@ -116,6 +116,8 @@ def _builtin(place: Path) -> Path:
     folder = place / "builtin"
     if not folder.is_dir():
         embedlm.load("builtin-base", dtype="float32").save_pretrained(folder)
+        # The peer would put each text into a chat, whose tokens it would read, too.
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
     return folder
 
 
