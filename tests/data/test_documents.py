@@ -50,6 +50,12 @@ def test_the_title_of_a_drawing_is_not_the_pages(tmp_path):
     assert [p.text for p in read_passages(tmp_path)][1:] == ["Shop > Tyres > Pressure\nFill them."]
 
 
+def test_a_button_that_is_not_closed_hides_no_page(tmp_path):
+    page = "<p>a</p><button>Dark<p>icon</p><template><button>b</template><main><p>Fill them.</main>"
+    (tmp_path / "page.html").write_text(page + "</button><button>c</button>end")
+    assert [p.text for p in read_passages(tmp_path)] == ["a", "Fill them.", "end"]
+
+
 def test_long_paragraphs_of_html_are_cut(tmp_path):
     (tmp_path / "page.htm").write_text("<p>" + "One sentence here. " * 20)
     passages = read_passages(tmp_path / "page.htm", longest=100)

@@ -22,6 +22,9 @@ _HEADINGS = {"title": 1} | {f"h{level}": level + 1 for level in range(1, 7)}
 """The levels of headings: a page's title is above all others."""
 _UNSEEN = frozenset(["script", "style", "template", "button"])
 """Elements whose content is no prose of the page."""
+_OUTSIDE_NAMES = "article aside footer h1 h2 h3 h4 h5 h6 header main nav section table"
+_OUTSIDE = frozenset(_OUTSIDE_NAMES.split())
+"""Elements that never stand in a button: where one begins, a button was not closed."""
 
 
 class _Paragraphs(HTMLParser):
@@ -32,7 +35,7 @@ class _Paragraphs(HTMLParser):
         self.rows: list[FileRow] = []
         self._parts: list[str] = []
         self._line = self._level = 0
-        self._unseen = self._drawings = 0
+        self._unseen = self._buttons = self._drawings = 0
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         """End the paragraph before a block; enter an element that is not seen."""
@@ -40,7 +43,10 @@ class _Paragraphs(HTMLParser):
             self.end_paragraph()
             self._level = 0 if self._drawings else _HEADINGS.get(tag, 0)
         self._drawings += tag == "svg"  # whose title is not the page's
+        if tag in _OUTSIDE:
+            self._leave_buttons(self._buttons)
         self._unseen += tag in _UNSEEN
+        self._buttons += tag == "button"
 
     def handle_startendtag(self, tag: str, attrs: Any) -> None:
         """End the paragraph at a block that is empty."""
@@ -51,10 +57,16 @@ class _Paragraphs(HTMLParser):
         """End the paragraph with its block; leave an element that is not seen."""
         if tag in _BLOCKS:
             self.end_paragraph()
-        if tag in _UNSEEN:
-            self._unseen = max(0, self._unseen - 1)
+        if tag == "button":
+            self._leave_buttons(min(1, self._buttons))
+        elif tag in _UNSEEN:
+            self._unseen = max(self._buttons, self._unseen - 1)
         if tag == "svg":
             self._drawings = max(0, self._drawings - 1)
+
+    def _leave_buttons(self, count: int) -> None:
+        self._buttons -= count
+        self._unseen -= count
 
     def handle_data(self, data: str) -> None:
         """Add text to the paragraph."""
