@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
@@ -42,6 +43,25 @@ def test_processes_share_a_cache(tmp_path):
     assert [process.communicate()[1] for process in running] == [b""] * 3
     with closing(Cache(path)) as store:
         assert len(store.get([f"{n}-{i}" for n in range(3) for i in range(30)])) == 90
+
+
+def test_reading_does_not_wait_for_writing(tmp_path):
+    with closing(Cache(tmp_path / "generations.sqlite")) as store:
+        store.put([("a", "b")])
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slowly():
+            begun.set()
+            go_on.wait(10)
+            yield "c", "d"
+
+        writing = threading.Thread(target=store.put, args=(slowly(),))
+        writing.start()
+        begun.wait(10)
+        assert store.get(["a", "c"]) == {"a": "b"}
+        go_on.set()
+        writing.join()
+        assert store.get(["a", "c"]) == {"a": "b", "c": "d"}
 
 
 def test_a_damaged_cache_is_set_aside(tmp_path, caplog):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedlm.errors import InputError
@@ -19,7 +19,9 @@ finite = st.floats(-10, 10)
         ("abs", 0.65, 3),
         ("margin_pos", 0.05, 1),  # s+ = 0.9: 0.9 > 0.85 goes, 0.8 stays
         ("margin_pos", 0.15, 2),
+        ("margin_pos", 0.19, 2),  # 0.71: a margin that is a tenth larger would drop 0.7
         ("perc_pos", 0.95, 1),  # 0.855
+        ("perc_pos", 0.78, 2),  # 0.702: two hundredths less would drop 0.7
         ("perc_pos", 0.7, 3),  # 0.63
     ],
 )
@@ -29,6 +31,7 @@ def test_each_rule_drops_what_its_formula_says(rule, constant, dropped):
 
 
 @given(finite, st.floats(0.01, 1))
+@example(-0.5, 0.9)
 def test_the_bound_of_the_percentage_lies_below_the_positive_where_scores_are_negative(s, p):
     """s+ times p, as some write it, would lie above a negative s+."""
     assert percentage_bound(s, p) == s - abs(s) * (1 - p)

@@ -162,6 +162,21 @@ def test_positives_that_the_search_does_not_find_are_dropped(model, corpus, reco
     assert aside["count"] == len(records) - len(kept) > 0
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["of the corpus", "outside it"])
+@pytest.mark.parametrize(("rank", "kept"), [(49, True), (50, True), (51, False)])
+def test_a_positive_at_the_very_rank_is_found(rank, kept, inside):
+    """KaLM (arXiv 2501.01028) drops a pair whose positive is not in the top 50."""
+    passages = [f"river{' bank' * i}" for i in range(60)]  # the longer, the lower for BM25
+    positive, others = passages[rank - 1], passages[: rank - 1] + passages[rank:]
+    corpus = passages if inside else others
+    records = [{"query": "river", "positives": [positive]}]
+    mined = mine(records, corpus, model="bm25", k=2, filters={"consistency": 50})
+    assert [found["positives"] for found in mined.records] == [[positive]] * kept
+    assert mined.report["dropped"].get("consistency", {"count": 0})["count"] == (not kept)
+    told = {} if kept else {"consistency: no positive is among the first 50": 1}
+    assert {why: found["count"] for why, found in mined.report["set_aside"].items()} == told
+
+
 def test_titles_and_ids_tell_that_a_passage_is_a_positive():
     corpus = [
         {"_id": "a", "title": "Rivers", "text": "Water flows to the sea."},

@@ -1,9 +1,11 @@
 """RLHN and ARHN by real requests to a server on loopback."""
 
+import inspect
 import threading
 
 import pytest
 
+from embedlm.cli.mine import Judges
 from embedlm.errors import GenerationError, InputError
 from embedlm.generation import EndpointGenerator
 from embedlm.mining import mine, score
@@ -73,6 +75,17 @@ def test_the_rule_of_eight(llm, count, kept, tmp_path):
     assert out.with_name("mined.jsonl.rejects.jsonl").exists() != kept
     if not kept:
         assert "more than 8" in out.with_name("mined.jsonl.rejects.jsonl").read_text()
+
+
+def test_eight_is_the_usual_bound_of_the_command_too(llm):
+    """RLHN's own code keeps a record of up to 8: `len(indices) <= self.threshold`, 8."""
+    assert inspect.signature(mine).parameters["most"].default == Judges().most == 8
+    corpus, records = planted(9)
+    kept = [
+        mine(records, corpus, model="bm25", k=10, llm=llm, most=most).report["written"]
+        for most in (8, 9)
+    ]
+    assert kept == [0, 1]
 
 
 def test_the_second_model_judges_what_the_first_flags(llm, server):

@@ -14,7 +14,7 @@ from tests.synthesis.writer_server import WriterServer
 class Odd(WriterServer):
     """Answers with a message of a form that the API does not have."""
 
-    content, usage, odd_message = None, None, False
+    content, usage, odd_message, odd_logprobs = None, None, False, None
 
     def more(self, body, answer):
         super().more(body, answer)
@@ -23,6 +23,8 @@ class Odd(WriterServer):
             choice["message"]["content"] = self.content
         if self.odd_message:
             choice["message"] = "no object"
+        if self.odd_logprobs is not None:
+            choice["logprobs"] = {"content": self.odd_logprobs}
         answer["usage"] = self.usage
 
 
@@ -47,7 +49,16 @@ def test_parts_are_joined_and_half_characters_replaced(odd, passages, content, q
     assert made.spent["prompt_tokens"] == made.spent["new_tokens"] == 0
 
 
-@pytest.mark.parametrize("setting", [{"content": 3}, {"content": [{}]}, {"odd_message": True}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"content": 3},
+        {"content": [{}]},
+        {"odd_message": True},
+        {"odd_logprobs": [{}]},
+        {"odd_logprobs": ["a"]},
+    ],
+)
 def test_a_message_without_text_is_tried_again_and_told(odd, passages, setting):
     server = odd()
     for name, value in setting.items():

@@ -322,6 +322,21 @@ def test_a_server_that_is_down_is_told_and_the_job_goes_on(serve, passages, tmp_
     assert made.report["steps"][0]["kept"] == len(passages)
 
 
+def test_what_was_answered_is_checked_while_the_model_answers(serve, passages, tmp_path):
+    server, out = serve([200] * 9 + [503] * 100), tmp_path / "out.jsonl"
+    endpoint = {"concurrency": 1, "retries": 0, "patience": 0.1}
+    with pytest.raises(GenerationError, match="is in the cache"):
+        embedlm.synthesize(
+            "questions",
+            passages,
+            llm=EndpointGenerator(server.url, "w", wait=0.01, **endpoint),
+            output=out,
+            block=2,
+        )
+    stages = [path.stem[:2] for path in sorted((tmp_path / "out.jsonl.part/blocks").iterdir())]
+    assert stages == ["00"] * 4 + ["01"] * 4  # queries, and what was checked of them
+
+
 def test_a_server_that_never_was_there_is_told_soon(passages):
     writer = EndpointGenerator("http://127.0.0.1:9/v1", "w", retries=1, wait=0.01)
     with pytest.raises(GenerationError, match="after 2 attempts"):

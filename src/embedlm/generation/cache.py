@@ -8,7 +8,8 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def key_of(name: str, chat: Chat, sampling: Sampling, seed: int) -> str:
 class Cache:
     """A table of texts by key, safe for several processes, threads and kills.
 
+    Threads that read wait neither for each other nor for one that writes.
+
     A damaged file is set aside, with a warning, and a new one begun.
 
     Raises:
@@ -54,6 +57,8 @@ class Cache:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_path()
         self._lock = threading.Lock()
+        self._readers: list[sqlite3.Connection] = []
+        """Connections that no thread reads by at the moment."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._opened()
@@ -80,8 +85,11 @@ class Cache:
             log.warning("the cache %s is damaged (%s); it is kept as %s", self.path, error, aside)
         return self._open()
 
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+        connection = self._connect()
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(
@@ -97,15 +105,27 @@ class Cache:
         """Return the texts that are there."""
         texts: dict[str, str] = {}
         try:
-            for start in range(0, len(keys), _MOST_NAMES):
-                part = keys[start : start + _MOST_NAMES]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT key, text FROM generations WHERE key IN ({marks})"
-                with self._lock:
-                    texts.update(self._connection.execute(query, part).fetchall())
+            with self._reader() as reader:
+                for start in range(0, len(keys), _MOST_NAMES):
+                    part = keys[start : start + _MOST_NAMES]
+                    marks = ",".join("?" * len(part))
+                    query = f"SELECT key, text FROM generations WHERE key IN ({marks})"
+                    texts.update(reader.execute(query, part).fetchall())
         except sqlite3.Error as error:
             raise self._failed(error) from error
         return texts
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that no other thread uses meanwhile."""
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader = self._connect()
+        try:
+            yield reader
+        finally:
+            self._readers.append(reader)
 
     def put(self, entries: Iterable[tuple[str, str]]) -> None:
         """Add texts; they are on disk when this returns."""
@@ -119,7 +139,8 @@ class Cache:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        for connection in (*self._readers, self._connection):
+            connection.close()
 
     def _failed(self, error: Exception) -> GenerationError:
         return GenerationError(

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from collections import deque
 from collections.abc import Generator as Coroutine
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -31,8 +30,9 @@ __all__ = ["Conversation", "Spent", "converse"]
 Result = TypeVar("Result")
 _WAVE = 64
 """Conversations that a model on this machine takes part in at once."""
-_AHEAD = 4
-"""Conversations begun before the first is over, as a multiple of the requests in flight."""
+_AHEAD = 32
+"""Conversations taken before the first is over, as a multiple of the requests in flight: one that
+takes so many times as long as the others, or is tried again after a pause, leaves no slot empty."""
 _SAVED_AFTER = 0.5
 """Seconds of generation that a kill may cost."""
 
@@ -57,16 +57,26 @@ class Spent:
 
 
 class _Kept:
-    """Answers by question, on disk within half a second."""
+    """Answers by question, on disk within half a second: a thread of its own saves them.
+
+    A slot of an endpoint would stand empty while the thread that has it waits for the disk.
+    """
 
     def __init__(self, name: str, cache: Cache, spent: Spent) -> None:
         self.name, self.cache, self.spent = name, cache, spent
         self._lock = threading.Lock()
         self._fresh: dict[str, str] = {}
-        self._saved = time.monotonic()
+        self._over = threading.Event()
+        self._failure: GenerationError | None = None
+        self._saver = threading.Thread(target=self._save_on, name="embedlm-answers", daemon=True)
+        self._saver.start()
 
-    def get(self, question: Question) -> Answer | None:
-        key = _key(self.name, question)
+    def key(self, question: Question) -> str:
+        """Return the key of a question: everything that decides its answer."""
+        return hashlib.sha256(_json([self.name, question, "answer"]).encode()).hexdigest()
+
+    def get(self, key: str) -> Answer | None:
+        """Return the answer to a question, if it is there."""
         with self._lock:
             text = self._fresh.get(key)
         if text is None:
@@ -75,33 +85,54 @@ class _Kept:
             return None
         with self._lock:
             self.spent.cached += 1
-        fields = json.loads(text)
-        scores = fields.pop("scores")
-        return Answer(**fields, scores=None if scores is None else tuple(scores))
+        found = json.loads(text)
+        scores = found.pop("scores")
+        return Answer(**found, scores=None if scores is None else tuple(scores))
 
-    def put(self, question: Question, answer: Answer) -> None:
+    def put(self, key: str, answer: Answer) -> None:
+        """Take the answer to a question.
+
+        Raises:
+            GenerationError: those before could not be saved.
+        """
         # A refusal may be of the moment: it is asked for again by the next run.
+        text = None if answer.finish == "refused" else _json(answer)
         with self._lock:
             self.spent.add(answer)
-            if answer.finish != "refused":
-                self._fresh[_key(self.name, question)] = json.dumps(asdict(answer))
-            due = time.monotonic() - self._saved > _SAVED_AFTER
-        if due:
-            self.save()
+            if text is not None:
+                self._fresh[key] = text
+        if self._failure is not None:
+            raise self._failure
 
-    def save(self) -> None:
+    def close(self) -> None:
+        """Save what is not yet saved."""
+        self._over.set()
+        self._saver.join()
+        self._save()
+
+    def _save_on(self) -> None:
+        try:
+            while not self._over.wait(_SAVED_AFTER):
+                self._save()
+        except GenerationError as error:
+            self._failure = error
+
+    def _save(self) -> None:
         with self._lock:
-            fresh, self._saved = list(self._fresh.items()), time.monotonic()
+            fresh = dict(self._fresh)
         if fresh:
-            self.cache.put(fresh)
+            self.cache.put(fresh.items())
             with self._lock:
-                for key, _ in fresh:
-                    self._fresh.pop(key, None)
+                for key, text in fresh.items():
+                    if self._fresh.get(key) is text:
+                        del self._fresh[key]
 
 
-def _key(name: str, question: Question) -> str:
-    text = json.dumps([name, asdict(question), "answer"])
-    return hashlib.sha256(text.encode()).hexdigest()
+def _json(value: Any) -> str:
+    """Return JSON in which a dataclass is an object; `asdict` would copy all that it holds."""
+    return json.dumps(
+        value, default=lambda one: {f.name: getattr(one, f.name) for f in fields(one)}
+    )
 
 
 def converse(
@@ -126,7 +157,7 @@ def converse(
     try:
         yield from run(writer, iter(conversations), kept)
     finally:
-        kept.save()
+        kept.close()
 
 
 # -- behind an endpoint ---------------------------------------------------------------------------
@@ -161,10 +192,11 @@ def _held(
     try:
         question = next(conversation)
         while True:
-            answer = kept.get(question)
+            key = kept.key(question)
+            answer = kept.get(key)
             if answer is None:
                 answer = writer.answer(question, stopped)
-                kept.put(question, answer)
+                kept.put(key, answer)
             question = conversation.send(answer)
     except StopIteration as end:
         result: Result = end.value
@@ -218,8 +250,9 @@ def _answered(
 ) -> Iterator[tuple[int, Answer]]:
     """Yield the answer to each question; those of one kind are generated together."""
     kinds: dict[Any, list[int]] = {}
+    keys = {at: kept.key(question) for at, question in asked.items()}
     for at, question in asked.items():
-        known = kept.get(question)
+        known = kept.get(keys[at])
         if known is not None:
             yield at, known
         else:
@@ -227,7 +260,7 @@ def _answered(
     for places in kinds.values():
         questions = [asked[at] for at in places]
         for place, answer in _generated(writer, questions):
-            kept.put(questions[place], answer)
+            kept.put(keys[places[place]], answer)
             yield places[place], answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -75,7 +76,6 @@ class EndpointGenerator:
             timeout=timeout,
             max_retries=0,
         )
-        self._completion = openai.types.chat.ChatCompletion
         self.base_url, self.model = base_url, model
         self.concurrency, self.retries, self.wait = concurrency, retries, wait
         self.gate = Gate(per_minute, patience)
@@ -229,14 +229,15 @@ class EndpointGenerator:
             body["logprobs"] = True
         if question.labels:
             body["top_logprobs"] = _TOP
-        # chat.completions.create walks through the types of all its arguments: a quarter of the
-        # time of a request, which many threads cannot share.
-        answer = self._client.post("/chat/completions", cast_to=self._completion, body=body)
-        choices = getattr(answer, "choices", None)
-        if not choices or not hasattr(choices[0].message, "content"):
+        # chat.completions.create walks through the types of all its arguments and of the answer:
+        # nearly half of the time of a request, which many threads cannot share.
+        answer = json.loads(self._client.post("/chat/completions", cast_to=bytes, body=body))
+        choices = _field(answer, "choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(_field(choice, "message"), dict):
             raise _Unusable("the answer holds no choices with a message")
-        found = _read(answer, choices[0], question)
-        if stopped and found.finish != "length" and _only_thought(choices[0], found):
+        found = _read(answer, choice, question)
+        if stopped and found.finish != "length" and _only_thought(choice, found):
             self._thinks = True
             return self._once(question)
         return found
@@ -290,20 +291,32 @@ def _told(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
 
 
+def _field(value: Any, name: str) -> Any:
+    """Return what an object of an answer has under a name; None where it is no object."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
 def _read(answer: Any, choice: Any, question: Question) -> Answer:
     """Return what an answer of the API holds."""
-    usage = getattr(answer, "usage", None)
+    message, usage = choice["message"], _field(answer, "usage")
     read, new = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    refusal = getattr(choice.message, "refusal", None)
-    if refusal or choice.finish_reason == "content_filter":
+    refusal = message.get("refusal")
+    if refusal or choice.get("finish_reason") == "content_filter":
         return Answer(str(refusal or "the server filtered the answer"), "refused", read, new)
-    cut = choice.finish_reason == "length"
-    text, finish = ended(_text(choice.message.content), question.stop, cut=cut)
-    content = getattr(getattr(choice, "logprobs", None), "content", None) or []
-    likely = [float(token.logprob) for token in content]
+    cut = choice.get("finish_reason") == "length"
+    text, finish = ended(_text(message.get("content")), question.stop, cut=cut)
+    content = _field(choice.get("logprobs"), "content") or []
+    likely = [_logprob(token) for token in content]
     mean = sum(likely) / len(likely) if likely else None
     scores = _label_scores(text, content, question.labels) if question.labels else None
     return Answer(text, finish, read, new, mean, scores)
+
+
+def _logprob(token: Any) -> float:
+    try:
+        return float(_field(token, "logprob"))
+    except TypeError as error:
+        raise _Unusable("a token of the answer has no log-probability") from error
 
 
 def _text(content: Any) -> str:
@@ -323,13 +336,13 @@ def _text(content: Any) -> str:
 
 def _count(usage: Any, name: str) -> int:
     """Return a number of tokens; 0 where the server tells none that can be."""
-    value = getattr(usage, name, 0)
+    value = _field(usage, name)
     return max(value, 0) if isinstance(value, int) else 0
 
 
 def _only_thought(choice: Any, answer: Answer) -> bool:
     """Tell whether an answer holds thoughts and nothing after them."""
-    text = _text(choice.message.content).lstrip()
+    text = _text(choice["message"].get("content")).lstrip()
     return text.startswith("<think>") and (answer.finish == "refused" or not answer.text.strip())
 
 
@@ -345,8 +358,8 @@ def _label_scores(text: str, content: Any, labels: tuple[str, ...]) -> tuple[flo
             tuple(0.0 if label in written else _UNLIKELY for label in labels) if written else None
         )
     found: dict[str, float] = {}
-    for token in content[0].top_logprobs:
-        found.setdefault(token.token.strip().casefold(), float(token.logprob))
+    for token in _field(content[0], "top_logprobs") or []:
+        found.setdefault(str(_field(token, "token")).strip().casefold(), _logprob(token))
     least = min(found.values(), default=0.0) - 1.0
     scores = tuple(found.get(label.casefold(), least) for label in labels)
     return scores if any(label.casefold() in found for label in labels) else None

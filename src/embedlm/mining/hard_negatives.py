@@ -15,6 +15,7 @@ from embedlm.mining.negatives import NegativeMiner
 from embedlm.mining.outputs import Mined, check_paths, opened, read_rows_of
 from embedlm.mining.rankings import DenseMiner, Miner, Rankings, WordMiner
 from embedlm.mining.record_job import RecordJob, Summary, Work, work_folder
+from embedlm.mining.relabel import MOST
 from embedlm.mining.settings import Judging, Settings, whole
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def mine(
     llm: Any = None,
     judge: str = "rlhn",
     mode: str = "relabel",
-    most: int = 8,
+    most: int = MOST,
     instruction: str | None = None,
     text_field: str | None = None,
     form: str = "records",

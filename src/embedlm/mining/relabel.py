@@ -30,7 +30,7 @@ METHODS = ("rlhn", "arhn")
 MODES = ("relabel", "remove", "drop")
 """False negatives become positives, are removed, or the record that has any is set aside."""
 MOST = 8
-"""False negatives of a record that is kept (RLHN's constant)."""
+"""False negatives of a record that is kept at most: the threshold of RLHN's own code."""
 
 
 @dataclass(frozen=True, slots=True)

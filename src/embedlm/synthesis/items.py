@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,13 @@ def prepare_items(
     every = write_lines(folder / "input.jsonl", found)
     if not len(every):
         raise InputError(f"the input holds no {pipeline.input.rstrip('s')} that can be used")
-    places: Any = range(len(every))
+    chosen: Iterable[Item] = every
     if rows is not None and count is not None and count < len(every):
-        places = sorted(random.Random(seed).sample(places, count))
+        places = sorted(random.Random(seed).sample(range(len(every)), count))
+        chosen = (every[i] for i in places)
     return write_lines(
         folder / "items.jsonl",
-        ({**every[i], **drawn(pipeline.draw, seed, every[i]["id"])} for i in places),
+        ({**item, **drawn(pipeline.draw, seed, item["id"])} for item in chosen),
     )
 
 

@@ -2,12 +2,16 @@
 
 A block holds what became of some items of the stage before. A killed job goes on with the first
 block that is missing and gives the very bytes of one that was never stopped.
+
+Light stages (checks, the making of records) run along with the stage before them: while a language
+model answers, what it has answered is looked at and written down.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 from embedlm.errors import InputError
 from embedlm.jobs import Job, Reject, progress
 from embedlm.jobs.json_files import json_text
+from embedlm.jobs.progress import Progress
 from embedlm.jobs.rejects import check_counts
 from embedlm.mining.block_job import BlockJob, read_block, write_block
 from embedlm.mining.lines import Lines
@@ -36,20 +41,29 @@ _USAGE = ("answers", "repairs", "cut_off", "prompt_tokens", "new_tokens")
 class _Items:
     """The items after a stage, read from its blocks as often as is needed."""
 
-    def __init__(self, job: Job, stage: int) -> None:
-        self.job, self.stage = job, stage
+    def __init__(self, job: Job, stage: int, first: int = 0) -> None:
+        self.job, self.stage, self.first = job, stage, first
 
     def __iter__(self) -> Iterator[Item]:
-        for path in _paths(self.job, self.stage):
+        for path in self.paths():
             for line in read_block(path)[1]:
                 yield from line["items"]
 
+    def paths(self) -> Iterator[Path]:
+        """Yield the blocks that are finished."""
+        number = self.stage * _STAGE + self.first
+        while (path := self.job.block_path(number)).is_file():
+            yield path
+            number += 1
 
-def _paths(job: Job, stage: int) -> Iterator[Path]:
-    number = stage * _STAGE
-    while (path := job.block_path(number)).is_file():
-        yield path
-        number += 1
+    def blocks(self) -> int:
+        """Return how many blocks are finished."""
+        return sum(1 for _ in self.paths())
+
+    def finished(self) -> bool:
+        """Tell whether the stage is: its end is marked by an empty block."""
+        last = max(self.paths(), default=None)
+        return last is not None and not read_block(last)[1]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,27 +80,61 @@ class SynthesisJob(BlockJob):
 
         def work(job: Job) -> dict[str, Any]:
             before: Any = self.first
-            for number, stage in enumerate(self.stages):
-                before = self._run(job, number, stage, before)
+            for run in self._runs():
+                before = self._run(job, run, before)
             return self._report(job)
 
         return self.to_end(work)
 
-    def _run(self, job: Job, number: int, stage: Stage, before: Any) -> _Items:
-        """Run one stage, unless it is finished; its end is marked by an empty block."""
-        done = list(_paths(job, number))
-        if not done or read_block(done[-1])[1]:
-            total = len(self.first) if number == 0 else None
-            kept = len(done)
-            skipped = kept * self.size if stage.alone else 0
-            with progress(self.show_progress, total, unit="item", label=stage.name) as bar:
-                bar(skipped)
-                outcomes = stage.run(islice(before, skipped, None) if skipped else before)
-                for at, block in self._blocks(outcomes, kept if stage.alone else 0):
-                    if at >= kept:
-                        write_block(job, number * _STAGE + at, *block)
+    def _runs(self) -> list[list[int]]:
+        """Return the numbers of the stages, those together that run at the same time."""
+        runs: list[list[int]] = []
+        for number, stage in enumerate(self.stages):
+            if stage.light and runs:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        return runs
+
+    def _run(self, job: Job, run: list[int], before: Any) -> _Items:
+        """Run some stages at the same time, unless they are finished."""
+        last = _Items(job, run[-1])
+        if last.finished():
+            return last
+        total = len(self.first) if run[0] == 0 else None
+        label = self.stages[run[0]].name
+        with (
+            progress(self.show_progress, total, unit="item", label=label) as bar,
+            ExitStack() as to,
+        ):
+            items: Any = before
+            for number in run:
+                told = bar if number == run[0] else None
+                items = to.enter_context(closing(self._after(job, number, items, told)))
+            for _ in items:
+                pass
+        return last
+
+    def _after(
+        self, job: Job, number: int, before: Any, bar: Progress | None
+    ) -> Generator[Item, None, None]:
+        """Yield the items after a stage, each once its block is kept."""
+        done, stage = _Items(job, number), self.stages[number]
+        yield from done
+        if done.finished():
+            return
+        kept = done.blocks()
+        skipped = kept * self.size if stage.alone else 0
+        if bar is not None:
+            bar(skipped)
+        outcomes = stage.run(islice(before, skipped, None) if skipped else before)
+        with closing(outcomes) if isinstance(outcomes, Generator) else nullcontext():
+            for at, block in self._blocks(outcomes, kept if stage.alone else 0):
+                if at >= kept:
+                    write_block(job, number * _STAGE + at, *block)
+                    yield from _Items(job, number, at)
+                if bar is not None:
                     bar(len(block[1]))
-        return _Items(job, number)
 
     def _blocks(self, outcomes: Iterator[Outcome], at: int) -> Iterator[tuple[int, _Block]]:
         """Yield each block with its number; the last one has no items."""
@@ -109,7 +157,7 @@ class SynthesisJob(BlockJob):
     def left_out(self, job: Job) -> Iterator[Reject]:
         """Yield what each stage has set aside."""
         for number, stage in enumerate(self.stages):
-            lines = (line for path in _paths(job, number) for line in read_block(path)[1])
+            lines = (line for path in _Items(job, number).paths() for line in read_block(path)[1])
             for place, line in enumerate(lines, 1):
                 for reason, item in line["aside"]:
                     yield Reject(stage.name, place, reason, json_text(item))
@@ -120,7 +168,7 @@ class SynthesisJob(BlockJob):
         for number, stage in enumerate(self.stages):
             read = kept = 0
             reasons: dict[str, Any] = {}
-            for path in _paths(job, number):
+            for path in _Items(job, number).paths():
                 head, lines = read_block(path)
                 usage.update(head["counts"])
                 read, kept = read + len(lines), kept + sum(len(line["items"]) for line in lines)

@@ -51,6 +51,8 @@ class Stage:
     run: Callable[[Iterable[Item]], Outcomes]
     alone: bool = True
     """Whether what becomes of an item depends on it alone."""
+    light: bool = False
+    """Whether it is a function of an item that asks no model: it runs along with the one before."""
 
 
 def needs(pipeline: Pipeline) -> set[str]:
@@ -75,7 +77,7 @@ def make_stages(tools: Tools) -> list[Stage]:
 
 
 def _each(step: Any, one: Callable[[Item], Outcome]) -> list[Stage]:
-    return [Stage(step.name, lambda items: map(one, items))]
+    return [Stage(step.name, lambda items: map(one, items), light=True)]
 
 
 def _generate(step: Any, tools: Tools) -> list[Stage]:
