@@ -21,13 +21,16 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MIDDLE", "pack", "pack_int8", "plain", "prepare", "processor", "unpack"]
+__all__ = ["MIDDLE", "pack", "pack_int8", "plain", "prepare", "processor", "product", "unpack"]
 
 _NAMES = ("vendor_id", "model name")
 _DONT_NEED = 4
 """MADV_DONTNEED."""
 TOKENS = 2048
 """The pack size that the layout is chosen for; others work too."""
+
+_MANY = 1 << 18
+"""Inner products from which another library's start is repaid."""
 
 MIDDLE = 128
 """Stands for zero in the unsigned bytes that integer products take."""
@@ -123,6 +126,14 @@ def _gains(dtype: torch.dtype) -> bool:
     if dtype == torch.float32:
         return torch.backends.mkl.is_available() and "Intel" not in processor()
     return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def product(a_ND: Tensor, b_MD: Tensor) -> Tensor:
+    """Return all inner products of two sets of float32 vectors, by the faster library; out_NM."""
+    if a_ND.shape[0] * b_MD.shape[0] < _MANY or not _gains(torch.float32):
+        return a_ND @ b_MD.T
+    out_NM: Tensor = torch.ops.mkldnn._linear_pointwise(a_ND, b_MD, None, "none", [], "")
+    return out_NM
 
 
 def _packable(modules: Iterable[nn.Module]) -> Iterator[nn.Linear]:

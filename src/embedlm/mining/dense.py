@@ -27,8 +27,9 @@ __all__ = ["VectorFile", "nearest", "pair_scores", "prepared"]
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
-_SCORES = 1 << 24
-"""Scores computed at once: 64 MiB of float32."""
+_SCORES = 1 << 22
+"""Scores computed at once: 16 MiB of float32, which stay near the cache. Larger blocks would be new
+pages of memory each time, which takes longer than the product."""
 _VALUES = 1 << 23
 """Numbers of the passages' vectors that are in memory at once: 32 MiB."""
 _CROWD = 4

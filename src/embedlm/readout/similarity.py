@@ -14,6 +14,7 @@ import torch
 from scipy.sparse import csr_matrix, diags_array
 from scipy.spatial.distance import cdist
 
+from embedlm.backbone.prepacked import product
 from embedlm.errors import InputError
 
 __all__ = [
@@ -60,7 +61,7 @@ def dot(a: npt.NDArray[Any], b: npt.NDArray[Any], *, pairwise: bool = False) -> 
         return np.asarray((a * b).sum(axis=1), dtype=np.float32)
     # torch's product takes two thirds of the time of NumPy's; it wants arrays that it may write to.
     if all(one.ndim == 2 and one.flags.c_contiguous and one.flags.writeable for one in (a, b)):
-        return (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
+        return product(torch.from_numpy(a), torch.from_numpy(b)).numpy()
     return np.asarray(a @ b.T, dtype=np.float32)
 
 
