@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from importlib.resources import files
 from pathlib import Path
@@ -101,12 +102,19 @@ def flops_per_token(folder: Path) -> float:
 
 
 def mixed_texts(
-    tokenizer: Any, count: int, low: int = 4, high: int = 450, seed: int = 0
+    tokenizer: Any,
+    count: int,
+    low: int = 4,
+    high: int = 450,
+    seed: int = 0,
+    *,
+    median: float = math.exp(4.2),
+    spread: float = 1.0,
 ) -> list[str]:
     """Return texts of log-normal length between `low` and `high` tokens."""
     generator = random.Random(seed)
     rng = np.random.default_rng(seed)
-    lengths = np.clip(np.exp(rng.normal(4.2, 1.0, count)), low, high).astype(int)
+    lengths = np.clip(np.exp(rng.normal(math.log(median), spread, count)), low, high).astype(int)
     texts = []
     for length in lengths.tolist():
         ids = tokenizer(" ".join(_words(generator, length)), add_special_tokens=False)["input_ids"]
