@@ -1,5 +1,7 @@
 """Packs that run on a core each give the vectors of packs that run one after the other."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -114,3 +116,42 @@ def test_results_come_in_order_and_an_error_ends_the_rest():
         next(found)
     assert len(begun) < 20
     assert not [one for one in threading.enumerate() if one.name.startswith("embedlm-core")]
+
+
+def threads_of_a_new_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_other_threads_keep_their_cores_meanwhile_and_afterwards(cores):
+    found = on_cores(lambda _: torch.get_num_threads(), range(20), 2)
+    assert next(found) == 1
+    assert threads_of_a_new_thread() == 2
+    assert set(found) == {1}
+    assert threads_of_a_new_thread() == torch.get_num_threads() == 2
+
+
+ENDING = """
+import atexit, threading, time
+from embedlm.encode.parallel import on_cores
+
+def told():
+    print(sum(on_cores(lambda x: x * x, range(20), 2)))
+
+def late():
+    time.sleep(0.5)  # the main thread has ended
+    told()
+
+threading.Thread(target=late).start()
+atexit.register(told)
+"""
+
+
+def test_a_job_goes_on_while_the_interpreter_ends():
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2470\n2470\n", "")

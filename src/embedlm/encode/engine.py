@@ -19,7 +19,7 @@ from embedlm.backbone.memory import is_out_of_memory
 from embedlm.encode.executor import Executor
 from embedlm.encode.ids import as_rendered
 from embedlm.encode.items import Share, Text, TokenIds
-from embedlm.encode.parallel import on_cores
+from embedlm.encode.parallel import on_cores, submitted
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, base_of, plan_after
 from embedlm.encode.prefix_cache import Found, Way
 from embedlm.encode.prefixes import Prefixes
@@ -117,12 +117,13 @@ class Engine:
             yield self._render(chunks[0], request)
             return
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._render, chunks[0], request) if chunks else None
+            render = partial(self._render, request=request)
+            ahead = submitted(pool, render, chunks[0]) if chunks else None
             for index in range(len(chunks)):
                 assert ahead is not None
                 ready = ahead.result()
                 if index + 1 < len(chunks):
-                    ahead = pool.submit(self._render, chunks[index + 1], request)
+                    ahead = submitted(pool, render, chunks[index + 1])
                 yield ready
 
     def _render(self, chunk: list[Share], request: Request) -> Rendered:
