@@ -34,6 +34,16 @@ def test_help_fits_80_columns_and_shows_no_type_for_a_value(words, capsys):
 
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_no_line_below_the_options_is_broken_anew_and_no_empty_value_is_shown(
+    words, capsys, monkeypatch
+):
+    narrow = page(words, capsys)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert page(words, capsys).rpartition("╯")[2] == narrow.rpartition("╯")[2]
+    assert "[default: ()]" not in narrow
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
 def test_examples_can_be_pasted(words, capsys):
     examples = page(words, capsys).partition("Examples:\n")[2].replace("\\\n", "")
     lines = [line for line in examples.splitlines() if line.startswith("  ")]

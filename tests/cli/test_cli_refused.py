@@ -62,7 +62,7 @@ NAMES = [
     (("encode", "", "-o", "out.npy"), "FILE: the name is empty"),
     (("encode", "in.txt", "-o", ""), "-o: the name is empty"),
     ((*ENCODE, "--rejects", ""), "--rejects: the name is empty"),
-    (("search", "", "light"), "FILE_OR_DIR: the name is empty"),
+    (("search", "", "light"), "INDEX_OR_FILE: the name is empty"),
     (("encode", "in.txt", "-o", "x" * 300 + ".npy"), "is too long"),
     (("encode", "in.txt", "-o", "a\0.npy"), "holds NUL"),
     (("encode", "in.txt", "-o", "\udcff.npy"), "is not valid UTF-8"),

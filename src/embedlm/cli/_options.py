@@ -71,7 +71,7 @@ RecipeName = Annotated[
         "RECIPE",
     ),
 ]
-ModelName = Annotated[str, path("Folder or hub id, or builtin.", "MODEL", None)]
+ModelName = Annotated[str, path("Folder, hub id or GGUF file, or builtin.", "MODEL", None)]
 Adapters = Annotated[
     tuple[str, ...],
     repeated("Adapter to apply, in order", "--adapter", "MODEL", converter=paths),
@@ -307,7 +307,7 @@ class PassageOptions(Tables):
         str | None,
         Parameter(
             metavar="WHERE",
-            help="Where .txt, .md and .rst are cut: paragraph (at blank lines; so without it) or "
+            help="Where .txt, .md and .rst are cut: paragraph (at blank lines; the default) or "
             "line.",
         ),
     ] = None

@@ -50,7 +50,8 @@ class Queries:
     llm: Annotated[
         str | None,
         path(
-            "Language model that writes queries: a folder, a hub id or http://host/v1#model.",
+            "Language model that writes queries: a folder, GGUF file, hub id or "
+            "http://host/v1#model.",
             metavar="MODEL",
         ),
     ] = None
@@ -184,8 +185,9 @@ def command(
 ) -> None:
     """Adapt a model to documents: queries, negatives, tuning, evaluation; the better model is kept.
 
-    The tuned model takes the place of the base only if it is better for sure on queries of
-    documents that it has not seen. A run that was stopped goes on where it was.
+    The tuned model takes the place of the base only if it is better for sure on
+    queries of documents that it has not seen. A run that was stopped goes on
+    where it was.
     """
     from embedlm.adaptation import adapt
 

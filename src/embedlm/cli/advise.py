@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "advise"
-EXAMPLES = r"""Each model is tried with several widths and precisions, alone and with BM25. Vectors
-are kept: a run that was stopped goes on where it was, and another budget is answered soon.
+EXAMPLES = r"""Each model is tried with several widths and precisions, alone and with BM25.
+Vectors are kept: a run that was stopped goes on where it was, and another
+budget is answered soon.
 
 Examples:
   embedlm advise docs/ -m builtin -m model/
   embedlm advise beir/ -m model/ --bytes 128 --latency 50 -o advice.html
-  embedlm advise corpus.jsonl --queries asked.jsonl -m model.gguf@prompteol --json"""
+  embedlm advise corpus.jsonl --queries asked.jsonl \
+      -m model.gguf@prompteol --json"""
 
 
 @Parameter(name="*", group="Queries")

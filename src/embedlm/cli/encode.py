@@ -66,7 +66,8 @@ class FileOptions(Tables):
     id_field: Annotated[
         str,
         Parameter(
-            metavar="FIELD", help="Field or column that holds the id; else the line number is it."
+            metavar="FIELD",
+            help="Field or column that holds the id; without one the line number is the id.",
         ),
     ] = "id"
     keep: Annotated[
@@ -151,8 +152,8 @@ def command(
     source: Annotated[
         str,
         path(
-            ".txt (each line is a text), .md, .html or .pdf (each paragraph), .jsonl, .csv, .tsv "
-            "or .parquet, each also with .gz, .xz or .zst; or a folder of these; - reads "
+            ".txt (each line is a text), .md, .rst, .html or .pdf (each paragraph), .jsonl, .csv, "
+            ".tsv or .parquet, each also with .gz, .xz or .zst; or a folder of these; - reads "
             "standard input.",
             "FILE",
             None,

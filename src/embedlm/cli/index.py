@@ -87,7 +87,7 @@ class Keeping:
 
     store: Annotated[
         str | None,
-        Parameter(metavar="STORE", help="edge (Qdrant Edge; so without it) or exact."),
+        Parameter(metavar="STORE", help="edge (Qdrant Edge; the default) or exact."),
     ] = None
     first_stage: Annotated[
         str | None,
@@ -98,7 +98,7 @@ class Keeping:
     ] = None
     analyzer: Annotated[
         str | None,
-        Parameter(metavar="NAME", help="Words of BM25: english (so without it) or plain."),
+        Parameter(metavar="NAME", help="Words of BM25: english (the default) or plain."),
     ] = None
 
     def options(self) -> dict[str, Any]:

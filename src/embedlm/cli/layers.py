@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "layers"
-EXAMPLES = r"""Scores every layer as `embedlm evaluate` does, with intervals, and recommends one for
-each dev task. Without --tasks: stsb_dev (similarity) and scifact_dev (search).
+EXAMPLES = r"""Scores every layer as `embedlm evaluate` does, with intervals, and recommends
+one for each dev task. Without --tasks: stsb_dev (similarity) and scifact_dev (search).
 
 Examples:
   embedlm layers builtin-base --data data/

@@ -24,6 +24,7 @@ def command(
         tuple[str, ...],
         Parameter(
             name="INDEX",
+            show_default=False,
             help="Indexes to search, each also as NAME=INDEX.",
             converter=paths,
         ),

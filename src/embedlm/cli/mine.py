@@ -78,7 +78,7 @@ class Judges:
     llm: Annotated[
         tuple[str, ...],
         repeated(
-            "Language model that judges the negatives: a folder, a hub id or "
+            "Language model that judges the negatives: a folder, GGUF file, hub id or "
             "http://host/v1#model; a second one judges again what the first flags",
             "--llm",
             "MODEL",

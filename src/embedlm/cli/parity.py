@@ -36,7 +36,9 @@ def command(
     b: Annotated[str, path("The model or runtime to compare with A.", "B", None)],
     /,
     *,
-    texts: Annotated[str, path("File of texts: .txt (each line is one), .md, .jsonl, .csv, ....")],
+    texts: Annotated[
+        str, path("File of texts: .txt (each line is one), .md, .jsonl, .csv and others.")
+    ],
     recipe_a: Annotated[
         str | None, path("Recipe of A, where EmbedLM runs it.", metavar="RECIPE")
     ] = None,

@@ -13,7 +13,8 @@ from embedlm.errors import InputError
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "report"
-EXAMPLES = r"""The page needs no network and no server: one file, with a table behind every plot.
+EXAMPLES = r"""The page needs no network and no server: one file, with a table behind every
+plot.
 
 Examples:
   embedlm report builtin.json minilm.json -o models.html
@@ -26,6 +27,7 @@ def command(
         tuple[str, ...],
         Parameter(
             name="RESULTS",
+            show_default=False,
             help="Files that embedlm evaluate, study or advise wrote (.json); a model is called by "
             "its file's name.",
         ),

@@ -46,7 +46,7 @@ def command(
     llm: Annotated[
         str | None,
         path(
-            "Language model that writes a score from 0 to 10: a folder, a hub id or "
+            "Language model that writes a score from 0 to 10: a folder, GGUF file, hub id or "
             "http://host/v1#model.",
             None,
             "MODEL",

@@ -16,7 +16,6 @@ from embedlm.cli._options import (
     Loading,
     Model,
     PassageOptions,
-    TextPath,
     TopK,
     flag,
     path,
@@ -55,7 +54,7 @@ class Asking:
         str | None,
         Parameter(
             metavar="NAME",
-            help="Of a hybrid search: min_max (so without it), dbsf, rrf or weighted.",
+            help="Of a hybrid search: min_max (the default), dbsf, rrf or weighted.",
         ),
     ] = None
     weight: Annotated[
@@ -89,7 +88,17 @@ HERE = Server()
 
 
 def command(
-    source: TextPath,
+    source: Annotated[
+        str,
+        path(
+            "An index, text (.txt, .md, .rst, .html, .pdf) or records (.jsonl, "
+            ".csv, .tsv, .parquet), each also with .gz, .xz or .zst; or a folder of these; - reads "
+            "text from standard input.",
+            "INDEX_OR_FILE",
+            None,
+            allow_leading_hyphen=True,
+        ),
+    ],
     query: Annotated[
         str | None,
         Parameter(
@@ -105,8 +114,8 @@ def command(
         str | None,
         Parameter(
             metavar="MODE",
-            help="dense (so without it, of files), sparse, bm25 (of an index), hybrid (so without "
-            "it, of an index) or late-interaction, as far as the recipe defines these heads.",
+            help="dense (the default for files), sparse, bm25 (an index only), hybrid (the default "
+            "for an index) or late-interaction, as far as the recipe defines these heads.",
         ),
     ] = None,
     top_k: TopK = 10,

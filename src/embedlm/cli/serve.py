@@ -84,6 +84,7 @@ def command(
         tuple[str, ...],
         Parameter(
             name="MODEL",
+            show_default=False,
             help="Folders, hub ids or GGUF files of models and re-rankers, each also as "
             "NAME=MODEL; without one the models of the indexes, else the built-in one. The first "
             "answers where a request names none.",

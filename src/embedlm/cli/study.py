@@ -18,7 +18,8 @@ __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "study"
 EXAMPLES = r"""A study is a .yaml file; some come with the package: embedlm study --list.
-Finished tasks and trained models are kept: a study that was stopped goes on where it was.
+Finished tasks and trained models are kept: a study that was stopped goes on
+where it was.
 
 Examples:
   embedlm study pooling -m model.gguf --data data/ -o pooling.html
