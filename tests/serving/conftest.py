@@ -95,11 +95,17 @@ def running(models, indexes=None, *, keys=None, tracing=None, **limits):
 
 
 @contextmanager
-def process(*arguments):
+def process(*arguments, **how):
     """Run `embedlm serve` in a process; yield it, its place, and the lines it has logged."""
     command = [sys.executable, "-m", "embedlm.cli", "serve", *map(str, arguments), "--port", "0"]
     started = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ,
+        **how,
     )
     lines = []
     ready = threading.Event()

@@ -1,9 +1,11 @@
 """Processes that run models beside the server's own: the same answers, whatever happens to them."""
 
+import asyncio
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +16,12 @@ import pytest
 import embedlm
 from embedlm.encode.items import Text
 from embedlm.encode.rendered import Detached, rendered
+from embedlm.errors import InputError
 from embedlm.prompt.render import Request
-from tests.command import real, sentences
+from embedlm.serving import Limits, Models, batcher, processes
+from embedlm.serving.encoding import Encoding
+from embedlm.serving.processes import forked
+from tests.command import ROOT, real, sentences
 from tests.serving.conftest import process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked under Linux")
@@ -76,6 +82,7 @@ def test_processes_give_the_library_s_answers_and_may_be_killed(tiny_llama, expe
             right(pool.map(lambda at: asked(place, at), range(len(TEXTS))), expected)
         wrong = place.post("/v1/encode", {"texts": TEXTS[:40], "dim": 10_000})
         assert wrong.status == 400
+        assert children(started) == []  # they are no zombies
         told = [json.loads(line) for line in lines if "has ended" in line]
         assert {one["level"] for one in told} == {"warning"}
         started.send_signal(signal.SIGTERM)
@@ -97,6 +104,101 @@ def test_processes_end_with_the_server_even_when_it_is_killed(tiny_llama):
             time.sleep(0.05)
         assert not any(map(alive, pids))
         assert len(pids) == 3
+
+
+def stopped(started):
+    """Stop all processes of a server, as a debugger or a fault may; return their numbers."""
+    pids = children(started)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+def test_requests_in_a_stopped_process_time_out_and_the_server_ends(tiny_llama):
+    with process(tiny_llama, "-r", "plain-mean", "--workers", 2) as (started, place, _):
+        pids = stopped(started)
+        with ThreadPoolExecutor(12) as pool:
+            body = {"texts": TEXTS[:30]}
+            asked = [
+                pool.submit(place.post, "/v1/encode", body, x_embedlm_timeout="1") for _ in pids * 6
+            ]
+            assert {one.result().status for one in asked} == {504}
+        assert place.get("/health").status == 200
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(20) == 0
+        assert not any(map(alive, pids))
+
+
+def test_a_second_signal_ends_the_server_and_stopped_processes(tiny_llama):
+    with process(tiny_llama, "-r", "plain-mean", "--workers", 2) as (started, place, lines):
+        pids = stopped(started)
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(place.post, "/v1/encode", {"texts": TEXTS}) for _ in pids]
+            while metric(place, "embedlm_queue_requests") > 1:
+                time.sleep(0.05)
+            started.send_signal(signal.SIGTERM)
+            while not any("draining" in line for line in lines):
+                time.sleep(0.05)
+            started.send_signal(signal.SIGTERM)
+            assert started.wait(20) == 0
+            assert all(one.exception() or one.result().status == 500 for one in asked)
+        assert not any(map(alive, pids))
+
+
+def test_a_process_that_never_answers_is_ended(tiny_llama, monkeypatch):
+    monkeypatch.setattr(batcher, "_PATIENCE", 0.2)
+    models = Models.of({"tiny": embedlm.load(tiny_llama, "plain-mean", device="cpu")})
+    encoding = Encoding(served=models.embedders["tiny"])
+    items = [(text, None) for text in TEXTS]
+    (one,) = forked(models, 1)
+    os.kill(one.pid, signal.SIGSTOP)
+
+    async def run():
+        served = batcher.Batcher(Limits(timeout=0.3), 10_000, processes=[one])
+        served.start()
+        first = served.submit("a", encoding, items, [20] * len(items))
+        await asyncio.sleep(0.3)
+        first.future.cancel()
+        second = served.submit("a", encoding, items, [20] * len(items))
+        found = await asyncio.wait_for(second.future, 20)
+        await served.stop()
+        return found
+
+    found = asyncio.run(run())
+    expected = models.embedders["tiny"].model.encode(TEXTS)
+    np.testing.assert_allclose([row["dense"] for row in found], expected, atol=1e-5)
+    assert not alive(one.pid)
+
+
+def test_closed_standard_streams_are_no_place_for_sockets(tiny_llama):
+    how = {"preexec_fn": lambda: os.closerange(0, 2)}
+    with process(tiny_llama, "-r", "plain-mean", "--workers", 2, **how) as (started, place, _):
+        assert asked(place, 0).status == 200
+        assert os.readlink(f"/proc/{started.pid}/fd/0") == os.devnull
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(20) == 0
+
+
+def test_so_many_processes_that_they_cannot_be_started_are_refused(tiny_llama):
+    command = f"ulimit -n 40; exec {sys.executable} -m embedlm.cli serve {tiny_llama} --port 0"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --workers 60"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert re.search(r"^embedlm: \d+ of 60 processes could be started, and then: .*", done.stderr)
+    assert "give fewer --workers, or 0 for none" in done.stderr
+
+
+def test_a_server_that_may_start_no_process_runs_its_models_alone(tiny_llama, monkeypatch):
+    def full(*_):
+        raise OSError(11, "no more processes")
+
+    models = Models.of({"tiny": embedlm.load(tiny_llama, "plain-mean", device="cpu")})
+    monkeypatch.setattr(processes, "Process", full)
+    monkeypatch.setattr(processes, "default_count", lambda _: 2)
+    assert processes.chosen(models, None) == []
+    with pytest.raises(InputError, match="0 of 2 processes could be started"):
+        processes.chosen(models, 2)
 
 
 def test_prefixes_are_kept_and_counted_in_all_processes(tiny_llama):

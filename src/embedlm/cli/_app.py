@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     interrupted and 143 when it was terminated.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_standard()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, kernels or none
     try:
         code = _run(words)
@@ -133,6 +134,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     sys.exit(code)
+
+
+def _open_standard() -> None:
+    """Open what of standard input, output and error is closed: files would take their places."""
+    for place in range(3):
+        try:
+            os.fstat(place)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest place
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # for all commands
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _run(words: list[str]) -> int:

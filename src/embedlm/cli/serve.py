@@ -53,6 +53,13 @@ class Bounds:
     prefix_cache: Annotated[
         float, number("Megabytes of prompts' prefixes that each model keeps; 0: none.", "MB")
     ] = 256.0
+    workers: Annotated[
+        int | None,
+        natural(
+            "Processes that share the weights and run models under load (Linux, CPU); 0: none. "
+            "Without it one a thread, at most 8."
+        ),
+    ] = None
     drain: Annotated[
         float, number("Seconds for which new connections are taken after SIGTERM.", "S")
     ] = 1.0
@@ -110,13 +117,6 @@ def command(
     traces: Annotated[
         bool, flag("Send OpenTelemetry spans by OTLP, as OTEL_ variables say; they hold no text.")
     ] = False,
-    workers: Annotated[
-        int | None,
-        natural(
-            "Processes that share the weights and run models under load (Linux, CPU); 0: none. "
-            "Without it one a thread, at most 8."
-        ),
-    ] = None,
     loading: Loading = AS_LOADED,
     bounds: Bounds = AS_BOUND,
 ) -> None:
@@ -134,9 +134,7 @@ def command(
     held, mounted = processes.apart(
         lambda: load(models, index, loading, keep_adapters=keep_adapters)
     )
-    count = processes.default_count(held) if workers is None else workers
-    share = limits.prefix_bytes // (1 + count)
-    forked = processes.forked(held, count, share)
+    forked = processes.chosen(held, bounds.workers, limits.prefix_bytes)
     service = Service(held, mounted, keys=keys, limits=limits, processes=forked)
     server_of(create_app(service, host=host, tracing=tracing), service).run(sockets=[opened])
 

@@ -39,6 +39,8 @@ _GATHER = 0.025
 """Seconds that a free process waits at most for requests that come, while another one runs."""
 _QUIET = 0.001
 """Seconds without one after which it waits no longer."""
+_PATIENCE = 30.0
+"""Seconds for which a process may still run work after the time of all of it is over."""
 
 Outcome = tuple[Piece, Sequence[Any] | BaseException]
 Call = Callable[[Group, Sequence[Any]], Sequence[Any]]
@@ -81,8 +83,9 @@ class Batcher:
         self._processes = list(processes)
         self._lines = ThreadPoolExecutor(max(1, len(processes)), "embedlm-line")
         self._changed = asyncio.Event()
-        self._running: dict[Process | None, asyncio.Task[None]] = {}
-        """Who runs a batch; None: this process."""
+        self._running: dict[Process | None, tuple[asyncio.Task[None], list[Piece]]] = {}
+        """Who runs a batch, and which; None: this process."""
+        self._ended = False
         self._coming = self._come = 0
         """Requests that are being read, and that have come so far."""
         self._task: asyncio.Task[None] | None = None
@@ -92,8 +95,12 @@ class Batcher:
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     async def stop(self) -> None:
-        """Run what still waits, and end."""
-        while self.queue or self._running:
+        """Run what someone still waits for, and end."""
+        while (self.queue or self._running) and not self._ended:
+            self.queue.purge()
+            for runner, (_, pieces) in self._running.items():
+                if runner is not None and _over(pieces):
+                    runner.kill()
             await asyncio.sleep(0.01)
         if self._task is not None:
             self._task.cancel()
@@ -102,6 +109,12 @@ class Batcher:
         self._lines.shutdown()
         for process in self._processes:
             process.close()
+
+    def end(self) -> None:
+        """Drop what runs in processes and what waits; what runs here goes on."""
+        self._ended = True
+        for process in self._processes:
+            process.kill()
 
     # -- what comes in ------------------------------------------------------------------------
 
@@ -170,7 +183,7 @@ class Batcher:
                 runner, budget = free
                 if not (pieces := self.queue.take(budget)):
                     break
-                self._running[runner] = asyncio.ensure_future(self._through(runner, pieces))
+                self._running[runner] = asyncio.ensure_future(self._through(runner, pieces)), pieces
 
     async def _gather(self) -> None:
         """Let what is being read come in time for the next batch, while another one runs.
@@ -206,19 +219,35 @@ class Batcher:
         now, start = loop.time(), time.perf_counter()
         for piece in pieces:
             piece.job.started = piece.job.started or now
+        late = None
         try:
             if runner is None:
                 outcomes = await loop.run_in_executor(self._thread, _run, pieces, _here)
             else:
-                call = partial(self._by, runner)
+                late = loop.call_later(self.limits.timeout + _PATIENCE, self._give_up, runner)
+                call = partial(self._by, runner, pieces)
                 outcomes = await loop.run_in_executor(self._lines, _run, pieces, call)
             self._finish(pieces, outcomes, time.perf_counter() - start)
         finally:
+            if late is not None:
+                late.cancel()
             del self._running[runner]
             self._changed.set()
 
-    def _by(self, process: Process, group: Group, items: Sequence[Any]) -> Sequence[Any]:
-        """Return what a process gives for a group's items; this one does what that cannot."""
+    def _give_up(self, process: Process) -> None:
+        """End a process that no one has an answer of: it may be stopped, or wait for ever."""
+        seconds = self.limits.timeout + _PATIENCE
+        log.warning("process %d has not answered in %g seconds; it is ended", process.pid, seconds)
+        process.kill()
+
+    def _by(
+        self, process: Process, pieces: list[Piece], group: Group, items: Sequence[Any]
+    ) -> Sequence[Any]:
+        """Return what a process gives for a group's items; this one does what that cannot.
+
+        Raises:
+            EndedError: the process has ended, and no one waits for what it had any longer.
+        """
         try:
             return process.run(group, items)
         except UnknownModelError:
@@ -226,7 +255,10 @@ class Batcher:
         except EndedError as error:
             if process in self._processes:
                 self._processes.remove(process)
+                process.close()
                 log.warning("%s; its work is done by the server's own", error)
+            if self._ended or _over(pieces):
+                raise
         return self._thread.submit(_here, group, items).result()
 
     def _finish(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
@@ -240,6 +272,11 @@ class Batcher:
             job.run_seconds += seconds
         for piece, outcome in outcomes:
             _deliver(piece, outcome)
+
+
+def _over(pieces: Sequence[Piece]) -> bool:
+    """Tell whether no one waits for any of them."""
+    return all(piece.job.over for piece in pieces)
 
 
 def _deliver(piece: Piece, outcome: Sequence[Any] | BaseException) -> None:

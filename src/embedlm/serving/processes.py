@@ -8,12 +8,15 @@ it is written to, and weights never are.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -31,12 +34,24 @@ if TYPE_CHECKING:
 
     from embedlm.serving.models import Models
 
-__all__ = ["EndedError", "Process", "UnknownModelError", "apart", "default_count", "forked"]
+__all__ = [
+    "EndedError",
+    "Process",
+    "UnknownModelError",
+    "apart",
+    "chosen",
+    "default_count",
+    "forked",
+]
+
+log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
 MOST = 8
 """Processes that are forked by default; each then has several threads."""
+_PATIENCE = 5.0
+"""Seconds in which a process that has no more work must have ended."""
 UNSENT = Served("", None)
 """Stands for a model on its way to a process, which has it."""
 
@@ -66,7 +81,14 @@ def apart(call: Callable[[], Made]) -> Made:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        # An interpreter that ends while a thread runs the libraries' code is aborted.
+        interrupt = ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), interrupt)
+        thread.join()
+        raise
     if raised:
         raise raised[0]
     return made[0]
@@ -81,6 +103,27 @@ def default_count(models: Models) -> int:
     return min(threads, MOST) if useful and threads > 1 and not _hindrance(models) else 0
 
 
+def chosen(models: Models, count: int | None, prefix_bytes: int = 0) -> list[Process]:
+    """Return so many processes; None: as many as serve best and can be started here.
+
+    Args:
+        models: that are served.
+        count: of processes.
+        prefix_bytes: that all of them and the server may keep of prompts, for each model.
+
+    Raises:
+        InputError: so many were asked for, and cannot be started.
+    """
+    wanted = default_count(models) if count is None else count
+    try:
+        return forked(models, wanted, prefix_bytes // (1 + wanted))
+    except InputError as error:
+        if count is not None:
+            raise
+        log.warning("the server runs its models alone: %s", error)
+        return []
+
+
 def forked(models: Models, count: int, prefix_bytes: int = 0) -> list[Process]:
     """Return so many processes that run the embedders of this one.
 
@@ -92,7 +135,7 @@ def forked(models: Models, count: int, prefix_bytes: int = 0) -> list[Process]:
         prefix_bytes: that each process may keep of prompts, for each model.
 
     Raises:
-        InputError: they cannot be forked here.
+        InputError: they cannot be forked here, or not so many.
     """
     import torch
 
@@ -105,8 +148,19 @@ def forked(models: Models, count: int, prefix_bytes: int = 0) -> list[Process]:
     gc.collect()
     gc.freeze()  # what is collected is written to, and would no longer be shared
     threads = max(1, torch.get_num_threads() // count)
-    with _one_tokenizer_thread():
-        return [Process(served, threads, prefix_bytes) for _ in range(count)]
+    made: list[Process] = []
+    try:
+        with _one_tokenizer_thread():
+            for _ in range(count):
+                made.append(Process(served, threads, prefix_bytes))
+    except OSError as error:
+        for one in made:
+            one.close()
+        raise InputError(
+            f"{len(made)} of {count} processes could be started, and then: {error.strerror}; give "
+            "fewer --workers, or 0 for none"
+        ) from error
+    return made
 
 
 def _hindrance(models: Models) -> str | None:
@@ -173,12 +227,21 @@ class Process:
             raise raised
         return results  # type: ignore[no-any-return]
 
+    def kill(self) -> None:
+        """End it now, with the work that it has, even if it answers nothing any more."""
+        self._process.kill()
+
     def close(self) -> None:
-        """End it."""
+        """End it, and wait until it has ended."""
         self._line.close()
-        self._process.join(5)
-        if self._process.exitcode is None:
-            self._process.kill()
+        end = time.monotonic() + _PATIENCE
+        # `join` would wait for ever: it trusts a pipe that the process has closed.
+        while self._process.exitcode is None:
+            if time.monotonic() > end:
+                self.kill()
+            time.sleep(0.005)
+        for count in self.prefixes.values():
+            count.entries = count.bytes = 0
 
 
 def _sent(items: Sequence[Item]) -> tuple[Detached | Sequence[Text], list[str | None]]:

@@ -105,6 +105,7 @@ class Server(uvicorn.Server):
         """End when all is answered; called again, at once."""
         if self._ending is not None:
             self.force_exit = self.should_exit = True
+            self._service.batcher.end()
             return
         self._service.draining = True
         waiting = self._service.batcher.queue.count
