@@ -36,9 +36,7 @@ def command(
     b: Annotated[str, path("The model or runtime to compare with A.", "B", None)],
     /,
     *,
-    texts: Annotated[
-        str, path("File of texts: .txt (each line is one), .md, .jsonl, .csv and others.")
-    ],
+    texts: Annotated[str, path("File of texts: .txt (each line is one), .md, .jsonl and others.")],
     recipe_a: Annotated[
         str | None, path("Recipe of A, where EmbedLM runs it.", metavar="RECIPE")
     ] = None,

@@ -85,20 +85,22 @@ class Server(Place):
 
 
 HERE = Server()
+Source = Annotated[
+    str,
+    path(
+        "An index, text (.txt, .md, .rst, .html, .pdf) or records (.jsonl, "
+        ".csv, .tsv, .parquet), each also with .gz, .xz or .zst; or a folder of these; - reads "
+        "text from standard input.",
+        "INDEX_OR_FILE",
+        None,
+        allow_leading_hyphen=True,
+    ),
+]
+"""What is searched."""
 
 
 def command(
-    source: Annotated[
-        str,
-        path(
-            "An index, text (.txt, .md, .rst, .html, .pdf) or records (.jsonl, "
-            ".csv, .tsv, .parquet), each also with .gz, .xz or .zst; or a folder of these; - reads "
-            "text from standard input.",
-            "INDEX_OR_FILE",
-            None,
-            allow_leading_hyphen=True,
-        ),
-    ],
+    source: Source,
     query: Annotated[
         str | None,
         Parameter(
