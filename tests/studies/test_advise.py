@@ -1,6 +1,7 @@
 """Advice: queries from titles, scores as evaluate gives them, the front, budgets, commands."""
 
 import json
+import shlex
 
 import pytest
 
@@ -8,6 +9,8 @@ import embedlm
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation import evaluate
 from embedlm.studies.advise import Budget, advise, read_corpus
+from embedlm.studies.advise.advice import commands
+from embedlm.studies.advise.candidates import Candidate
 from embedlm.studies.report.panels import pareto
 from tests.command import sentences
 
@@ -76,6 +79,28 @@ def test_a_budget_is_kept_and_vectors_are_computed_once(beir, tiny_llama, tmp_pa
         InputError, match=r"no candidate fits the budget; the smallest is .* binary"
     ):
         advise(corpus, [name], Budget(bytes=1), work=work)
+
+
+@pytest.mark.parametrize("precision", ["int8", "binary", "float32", None])
+@pytest.mark.parametrize("form", ["folder", "beir", "file"])
+def test_the_commands_run_as_they_are_told(beir, run, tiny_llama, tmp_path, form, precision):
+    where, field = beir, "text"
+    if form == "folder":
+        where = tmp_path / "my docs"
+        where.mkdir()
+        for number in range(2):
+            (where / f"{number}.md").write_text("\n\n".join(TEXTS[number::2]))
+    if form == "file":
+        where, field = tmp_path / "own.jsonl", "body"
+        where.write_text((beir / "corpus.jsonl").read_text().replace('"text"', '"body"'))
+    name, mode = (None, "bm25") if precision is None else (f"{tiny_llama}@plain-mean", "dense")
+    chosen = Candidate("", name, mode, 16, precision, [1.0], 1.0, 1.0, 16.0, whole=False)
+    for line in commands(chosen, str(where), field, "float32"):
+        name, *words = shlex.split(line)
+        assert name == "embedlm"
+        made = ("corpus.index", "vectors", "vectors.npy")
+        done = run(*(tmp_path / word if word in made else word for word in words))
+        assert done.code == 0, (line, done.err)
 
 
 def test_titles_and_headings_become_queries(tmp_path):

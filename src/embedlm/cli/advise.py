@@ -129,6 +129,7 @@ def command(
         models or ("builtin",),
         Budget(limits.latency, limits.memory, limits.size),
         path=corpus,
+        text_field=asking.text_field,
         work=work,
         device=device,
         dtype=dtype,

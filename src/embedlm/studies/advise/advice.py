@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embedlm.data import existing
 from embedlm.errors import InputError
 from embedlm.evaluation.results import machine
 from embedlm.evaluation.statistics import (
@@ -27,11 +30,12 @@ from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.names import make_folder
 from embedlm.jobs.user_cache import user_cache
 from embedlm.loader import load
+from embedlm.search.passages import files_of
 from embedlm.studies.advise.candidates import METRIC, Candidate, candidates, lexical, vectors_of
 from embedlm.studies.advise.corpus import Corpus
 from embedlm.studies.report.panels import pareto
 
-__all__ = ["Advice", "Budget", "advise"]
+__all__ = ["Advice", "Budget", "advise", "commands"]
 
 ALPHA = 1 - LEVEL
 
@@ -82,6 +86,7 @@ def advise(
     budget: Budget | None = None,
     *,
     path: str = "CORPUS",
+    text_field: str = "text",
     work: str | Path | None = None,
     device: Any = None,
     dtype: str = "auto",
@@ -98,6 +103,7 @@ def advise(
         models: folders or hub ids; `MODEL@RECIPE` runs one by another recipe.
         budget: None: any cost.
         path: the corpus, as the commands name it.
+        text_field: of its records.
         work: folder of vectors, which are computed once; None: one in the user's cache.
         device: None chooses CUDA, MPS or CPU.
         dtype: as in `embedlm.load`.
@@ -124,7 +130,8 @@ def advise(
             for candidate in candidates(own, corpus, runs):
                 found.append(candidate)
                 on_candidate(candidate)
-    return _advice(found, corpus, budget, path, "" if dtype == "auto" else f" --dtype {dtype}")
+    told = partial(commands, path=path, text_field=text_field, dtype=dtype)
+    return _advice(found, corpus, budget, told)
 
 
 def split_model(name: str) -> tuple[str, str | None]:
@@ -145,7 +152,10 @@ def split_model(name: str) -> tuple[str, str | None]:
 
 
 def _advice(
-    found: Sequence[Candidate], corpus: Corpus, budget: Budget, path: str, options: str
+    found: Sequence[Candidate],
+    corpus: Corpus,
+    budget: Budget,
+    told: Callable[[Candidate], list[str]],
 ) -> Advice:
     fitting = [candidate for candidate in found if budget.fits(candidate)]
     if not fitting:
@@ -175,7 +185,7 @@ def _advice(
         },
         budget,
         rows,
-        {"label": chosen.label, "why": why, "commands": _commands(chosen, path, options)},
+        {"label": chosen.label, "why": why, "commands": told(chosen)},
     )
 
 
@@ -217,9 +227,13 @@ def _why(chosen: Candidate, best: Candidate, lost: Any, equal: int, fitting: int
     )
 
 
-def _commands(chosen: Candidate, path: str, options: str) -> list[str]:
-    """Return the commands that use a candidate."""
-    corpus, index = shlex.quote(path), "corpus.index"
+def commands(
+    chosen: Candidate, path: str, text_field: str = "text", dtype: str = "auto"
+) -> list[str]:
+    """Return the commands that use a candidate on the corpus at a path."""
+    read = "" if text_field == "text" else f" --text-field {shlex.quote(text_field)}"
+    options = "" if dtype == "auto" else f" --dtype {dtype}"
+    corpus, index = f"{shlex.quote(path)}{read}", "corpus.index"
     if chosen.model is None:
         return [
             f"embedlm index {corpus} -o {index}",
@@ -233,8 +247,20 @@ def _commands(chosen: Candidate, path: str, options: str) -> list[str]:
             f"embedlm index {corpus} -o {index} {model}{cut}",
             f'embedlm search {index} "a query" --mode {chosen.mode}',
         ]
-    encode = f"embedlm encode {corpus} {model} --role document -o vectors.npy"
-    lines = [f"{encode} --dim {chosen.dim} --precision {chosen.precision}"]
+    texts, vectors, sample = _encoded(path)
+    encode = f"embedlm encode {shlex.quote(texts)}{read} {model} --role document -o {vectors}"
+    encode += f" --dim {chosen.dim} --precision {chosen.precision}"
     if chosen.precision == "binary":
-        lines.append(f"embedlm index {corpus} -o {index} {model} --first-stage binary")
-    return lines
+        return [encode, f"embedlm index {corpus} -o {index} {model} --first-stage binary"]
+    return [f"{encode} --calibration {shlex.quote(sample)}"]
+
+
+def _encoded(path: str) -> tuple[str, str, str]:
+    """Return what `embedlm encode` is given, where its vectors go, and texts to set ranges by."""
+    root = Path(path)
+    if not root.is_dir():
+        return path, "vectors.npy", path
+    beir = existing(root / "corpus.jsonl")
+    if beir is not None:
+        return str(beir), "vectors.npy", str(beir)
+    return path, "vectors", max(files_of(path), key=os.path.getsize)
