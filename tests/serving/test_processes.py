@@ -80,6 +80,7 @@ def test_processes_give_the_library_s_answers_and_may_be_killed(tiny_llama, expe
             np.testing.assert_allclose(whole, expected[0], atol=1e-5)
             os.kill(pids[1], signal.SIGTERM)
             right(pool.map(lambda at: asked(place, at), range(len(TEXTS))), expected)
+        assert children(started) == []  # not even as zombies
         wrong = place.post("/v1/encode", {"texts": TEXTS[:40], "dim": 10_000})
         assert wrong.status == 400
         assert children(started) == []  # they are no zombies
@@ -87,6 +88,22 @@ def test_processes_give_the_library_s_answers_and_may_be_killed(tiny_llama, expe
         assert {one["level"] for one in told} == {"warning"}
         started.send_signal(signal.SIGTERM)
         assert started.wait(30) == 0
+
+
+def test_an_interrupt_waits_for_the_thread_that_loads():
+    code = (
+        "import os, signal, time\n"
+        "from embedlm.serving.processes import apart\n"
+        "done = []\n"
+        "def load():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    try: time.sleep(0.5)\n"
+        "    finally: done.append(True)\n"
+        "try: apart(load)\n"
+        "except KeyboardInterrupt: print(done)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[True]\n"
 
 
 def test_processes_end_with_the_server_even_when_it_is_killed(tiny_llama):

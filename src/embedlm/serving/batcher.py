@@ -3,8 +3,8 @@
 One thread runs the models, or several processes do (`processes.py`). While they run, requests
 gather; who is free takes as many tokens as a budget allows, from all who wait in turn (`fair.py`),
 and gives each group of like requests to one call of the library, which sorts them by length and
-packs them. Nothing ever waits for a timer: at light load a request runs when it comes, and at heavy
-load the batches fill by themselves.
+packs them. At light load a request runs when it comes, and at heavy load the batches fill by
+themselves; the one timer is that of requests which are just being read (`_GATHER`).
 """
 
 from __future__ import annotations

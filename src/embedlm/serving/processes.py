@@ -52,6 +52,8 @@ MOST = 8
 """Processes that are forked by default; each then has several threads."""
 _PATIENCE = 5.0
 """Seconds in which a process that has no more work must have ended."""
+_TO_END = 10.0
+"""Seconds that a call may still take after an interrupt."""
 UNSENT = Served("", None)
 """Stands for a model on its way to a process, which has it."""
 
@@ -69,26 +71,32 @@ def apart(call: Callable[[], Made]) -> Made:
 
     OpenMP keeps threads for each thread that has used it. Where they are more than the cores, all
     of them sleep at every short wait: models would run a sixth slower ever after.
+
+    An interrupt (SIGTERM, Ctrl-C) is raised when the call has ended, or after `_TO_END` seconds.
     """
     made: list[Made] = []
     raised: list[BaseException] = []
+    done = threading.Event()
 
     def run() -> None:
         try:
             made.append(call())
         except BaseException as error:
             raised.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     try:
-        thread.join()
-    except KeyboardInterrupt:
+        thread.start()
+        done.wait()
+    except BaseException:
         # An interpreter that ends while a thread runs the libraries' code is aborted.
         interrupt = ctypes.py_object(KeyboardInterrupt)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), interrupt)
-        thread.join()
+        done.wait(_TO_END)
         raise
+    thread.join()
     if raised:
         raise raised[0]
     return made[0]
