@@ -96,8 +96,8 @@ def command(
     models: Annotated[
         tuple[str, ...],
         repeated(
-            "A candidate: a folder or hub id, MODEL@RECIPE for another recipe; without it the "
-            "built-in model",
+            "A candidate: a folder, hub id or GGUF file, MODEL@RECIPE for another recipe; without "
+            "it the built-in model",
             ["--model", "-m"],
             "MODEL",
         ),

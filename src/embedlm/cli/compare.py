@@ -32,7 +32,12 @@ Examples:
 
 def command(
     a: Annotated[
-        str, path("A folder or hub id, builtin, or a result of embedlm evaluate -o.", "A", None)
+        str,
+        path(
+            "A folder, hub id or GGUF file, builtin, or a result of embedlm evaluate -o.",
+            "A",
+            None,
+        ),
     ],
     b: Annotated[str, path("What is compared with A.", "B", None)],
     /,

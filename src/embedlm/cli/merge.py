@@ -18,7 +18,7 @@ EXAMPLES = """Examples:
 
 
 def command(
-    *models: Annotated[str, path("Two or more folders or hub ids.", "MODEL", None)],
+    *models: Annotated[str, path("Two or more folders, hub ids or GGUF files.", "MODEL", None)],
     output: Annotated[str, path("New folder for the merged model.", ["--output", "-o"], "DIR")],
     weights: Weights = None,
     examples: Annotated[

@@ -27,7 +27,7 @@ def command(
     a: Annotated[
         str,
         path(
-            "A folder or hub id, builtin, st:MODEL (run by sentence-transformers), or "
+            "A folder, hub id or GGUF file, builtin, st:MODEL (run by sentence-transformers), or "
             "http://host/v1#model.",
             "A",
             None,

@@ -36,7 +36,7 @@ def command(
     model: Annotated[
         str,
         path(
-            "Folder or hub id: a cross-encoder, or any causal language model.",
+            "Folder, hub id or GGUF file: a cross-encoder, or any causal language model.",
             ["--model", "-m"],
             "MODEL",
         ),

@@ -36,7 +36,7 @@ def command(
     model: Annotated[
         str | None,
         path(
-            "A folder or hub id; without it the study's, else the built-in model.",
+            "A folder, hub id or GGUF file; without it the study's, else the built-in model.",
             ["--model", "-m"],
             "MODEL",
         ),
