@@ -108,6 +108,16 @@ def test_a_passage_carries_the_headings_that_it_stands_under(tmp_path):
     assert bare[:4] == ["Before.", "# Tyres #", "## Pressure", "Fill the front tyre."]
 
 
+def test_comments_of_markdown_are_no_text_but_those_in_code_are(tmp_path):
+    text = "# Tyres\n\n<!-- not run: slow -->\nFill\n  <!-- a --> \nthem.\n\n<!-- b -->\n\n"
+    (tmp_path / "a.md").write_text(text + "```\n<!-- in code -->\n```\n\n<!-- c --> B <!-- d -->\n")
+    assert [(p.line, p.text) for p in read_passages(tmp_path)] == [
+        (4, "Tyres\nFill them."),
+        (10, "Tyres\n``` <!-- in code --> ```"),
+        (14, "Tyres\n<!-- c --> B <!-- d -->"),
+    ]
+
+
 @pytest.mark.parametrize(
     "code",
     [

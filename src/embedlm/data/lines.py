@@ -17,6 +17,8 @@ _HEADING = re.compile(r" {0,3}(#{1,6})\s+\S")
 """Further in it is code."""
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)\s*")
 """Makes the paragraph right above it a heading."""
+_COMMENT = re.compile(r" {0,3}<!--(?:(?!-->).)*-->\s*")
+"""A line that readers of Markdown do not see."""
 _FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
 
 
@@ -54,7 +56,8 @@ def paragraphs(
         headings: tell Markdown's headings (`## Words`, or words underlined by `===` or `---`)
             apart; each is a row of its own, with its level and its number signs. A line of code,
             fenced or four spaces in, is none, and neither are the fields between two `---` that a
-            file begins with. A blank line within fenced code ends no paragraph.
+            file begins with. A blank line within fenced code ends no paragraph. A line that is a
+            comment (`<!-- words -->`) outside code is left out.
     """
     parts: list[str] = []
     first = 0
@@ -65,6 +68,8 @@ def paragraphs(
         if headings:
             fence = _fence(text, fence)
         marked = str(row.value) if headings and not fence else ""
+        if _COMMENT.fullmatch(marked):
+            continue
         line = _UNDERLINE.fullmatch(marked) if parts and parts[0] != "---" else None
         if line is not None:
             level = 1 if line[1][0] == "=" else 2
