@@ -38,7 +38,7 @@ def model(tiny_llama):
         (["encode", "--modle", "in.txt", "-o", "x.npy"], "'in.txt' is one argument too many"),
         (["encode", "--modle", "-o", "x.npy"], "unknown option '--modle'"),
         (["encode", "in.txt", "-o", "x.npy", "--dim", "many"], "--dim"),
-        (["similarity", "one"], "1 texts were given; give two or more"),
+        (["similarity", "one"], "1 text was given; give two or more"),
         (["render"], "no text was given"),
         (["recipes", "show", "promteol"], "'promteol' is no recipe.* Did you mean 'prompteol'"),
         (["recipes", "show"], "NAME requires an argument"),

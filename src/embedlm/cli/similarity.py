@@ -42,7 +42,8 @@ def command(
     """Print how similar each text is to every other one."""
     if len(texts) < 2:
         raise InputError(
-            f"{len(texts)} texts were given; give two or more, e.g. "
+            f"{len(texts)} {'text was' if len(texts) == 1 else 'texts were'} given; give two or "
+            "more, e.g. "
             'embedlm similarity "a river" "a stream"'
         )
     requested = parse_heads(heads)

@@ -81,8 +81,8 @@ class Executor:
         if not told:
             log.warning(
                 "a text is longer than the %d tokens that the model reads, prompt and all, and is "
-                "shortened; further ones are not told. Cut texts into passages, or say with "
-                "max_length that this is meant",
+                "shortened; this is said once, for all such texts. Cut texts into passages, or set "
+                "max_length if this is meant",
                 tokens,
             )
 
