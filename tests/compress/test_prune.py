@@ -40,6 +40,14 @@ def test_the_first_layers_are_the_models_own(model_folder, tmp_path, name):
         )
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "bert"])
+def test_all_parameters_are_counted_once(model_folder, tmp_path, name):
+    source = model_folder(name)
+    whole = prune(source, tmp_path / "same", save_dtype="bfloat16")["parameters"]
+    before, _ = prune(source, tmp_path / "cut", layers=1)["parameters"]
+    assert whole == [before, before]
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "bert"])
 def test_a_cut_vocabulary_gives_texts_back_and_reads_the_same_rows(model_folder, tmp_path, name):
     source, texts = model_folder(name), sentences(200)

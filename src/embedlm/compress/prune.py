@@ -100,8 +100,9 @@ def prune(
     }
     if layers is None and vocabulary is None:
         whole.save_pretrained(usable_path(output), save_dtype=save_dtype)
-        state = (whole.backbone.head or whole.backbone.network).parameters()
-        return facts | {"parameters": [sum(weight.numel() for weight in state)] * 2}
+        parts = [whole.backbone.network, whole.backbone.head]
+        weights = {weight for part in parts if part is not None for weight in part.parameters()}
+        return facts | {"parameters": [sum(weight.numel() for weight in weights)] * 2}
     check_layers(whole.backbone.text_config, layers, str(model))
     sample = list(texts)
     if vocabulary is not None and not sample:
