@@ -35,6 +35,18 @@ EXAMPLES = r"""Examples:
   embedlm serve base -r plain-last --adapter law --adapter news \
       --keep-adapters"""
 
+Served = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="MODEL",
+        show_default=False,
+        help="Folders, hub ids or GGUF files of models and re-rankers, each also as NAME=MODEL; "
+        "without one the models of the indexes, else the built-in one. The first answers where a "
+        "request names none.",
+        converter=paths,
+    ),
+]
+
 
 @Parameter(name="*", group="Limits")
 @dataclass(frozen=True)
@@ -87,17 +99,7 @@ AS_BOUND = Bounds()
 
 
 def command(
-    models: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="MODEL",
-            show_default=False,
-            help="Folders, hub ids or GGUF files of models and re-rankers, each also as "
-            "NAME=MODEL; without one the models of the indexes, else the built-in one. The first "
-            "answers where a request names none.",
-            converter=paths,
-        ),
-    ] = (),
+    models: Served = (),
     /,
     *,
     index: Annotated[
