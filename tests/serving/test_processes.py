@@ -106,6 +106,24 @@ def test_an_interrupt_waits_for_the_thread_that_loads():
     assert ended.stdout == "[True]\n"
 
 
+def test_a_signal_that_comes_while_processes_are_forked_is_not_lost(tiny_llama):
+    code = (
+        "import os, signal, sys\n"
+        "import embedlm\n"
+        "from embedlm.serving import Models, processes\n"
+        "def end(*_): raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "model = embedlm.load(sys.argv[1], 'plain-mean', device='cpu')\n"
+        "def kill(): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "os.register_at_fork(after_in_parent=kill)\n"  # where what is raised goes nowhere
+        "try: processes.forked(Models.of({'a': model}), 2)\n"
+        "except KeyboardInterrupt: print('told')\n"
+    )
+    arguments = [sys.executable, "-c", code, str(tiny_llama)]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
+    assert ended.stdout == "told\n"
+
+
 def test_processes_end_with_the_server_even_when_it_is_killed(tiny_llama):
     with process(tiny_llama, "-r", "plain-mean", "--workers", 3) as (started, place, _):
         pids = children(started)

@@ -50,6 +50,7 @@ Made = TypeVar("Made")
 
 MOST = 8
 """Processes that are forked by default; each then has several threads."""
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _PATIENCE = 5.0
 """Seconds in which a process that has no more work must have ended."""
 _TO_END = 10.0
@@ -158,7 +159,7 @@ def forked(models: Models, count: int, prefix_bytes: int = 0) -> list[Process]:
     threads = max(1, torch.get_num_threads() // count)
     made: list[Process] = []
     try:
-        with _one_tokenizer_thread():
+        with _one_tokenizer_thread(), _signals_later():
             for _ in range(count):
                 made.append(Process(served, threads, prefix_bytes))
     except OSError as error:
@@ -193,6 +194,25 @@ def _one_tokenizer_thread() -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hold SIGTERM and SIGINT back until processes are forked: what is raised in a fork is lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: came.append(number)) for one in _ENDING}
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
 
 
 class Process:
@@ -265,6 +285,7 @@ def _serve(line: Connection, served: Sequence[Served], threads: int, prefix_byte
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends, and this with it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     # Its sockets, locks and other pipes are the server's: they must close when it closes them.
     os.closerange(3, line.fileno())
     os.closerange(line.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
