@@ -7,11 +7,19 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import embedlm
 from embedlm.errors import GenerationError
 from embedlm.generation import Cache, LocalGenerator, Question, Sampling, resolve_generator
-from embedlm.generation.decoding import Network, RunningText, continue_rows, draw, in_batches
+from embedlm.generation.decoding import (
+    Network,
+    RunningText,
+    _nucleus,
+    continue_rows,
+    draw,
+    in_batches,
+)
 from embedlm.generation.local import model_name
 from embedlm.schema.recipe import Transform
 from embedlm.transform import transform_texts
@@ -297,3 +305,29 @@ def test_a_model_loaded_with_its_head_is_not_copied(writer_folder, cache):
 def test_a_pass_uses_no_name_that_transformers_gives_up(writer, caplog):
     list(writer.generate([ONE], Sampling(max_new_tokens=3), [0]))
     assert "deprecated" not in caplog.text
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.9999])
+@pytest.mark.parametrize("spread", [0.5, 8.0])
+def test_a_nucleus_is_that_of_all_tokens_sorted(top_p, spread):
+    """Logits of bfloat16 are often equal; flat ones have a nucleus of nearly all tokens."""
+    logits = spread * torch.randn(6, 3000, generator=torch.Generator().manual_seed(0))
+    probability = logits.bfloat16().float().softmax(-1)
+    found, ids = _nucleus(probability, top_p)
+    order = probability.sort(dim=-1, descending=True, stable=True)
+    kept = order.values.double().cumsum(-1) - order.values < top_p
+    for row in range(6):
+        count = int(kept[row].sum())
+        assert int((found[row] > 0).sum()) == count
+        assert torch.equal(ids[row, :count], order.indices[row, :count])
+        assert torch.equal(found[row, :count], order.values[row, :count])
+
+
+def test_a_loaded_model_s_logits_are_those_of_transformers(writer, writer_folder):
+    """Its weights lie in another layout, where products are faster so."""
+    reference = AutoModelForCausalLM.from_pretrained(writer_folder, dtype=writer.model.dtype)
+    ids = torch.tensor([writer.ids(ONE)])
+    with torch.inference_mode():
+        wanted = reference(ids).logits[:, -3:]
+        found = writer.network.last_logits(ids, torch.ones_like(ids), 3)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

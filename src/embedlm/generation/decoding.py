@@ -26,6 +26,8 @@ _LEAST_SHARED = 16
 """Tokens that rows must share before these are read apart: a pass of its own costs a little."""
 _STEP = 8
 """What a step costs besides its rows, in rows: the weights are read from memory once."""
+_LIKELY = 512
+"""Tokens that are sorted in search of a nucleus, before all are."""
 
 
 class Network:
@@ -241,16 +243,33 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
     if sampling.temperature == 0:
         return [int(token) for token in logits_BV.argmax(-1)]
     logits_BV = logits_BV.cpu() if logits_BV.device.type == "mps" else logits_BV  # no float64 there
-    p_BV = torch.softmax(logits_BV.double() / sampling.temperature, dim=-1)
+    p_BV = torch.softmax(logits_BV.float() / sampling.temperature, dim=-1)
     ids_BV: Tensor | None = None
     if sampling.top_p < 1:
-        p_BV, ids_BV = p_BV.sort(dim=-1, descending=True, stable=True)
-        # The token that crosses the bound still belongs to the nucleus.
-        p_BV = p_BV.masked_fill(p_BV.cumsum(-1) - p_BV >= sampling.top_p, 0)
-    cumulative_BV = p_BV.cumsum(-1)
+        p_BV, ids_BV = _nucleus(p_BV, sampling.top_p)
+    cumulative_BV = p_BV.cumsum(-1, dtype=torch.float64)
     u_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in streams])
     target_B1 = u_B1.to(p_BV.device) * cumulative_BV[:, -1:]
     at_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     at_B1 = at_B1.clamp_max(p_BV.shape[-1] - 1)
     chosen_B1 = at_B1 if ids_BV is None else ids_BV.gather(1, at_B1)
     return [int(token) for token in chosen_B1[:, 0]]
+
+
+def _nucleus(p_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return the likeliest tokens' probabilities, the likeliest first, and their ids.
+
+    What lies outside the nucleus has 0. Of equal ones the lower id is first. The likeliest
+    `_LIKELY` are sorted alone where they hold every row's nucleus: they nearly always do.
+    """
+    for count in (_LIKELY, p_BV.shape[-1]):
+        if count > p_BV.shape[-1]:
+            continue
+        ids_BK = p_BV.topk(count, sorted=False).indices.sort(-1).values
+        sorted_BK, order_BK = p_BV.gather(1, ids_BK).sort(dim=-1, descending=True, stable=True)
+        # The token that crosses the bound still belongs to the nucleus.
+        before_BK = sorted_BK.cumsum(-1, dtype=torch.float64) - sorted_BK
+        inside_BK = before_BK < top_p
+        if bool((~inside_BK | (sorted_BK > sorted_BK[:, -1:])).all()):
+            break  # none of those left out is as likely as one inside
+    return sorted_BK.masked_fill(~inside_BK, 0), ids_BK.gather(1, order_BK)
