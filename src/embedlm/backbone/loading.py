@@ -13,6 +13,7 @@ from torch import nn
 from embedlm.backbone import attention, prepacked
 from embedlm.backbone.adapter_files import chosen_tokenizer
 from embedlm.backbone.adapters import apply_adapters, check_vocabulary
+from embedlm.backbone.company import Company
 from embedlm.backbone.config import load_config, raw_config
 from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.direction import asks_for_bidirectional, set_direction
@@ -29,7 +30,7 @@ from embedlm.backbone.probe import (
     prove_attention,
     states_alone,
 )
-from embedlm.backbone.quantised import KINDS, Kind, quantise
+from embedlm.backbone.quantised import KINDS, Kind, quantise, share_inputs
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.weights import head_is_cheap, load_network
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
@@ -152,12 +153,15 @@ def _config(source: str, recipe: BackboneRecipe) -> Any:
 
 
 def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | None) -> Backbone:
-    """Return a freshly loaded backbone in its numbers and its attention."""
-    if kind:
-        backbone = _in_bytes(backbone, kind)
+    """Return a freshly loaded backbone in its numbers and its attention.
+
+    Attention is proven before products run in 8 bits: these turn the last bit of a number, in which
+    two ways to run a row may differ, into a step of the scale.
+    """
     try:
         with torch.no_grad(), quiet():
-            return _proven(backbone, attention_asked, attn)
+            proven = _proven(backbone, attention_asked, attn)
+            return _in_bytes(proven, kind) if kind else proven
     except EmbedLMError:
         raise
     except Exception as error:  # the networks' own errors have no common base
@@ -259,4 +263,7 @@ def _in_bytes(backbone: Backbone, kind: Kind) -> Backbone:
         raise UnsupportedError(
             f"{backbone.name!r} has no plain linear layers to run in {kind}; take another dtype"
         )
-    return backbone.rebuilt(quantised=kind)
+    rows = probe_rows(backbone, (12,))
+    share_inputs(backbone.layers, lambda: backbone.run(rows))
+    apart: Company = "equal lengths" if backbone.company == "any" else backbone.company
+    return backbone.rebuilt(quantised=kind, company=apart)

@@ -16,12 +16,23 @@ from contextlib import suppress
 from functools import lru_cache
 from mmap import PAGESIZE
 from pathlib import Path
+from typing import TypeGuard
 from weakref import finalize
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MIDDLE", "pack", "pack_int8", "plain", "prepare", "processor", "product", "unpack"]
+__all__ = [
+    "is_linear",
+    "pack",
+    "pack_int8",
+    "plain",
+    "prepare",
+    "processor",
+    "product",
+    "shifted",
+    "unpack",
+]
 
 _NAMES = ("vendor_id", "model name")
 _DONT_NEED = 4
@@ -89,6 +100,11 @@ def pack_int8(layer: nn.Module, weight_OI: Tensor) -> Tensor:
     return _held(layer, packed, weight_OI)
 
 
+def shifted(q_TI: Tensor) -> Tensor:
+    """Return signed bytes as the unsigned ones that integer products take, in place."""
+    return q_TI.view(torch.uint8).bitwise_xor_(MIDDLE)  # adds 128: the sign's bit is turned
+
+
 def _held(owner: object, packed: Tensor, weight_OI: Tensor) -> Tensor:
     """Return a tensor of the weight's shape and of no size, by whose address it is found packed.
 
@@ -136,15 +152,19 @@ def product(a_ND: Tensor, b_MD: Tensor) -> Tensor:
     return out_NM
 
 
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Tell whether a module is a linear layer; a subclass may hold another thing (4 bits, say)."""
+    return type(module) in (nn.Linear, _Prepacked)
+
+
 def _packable(modules: Iterable[nn.Module]) -> Iterator[nn.Linear]:
     """Yield the plain linear layers of modules whose weights gain by being packed."""
     for module in modules:
         for layer in module.modules():
-            # No other subclass: its weight may be another thing (4 bits, say).
-            if not isinstance(layer, nn.Linear) or type(layer) not in (nn.Linear, _Prepacked):
+            if not is_linear(layer) or layer.weight.requires_grad:
                 continue
             weight_OI = layer.weight
-            plain_one = not weight_OI.requires_grad and weight_OI.data_ptr() not in _packed
+            plain_one = weight_OI.data_ptr() not in _packed
             if plain_one and weight_OI.device.type == "cpu" and _gains(weight_OI.dtype):
                 yield layer
 

@@ -10,6 +10,8 @@ Shapes: T tokens, I inputs, O outputs of a layer.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Literal
@@ -32,65 +34,99 @@ def _scale(x_NI: Tensor, most: float) -> Tensor:
     return x_NI.abs().amax(1, keepdim=True).clamp_min(1e-12) / most
 
 
+class _Taken(threading.local):
+    """What this thread's last product took: queries, keys and values are made of one tensor."""
+
+    of: weakref.ref[Tensor] | None = None
+    scaled: tuple[Tensor, Tensor] | None = None
+
+
+_taken = _Taken()
+
+
 class _Quantised(nn.Module):
     """A linear layer of 8-bit weights."""
 
-    def __init__(self, layer: nn.Linear, most: float, dtype: torch.dtype) -> None:
+    most: float
+    """The largest number of its dtype."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         weight_OI = layer.weight.detach().float()
-        scale_O1 = _scale(weight_OI, most)
+        scale_O1 = _scale(weight_OI, self.most)
         weight_OI = weight_OI / scale_O1
         weight_OI = weight_OI if dtype.is_floating_point else weight_OI.round()
         self.weight = nn.Parameter(weight_OI.to(dtype), False)
         self.scale = nn.Parameter(scale_O1[:, 0], False)
         self.bias = layer.bias
+        self.shares = False
+        """Whether what the product before it took is taken again, if it is the same tensor."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b in the dtype of x."""
-        y_TO = self._product(x.flatten(0, -2))
+        y_TO = self._product(*self._scaled(x), x.dtype)
         if self.bias is not None:
             y_TO = y_TO + self.bias
         return y_TO.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
-    def _product(self, x_TI: Tensor) -> Tensor:
+    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the activations in 8 bits, q_TI, and what they are to be multiplied by."""
+        shares = self.shares and not torch.compiler.is_compiling()
+        if shares and _taken.scaled is not None and _taken.of is not None and _taken.of() is x:
+            return _taken.scaled
+        wide_TI = x.flatten(0, -2).float()
+        scale_T1 = _scale(wide_TI, self.most)
+        scaled = self._in_bytes(wide_TI / scale_T1), scale_T1
+        if shares:
+            _taken.of, _taken.scaled = weakref.ref(x), scaled
+        return scaled
+
+    def _in_bytes(self, q_TI: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _product(self, q_TI: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
         raise NotImplementedError
 
 
 class Int8Linear(_Quantised):
     """A linear layer of int8 weights."""
 
+    most = 127
+
     def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer, 127, torch.int8)
+        super().__init__(layer, torch.int8)
         self.blocked = self.weight.device.type == "cpu" and _exact_in_blocks()
         """The weight lies as the CPU's products want it: twice as fast as in plain rows."""
         if self.blocked:
             self.weight.data = prepacked.pack_int8(self, self.weight.detach())
 
-    def _product(self, x_TI: Tensor) -> Tensor:
-        wide_TI = x_TI.float()
-        scale_T1 = _scale(wide_TI, 127)
-        q_TI = (wide_TI / scale_T1).round_()
+    def _in_bytes(self, q_TI: Tensor) -> Tensor:
+        q_TI = q_TI.round_().to(torch.int8)
+        return prepacked.shifted(q_TI) if self.blocked else q_TI
+
+    def _product(self, q_TI: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
         if self.blocked:
-            q_TI = q_TI.add_(prepacked.MIDDLE).to(torch.uint8)
             y_TO: Tensor = torch.ops.embedlm.int8_product(q_TI, self.weight, self.scale)
             return y_TO.mul_(scale_T1)
-        return _int_mm(q_TI.to(torch.int8), self.weight).float() * scale_T1 * self.scale
+        return _int_mm(q_TI, self.weight).float() * scale_T1 * self.scale
 
 
 class Fp8Linear(_Quantised):
     """A linear layer of float8_e4m3fn weights; fast where the card has such products."""
 
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer, torch.finfo(FP8).max, FP8)
+    most = torch.finfo(FP8).max
 
-    def _product(self, x_TI: Tensor) -> Tensor:
-        wide_TI = x_TI.float()
-        scale_T1 = _scale(wide_TI, torch.finfo(FP8).max)
-        q_TI = (wide_TI / scale_T1).to(FP8)
-        out = torch.bfloat16 if x_TI.dtype == torch.bfloat16 else torch.float32
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer, FP8)
+
+    def _in_bytes(self, q_TI: Tensor) -> Tensor:
+        return q_TI.to(FP8)
+
+    def _product(self, q_TI: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
+        out = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
         scale_1O = self.scale[None]
-        if x_TI.device.type == "cuda":  # scales by row come with bfloat16 only there
+        if q_TI.device.type == "cuda":  # scales by row come with bfloat16 only there
             out = torch.bfloat16
         return torch._scaled_mm(q_TI, self.weight.mT, scale_T1, scale_1O, out_dtype=out)
 
@@ -119,7 +155,7 @@ def _exact_in_blocks() -> bool:
     holder = nn.Module()
     try:
         stand_in = prepacked.pack_int8(holder, weight_OI)
-        shifted_TI = (q_TI.int() + prepacked.MIDDLE).to(torch.uint8)
+        shifted_TI = prepacked.shifted(q_TI.clone())
         found_TO = torch.ops.embedlm.int8_product(shifted_TI, stand_in, torch.ones(64))
     except (RuntimeError, AttributeError):
         return False
@@ -132,7 +168,26 @@ def quantise(modules: Iterable[nn.Module], kind: Kind) -> int:
     for module in modules:
         for parent in list(module.modules()):
             for name, layer in list(parent.named_children()):
-                if type(layer) is nn.Linear:
+                if prepacked.is_linear(layer):
                     setattr(parent, name, KINDS[kind](layer))
                     count += 1
     return count
+
+
+def share_inputs(modules: Iterable[nn.Module], run: Callable[[], Tensor]) -> None:
+    """Have layers that follow each other on one tensor scale it once.
+
+    A network that changed the tensor in between would get other states: what a pass over some rows
+    gives is compared, and must be the same to the last bit.
+
+    Args:
+        modules: hold the layers.
+        run: gives states of the modules' network.
+    """
+    layers = [x for module in modules for x in module.modules() if isinstance(x, _Quantised)]
+    apart_TD = run()
+    for layer in layers:
+        layer.shares = True
+    if not torch.equal(run(), apart_TD):
+        for layer in layers:
+            layer.shares = False
