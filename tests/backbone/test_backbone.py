@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 import embedlm
 from embedlm.backbone import load_backbone, network
-from embedlm.backbone.quantised import Int8Linear
 from embedlm.encode.plan import DEPTH, PACK_COST, common_prefix, grouped, plan
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.schema.recipe import Backbone
@@ -286,39 +285,6 @@ def test_a_prefix_that_begins_with_another_is_run_after_it(
         assert sum(tokens) < sum(g.prefix for g in flat) + own_tokens(flat, rows)
         alone = np.stack([model.encode(text) for text in texts])
         assert relative(found, alone) < (1e-4 if dtype == "float32" else 5e-2)
-
-
-@pytest.mark.parametrize(("dtype", "least"), [("int8", 0.99), ("fp8", 0.98)])
-def test_eight_bits_stay_close_and_are_not_saved(dtype, least, model_folder, tmp_path):
-    whole = load(model_folder, "qwen3").encode(TEXTS)
-    model = load(model_folder, "qwen3", dtype=dtype)
-    found = model.encode(TEXTS)
-    cosine = (whole * found).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(found, axis=1)
-    assert cosine.min() > least
-    assert not np.array_equal(whole, found)
-    alone = np.stack([model.encode(text) for text in TEXTS])  # a token's scale is its own
-    assert relative(found, alone) < 1e-2
-    with pytest.raises(UnsupportedError, match=dtype):
-        model.save_pretrained(tmp_path / "out")
-    with pytest.raises(UnsupportedError, match="no plain linear layers"):
-        load(model_folder, "gpt2", dtype=dtype)
-
-
-@pytest.mark.parametrize("tokens", [1, 24, 700])
-def test_int8_in_blocks_equals_plain_integers(tokens, monkeypatch):
-    torch.manual_seed(tokens)
-    plain = torch.nn.Linear(96, 160)
-    with torch.no_grad():
-        plain.weight[:40] = 1.0  # the largest sums
-    x_TI = torch.randn(tokens, 96)
-    x_TI[: tokens // 2] = 1.0
-    blocked = Int8Linear(plain)
-    monkeypatch.setattr("embedlm.backbone.quantised._exact_in_blocks", lambda: False)
-    rows = Int8Linear(plain)
-    assert not rows.blocked
-    with torch.no_grad():
-        assert relative(blocked(x_TI).numpy(), rows(x_TI).numpy()) < 1e-6
-        assert relative(blocked(x_TI).numpy(), plain(x_TI).numpy()) < 2e-2
 
 
 def test_a_pack_that_does_not_fit_is_halved_and_the_size_remembered(model_folder):

@@ -83,6 +83,27 @@ def test_usual_blocks_equal_the_formula():
         assert (out_1THD - wanted_1THD).abs().max() < 0.04
 
 
+@pytest.mark.parametrize("size", [1.0, 40.0, 400.0, -400.0])
+def test_scores_of_any_size_equal_the_formula_and_move_no_other_row(size):
+    """exp(s) of the first sequence's scores overflows, or is nothing at all."""
+    torch.manual_seed(0)
+    layout = Layout((20, 20, 33), causal=False, prefix=0)
+    query, key, value = row(73, 4, 2)
+    how = How(causal=False, scale=0.3)
+    with torch.inference_mode():
+        before_1THD = attend_packed(query, key, value, layout, how)
+        query[:, :, :20], key[:, :, :20] = abs(size) ** 0.5, 1 if size > 0 else -1
+        key[:, :, :20] += 0.01 * torch.randn(20, 1)
+        query[:, :, :20] *= abs(size) ** 0.5
+        found_1THD = attend_packed(query, key, value, layout, how)
+    wanted_1THD = by_formula(query, key, value, layout, how)
+    assert found_1THD.isfinite().all()
+    assert torch.equal(found_1THD[:, 20:], before_1THD[:, 20:])
+    # Scores of bfloat16 have steps of 1/256 of their size.
+    assert (found_1THD[:, 20:] - wanted_1THD[:, 20:]).abs().max() < 0.04
+    assert found_1THD[:, :20].abs().max() <= value[:, :, :20].abs().max()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_only_bfloat16_without_gradient(dtype):
     with torch.inference_mode():

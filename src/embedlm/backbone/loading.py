@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,19 +159,28 @@ def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | 
     Attention is proven before products run in 8 bits: these turn the last bit of a number, in which
     two ways to run a row may differ, into a step of the scale.
     """
+    with _refused(backbone, "on the tokens of a text alone", "take a model that reads text"):
+        backbone = _proven(backbone, attention_asked, attn)
+    if kind is None:
+        return backbone
+    with _refused(backbone, f"in {kind}", "take another dtype"):
+        return _in_bytes(backbone, kind)
+
+
+@contextmanager
+def _refused(backbone: Backbone, how: str, instead: str) -> Iterator[None]:
+    """Run a network, and refuse it where that raises an error of its own."""
     try:
         with torch.no_grad(), quiet():
-            proven = _proven(backbone, attention_asked, attn)
-            return _in_bytes(proven, kind) if kind else proven
+            yield
     except EmbedLMError:
         raise
     except Exception as error:  # the networks' own errors have no common base
         if is_out_of_memory(error):
             raise
         raise UnsupportedError(
-            f"{type(backbone.network).__name__} cannot be run on the tokens of a text alone "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); take a model that "
-            "reads text"
+            f"{type(backbone.network).__name__} cannot be run {how} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); {instead}"
         ) from error
 
 
