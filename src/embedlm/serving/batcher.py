@@ -4,7 +4,8 @@ One thread runs the models, or several processes do (`processes.py`). While they
 gather; who is free takes as many tokens as a budget allows, from all who wait in turn (`fair.py`),
 and gives each group of like requests to one call of the library, which sorts them by length and
 packs them. At light load a request runs when it comes, and at heavy load the batches fill by
-themselves; the one timer is that of requests which are just being read (`_GATHER`).
+themselves, and each process has its next one before it has ended the last; the one timer is that of
+requests which are just being read (`_GATHER`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _WEIGHT = 0.2
 _LITTLE = 64
 """Tokens that must wait for each process before the work is divided: less is done sooner by all
 threads together."""
+_AHEAD = 384
+"""Tokens that make a batch for a process that still runs another; fewer wait for who is free."""
 _GATHER = 0.025
 """Seconds that a free process waits at most for requests that come, while another one runs."""
 _QUIET = 0.001
@@ -54,6 +57,24 @@ class Batch:
     items: int
     tokens: int
     seconds: float
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    """A batch that runs, or waits in a process for the one before it."""
+
+    runner: Process | None
+    """None: this process."""
+    pieces: list[Piece]
+    start: float = 0.0
+    """When it began, by time.perf_counter."""
+
+    def began(self, clock: Callable[[], float]) -> None:
+        """Note that it runs from now on, unless it did before; `clock` is the event loop's."""
+        if not self.start:
+            self.start = time.perf_counter()
+            for piece in self.pieces:
+                piece.job.started = piece.job.started or clock()
 
 
 class Batcher:
@@ -81,10 +102,9 @@ class Batcher:
         self._told = told
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedlm-run")
         self._processes = list(processes)
-        self._lines = ThreadPoolExecutor(max(1, len(processes)), "embedlm-line")
+        self._lines = ThreadPoolExecutor(max(1, 2 * len(processes)), "embedlm-line")
         self._changed = asyncio.Event()
-        self._running: dict[Process | None, tuple[asyncio.Task[None], list[Piece]]] = {}
-        """Who runs a batch, and which; None: this process."""
+        self._running: dict[_Run, asyncio.Task[None]] = {}
         self._ended = False
         self._coming = self._come = 0
         """Requests that are being read, and that have come so far."""
@@ -98,9 +118,9 @@ class Batcher:
         """Run what someone still waits for, and end."""
         while (self.queue or self._running) and not self._ended:
             self.queue.purge()
-            for runner, (_, pieces) in self._running.items():
-                if runner is not None and _over(pieces):
-                    runner.kill()
+            for run in self._running:
+                if run.runner is not None and self._is_over(run.runner):
+                    run.runner.kill()
             await asyncio.sleep(0.01)
         if self._task is not None:
             self._task.cancel()
@@ -183,7 +203,8 @@ class Batcher:
                 runner, budget = free
                 if not (pieces := self.queue.take(budget)):
                     break
-                self._running[runner] = asyncio.ensure_future(self._through(runner, pieces)), pieces
+                run = _Run(runner, pieces)
+                self._running[run] = asyncio.ensure_future(self._through(run))
 
     async def _gather(self) -> None:
         """Let what is being read come in time for the next batch, while another one runs.
@@ -201,38 +222,50 @@ class Batcher:
         """Return who runs what waits next, and up to how many tokens; None: nobody is free.
 
         Processes divide what waits. What cannot be divided, or hardly pays, runs here on all
-        threads, and then nothing else does.
+        threads, and then nothing else does. A process takes a batch ahead, if that is a large one:
+        it would wait for the answers of the last to be written, and for the next to be formed.
         """
-        queue, running, count = self.queue, self._running, len(self._processes)
-        if not queue or None in running:
+        queue, count = self.queue, len(self._processes)
+        runners = [run.runner for run in self._running]
+        if not queue or None in runners:
             return None
-        if not running and not (count and queue.divides(count, _LITTLE)):
+        if not runners and not (count and queue.divides(count, _LITTLE)):
             return None, self.budget
-        idle = [one for one in self._processes if one not in running]
-        if not idle:
-            return None
-        return idle[0], min(self.budget, max(_LITTLE, -(-queue.tokens // len(idle))))
+        for batches, least in ((0, _LITTLE), (1, _AHEAD)):
+            free = [one for one in self._processes if runners.count(one) == batches]
+            share = -(-queue.tokens // max(1, len(free)))
+            if free and (not batches or share >= least):
+                first = min(free, key=runners.index) if batches else free[0]
+                return first, min(self.budget, max(least, share))
+        return None
 
-    async def _through(self, runner: Process | None, pieces: list[Piece]) -> None:
+    async def _through(self, run: _Run) -> None:
         """Run a batch, and hand out what it gave."""
         loop = asyncio.get_running_loop()
-        now, start = loop.time(), time.perf_counter()
-        for piece in pieces:
-            piece.job.started = piece.job.started or now
         late = None
         try:
-            if runner is None:
-                outcomes = await loop.run_in_executor(self._thread, _run, pieces, _here)
+            if run.runner is None:
+                run.began(loop.time)
+                outcomes = await loop.run_in_executor(self._thread, _run, run.pieces, _here)
             else:
-                late = loop.call_later(self.limits.timeout + _PATIENCE, self._give_up, runner)
-                call = partial(self._by, runner, pieces)
-                outcomes = await loop.run_in_executor(self._lines, _run, pieces, call)
-            self._finish(pieces, outcomes, time.perf_counter() - start)
+                patience = (1 + self._ahead_of(run)) * (self.limits.timeout + _PATIENCE)
+                late = loop.call_later(patience, self._give_up, run.runner)
+                call = partial(self._by, run.runner, run, loop.time)
+                outcomes = await loop.run_in_executor(self._lines, _run, run.pieces, call)
+            self._finish(run.pieces, outcomes, time.perf_counter() - run.start)
         finally:
             if late is not None:
                 late.cancel()
-            del self._running[runner]
+            del self._running[run]
             self._changed.set()
+
+    def _ahead_of(self, run: _Run) -> int:
+        """Return how many batches a process runs before this one."""
+        return sum(other.runner is run.runner for other in self._running if other is not run)
+
+    def _is_over(self, process: Process) -> bool:
+        """Tell whether no one waits for anything that a process runs."""
+        return all(_over(run.pieces) for run in self._running if run.runner is process)
 
     def _give_up(self, process: Process) -> None:
         """End a process that no one has an answer of: it may be stopped, or wait for ever."""
@@ -241,7 +274,12 @@ class Batcher:
         process.kill()
 
     def _by(
-        self, process: Process, pieces: list[Piece], group: Group, items: Sequence[Any]
+        self,
+        process: Process,
+        run: _Run,
+        clock: Callable[[], float],
+        group: Group,
+        items: Sequence[Any],
     ) -> Sequence[Any]:
         """Return what a process gives for a group's items; this one does what that cannot.
 
@@ -249,7 +287,7 @@ class Batcher:
             EndedError: the process has ended, and no one waits for what it had any longer.
         """
         try:
-            return process.run(group, items)
+            return process.run(group, items, partial(run.began, clock))
         except UnknownModelError:
             pass
         except EndedError as error:
@@ -257,7 +295,7 @@ class Batcher:
                 self._processes.remove(process)
                 process.close()
                 log.warning("%s; its work is done by the server's own", error)
-            if self._ended or _over(pieces):
+            if self._ended or _over(run.pieces):
                 raise
         return self._thread.submit(_here, group, items).result()
 

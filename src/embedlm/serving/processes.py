@@ -216,7 +216,7 @@ def _signals_later() -> Iterator[None]:
 
 
 class Process:
-    """One process; it runs one batch at a time."""
+    """One process; it runs one batch at a time, in the order in which they came."""
 
     def __init__(self, served: Sequence[Served], threads: int, prefix_bytes: int) -> None:
         context = multiprocessing.get_context("fork")
@@ -227,6 +227,8 @@ class Process:
         )
         self._process.start()
         theirs.close()
+        self._sent = self._answered = 0
+        self._sending, self._turn = threading.Lock(), threading.Condition()
         self.prefixes: dict[str, Counts] = {}
         """What its caches of prefixes had done by its last answer, by model."""
 
@@ -235,8 +237,15 @@ class Process:
         """The process's number."""
         return int(self._process.pid or 0)
 
-    def run(self, group: Group, items: Sequence[Any]) -> Sequence[Any]:
-        """Return what a group gives for items.
+    def run(
+        self, group: Group, items: Sequence[Any], begins: Callable[[], object] = lambda: None
+    ) -> Sequence[Any]:
+        """Return what a group gives for items; several threads may ask at once.
+
+        Args:
+            group: of requests.
+            items: of them.
+            begins: is called when all that was asked for before has been answered.
 
         Raises:
             UnknownModelError: the process does not have the group's model.
@@ -246,14 +255,34 @@ class Process:
         number = self._numbers.get(id(getattr(group, "served", None)))
         if number is None or not isinstance(group, Encoding):
             raise UnknownModelError
+        work = (number, replace(group, served=UNSENT), *_sent(items))
+        with self._sending:
+            turn, self._sent = self._sent, self._sent + 1
+            broken = self._send(work)
+        with self._turn:
+            self._turn.wait_for(lambda: self._answered == turn)
         try:
-            self._line.send((number, replace(group, served=UNSENT), *_sent(items)))
+            begins()
+            if broken is not None:
+                raise broken
             results, raised, self.prefixes = self._line.recv()
         except (EOFError, OSError) as error:
             raise EndedError(f"process {self.pid} has ended") from error
+        finally:
+            with self._turn:
+                self._answered += 1
+                self._turn.notify_all()
         if raised is not None:
             raise raised
         return results  # type: ignore[no-any-return]
+
+    def _send(self, work: object) -> Exception | None:
+        """Send work; an error is returned, so that those who wait for their turn get theirs."""
+        try:
+            self._line.send(work)
+        except Exception as error:
+            return error
+        return None
 
     def kill(self) -> None:
         """End it now, with the work that it has, even if it answers nothing any more."""
