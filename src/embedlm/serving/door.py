@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import time
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from uuid import uuid4
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -158,7 +158,7 @@ class _Answer:
 
     def __init__(self, send: Send, service: Service) -> None:
         self._send, self._service = send, service
-        self.id = uuid4().hex
+        self.id = f"{random.getrandbits(128):032x}"  # no system call, which would give the lock up
         self.status = 0
         self.timer: asyncio.Timeout | None = None
 

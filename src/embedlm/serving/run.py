@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from embedlm.errors import InputError
 from embedlm.serving.service import Service
@@ -27,6 +27,8 @@ log = logging.getLogger("embedlm.serving")
 
 _FIRST_REQUEST = 1.0
 """Seconds in which the first request of a new connection is awaited when the server ends."""
+_HEADERS = 64 << 10
+"""Bytes of a request's headers at most, where they do not come at once."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -66,7 +68,7 @@ def server_of(app: Any, service: Service) -> Server:
         server_header=False,
         timeout_keep_alive=int(limits.keep_alive),
         timeout_graceful_shutdown=int(limits.drain_timeout),
-        h11_max_incomplete_event_size=64 << 10,
+        h11_max_incomplete_event_size=_HEADERS,
     )
     return Server(config, service)
 
@@ -159,24 +161,31 @@ def _queued(opened: socket.socket) -> Iterator[socket.socket]:
             yield line
 
 
-class _Protocol(H11Protocol):
-    """HTTP/1.1 that waits for a request's headers so long and no longer."""
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # httptools, or h11
+    """HTTP/1.1 that waits for a request's headers so long and no longer, and takes so many."""
 
     header_timeout = 10.0
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         self._slow: asyncio.TimerHandle | None = None
+        self._unfinished = 0
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         """Read on; a request that has begun must bring its headers in time."""
         super().data_received(data)
-        idle = self.cycle is None or self.cycle.response_complete
-        if not idle:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unfinished = 0
             self._stop()
-        elif self._slow is None and not self.transport.is_closing():
+            return
+        self._unfinished += len(data)
+        if self.transport.is_closing():
+            return
+        if self._unfinished > _HEADERS:
+            self.send_400_response(f"The request's headers have more than {_HEADERS} bytes.")
+        elif self._slow is None:
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -29,6 +29,9 @@ __all__ = ["Caller", "Encoded", "Service", "caller_of", "service_of"]
 
 Made = TypeVar("Made")
 
+_SHORT = 4096
+"""Characters that are tokenized at once: a thread would take longer to be told of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -119,11 +122,14 @@ class Service:
         self.batcher.check_room()
         spent = caller.spent
         begun = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        with self.batcher.expecting():
-            prepared = await loop.run_in_executor(
-                self._tokenizing, lambda: encoding.prepare(items, truncate=truncate)
-            )
+        if sum(len(text) for text, _ in items if isinstance(text, str)) <= _SHORT:
+            prepared = encoding.prepare(items, truncate=truncate)
+        else:
+            loop = asyncio.get_running_loop()
+            with self.batcher.expecting():
+                prepared = await loop.run_in_executor(
+                    self._tokenizing, lambda: encoding.prepare(items, truncate=truncate)
+                )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, encoding.served.name, prepared.tokens)
         outputs = await self.result(caller, encoding, prepared.items, prepared.tokens)
