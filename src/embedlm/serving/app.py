@@ -20,6 +20,7 @@ from embedlm.serving.door import Door
 from embedlm.serving.failures import RequestError, ServingError
 from embedlm.serving.responses import responses_of
 from embedlm.serving.routes import cohere, explore, openai, own, page, status, tei
+from embedlm.serving.routes.quick import QuickRoute
 from embedlm.serving.service import Service
 from embedlm.serving.tracing import Tracing
 
@@ -57,6 +58,7 @@ def create_app(
         redoc_url=None,
         lifespan=_lifespan,
     )
+    app.router.route_class = QuickRoute
     app.state.service = service
     app.state.mcp = None
     app.state.tracing = tracing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ class Encoding:
             self._instructions(items),
             self._demonstrations(),
             max_length=self.max_length,
-            segments=self._readout.reads_segments,
+            segments=_reads_segments(self.served, self.states, self.heads, self.role),
         )
         truncated = [index for index, one in enumerate(found) if one.truncated]
         if truncated and not truncate:
@@ -166,6 +166,12 @@ class Encoding:
 
     def _demonstrations(self) -> Any:
         return None if self.demonstrations is None else json.loads(self.demonstrations)
+
+
+@lru_cache(maxsize=128)
+def _reads_segments(served: Served, states: bool, heads: str | None, role: str | None) -> bool:
+    encoding = Encoding(served=served, states=states, heads=heads, role=role)
+    return encoding._readout.reads_segments
 
 
 def _row(values: Any, index: int) -> npt.NDArray[Any] | tuple[npt.NDArray[Any], npt.NDArray[Any]]:

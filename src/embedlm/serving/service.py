@@ -31,6 +31,8 @@ Made = TypeVar("Made")
 
 _SHORT = 4096
 """Characters that are tokenized at once: a thread would take longer to be told of them."""
+_SOON = 0.2
+"""Seconds after which a request that still waits is asked whether its client has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +226,14 @@ class Service:
     async def _waited(self, caller: Caller, job: Job) -> list[Any]:
         """Wait for a job, its time, or for the caller to leave, whichever comes first."""
         waits: set[asyncio.Future[Any]] = {job.future}
-        if caller.left is not None:
-            waits.add(asyncio.ensure_future(caller.left()))
+        first = min(_SOON, self.limits.timeout) if caller.left else self.limits.timeout
         try:
-            done, _ = await asyncio.wait(
-                waits, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(waits, timeout=first)
+            if not done and caller.left is not None:
+                waits.add(asyncio.ensure_future(caller.left()))
+                done, _ = await asyncio.wait(
+                    waits, timeout=self.limits.timeout - first, return_when=asyncio.FIRST_COMPLETED
+                )
         finally:
             for one in waits:
                 one.cancel()  # which changes nothing where it is done
