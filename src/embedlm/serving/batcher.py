@@ -36,7 +36,7 @@ _WEIGHT = 0.2
 _LITTLE = 64
 """Tokens that must wait for each process before the work is divided: less is done sooner by all
 threads together."""
-_AHEAD = 384
+_AHEAD = 768
 """Tokens that make a batch for a process that still runs another; fewer wait for who is free."""
 _GATHER = 0.025
 """Seconds that a free process waits at most for requests that come, while another one runs."""
