@@ -19,7 +19,7 @@ from embedlm.backbone.config import load_config, raw_config
 from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.direction import asks_for_bidirectional, set_direction
 from embedlm.backbone.language_head import detach_head, has_body
-from embedlm.backbone.memory import bound_kernel_caches, is_out_of_memory
+from embedlm.backbone.memory import bound_kernel_caches, is_out_of_memory, keep_freed
 from embedlm.backbone.network import Backbone
 from embedlm.backbone.positions import measured_positions
 from embedlm.backbone.probe import (
@@ -78,6 +78,7 @@ def load_backbone(
     if attn not in IMPLEMENTATIONS:
         raise ModelError(f"attn {attn!r} is not known; allowed: {', '.join(IMPLEMENTATIONS)}")
     bound_kernel_caches()
+    keep_freed()
     target = choose_device(device)
     config = _config(source, recipe)
     kind: Kind | None = dtype if dtype in KINDS else None
