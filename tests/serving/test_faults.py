@@ -1,5 +1,6 @@
 """Bad requests, slow, leaving and too many clients, and the end of a server."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -269,6 +270,22 @@ def test_slow_clients_are_let_go(model):
             assert kept.getresponse().read()
             time.sleep(0.3)
         kept.close()
+
+
+def test_headers_have_a_size(model):
+    with running({"tiny": model}) as place:
+        with socket.create_connection((place.host, place.port)) as line:
+            line.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n")
+            told = b""
+            with contextlib.suppress(ConnectionError):  # closed while more is on its way
+                for at in range(4000):
+                    line.sendall(b"x-more-%d: %s\r\n" % (at, b"a" * 90))
+            with contextlib.suppress(ConnectionError):
+                told = line.recv(100)
+        assert told == b"" or told.startswith(b"HTTP/1.1 400")
+        many = {f"x-more-{at}": "a" * 90 for at in range(20)}
+        assert place.post("/embed", {"inputs": "one"}, **many).status == 200
+        assert place.get("/health").status == 200
 
 
 def test_sigterm_under_load_loses_no_answer_and_logs_hold_no_text(tiny_llama):

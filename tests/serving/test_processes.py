@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -204,6 +205,39 @@ def test_a_process_that_never_answers_is_ended(tiny_llama, monkeypatch):
     expected = models.embedders["tiny"].model.encode(TEXTS)
     np.testing.assert_allclose([row["dense"] for row in found], expected, atol=1e-5)
     assert not alive(one.pid)
+
+
+def test_batches_that_wait_in_a_process_are_answered_in_turn_or_all_given_up(tiny_llama):
+    models = Models.of({"tiny": embedlm.load(tiny_llama, "plain-mean", device="cpu")})
+    served = models.embedders["tiny"]
+    expected = served.model.encode(TEXTS)
+    (one,) = forked(models, 1)
+    group = Encoding(served=served)
+    began = []
+
+    def run(at):
+        part = [(text, None) for text in TEXTS[at : at + 9]]
+        return [row["dense"] for row in one.run(group, part, lambda: began.append(at))]
+
+    starts = range(0, len(TEXTS), 9)
+    with ThreadPoolExecutor(4) as pool:
+        found = np.concatenate(list(pool.map(run, starts)))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert sorted(began) == list(starts)
+        # What cannot be sent is no one else's fault.
+        odd = pool.submit(one.run, group, [(lambda: 0, None)])
+        after = pool.submit(run, 0)
+        with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+            odd.result()
+        np.testing.assert_allclose(after.result(), expected[:9], atol=1e-5)
+        os.kill(one.pid, signal.SIGSTOP)
+        waiting = [pool.submit(run, at) for at in (0, 9, 18)]
+        time.sleep(0.1)
+        one.kill()
+        for each in waiting:
+            with pytest.raises(processes.EndedError):
+                each.result(10)
+    one.close()
 
 
 def test_closed_standard_streams_are_no_place_for_sockets(tiny_llama):
