@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from embedlm.backbone.memory import give_back
 from embedlm.serving.failures import OverloadedError
 from embedlm.serving.fair import FairQueue, Group, Job, Piece
-from embedlm.serving.processes import EndedError, Process, UnknownModelError
+from embedlm.serving.processes import IDLE, EndedError, Process, UnknownModelError
 from embedlm.serving.settings import Limits
 
 __all__ = ["Batch", "Batcher"]
@@ -196,6 +197,8 @@ class Batcher:
 
     async def _serve(self) -> None:
         while True:
+            if not self._running:
+                await self._rest()
             await self._changed.wait()
             self._changed.clear()
             await self._gather()
@@ -205,6 +208,14 @@ class Batcher:
                     break
                 run = _Run(runner, pieces)
                 self._running[run] = asyncio.ensure_future(self._through(run))
+
+    async def _rest(self) -> None:
+        """Wait for work; return freed memory to the system where none comes for a while."""
+        try:
+            async with asyncio.timeout(IDLE):
+                await self._changed.wait()
+        except TimeoutError:
+            await asyncio.get_running_loop().run_in_executor(self._thread, give_back)
 
     async def _gather(self) -> None:
         """Let what is being read come in time for the next batch, while another one runs.

@@ -23,6 +23,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from embedlm.backbone.memory import give_back
 from embedlm.encode.prefix_cache import Counts
 from embedlm.encode.rendered import Detached, Rendered
 from embedlm.errors import EmbedLMError, InputError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from embedlm.serving.models import Models
 
 __all__ = [
+    "IDLE",
     "EndedError",
     "Process",
     "UnknownModelError",
@@ -51,6 +53,8 @@ Made = TypeVar("Made")
 MOST = 8
 """Processes that are forked by default; each then has several threads."""
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+IDLE = 1.0
+"""Seconds without work after which freed memory is returned to the system."""
 _PATIENCE = 5.0
 """Seconds in which a process that has no more work must have ended."""
 _TO_END = 10.0
@@ -325,6 +329,8 @@ def _serve(line: Connection, served: Sequence[Served], threads: int, prefix_byte
             one.model.executor.keep_prefixes(prefix_bytes)
         with suppress(EOFError, OSError):
             while True:
+                if not line.poll(IDLE):
+                    give_back()
                 line.send(_answer(served, *line.recv()))
     os._exit(0)  # what the server opened is not ours to close
 
