@@ -8,7 +8,9 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from hashlib import sha256
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -286,6 +288,56 @@ def test_headers_have_a_size(model):
         many = {f"x-more-{at}": "a" * 90 for at in range(20)}
         assert place.post("/embed", {"inputs": "one"}, **many).status == 200
         assert place.get("/health").status == 200
+
+
+def test_bodies_that_nobody_reads_are_no_headers(model, tmp_path):
+    (file := tmp_path / "keys.txt").write_text("a-key-of-many-signs\n")
+    body = json.dumps({"inputs": "a" * 4_000_000})
+    with (
+        running({"tiny": model}, keys=Keys.read(file)) as place,
+        closing(http.client.HTTPConnection(place.host, place.port)) as line,
+    ):
+        for path, method, status in (("/embed", "POST", 401), ("/health", "GET", 200)) * 2:
+            line.request(method, path, body)
+            with line.getresponse() as answer:
+                assert answer.status == status
+                answer.read()
+            line.request("GET", "/ping")
+            assert line.getresponse().read() == b'{"status":"ok"}'
+
+
+def test_headers_behind_a_request_that_runs_have_a_size(model):
+    with (
+        running({"tiny": model}, batch_tokens=16) as place,
+        begin(place, sentences(2000, seed=4)) as line,
+    ):
+        wait_until(lambda: place.service.batcher.queue.tokens > 0)
+        with pytest.raises(ConnectionError):  # noqa: PT012
+            for _ in range(10):
+                line.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nx-more: ")
+                line.sendall(b"a" * (1 << 18))
+                time.sleep(0.02)
+        assert place.service.batcher.queue.tokens > 0
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+def test_an_upgrade_that_is_not_made_costs_no_body(model, upgrade):
+    """Java's client offers h2c with each first request."""
+    body = json.dumps({"inputs": "one"}).encode()
+    asks = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAA\r\n"
+    head = "POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    first = f"{head}{asks}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    last = f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with running({"tiny": model}) as place:
+        for cuts in ((), (30,), (len(head) + 10,), (len(first) - 5,)):
+            with socket.create_connection((place.host, place.port)) as line:
+                for start, stop in pairwise((0, *cuts, len(first))):
+                    line.sendall(first[start:stop])
+                    time.sleep(0.02)
+                line.settimeout(20)
+                assert line.recv(1 << 16).startswith(b"HTTP/1.1 200")
+                line.sendall(last)
+                assert line.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
 def test_sigterm_under_load_loses_no_answer_and_logs_hold_no_text(tiny_llama):

@@ -1,4 +1,4 @@
-"""Running the application: the socket, slow clients, signals, and the end without a lost answer."""
+"""Running the application: the socket, signals, and the end without a lost answer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from embedlm.errors import InputError
+from embedlm.serving.protocol import HEADERS, protocol_of
 from embedlm.serving.service import Service
 
 __all__ = ["Server", "listen", "log_lines", "server_of"]
@@ -28,8 +28,6 @@ log = logging.getLogger("embedlm.serving")
 
 _FIRST_REQUEST = 1.0
 """Seconds in which the first request of a new connection is awaited when the server ends."""
-_HEADERS = 64 << 10
-"""Bytes of a request's headers at most, where they do not come at once."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -61,7 +59,7 @@ def server_of(app: Any, service: Service) -> Server:
     limits = service.limits
     config = uvicorn.Config(
         app,
-        http=type("Protocol", (_Protocol,), {"header_timeout": limits.header_timeout}),
+        http=protocol_of(limits.header_timeout),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -69,7 +67,7 @@ def server_of(app: Any, service: Service) -> Server:
         server_header=False,
         timeout_keep_alive=int(limits.keep_alive),
         timeout_graceful_shutdown=int(limits.drain_timeout),
-        h11_max_incomplete_event_size=_HEADERS,
+        h11_max_incomplete_event_size=HEADERS,
     )
     return Server(config, service)
 
@@ -162,47 +160,6 @@ def _queued(opened: socket.socket) -> Iterator[socket.socket]:
             line, _ = opened.accept()
             line.setblocking(False)
             yield line
-
-
-class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # httptools, or h11
-    """HTTP/1.1 that waits for a request's headers so long and no longer, and takes so many."""
-
-    header_timeout = 10.0
-
-    def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first request."""
-        self._slow: asyncio.TimerHandle | None = None
-        self._unfinished = 0
-        super().connection_made(transport)
-        self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        """Read on; a request that has begun must bring its headers in time."""
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._unfinished = 0
-            self._stop()
-            return
-        self._unfinished += len(data)
-        if self.transport.is_closing():
-            return
-        if self._unfinished > _HEADERS:
-            self.send_400_response(f"The request's headers have more than {_HEADERS} bytes.")
-        elif self._slow is None:
-            self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._stop()
-        super().connection_lost(exc)
-
-    def _wait(self) -> None:
-        self._slow = self.loop.call_later(self.header_timeout, self.transport.close)
-
-    def _stop(self) -> None:
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
 
 
 class _Lines(logging.Formatter):
