@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -205,6 +207,70 @@ def test_a_process_that_never_answers_is_ended(tiny_llama, monkeypatch):
     expected = models.embedders["tiny"].model.encode(TEXTS)
     np.testing.assert_allclose([row["dense"] for row in found], expected, atol=1e-5)
     assert not alive(one.pid)
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Work of no model that processes have."""
+
+    seconds: float = 0.02
+
+    def run(self, items):
+        time.sleep(self.seconds)
+        return items
+
+
+def test_work_of_a_model_that_processes_lack_has_its_own_times(tiny_llama):
+    models = Models.of({"tiny": embedlm.load(tiny_llama, "plain-mean", device="cpu")})
+    processes = forked(models, 1)
+    told = []
+
+    async def run():
+        served = batcher.Batcher(Limits(), 1000, told.append, processes)
+        served.start()
+        jobs = [served.submit("a", Slow(), [0] * 50, [20] * 50) for _ in range(3)]
+        await asyncio.gather(*(job.future for job in jobs))
+        await served.stop()
+        return jobs, served.rate
+
+    start = time.perf_counter()
+    jobs, rate = asyncio.run(run())
+    seconds = time.perf_counter() - start
+    assert all(0.02 <= batch.seconds < seconds for batch in told), told
+    assert all(0.02 <= job.run_seconds < seconds for job in jobs)
+    assert all(0 <= job.started - job.arrived < seconds for job in jobs)
+    assert rate > 2000
+
+
+def test_a_batch_ahead_does_not_double_the_rate(monkeypatch):
+    monkeypatch.setattr(batcher, "_WEIGHT", 1.0)
+    rates = []
+
+    class Process:
+        pid = 0
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def run(self, group, items, begins):
+            with self.lock:
+                begins()
+                return group.run(items)
+
+        def close(self):
+            pass
+
+    async def run():
+        served = batcher.Batcher(Limits(), 1000, processes=[Process()])
+        served._told = lambda batch: rates.append(served.rate * batch.seconds / batch.tokens)
+        served.start()
+        jobs = [served.submit("a", Slow(0.05), [0] * 50, [20] * 50) for _ in range(4)]
+        await asyncio.gather(*(job.future for job in jobs))
+        await served.stop()
+
+    asyncio.run(run())
+    assert len(rates) > 3
+    np.testing.assert_allclose(rates, 1, rtol=1e-6)
 
 
 def test_batches_that_wait_in_a_process_are_answered_in_turn_or_all_given_up(tiny_llama):

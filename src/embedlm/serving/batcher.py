@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -207,7 +207,8 @@ class Batcher:
                 if not (pieces := self.queue.take(budget)):
                     break
                 run = _Run(runner, pieces)
-                self._running[run] = asyncio.ensure_future(self._through(run))
+                ahead = sum(other.runner is runner for other in self._running)
+                self._running[run] = asyncio.ensure_future(self._through(run, ahead))
 
     async def _rest(self) -> None:
         """Wait for work; return freed memory to the system where none comes for a while."""
@@ -250,8 +251,8 @@ class Batcher:
                 return first, min(self.budget, max(least, share))
         return None
 
-    async def _through(self, run: _Run) -> None:
-        """Run a batch, and hand out what it gave."""
+    async def _through(self, run: _Run, ahead: int) -> None:
+        """Run a batch, for whose runner so many are ahead of it, and hand out what it gave."""
         loop = asyncio.get_running_loop()
         late = None
         try:
@@ -259,7 +260,7 @@ class Batcher:
                 run.began(loop.time)
                 outcomes = await loop.run_in_executor(self._thread, _run, run.pieces, _here)
             else:
-                patience = (1 + self._ahead_of(run)) * (self.limits.timeout + _PATIENCE)
+                patience = (1 + ahead) * (self.limits.timeout + _PATIENCE)
                 late = loop.call_later(patience, self._give_up, run.runner)
                 call = partial(self._by, run.runner, run, loop.time)
                 outcomes = await loop.run_in_executor(self._lines, _run, run.pieces, call)
@@ -269,10 +270,6 @@ class Batcher:
                 late.cancel()
             del self._running[run]
             self._changed.set()
-
-    def _ahead_of(self, run: _Run) -> int:
-        """Return how many batches a process runs before this one."""
-        return sum(other.runner is run.runner for other in self._running if other is not run)
 
     def _is_over(self, process: Process) -> bool:
         """Tell whether no one waits for anything that a process runs."""
@@ -297,24 +294,29 @@ class Batcher:
         Raises:
             EndedError: the process has ended, and no one waits for what it had any longer.
         """
+        began = partial(run.began, clock)
         try:
-            return process.run(group, items, partial(run.began, clock))
+            return process.run(group, items, began)
         except UnknownModelError:
             pass
         except EndedError as error:
-            if process in self._processes:
-                self._processes.remove(process)
-                process.close()
-                log.warning("%s; its work is done by the server's own", error)
+            self._without(process, error)
             if self._ended or _over(run.pieces):
                 raise
-        return self._thread.submit(_here, group, items).result()
+        return self._thread.submit(_here, group, items, began).result()
+
+    def _without(self, process: Process, error: EndedError) -> None:
+        """Go on without a process that has ended; each of its batches finds that."""
+        with suppress(ValueError):
+            self._processes.remove(process)
+            log.warning("%s; its work is done by the server's own", error)
+        process.close()
 
     def _finish(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
         tokens = sum(piece.tokens for piece in pieces)
         items = sum(piece.stop - piece.start for piece in pieces)
         if seconds > 0:
-            rate = len(self._running) * tokens / seconds
+            rate = len({run.runner for run in self._running}) * tokens / seconds
             self.rate += _WEIGHT * (rate - self.rate)
         self._told(Batch(items, tokens, seconds))
         for job in {id(piece.job): piece.job for piece in pieces}.values():
@@ -341,7 +343,10 @@ def _deliver(piece: Piece, outcome: Sequence[Any] | BaseException) -> None:
         job.future.set_result(job.results)
 
 
-def _here(group: Group, items: Sequence[Any]) -> Sequence[Any]:
+def _here(
+    group: Group, items: Sequence[Any], begins: Callable[[], object] = lambda: None
+) -> Sequence[Any]:
+    begins()
     return group.run(items)
 
 

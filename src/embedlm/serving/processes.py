@@ -294,7 +294,11 @@ class Process:
 
     def close(self) -> None:
         """End it, and wait until it has ended."""
-        self._line.close()
+        # A thread that still sent or waited there would meet who is given the number next.
+        with self._sending:
+            with self._turn:
+                self._turn.wait_for(lambda: self._answered == self._sent, _PATIENCE)
+            self._line.close()
         end = time.monotonic() + _PATIENCE
         # `join` would wait for ever: it trusts a pipe that the process has closed.
         while self._process.exitcode is None:
