@@ -1,7 +1,10 @@
 """Every interface gives the library's own answers, over real sockets and by official clients."""
 
 import base64
+import gc
 import re
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import embedlm
 from embedlm.cli._options import Loading
 from embedlm.cli.serve import load
 from embedlm.search import Index, build_index
+from embedlm.serving.encoding import Encoding, Served
 from tests.backbone.test_adapters import make_adapter
 from tests.serving.conftest import RECORDS, process, running
 
@@ -295,6 +299,29 @@ def test_a_text_is_tokenised_once(place, model, monkeypatch):
     )
     assert place.post("/embed", {"inputs": ["A dog runs.", "It barks."]}).status == 200
     assert seen == [2]
+
+
+def test_only_little_is_tokenised_while_others_wait(place, model, monkeypatch):
+    rows, threads = model.renderer._rows, []
+    whole = rows.tokenize
+    name = lambda: threads.append(threading.current_thread().name.partition("_")[0])  # noqa: E731
+    monkeypatch.setattr(rows, "tokenize", lambda *a, **k: name() or whole(*a, **k))
+    for inputs in ("A dog runs.", ["a"] * 2000, ["a" * 60] * 200):
+        assert place.post("/embed", {"inputs": inputs}).status in (200, 413)
+    assert threads[1:] == ["embedlm-tokenize"] * 2
+    assert threads[0] != "embedlm-tokenize"
+    long = Encoding(served=Served("tiny", model), demonstrations="[" * 1000)
+    assert long.length([("a", None)] * 9) > 9000
+    assert long.length([("a", "b" * 1000)]) > 2000
+
+
+def test_a_model_that_is_let_go_is_gone(model):
+    served = Served("other", model)
+    Encoding(served=served).prepare([("a", None)], truncate=False)
+    left = weakref.ref(served)
+    del served
+    gc.collect()
+    assert left() is None
 
 
 def test_without_a_model_the_indexs_own_is_served(index, model, tiny_llama):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -22,6 +22,9 @@ from embedlm.rerank import Reranker
 from embedlm.serving.failures import TooLongError
 
 __all__ = ["Encoding", "Item", "Output", "Prepared", "Ranking", "Served", "Text"]
+
+_EACH = 16
+"""Characters that take as long as what is done for each text, however short."""
 
 Text = str | Rendered | tuple[int, ...]
 """A text, one that is rendered, or a row of token ids of the model's own."""
@@ -55,6 +58,17 @@ class Served:
         """The same network, read token by token."""
         whole = {"multi_vector": {"over": "all", "normalize": False, "projection": "none"}}
         return self.model.with_recipe(self.model.recipe.override({"heads": [whole]}))  # type: ignore[no-any-return]
+
+    @cached_property
+    def reads_segments(self) -> Callable[[bool, str | None, str | None], bool]:
+        """Tells whether states, heads and a role ask which segment a token belongs to."""
+
+        @lru_cache(maxsize=64)
+        def reads(states: bool, heads: str | None, role: str | None) -> bool:
+            asked = Encoding(served=self, states=states, heads=heads, role=role)
+            return asked._readout.reads_segments
+
+        return reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +115,19 @@ class Encoding:
             self._instructions(items),
             self._demonstrations(),
             max_length=self.max_length,
-            segments=_reads_segments(self.served, self.states, self.heads, self.role),
+            segments=self.served.reads_segments(self.states, self.heads, self.role),
         )
         truncated = [index for index, one in enumerate(found) if one.truncated]
         if truncated and not truncate:
             raise TooLongError(self._too_long(truncated, found))
         ready = [(one, instruction) for one, (_, instruction) in zip(found, items, strict=True)]
         return Prepared(ready, [one.tokens for one in found], truncated)
+
+    def length(self, items: Sequence[Item]) -> int:
+        """Return about how many characters `prepare` reads, an item being some at least."""
+        asked = len(items) * (_EACH + len(self.demonstrations or ""))
+        texts = sum(len(text) for text, _ in items if isinstance(text, str))
+        return asked + texts + sum(len(text) for _, text in items if text)
 
     def shown(self, items: Sequence[Item]) -> list[list[dict[str, Any]]]:
         """Return for each text its prompts, as `embedlm render` shows them.
@@ -166,12 +186,6 @@ class Encoding:
 
     def _demonstrations(self) -> Any:
         return None if self.demonstrations is None else json.loads(self.demonstrations)
-
-
-@lru_cache(maxsize=128)
-def _reads_segments(served: Served, states: bool, heads: str | None, role: str | None) -> bool:
-    encoding = Encoding(served=served, states=states, heads=heads, role=role)
-    return encoding._readout.reads_segments
 
 
 def _row(values: Any, index: int) -> npt.NDArray[Any] | tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -124,7 +124,7 @@ class Service:
         self.batcher.check_room()
         spent = caller.spent
         begun = time.perf_counter()
-        if sum(len(text) for text, _ in items if isinstance(text, str)) <= _SHORT:
+        if encoding.length(items) <= _SHORT:
             prepared = encoding.prepare(items, truncate=truncate)
         else:
             loop = asyncio.get_running_loop()
