@@ -22,6 +22,16 @@ from tests.command import sentences
 from tests.serving.conftest import process, running
 
 DEEP = b'{"input": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+HALVES = [
+    ("/embed", {"inputs": "a\ud800"}),
+    ("/tokenize", {"inputs": ["a", "a\ud800"]}),
+    ("/rerank", {"query": "a\ud800", "texts": ["a"]}),
+    ("/rerank", {"query": "a", "texts": ["a", "a\ud800"]}),
+    ("/v1/rerank", {"query": "a", "documents": ["a\ud800"]}),
+    ("/v2/rerank", {"model": "cross", "query": "a\ud800", "documents": ["a"]}),
+    ("/v1/render", {"texts": ["a\ud800"]}),
+    ("/v1/search", {"query": "a\ud800"}),
+]
 BAD = [
     ("/v1/embeddings", b"", 400, "required"),
     ("/v1/embeddings", b"{not json", 400, "JSON"),
@@ -67,6 +77,7 @@ BAD = [
         "at the right",
     ),
     ("/rerank", {"query": "a", "texts": []}, 400, "no text"),
+    *[(path, body, 400, "lone surrogate") for path, body in HALVES],
     ("/v2/embed", {"model": "tiny", "input_type": "search_query"}, 400, "texts or inputs"),
     ("/v2/embed", {"input_type": "image", "images": ["data:image/png;base64,!"]}, 400, "images"),
     ("/v2/rerank", {"model": "tiny", "query": "a", "documents": ["b"]}, 404, "embeds"),
@@ -288,6 +299,15 @@ def test_headers_have_a_size(model):
         many = {f"x-more-{at}": "a" * 90 for at in range(20)}
         assert place.post("/embed", {"inputs": "one"}, **many).status == 200
         assert place.get("/health").status == 200
+
+
+def test_a_fault_of_the_server_is_told_with_an_id(model, monkeypatch):
+    with running({"tiny": model}) as place:
+        monkeypatch.setattr(place.service, "check_count", lambda _: 1 / 0)
+        answer = place.post("/embed", {"inputs": "a"})
+        assert answer.status == 500
+        assert "a fault in the server" in answer.json()["error"]
+        assert answer.headers["x-request-id"]
 
 
 def test_bodies_that_nobody_reads_are_no_headers(model, tmp_path):

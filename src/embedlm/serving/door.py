@@ -86,6 +86,8 @@ class Door:
         except TimeoutError as error:
             # What it waited for was cancelled, and leaves the queue.
             raise LateError.after(seconds) from error
+        finally:
+            answer.timer = None
 
     async def _whole(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         """Return the body, read to its end within the limits of size and time.
@@ -166,7 +168,7 @@ class _Answer:
         """Send a part of it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.timer is not None and not self.timer.expired():
+            if self.timer is not None:
                 self.timer.reschedule(None)  # an answer that has begun is sent to its end
             message["headers"].append((b"x-request-id", self.id.encode()))
             if self._service.draining or self.status in (408, 413):

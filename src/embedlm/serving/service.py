@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from embedlm.encode.inputs import check_texts
 from embedlm.encode.prefix_cache import summed
 from embedlm.serving.batcher import Batcher
 from embedlm.serving.encoding import Encoding, Item, Output, Ranking
@@ -160,6 +161,8 @@ class Service:
     ) -> tuple[list[float], list[int]]:
         """Return the score of each document for a query, and which were shortened; see `encode`."""
         self.check_count(len(documents))
+        for texts in (query, documents):
+            check_texts(texts)
         self.batcher.check_room()
         spent = caller.spent
         begun = time.perf_counter()

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import embedlm
+from embedlm.encode.inputs import check_texts
 from embedlm.serving.answers import as_json, as_list, shown_terms
 from embedlm.serving.bodies import Body, Count, TokenIds, items_of
 from embedlm.serving.encoding import Encoding, Ranking, Served
@@ -146,6 +147,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> Response:
     model = _first(request).model
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     service_of(request).check_count(len(texts))
+    check_texts(texts)
     if body.prompt_name is not None:
         found = model.render(texts, body.prompt_name)
         batches = found if isinstance(found, list) else [found]
