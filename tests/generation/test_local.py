@@ -159,6 +159,14 @@ def test_tokens_are_drawn_by_their_probability(top_p):
     assert (found[wanted.numpy() == 0] == 0).all()
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-40, 5e-324])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_the_coldest_draw_is_the_likeliest(temperature, top_p):
+    logits = 5 * torch.randn(6, 700, generator=torch.Generator().manual_seed(0))
+    streams = [torch.Generator().manual_seed(seed) for seed in range(6)]
+    assert draw(logits, Sampling(temperature, top_p), streams) == logits.argmax(-1).tolist()
+
+
 def test_a_chat_template_is_used(writer):
     plain = writer.prompt(ONE)
     assert plain == "User: Input: light\nAssistant:"

@@ -26,8 +26,9 @@ KERNELS = 64
 kept, each of some 100 kB, and a job's memory grows until they are there. Making one is cheap."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT, _LARGEST = 256 << 20, 64 << 20
-"""Bytes that the allocator keeps though they are free, and the largest block among them."""
+_KEPT, _LARGEST = 256 << 20, (64 << 20, 32 << 20)
+"""Bytes that the allocator keeps though they are free, and the largest block among them: the first
+that it takes."""
 _ALLOCATOR = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "LD_PRELOAD")
 """Variables by which users choose or set the allocator."""
 
@@ -60,8 +61,8 @@ def keep_freed() -> None:
     """
     set_by_user = any(name in os.environ for name in _ALLOCATOR)
     mallopt = None if set_by_user else _of_glibc("mallopt")
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+    # An older glibc refuses such a block; alone, the other setting would fix it at 128 kB.
+    if mallopt is not None and any(mallopt(_M_MMAP_THRESHOLD, size) for size in _LARGEST):
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 

@@ -26,6 +26,8 @@ _LEAST_SHARED = 16
 """Tokens that rows must share before these are read apart: a pass of its own costs a little."""
 _STEP = 8
 """What a step costs besides its rows, in rows: the weights are read from memory once."""
+_COLDEST = 1e-30
+"""Lower temperatures draw the same, and are 0 among the numbers that they divide."""
 _LIKELY = 512
 """Tokens that are sorted in search of a nucleus, before all are."""
 
@@ -243,7 +245,8 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
     if sampling.temperature == 0:
         return [int(token) for token in logits_BV.argmax(-1)]
     logits_BV = logits_BV.cpu() if logits_BV.device.type == "mps" else logits_BV  # no float64 there
-    p_BV = torch.softmax(logits_BV.float() / sampling.temperature, dim=-1)
+    below_BV = logits_BV.float() - logits_BV.amax(-1, keepdim=True).float()  # divided: no overflow
+    p_BV = torch.softmax(below_BV / max(sampling.temperature, _COLDEST), dim=-1)
     ids_BV: Tensor | None = None
     if sampling.top_p < 1:
         p_BV, ids_BV = _nucleus(p_BV, sampling.top_p)
