@@ -1,5 +1,8 @@
 """Attention by matrix products equals attention by its formula."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,6 +136,24 @@ def test_packed_weights_give_the_same_and_come_back(bias, dtype, monkeypatch):
         for name, value in body.state_dict().items():
             assert torch.equal(value, before[name])
         assert torch.equal(body(x_BD), wanted_BD)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda body: pickle.loads(pickle.dumps(body))])
+def test_copies_and_state_of_packed_layers_have_their_weights(way, monkeypatch):
+    monkeypatch.setattr(prepacked, "_gains", lambda dtype: True)
+    body = nn.Sequential(nn.Linear(48, 80), nn.Linear(80, 48)).requires_grad_(False)
+    body.append(nn.Linear(48, 80))[2].weight = body[0].weight  # tied
+    before = {name: value.clone() for name, value in body.state_dict().items()}
+    x_BD = torch.randn(7, 48)
+    with torch.inference_mode():
+        prepacked.pack([body])
+        packed_BD = body(x_BD)
+        other = way(body)
+        for state in (body.state_dict(), other.state_dict()):
+            assert state.keys() == before.keys()
+            assert all(torch.equal(value, before[name]) for name, value in state.items())
+        del body
+        torch.testing.assert_close(other(x_BD), packed_BD, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_trained_is_not_packed_and_what_is_gone_is_released():

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embedlm.backbone import attention, prepacked
+from embedlm.backbone import attention
 from embedlm.backbone.adapters import Adapters, base_weights, check_adapter
 from embedlm.backbone.company import Company, Rows, group_keys, run_in_groups
 from embedlm.backbone.direction import set_direction
@@ -387,7 +387,7 @@ class Backbone:
                 f"{self.name!r} runs in {self.quantised}; load it in another dtype to save"
             )
         network: Any = self._assembled()
-        state = {name: prepacked.plain(weight) for name, weight in network.state_dict().items()}
+        state = network.state_dict()
         with quiet():
             if self.adapters is None:
                 network.save_pretrained(folder, state_dict=state)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import lru_cache
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 from weakref import finalize
 
 import torch
@@ -51,7 +51,10 @@ _packed: dict[int, Tensor] = {}
 
 
 class _Prepacked(nn.Linear):
-    """A linear layer whose weight may be packed, and unpacked again, while threads run it."""
+    """A linear layer whose weight may be packed, and unpacked again, while threads run it.
+
+    Its state and its copies have the plain weight.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b."""
@@ -59,6 +62,19 @@ class _Prepacked(nn.Linear):
             out: Tensor = torch.ops.embedlm.prepacked_linear(input, self.weight, self.bias)
             return out
         return _product(input, self.weight, self.bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: the plain weight."""
+        state = dict(self.__dict__)
+        if self.weight.data_ptr() in _packed:
+            weight = nn.Parameter(plain(self.weight), requires_grad=False)
+            state["_parameters"] = {**self._parameters, "weight": weight}
+        return state
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight.data_ptr() in _packed:
+            destination[f"{prefix}weight"] = plain(self.weight)
 
 
 @torch.library.custom_op("embedlm::prepacked_linear", mutates_args=())
