@@ -1,5 +1,7 @@
 """Layers in 8 bits: close to the whole numbers, packed where those are, the same in any company."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,30 @@ class Changing(nn.Module):
         if self.changes:
             x.mul_(-1)
         return y + self.second(x)
+
+
+class Keeping(Changing):
+    """Writes what it is given to a tensor that it keeps."""
+
+    def __init__(self):
+        super().__init__(False)
+        self.kept_TI = torch.zeros(5, 8)
+
+    def forward(self, x):
+        return super().forward(self.kept_TI.copy_(x))
+
+
+def test_an_input_that_a_network_keeps_is_scaled_anew():
+    torch.manual_seed(0)
+    network = Keeping()
+    quantise([network], "int8")
+    rows = torch.randn(2, 5, 8)
+    with torch.inference_mode():
+        wanted = [network(x_TI) for x_TI in rows]
+        share_inputs([network], *[partial(network, x_TI) for x_TI in rows])
+        assert not network.first.shares
+        for x_TI, wanted_TO in zip(rows, wanted, strict=True):
+            assert torch.equal(network(x_TI), wanted_TO)
 
 
 @pytest.mark.parametrize("changes", [False, True])

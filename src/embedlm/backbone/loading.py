@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -274,7 +275,7 @@ def _in_bytes(backbone: Backbone, kind: Kind) -> Backbone:
         raise UnsupportedError(
             f"{backbone.name!r} has no plain linear layers to run in {kind}; take another dtype"
         )
-    rows = probe_rows(backbone, (12,))
-    share_inputs(backbone.layers, lambda: backbone.run(rows))
+    runs = [partial(backbone.run, [row]) for row in probe_rows(backbone, (12, 12))]
+    share_inputs(backbone.layers, *runs)
     apart: Company = "equal lengths" if backbone.company == "any" else backbone.company
     return backbone.rebuilt(quantised=kind, company=apart)

@@ -174,20 +174,20 @@ def quantise(modules: Iterable[nn.Module], kind: Kind) -> int:
     return count
 
 
-def share_inputs(modules: Iterable[nn.Module], run: Callable[[], Tensor]) -> None:
+def share_inputs(modules: Iterable[nn.Module], *runs: Callable[[], Tensor]) -> None:
     """Have layers that follow each other on one tensor scale it once.
 
-    A network that changed the tensor in between would get other states: what a pass over some rows
-    gives is compared, and must be the same to the last bit.
+    A network that changed the tensor in between, or from pass to pass, would get other states: what
+    passes over some rows give is compared, and must be the same to the last bit.
 
     Args:
         modules: hold the layers.
-        run: gives states of the modules' network.
+        runs: give states of the modules' network, each those of other rows of one length.
     """
     layers = [x for module in modules for x in module.modules() if isinstance(x, _Quantised)]
-    apart_TD = run()
+    apart = [run() for run in runs]
     for layer in layers:
         layer.shares = True
-    if not torch.equal(run(), apart_TD):
+    if not all(torch.equal(run(), apart_TD) for run, apart_TD in zip(runs, apart, strict=True)):
         for layer in layers:
             layer.shares = False
