@@ -30,6 +30,8 @@ from embedlm.serving.tracing import Tracing
 
 __all__ = ["TIMEOUT", "Door"]
 
+_ids = random.Random()
+"""Of requests; no system call, which would give the lock up, and no seed that others set."""
 TIMEOUT = "x-embedlm-timeout"
 """The header by which a request asks for fewer seconds than the server allows."""
 
@@ -160,7 +162,7 @@ class _Answer:
 
     def __init__(self, send: Send, service: Service) -> None:
         self._send, self._service = send, service
-        self.id = f"{random.getrandbits(128):032x}"  # no system call, which would give the lock up
+        self.id = f"{_ids.getrandbits(128):032x}"
         self.status = 0
         self.timer: asyncio.Timeout | None = None
 
