@@ -89,3 +89,13 @@ def test_what_cannot_write_is_told(model, model_folder):
         embedlm.Writer(model, template="hello")
     with pytest.raises(InputError, match="give a text"):
         embedlm.Writer(model).write("")
+    for name, value in (
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("max_new_tokens", 0),
+    ):
+        with pytest.raises(InputError, match=name):
+            embedlm.Writer(model).write("why?", **{name: value})
+    assert embedlm.Writer(model).write("why?", temperature=0.5, top_p=1, max_new_tokens=2)

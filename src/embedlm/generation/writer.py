@@ -27,6 +27,7 @@ from embedlm.generation.decoding import stored_keys
 from embedlm.generation.generator import Sampling
 from embedlm.generation.local import LocalGenerator
 from embedlm.prompt.render import RenderedBatch, Request
+from embedlm.schema.arguments import check_arguments
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -129,7 +130,13 @@ class Writer:
             max_new_tokens: at most; an answer ends with the model's end token.
             temperature: 0 takes the likeliest token each time.
             top_p: the share of the probability that tokens are drawn from.
+
+        Raises:
+            InputError: no prompt, or a number that nothing can be drawn by.
         """
+        check_arguments(
+            "write", max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p
+        )
         if not isinstance(prompt, str) or not prompt.strip():
             raise InputError(f"the prompt is {prompt!r}; give a text")
         sampling = Sampling(temperature, top_p, max_new_tokens)

@@ -198,6 +198,11 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "adapters": _each(PATH, "a list of folders or hub ids") | NONE,
     },
     "search": {"query": TEXT, "top_k": COUNT, "instruction": TEXT | NONE},
+    "write": {
+        "max_new_tokens": COUNT,
+        "temperature": Kind("a finite number from 0", lambda x: _is_number(x) and x >= 0),
+        "top_p": Kind("a number above 0, up to 1", lambda x: _is_number(x) and 0 < x <= 1),
+    },
 }
 """The kind of each argument, by call."""
 
