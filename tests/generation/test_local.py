@@ -339,3 +339,12 @@ def test_a_loaded_model_s_logits_are_those_of_transformers(writer, writer_folder
         wanted = reference(ids).logits[:, -3:]
         found = writer.network.last_logits(ids, torch.ones_like(ids), 3)
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_logits_that_are_no_numbers_are_an_error(temperature):
+    logits = torch.zeros(2, 9)
+    logits[1, 3] = torch.nan
+    streams = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    with pytest.raises(GenerationError, match="not numbers"):
+        draw(logits, Sampling(temperature), streams)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from embedlm.errors import GenerationError
 from embedlm.generation.generator import Answer, Sampling, ended, spoken
 
 __all__ = ["Network", "RunningText", "continue_rows", "draw", "in_batches", "stored_keys"]
@@ -241,7 +242,15 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
     """Draw a token for each row by temperature and nucleus (top-p) sampling.
 
     One number is taken from each row's stream and looked up in the row's cumulative distribution.
+
+    Raises:
+        GenerationError: some logits are not numbers.
     """
+    if logits_BV.isnan().any():
+        raise GenerationError(
+            "the model's logits are not numbers (NaN): its weights are damaged, or its numbers "
+            "overflow; try dtype float32, or another model"
+        )
     if sampling.temperature == 0:
         return [int(token) for token in logits_BV.argmax(-1)]
     logits_BV = logits_BV.cpu() if logits_BV.device.type == "mps" else logits_BV  # no float64 there
