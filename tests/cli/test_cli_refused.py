@@ -218,6 +218,8 @@ def test_an_interrupt_says_what_is_kept():
         (False, ["encode"], "nothing was finished; to try again, give the same command again"),
         (True, ["encode"], KEPT),
         (True, ["train", "--restart"], f"{KEPT} without --restart"),
+        (False, ["serve"], "the server was not ready yet"),
+        (False, ["mcp"], "the server was not ready yet"),
     ],
 )
 def test_a_stopped_command_says_how_it_goes_on(monkeypatch, capsys, kept, words, told):

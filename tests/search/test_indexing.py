@@ -495,6 +495,7 @@ def test_the_commands(corpus, tmp_path, run, with_model):
         (("search", index, "x", "--mode", "sparse"), "allowed: dense, bm25, hybrid"),
         (("search", index, "x", "--where", "year"), "cannot be read"),
         (("search", index, "x", "--split", "line"), "is an index"),
+        (("search", index, "x", "--max-length", "8"), "leave --max-length out"),
         (("search", index, "x", "--mode", "bm25", "--fusion", "rrf"), "of a hybrid search"),
         (("search", corpus, "x", "--where", "a=1"), "is no index"),
         (("search", corpus, "x", "--mode", "bm25"), "needs an index"),
@@ -505,3 +506,22 @@ def test_the_commands(corpus, tmp_path, run, with_model):
         (("index", "push", index, "--to", "http://127.0.0.1:9"), "check the URL"),
     ]:
         assert told in run(*arguments).one_line()
+
+
+def test_a_length_is_kept_with_the_index_for_queries_too(corpus, tiny_llama, tmp_path, run):
+    index, text = tmp_path / "index", RECORDS[1]["text"]
+    for recipe in (("-r", "plain-mean"), ()):
+        options = ("-m", tiny_llama, *recipe, "--device", "cpu", "--max-length", "4")
+        if not recipe:
+            embedlm.load(tiny_llama, "plain-mean").save_pretrained(tmp_path / "own")
+            options = ("-m", tmp_path / "own", *options[2:])
+        made = run("index", corpus, "-o", index, *options, "--store", "exact")
+        assert made.code == 0, made
+        with Index.open(index) as opened:
+            assert opened.model.renderer.max_length("query") == 4
+            assert opened.model.renderer.max_length("document") == 4
+        asked = json.loads(run("search", index, text, "--mode", "dense", "--json").out)
+        assert asked["hits"][0]["score"] == pytest.approx(1)
+        files = run("search", corpus, text, *options, "--json")
+        assert json.loads(files.out)[0]["score"] == pytest.approx(1), files
+        index = tmp_path / "second"

@@ -350,6 +350,8 @@ def test_prefixes_are_kept_and_counted_in_all_processes(tiny_llama):
 
 
 def test_what_cannot_be_forked_is_refused(reranker):
+    ended = real("serve", reranker.name, "--workers", "100000", "--port", "0")
+    assert "--workers is 100000, and" in ended.err
     ended = real("serve", reranker.name, "--workers", "2", "--port", "0")
     assert ended.code == 2
     assert "--workers is 2, but no embedder is served; leave it out, or give 0" in ended.err

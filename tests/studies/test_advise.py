@@ -194,3 +194,9 @@ def test_what_cannot_be_advised_is_refused(run, tiny_llama, tmp_path):
     for kept in (tmp_path / "work").glob("*.npz"):
         kept.write_bytes(b"damaged")
     assert run("advise", folder, "-m", model, *work).code == 0
+
+
+def test_a_missing_model_is_refused_before_anything_is_computed(beir, run, tiny_llama, tmp_path):
+    for name in (tmp_path / "missing", f"{tiny_llama}@missing"):
+        done = run("advise", beir, "-m", tiny_llama, "-m", name, "--work", tmp_path / "work")
+        assert (done.code, done.out) == (2, ""), done

@@ -1,6 +1,7 @@
 """Studies: designs, variants as their parts would be by hand, power laws, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from embedlm.evaluation.suite import parsed_tasks
 from embedlm.studies.design import Study, studies, variants
 from embedlm.studies.fits import fit_power_law, power_law
 from embedlm.studies.reduction import reduced
-from embedlm.studies.study import run_study
+from embedlm.studies.study import _verdict, run_study
 from tests.evaluation.known import Known, vector, write
 
 TASKS = {
@@ -309,3 +310,16 @@ def test_the_command_s_dry_run_and_refusals(run, tmp_path):
     assert "'poolin' is no study" in run("study", "poolin").one_line()
     assert "no study was given" in run("study").one_line()
     assert "is not there" in run("study", "pooling", "--data", tmp_path / "none").one_line()
+
+
+def test_nats_and_other_scores_have_no_mean(tiny_llama, folder):
+    report = run_study(design(factors={"pooling": POOLING}), str(tiny_llama), data=folder)
+    metric = "contrastive_log_likelihood"
+    mixed = [
+        replace(o, results=[o.results[0], replace(o.results[1], metric=metric)])
+        for o in report.outcomes
+    ]
+    assert _verdict(report.outcomes, report.versus)[0].startswith("Best: ")
+    lines = _verdict(mixed, report.versus)
+    assert "no common scale (contrastive_log_likelihood, " in lines[0]
+    assert "[" not in " ".join(lines[1:-1])

@@ -206,6 +206,8 @@ def _kept(interrupt: KeyboardInterrupt, words: list[str]) -> str:
     """Say what a stopped command has kept, and how it goes on."""
     from embedlm.jobs.interrupts import KEPT, kept
 
+    if words and words[0] in ("serve", "mcp"):
+        return "the server was not ready yet"
     if not kept(interrupt):
         return "nothing was finished; to try again, give the same command again"
     return f"{KEPT} without --restart" if "--restart" in words else KEPT

@@ -160,6 +160,7 @@ class Loading:
         recipe: str | None = None,
         heads: Any = None,
         merge: bool | None = None,
+        max_length: int | None = None,
     ) -> Embedder:
         """Load a model.
 
@@ -168,6 +169,7 @@ class Loading:
             recipe: the recipe to take where no --recipe was given.
             heads: the heads that the command will ask for; None: the recipe's.
             merge: see `embedlm.load`.
+            max_length: see there.
 
         Raises:
             InputError: --generator, and the recipe rewrites no texts.
@@ -186,6 +188,7 @@ class Loading:
             dtype=self.dtype,
             adapters=self.adapter,
             merge=merge,
+            max_length=max_length,
             generator=self.generator,
             lm_head=heads is not None and _reads_lm_head(heads, _known_recipe(model, chosen)),
         )

@@ -114,9 +114,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Try models on your corpus, and say which to take within a budget."""
-    from embedlm.studies.advise import Budget, advise
+    from embedlm.studies.advise import Budget, advise, check_models
 
     reporting.check(corpus, asking.queries)
+    check_models(models)
     found = asking.read(corpus)
     where = sys.stderr if json else sys.stdout
     print(

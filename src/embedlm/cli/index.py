@@ -13,6 +13,7 @@ from embedlm.cli._options import (
     AS_TABLES,
     Json,
     Loading,
+    MaxLength,
     Model,
     Tables,
     TextPath,
@@ -120,6 +121,7 @@ def make(
     output: Annotated[str, path("Folder of the index.", ["--output", "-o"], "INDEX")],
     model: Model = None,
     loading: Loading = AS_LOADED,
+    max_length: MaxLength = None,
     cutting: Cutting = UNCUT,
     keeping: Keeping = PLAIN,
     id_field: Annotated[
@@ -137,11 +139,11 @@ def make(
     """
     from embedlm.search import build_index, is_index
 
-    own = is_index(output) and model is None and loading == AS_LOADED
+    own = is_index(output) and model is max_length is None and loading == AS_LOADED
     report = build_index(
         source,
         output,
-        None if own else loading.load(model),
+        None if own else loading.load(model, max_length=max_length),
         chunking=cutting.chunking(),
         **keeping.options(),
         sync=sync,
@@ -150,6 +152,7 @@ def make(
             "dtype": None if loading.dtype == "auto" else loading.dtype,
             "adapters": list(loading.adapter),
             "generator": loading.generator,
+            "max_length": max_length,
         },
         show_progress="lines",
         text_field=tables.text_field,

@@ -14,6 +14,7 @@ from embedlm.cli._options import (
     AS_WRITTEN,
     Json,
     Loading,
+    MaxLength,
     Model,
     PassageOptions,
     TopK,
@@ -27,7 +28,8 @@ from embedlm.cli._values import emit, parse_changes, show_hits
 from embedlm.errors import InputError, closest
 
 if TYPE_CHECKING:
-    from embedlm.search import Found, Index
+    from embedlm.embedder import Embedder
+    from embedlm.search import Found, Index, Passage
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -112,6 +114,7 @@ def command(
     *,
     model: Model = None,
     loading: Loading = AS_LOADED,
+    max_length: MaxLength = None,
     mode: Annotated[
         str | None,
         Parameter(
@@ -131,12 +134,12 @@ def command(
     json: Json = False,
 ) -> None:
     """Print the documents of an index, or the passages of files, that answer a query best."""
-    from embedlm.search import is_index
+    from embedlm.search import MODES, is_index
 
     if query is not None and not query.strip():
         raise InputError("the query is empty; say what to look for")
     if source != "-" and is_index(source):
-        _refuse_reading(source, reading)
+        _refuse_reading(source, reading, max_length)
         options = {"top_k": top_k, "instruction": instruction, **_options(asking, mode or "hybrid")}
         with _opened(source, model, loading, server) as index:
             _ask(index, query, options, json=json)
@@ -148,10 +151,17 @@ def command(
         )
     if query is None:
         raise InputError("QUERY requires an argument; only an index is asked line by line")
-    _search_files(source, query, mode or "dense", model, loading, reading, top_k, instruction, json)
+    passages = _passages(source, mode or "dense", reading)
+    loaded = loading.load(model, heads=MODES[mode or "dense"], max_length=max_length)
+    _search_passages(loaded, passages, query, mode or "dense", top_k, instruction, json=json)
 
 
-def _refuse_reading(source: str, reading: PassageOptions) -> None:
+def _refuse_reading(source: str, reading: PassageOptions, max_length: int | None) -> None:
+    if max_length is not None:
+        raise InputError(
+            f"{source!r} is an index, which shortens queries as it did its documents; leave "
+            "--max-length out, or make a new index with it"
+        )
     if reading != AS_WRITTEN:
         raise InputError(
             f"{source!r} is an index, which was cut when it was made; leave --split, --text-field "
@@ -159,18 +169,8 @@ def _refuse_reading(source: str, reading: PassageOptions) -> None:
         )
 
 
-def _search_files(
-    source: str,
-    query: str,
-    mode: str,
-    model: str | None,
-    loading: Loading,
-    reading: PassageOptions,
-    top_k: int,
-    instruction: str | None,
-    json: bool,
-) -> None:
-    from embedlm.search import MODES, SearchIndex
+def _passages(source: str, mode: str, reading: PassageOptions) -> list[Passage]:
+    from embedlm.search import MODES
 
     if mode not in MODES:
         made = f" (bm25 needs an index: embedlm index {source} -o INDEX)" if mode == "bm25" else ""
@@ -178,8 +178,21 @@ def _search_files(
             f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}{made}."
             + closest(mode, list(MODES))
         )
-    passages = reading.read(source)
-    loaded = loading.load(model, heads=MODES[mode])
+    return reading.read(source)
+
+
+def _search_passages(
+    loaded: Embedder,
+    passages: list[Passage],
+    query: str,
+    mode: str,
+    top_k: int,
+    instruction: str | None,
+    *,
+    json: bool,
+) -> None:
+    from embedlm.search import SearchIndex
+
     loaded.render([query], role="query", instruction=instruction)  # refuses what it cannot use
     if loaded.recipe.pooling.weights != "none":
         loaded.fit([passage.text for passage in passages])

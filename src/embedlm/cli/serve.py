@@ -128,6 +128,7 @@ def command(
 
     if not 0 <= port < 1 << 16:
         raise InputError(f"--port is {port}; give 0 to 65535")
+    processes.check_count(bounds.workers)
     limits = bounds.limits()
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
     tracing = Tracing.to_collector() if traces else None

@@ -82,7 +82,7 @@ class Executor:
             log.warning(
                 "a text is longer than the %d tokens that the model reads, prompt and all, and is "
                 "shortened; this is said once, for all such texts. Cut texts into passages, or set "
-                "max_length if this is meant",
+                "max_length (--max-length) if this is meant",
                 tokens,
             )
 

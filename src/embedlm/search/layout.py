@@ -92,7 +92,7 @@ def model_facts(model: Embedder, options: Mapping[str, Any] | None = None) -> di
 
     Args:
         model: of the index.
-        options: with which `embedlm.load` gave it: dtype, adapters, generator.
+        options: with which `embedlm.load` gave it: dtype, adapters, generator, max_length.
     """
     with_head = any(head.reads_lm_head for head in model.readout.heads)
     found = identity(model, with_head=with_head)

@@ -116,6 +116,20 @@ def default_count(models: Models) -> int:
     return min(threads, MOST) if useful and threads > 1 and not _hindrance(models) else 0
 
 
+def check_count(count: int | None) -> None:
+    """Refuse more processes than any machine has use for.
+
+    Raises:
+        InputError: so it is; with the largest number allowed.
+    """
+    most = max(64, os.cpu_count() or 1)
+    if count is not None and count > most:
+        raise InputError(
+            f"--workers is {count}, and a process more than this machine has cores gains nothing; "
+            f"give 0 to {most}, or leave it out for one a thread, at most {MOST}"
+        )
+
+
 def chosen(models: Models, count: int | None, prefix_bytes: int = 0) -> list[Process]:
     """Return so many processes; None: as many as serve best and can be started here.
 
@@ -127,6 +141,7 @@ def chosen(models: Models, count: int | None, prefix_bytes: int = 0) -> list[Pro
     Raises:
         InputError: so many were asked for, and cannot be started.
     """
+    check_count(count)
     wanted = default_count(models) if count is None else count
     try:
         return forked(models, wanted, prefix_bytes // (1 + wanted))

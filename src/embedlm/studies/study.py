@@ -301,12 +301,17 @@ def _verdict(outcomes: Sequence[Outcome], versus: Sequence[Versus]) -> list[str]
     best = max(outcomes, key=lambda outcome: outcome.mean)
     count = len(best.results)
     over = "" if count == 1 else f", the mean of {count} tasks"
+    metrics = sorted({result.metric for result in best.results})
+    mixed = len(metrics) > 1 and any(name.endswith("likelihood") for name in metrics)  # nats
     lines = [f"Best: {best.variant.label} ({best.mean:.4f}{over})."]
+    if mixed:
+        lines = [f"The tasks have no common scale ({', '.join(metrics)}), so no mean is taken."]
     for row in versus:
         better, worse = row.counts()
         low, high = row.mean_interval
-        told = f"{row.mean:+.4f} [{low:+.4f}, {high:+.4f}]"
         p = min(one.p_holm for one in row.tasks)
+        told = f"{row.mean:+.4f} [{low:+.4f}, {high:+.4f}], p {p:.4f}"
+        told = f"least p {p:.4f}" if mixed else told
         if better and not worse:
             said = f"better than {row.against}"
         elif worse and not better:
@@ -316,10 +321,10 @@ def _verdict(outcomes: Sequence[Outcome], versus: Sequence[Versus]) -> list[str]
         else:
             missed = max(one.detectable for one in row.tasks)
             said = f"not decided against {row.against} (a difference of {missed:.3f} would be found"
-            lines.append(f"{row.label} is {said} in 4 of 5 cases): {told}, p {p:.4f}.")
+            lines.append(f"{row.label} is {said} in 4 of 5 cases): {told}.")
             continue
         on = "" if count == 1 else f" on {better or worse} of {count} tasks"
-        lines.append(f"{row.label} is {said}{on}: {told}, p {p:.4f}.")
+        lines.append(f"{row.label} is {said}{on}: {told}.")
     lines.append(
         f"Differences are paired, with {LEVEL:.0%} intervals; p is Holm's for all "
         f"{sum(len(row.tasks) for row in versus)} tests, and at most {ALPHA:.2f} where one is sure."

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from embedlm.backbone import gguf_folder
 from embedlm.data import existing
 from embedlm.errors import InputError
 from embedlm.evaluation.results import machine
@@ -30,6 +31,8 @@ from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.names import make_folder
 from embedlm.jobs.user_cache import user_cache
 from embedlm.loader import load
+from embedlm.persistence import derive_recipe
+from embedlm.schema.recipe import Recipe
 from embedlm.search.passages import files_of
 from embedlm.studies.advise.candidates import METRIC, Candidate, candidates, lexical, vectors_of
 from embedlm.studies.advise.corpus import Corpus
@@ -115,10 +118,7 @@ def advise(
     budget = budget or Budget()
     folder = Path(work) if work is not None else user_cache() / "advise"
     make_folder(folder, "work folder")
-    named = [split_model(name) for name in models]
-    twice = next((name for name in models if list(models).count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"the model {twice!r} is given twice; give each once")
+    named = check_models(models)
     words, runs = lexical(corpus)
     found = [words]
     on_candidate(words)
@@ -132,6 +132,26 @@ def advise(
                 on_candidate(candidate)
     told = partial(commands, path=path, text_field=text_field, dtype=dtype)
     return _advice(found, corpus, budget, told)
+
+
+def check_models(models: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return each model with its recipe, before anything is computed for one of them.
+
+    Raises:
+        InputError: one is given twice, or its name is not MODEL@RECIPE.
+        ModelError: one is not there.
+        RecipeError: a recipe is not there.
+    """
+    twice = next((name for name in models if list(models).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"the model {twice!r} is given twice; give each once")
+    named = [split_model(name) for name in models]
+    for model, recipe in named:
+        if recipe is not None:
+            Recipe.load(recipe)
+        elif model not in ("builtin", "builtin-base"):
+            derive_recipe(gguf_folder(model))
+    return named
 
 
 def split_model(name: str) -> tuple[str, str | None]:
