@@ -139,7 +139,8 @@ def make(
     """
     from embedlm.search import build_index, is_index
 
-    own = is_index(output) and model is max_length is None and loading == AS_LOADED
+    kept = model is None and max_length is None and loading == AS_LOADED
+    own = kept and is_index(output)
     report = build_index(
         source,
         output,
