@@ -120,11 +120,8 @@ def command(
     check_models(models)
     found = asking.read(corpus)
     where = sys.stderr if json else sys.stdout
-    print(
-        f"{found.name}: {len(found.ids):,} documents, {len(found.queries):,} queries from "
-        f"{found.source}",
-        file=where,
-    )
+    asked = f"{len(found.queries):,} queries from {found.source}"
+    print(f"{found.name}: {len(found.ids):,} documents, {asked}", file=where)
     advice = advise(
         found,
         models or ("builtin",),

@@ -145,15 +145,19 @@ def command(
             _ask(index, query, options, json=json)
         return
     if asking != ASKED_PLAINLY or server != HERE:
-        raise InputError(
-            f"{source!r} is no index, and --where, --fusion, --weight, --rerank, --exact and --at "
-            f"are for one; make it: embedlm index {source} -o INDEX"
-        )
+        raise _no_index(source)
     if query is None:
         raise InputError("QUERY requires an argument; only an index is asked line by line")
     passages = _passages(source, mode or "dense", reading)
     loaded = loading.load(model, heads=MODES[mode or "dense"], max_length=max_length)
     _search_passages(loaded, passages, query, mode or "dense", top_k, instruction, json=json)
+
+
+def _no_index(source: str) -> InputError:
+    return InputError(
+        f"{source!r} is no index, and --where, --fusion, --weight, --rerank, --exact and --at are "
+        f"for one; make it: embedlm index {source} -o INDEX"
+    )
 
 
 def _refuse_reading(source: str, reading: PassageOptions, max_length: int | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from embedlm.backbone import gguf_folder
+from embedlm.backbone.config import load_config
 from embedlm.data import existing
 from embedlm.errors import InputError
 from embedlm.evaluation.results import machine
@@ -149,8 +150,10 @@ def check_models(models: Sequence[str]) -> list[tuple[str, str | None]]:
     for model, recipe in named:
         if recipe is not None:
             Recipe.load(recipe)
-        elif model not in ("builtin", "builtin-base"):
-            derive_recipe(gguf_folder(model))
+        if model not in ("builtin", "builtin-base"):
+            folder = gguf_folder(model)
+            load_config(folder)
+            derive_recipe(folder)
     return named
 
 
