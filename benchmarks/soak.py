@@ -132,9 +132,10 @@ class Soak:
         """Send the headers a byte at a time; the connection is closed."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         begun = time.monotonic()
+        writer.write(b"GET /health HTTP/1.1\r\nx-slow: ")
         try:
             while not reader.at_eof() and time.monotonic() - begun < 60:
-                writer.write(b"G")
+                writer.write(b"a")
                 await writer.drain()
                 await asyncio.sleep(1)
         except ConnectionError:
