@@ -37,8 +37,8 @@ def _scale(x_NI: Tensor, most: float) -> Tensor:
 class _Taken(threading.local):
     """What this thread's last product took: queries, keys and values are made of one tensor."""
 
-    of: weakref.ref[Tensor] | None = None
-    scaled: tuple[Tensor, Tensor] | None = None
+    last: tuple[weakref.ref[Tensor], tuple[Tensor, Tensor]] | None = None
+    """The tensor, and what was made of it."""
 
 
 _taken = _Taken()
@@ -73,13 +73,14 @@ class _Quantised(nn.Module):
     def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the activations in 8 bits, q_TI, and what they are to be multiplied by."""
         shares = self.shares and not torch.compiler.is_compiling()
-        if shares and _taken.scaled is not None and _taken.of is not None and _taken.of() is x:
-            return _taken.scaled
+        last = _taken.last if shares else None
+        if last is not None and last[0]() is x:
+            return last[1]
         wide_TI = x.flatten(0, -2).float()
         scale_T1 = _scale(wide_TI, self.most)
         scaled = self._in_bytes(wide_TI / scale_T1), scale_T1
         if shares:
-            _taken.of, _taken.scaled = weakref.ref(x), scaled
+            _taken.last = weakref.ref(x), scaled
         return scaled
 
     def _in_bytes(self, q_TI: Tensor) -> Tensor:

@@ -148,9 +148,10 @@ def command(
         raise _no_index(source)
     if query is None:
         raise InputError("QUERY requires an argument; only an index is asked line by line")
-    passages = _passages(source, mode or "dense", reading)
-    loaded = loading.load(model, heads=MODES[mode or "dense"], max_length=max_length)
-    _search_passages(loaded, passages, query, mode or "dense", top_k, instruction, json=json)
+    mode = mode or "dense"
+    passages = _passages(source, mode, reading)
+    loaded = loading.load(model, heads=MODES[mode], max_length=max_length)
+    _search_passages(loaded, passages, query, mode, top_k, instruction, json=json)
 
 
 def _no_index(source: str) -> InputError:

@@ -246,15 +246,17 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
     Raises:
         GenerationError: some logits are not numbers.
     """
-    if logits_BV.isnan().any():
+    on_mps = logits_BV.device.type == "mps"  # where there is no float64
+    logits_BV = logits_BV.cpu().float() if on_mps else logits_BV.float()
+    most_B1 = logits_BV.amax(-1, keepdim=True)
+    if most_B1.isnan().any():  # one that is not a number is the largest
         raise GenerationError(
             "the model's logits are not numbers (NaN): its weights are damaged, or its numbers "
             "overflow; try dtype float32, or another model"
         )
     if sampling.temperature == 0:
         return [int(token) for token in logits_BV.argmax(-1)]
-    logits_BV = logits_BV.cpu() if logits_BV.device.type == "mps" else logits_BV  # no float64 there
-    below_BV = logits_BV.float() - logits_BV.amax(-1, keepdim=True).float()  # divided: no overflow
+    below_BV = logits_BV - most_B1  # divided: no overflow
     p_BV = torch.softmax(below_BV / max(sampling.temperature, _COLDEST), dim=-1)
     ids_BV: Tensor | None = None
     if sampling.top_p < 1:

@@ -261,7 +261,7 @@ class Batcher:
                 outcomes = await loop.run_in_executor(self._thread, _run, run.pieces, _here)
             else:
                 patience = (1 + ahead) * (self.limits.timeout + _PATIENCE)
-                late = loop.call_later(patience, self._give_up, run.runner)
+                late = loop.call_later(patience, _give_up, run.runner, patience)
                 call = partial(self._by, run.runner, run, loop.time)
                 outcomes = await loop.run_in_executor(self._lines, _run, run.pieces, call)
             self._finish(run.pieces, outcomes, time.perf_counter() - run.start)
@@ -274,12 +274,6 @@ class Batcher:
     def _is_over(self, process: Process) -> bool:
         """Tell whether no one waits for anything that a process runs."""
         return all(_over(run.pieces) for run in self._running if run.runner is process)
-
-    def _give_up(self, process: Process) -> None:
-        """End a process that no one has an answer of: it may be stopped, or wait for ever."""
-        seconds = self.limits.timeout + _PATIENCE
-        log.warning("process %d has not answered in %g seconds; it is ended", process.pid, seconds)
-        process.kill()
 
     def _by(
         self,
@@ -323,6 +317,12 @@ class Batcher:
             job.run_seconds += seconds
         for piece, outcome in outcomes:
             _deliver(piece, outcome)
+
+
+def _give_up(process: Process, seconds: float) -> None:
+    """End a process that has not answered in so long: it may be stopped, or wait for ever."""
+    log.warning("process %d has not answered in %g seconds; it is ended", process.pid, seconds)
+    process.kill()
 
 
 def _over(pieces: Sequence[Piece]) -> bool:

@@ -41,6 +41,7 @@ __all__ = [
     "Process",
     "UnknownModelError",
     "apart",
+    "check_count",
     "chosen",
     "default_count",
     "forked",

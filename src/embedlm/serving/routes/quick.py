@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from inspect import signature
 from typing import Any, get_type_hints
 
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
 __all__ = ["QuickRoute"]
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class QuickRoute(APIRoute):
@@ -29,16 +26,15 @@ class QuickRoute(APIRoute):
         if set(signature(self.endpoint).parameters) != {"body", "request"}:
             return usual
         kind: TypeAdapter[Any] = TypeAdapter(get_type_hints(self.endpoint)["body"])
-        answer = self.endpoint
 
         async def handler(request: Request) -> Response:
             if request.headers.get("content-type") != "application/json":
                 return await usual(request)
             try:
                 body = kind.validate_python(json.loads(await request.body()))
-            except (ValueError, RecursionError, ValidationError):
+            except (ValueError, RecursionError):  # pydantic's error is a ValueError
                 return await usual(request)
-            response: Response = await answer(body=body, request=request)
+            response: Response = await self.endpoint(body=body, request=request)
             return response
 
         return handler
