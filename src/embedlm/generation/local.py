@@ -234,7 +234,7 @@ class _Most:
         config = model.config.get_text_config()
         one = 2 * config.num_hidden_layers * config.hidden_size * weight.dtype.itemsize
         fits = int(_SHARE * (free_memory(weight.device) or 0) / one)
-        return cls(1024, max(on_cpu.tokens, min(fits, 1 << 18)), 256)
+        return cls(1024, max(on_cpu.tokens, min(fits, 1 << 18)), 1024)
 
 
 @dataclass(frozen=True, slots=True)
