@@ -52,7 +52,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 def run(method: str, task: str, file: Path, args: argparse.Namespace) -> None:
     """Score a method on a task and write the results."""
     recipe = embedlm.Recipe.load(method).override(dict(METHODS.get(method, {})))
-    model = embedlm.load(args.model, recipe=recipe, dtype=args.dtype)
+    model = embedlm.load(args.model, recipe=recipe, dtype=args.dtype, device=args.device)
     tasks = {task: select([task])[task].model_copy(update=cut(task, args))}
     paths, _ = found_tasks(tasks, args.data)
     words = args.words if tasks[task].kind == "retrieval" else None
@@ -75,6 +75,7 @@ def files(args: argparse.Namespace) -> Iterator[tuple[str, str, Path]]:
         settings: dict[str, Any] = {**cut(task, args), "max-length": args.max_length}
         settings["words"] = args.words if select([task])[task].kind == "retrieval" else None
         settings["dtype"] = None if args.dtype == "auto" else args.dtype
+        settings["device"] = args.device
         parts = [f"{name}-{value}" for name, value in settings.items() if value is not None]
         for method in args.methods:
             yield task, method, args.work / "-".join([task, *parts]) / f"{method}.json"
@@ -117,6 +118,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--words", type=int, help="words read of a document; without it all")
     parser.add_argument("--max-length", type=int, help="tokens of a prompt; without it all")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", help="cpu, cuda or mps; without it the fastest one here")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
     args.methods, args.tasks = args.methods.split(","), args.tasks.split(",")

@@ -69,6 +69,18 @@ def test_what_lies_ahead_decides(model_folder, monkeypatch):
     assert not kernels.worth(10**12)
 
 
+def test_a_card_s_first_tokens_say_nothing_of_those_ahead(model_folder):
+    kernels = model(model_folder, "llama").executor.compiling
+    kernels._known = compiling.Costs(10.0, 0.5)
+    kernels._plain = compiling.Pace(1.0, 500)  # most of it loads kernels
+    assert kernels._due(ahead=100_000)
+    kernels.on_card = True
+    assert not kernels._due(ahead=100_000)
+    kernels._plain = compiling.Pace(1.5, compiling.TRIAL_ON_CARD)
+    assert kernels._due(ahead=200_000)
+    assert not kernels._due(ahead=50_000)
+
+
 def test_what_is_kept_may_be_broken(tmp_path, monkeypatch):
     monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
     for text in ("", "[]", '{"a": {"seconds": "x"}}', '{"a": 3}'):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import embedlm
 from embedlm.errors import GenerationError
-from embedlm.generation import Cache, LocalGenerator, Question, Sampling, resolve_generator
+from embedlm.generation import Cache, LocalGenerator, Question, Sampling, local, resolve_generator
 from embedlm.generation.decoding import (
     Network,
     RunningText,
@@ -83,6 +84,27 @@ def test_batches_keep_to_a_budget_of_tokens(writer):
 )
 def test_rows_of_like_length_are_continued_together(sizes, batches):
     assert in_batches(sizes, new=4, most_tokens=700) == batches
+
+
+def test_a_dear_step_allows_more_padding():
+    sizes = [200, 10, 190, 12]
+    assert in_batches(sizes, new=4, most_tokens=900, step=100) == [[0, 2, 3, 1]]
+
+
+def test_a_card_continues_more_at_once(monkeypatch):
+    config = SimpleNamespace(num_hidden_layers=30, hidden_size=576)
+    weight = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16)
+    model = SimpleNamespace(
+        parameters=lambda: iter([weight]), config=SimpleNamespace(get_text_config=lambda: config)
+    )
+    monkeypatch.setattr(local, "free_memory", lambda device: 40 << 30)
+    on_cpu = local._Most()
+    small = local._Most.of(model)
+    assert small.chats > on_cpu.chats
+    assert small.step > on_cpu.step
+    assert on_cpu.tokens < small.tokens < 1 << 18
+    monkeypatch.setattr(local, "free_memory", lambda device: 1 << 30)
+    assert local._Most.of(model).tokens == on_cpu.tokens
 
 
 def test_answers_come_as_their_batch_is_written_and_in_order_where_asked(writer):

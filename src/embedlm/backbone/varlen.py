@@ -8,7 +8,9 @@ Shapes: H heads, K key-value heads, T tokens of the row, D width.
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -89,6 +91,9 @@ def _kernel(
     window = -1 if how.window is None else how.window
     # Counted inclusively in both directions, and with the token itself under a causal mask.
     sides = (window - 1 if window > 0 else -1, 0) if causal else (window, window)
+    takes = _parameters(varlen_attn)
+    # That of torch 2.11 takes heads that share keys without being told.
+    grouped = {"enable_gqa": q_THD.shape[1] != k_TKD.shape[1]} if "enable_gqa" in takes else {}
     outputs: Any = varlen_attn(
         q_THD.contiguous(),
         k_TKD.contiguous(),
@@ -100,12 +105,19 @@ def _kernel(
         return_aux=AuxRequest(lse=True),
         scale=how.scale,
         window_size=sides,
-        enable_gqa=q_THD.shape[1] != k_TKD.shape[1],
+        **grouped,
     )
     return outputs[0], outputs[1].mT
 
 
+@lru_cache(maxsize=2)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a function's parameters."""
+    return frozenset(inspect.signature(function).parameters)
+
+
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is made for vectors must serve a pass with gradients, too
 def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """Return where each sequence begins, and the end of the last; the same for all layers."""
     return put(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)

@@ -45,6 +45,9 @@ LEAST = 512
 accelerator launching a kernel costs as much for a single query: all packs run compiled."""
 TRIAL = 1024
 """Tokens of a trial: smaller ones gain less than the packs of a job do."""
+TRIAL_ON_CARD = 8192
+"""The same on an accelerator, where launching kernels is most of what smaller ones take. A pace
+measured on fewer, the first of which load the kernels, says nothing of the packs ahead."""
 PAIRS = 2
 """Trials with and without, in turn, of which the better ones count: there is other work."""
 RETRY = 24 * 3600.0
@@ -128,7 +131,8 @@ class Compiling:
         self.layers = self.compiled.layers
         self.mode: Mode = "auto"
         self.active = self.packed = False
-        self.alike = backbone.device.type == "cuda" or (
+        self.on_card = backbone.device.type == "cuda"
+        self.alike = self.on_card or (
             backbone.dtype == torch.float32 and backbone.quantised is None
         )
         """Whether vectors stay what they are, to float tolerance, when layers are compiled. (On an
@@ -144,7 +148,7 @@ class Compiling:
         """Tell whether a pack of this size may run compiled."""
         if not self.alike and self.mode == "on":
             return True  # or a text's vector would depend on its company
-        return tokens >= LEAST or self.backbone.device.type == "cuda"
+        return tokens >= LEAST or self.on_card
 
     def settle(self, mode: Mode) -> None:
         """Fix the kernels now: what follows gives the same bits whatever was run before."""
@@ -168,7 +172,8 @@ class Compiling:
                 return False
             if not self._plain.tokens:
                 self._prepare(0)
-                self._plain = Pace(min(_timed(self.backbone) for _ in range(PAIRS)), TRIAL)
+                trials = [_timed(self.backbone, self._trial) for _ in range(PAIRS)]
+                self._plain = Pace(min(trials), self._trial)
             return self._costs().repaid_by(tokens * self._plain.of_one)
 
     def chosen(self, ahead: int) -> Backbone:
@@ -186,7 +191,7 @@ class Compiling:
 
     def took(self, tokens: int, start: float) -> None:
         """Note how long a pack took without compiled layers, since `start` (of perf_counter)."""
-        if self.backbone.device.type == "cuda" and self.mode == "auto":
+        if self.on_card and self.mode == "auto":
             torch.cuda.synchronize(self.backbone.device)  # else launching alone would be timed
         with self._lock:
             self._plain.seconds += time.perf_counter() - start
@@ -203,10 +208,16 @@ class Compiling:
         if not self.active and not self._failed and self._due(ahead):
             self._start()
 
+    @property
+    def _trial(self) -> int:
+        """Tokens of a trial on this device."""
+        return TRIAL_ON_CARD if self.on_card else TRIAL
+
     def _due(self, ahead: int) -> bool:
         if self.mode != "auto" or not self._plain.tokens:
             return self.mode == "on"
-        seconds = self._plain.seconds + ahead * self._plain.of_one
+        known = not self.on_card or self._plain.tokens >= self._trial
+        seconds = self._plain.seconds + (ahead * self._plain.of_one if known else 0.0)
         return self.alike and self._costs().repaid_by(seconds)
 
     def _costs(self) -> Costs:
@@ -219,7 +230,7 @@ class Compiling:
         try:
             for layer in self.layers:
                 layer.compile(dynamic=True)
-            _timed(self.compiled)
+            _timed(self.compiled, self._trial)
         except Exception as error:  # of the compiler, or of a tool that it calls
             self.give_up(error)
             return
@@ -237,7 +248,8 @@ class Compiling:
 
     def _compare(self) -> tuple[float, float]:
         """Return the seconds of a trial without and with compiled layers."""
-        pairs = [(_timed(self.backbone), _timed(self.compiled)) for _ in range(PAIRS)]
+        pair, size = (self.backbone, self.compiled), self._trial
+        pairs = [[_timed(backbone, size) for backbone in pair] for _ in range(PAIRS)]
         before, after = map(min, zip(*pairs, strict=True))
         return before, after
 
@@ -272,8 +284,8 @@ def _key(backbone: Backbone) -> str:
 
 
 @torch.inference_mode()
-def _timed(backbone: Backbone) -> float:
+def _timed(backbone: Backbone, tokens: int) -> float:
     """Return the seconds of a trial: a pack of made-up rows."""
     start = time.perf_counter()
-    backbone.run([[0] * TRIAL_ROW] * (TRIAL // TRIAL_ROW)).sum().item()
+    backbone.run([[0] * TRIAL_ROW] * (tokens // TRIAL_ROW)).sum().item()
     return time.perf_counter() - start

@@ -11,7 +11,7 @@ from embedlm.generation.generator import Chat, Generator, Sampling, batches
 __all__ = ["SeededChat", "ask"]
 
 SeededChat = tuple[Chat, int]
-_AT_ONCE = 64
+_AT_ONCE = 1024
 """Chats given to a generator in one call."""
 _SAVED_AFTER = 0.5
 """Seconds of generation that a kill may cost."""

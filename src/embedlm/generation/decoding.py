@@ -20,13 +20,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from embedlm.errors import GenerationError
 from embedlm.generation.generator import Answer, Sampling, ended, spoken
 
-__all__ = ["Network", "RunningText", "continue_rows", "draw", "in_batches", "stored_keys"]
+__all__ = ["STEP", "Network", "RunningText", "continue_rows", "draw", "in_batches", "stored_keys"]
 
 TokenRows = Sequence[list[int]]
 _LEAST_SHARED = 16
 """Tokens that rows must share before these are read apart: a pass of its own costs a little."""
-_STEP = 8
-"""What a step costs besides its rows, in rows: the weights are read from memory once."""
+STEP = 8
+"""What a step costs besides its rows, in rows, on a CPU: the weights are read from memory once."""
 _COLDEST = 1e-30
 """Lower temperatures draw the same, and are 0 among the numbers that they divide."""
 _LIKELY = 512
@@ -206,20 +206,23 @@ def _is_attention(cache: Any) -> bool:
     return all(type(layer) in kinds for layer in getattr(cache, "layers", [None]))
 
 
-def in_batches(sizes: Sequence[int], new: int, most_tokens: int) -> list[list[int]]:
+def in_batches(
+    sizes: Sequence[int], new: int, most_tokens: int, step: int = STEP
+) -> list[list[int]]:
     """Return the places of rows in batches, longest first, that waste little on padding.
 
     Args:
         sizes: tokens of each row.
         new: tokens that each is continued by at most.
         most_tokens: of a batch, new ones and padding included.
+        step: what a step costs besides its rows, in rows.
     """
     batches: list[list[int]] = []
     longest = padding = 0
     for at in sorted(range(len(sizes)), key=lambda at: -sizes[at]):
         padding += longest - sizes[at]
         full = not batches or (len(batches[-1]) + 1) * (longest + new) > most_tokens
-        if full or padding > _STEP * new:
+        if full or padding > step * new:
             batches.append([])
             longest, padding = sizes[at], 0
         batches[-1].append(at)
@@ -255,7 +258,7 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
             "overflow; try dtype float32, or another model"
         )
     if sampling.temperature == 0:
-        return [int(token) for token in logits_BV.argmax(-1)]
+        return list(logits_BV.argmax(-1).tolist())
     below_BV = logits_BV - most_B1  # divided: no overflow
     p_BV = torch.softmax(below_BV / max(sampling.temperature, _COLDEST), dim=-1)
     ids_BV: Tensor | None = None
@@ -267,7 +270,7 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
     at_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     at_B1 = at_B1.clamp_max(p_BV.shape[-1] - 1)
     chosen_B1 = at_B1 if ids_BV is None else ids_BV.gather(1, at_B1)
-    return [int(token) for token in chosen_B1[:, 0]]
+    return list(chosen_B1[:, 0].tolist())
 
 
 def _nucleus(p_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

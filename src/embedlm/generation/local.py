@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from embedlm.backbone import Backbone, gguf_folder, load_backbone, prepacked
+from embedlm.backbone.memory import free_memory
 from embedlm.errors import GenerationError, UnsupportedError
-from embedlm.generation.decoding import Network, RunningText, continue_rows, in_batches
+from embedlm.generation.decoding import STEP, Network, RunningText, continue_rows, in_batches
 from embedlm.generation.generator import Answer, Chat, Sampling, as_lines
 from embedlm.prompt.chat import render_chat
 from embedlm.prompt.control import ControlTokens
@@ -28,6 +29,8 @@ __all__ = [
 
 _SAMPLE = 1 << 20
 """Bytes read at each end of a file to identify it."""
+_SHARE = 0.25
+"""Of a card's free memory that keys and values may take."""
 _KINDS = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")
 
 
@@ -42,8 +45,10 @@ class LocalGenerator:
         tokenizer: its tokenizer; without a chat template, a chat is written as lines of
             "Role: content", and an answer ends with its line.
         name: the identity under which answers are cached.
-        batch_size: chats continued at once.
-        batch_tokens: tokens of these chats, new ones included; bounds the memory of the cache.
+        batch_size: chats of which those of like length are continued at once; None: 64 on a CPU,
+            1,024 on a card.
+        batch_tokens: tokens continued at once, new ones included; bounds the memory of the cache.
+            None: 16,384 on a CPU, what fits on a card.
     """
 
     def __init__(
@@ -52,14 +57,17 @@ class LocalGenerator:
         tokenizer: Any,
         name: str,
         *,
-        batch_size: int = 64,
-        batch_tokens: int = 16_384,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.control = ControlTokens(tokenizer)
         self.name = name
-        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+        most = _Most.of(model)
+        self.batch_size = most.chats if batch_size is None else batch_size
+        self.batch_tokens = most.tokens if batch_tokens is None else batch_tokens
+        self.step = most.step
         self.templated = bool(getattr(tokenizer, "chat_template", None))
         self.network = Network(model)
 
@@ -159,7 +167,7 @@ class LocalGenerator:
         for at in sorted(set(range(len(jobs))) - set(fit)):
             told = f"{sizes[at] + new} tokens, and the model's window has {window}"
             yield at, Answer(told, "refused")
-        for places in in_batches([sizes[at] for at in fit], new, self.batch_tokens):
+        for places in in_batches([sizes[at] for at in fit], new, self.batch_tokens, self.step):
             chosen = [fit[place] for place in places]
             yield from zip(
                 chosen, self._run([jobs[at] for at in chosen], sampling, how), strict=True
@@ -203,6 +211,30 @@ class LocalGenerator:
     def stops(self) -> set[int]:
         """The tokens that end an answer."""
         return _stop_ids(self.model, self.tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Most:
+    """How much is continued at once where nothing is asked for; as here on a CPU."""
+
+    chats: int = 64
+    tokens: int = 16_384
+    step: int = STEP
+    """What a step costs besides its rows, in rows."""
+
+    @classmethod
+    def of(cls, model: Any) -> _Most:
+        """Return what suits the device of a model: launching a card's kernels takes most of a step.
+
+        Keys and values are counted as if no heads shared them.
+        """
+        weight, on_cpu = next(model.parameters(), None), cls()
+        if weight is None or weight.device.type != "cuda":
+            return on_cpu
+        config = model.config.get_text_config()
+        one = 2 * config.num_hidden_layers * config.hidden_size * weight.dtype.itemsize
+        fits = int(_SHARE * (free_memory(weight.device) or 0) / one)
+        return cls(1024, max(on_cpu.tokens, min(fits, 1 << 18)), 1024)
 
 
 @dataclass(frozen=True, slots=True)
