@@ -149,7 +149,8 @@ def test_all_that_can_be_cut_at_once(model_folder, tmp_path):
     alike = (cut.encode(TEXTS) * whole.encode(TEXTS)).sum(-1)
     norms = [np.linalg.norm(one.encode(TEXTS), axis=-1) for one in (cut, whole)]
     assert (alike / norms[0] / norms[1]).min() > 0.995
-    again = prune(tmp_path / "cut", tmp_path / "again", intermediate=8, texts=texts)
+    numbers = {"texts": texts, "save_dtype": "int8"}
+    again = prune(tmp_path / "cut", tmp_path / "again", intermediate=8, **numbers)
     assert again["intermediate"] == [16, 8]
     stored = load_file(tmp_path / "again" / "model.safetensors")
     (matrix,) = (stored[key] for key in stored if key.endswith("layers.0.mlp.down_proj.weight"))

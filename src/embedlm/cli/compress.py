@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from embedlm.cli._options import Device, Json, SaveDtype, path, repeated, whole
 from embedlm.cli._values import emit
@@ -65,11 +65,16 @@ def command(
     if json:
         emit({"model": output, **facts})
         return
-    for name in ("layers", "intermediate", "tokens", "parameters"):
-        if name not in facts:
-            continue
-        before, after = facts[name]
-        print(f"{name}: {before:,}" + (f" -> {after:,}" if after != before else ""))
+    print(_figures(facts))
     if vocabulary is not None:
         print(f"texts are {facts['length'] - 1:+.1%} tokens long")
     print(f"the model is in {output}")
+
+
+def _figures(facts: dict[str, Any]) -> str:
+    """Return a line for each size, with what it was where that is another."""
+    sizes = {name: size for name, size in facts.items() if isinstance(size, list)}
+    return "\n".join(
+        f"{name}: {before:,}" + (f" -> {after:,}" if after != before else "")
+        for name, (before, after) in sizes.items()
+    )
