@@ -1,4 +1,4 @@
-"""Cut a language model to its first layers and its most used tokens.
+"""Cut a language model to its first layers, its most used tokens and its busiest neurons.
 
     python prune.py MODEL.gguf DATA/plaintext/plaintext_en.txt.xz DATA/snli_devtest/dev.jsonl.gz \\
         --layers 8 --vocabulary 16384 -o WORK/pruned
@@ -32,9 +32,12 @@ def main() -> None:
     """Write the cut model and its tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="folder, hub id or .gguf file")
-    parser.add_argument("texts", type=Path, nargs="+", help="texts to count tokens in")
+    parser.add_argument(
+        "texts", type=Path, nargs="+", help="to count tokens in, measure neurons on"
+    )
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=16_384)
+    parser.add_argument("--intermediate", type=int, help="neurons of a layer; not given: all")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     facts = prune(
@@ -42,12 +45,13 @@ def main() -> None:
         args.output,
         layers=args.layers,
         vocabulary=args.vocabulary,
+        intermediate=args.intermediate,
         texts=itertools.chain.from_iterable(map(read_texts, args.texts)),
         save_dtype="bfloat16",
     )
     print(
-        f"{facts['tokens'][1]} tokens, {facts['layers'][1]} layers; texts are "
-        f"{facts['length'] - 1:+.1%} longer"
+        f"{facts['tokens'][1]} tokens, {facts['layers'][1]} layers of "
+        f"{facts['intermediate'][1]} neurons; texts are {facts['length'] - 1:+.1%} longer"
     )
 
 

@@ -1,4 +1,4 @@
-"""`embedlm compress`: fewer layers, fewer tokens, fewer bits."""
+"""`embedlm compress`: fewer layers, neurons and tokens, fewer bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ NAME = "compress"
 EXAMPLES = """Examples:
   embedlm compress model --dtype int8 -o small
   embedlm compress small --dtype bfloat16 -o whole
-  embedlm compress m.gguf --layers 8 --vocabulary 9000 --texts a.txt -o cut"""
+  embedlm compress m.gguf --layers 8 --vocabulary 9000 --texts a.txt -o cut
+  embedlm compress model --intermediate 1024 --texts a.txt -o narrow"""
 
 
 def command(
@@ -26,30 +27,54 @@ def command(
     vocabulary: Annotated[
         int | None, whole("Keep the tokens that are used most, this many.")
     ] = None,
+    intermediate: Annotated[
+        int | None, whole("Keep the neurons of each layer that do most, this many.")
+    ] = None,
     texts: Annotated[
-        tuple[str, ...], repeated("Files of texts in which the tokens are counted.", metavar="FILE")
+        tuple[str, ...],
+        repeated("Files of texts that tokens are counted in, neurons measured on.", metavar="FILE"),
     ] = (),
     dtype: SaveDtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Write a smaller model: fewer layers, fewer tokens, fewer bits."""
+    """Write a smaller model: fewer layers, neurons and tokens, fewer bits."""
     from embedlm.compress import prune
     from embedlm.data import read_records
 
-    if layers is None and vocabulary is None and dtype is None:
-        raise InputError("nothing is to be made smaller; give --layers, --vocabulary or --dtype")
-    if texts and vocabulary is None:
-        raise InputError("--texts are for --vocabulary, which counts tokens in them; give both")
-    read = (text for file in texts for text in read_records(file).texts())
-    options: dict[str, Any] = {"save_dtype": dtype, "device": device}
-    facts = prune(model, output, layers=layers, vocabulary=vocabulary, texts=read, **options)
+    by_texts = vocabulary is not None or intermediate is not None
+    if layers is None and dtype is None and not by_texts:
+        raise InputError(
+            "nothing is to be made smaller; give --layers, --vocabulary, --intermediate or --dtype"
+        )
+    if texts and not by_texts:
+        raise InputError(
+            "--texts are for --vocabulary, which counts tokens in them, and --intermediate, which "
+            "measures neurons on them; give one of these too"
+        )
+    facts = prune(
+        model,
+        output,
+        layers=layers,
+        vocabulary=vocabulary,
+        intermediate=intermediate,
+        texts=(text for file in texts for text in read_records(file).texts()),
+        save_dtype=dtype,
+        device=device,
+    )
     if json:
         emit({"model": output, **facts})
         return
-    for name in ("layers", "tokens", "parameters"):
-        before, after = facts[name]
-        print(f"{name}: {before:,}" + (f" -> {after:,}" if after != before else ""))
+    print(_figures(facts))
     if vocabulary is not None:
         print(f"texts are {facts['length'] - 1:+.1%} tokens long")
     print(f"the model is in {output}")
+
+
+def _figures(facts: dict[str, Any]) -> str:
+    """Return a line for each size, with what it was where that is another."""
+    sizes = {name: size for name, size in facts.items() if isinstance(size, list)}
+    return "\n".join(
+        f"{name}: {before:,}" + (f" -> {after:,}" if after != before else "")
+        for name, (before, after) in sizes.items()
+    )

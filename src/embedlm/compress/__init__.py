@@ -1,6 +1,6 @@
-"""Smaller models: fewer layers, fewer tokens, fewer bits."""
+"""Smaller models: fewer layers, neurons and tokens, fewer bits."""
 
-from embedlm.compress.prune import check_layers as check_layers
+from embedlm.compress.prune import check_cut as check_cut
 from embedlm.compress.prune import prune as prune
 
-__all__ = ["check_layers", "prune"]
+__all__ = ["check_cut", "prune"]

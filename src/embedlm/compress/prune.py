@@ -1,8 +1,9 @@
-"""A model's first layers and most used tokens, as a model of its own.
+"""A model's first layers, most used tokens and busiest neurons, as a model of its own.
 
 Inner layers hold most of what makes an embedding, so that the first third of a language model is a
 good start for a small one (Sun et al., arXiv:1908.09355, start a student from its teacher's first
-layers), and a vocabulary for the world's languages is mostly rows that a corpus never reads.
+layers), a vocabulary for the world's languages is mostly rows that a corpus never reads, and of the
+neurons between two layers a part does most of the work (see width.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from embedlm.backbone import load_backbone
 from embedlm.backbone.config import stored_dtype
@@ -29,6 +31,7 @@ from embedlm.compress.vocabulary import (
     kept_ids,
     tokenizer_state,
 )
+from embedlm.compress.width import TEXTS, kept_neurons, with_neurons
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import InputError, UnsupportedError
@@ -38,7 +41,7 @@ from embedlm.loader import load
 from embedlm.readout import Readout
 from embedlm.schema.arguments import check_arguments, usable_path
 
-__all__ = ["check_layers", "prune"]
+__all__ = ["check_cut", "prune"]
 
 _LAYER = {
     **dict.fromkeys(
@@ -63,66 +66,73 @@ def prune(
     *,
     layers: int | None = None,
     vocabulary: int | None = None,
+    intermediate: int | None = None,
     texts: Iterable[str] = (),
     save_dtype: str | None = None,
     device: Any = None,
 ) -> dict[str, Any]:
-    """Write a model with a model's first layers and most used tokens, and its recipe.
+    """Write a model with a model's first layers, most used tokens and busiest neurons.
+
+    Its recipe, and what comes after the pooling, stay.
 
     Args:
         model: a folder, hub id or GGUF file.
         output: folder of the new model.
         layers: how many are kept; None: all.
         vocabulary: how many tokens are kept; None: all.
-        texts: that the tokens are counted in.
+        intermediate: how many neurons of each layer's feed-forward block are kept; None: all.
+        texts: that the tokens are counted in, and of which the first 2000 run to measure neurons.
         save_dtype: numbers of the weights; None: those of the model's files.
         device: where the model is loaded to be tried.
 
     Returns:
-        `layers`, `tokens` and `parameters`, each before and after, and `length`: how many times as
-        many tokens the texts have.
+        `layers`, `intermediate` (where the network has one such number), `tokens` and `parameters`,
+        each before and after, and `length`: how many times as many tokens the texts have.
 
     Raises:
-        InputError: more layers or tokens than there are, fewer tokens than must stay, or no texts.
-        UnsupportedError: an architecture or a tokenizer that cannot be cut.
+        InputError: more layers, tokens or neurons than there are, fewer tokens than must stay, or
+            no texts.
+        UnsupportedError: an architecture or a tokenizer that cannot be cut, or adapters that would
+            be lost.
     """
-    check_arguments("prune", model=model, output=output, layers=layers, vocabulary=vocabulary)
+    asked: dict[str, Any] = {"layers": layers, "vocabulary": vocabulary}
+    asked["intermediate"] = intermediate
+    check_arguments("prune", model=model, output=output, **asked)
     check_arguments("save_pretrained", save_dtype=save_dtype)
     if Path(model).exists():
         check_apart(usable_path(output), [model])
     whole = _opened(str(model), device)
     save_dtype = save_dtype or stored_dtype(whole.backbone.name)
-    layer_count = whole.backbone.layer_count
-    facts = {
-        "layers": [layer_count, layers or layer_count],
-        "tokens": [len(whole.tokenizer), len(whole.tokenizer)],
-        "length": 1.0,
-    }
-    if layers is None and vocabulary is None:
+    facts = _facts(whole)
+    if not any(asked.values()):
         whole.save_pretrained(usable_path(output), save_dtype=save_dtype)
         parts = [whole.backbone.network, whole.backbone.head]
         weights = {weight for part in parts if part is not None for weight in part.parameters()}
         return facts | {"parameters": [sum(weight.numel() for weight in weights)] * 2}
-    check_layers(whole.backbone.text_config, layers, str(model))
-    sample = list(texts)
-    if vocabulary is not None and not sample:
-        raise InputError("a vocabulary is cut by the texts that it is for; give some")
+    check_cut(whole.backbone.text_config, layers, intermediate, str(model))
+    _check_adapters(whole)
+    layers = layers or whole.backbone.layer_count
+    sample = _sample(texts, vocabulary, intermediate)
+    keep = neurons = None
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent)
         whole.executor.save(folder)
         whole.tokenizer.save_pretrained(folder)
-        keep = None
         if vocabulary is not None:
             keep, facts["length"] = _cut_tokenizer(whole.tokenizer, folder, sample, vocabulary)
-            facts["tokens"] = [len(whole.tokenizer), len(keep)]
-        facts["parameters"] = _cut_weights(folder, layers, keep)
+            facts["tokens"][1] = len(keep)
+        if intermediate is not None:
+            neurons = kept_neurons(whole, sample, layers, intermediate)
+            facts["intermediate"][1] = intermediate
+        facts["layers"][1] = layers
+        facts["parameters"] = _cut_weights(folder, layers, keep, neurons)
         cut = _reopened(whole, folder, device)
     cut.save_pretrained(usable_path(output), save_dtype=save_dtype)
     return facts
 
 
-def check_layers(config: Any, layers: int | None, name: str) -> None:
-    """Refuse an architecture that cannot be cut, or more layers than there are.
+def check_cut(config: Any, layers: int | None, intermediate: int | None, name: str) -> None:
+    """Refuse an architecture that cannot be cut, or more layers or neurons than there are.
 
     Raises:
         InputError: see there.
@@ -134,11 +144,54 @@ def check_layers(config: Any, layers: int | None, name: str) -> None:
             f"{name!r} is of the architecture {kind!r}, which cannot be cut; allowed: "
             f"{', '.join(_LAYER)}"
         )
-    if layers is not None and layers > int(config.num_hidden_layers):
-        raise InputError(
-            f"{layers} layers were asked for, and {name!r} has {config.num_hidden_layers}; give at "
-            "most as many"
+    for asked, there, what in (
+        (layers, int(config.num_hidden_layers), "layers"),
+        (intermediate, int(config.intermediate_size), "neurons a layer (intermediate_size)"),
+    ):
+        if asked is not None and asked > there:
+            raise InputError(
+                f"{asked} {what} were asked for, and {name!r} has {there}; give at most as many"
+            )
+
+
+def _check_adapters(whole: Embedder) -> None:
+    """Refuse a model whose switchable adapters are for the whole network, and would be lost."""
+    if whole.adapters:
+        names = list(whole.adapters)
+        first = [*whole.recipe.backbone.adapters, f"adapters/{names[0]}"][0]
+        raise UnsupportedError(
+            f"{whole.name!r} has adapters that can be switched ({', '.join(names)}), which do not "
+            "fit a network that is cut; merge one first: embedlm.load(model, adapters="
+            f"[{first!r}], merge=True).save_pretrained(folder), and cut that folder"
         )
+
+
+def _facts(whole: Embedder) -> dict[str, Any]:
+    """Return the sizes of a model, each before and after nothing is cut."""
+    config = whole.backbone.text_config
+    sizes = {
+        "layers": whole.backbone.layer_count,
+        "intermediate": getattr(config, "intermediate_size", None),
+        "tokens": len(whole.tokenizer),
+    }
+    known = {name: [size, size] for name, size in sizes.items() if isinstance(size, int)}
+    return known | {"length": 1.0}
+
+
+def _sample(texts: Iterable[str], vocabulary: int | None, intermediate: int | None) -> list[str]:
+    """Return the texts that a cut reads.
+
+    Raises:
+        InputError: there are none, and the cut needs some.
+    """
+    if vocabulary is None and intermediate is None:
+        return []
+    sample = list(texts if vocabulary is not None else itertools.islice(texts, TEXTS))
+    if not sample:
+        raise InputError(
+            "a vocabulary and neurons are cut by the texts that the model is for; give some"
+        )
+    return sample
 
 
 def _opened(model: str, device: Any) -> Embedder:
@@ -201,8 +254,17 @@ def _renumbered(content: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
     }
 
 
-def _cut_weights(folder: Path, layers: int | None, keep: Sequence[int] | None) -> list[int]:
-    """Cut a folder's weights and config; return the numbers of parameters before and after."""
+def _cut_weights(
+    folder: Path, layers: int, keep: Sequence[int] | None, neurons: Sequence[Tensor] | None
+) -> list[int]:
+    """Cut a folder's weights and config; return the numbers of parameters before and after.
+
+    Args:
+        folder: of the whole model.
+        layers: how many are kept.
+        keep: the tokens that are kept; None: all.
+        neurons: those of each layer that are kept; None: all.
+    """
     config = read_object(folder / "config.json")
     pattern = re.compile(_LAYER[config["model_type"]])
     rows = None if keep is None else torch.tensor(list(keep))
@@ -210,22 +272,31 @@ def _cut_weights(folder: Path, layers: int | None, keep: Sequence[int] | None) -
     for name, tensor in read_tensors(folder, "model.safetensors").items():
         before += tensor.numel()
         number = pattern.search(name)
-        if layers is not None and number is not None and int(number[1]) >= layers:
+        if number is not None and int(number[1]) >= layers:
             continue
         if rows is not None and _OF_TOKENS.search(name):
             tensor = tensor.index_select(0, rows)
+        if neurons is not None and number is not None:
+            tensor = with_neurons(name[number.end() :], tensor, neurons[int(number[1])])
         kept[name] = tensor.clone()
     for file in folder.glob("model*.safetensors*"):
         file.unlink()
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    if layers is not None:
-        whole = int(config["num_hidden_layers"])
-        config = {
-            key: value[:layers] if isinstance(value, list) and len(value) == whole else value
-            for key, value in config.items()
-        }
-        config["num_hidden_layers"] = layers
-        if "max_window_layers" in config:  # layers below it have no window
-            config["max_window_layers"] = min(int(config["max_window_layers"]), layers)
-        write_json(folder / "config.json", config)
+    if neurons is not None:
+        config["intermediate_size"] = len(neurons[0])
+    write_json(folder / "config.json", _with_layers(config, layers))
     return [before, sum(tensor.numel() for tensor in kept.values())]
+
+
+def _with_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    """Return a config with what it says of the first layers."""
+    whole = int(config["num_hidden_layers"])
+    if layers == whole:
+        return config
+    config = {
+        key: value[:layers] if isinstance(value, list) and len(value) == whole else value
+        for key, value in config.items()
+    }
+    if "max_window_layers" in config:  # layers below it have no window
+        config["max_window_layers"] = min(int(config["max_window_layers"]), layers)
+    return config | {"num_hidden_layers": layers}

@@ -185,6 +185,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "output": PATH,
         "layers": COUNT | NONE,
         "vocabulary": COUNT | NONE,
+        "intermediate": COUNT | NONE,
     },
     "rerank": {
         "model": PATH,

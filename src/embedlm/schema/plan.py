@@ -52,8 +52,13 @@ class Prune(Part):
     vocabulary: int | None = Field(
         None, gt=0, description="Tokens that are used most often; None: all."
     )
+    intermediate: int | None = Field(
+        None, gt=0, description="Neurons of each layer's feed-forward block; None: all."
+    )
     data: tuple[Data, ...] = Field(
-        (), description="Texts that the tokens are counted in. None: those of the first stage."
+        (),
+        description="Texts that tokens are counted in and neurons are measured on. None: those of "
+        "the first stage.",
     )
 
 

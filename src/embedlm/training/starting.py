@@ -9,7 +9,7 @@ from typing import Any
 
 from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.config import load_config
-from embedlm.compress import check_layers, prune
+from embedlm.compress import check_cut, prune
 from embedlm.data import Records, read_records
 from embedlm.errors import InputError
 from embedlm.jobs import disk_errors
@@ -32,7 +32,7 @@ __all__ = ["Start", "check_start"]
 
 _NOT_READ = frozenset({"weight", "in_batch_negatives", "adapter"})
 _NOT_COUNTED = _NOT_READ | {"instruction", "document_instruction"}
-"""Fields of data that a regression, and a count of tokens, have no use for."""
+"""Fields of data that a regression, a count of tokens, and a measure of neurons have no use for."""
 
 
 def check_start(source: LocatedPlan, data: str | Path | None) -> str | None:
@@ -79,14 +79,24 @@ def _check_prune(plan: Plan, model: str) -> None:
     """Refuse what cannot be cut, from the model's config alone."""
     asked = plan.prune
     assert asked is not None
-    if asked.layers is None and asked.vocabulary is None:
-        raise InputError("prune: nothing is to be cut; give layers, vocabulary or both")
+    if not (asked.layers or asked.vocabulary or asked.intermediate):
+        raise InputError(
+            "prune: nothing is to be cut; give one of layers, vocabulary and intermediate, or more"
+        )
     config = load_config(split_adapters(model)[0]).get_text_config()
-    check_layers(config, asked.layers, plan.model)
-    if asked.vocabulary is not None:
+    check_cut(config, asked.layers, asked.intermediate, plan.model)
+    if _reads_texts(asked):
         _check_data("prune", asked.data, plan, _NOT_COUNTED)
     elif asked.data:
-        raise InputError("prune.data: tokens are counted in it for `vocabulary`; give that too")
+        raise InputError(
+            "prune.data: tokens are counted in it for `vocabulary`, and neurons measured on it for "
+            "`intermediate`; give one of them too, or leave the data out"
+        )
+
+
+def _reads_texts(asked: Prune) -> bool:
+    """Tell whether texts say what is cut."""
+    return asked.vocabulary is not None or asked.intermediate is not None
 
 
 def _check_data(name: str, own: Sequence[Data], plan: Plan, senseless: frozenset[str]) -> None:
@@ -157,7 +167,7 @@ class Start:
     ) -> None:
         """Write the cut model, unless that is done."""
         plan = self.source.plan
-        records = [] if asked.vocabulary is None else self._records(asked.data, sets)
+        records = self._records(asked.data, sets) if _reads_texts(asked) else []
         save_dtype = None if plan.stages or self.teacher is not None else plan.save_dtype
         manifest = {
             "prune": asked.model_dump(mode="json"),
@@ -177,6 +187,7 @@ class Start:
             folder / "model",
             layers=asked.layers,
             vocabulary=asked.vocabulary,
+            intermediate=asked.intermediate,
             texts=texts,
             save_dtype=save_dtype,
             device=self.device,
