@@ -148,6 +148,9 @@ def test_the_recipe_and_its_projection_stay(model_folder, tmp_path):
         ("llama", {"layers": 0}, InputError, "layers is 0"),
         ("llama", {"vocabulary": 12, "texts": TEXTS}, InputError, "must stay"),
         ("llama", {"vocabulary": 300}, InputError, "give some"),
+        ("llama", {"vocabulary": 300, "texts": "plants"}, InputError, "an iterable of texts"),
+        ("llama", {"vocabulary": 300, "texts": ["a", 7]}, InputError, "item 1 is"),
+        ("llama", {"intermediate": 8, "texts": iter(["a", None])}, InputError, "item 1 is"),
         ("gpt2", {"layers": 1}, UnsupportedError, "allowed: llama"),
     ],
 )

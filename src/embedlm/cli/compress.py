@@ -32,7 +32,7 @@ def command(
     ] = None,
     texts: Annotated[
         tuple[str, ...],
-        repeated("Files of texts that tokens are counted in, neurons measured on.", metavar="FILE"),
+        repeated("Files of texts that tokens are counted in, neurons measured on", metavar="FILE"),
     ] = (),
     dtype: SaveDtype = None,
     device: Device = None,

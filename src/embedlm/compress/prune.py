@@ -34,6 +34,7 @@ from embedlm.compress.vocabulary import (
 from embedlm.compress.width import TEXTS, kept_neurons, with_neurons
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
+from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.json_files import read_object, write_json
 from embedlm.jobs.names import check_apart
@@ -97,7 +98,7 @@ def prune(
     """
     asked: dict[str, Any] = {"layers": layers, "vocabulary": vocabulary}
     asked["intermediate"] = intermediate
-    check_arguments("prune", model=model, output=output, **asked)
+    check_arguments("prune", model=model, output=output, texts=texts, **asked)
     check_arguments("save_pretrained", save_dtype=save_dtype)
     if Path(model).exists():
         check_apart(usable_path(output), [model])
@@ -182,11 +183,12 @@ def _sample(texts: Iterable[str], vocabulary: int | None, intermediate: int | No
     """Return the texts that a cut reads.
 
     Raises:
-        InputError: there are none, and the cut needs some.
+        InputError: there are none, and the cut needs some; or something else than a text.
     """
     if vocabulary is None and intermediate is None:
         return []
-    sample = list(texts if vocabulary is not None else itertools.islice(texts, TEXTS))
+    read = texts if vocabulary is not None else itertools.islice(texts, TEXTS)
+    sample = check_texts(read).texts
     if not sample:
         raise InputError(
             "a vocabulary and neurons are cut by the texts that the model is for; give some"

@@ -186,6 +186,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "layers": COUNT | NONE,
         "vocabulary": COUNT | NONE,
         "intermediate": COUNT | NONE,
+        "texts": ITERABLE,
     },
     "rerank": {
         "model": PATH,
