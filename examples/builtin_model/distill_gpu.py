@@ -147,7 +147,9 @@ class Trainer:
             if self.progress["step"] % args.log_every == 0:
                 row = {"loss": float(loss), "cosine": float(cosine), "norm": float(norm)}
                 if not row["loss"] == row["loss"]:
-                    raise SystemExit("the loss is no number; start again to go on from the last checkpoint")
+                    raise SystemExit(
+                        "the loss is no number; start again to go on from the last checkpoint"
+                    )
                 pace = (time.monotonic() - logged) / args.log_every
                 logged = time.monotonic()
                 row = {k: round(v, 5) for k, v in {**self.progress, **row, "pace": pace}.items()}

@@ -60,12 +60,16 @@ def _ids(job: tuple[Path, Sequence[str], str]) -> tuple[np.ndarray, np.ndarray]:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    ids = [e.ids for e in tokenizer.encode_batch([before + t for t in texts], add_special_tokens=False)]
+    ids = [
+        e.ids for e in tokenizer.encode_batch([before + t for t in texts], add_special_tokens=False)
+    ]
     flat = np.fromiter(chain.from_iterable(ids), np.int32)
     return flat, np.array([len(x) for x in ids], np.int64)
 
 
-def encode_all(path: Path, texts: Sequence[str], before: str, processes: int) -> tuple[Tensor, Tensor]:
+def encode_all(
+    path: Path, texts: Sequence[str], before: str, processes: int
+) -> tuple[Tensor, Tensor]:
     """Return all ids in one tensor, and where each sentence starts."""
     size = 8192
     jobs = [(path, texts[i : i + size], before) for i in range(0, len(texts), size)]
@@ -174,10 +178,10 @@ def draw(corpus: Corpus, pairs: int = 0) -> Batch:
     first_N = torch.empty(n, dtype=torch.long, device=device)
     for number, name in enumerate(SHARES):
         if name == "title":
-            at = torch.randint(len(corpus.title_S), (n,), device=device)
-            drawn_N = corpus.title_S[at]
+            drawn_N = corpus.title_S[torch.randint(len(corpus.title_S), (n,), device=device)]
         else:
-            drawn_N = torch.randint(*corpus.parts.get(name, corpus.parts["passage"]), (n,), device=device)
+            part = corpus.parts.get(name, corpus.parts["passage"])
+            drawn_N = torch.randint(*part, (n,), device=device)
         first_N = torch.where(kind_N == number, drawn_N, first_N)
     low, high = math.log(SHORTEST), math.log(MAX_TOKENS)
     size_N = torch.rand(n, device=device).mul(high - low).add(low).exp()

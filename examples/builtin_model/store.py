@@ -1,6 +1,6 @@
 """Write the folders of `builtin` and `builtin-base`, int8 by row, with their cards.
 
-    python store.py WORK/pruned WORK/graded-4000/checkpoint.pt -o WORK/models
+    python store.py WORK/narrow WORK/decayed/checkpoint.pt --base WORK/base -o WORK/models
 
 `WORK/models/tuned` and `WORK/models/base` take the places of the folders below
 `src/embedlm/builtin`. `--scores` fills the table of scores into the cards.
@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 from distill import bind
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from student import Student
 
 import embedlm
 from embedlm import Recipe
 
 HERE = Path(__file__).parent
-MAX_LENGTH = 512
+MAX_LENGTH = 256
 RECIPE = {
     "name": "builtin",
     "summary": "The built-in model: both directions, the mean of all tokens, a projection.",
@@ -83,24 +83,6 @@ def write_plain(folder: Path, student: Student, out: Path) -> None:
     write_json(out / "sentence_bert_config.json", {"max_seq_length": MAX_LENGTH})
 
 
-def write_base(folder: Path, layers: int, out: Path) -> None:
-    """Write the first layers of a pruned language model, in bfloat16, as they were."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(folder / name, out / name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    named = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
-    config = {k: v for k, v in {**config, **named}.items() if k != "_model_name_or_path"}
-    write_json(out / "config.json", config)
-    weights = load_file(folder / "model.safetensors")
-    kept = {
-        name: weight
-        for name, weight in weights.items()
-        if not name.startswith("model.layers.") or int(name.split(".")[2]) < layers
-    }
-    save_file(kept, out / "model.safetensors", {"format": "pt"})
-
-
 def table(scores: Path) -> str:
     """Return the scores of models, one row each, as Markdown."""
     rows: dict[str, dict[str, float]] = json.loads(scores.read_text(encoding="utf-8"))
@@ -127,6 +109,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of prune.py")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True, help="folder of prune.py")
     parser.add_argument("--weights", choices=("average", "master"), default="average")
     parser.add_argument("--scores", type=Path, help="scores by the model's name and the task")
     args = parser.parse_args()
@@ -136,17 +119,13 @@ def main() -> None:
         "{texts}": f"{texts:,}",
         "{scores}": "Not measured yet." if args.scores is None else table(args.scores),
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in ("tuned", "base"):
-            plain, card = Path(temporary) / name, (HERE / f"{name}_card.md").read_text("utf-8")
-            for blank, value in facts.items():
-                card = card.replace(blank, value)
-            if name == "tuned":
-                write_plain(args.model, student, plain)
-                store(plain, args.out / name, Recipe.model_validate(RECIPE), card)
-            else:
-                write_base(args.model, student.config["num_hidden_layers"], plain)
-                store(plain, args.out / name, Recipe.load("plain-mean"), card)
+    cards = {name: (HERE / f"{name}_card.md").read_text("utf-8") for name in ("tuned", "base")}
+    for blank, value in facts.items():
+        cards = {name: card.replace(blank, value) for name, card in cards.items()}
+    with tempfile.TemporaryDirectory() as plain:
+        write_plain(args.model, student, Path(plain))
+        store(Path(plain), args.out / "tuned", Recipe.model_validate(RECIPE), cards["tuned"])
+    store(args.base, args.out / "base", Recipe.load("plain-mean"), cards["base"])
 
 
 if __name__ == "__main__":

@@ -77,11 +77,10 @@ def attend_all(
         if causal:
             raise SystemExit("on a GPU, attention goes in both directions")
         starts_N, longest = lengths
-        out_TAH: Tensor = varlen_attn(
-            q_TAH, k_TAH, v_TAH, starts_N, starts_N, longest, longest
-        )
+        out_TAH: Tensor = varlen_attn(q_TAH, k_TAH, v_TAH, starts_N, starts_N, longest, longest)
         return out_TAH
-    lengths = [n for n in lengths.starts_N.diff().tolist() if n] if isinstance(lengths, Spans) else lengths
+    if isinstance(lengths, Spans):
+        lengths = [n for n in lengths.starts_N.diff().tolist() if n]
     texts = zip(*(x.split(list(lengths)) for x in (q_TAH, k_TAH, v_TAH)), strict=True)
     return torch.cat([attend(q, k, v, causal) for q, k, v in texts])
 

@@ -73,13 +73,14 @@ def main() -> None:
     """Embed both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher", type=Path)
-    parser.add_argument("stream", type=Path, help="folder of texts.py")
+    parser.add_argument("stream", type=Path, help="folder of texts.py or corpus.py")
     parser.add_argument("--count", type=int, help="distinct training texts; all if absent")
     args = parser.parse_args()
     torch.set_num_threads(1)
     teacher = Teacher(args.teacher)
     teach(teacher, args.stream / "held_out.jsonl")
-    teach(teacher, args.stream / "train.jsonl", args.count)
+    if (args.stream / "train.jsonl").is_file():
+        teach(teacher, args.stream / "train.jsonl", args.count)
 
 
 if __name__ == "__main__":
