@@ -76,12 +76,12 @@ def main() -> None:
     write_documents(args.output / "documents.txt", documents)
     pairs = read_pairs(args.data / "wiki_pairs/pairs.jsonl.gz", titles)
     write_documents(args.output / "pairs.txt", pairs)
-    lines = dict.fromkeys(text for text in [*short, *asked, *asked] if text)
-    (args.output / "short.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    once = dict.fromkeys(text for text in [*short, *asked] if text)
+    (args.output / "short.txt").write_text("\n".join(once) + "\n", encoding="utf-8")
     unseen = [("sentence", draw_sentence(rng, d)) for d in rng.choices(held_out, k=500)]
     unseen += [("passage", draw_passage(rng, d)) for d in rng.choices(held_out, k=500)]
     write(args.output / "held_out.jsonl", unseen)
-    print(f"{len(documents)} documents, {len(pairs)} pairs, {len(lines)} short texts")
+    print(f"{len(documents)} documents, {len(pairs)} pairs, {len(once)} short texts")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ class Trainer:
         self.corpus = corpus.to(self.device)
         self.teacher = Bert.load(args.teacher, self.device)
         known = Tokenizer.from_file(str(args.teacher / "tokenizer.json"))
-        self.ends = (known.token_to_id("[CLS]"), known.token_to_id("[SEP]"))
+        vocabulary = known.get_vocab()
+        self.ends = (vocabulary["[CLS]"], vocabulary["[SEP]"])
         self.student = Student.load(args.model, self.layers, 384, causal=False).to(self.device)
         self.student.cos_LH = self.student.cos_LH.to(self.device)
         self.student.sin_LH = self.student.sin_LH.to(self.device)
@@ -112,7 +113,7 @@ class Trainer:
         """Take a step of Adam; return the gradients' norm."""
         master, first, second, average = (self.state[name] for name in STATE)
         step = self.progress["step"]
-        norm = self.gradient.norm()
+        norm: Tensor = self.gradient.norm()
         self.gradient *= torch.clamp(1 / (norm + 1e-6), max=1.0)
         first.lerp_(self.gradient, 1 - BETAS[0])
         second.mul_(BETAS[1]).addcmul_(self.gradient, self.gradient, value=1 - BETAS[1])

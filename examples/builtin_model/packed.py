@@ -7,9 +7,11 @@ which the student reads in another form: without a space before it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ def draw_phrases(sentences: Sequence[str], count: int, seed: int = 0) -> Iterato
 def _ids(job: tuple[Path, Sequence[str], str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids of some sentences, and how many each has."""
     path, texts, before = job
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are as many as the cores
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -78,6 +81,15 @@ def encode_all(
     flat = torch.from_numpy(np.concatenate([p[0] for p in parts]))
     counts = torch.from_numpy(np.concatenate([p[1] for p in parts]))
     return flat, functional.pad(counts.cumsum(0), (1, 0))
+
+
+def identity(folder: Path, student: Path, teacher: Path) -> str:
+    """Return what tells ids of these texts and tokenizers from others."""
+    files = [*sorted(folder.glob("*.txt")), *(p / "tokenizer.json" for p in (student, teacher))]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 @dataclass
@@ -102,9 +114,10 @@ class Corpus:
     @classmethod
     def read(cls, folder: Path, student: Path, teacher: Path, processes: int) -> Corpus:
         """Tokenise a folder of corpus.py; the ids are kept beside it."""
-        kept = folder / "ids.pt"
+        kept = folder / f"ids-{identity(folder, student, teacher)}.pt"
         if kept.is_file():
-            return cls(**torch.load(kept))
+            stored: dict[str, Any] = torch.load(kept)
+            return cls(**stored)
         documents, pairs = (read_documents(folder / f"{n}.txt") for n in ("documents", "pairs"))
         short = (folder / "short.txt").read_text(encoding="utf-8").splitlines()
         sentences = [s for d in chain(documents, pairs) for s in d]
@@ -128,12 +141,15 @@ class Corpus:
             "title_S": first + lengths.cumsum(0) - lengths,
             "parts": {n: (bounds[i], bounds[i + 1]) for i, n in enumerate(names)},
         }
-        torch.save(values, kept)
+        torch.save(values, kept.with_suffix(".part"))
+        os.replace(kept.with_suffix(".part"), kept)
         return cls(**values)
 
     def to(self, device: str) -> Corpus:
         """Return it on a device."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        moved: dict[str, Any] = {
+            k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()
+        }
         return Corpus(**moved)
 
 
@@ -303,4 +319,5 @@ def teacher_vectors(teacher: Bert, corpus: Corpus, batch: Batch, ends: tuple[int
     ids_T = corpus.teacher_T[at_T.clamp(0, len(corpus.teacher_T) - 1)].long()
     last_T = rows.place_T + 1 == functional.pad(count_N, (0, 1))[rows.text_T]
     ids_T = torch.where(rows.place_T == 0, ends[0], torch.where(last_T, ends[1], ids_T))
-    return teacher(ids_T, rows, len(count_N))
+    vectors_NE: Tensor = teacher(ids_T, rows, len(count_N))
+    return vectors_NE

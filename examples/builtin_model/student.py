@@ -77,7 +77,8 @@ def attend_all(
         if causal:
             raise SystemExit("on a GPU, attention goes in both directions")
         starts_N, longest = lengths
-        out_TAH: Tensor = varlen_attn(q_TAH, k_TAH, v_TAH, starts_N, starts_N, longest, longest)
+        out: Any = varlen_attn(q_TAH, k_TAH, v_TAH, starts_N, starts_N, longest, longest)
+        out_TAH: Tensor = out
         return out_TAH
     if isinstance(lengths, Spans):
         lengths = [n for n in lengths.starts_N.diff().tolist() if n]

@@ -93,7 +93,7 @@ def _kernel(
     sides = (window - 1 if window > 0 else -1, 0) if causal else (window, window)
     takes = _parameters(varlen_attn)
     # That of torch 2.11 takes heads that share keys without being told.
-    grouped = {"enable_gqa": q_THD.shape[1] != k_TKD.shape[1]} if "enable_gqa" in takes else {}
+    grouped: Any = {"enable_gqa": q_THD.shape[1] != k_TKD.shape[1]} if "enable_gqa" in takes else {}
     outputs: Any = varlen_attn(
         q_THD.contiguous(),
         k_TKD.contiguous(),
