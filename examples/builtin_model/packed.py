@@ -268,18 +268,18 @@ def student_means(student: Student, corpus: Corpus, batch: Batch, size: int) -> 
 class Bert(torch.nn.Module):
     """The teacher: a BERT without padding, mean pooling over all tokens, unit vectors."""
 
-    def __init__(self, weights: dict[str, Tensor], config: dict[str, Any], device: str) -> None:
+    def __init__(self, weights: dict[str, Tensor], config: dict[str, Any]) -> None:
         super().__init__()
-        half = torch.bfloat16
-        self.weights = {name: weight.to(device, half) for name, weight in weights.items()}
+        self.weights = weights
         self.layer_count, self.heads = config["num_hidden_layers"], config["num_attention_heads"]
         self.eps = config["layer_norm_eps"]
 
     @classmethod
-    def load(cls, folder: Path, device: str) -> Bert:
+    def load(cls, folder: Path, device: str, dtype: torch.dtype = torch.bfloat16) -> Bert:
         """Open a folder of transformers."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return cls(load_file(folder / "model.safetensors"), config, device)
+        weights = load_file(folder / "model.safetensors")
+        return cls({name: weight.to(device, dtype) for name, weight in weights.items()}, config)
 
     def _linear(self, name: str, x_TD: Tensor) -> Tensor:
         return functional.linear(x_TD, *(self.weights[f"{name}.{n}"] for n in ("weight", "bias")))
