@@ -51,6 +51,16 @@ def test_sentences_stay_whole_where_they_fit(short, tmp_path):
     assert len(found) < len(lines) / 2
 
 
+@pytest.mark.parametrize(
+    "unit", ["| Plants make food. Light is stored. |", "- Go. Plants make food."]
+)
+def test_tables_are_cut_at_rows_and_lists_at_items(short, tmp_path, unit):
+    (tmp_path / "a.md").write_text("\n".join([unit] * 20))
+    found = read_passages(tmp_path / "a.md", fits=reads_whole(short))
+    assert len(found) < 20
+    assert {p.text.count(unit) * (len(unit) + 1) - len(p.text) for p in found} == {1}
+
+
 def test_an_index_shortens_no_passage_of_prose(short, pages, tmp_path, caplog):
     report = build_index(pages, tmp_path / "index", short, store="exact")
     assert report.passages > len(list(read_documents(pages)))

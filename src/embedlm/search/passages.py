@@ -25,8 +25,15 @@ LONGEST = 1200
 """Characters; a longer paragraph is cut where a line or a sentence ends."""
 LONGEST_HEADING = 300
 """Characters; a longer one would drown what stands under it, and is a paragraph."""
-_ENDS = (re.compile(r"(?<=[.!?])\s+"), re.compile(r"\s*\n\s*"), re.compile(r"\s+"))
-"""Where a long paragraph is cut: at sentences, failing these at lines, failing these at words."""
+_ENDS = (
+    ("|", re.compile(r"(?<=\|)\s+(?=\|)")),
+    ("- ", re.compile(r"\s+(?=- )")),
+    ("", re.compile(r"(?<=[.!?])\s+")),
+    ("", re.compile(r"\s*\n\s*")),
+    ("", re.compile(r"\s+")),
+)
+"""Where a long paragraph is cut, by how it begins: a table at its rows, a list at its items, else
+at sentences, failing these at lines, failing these at words."""
 _BLANKS = re.compile(r"\s*")
 Fits = Callable[[str], bool]
 """Whether a model reads all of a text."""
@@ -243,7 +250,8 @@ def _pieces(text: str, whole: _Whole) -> Iterator[str]:
 
 def _ends(text: str) -> Sequence[int]:
     """Return where a text may be cut, by the largest units that it has several of."""
-    for end in _ENDS:
-        if found := [place.start() for place in end.finditer(text)]:
+    for begin, end in _ENDS:
+        found = [place.start() for place in end.finditer(text)] if text.startswith(begin) else []
+        if found:
             return found
     return range(1, max(len(text), 2))
