@@ -59,8 +59,8 @@ docs: $(DEV)  ## Build the documentation into site/.
 
 DATA ?= data
 WORK ?= work/builtin
-builtin: $(DEV)  ## Make the built-in models anew from the data sets in DATA; hours on a CPU, resumable.
-	$(BIN)/python examples/builtin_model/build.py $(DATA) -o $(WORK)
+builtin: $(DEV)  ## Make the built-in models anew from the data sets in DATA: minutes on a GPU; STEPS=4000 on a CPU, hours.
+	$(BIN)/python examples/builtin_model/build.py $(DATA) -o $(WORK) $(if $(STEPS),--steps $(STEPS))
 
 clean:
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -6,10 +6,12 @@ import re
 import time
 from pathlib import Path
 from textwrap import fill, shorten
+from typing import Any
 
 import numpy as np
 
 import embedlm
+from embedlm.search import Chunking
 
 DOCS = Path(__file__).parent.parent / "docs"
 QUESTIONS = (
@@ -20,29 +22,32 @@ QUESTIONS = (
 WIDTH, INDENT = 80, " " * 11
 # The built-in embedding model has a recipe of its own; the other is the floor from before it.
 RECIPES = (None, "static-sif")
+CUT = Chunking("sentences", 200)
+"""The model reads 256 tokens; longer paragraphs are cut."""
 
 
-def passages() -> list[tuple[str, str]]:
-    """Return (page, paragraph) of every paragraph of the docs that is prose; code is left out."""
+def passages(tokenizer: Any) -> list[tuple[str, str, str]]:
+    """Return (page, heading, paragraph) of every paragraph of the docs that is prose, not code."""
     found = []
     for page in sorted(DOCS.rglob("*.md")):
         prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-        name = page.relative_to(DOCS).as_posix()
+        name, heading = page.relative_to(DOCS).as_posix(), ""
         for block in re.split(r"\n\n|\n(?=- )", prose):
             if block.lstrip().startswith("#"):
-                name = f"{page.relative_to(DOCS).as_posix()}, {block.strip().lstrip('# ')}"
+                heading = block.strip().lstrip("# ")
                 continue
             text = " ".join(block.split())
             if len(text) > 60 and not text.startswith("|"):
-                found.append((name, text))
+                parts = [text[start:end] for start, end in CUT.spans(text, tokenizer)]
+                found += [(name, heading, part) for part in parts]
     return found
 
 
-def ask(recipe: str | None, found: list[tuple[str, str]]) -> None:
+def ask(recipe: str | None, found: list[tuple[str, str, str]]) -> None:
     """Embed the passages by one recipe and print the best for each question."""
     start = time.perf_counter()
     model = embedlm.load(recipe=recipe)
-    texts = [text for _, text in found]
+    texts = [f"{heading}\n{text}" for _, heading, text in found]
     if model.recipe.pooling.weights != "none":
         model.fit(texts)
     loaded = time.perf_counter()
@@ -55,8 +60,8 @@ def ask(recipe: str | None, found: list[tuple[str, str]]) -> None:
     for question, row in zip(QUESTIONS, scores, strict=True):
         print(f"  {question}")
         for index in np.argsort(-row)[:2].tolist():
-            page, text = found[index]
-            print(f"    {row[index]:.3f}  {page}")
+            page, heading, text = found[index]
+            print(f"    {row[index]:.3f}  {page}, {heading}")
             print(fill(shorten(text, 160), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
         print()
     print(
@@ -68,7 +73,7 @@ def ask(recipe: str | None, found: list[tuple[str, str]]) -> None:
 
 def main() -> None:
     """Show what both recipes find."""
-    found = passages()
+    found = passages(embedlm.load().tokenizer)
     print(f"EmbedLM {embedlm.__version__}, built-in model, {len(found)} passages of docs/\n")
     for recipe in RECIPES:
         ask(recipe, found)

@@ -45,8 +45,8 @@ def load(
     """Load a model and a recipe.
 
     Args:
-        model: a folder or hub id; None is a built-in model (no network): "builtin", which was
-            tuned, or with a recipe "builtin-base", the language model before that.
+        model: a folder or hub id; None is a built-in model (no network): "builtin", an embedding
+            model, or with a recipe "builtin-base", a language model.
         recipe: a name, path, mapping or `Recipe`; None takes the one saved with the model or
             derived from its files, else plain-mean.
         device: None chooses CUDA, MPS or CPU.

@@ -315,12 +315,21 @@ class PassageOptions(Tables):
         ),
     ] = None
 
-    def read(self, path: str) -> list[Passage]:
-        """Return the passages of a file or folder."""
-        from embedlm.search import read_passages
+    def read(self, path: str, model: Embedder | None = None) -> list[Passage]:
+        """Return the passages of a file or folder: those of prose so short that a model reads them.
+
+        Args:
+            path: the file or folder.
+            model: the one that is to read them whole; None: of the usual length.
+        """
+        from embedlm.search import read_passages, reads_whole
 
         return read_passages(
-            path, split=self.split, text_field=self.text_field, quoting=self.quoting
+            path,
+            split=self.split,
+            text_field=self.text_field,
+            quoting=self.quoting,
+            fits=None if model is None else reads_whole(model),
         )
 
 

@@ -53,7 +53,10 @@ class Cutting:
             "it a record, or a paragraph of prose, stays whole.",
         ),
     ] = None
-    chunk_size: Annotated[int | None, whole("Tokens of a chunk; 256 without it.")] = None
+    chunk_size: Annotated[
+        int | None,
+        whole("Tokens of a chunk; without it 256, or as many as the model reads, if fewer."),
+    ] = None
     chunk_overlap: Annotated[
         int | None, whole("Tokens that a chunk shares with the one before.")
     ] = None

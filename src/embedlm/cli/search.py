@@ -149,8 +149,9 @@ def command(
     if query is None:
         raise InputError("QUERY requires an argument; only an index is asked line by line")
     mode = mode or "dense"
-    passages = _passages(source, mode, reading)
+    _check_passages(source, mode)
     loaded = loading.load(model, heads=MODES[mode], max_length=max_length)
+    passages = reading.read(source, loaded)
     _search_passages(loaded, passages, query, mode, top_k, instruction, json=json)
 
 
@@ -174,8 +175,10 @@ def _refuse_reading(source: str, reading: PassageOptions, max_length: int | None
         )
 
 
-def _passages(source: str, mode: str, reading: PassageOptions) -> list[Passage]:
+def _check_passages(source: str, mode: str) -> None:
+    """Refuse before a model is loaded what would be refused after."""
     from embedlm.search import MODES
+    from embedlm.search.passages import files_of
 
     if mode not in MODES:
         made = f" (bm25 needs an index: embedlm index {source} -o INDEX)" if mode == "bm25" else ""
@@ -183,7 +186,7 @@ def _passages(source: str, mode: str, reading: PassageOptions) -> list[Passage]:
             f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}{made}."
             + closest(mode, list(MODES))
         )
-    return reading.read(source)
+    files_of(source)
 
 
 def _search_passages(

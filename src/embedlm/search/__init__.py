@@ -6,6 +6,7 @@ from embedlm.search.documents import Document, read_documents
 from embedlm.search.edge import EdgeStore
 from embedlm.search.exact import ExactStore
 from embedlm.search.filters import check_filter, parse_filter
+from embedlm.search.fitting import reads_whole
 from embedlm.search.fusion import fuse
 from embedlm.search.index import MODES, Hit, SearchIndex
 from embedlm.search.layout import is_index
@@ -41,5 +42,6 @@ __all__ = [
     "push_index",
     "read_documents",
     "read_passages",
+    "reads_whole",
     "snippet",
 ]

@@ -20,6 +20,7 @@ from embedlm.jobs.names import check_name
 from embedlm.search.catalogue import Catalogue
 from embedlm.search.chunks import Chunking
 from embedlm.search.documents import document_key
+from embedlm.search.fitting import fitted
 from embedlm.search.layout import (
     CATALOGUE,
     STORES,
@@ -170,6 +171,16 @@ def _check_names(store: str | None, analyzer: str | None) -> None:
             )
 
 
+def _asked_cutting(chunking: Chunking | None, held: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return how an index that is there is to cut; a size that is not given is the one it has."""
+    if chunking is None:
+        return None
+    asked = asdict(chunking)
+    if asked["size"] is None and held is not None:
+        asked["size"] = held["size"]
+    return asked
+
+
 def _facts(
     out: Path,
     model: Embedder | None,
@@ -189,7 +200,7 @@ def _facts(
             load_options,
             store=store or "edge",
             first=first,
-            chunking=chunking,
+            chunking=None if chunking is None else fitted(chunking, made),
             analyzer=analyzer or "english",
         )
         if facts["first"] is not None and "dense" not in facts["heads"]:
@@ -200,7 +211,7 @@ def _facts(
         return facts, made
     facts = read_index(out)
     asked = {
-        "chunking": None if chunking is None else asdict(chunking),
+        "chunking": _asked_cutting(chunking, facts["chunking"]),
         "store": store,
         "first": None if first is None else asdict(first),
         "analyzer": analyzer,

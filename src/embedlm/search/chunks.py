@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,6 +18,8 @@ __all__ = ["Chunking", "Span", "sentence_spans"]
 Span = tuple[int, int]
 """First and one past the last character."""
 WAYS = ("tokens", "sentences", "headings")
+SIZE = 256
+"""Tokens of a chunk where nothing is said and a model reads as many."""
 _BETWEEN = re.compile(r"(?<=[.!?])\s+|\s*\n\s*|(?<=[。！？])")
 
 
@@ -26,8 +28,9 @@ class Chunking:
     """How a document is cut; sizes are in tokens of the model."""
 
     way: Literal["tokens", "sentences", "headings"]
-    size: int = 256
-    """Tokens of a chunk, at most (a sentence that is longer stands alone, cut by tokens)."""
+    size: int | None = None
+    """Tokens of a chunk, at most (a sentence that is longer stands alone, cut by tokens); None:
+    `SIZE`, or what the model of an index reads where that is less."""
     overlap: int = 0
     """Tokens that a chunk shares with the one before: whole sentences, where cut by these."""
     late: bool = False
@@ -41,9 +44,10 @@ class Chunking:
                 f"chunking {self.way!r} is not known; allowed: {', '.join(WAYS)}."
                 + closest(self.way, list(WAYS))
             )
-        if self.size < 1 or not 0 <= self.overlap < self.size:
+        size = SIZE if self.size is None else self.size
+        if size < 1 or not 0 <= self.overlap < size:
             raise InputError(
-                f"chunks of {self.size} tokens with an overlap of {self.overlap}; give a size "
+                f"chunks of {size} tokens with an overlap of {self.overlap}; give a size "
                 "above 0 and an overlap below the size"
             )
 
@@ -54,14 +58,14 @@ class Chunking:
             text: of a document.
             tokenizer: a fast one of transformers, by which tokens are counted.
         """
-        tokens = _tokens(text, tokenizer)
+        tokens, size = _tokens(text, tokenizer), self.size or SIZE
         if self.way == "tokens":
-            return list(_windows(tokens, self.size, self.overlap))
+            return list(_windows(tokens, size, self.overlap))
         spans: list[Span] = []
         sections = _sections(text) if self.way == "headings" else [(0, len(text))]
         for start, end in sections:
             units = [(start + a, start + b) for a, b in sentence_spans(text[start:end])]
-            spans += _packed(units, tokens, self.size, self.overlap)
+            spans += _packed(units, tokens, size, self.overlap)
         return spans
 
 
@@ -106,31 +110,44 @@ def _sections(text: str) -> list[Span]:
 
 
 def _packed(units: Sequence[Span], tokens: Sequence[Span], size: int, overlap: int) -> list[Span]:
-    """Return sentences put together to chunks of a size."""
-    starts = [start for start, _ in tokens]
-    inside = [tokens[bisect_left(starts, a) : bisect_left(starts, b)] for a, b in units]
+    """Return sentences put together to chunks of a size, with the tokens that lie between them."""
+    starts, ends = ([token[side] for token in tokens] for side in (0, 1))
+    # The first token of a sentence may begin with the blank before it.
+    bounds = [(bisect_right(ends, a), bisect_left(starts, b)) for a, b in units]
     spans: list[Span] = []
-    first, held = 0, 0
-    for last, own in enumerate(inside):
-        if held and held + len(own) > size:
+    first: int | None = None
+    for last, (begin, end) in enumerate(bounds):
+        if first is not None and end - bounds[first][0] > size:
             spans.append((units[first][0], units[last - 1][1]))
-            first, held = _carried(inside, first, last, overlap, size - len(own))
-        if len(own) > size:
-            spans += _windows(own, size, overlap)
-            first, held = last + 1, 0
-        else:
-            held += len(own)
-    if held:
+            first = _carried(bounds, first, last, overlap, size)
+        if end - begin > size:
+            found = _windows(tokens[begin:end], size, overlap)
+            spans += [(max(start, units[last][0]), stop) for start, stop in found]
+            first = None
+        elif first is None:
+            first = last
+    if first is not None:
         spans.append((units[first][0], units[-1][1]))
     return spans
 
 
-def _carried(
-    inside: Sequence[Sequence[Span]], first: int, last: int, overlap: int, room: int
-) -> tuple[int, int]:
-    """Return the first sentence of the next chunk, and the tokens that it begins with."""
-    held, start = 0, last
-    while start > first + 1 and held + len(inside[start - 1]) <= min(overlap, room):
+def _carried(bounds: Sequence[Span], first: int, last: int, overlap: int, size: int) -> int | None:
+    """Return the first sentence of the next chunk, which begins with sentences of the one before.
+
+    Args:
+        bounds: the first token of each sentence, and one past its last.
+        first: the first sentence of the chunk before.
+        last: the sentence that it had no room for.
+        overlap: tokens that the chunks may share.
+        size: tokens of a chunk.
+    """
+    begin, end = bounds[last]
+    if end - begin > size:
+        return None
+    start = last
+    while start > first + 1:
+        earlier = bounds[start - 1][0]
+        if bounds[last - 1][1] - earlier > overlap or end - earlier > size:
+            break
         start -= 1
-        held += len(inside[start])
-    return start, held
+    return start

@@ -14,7 +14,7 @@ from typing import Any
 from embedlm.data import Source, existing
 from embedlm.data.forms import FORMS, check_used, file_form
 from embedlm.errors import InputError, RecordError
-from embedlm.search.passages import files_of, prose
+from embedlm.search.passages import Fits, files_of, prose
 
 __all__ = ["Document", "document_key", "read_documents"]
 
@@ -51,6 +51,7 @@ def read_documents(
     whole: bool = False,
     quoting: bool | None = None,
     headings: bool = True,
+    fits: Fits | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of a file, of a folder and below it, or of a BEIR folder, in order.
 
@@ -67,6 +68,7 @@ def read_documents(
         quoting: whether cells of a .csv or .tsv may stand in quotes.
         headings: whether headings go with the paragraphs below them, see `passages.prose`; without
             it each is a document.
+        fits: whether a paragraph may stand whole, see `passages.prose`.
 
     Raises:
         InputError: nothing is there; an option that no file can use; an id that is given twice, or
@@ -86,7 +88,7 @@ def read_documents(
     for file, form in zip(files, forms, strict=True):
         name = "stdin" if file == "-" else Path(file).relative_to(base).as_posix()
         if FORMS[form].bare:
-            found = _prose(file, name, whole, headings)
+            found = _prose(file, name, whole, headings, fits)
         else:
             quoted = None if FORMS[form].quoting is None else quoting
             found = _records(Source(file, quoting=quoted), name, text_field, id_field, beir)
@@ -102,10 +104,12 @@ def read_documents(
         raise InputError(f"{str(path)!r} holds no text to index; give a file or folder with some")
 
 
-def _prose(file: str, name: str, whole: bool, headings: bool) -> Iterator[Document]:
+def _prose(
+    file: str, name: str, whole: bool, headings: bool, fits: Fits | None
+) -> Iterator[Document]:
     if not whole:
         lines: dict[int, int] = {}
-        for passage in prose(file, headings=headings):
+        for passage in prose(file, headings=headings, fits=fits):
             number = lines[passage.line] = lines.get(passage.line, 0) + 1
             more = f".{number}" if number > 1 else ""  # a long paragraph is cut into several
             id_ = f"{name}:{passage.line}{more}"

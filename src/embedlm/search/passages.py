@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +25,18 @@ LONGEST = 1200
 """Characters; a longer paragraph is cut where a line or a sentence ends."""
 LONGEST_HEADING = 300
 """Characters; a longer one would drown what stands under it, and is a paragraph."""
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_ENDS = (
+    ("|", re.compile(r"(?<=\|)\s+(?=\|)")),
+    ("- ", re.compile(r"\s+(?=- )")),
+    ("", re.compile(r"(?<=[.!?])\s+")),
+    ("", re.compile(r"\s*\n\s*")),
+    ("", re.compile(r"\s+")),
+)
+"""Where a long paragraph is cut, by how it begins: a table at its rows, a list at its items, else
+at sentences, failing these at lines, failing these at words."""
+_BLANKS = re.compile(r"\s*")
+Fits = Callable[[str], bool]
+"""Whether a model reads all of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ def read_passages(
     text_field: str = "text",
     quoting: bool | None = None,
     longest: int = LONGEST,
+    fits: Fits | None = None,
 ) -> list[Passage]:
     """Return the passages of a file, of the files in a folder and below it, or of stdin ("-").
 
@@ -59,6 +72,7 @@ def read_passages(
         text_field: field or column with the text.
         quoting: whether cells of a .csv or .tsv may stand in quotes; None: those of .csv.
         longest: characters of a passage of prose, without its headings.
+        fits: whether a passage of prose, with its headings, may stand whole; see `reads_whole`.
 
     Raises:
         InputError: nothing is there, or nothing with text in it; or an option that no file can
@@ -75,7 +89,7 @@ def read_passages(
     passages: list[Passage] = []
     for file, form in zip(files, forms, strict=True):
         if FORMS[form].bare:
-            passages += prose(file, split or "paragraph", longest)
+            passages += prose(file, split or "paragraph", longest, fits=fits)
         else:
             quoted = None if FORMS[form].quoting is None else quoting
             passages += _records(file, text_field, quoted)
@@ -121,7 +135,12 @@ def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passa
 
 
 def prose(
-    file: str, split: str = "paragraph", longest: int = LONGEST, *, headings: bool = True
+    file: str,
+    split: str = "paragraph",
+    longest: int = LONGEST,
+    *,
+    headings: bool = True,
+    fits: Fits | None = None,
 ) -> Iterator[Passage]:
     """Yield the passages of a document; a file of no known form is read as lines of text.
 
@@ -133,6 +152,7 @@ def prose(
             a line of their own; a heading alone is a passage only where nothing is below, and one
             of more than LONGEST_HEADING characters a paragraph. Without it each heading is a
             passage.
+        fits: whether a passage, with its headings, may stand whole; None: any of that length may.
     """
     form, compression = file_form(Path(file))
     if form is not None and FORMS[form].paragraphs:
@@ -148,7 +168,10 @@ def prose(
     for above, row in _under_headings(rows, headings):
         if row.error is not None:
             raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
-        yield from _pieces(file, row.line, str(row.value).strip(), longest, above)
+        lead = f"{above}\n" if above else ""
+        whole = _Whole(lead, longest, fits)
+        for piece in _pieces(str(row.value).strip(), whole):
+            yield Passage(file, row.line, lead + piece)
 
 
 def _under_headings(rows: Iterable[FileRow], headings: bool) -> Iterator[tuple[str, FileRow]]:
@@ -190,17 +213,45 @@ def _lines(source: Source) -> Iterator[FileRow]:
             yield row
 
 
-def _pieces(file: str, line: int, text: str, longest: int, above: str) -> Iterator[Passage]:
-    """Yield a paragraph, cut at sentence ends (or, failing these, anywhere) if it is too long."""
-    lead = f"{above}\n" if above else ""
-    piece = ""
-    for sentence in _SENTENCE_END.split(text):
-        if piece and len(piece) + len(sentence) + 1 > longest:
-            yield Passage(file, line, lead + piece)
-            piece = ""
-        piece = f"{piece} {sentence}".lstrip()
-        while len(piece) > longest:
-            yield Passage(file, line, lead + piece[:longest])
-            piece = piece[longest:].lstrip()
-    if piece:
-        yield Passage(file, line, lead + piece)
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """Whether a part of a paragraph is short enough to stand whole."""
+
+    lead: str
+    """Stands before each part."""
+    longest: int
+    fits: Fits | None
+
+    def __call__(self, part: str) -> bool:
+        if len(part) > self.longest:
+            return False
+        return self.fits is None or self.fits(self.lead + part)
+
+
+def _pieces(text: str, whole: _Whole) -> Iterator[str]:
+    """Yield the parts of a paragraph, as long as may be, cut at the largest units that fit."""
+    start = 0
+    while rest := text[start : start + whole.longest + 1]:
+        if whole(rest):
+            yield rest
+            return
+        ends = _ends(rest)
+        held = bisect_left(ends, True, key=lambda end: not whole(rest[:end]))
+        part = rest[: ends[max(held - 1, 0)]]
+        if held or len(part) < 2:  # one character is no more to be cut
+            yield part
+        else:
+            yield from _pieces(part, whole)
+        start += len(part)
+        start += len(text[start : start + len(rest)]) - len(
+            text[start : start + len(rest)].lstrip()
+        )
+
+
+def _ends(text: str) -> Sequence[int]:
+    """Return where a text may be cut, by the largest units that it has several of."""
+    for begin, end in _ENDS:
+        found = [place.start() for place in end.finditer(text)] if text.startswith(begin) else []
+        if found:
+            return found
+    return range(1, max(len(text), 2))

@@ -23,6 +23,7 @@ from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.chunks import Chunking, Span
 from embedlm.search.documents import Document, read_documents
 from embedlm.search.edge import check_space
+from embedlm.search.fitting import reads_whole
 from embedlm.search.forms import pack_heads
 from embedlm.search.late import late_model, late_vectors
 from embedlm.search.layout import CATALOGUE, model_facts, write_statistics
@@ -57,6 +58,7 @@ class Work:
         self._late: Embedder | None = None
         if model is not None and chunking is not None and chunking.late:
             self._late = late_model(model)
+        self._fits = reads_whole(model) if model is not None and chunking is None else None
         self.embedding = 0.0
         self.added = 0
         self._base = facts.get("generation")
@@ -69,7 +71,8 @@ class Work:
         if model.recipe.pooling.weights != "none":
             if str(source) == "-":
                 raise InputError("this recipe reads the documents twice; give a file, not stdin")
-            model.fit([document.text for document in read_documents(source, **reading)])
+            documents = read_documents(source, fits=self._fits, **reading)
+            model.fit([document.text for document in documents])
             self.facts["model"]["identity"] = model_facts(model)["identity"]
 
     # -- embedding ----------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class Work:
         blocks: list[Path] = []
 
         def fresh() -> Iterator[_Cut]:
-            for cut in map(self._cut, read_documents(source, **reading)):
+            for cut in map(self._cut, read_documents(source, fits=self._fits, **reading)):
                 keys = {entry.key for entry in cut.entries}
                 removed.extend(k for k in parts.get(cut.document.key, ()) if k not in keys)
                 seen.add(cut.document.key)

@@ -1,0 +1,65 @@
+"""What a model reads of a text, so that documents are cut into passages that it reads whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedlm.errors import InputError
+from embedlm.prompt.segments import SEGMENT_ID
+from embedlm.search.chunks import SIZE, Chunking
+from embedlm.search.passages import Fits
+
+if TYPE_CHECKING:
+    from embedlm.embedder import Embedder
+
+__all__ = ["fitted", "reads_whole"]
+
+
+def reads_whole(model: Embedder) -> Fits | None:
+    """Return what tells whether a model reads all of a document; None: it has no limit."""
+    room = _room(model)
+    if room is None:
+        return None
+
+    def whole(text: str) -> bool:
+        # A token holds a byte or more.
+        return len(text.encode("utf-8", "replace")) <= room or not _shortened(model, text)
+
+    return whole
+
+
+def fitted(chunking: Chunking, model: Embedder) -> Chunking:
+    """Return how documents are cut, with chunks that the model reads whole.
+
+    Raises:
+        InputError: the chunks that were asked for are longer than that.
+    """
+    room = _room(model)
+    if chunking.size is not None and room is not None and chunking.size > room:
+        raise InputError(
+            f"chunks of {chunking.size} tokens, and {model.name!r} reads {room} of a text; give a "
+            f"size (--chunk-size) of at most {room}, or a max_length (--max-length) that holds "
+            "such chunks, prompt and all"
+        )
+    most = SIZE if room is None else min(SIZE, room)
+    return replace(chunking, size=chunking.size or most)
+
+
+def _room(model: Embedder) -> int | None:
+    """Return the tokens that a document may have beside its prompt; None: as many as it likes."""
+    limit = model.renderer.max_length("document")
+    if limit is None:
+        return None
+    found = model.render([" a" * (2 * limit + 2)], role="document")
+    batch = found[0] if isinstance(found, list) else found
+    if not batch.truncated[0]:
+        return None
+    return int((np.asarray(batch.segments[0]) == SEGMENT_ID["text"]).sum())
+
+
+def _shortened(model: Embedder, text: str) -> bool:
+    found = model.render([text], role="document")
+    return any(batch.truncated[0] for batch in (found if isinstance(found, list) else [found]))

@@ -1,0 +1,113 @@
+"""Documents are cut into passages that the model reads whole."""
+
+import json
+
+import pytest
+
+import embedlm
+from embedlm.errors import InputError
+from embedlm.search import Chunking, Index, build_index, read_documents, read_passages, reads_whole
+from tests.command import sentences
+
+LIMIT = 40
+
+
+@pytest.fixture(scope="module")
+def short(tiny_llama):
+    return embedlm.load(tiny_llama, "plain-mean", device="cpu", max_length=LIMIT)
+
+
+@pytest.fixture
+def pages(tmp_path):
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    table = " | ".join(sentences(40, 3)).replace(".", "")
+    (folder / "a.md").write_text("# Tyres\n\n" + " ".join(sentences(60, 2)) + f"\n\n| {table} |\n")
+    (folder / "b.txt").write_text("x" * 900)
+    return folder
+
+
+def shortened(model, texts):
+    return [text for text in texts if model.render([text], role="document").truncated[0]]
+
+
+def test_paragraphs_of_prose_are_cut_to_what_the_model_reads(short, pages):
+    assert shortened(short, [p.text for p in read_passages(pages)])
+    found = read_passages(pages, fits=reads_whole(short))
+    assert shortened(short, [p.text for p in found]) == []
+    words = "".join(p.text.removeprefix("Tyres\n") for p in found)
+    whole = "".join((pages / name).read_text() for name in ("a.md", "b.txt"))
+    assert "".join(words.split()) == "".join(whole.removeprefix("# Tyres").split())
+    assert [d.text for d in read_documents(pages, fits=reads_whole(short))] == [
+        p.text for p in found
+    ]
+
+
+def test_sentences_stay_whole_where_they_fit(short, tmp_path):
+    lines = ["Plants make food from sunlight.", "A committee met on Tuesday."] * 20
+    (tmp_path / "a.txt").write_text(" ".join(lines))
+    found = read_passages(tmp_path / "a.txt", fits=reads_whole(short))
+    assert all(p.text.endswith(".") for p in found)
+    assert len(found) < len(lines) / 2
+
+
+@pytest.mark.parametrize(
+    "unit", ["| Plants make food. Light is stored. |", "- Go. Plants make food."]
+)
+def test_tables_are_cut_at_rows_and_lists_at_items(short, tmp_path, unit):
+    (tmp_path / "a.md").write_text("\n".join([unit] * 20))
+    found = read_passages(tmp_path / "a.md", fits=reads_whole(short))
+    assert len(found) < 20
+    assert {p.text.count(unit) * (len(unit) + 1) - len(p.text) for p in found} == {1}
+
+
+def test_an_index_shortens_no_passage_of_prose(short, pages, tmp_path, caplog):
+    report = build_index(pages, tmp_path / "index", short, store="exact")
+    assert report.passages > len(list(read_documents(pages)))
+    assert "shortened" not in caplog.text
+    with Index.open(tmp_path / "index", short) as index:
+        assert index.search("tyres", 3)
+    again = build_index(pages, tmp_path / "index", short)
+    assert (again.added, again.deleted) == (0, 0)
+
+
+def test_a_model_without_a_limit_reads_all(tiny_llama, pages):
+    long = embedlm.load(tiny_llama, "plain-mean", device="cpu", max_length=100_000)
+    long.renderer.positions = None
+    assert shortened(long, [p.text for p in read_passages(pages, fits=reads_whole(long))]) == []
+
+
+@pytest.mark.parametrize("way", ["sentences", "headings"])
+def test_what_lies_between_sentences_counts_as_tokens_of_a_chunk(way):
+    model = embedlm.load(device="cpu")
+    text = "\n\n\n".join(["Go.", "Plants make food from light.", "It rained."] * 60)
+    for size, overlap in ((24, 0), (24, 9)):
+        chunks = [text[a:b] for a, b in Chunking(way, size, overlap).spans(text, model.tokenizer)]
+        lengths = [len(model.tokenizer(chunk)["input_ids"]) for chunk in chunks]
+        assert max(lengths) <= size
+        assert min(lengths[:-1]) > size / 2
+
+
+def test_chunks_are_as_long_as_the_model_reads(short, tmp_path):
+    (tmp_path / "a.md").write_text(" ".join(sentences(60, 2)))
+    tokens = Chunking("tokens")
+    build_index(tmp_path / "a.md", tmp_path / "i", short, chunking=tokens, store="exact")
+    kept = json.loads((tmp_path / "i" / "index.json").read_text())["chunking"]["size"]
+    assert LIMIT - 3 <= kept <= LIMIT
+    build_index(tmp_path / "a.md", tmp_path / "i", short, chunking=tokens)
+    for late in (False, True):
+        chunking = Chunking("tokens", LIMIT + 1, late=late)
+        with pytest.raises(InputError, match=f"chunks of {LIMIT + 1} tokens.* reads {kept} of a"):
+            build_index(tmp_path / "a.md", tmp_path / "j", short, chunking=chunking, store="exact")
+
+
+def test_the_command_line_cuts_so_and_refuses_so(run, tiny_llama, pages, tmp_path):
+    options = ("-m", tiny_llama, "-r", "plain-mean", "--max-length", LIMIT)
+    found = run("search", pages, "tyres", "-k", 1, *options)
+    assert found.code == 0, found.err
+    assert "shortened" not in found.err
+    cut = ("--chunk", "tokens", "--chunk-size", 300, "--store", "exact")
+    refused = run("index", pages, "-o", tmp_path / "index", *options, *cut)
+    assert refused.code == 2
+    assert "give a size (--chunk-size) of at most" in refused.one_line()
+    assert not (tmp_path / "index").exists()
