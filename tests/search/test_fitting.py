@@ -102,10 +102,18 @@ def test_chunks_are_as_long_as_the_model_reads(short, tmp_path):
 
 
 def test_the_command_line_cuts_so_and_refuses_so(run, tiny_llama, pages, tmp_path):
-    options = ("-m", tiny_llama, "-r", "plain-mean", "--max-length", LIMIT)
+    options = ("-m", tiny_llama, "-r", "plain-mean", "--set", f"prompt.max_length={LIMIT}")
     found = run("search", pages, "tyres", "-k", 1, *options)
     assert found.code == 0, found.err
     assert "shortened" not in found.err
+    whole = (*options, "--max-length", LIMIT)
+    asked = run("search", pages, "tyres", "-k", 100, "--json", *whole)
+    assert len(json.loads(asked.out)) == len(read_passages(pages))
+    for name, given in (("cut", options), ("whole", whole)):
+        made = run("index", pages, "-o", tmp_path / name, "--store", "exact", *given)
+        assert made.code == 0, made.err
+    kept = [json.loads((tmp_path / n / "index.json").read_text()) for n in ("cut", "whole")]
+    assert kept[0]["passages"] > kept[1]["passages"] == len(list(read_documents(pages)))
     cut = ("--chunk", "tokens", "--chunk-size", 300, "--store", "exact")
     refused = run("index", pages, "-o", tmp_path / "index", *options, *cut)
     assert refused.code == 2

@@ -151,7 +151,7 @@ def command(
     mode = mode or "dense"
     _check_passages(source, mode)
     loaded = loading.load(model, heads=MODES[mode], max_length=max_length)
-    passages = reading.read(source, loaded)
+    passages = reading.read(source, loaded if max_length is None else None)
     _search_passages(loaded, passages, query, mode, top_k, instruction, json=json)
 
 

@@ -58,7 +58,10 @@ class Work:
         self._late: Embedder | None = None
         if model is not None and chunking is not None and chunking.late:
             self._late = late_model(model)
-        self._fits = reads_whole(model) if model is not None and chunking is None else None
+        # With a max_length of the index's own, texts are shortened, not cut.
+        asked = bool(facts["model"]["options"].get("max_length"))
+        cuts = model is not None and chunking is None and not asked
+        self._fits = reads_whole(model) if model is not None and cuts else None
         self.embedding = 0.0
         self.added = 0
         self._base = facts.get("generation")
