@@ -61,6 +61,31 @@ def test_tables_are_cut_at_rows_and_lists_at_items(short, tmp_path, unit):
     assert {p.text.count(unit) * (len(unit) + 1) - len(p.text) for p in found} == {1}
 
 
+def test_headings_leave_room_for_the_text_below_them(short, tmp_path):
+    marks = "\n\n".join(f"{'#' * n} Part {n}: {'q' * 15}" for n in (1, 2, 3))
+    below = " ".join(sentences(20, 4))
+    (tmp_path / "a.md").write_text(f"{marks}\n\n{below}")
+    found = [p.text for p in read_passages(tmp_path / "a.md", fits=reads_whole(short))]
+    assert shortened(short, found) == []
+    assert len(found) < 80
+    words = "".join("\n".join(found).split())
+    assert all("".join(line.lstrip("#").split()) in words for line in marks.split("\n"))
+
+
+def test_text_without_spaces_is_cut_where_a_sentence_ends(short, tmp_path):
+    (tmp_path / "a.txt").write_text("轮胎漏气。" * 40)
+    found = [p.text for p in read_passages(tmp_path / "a.txt", fits=reads_whole(short))]
+    assert {text[-1] for text in found} == {"。"}
+    assert "".join(found) == "轮胎漏气。" * 40
+
+
+def test_blanks_that_are_longer_than_a_passage_are_none(short, tmp_path):
+    (tmp_path / "a.txt").write_text("a" * 900 + " " * 5000 + "b")
+    found = [p.text for p in read_passages(tmp_path / "a.txt", fits=reads_whole(short))]
+    assert all(found)
+    assert "".join(found) == "a" * 900 + "b"
+
+
 def test_an_index_shortens_no_passage_of_prose(short, pages, tmp_path, caplog):
     report = build_index(pages, tmp_path / "index", short, store="exact")
     assert report.passages > len(list(read_documents(pages)))
