@@ -1,12 +1,15 @@
 """Documents are cut into passages that the model reads whole."""
 
 import json
+from itertools import pairwise
+from time import process_time
 
 import pytest
 
 import embedlm
 from embedlm.errors import InputError
 from embedlm.search import Chunking, Index, build_index, read_documents, read_passages, reads_whole
+from embedlm.search.chunks import sentence_spans
 from tests.command import sentences
 
 LIMIT = 40
@@ -100,6 +103,30 @@ def test_a_model_without_a_limit_reads_all(tiny_llama, pages):
     long = embedlm.load(tiny_llama, "plain-mean", device="cpu", max_length=100_000)
     long.renderer.positions = None
     assert shortened(long, [p.text for p in read_passages(pages, fits=reads_whole(long))]) == []
+
+
+def test_an_empty_cell_ends_no_row(tmp_path):
+    row = "| Go. |  | Up. |"
+    (tmp_path / "a.md").write_text("\n".join([row] * 20))
+    assert {p.text for p in read_passages(tmp_path / "a.md", longest=45)} == {f"{row} {row}"}
+
+
+@pytest.mark.parametrize("overlap", [0, 5])
+def test_no_chunk_ends_within_a_character(overlap):
+    model, text = embedlm.load(device="cpu"), "嚭嘬仈塅册原使伊喫嘾呥喀埏塦侣咿噈俾一哝叶塀儲凄" * 4
+    spans = Chunking("tokens", 20, overlap).spans(text, model.tokenizer)
+    ids = [model.tokenizer(text[a:b], add_special_tokens=False)["input_ids"] for a, b in spans]
+    assert max(map(len, ids)) <= 20
+    assert (spans[0][0], spans[-1][1]) == (0, len(text))
+    assert all(
+        start == end or (overlap and start < end) for (_, end), (start, _) in pairwise(spans)
+    )
+
+
+def test_long_blanks_are_read_in_one_pass():
+    begun = process_time()
+    assert sentence_spans(" " * 100_000 + "x" + " " * 100_000) == [(100_000, 100_001)]
+    assert process_time() - begun < 1
 
 
 @pytest.mark.parametrize("way", ["sentences", "headings"])

@@ -26,14 +26,15 @@ LONGEST = 1200
 LONGEST_HEADING = 300
 """Characters; a longer one would drown what stands under it, and is a paragraph."""
 _ENDS = (
-    ("|", re.compile(r"(?<=\|)\s+(?=\|)")),
+    ("|", re.compile(r"(?<=\|) (?=\|)")),
     ("- ", re.compile(r"\s+(?=- )")),
     ("", re.compile(r"(?<=[.!?])\s+|(?<=[。！？])(?!\Z)")),
     ("", re.compile(r"\s*\n\s*")),
     ("", re.compile(r"\s+")),
 )
 """Where a long paragraph is cut, by how it begins: a table at its rows, a list at its items, else
-at sentences, failing these at lines, failing these at words."""
+at sentences, failing these at lines, failing these at words. Lines are joined by one blank, and an
+empty cell of a table has mostly more."""
 _BLANKS = re.compile(r"\s*")
 Fits = Callable[[str], bool]
 """Whether a model reads all of a text."""
