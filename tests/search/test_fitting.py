@@ -1,12 +1,15 @@
 """Documents are cut into passages that the model reads whole."""
 
 import json
+from itertools import pairwise
+from time import process_time
 
 import pytest
 
 import embedlm
 from embedlm.errors import InputError
 from embedlm.search import Chunking, Index, build_index, read_documents, read_passages, reads_whole
+from embedlm.search.chunks import sentence_spans
 from tests.command import sentences
 
 LIMIT = 40
@@ -61,6 +64,31 @@ def test_tables_are_cut_at_rows_and_lists_at_items(short, tmp_path, unit):
     assert {p.text.count(unit) * (len(unit) + 1) - len(p.text) for p in found} == {1}
 
 
+def test_headings_leave_room_for_the_text_below_them(short, tmp_path):
+    marks = "\n\n".join(f"{'#' * n} Part {n}: {'q' * 15}" for n in (1, 2, 3))
+    below = " ".join(sentences(20, 4))
+    (tmp_path / "a.md").write_text(f"{marks}\n\n{below}")
+    found = [p.text for p in read_passages(tmp_path / "a.md", fits=reads_whole(short))]
+    assert shortened(short, found) == []
+    assert len(found) < 80
+    words = "".join("\n".join(found).split())
+    assert all("".join(line.lstrip("#").split()) in words for line in marks.split("\n"))
+
+
+def test_text_without_spaces_is_cut_where_a_sentence_ends(short, tmp_path):
+    (tmp_path / "a.txt").write_text("轮胎漏气。" * 40)
+    found = [p.text for p in read_passages(tmp_path / "a.txt", fits=reads_whole(short))]
+    assert {text[-1] for text in found} == {"。"}
+    assert "".join(found) == "轮胎漏气。" * 40
+
+
+def test_blanks_that_are_longer_than_a_passage_are_none(short, tmp_path):
+    (tmp_path / "a.txt").write_text("a" * 900 + " " * 5000 + "b")
+    found = [p.text for p in read_passages(tmp_path / "a.txt", fits=reads_whole(short))]
+    assert all(found)
+    assert "".join(found) == "a" * 900 + "b"
+
+
 def test_an_index_shortens_no_passage_of_prose(short, pages, tmp_path, caplog):
     report = build_index(pages, tmp_path / "index", short, store="exact")
     assert report.passages > len(list(read_documents(pages)))
@@ -75,6 +103,31 @@ def test_a_model_without_a_limit_reads_all(tiny_llama, pages):
     long = embedlm.load(tiny_llama, "plain-mean", device="cpu", max_length=100_000)
     long.renderer.positions = None
     assert shortened(long, [p.text for p in read_passages(pages, fits=reads_whole(long))]) == []
+
+
+def test_an_empty_cell_ends_no_row(tmp_path):
+    row = "| Go. |  | Up. |"
+    (tmp_path / "a.md").write_text("\n".join([row] * 20))
+    found = read_passages(tmp_path / "a.md", fits=lambda text: len(text) <= 45)
+    assert {p.text for p in found} == {f"{row} {row}"}
+
+
+@pytest.mark.parametrize("overlap", [0, 5])
+def test_no_chunk_ends_within_a_character(overlap):
+    model, text = embedlm.load(device="cpu"), "嚭嘬仈塅册原使伊喫嘾呥喀埏塦侣咿噈俾一哝叶塀儲凄" * 4
+    spans = Chunking("tokens", 20, overlap).spans(text, model.tokenizer)
+    ids = [model.tokenizer(text[a:b], add_special_tokens=False)["input_ids"] for a, b in spans]
+    assert max(map(len, ids)) <= 20
+    assert (spans[0][0], spans[-1][1]) == (0, len(text))
+    assert all(
+        start == end or (overlap and start < end) for (_, end), (start, _) in pairwise(spans)
+    )
+
+
+def test_long_blanks_are_read_in_one_pass():
+    begun = process_time()
+    assert sentence_spans(" " * 100_000 + "x" + " " * 100_000) == [(100_000, 100_001)]
+    assert process_time() - begun < 1
 
 
 @pytest.mark.parametrize("way", ["sentences", "headings"])

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import embedlm
 from embedlm.errors import InputError, JobError, UnsupportedError
@@ -175,6 +176,21 @@ def test_another_model_or_another_setting_is_refused(corpus, model, model_folder
     file.write_text(json.dumps(facts))
     with Index.open(tmp_path / "index") as index:  # loads the model that it was made with
         assert index.search("plants", mode="dense")[0].id is not None
+
+
+def test_a_model_that_changed_in_its_place_is_refused_as_such(corpus, model, tmp_path):
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    build_index(corpus, tmp_path / "index", embedlm.load(folder, device="cpu"))
+    changed = load_file(folder / "model.safetensors")
+    save_file({name: 2 * t for name, t in changed.items()}, folder / "model.safetensors")
+    told = "which is another one by now .*; make a new index"
+    with Index.open(tmp_path / "index") as index, pytest.raises(InputError, match=told) as refused:
+        index.search("plants")
+    assert "--model" not in str(refused.value)
+    for again in (None, embedlm.load(folder, device="cpu")):
+        with pytest.raises(InputError, match=told):
+            build_index(corpus, tmp_path / "index", again)
 
 
 def test_statistics_that_were_learnt_from_the_documents_come_with_the_index(corpus, tmp_path):

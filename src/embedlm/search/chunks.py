@@ -20,7 +20,7 @@ Span = tuple[int, int]
 WAYS = ("tokens", "sentences", "headings")
 SIZE = 256
 """Tokens of a chunk where nothing is said and a model reads as many."""
-_BETWEEN = re.compile(r"(?<=[.!?])\s+|\s*\n\s*|(?<=[。！？])")
+_BETWEEN = re.compile(r"(?<=[.!?])\s+|(?<!\s)\s*\n\s*|(?<=[。！？])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,23 @@ def _tokens(text: str, tokenizer: Any) -> list[Span]:
 def _windows(tokens: Sequence[Span], size: int, overlap: int) -> Iterator[Span]:
     start = 0
     while start < len(tokens):
-        window = tokens[start : start + size]
-        yield window[0][0], window[-1][1]
-        if start + size >= len(tokens):
+        end = _between(tokens, start, start + size)
+        yield tokens[start][0], tokens[end - 1][1]
+        if end == len(tokens):
             return
-        start += size - overlap
+        start = _between(tokens, start, end - overlap)
+
+
+def _between(tokens: Sequence[Span], start: int, end: int) -> int:
+    """Return the last place after a start, and not after an end, where no character is divided.
+
+    A character of several tokens that does not fit is passed whole.
+    """
+    end = min(end, len(tokens))
+    for place in (*range(end, start, -1), *range(max(end, start) + 1, len(tokens))):
+        if place == len(tokens) or tokens[place - 1][1] <= tokens[place][0]:
+            return place
+    return len(tokens)
 
 
 def _sections(text: str) -> list[Span]:

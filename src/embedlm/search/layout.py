@@ -118,11 +118,16 @@ def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
     known = Recipe.model_validate(before["recipe"])
     before["recipe"] = json.loads(known.model_dump_json())
     change = difference(before, now)
-    if change:
-        raise InputError(
-            f"the index {str(path)!r} was made with the model {facts['model']['name']!r}, and "
-            f"{model.name!r} is another one ({change}); leave --model out, or make a new index"
-        )
+    if not change:
+        return
+    made = f"the index {str(path)!r} was made with the model {facts['model']['name']!r}, "
+    same = facts["model"]["name"] == model_facts(model)["name"]
+    if same and before["weights"] != now["weights"]:
+        raise InputError(f"{made}which is another one by now ({change}); make a new index")
+    raise InputError(
+        f"{made}and {model.name!r} is another one ({change}); leave --model out, or make a new "
+        "index"
+    )
 
 
 def load_model(facts: Mapping[str, Any], path: Path, device: Any = None) -> Embedder:

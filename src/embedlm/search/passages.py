@@ -26,14 +26,15 @@ LONGEST = 1200
 LONGEST_HEADING = 300
 """Characters; a longer one would drown what stands under it, and is a paragraph."""
 _ENDS = (
-    ("|", re.compile(r"(?<=\|)\s+(?=\|)")),
+    ("|", re.compile(r"(?<=\|) (?=\|)")),
     ("- ", re.compile(r"\s+(?=- )")),
-    ("", re.compile(r"(?<=[.!?])\s+")),
+    ("", re.compile(r"(?<=[.!?])\s+|(?<=[。！？])(?!\Z)")),
     ("", re.compile(r"\s*\n\s*")),
     ("", re.compile(r"\s+")),
 )
 """Where a long paragraph is cut, by how it begins: a table at its rows, a list at its items, else
-at sentences, failing these at lines, failing these at words."""
+at sentences, failing these at lines, failing these at words. Lines are joined by one blank, and an
+empty cell of a table has mostly more."""
 _BLANKS = re.compile(r"\s*")
 Fits = Callable[[str], bool]
 """Whether a model reads all of a text."""
@@ -149,9 +150,9 @@ def prose(
         split: "paragraph" or "line".
         longest: characters of a passage, without its headings.
         headings: a paragraph of Markdown or HTML begins with the headings that it stands under, on
-            a line of their own; a heading alone is a passage only where nothing is below, and one
-            of more than LONGEST_HEADING characters a paragraph. Without it each heading is a
-            passage.
+            a line of their own; a heading alone is a passage only where nothing is below. One of
+            more than LONGEST_HEADING characters is a paragraph, and so is one that with those above
+            it would take more than half of what fits. Without it each heading is a passage.
         fits: whether a passage, with its headings, may stand whole; None: any of that length may.
     """
     form, compression = file_form(Path(file))
@@ -165,7 +166,7 @@ def prose(
             if split == "line"
             else paragraphs(source.rows(), longest, headings=marked)
         )
-    for above, row in _under_headings(rows, headings):
+    for above, row in _under_headings(rows, headings, fits):
         if row.error is not None:
             raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
         lead = f"{above}\n" if above else ""
@@ -174,10 +175,13 @@ def prose(
             yield Passage(file, row.line, lead + piece)
 
 
-def _under_headings(rows: Iterable[FileRow], headings: bool) -> Iterator[tuple[str, FileRow]]:
+def _under_headings(
+    rows: Iterable[FileRow], headings: bool, fits: Fits | None
+) -> Iterator[tuple[str, FileRow]]:
     """Yield each row with the headings that it stands under, on one line; "" where there are none.
 
-    A heading goes with the rows below it, and is a row itself where nothing is below it.
+    A heading goes with the rows below it, and is a row itself where nothing is below it, or where
+    it would leave too little room for them.
     """
     stack: list[FileRow] = []
     bare: FileRow | None = None
@@ -189,7 +193,8 @@ def _under_headings(rows: Iterable[FileRow], headings: bool) -> Iterator[tuple[s
         if bare is not None and bare.heading >= row.heading:
             yield "", bare
         stack = [one for one in stack if one.heading < row.heading]
-        if len(str(row.value)) > LONGEST_HEADING:
+        twice = f"{_above([*stack, row])}\n" * 2
+        if len(str(row.value)) > LONGEST_HEADING or not (fits is None or fits(twice)):
             bare = None
             yield _above(stack), row
         else:
@@ -242,10 +247,8 @@ def _pieces(text: str, whole: _Whole) -> Iterator[str]:
             yield part
         else:
             yield from _pieces(part, whole)
-        start += len(part)
-        start += len(text[start : start + len(rest)]) - len(
-            text[start : start + len(rest)].lstrip()
-        )
+        blank = _BLANKS.match(text, start + len(part))
+        start = blank.end() if blank else len(text)
 
 
 def _ends(text: str) -> Sequence[int]:
