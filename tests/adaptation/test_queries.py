@@ -80,7 +80,7 @@ def test_queries_depend_on_chunk_and_seed_alone(chunks):
 
 def test_kinds_are_mixed_evenly_where_a_chunk_gives_fewer_than_it_could(chunks):
     counts = Counter(query.kind for query in derived(chunks, DERIVED, 2, seed=0))
-    assert max(counts.values()) < 0.5 * counts.total()
+    assert max(counts.values()) < 0.6 * counts.total()
 
 
 # -- the caller's queries ---------------------------------------------------------------------

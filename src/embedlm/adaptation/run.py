@@ -92,7 +92,8 @@ def adapt(
             (800: to train on), held_out (0.2: share of the documents), negatives (of a query;
             None: 1, or 4 for a re-ranker to order), filters (of mining; perc_pos=0.95 and
             consistency=20), train (adapter or all), rank (16), batch (16), steps (None: two
-            rounds, 48 at most), learning_rate (5e-4), seed (0).
+            rounds, 48 at most), learning_rate (None: 5e-4, or 1e-4 where nothing teaches),
+            seed (0).
 
     Returns:
         The report, see docs/adapt.md; with `dry_run` the plan.
@@ -107,6 +108,9 @@ def adapt(
     if options.get("negatives") is None:
         ordered = reranker is not None or (isinstance(teacher, str | Path) and is_reranker(teacher))
         options["negatives"] = _OWN if ordered else 1
+    if options.get("learning_rate") is None:
+        taught = teacher is not None or reranker is not None
+        options["learning_rate"] = _RATE if taught else _RATE_ALONE
     settings = Settings.of(kinds, queries is not None, llm is not None, **options)
     if price is not None and not (dry_run and llm is not None):
         raise InputError(
@@ -130,6 +134,8 @@ def adapt(
 
 
 _NAMES = ("chunk_tokens", "per_chunk", "queries_limit", "held_out", "negatives", "filters", "train")
+_RATE, _RATE_ALONE = 5e-4, 1e-4
+"""Learning rates with a teacher or re-ranker, and by InfoNCE alone, which lowers a good model."""
 _MORE = ("rank", "batch", "steps", "learning_rate", "seed")
 
 

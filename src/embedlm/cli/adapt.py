@@ -115,7 +115,10 @@ class Training:
     steps: Annotated[
         int | None, whole("Steps; without it two rounds through the queries, 48 at most.")
     ] = None
-    learning_rate: Annotated[float, number("The largest learning rate.")] = 5e-4
+    learning_rate: Annotated[
+        float | None,
+        number("The largest learning rate; without it 5e-4, or 1e-4 where nothing teaches."),
+    ] = None
     seed: Annotated[int, natural("Seed of all that is drawn.")] = 0
 
 

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 from embedlm.data.lines import paragraphs
@@ -104,7 +104,8 @@ def _between(tokens: Sequence[Span], start: int, end: int) -> int:
     A character of several tokens that does not fit is passed whole.
     """
     end = min(end, len(tokens))
-    for place in (*range(end, start, -1), *range(max(end, start) + 1, len(tokens))):
+    places: Iterator[int] = chain(range(end, start, -1), range(max(end, start) + 1, len(tokens)))
+    for place in places:
         if place == len(tokens) or tokens[place - 1][1] <= tokens[place][0]:
             return place
     return len(tokens)
