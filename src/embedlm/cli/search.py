@@ -136,8 +136,7 @@ def command(
     """Print the documents of an index, or the passages of files, that answer a query best."""
     from embedlm.search import MODES, is_index
 
-    if query is not None and not query.strip():
-        raise InputError("the query is empty; say what to look for")
+    _check_query(query)
     if source != "-" and is_index(source):
         _refuse_reading(source, reading, max_length)
         options = {"top_k": top_k, "instruction": instruction, **_options(asking, mode or "hybrid")}
@@ -153,6 +152,11 @@ def command(
     loaded = loading.load(model, heads=MODES[mode], max_length=max_length)
     passages = reading.read(source, loaded if max_length is None else None)
     _search_passages(loaded, passages, query, mode, top_k, instruction, json=json)
+
+
+def _check_query(query: str | None) -> None:
+    if query is not None and not query.strip():
+        raise InputError("the query is empty; say what to look for")
 
 
 def _no_index(source: str) -> InputError:
