@@ -23,7 +23,7 @@ TOKENIZER = build_tokenizer()
 
 @pytest.fixture
 def chunks(documents):
-    return list(cut(read_corpus(documents).documents, TOKENIZER, 200))
+    return list(cut(read_corpus(documents).documents, TOKENIZER, 210))
 
 
 def test_chunks_keep_all_text_with_its_title_and_heading(documents, chunks):
@@ -47,7 +47,7 @@ def test_no_chunk_is_longer_than_was_asked_for(documents, size):
 def test_records_keep_their_ids_and_titles_and_equal_texts_count_once(tmp_path):
     rows = [{"_id": f"r{i}", "title": "Iron", "text": f"It is metal {i // 2}."} for i in range(4)]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chunks = list(cut(read_corpus(tmp_path).documents, TOKENIZER, 100))
+    chunks = list(cut(read_corpus(tmp_path).documents, TOKENIZER, 210))
     assert [chunk.id for chunk in chunks] == ["r0", "r2"]
     assert chunks[0].passage == "Iron It is metal 0."
 
@@ -80,7 +80,7 @@ def test_queries_depend_on_chunk_and_seed_alone(chunks):
 
 def test_kinds_are_mixed_evenly_where_a_chunk_gives_fewer_than_it_could(chunks):
     counts = Counter(query.kind for query in derived(chunks, DERIVED, 2, seed=0))
-    assert max(counts.values()) < 0.6 * counts.total()
+    assert max(counts.values()) < 0.5 * counts.total()
 
 
 # -- the caller's queries ---------------------------------------------------------------------
