@@ -205,14 +205,22 @@ def update(
     norm = float(shared.square.sum().sqrt())
     gradient *= min(1.0, 1.0 / (norm + 1e-6))
     master, first, second, average = (shared.state[name][part] for name in STATE)
+    adam((master, first, second, average), gradient, step, rate, averaged)
+    shared.weights[part] = master.bfloat16()
+    return norm
+
+
+def adam(
+    state: tuple[Tensor, ...], gradient: Tensor, step: int, rate: float, averaged: float
+) -> None:
+    """Take one step of Adam on weights, moments and running average, in `STATE`'s order."""
+    master, first, second, average = state
     first.lerp_(gradient, 1 - BETAS[0])
     second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
     scale = math.sqrt(1 - BETAS[1] ** (step + 1))
     denominator = second.sqrt().div_(scale).add_(EPSILON)
     master.addcdiv_(first, denominator, value=-rate / (1 - BETAS[0] ** (step + 1)))
     average.lerp_(master, 1 - min(averaged, (step + 1) / (step + 10)))
-    shared.weights[part] = master.bfloat16()
-    return norm
 
 
 def save(plan: Plan, shared: Shared, progress: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distill import BETAS, EPSILON, STATE, bind, flat_size, flatten
+from distill import STATE, adam, bind, flat_size, flatten
 from packed import Bert, Corpus, cut, draw, student_means, teacher_vectors
 from ridge import best_fit
 from student import Student
@@ -111,16 +111,10 @@ class Trainer:
 
     def update(self, rate: float) -> Tensor:
         """Take a step of Adam; return the gradients' norm."""
-        master, first, second, average = (self.state[name] for name in STATE)
-        step = self.progress["step"]
+        state = tuple(self.state[name] for name in STATE)
         norm: Tensor = self.gradient.norm()
         self.gradient *= torch.clamp(1 / (norm + 1e-6), max=1.0)
-        first.lerp_(self.gradient, 1 - BETAS[0])
-        second.mul_(BETAS[1]).addcmul_(self.gradient, self.gradient, value=1 - BETAS[1])
-        bias = 1 - BETAS[1] ** (step + 1)
-        denominator = (second / bias).sqrt_().add_(EPSILON)
-        master.addcdiv_(first, denominator, value=-rate / (1 - BETAS[0] ** (step + 1)))
-        average.lerp_(master, 1 - min(self.args.averaged, (step + 1) / (step + 10)))
+        adam(state, self.gradient, int(self.progress["step"]), rate, self.args.averaged)
         self.gradient.zero_()
         return norm
 

@@ -96,8 +96,7 @@ def prune(
         UnsupportedError: an architecture or a tokenizer that cannot be cut, or adapters that would
             be lost.
     """
-    asked: dict[str, Any] = {"layers": layers, "vocabulary": vocabulary}
-    asked["intermediate"] = intermediate
+    asked = {"layers": layers, "vocabulary": vocabulary, "intermediate": intermediate}
     check_arguments("prune", model=model, output=output, texts=texts, **asked)
     check_arguments("save_pretrained", save_dtype=save_dtype)
     if Path(model).exists():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedlm.errors import InputError
+from embedlm.prompt.render import Request
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.search.chunks import SIZE, Chunking
 from embedlm.search.passages import Fits
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
 __all__ = ["fitted", "reads_whole"]
+
+_DOCUMENT = Request("document")
 
 
 def reads_whole(model: Embedder) -> Fits | None:
@@ -53,13 +56,12 @@ def _room(model: Embedder) -> int | None:
     limit = model.renderer.max_length("document")
     if limit is None:
         return None
-    found = model.render([" a" * (2 * limit + 2)], role="document")
-    batch = found[0] if isinstance(found, list) else found
+    batch = model.renderer.render([" a" * (2 * limit + 2)], _DOCUMENT)[0]
     if not batch.truncated[0]:
         return None
     return int((np.asarray(batch.segments[0]) == SEGMENT_ID["text"]).sum())
 
 
 def _shortened(model: Embedder, text: str) -> bool:
-    found = model.render([text], role="document")
-    return any(batch.truncated[0] for batch in (found if isinstance(found, list) else [found]))
+    batches = model.renderer.render([text], _DOCUMENT, segments=False)
+    return any(batch.truncated[0] for batch in batches)

@@ -60,8 +60,9 @@ class Work:
             self._late = late_model(model)
         # With a max_length of the index's own, texts are shortened, not cut.
         asked = bool(facts["model"]["options"].get("max_length"))
-        cuts = model is not None and chunking is None and not asked
-        self._fits = reads_whole(model) if model is not None and cuts else None
+        self._fits = None
+        if model is not None and chunking is None and not asked:
+            self._fits = reads_whole(model)
         self.embedding = 0.0
         self.added = 0
         self._base = facts.get("generation")
