@@ -86,6 +86,28 @@ def test_usual_blocks_equal_the_formula():
         assert (out_1THD - wanted_1THD).abs().max() < 0.04
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=2, max_size=6),
+    causal=st.booleans(),
+    window=st.sampled_from([None, 5, 50]),
+)
+def test_a_sequence_is_the_same_to_the_last_bit_in_any_company(lengths, causal, window):
+    """Sequences of like lengths are padded to one: by how much depends on each alone."""
+    torch.manual_seed(sum(lengths))
+    lengths, how = sorted(lengths), How(causal, 0.3, window)
+    query, key, value = row(sum(lengths), 4, 2)
+    with torch.inference_mode():
+        found_1THD = attend_packed(query, key, value, Layout(tuple(lengths), causal), how)
+        start = 0
+        for length in lengths:
+            own = slice(start, start + length)
+            parts = query[:, :, own], key[:, :, own], value[:, :, own]
+            alone_1THD = attend_packed(*parts, Layout((length,), causal), how)
+            assert torch.equal(found_1THD[:, own], alone_1THD)
+            start += length
+
+
 @pytest.mark.parametrize("size", [1.0, 40.0, 400.0, -400.0])
 def test_scores_of_any_size_equal_the_formula_and_move_no_other_row(size):
     """exp(s) of the first sequence's scores overflows, or is nothing at all."""

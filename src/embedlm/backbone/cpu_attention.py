@@ -16,8 +16,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,8 +28,12 @@ from embedlm.backbone.layout import Layout
 
 __all__ = ["How", "attend_packed", "suits", "visible"]
 
+Ints: TypeAlias = npt.NDArray[np.int64]
+
 BLOCK = 128
 """Queries of a block: what a causal mask hides of the keys after it is not computed."""
+AT_ONCE = 1 << 18
+"""Scores of small sequences that are held at once: one call takes all of their exponentials."""
 SCRATCH = 1 << 21
 """Scores held at once, about: 4 MB, so that they stay in the cache between the passes."""
 
@@ -53,13 +60,17 @@ class _Block:
 
     rows: slice
     """Of the gathered queries: N times R."""
-    batch: slice
-    """Which of the step's N pairs of sequence and key-value head."""
+    gathered: slice
+    """Of the step's gathered keys: N times E."""
+    pairs: int
+    """N, the pairs of sequence and key-value head."""
     first: int
     """The position of the first query in its sequence, and how many follow it there."""
     count: int
     keys: int
     """How many keys they may see, from the first."""
+    padding_N1X: Tensor | None
+    """What is added to the scores of the last keys, which not all sequences have."""
 
     def seen(self, how: How) -> slice:
         """Return which keys any of the queries sees."""
@@ -70,12 +81,12 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Sequences of one length whose keys are gathered together."""
+    """Sequences whose keys are gathered together."""
 
     index: Tensor
-    """Rows of the keys, N times E."""
-    keys: int
-    blocks: tuple[_Block, ...]
+    """Rows of the keys."""
+    rounds: tuple[tuple[_Block, ...], ...]
+    """Blocks whose scores are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +125,17 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how
     heads, kinds, tokens = query.shape[1], key.shape[1], query.shape[2]
     plan = _plan(layout, heads, kinds, how.causal)
     rows = _rows(query).index_select(0, plan.gather), _rows(key), _rows(value)
-    out_QD, sum_Q1 = _attend(*rows, plan, how, shifted=False)
-    out_QD = out_QD.float().div_(sum_Q1).to(out_QD.dtype)
-    exact_Q1 = (sum_Q1 > LEAST) & (sum_Q1 < 1 / LEAST)
-    if not exact_Q1.all():
+    out_XD, sum_X1 = (x.index_select(0, plan.scatter) for x in _attend(*rows, plan, how))
+    out_XD = out_XD.float().div_(sum_X1).to(out_XD.dtype)
+    exact_X1 = (sum_X1 > LEAST) & (sum_X1 < 1 / LEAST)
+    if not exact_X1.all():
         shifted_QD, _ = _attend(*rows, plan, how, shifted=True)
-        out_QD = torch.where(exact_Q1, out_QD, shifted_QD)
-    return out_QD.index_select(0, plan.scatter).view(1, tokens, heads, -1)
+        out_XD = torch.where(exact_X1, out_XD, shifted_QD.index_select(0, plan.scatter))
+    return out_XD.view(1, tokens, heads, -1)
 
 
 def _attend(
-    q_QD: Tensor, k_SD: Tensor, v_SD: Tensor, plan: _Plan, how: How, *, shifted: bool
+    q_QD: Tensor, k_SD: Tensor, v_SD: Tensor, plan: _Plan, how: How, *, shifted: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return each query's weighted sum of values, out_QD, and the sum of its weights, sum_Q1.
 
@@ -135,29 +146,46 @@ def _attend(
     out_QD = q_QD.new_empty(len(q_QD), v_SD.shape[1])
     sum_Q1 = torch.ones(len(q_QD), 1)
     scratch = q_QD.new_empty(plan.scratch)
-    alpha = how.scale / (how.softcap or 1)
     for step in plan.steps:
-        k_NED = k_SD.index_select(0, step.index).view(-1, step.keys, k_SD.shape[1])
-        v_NED = v_SD.index_select(0, step.index).view(-1, step.keys, v_SD.shape[1])
-        for block in step.blocks:
-            pairs = block.batch.stop - block.batch.start
-            seen = block.seen(how)
-            keys = seen.stop - seen.start
-            q_NRD = q_QD[block.rows].view(pairs, -1, q_QD.shape[1])
-            score_NRE = scratch[: pairs * q_NRD.shape[1] * keys].view(pairs, -1, keys)
-            # Copied here where only some are seen: the product would copy them transposed.
-            k_NDE = k_NED[block.batch, seen].reshape(-1).view(pairs, keys, -1).transpose(1, 2)
-            torch.baddbmm(score_NRE, q_NRD, k_NDE, beta=0, alpha=alpha, out=score_NRE)
-            mask_CX = _hidden(block.first - seen.start, block.count, keys, how.causal, how.window)
-            _cap(score_NRE.view(-1, block.count, keys), mask_CX, how.softcap)
-            if shifted:
-                torch.softmax(score_NRE, dim=-1, out=score_NRE)
-            else:
-                sums_NR1 = sum_Q1[block.rows].view(pairs, -1, 1)
-                torch.sum(score_NRE.exp_(), -1, keepdim=True, dtype=torch.float32, out=sums_NR1)
-            v_NED_seen = v_NED[block.batch, seen]
-            torch.bmm(score_NRE, v_NED_seen, out=out_QD[block.rows].view(pairs, -1, v_SD.shape[1]))
+        k_ED, v_ED = (x.index_select(0, step.index) for x in (k_SD, v_SD))
+        for blocks in step.rounds:
+            used, scored = 0, []
+            for block in blocks:
+                score_NRE = _scores(
+                    q_QD[block.rows], k_ED[block.gathered], block, how, scratch[used:]
+                )
+                used += score_NRE.numel()
+                scored.append((block, score_NRE))
+            if not shifted:
+                scratch[:used].exp_()
+            for block, score_NRE in scored:
+                if shifted:
+                    torch.softmax(score_NRE, dim=-1, out=score_NRE)
+                else:
+                    sums_NR1 = sum_Q1[block.rows].view(block.pairs, -1, 1)
+                    torch.sum(score_NRE, -1, keepdim=True, dtype=torch.float32, out=sums_NR1)
+                v_NED = v_ED[block.gathered].view(block.pairs, -1, v_ED.shape[1])
+                out_NRD = out_QD[block.rows].view(block.pairs, -1, v_ED.shape[1])
+                torch.bmm(score_NRE, v_NED[:, block.seen(how)], out=out_NRD)
     return out_QD, sum_Q1
+
+
+def _scores(q_MD: Tensor, k_ED: Tensor, block: _Block, how: How, scratch: Tensor) -> Tensor:
+    """Return the scores of a block's queries, with the mask, in the scratch buffer; score_NRE."""
+    seen = block.seen(how)
+    keys = seen.stop - seen.start
+    q_NRD = q_MD.view(block.pairs, -1, q_MD.shape[1])
+    score_NRE = scratch[: len(q_MD) * keys].view(block.pairs, -1, keys)
+    k_NED = k_ED.view(block.pairs, -1, k_ED.shape[1])
+    # Copied here where only some are seen: the product would copy them transposed.
+    k_NDE = k_NED[:, seen].reshape(-1).view(block.pairs, keys, -1).transpose(1, 2)
+    alpha = how.scale / (how.softcap or 1)
+    torch.baddbmm(score_NRE, q_NRD, k_NDE, beta=0, alpha=alpha, out=score_NRE)
+    mask_CX = _hidden(block.first - seen.start, block.count, keys, how.causal, how.window)
+    _cap(score_NRE.view(-1, block.count, keys), mask_CX, how.softcap)
+    if block.padding_N1X is not None:
+        score_NRE[..., -block.padding_N1X.shape[-1] :].add_(block.padding_N1X)
+    return score_NRE
 
 
 def _rows(x_1HTD: Tensor) -> Tensor:
@@ -165,74 +193,142 @@ def _rows(x_1HTD: Tensor) -> Tensor:
     return x_1HTD[0].transpose(0, 1).reshape(-1, x_1HTD.shape[-1])
 
 
+def padded_length(length: int) -> int:
+    """Return the length that a sequence is padded to for its products.
+
+    It depends on the sequence alone, so that its sums are the same in any company. In a pack of
+    unlike lengths this makes fewer products, and fewer kernels: each shape needs one of its own.
+    """
+    unit = 2 if length <= 16 else 4 if length <= 32 else 8
+    return -(-length // unit) * unit
+
+
 @lru_cache(maxsize=8)
 def _plan(layout: Layout, heads: int, kinds: int, causal: bool) -> _Plan:
     """Return the order of work for a layout."""
-    steps, gathers, row, most = [], [], 0, 0
-    for start, count, length in _sequences(layout):
-        before = layout.prefix if start else 0
-        keys = before + length
-        size = heads * min(length, BLOCK if causal else length) * keys
-        for first in range(0, count, max(1, SCRATCH // size)):
-            last = min(first + max(1, SCRATCH // size), count)
-            begin_B = start + length * torch.arange(first, last)
-            asking_B = begin_B - layout.absent
-            blocks = []
-            for low, high, some in _blocks(len(begin_B), length, keys, heads, kinds, causal):
-                rows_BKGC = _query_rows(asking_B[some[0]], some[1], low, high, heads, kinds)
-                gathers.append(rows_BKGC.flatten())
-                end = row + rows_BKGC.numel()
-                pairs = slice(
-                    some[0].start * kinds + some[1].start,
-                    (some[0].stop - 1) * kinds + some[1].stop,
-                )
-                seen = before + high if causal else keys
-                blocks.append(_Block(slice(row, end), pairs, before + low, high - low, seen))
-                most = max(most, rows_BKGC.numel() * seen)
-                row = end
-            index = _key_rows(begin_B, length, before, kinds)
-            steps.append(_Step(index, keys, tuple(blocks)))
-    gather = torch.cat(gathers)
-    scatter = torch.empty_like(gather).scatter_(0, gather, torch.arange(len(gather)))
-    return _Plan(gather, scatter, tuple(steps), most)
+    planner = _Planner(layout, heads, kinds, causal)
+    for start_B, length_B, size in _sequences(layout):
+        planner.add(start_B, length_B, size)
+    return planner.plan()
 
 
-def _sequences(layout: Layout) -> Iterator[tuple[int, int, int]]:
-    """Yield (first token, sequences, length) of the prefix and of each run of equal lengths."""
+class _Planner:
+    """Lays out the products of a pack."""
+
+    def __init__(self, layout: Layout, heads: int, kinds: int, causal: bool) -> None:
+        self.layout, self.heads, self.kinds, self.causal = layout, heads, kinds, causal
+        self._queries: list[Ints] = []
+        self._real: list[npt.NDArray[np.bool_]] = []
+        self._steps: list[_Step] = []
+        self._keys: list[Ints] = []
+        self._rounds: list[list[_Block]] = [[]]
+        self._row = self._gathered = self._scores = self._held = self._most = 0
+
+    def plan(self) -> _Plan:
+        """Return what was laid out."""
+        self._end_step()
+        gather, real = np.concatenate(self._queries), np.concatenate(self._real)
+        scatter = np.empty(np.count_nonzero(real), np.int64)
+        scatter[gather[real]] = np.flatnonzero(real)
+        steps = tuple(self._steps)
+        return _Plan(torch.from_numpy(gather), torch.from_numpy(scatter), steps, self._most)
+
+    def add(self, start_B: Ints, length_B: Ints, size: int) -> None:
+        """Lay out sequences of one padded length, as many at once as the scratch buffer takes."""
+        before = self.layout.prefix if start_B[0] else 0
+        rows = min(size, BLOCK if self.causal else size)
+        each = max(1, SCRATCH // (self.heads * rows * (before + size)))
+        for at in range(0, len(start_B), each):
+            self._part(start_B[at : at + each], length_B[at : at + each], size, before)
+            if self._scores >= AT_ONCE:
+                self._end_step()
+
+    def _part(self, start_B: Ints, length_B: Ints, size: int, before: int) -> None:
+        heads, kinds, keys = self.heads, self.kinds, before + size
+        asking_B = start_B - self.layout.absent
+        for low, high, kind in _blocks(len(start_B), size, keys, heads, kinds, self.causal):
+            place_C = np.arange(low, high)
+            real_BC = place_C < length_B[:, None]
+            token_BC = asking_B[:, None] + np.where(real_BC, place_C, 0)
+            head_KG = np.arange(heads).reshape(kinds, -1)[kind]
+            rows_BKGC = token_BC[:, None, None] * heads + head_KG[:, :, None]
+            self._queries.append(rows_BKGC.ravel())
+            self._real.append(np.broadcast_to(real_BC[:, None, None], rows_BKGC.shape).ravel())
+            pairs = len(start_B) * len(head_KG)
+            first = self._gathered + keys * kind.start
+            block = _Block(
+                rows=slice(self._row, self._row + rows_BKGC.size),
+                gathered=slice(first, first + keys * pairs),
+                pairs=pairs,
+                first=before + low,
+                count=high - low,
+                keys=before + high if self.causal else keys,
+                padding_N1X=None if self.causal else _padding(length_B, size, len(head_KG)),
+            )
+            self._row += rows_BKGC.size
+            self._add(block, rows_BKGC.size * block.keys)
+        own_BL = start_B[:, None] + np.where((at_L := np.arange(size)) < length_B[:, None], at_L, 0)
+        token_BE = np.hstack([np.broadcast_to(np.arange(before), (len(start_B), before)), own_BL])
+        rows_BKE = token_BE[:, None] * kinds + np.arange(kinds)[:, None]
+        self._keys.append(rows_BKE.ravel())
+        self._gathered += rows_BKE.size
+
+    def _add(self, block: _Block, scores: int) -> None:
+        if self._held and self._held + scores > AT_ONCE:
+            self._rounds.append([])
+            self._held = 0
+        self._rounds[-1].append(block)
+        self._held += scores
+        self._scores += scores
+        self._most = max(self._most, self._held)
+
+    def _end_step(self) -> None:
+        if not self._keys:
+            return
+        index = torch.from_numpy(np.concatenate(self._keys))
+        self._steps.append(_Step(index, tuple(map(tuple, self._rounds))))
+        self._keys, self._rounds = [], [[]]
+        self._gathered = self._scores = self._held = 0
+
+
+def _padding(length_B: Ints, size: int, kinds: int) -> Tensor | None:
+    """Return what hides the last keys where they are not a sequence's own; None where all are."""
+    least = length_B.min()
+    if least == size:
+        return None
+    hidden_NX = np.repeat(np.arange(least, size) >= length_B[:, None], kinds, axis=0)
+    zeros_NX = torch.zeros(hidden_NX.shape, dtype=torch.bfloat16)
+    return zeros_NX.masked_fill_(torch.from_numpy(hidden_NX), -math.inf)[:, None]
+
+
+def _sequences(layout: Layout) -> Iterator[tuple[Ints, Ints, int]]:
+    """Yield first tokens, lengths and padded length of the prefix and of each run of like ones."""
     if layout.prefix and not layout.held:
-        yield 0, 1, layout.prefix
-    yield from layout.groups()
+        yield np.zeros(1, np.int64), np.full(1, layout.prefix), layout.prefix
+    for size, run in groupby(layout.groups(), key=lambda group: padded_length(group[2])):
+        starts, counts, lengths = np.array(list(run)).T
+        length_B = np.repeat(lengths, counts)
+        first_B = np.repeat(np.cumsum(counts) - counts, counts)
+        yield (
+            np.repeat(starts, counts) + (np.arange(len(length_B)) - first_B) * length_B,
+            length_B,
+            size,
+        )
 
 
 def _blocks(
     count: int, length: int, keys: int, heads: int, kinds: int, causal: bool
-) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
-    """Yield (first query, end, sequences and key-value heads) so that scores fit the scratch."""
+) -> Iterator[tuple[int, int, slice]]:
+    """Yield (first query, end, key-value heads) so that scores fit the scratch buffer."""
     block = BLOCK if causal else max(BLOCK, SCRATCH // (heads * keys))
     for low in range(0, length, block):
         high = min(low + block, length)
         if count > 1 or heads * (high - low) * keys <= SCRATCH:
-            yield low, high, (slice(0, count), slice(0, kinds))
+            yield low, high, slice(0, kinds)
             continue
         step = max(1, SCRATCH // (heads // kinds * (high - low) * keys))
         for kind in range(0, kinds, step):
-            yield low, high, (slice(0, 1), slice(kind, min(kind + step, kinds)))
-
-
-def _query_rows(
-    begin_B: Tensor, kind: slice, low: int, high: int, heads: int, kinds: int
-) -> Tensor:
-    """Return the rows of queries low to high of some sequences and key-value heads, BKGC."""
-    token_BC = begin_B[:, None] + torch.arange(low, high)
-    head_KG = torch.arange(heads).view(kinds, -1)[kind]
-    return token_BC[:, None, None, :] * heads + head_KG[None, :, :, None]
-
-
-def _key_rows(begin_B: Tensor, length: int, prefix: int, kinds: int) -> Tensor:
-    """Return the rows of the prefix's and the sequences' own keys, BKE as one row."""
-    own_BE = begin_B[:, None] + torch.arange(length)
-    token_BE = torch.cat([torch.arange(prefix).expand(len(begin_B), -1), own_BE], dim=1)
-    return (token_BE[:, None, :] * kinds + torch.arange(kinds)[None, :, None]).flatten()
+            yield low, high, slice(kind, min(kind + step, kinds))
 
 
 def _cap(score_MCE: Tensor, mask_CX: Tensor | None, softcap: float | None) -> None:

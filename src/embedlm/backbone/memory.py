@@ -21,7 +21,7 @@ __all__ = [
     "put",
 ]
 
-KERNELS = 64
+KERNELS = 128
 """How many shapes' kernels are kept. Texts bring ever new shapes; by default 1,024 kernels are
 kept, each of some 100 kB, and a job's memory grows until they are there. Making one is cheap."""
 

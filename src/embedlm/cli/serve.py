@@ -124,7 +124,8 @@ def command(
 ) -> None:
     """Serve models and indexes over HTTP: OpenAI's, TEI's, Cohere's and Jina's interfaces."""
     from embedlm.serving import Keys, Service, Tracing, create_app, processes
-    from embedlm.serving.run import listen, log_lines, server_of
+    from embedlm.serving.lines import log_lines
+    from embedlm.serving.run import listen, server_of
 
     if not 0 <= port < 1 << 16:
         raise InputError(f"--port is {port}; give 0 to 65535")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
@@ -23,6 +22,7 @@ from embedlm.serving.failures import (
     ServingError,
     TooLargeError,
 )
+from embedlm.serving.lines import Facts
 from embedlm.serving.metrics import Spent
 from embedlm.serving.routes.status import OPEN
 from embedlm.serving.service import Service
@@ -127,16 +127,16 @@ class Door:
         route = named or (scope["path"] if scope["path"] == "/mcp" else "other")
         spent: Spent = scope["embedlm.spent"]
         self._service.metrics.request(route, answer.status, seconds, spent)
-        facts = {
-            "event": "request",
-            "id": answer.id,
-            "method": scope["method"],
-            "route": route,
-            "status": answer.status,
-            "seconds": round(seconds, 6),
-            "client": (scope.get("client") or ("",))[0],
-            "key": scope["embedlm.key"],
-        }
+        facts = Facts(
+            event="request",
+            id=answer.id,
+            method=scope["method"],
+            route=route,
+            status=answer.status,
+            seconds=round(seconds, 6),
+            client=(scope.get("client") or ("",))[0],
+            key=scope["embedlm.key"],
+        )
         if spent.texts:
             facts |= {
                 "model": spent.model,
@@ -147,7 +147,7 @@ class Door:
                 "run_seconds": round(spent.run, 6),
             }
         quiet = route in OPEN and answer.status < 400
-        log.log(logging.DEBUG if quiet else logging.INFO, json.dumps(facts))
+        log.log(logging.DEBUG if quiet else logging.INFO, facts)
         return facts
 
 
@@ -240,4 +240,4 @@ def _tell_fault(error: Exception, request: str) -> None:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     kind = type(error).__name__
-    log.error(json.dumps({"event": "fault", "id": request, "error": kind, "frames": places}))
+    log.error(Facts(event="fault", id=request, error=kind, frames=places))

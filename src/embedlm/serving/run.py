@@ -6,23 +6,21 @@ import asyncio
 import contextlib
 import functools
 import gc
-import json
 import logging
 import signal
 import socket
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
 from embedlm.errors import InputError
+from embedlm.serving.lines import Facts
 from embedlm.serving.protocol import HEADERS, protocol_of
 from embedlm.serving.service import Service
 
-__all__ = ["Server", "listen", "log_lines", "server_of"]
+__all__ = ["Server", "listen", "server_of"]
 
 log = logging.getLogger("embedlm.serving")
 
@@ -110,7 +108,7 @@ class Server(uvicorn.Server):
             return
         self._service.draining = True
         waiting = self._service.batcher.queue.count
-        log.info(json.dumps({"event": "draining", "waiting": waiting}))
+        log.info(Facts(event="draining", waiting=waiting))
         self._ending = asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:
@@ -125,7 +123,7 @@ class Server(uvicorn.Server):
         (opened,) = sockets
         host, port = opened.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        log.info(json.dumps({"event": "ready", "url": url, "models": self._service.models.names}))
+        log.info(Facts(event="ready", url=url, models=self._service.models.names))
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Take no new connections, serve those that were made by then, and end.
@@ -160,29 +158,3 @@ def _queued(opened: socket.socket) -> Iterator[socket.socket]:
             line, _ = opened.accept()
             line.setblocking(False)
             yield line
-
-
-class _Lines(logging.Formatter):
-    """One JSON object a line, with the time and the level."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
-        words = record.getMessage()
-        if record.name == log.name:
-            facts = json.loads(words)
-        else:
-            facts = {"event": "log", "logger": record.name, "message": words}
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        stamp = f"{moment}.{int(record.msecs):03d}Z"
-        return json.dumps({"time": stamp, "level": record.levelname.lower(), **facts})
-
-
-def log_lines(level: str = "info") -> None:
-    """Write the log to standard error, a JSON object a line; no line holds a text."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
-    root = logging.getLogger()
-    root.handlers = [handler]  # libraries that set handlers up for themselves find this one
-    root.setLevel("WARNING")
-    log.setLevel(level.upper())
-    logging.getLogger("mcp").setLevel("CRITICAL")  # its messages may hold what a tool was given
