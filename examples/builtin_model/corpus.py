@@ -17,16 +17,7 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from texts import (
-    DEV_CLAIMS,
-    HELD_OUT,
-    draw_passage,
-    draw_sentence,
-    read_corpus,
-    read_fields,
-    sentences,
-    write,
-)
+from texts import draw_unseen, read_asked, read_captions, read_documents, sentences, write
 
 BOOKS = 0.15
 """Share of the books that is read."""
@@ -58,29 +49,20 @@ def main() -> None:
     documents: list[list[str]] = []
     held_out: list[list[str]] = []
     titles: set[str] = set()
-    for n, (is_book, lines) in enumerate(read_corpus(args.data / "plaintext/plaintext_en.txt.xz")):
-        document = sentences(lines[2:] if is_book else lines)
-        if len(document) < 5:
-            continue
-        if n % HELD_OUT == 0:
+    for is_held_out, is_book, title, document in read_documents(args.data):
+        if is_held_out:
             held_out.append(document)
-            titles.add(lines[0].lower())
+            titles.add(title.lower())
         elif not is_book or rng.random() < BOOKS:
             documents.append(document)
-    short = read_fields(args.data / "sts/stsb_train.jsonl.gz", "s1", "s2")
-    for split in ("dev", "test"):
-        short += read_fields(args.data / f"snli_devtest/{split}.jsonl.gz", "premise", "hypothesis")
-    asked = read_fields(args.data / "banking77/train.jsonl.gz", "text")
-    asked += read_fields(args.data / "ir_scifact/queries_train.jsonl.gz", "text")[:-DEV_CLAIMS]
+    short = read_captions(args.data) + read_asked(args.data)
     args.output.mkdir(parents=True, exist_ok=True)
     write_documents(args.output / "documents.txt", documents)
     pairs = read_pairs(args.data / "wiki_pairs/pairs.jsonl.gz", titles)
     write_documents(args.output / "pairs.txt", pairs)
-    once = dict.fromkeys(text for text in [*short, *asked] if text)
+    once = dict.fromkeys(text for text in short if text)
     (args.output / "short.txt").write_text("\n".join(once) + "\n", encoding="utf-8")
-    unseen = [("sentence", draw_sentence(rng, d)) for d in rng.choices(held_out, k=500)]
-    unseen += [("passage", draw_passage(rng, d)) for d in rng.choices(held_out, k=500)]
-    write(args.output / "held_out.jsonl", unseen)
+    write(args.output / "held_out.jsonl", draw_unseen(rng, held_out))
     print(f"{len(documents)} documents, {len(pairs)} pairs, {len(once)} short texts")
 
 

@@ -30,6 +30,7 @@ DEV_CLAIMS = 300
 """SciFact's last training claims are dev queries, and never trained on."""
 BOOKS = 0.15
 """Share of books among sentences and passages: the rest is Wikipedia."""
+Documents = Sequence[Sequence[str]]
 END = re.compile(r"(?<=[.!?])[\"']?\s+(?=[\"'A-Z])")
 
 
@@ -45,6 +46,28 @@ def read_corpus(path: Path) -> Iterator[tuple[bool, list[str]]]:
                 lines = []
     if lines:
         yield lines[0].startswith("Title: "), lines
+
+
+def read_documents(data: Path) -> Iterator[tuple[bool, bool, str, list[str]]]:
+    """Yield each document of some length: held out or not, a book or not, title and sentences."""
+    for n, (is_book, lines) in enumerate(read_corpus(data / "plaintext/plaintext_en.txt.xz")):
+        document = sentences(lines[2:] if is_book else lines)
+        if len(document) >= 5:
+            yield n % HELD_OUT == 0, is_book, lines[0], document
+
+
+def read_captions(data: Path) -> list[str]:
+    """Return the sentences of image captions and of STS-B's training split."""
+    captions = read_fields(data / "sts/stsb_train.jsonl.gz", "s1", "s2")
+    for split in ("dev", "test"):
+        captions += read_fields(data / f"snli_devtest/{split}.jsonl.gz", "premise", "hypothesis")
+    return captions
+
+
+def read_asked(data: Path) -> list[str]:
+    """Return questions and claims."""
+    asked = read_fields(data / "banking77/train.jsonl.gz", "text")
+    return asked + read_fields(data / "ir_scifact/queries_train.jsonl.gz", "text")[:-DEV_CLAIMS]
 
 
 def read_fields(path: Path, *names: str) -> list[str]:
@@ -81,7 +104,12 @@ def draw_passage(rng: random.Random, document: Sequence[str]) -> str:
     return " ".join(words[: PASSAGE_WORDS[1]])
 
 
-Documents = Sequence[Sequence[str]]
+def draw_unseen(rng: random.Random, held_out: Documents) -> list[tuple[str, str]]:
+    """Return 500 sentences and 500 passages of documents that are held out, each with its kind."""
+    unseen = [("sentence", draw_sentence(rng, d)) for d in rng.choices(held_out, k=500)]
+    return unseen + [("passage", draw_passage(rng, d)) for d in rng.choices(held_out, k=500)]
+
+
 Draw = Callable[[random.Random, Sequence[str]], str]
 
 
@@ -119,20 +147,13 @@ def main() -> None:
     wiki: list[list[str]] = []
     books: list[list[str]] = []
     held_out: list[list[str]] = []
-    for n, (is_book, lines) in enumerate(read_corpus(args.data / "plaintext/plaintext_en.txt.xz")):
-        document = sentences(lines[2:] if is_book else lines)
-        if len(document) >= 5:
-            (held_out if n % HELD_OUT == 0 else books if is_book else wiki).append(document)
-    captions = read_fields(args.data / "sts/stsb_train.jsonl.gz", "s1", "s2")
-    for split in ("dev", "test"):
-        captions += read_fields(
-            args.data / f"snli_devtest/{split}.jsonl.gz", "premise", "hypothesis"
-        )
+    for is_held_out, is_book, _, document in read_documents(args.data):
+        (held_out if is_held_out else books if is_book else wiki).append(document)
+    captions = read_captions(args.data)
     titles = [t for t in read_fields(args.data / "wiki_pairs/pairs.jsonl.gz", "q") if len(t) < 300]
     rng = random.Random(args.seed)
     # Questions and claims are few: they stand beside as many titles, and come again sooner.
-    asked = read_fields(args.data / "banking77/train.jsonl.gz", "text")
-    asked += read_fields(args.data / "ir_scifact/queries_train.jsonl.gz", "text")[:-DEV_CLAIMS]
+    asked = read_asked(args.data)
     draws = {
         "sentence": from_documents(rng, wiki, books, draw_sentence),
         "caption": in_turn(rng, captions),
@@ -142,9 +163,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     kinds = rng.choices(list(SHARES), list(SHARES.values()), k=args.count)
     write(args.output / "train.jsonl", [(kind, next(draws[kind])) for kind in kinds])
-    unseen = [("sentence", draw_sentence(rng, d)) for d in rng.choices(held_out, k=500)]
-    unseen += [("passage", draw_passage(rng, d)) for d in rng.choices(held_out, k=500)]
-    write(args.output / "held_out.jsonl", unseen)
+    write(args.output / "held_out.jsonl", draw_unseen(rng, held_out))
     print(f"{len(wiki)} articles, {len(books)} books, {len(held_out)} documents held out")
 
 
