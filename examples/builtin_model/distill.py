@@ -21,6 +21,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,12 +224,19 @@ def adam(
     average.lerp_(master, 1 - min(averaged, (step + 1) / (step + 10)))
 
 
-def save(plan: Plan, shared: Shared, progress: dict[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path, state: Mapping[str, Tensor], progress: Mapping[str, Any], **settings: Any
+) -> None:
     """Write a checkpoint under a temporary name, then rename it."""
-    path = plan.out / "checkpoint.pt"
-    settings = {"layers": plan.layers, "attention": plan.attention}
-    torch.save({**shared.state, **settings, "progress": dict(progress)}, path.with_suffix(".part"))
+    path = folder / "checkpoint.pt"
+    torch.save({**state, **settings, "progress": dict(progress)}, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
+
+
+def save(plan: Plan, shared: Shared, progress: dict[str, Any]) -> None:
+    """Write a checkpoint of this run."""
+    settings = {"layers": plan.layers, "attention": plan.attention}
+    write_checkpoint(plan.out, shared.state, progress, **settings)
 
 
 def work(rank: int, plan: Plan, shared: Shared, progress: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distill import STATE, adam, bind, flat_size, flatten
+from distill import STATE, adam, bind, flat_size, flatten, write_checkpoint
 from packed import Bert, Corpus, cut, draw, student_means, teacher_vectors
 from ridge import best_fit
 from student import Student
@@ -119,12 +119,10 @@ class Trainer:
         return norm
 
     def save(self) -> None:
-        """Write a checkpoint under a temporary name, then rename it."""
-        path = self.args.out / "checkpoint.pt"
+        """Write a checkpoint of this run."""
         settings = {"layers": self.layers, "attention": "bidirectional"}
         state = {name: value.cpu() for name, value in self.state.items()}
-        torch.save({**state, **settings, "progress": self.progress}, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        write_checkpoint(self.args.out, state, self.progress, **settings)
 
     def run(self) -> None:
         """Train until the time is over."""
