@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from embedlm.backbone import cpu_attention, prepacked
+from embedlm.backbone import cpu_plan, prepacked
 from embedlm.backbone.cpu_attention import How, attend_packed, suits, visible
 from embedlm.backbone.layout import Layout
 
@@ -61,16 +61,16 @@ def test_any_layout_mask_and_block(lengths, prefix, kinds, causal, window, softc
     layout = Layout(tuple(sorted(lengths)), causal, prefix if causal else 0, held)
     query, key, value = row(layout.prefix + sum(lengths), 4, kinds)
     how = How(causal, 0.3, window, softcap)
-    kept = cpu_attention.BLOCK, cpu_attention.SCRATCH
-    cpu_attention.BLOCK, cpu_attention.SCRATCH = 32, scratch
-    cpu_attention._plan.cache_clear()
+    kept = cpu_plan.BLOCK, cpu_plan.SCRATCH
+    cpu_plan.BLOCK, cpu_plan.SCRATCH = 32, scratch
+    cpu_plan.of_layout.cache_clear()
     try:
         with torch.inference_mode():
             asking = query[:, :, layout.absent :]
             out_1THD = attend_packed(asking, key, value, layout, how)
     finally:
-        cpu_attention.BLOCK, cpu_attention.SCRATCH = kept
-        cpu_attention._plan.cache_clear()
+        cpu_plan.BLOCK, cpu_plan.SCRATCH = kept
+        cpu_plan.of_layout.cache_clear()
     wanted_1THD = by_formula(query, key, value, layout, how)[:, layout.absent :]
     assert (out_1THD - wanted_1THD).abs().max() < 0.06
 

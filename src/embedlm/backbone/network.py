@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embedlm.backbone import attention
 from embedlm.backbone.adapters import Adapters, base_weights, check_adapter
 from embedlm.backbone.company import Company, Rows, group_keys, run_in_groups
 from embedlm.backbone.direction import set_direction
@@ -356,9 +355,8 @@ class Backbone:
             layers = enumerate(find_layers(base, self.layer_count))
             return copy_structure(base, {id(x): Tapped(x, index) for index, x in layers})
         network: Any = self._assembled() if view.writes else copy_structure(self.network)
-        packed = view.implementation == "packed"
         with quiet():
-            network.set_attn_implementation(attention.NAME if packed else view.implementation)
+            network.set_attn_implementation(view.attention(self.device))
         if view.causal != self.causal:
             set_direction(network, causal=view.causal)
         if self.adapters is not None:

@@ -14,8 +14,11 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
+
+from embedlm.backbone import attention, prompts
 
 __all__ = ["View", "ViewCache", "copy_structure"]
 
@@ -36,6 +39,13 @@ class View(NamedTuple):
     """Whether the states between its layers can be read."""
     writes: bool = False
     """Whether it is the whole language model, its head included."""
+
+    def attention(self, device: torch.device) -> str:
+        """Return transformers' name of the attention that it runs with on a device."""
+        if self.implementation == "packed":
+            return attention.NAME
+        reads_prompts = self.writes and self.implementation == "sdpa" and device.type == "cpu"
+        return prompts.NAME if reads_prompts else self.implementation
 
 
 def copy_structure(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
