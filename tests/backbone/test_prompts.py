@@ -63,6 +63,26 @@ def test_products_equal_the_formula(pads, longest, held):
         assert (found_BTHD[row, pad:] - wanted_BTHD[row, pad:]).abs().max() < 0.06
 
 
+@fast
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("keys", [1, 7, 300])
+def test_one_token_sees_what_its_mask_shows(keys, masked):
+    torch.manual_seed(keys)
+    query = torch.randn(5, 6, 1, 16).bfloat16()
+    key, value = torch.randn(2, 5, 2, keys, 16).bfloat16()
+    mask_B11S = torch.rand(5, 1, 1, keys) < 0.6 if masked else None
+    if mask_B11S is not None:
+        mask_B11S[..., -1] = True
+    with torch.inference_mode():
+        found_B1HD, _ = prompt_attention(nn.Identity(), query, key, value, mask_B11S, scaling=0.3)
+    k_BHSD, v_BHSD = (x.float().repeat_interleave(3, 1) for x in (key, value))
+    score_BH1S = query.float() @ k_BHSD.transpose(2, 3) * 0.3
+    if mask_B11S is not None:
+        score_BH1S = score_BH1S.masked_fill(~mask_B11S, -torch.inf)
+    wanted_B1HD = (score_BH1S.softmax(-1) @ v_BHSD).transpose(1, 2)
+    assert (found_B1HD - wanted_B1HD).abs().max() < 0.06
+
+
 def layers(model_class, config_class, **more):
     torch.manual_seed(0)
     config = config_class(

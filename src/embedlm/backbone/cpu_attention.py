@@ -25,7 +25,7 @@ from torch import Tensor
 from embedlm.backbone.cpu_plan import Block, Plan, of_layout, of_prompts
 from embedlm.backbone.layout import Layout
 
-__all__ = ["How", "attend_packed", "attend_prompts", "suits", "visible"]
+__all__ = ["How", "attend_one", "attend_packed", "attend_prompts", "suits", "visible"]
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -88,6 +88,28 @@ def attend_prompts(
     plan = of_prompts(pads, tokens, key.shape[2] - tokens, heads, key.shape[1])
     out_XD = _attend_all(query, key, value, plan, How(causal=True, scale=scale))
     return out_XD.view(batch, tokens, heads, -1)
+
+
+def attend_one(
+    query: Tensor, key: Tensor, value: Tensor, mask_B11S: Tensor | None, scale: float
+) -> Tensor:
+    """Attend from one token of each row, which sees what a mask shows; out_B1HD.
+
+    Args:
+        query: q_BH1D.
+        key: k_BKSD.
+        value: v_BKSD.
+        mask_B11S: the keys that are seen; None: all.
+        scale: of the scores.
+    """
+    batch, heads, kinds, keys = *query.shape[:2], *key.shape[1:3]
+    q_NGD, k_NSD, v_NSD = (x.reshape(batch * kinds, -1, x.shape[-1]) for x in (query, key, value))
+    score_NGS = query.new_empty(batch * kinds, heads // kinds, keys)
+    torch.baddbmm(score_NGS, q_NGD, k_NSD.transpose(1, 2), beta=0, alpha=scale, out=score_NGS)
+    if mask_B11S is not None:
+        score_NGS.view(batch, heads, 1, keys).masked_fill_(~mask_B11S, -math.inf)
+    weight_NGS = torch.softmax(score_NGS, -1, dtype=torch.float32).to(query.dtype)
+    return torch.bmm(weight_NGS, v_NSD).view(batch, 1, heads, -1)
 
 
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, plan: Plan, how: How) -> Tensor:

@@ -1,8 +1,9 @@
-"""Attention while a language model writes: prompts by matrix products, on a CPU that gains by them.
+"""Attention while a language model writes: by matrix products, on a CPU that gains by them.
 
-PyTorch's flash kernel takes half of the time in which prompts of 600 tokens are read in bfloat16.
-What is a prompt, its mask says: rows of several tokens, padded on the left, each token seeing all
-before it. All else (single tokens, windows, other masks, other devices) goes to PyTorch as before.
+PyTorch's flash kernel takes half of the time in which prompts of 600 tokens are read in bfloat16,
+and nearly half of that in which new tokens are written. What is a prompt, its mask says: rows of
+several tokens, padded on the left, each token seeing all before it. A new token may see any keys.
+All else (other rows of several tokens, other dtypes and devices) goes to PyTorch as before.
 
 Shapes: B rows, H heads, K key-value heads, T tokens of a row, S keys, D width of a head.
 """
@@ -48,17 +49,24 @@ def prompt_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend as PyTorch's `scaled_dot_product_attention` does (signature of transformers)."""
-    pads = None
     plain = not dropout and all(kwargs.get(name) is None for name in ("position_bias", "s_aux"))
-    if plain and query.shape[2] >= _LEAST and cpu_attention.suits(query):
+    if plain and cpu_attention.suits(query):
+        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        if query.shape[2] == 1 and _shows_keys(attention_mask, query, key):
+            return cpu_attention.attend_one(query, key, value, attention_mask, scale), None
         pads = _pads(module, query, key, attention_mask, kwargs.get("is_causal"))
-    if pads is None:
-        attended: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return attended
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    return cpu_attention.attend_prompts(query, key, value, pads, scale), None
+        if pads is not None:
+            return cpu_attention.attend_prompts(query, key, value, pads, scale), None
+    attended: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return attended
+
+
+def _shows_keys(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
+    """Tell whether a mask says which keys each token of each row sees, or there is none."""
+    shape = len(query), 1, query.shape[2], key.shape[2]
+    return mask is None or (mask.dtype == torch.bool and mask.shape == shape)
 
 
 def _pads(
@@ -66,11 +74,11 @@ def _pads(
 ) -> tuple[int, ...] | None:
     """Return how many places of each row are padding; None where rows are no prompts."""
     batch, tokens = query.shape[0], query.shape[2]
+    if tokens < _LEAST or not _shows_keys(mask, query, key):
+        return None
     if mask is None:
         causal = getattr(module, "is_causal", True) if causal is None else causal
         return (0,) * batch if causal and key.shape[2] == tokens else None
-    if mask.dtype != torch.bool or mask.shape != (batch, 1, tokens, key.shape[2]):
-        return None
     last = _seen.last
     if last is None or last[0]() is not mask:
         last = _seen.last = weakref.ref(mask), left_padding(mask)
