@@ -181,6 +181,26 @@ def test_tokens_are_drawn_by_their_probability(top_p):
     assert (found[wanted.numpy() == 0] == 0).all()
 
 
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
+def test_the_token_is_where_the_running_sum_passes_the_number_drawn(size):
+    random = torch.Generator().manual_seed(size)
+    logits = 6 * torch.randn(300, size, generator=random)
+    logits[:, torch.rand(size, generator=random) < 0.3] = -torch.inf
+    logits[:, -1 if size % 2 else 0] = 0
+    streams = [torch.Generator().manual_seed(seed) for seed in range(300)]
+    drawn = draw(logits, Sampling(1.0), streams)
+    p = torch.softmax(logits.double(), -1)
+    numbers = [
+        torch.rand(1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for seed in range(300)
+    ]
+    # A number within rounding of a token's bound may fall to either side.
+    for row, (token, number) in enumerate(zip(drawn, numbers, strict=True)):
+        upto = p[row].cumsum(0)
+        assert upto[token] - p[row, token] - 1e-5 <= number <= upto[token] + 1e-5
+        assert p[row, token] > 0
+
+
 @pytest.mark.parametrize("temperature", [1e-5, 1e-40, 5e-324])
 @pytest.mark.parametrize("top_p", [1.0, 0.5])
 def test_the_coldest_draw_is_the_likeliest(temperature, top_p):

@@ -14,6 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -29,6 +30,8 @@ STEP = 8
 """What a step costs besides its rows, in rows, on a CPU: the weights are read from memory once."""
 _COLDEST = 1e-30
 """Lower temperatures draw the same, and are 0 among the numbers that they divide."""
+_PART = 256
+"""Tokens whose probabilities are summed at once where one is looked up."""
 _LIKELY = 512
 """Tokens that are sorted in search of a nucleus, before all are."""
 
@@ -264,13 +267,33 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
     ids_BV: Tensor | None = None
     if sampling.top_p < 1:
         p_BV, ids_BV = _nucleus(p_BV, sampling.top_p)
-    cumulative_BV = p_BV.cumsum(-1, dtype=torch.float64)
     u_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in streams])
-    target_B1 = u_B1.to(p_BV.device) * cumulative_BV[:, -1:]
-    at_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
-    at_B1 = at_B1.clamp_max(p_BV.shape[-1] - 1)
+    at_B1 = _looked_up(p_BV, u_B1.to(p_BV.device))
     chosen_B1 = at_B1 if ids_BV is None else ids_BV.gather(1, at_B1)
     return list(chosen_B1[:, 0].tolist())
+
+
+def _looked_up(p_BV: Tensor, u_B1: Tensor) -> Tensor:
+    """Return where shares of the cumulative distributions lie, at_B1; never where p is 0.
+
+    First the part, by the sums of `_PART` numbers each, then the place in it: the running sum over
+    a whole vocabulary took a tenth of a step.
+    """
+    p_BPW = F.pad(p_BV, (0, -p_BV.shape[-1] % _PART)).unflatten(-1, (-1, _PART))
+    sum_BP = p_BPW.sum(-1).double()
+    upto_BP = sum_BP.cumsum(-1)
+    target_B1 = u_B1 * upto_BP[:, -1:]
+    part_B1 = torch.searchsorted(upto_BP, target_B1, right=True)
+    part_B1 = torch.minimum(part_B1, _last_above_zero(sum_BP))
+    p_BW = p_BPW.gather(1, part_B1[..., None].expand(-1, -1, _PART))[:, 0]
+    left_B1 = target_B1 - (upto_BP - sum_BP).gather(1, part_B1)
+    at_B1 = torch.searchsorted(p_BW.cumsum(-1, dtype=torch.float64), left_B1, right=True)
+    return part_B1 * _PART + torch.minimum(at_B1, _last_above_zero(p_BW))
+
+
+def _last_above_zero(x_BN: Tensor) -> Tensor:
+    """Return the place of each row's last number above 0, at_B1."""
+    return x_BN.shape[-1] - 1 - (x_BN.flip(-1) > 0).int().argmax(-1, keepdim=True)
 
 
 def _nucleus(p_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
