@@ -172,3 +172,48 @@ def test_the_command_line_cuts_so_and_refuses_so(run, tiny_llama, pages, tmp_pat
     assert refused.code == 2
     assert "give a size (--chunk-size) of at most" in refused.one_line()
     assert not (tmp_path / "index").exists()
+
+
+TABLE_HEAD = ["| food | what it does |", "|:---|---|"]
+
+
+def rows(count):
+    return [f"| dish {at} | It is eaten. By some, e.g. at noon. |" for at in range(count)]
+
+
+@pytest.mark.parametrize("longest", [200, 1200])
+@pytest.mark.parametrize("above", [["Dishes are listed:"], ["Dishes are listed:", ""]])
+def test_each_part_of_a_long_table_begins_with_its_first_row(short, tmp_path, above, longest):
+    file = tmp_path / "a.md"
+    file.write_text("\n".join(["# Food", "", *above, *TABLE_HEAD, *rows(40), "", "That is all."]))
+    found = read_passages(file, longest=longest, fits=reads_whole(short))
+    texts = [p.text.removeprefix("Food\n") for p in found]
+    assert texts[0] == "Dishes are listed:"
+    assert texts[-1] == "That is all."
+    head = " ".join(TABLE_HEAD) + " "
+    assert all(text.startswith(head) for text in texts[1:-1])
+    assert len(texts) > 5
+    kept = " ".join(text.removeprefix(head) for text in texts[1:-1])
+    assert kept == " ".join(rows(40))
+    assert shortened(short, [p.text for p in found]) == []
+    # The line of a part's first own row, not that of the head.
+    lines = file.read_text().splitlines()
+    if longest == 200:
+        starts = {p.line for p in found[2:-1]}
+        assert all(lines[at - 1].startswith("| dish") for at in starts)
+
+
+def test_a_row_of_a_table_is_one_unit_of_a_chunk():
+    text = "\n".join(["It is so. It is not.", *TABLE_HEAD, *rows(3), "a | b. Not a row."])
+    units = [text[a:b] for a, b in sentence_spans(text)]
+    assert units == ["It is so.", "It is not.", *TABLE_HEAD, *rows(3), "a | b.", "Not a row."]
+
+
+def test_what_only_looks_like_a_table_is_prose(tmp_path):
+    for words in (
+        "a | b\n--- | ---",
+        "Go.\n| one row |\nNo rule. At all.",
+        "```\nx\n| a |\n|---|\n```",
+    ):
+        (tmp_path / "a.md").write_text(words + "\n")
+        assert [p.text for p in read_passages(tmp_path / "a.md")] == [" ".join(words.split("\n"))]

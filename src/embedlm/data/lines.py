@@ -19,6 +19,8 @@ _UNDERLINE = re.compile(r" {0,3}(=+|-+)\s*")
 """Makes the paragraph right above it a heading."""
 _COMMENT = re.compile(r" {0,3}<!--(?:(?!-->).)*-->\s*")
 """A line that readers of Markdown do not see."""
+_RULE = re.compile(r" {0,3}\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?")
+"""Stands below the first row of a table."""
 _FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
 
 
@@ -52,12 +54,14 @@ def paragraphs(
 
     Args:
         lines: a line with an error stands alone, and ends the paragraph before it.
-        longest: characters above which a paragraph is cut at the end of a line.
+        longest: characters above which a paragraph is cut at the end of a line; with `headings`,
+            what is left of a table begins with the table's first row again.
         headings: tell Markdown's headings (`## Words`, or words underlined by `===` or `---`)
             apart; each is a row of its own, with its level and its number signs. A line of code,
             fenced or four spaces in, is none, and neither are the fields between two `---` that a
-            file begins with. A blank line within fenced code ends no paragraph. A line that is a
-            comment (`<!-- words -->`) outside code is left out.
+            file begins with. A blank line within fenced code ends no paragraph, and a table ends
+            the one right above it. A line that is a comment (`<!-- words -->`) outside code is left
+            out.
     """
     parts: list[str] = []
     first = 0
@@ -65,8 +69,7 @@ def paragraphs(
     for row in lines:
         text = str(row.value).strip()
         before = fence
-        if headings:
-            fence = _fence(text, fence)
+        fence = _fence(text, fence) if headings else ""
         marked = str(row.value) if headings and not fence else ""
         if _COMMENT.fullmatch(marked):
             continue
@@ -76,12 +79,16 @@ def paragraphs(
             yield FileRow(first, f"{'#' * level} {' '.join(parts)}", heading=level)
             parts = []
             continue
+        if _is_below_prose(parts, marked):
+            yield FileRow(first, " ".join(parts[:-1]))
+            parts, first = parts[-1:], row.line - 1
         found = _HEADING.match(marked)
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
         blank = not text and not (before and fence)
         if parts and (blank or full or found):
             yield FileRow(first, " ".join(parts))
-            parts = []
+            goes_on = headings and full and text.startswith("|")
+            parts, first = _table_head(parts, longest or 0) if goes_on else [], row.line
         if row.error is not None:
             yield row
         elif found:
@@ -91,6 +98,18 @@ def paragraphs(
             parts.append(text)
     if parts:
         yield FileRow(first, " ".join(parts))
+
+
+def _is_below_prose(parts: list[str], line: str) -> bool:
+    """Tell whether a line is a table's rule, and the table's first row stands right below prose."""
+    rows = [part.startswith("|") for part in parts]
+    return len(rows) > 1 and rows[-1] and not rows[0] and _RULE.fullmatch(line) is not None
+
+
+def _table_head(parts: list[str], longest: int) -> list[str]:
+    """Return a table's first row and rule; none of another paragraph's lines, nor of half a one."""
+    is_table = len(parts) > 2 and parts[0].startswith("|") and _RULE.fullmatch(parts[1])
+    return parts[:2] if is_table and 2 * len("".join(parts[:2])) <= longest else []
 
 
 def _fence(text: str, fence: str) -> str:

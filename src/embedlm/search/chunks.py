@@ -21,6 +21,7 @@ WAYS = ("tokens", "sentences", "headings")
 SIZE = 256
 """Tokens of a chunk where nothing is said and a model reads as many."""
 _BETWEEN = re.compile(r"(?<=[.!?])\s+|(?<!\s)\s*\n\s*|(?<=[。！？])")
+_ROW = re.compile(r"^[ \t]*\|.*\|(?=[ \t]*$)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,12 @@ class Chunking:
 
 
 def sentence_spans(text: str) -> list[Span]:
-    """Return where the sentences of a text stand; a line's end closes one too."""
-    ends = [*_BETWEEN.finditer(text), None]
+    """Return where the sentences of a text stand; a line's end closes one too.
+
+    A row of a table is one, whatever stands in its cells.
+    """
+    rows = {place for row in _ROW.finditer(text) for place in range(row.start(), row.end())}
+    ends = [*(end for end in _BETWEEN.finditer(text) if end.start() not in rows), None]
     spans, begin = [], 0
     for between in ends:
         raw = text[begin : between.start() if between else len(text)]

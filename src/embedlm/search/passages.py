@@ -35,6 +35,8 @@ _ENDS = (
 """Where a long paragraph is cut, by how it begins: a table at its rows, a list at its items, else
 at sentences, failing these at lines, failing these at words. Lines are joined by one blank, and an
 empty cell of a table has mostly more."""
+_TABLE = re.compile(r"\|.*?\| \|(?:\s*:?-+:?\s*\|)+ (?=\|)")
+"""The first row of a table, and the rule below it."""
 _BLANKS = re.compile(r"\s*")
 Fits = Callable[[str], bool]
 """Whether a model reads all of a text."""
@@ -170,8 +172,7 @@ def prose(
         if row.error is not None:
             raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
         lead = f"{above}\n" if above else ""
-        whole = _Whole(lead, longest, fits)
-        for piece in _pieces(str(row.value).strip(), whole):
+        for piece in _cut(str(row.value).strip(), _Whole(lead, longest, fits)):
             yield Passage(file, row.line, lead + piece)
 
 
@@ -231,6 +232,18 @@ class _Whole:
         if len(part) > self.longest:
             return False
         return self.fits is None or self.fits(self.lead + part)
+
+
+def _cut(text: str, whole: _Whole) -> Iterator[str]:
+    """Yield the parts of a paragraph; each part of a table begins with its first row."""
+    table = _TABLE.match(text)
+    if table is None or whole(text) or not whole(2 * table[0]):
+        yield from _pieces(text, whole)
+        return
+    head = table[0]
+    rest = _Whole(whole.lead + head, whole.longest - len(head), whole.fits)
+    for piece in _pieces(text[table.end() :], rest):
+        yield head + piece
 
 
 def _pieces(text: str, whole: _Whole) -> Iterator[str]:
