@@ -9,7 +9,14 @@ from typing import Any
 
 from embedlm.errors import InputError
 
-__all__ = ["check_apart", "check_file", "check_name", "check_parent", "make_folder"]
+__all__ = [
+    "check_apart",
+    "check_file",
+    "check_name",
+    "check_parent",
+    "make_folder",
+    "real_path",
+]
 
 _LONGEST_PATH = 4000
 _LONGEST = 255
@@ -44,6 +51,14 @@ def check_name(path: str | Path, what: str = "") -> None:
         )
 
 
+def real_path(path: str | Path) -> Path:
+    """Return a path whose links are followed, as far as they lead anywhere.
+
+    `Path.resolve` raises RuntimeError for a link that leads to itself (before Python 3.13).
+    """
+    return Path(os.path.realpath(path))
+
+
 def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output") -> None:
     """Refuse an output that would replace what is read, or that would be read by the next run.
 
@@ -56,11 +71,11 @@ def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output")
     Raises:
         InputError: the output is an input, lies in a folder that is one, or holds one.
     """
-    target = Path(output).resolve()
+    target = real_path(output)
     for one in inputs:
         if not isinstance(one, str | Path) or not str(one):
             continue
-        source = Path(one).resolve()
+        source = real_path(one)
         if source == target or (target.exists() and source.exists() and source.samefile(target)):
             raise InputError(
                 f"the {what} {str(output)!r} is an input, too, and would replace it; give the "
@@ -84,7 +99,7 @@ def check_parent(output: Path) -> None:
     Raises:
         InputError: it is not there, is a file, or cannot be written to.
     """
-    folder = output.resolve().parent
+    folder = real_path(output).parent
     if not folder.is_dir():
         raise InputError(
             f"the folder of the output, {output.parent}, is not there; make it first, or name "

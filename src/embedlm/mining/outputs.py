@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import InputError
-from embedlm.jobs.names import check_apart, check_name, check_parent
+from embedlm.jobs.names import check_apart, check_name, check_parent, real_path
 from embedlm.jobs.rejects import check_rejects
 
 __all__ = ["Mined", "check_paths", "opened", "read_rows_of"]
@@ -59,7 +59,7 @@ def check_paths(out: Path, rejects: str | Path | None, inputs: Sequence[Any]) ->
     check_apart(out, inputs)
     if aside is not None:
         check_apart(aside, inputs, "rejects file")
-        if aside.resolve() == out.resolve():
+        if real_path(aside) == real_path(out):
             raise InputError(f"{str(out)!r} is the output and the rejects file; give two names")
     return aside
 
