@@ -121,7 +121,7 @@ def adapt(
     if output is None and not dry_run:
         raise InputError("no output was given; name a folder for the model and the report")
     if output is not None:
-        check_output(Path(output), [documents, queries])
+        check_output(Path(output), [documents, queries, model, teacher, reranker, llm])
     exam = examination(suite, data)
     corpus = read_corpus(documents, text_field)
     models = Models.of(model, recipe, teacher, reranker, llm, pipeline, device)
