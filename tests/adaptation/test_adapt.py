@@ -173,7 +173,7 @@ REFUSED = {
     "binary files alone": ("not valid UTF-8", []),
     "one document": ("documents that share no query: 1", []),
     "queries without positives": ("has a positive among the documents", ["--queries", "QUERIES"]),
-    "an output of another's": ("holds 'notes.txt', which no adaptation", ["-o", "TAKEN"]),
+    "an output of another's": ("holds 'notes.txt', which no run", ["-o", "TAKEN"]),
     "no output": ("no output was given", ["-o", ""]),
     "a teacher that is the model": ("nothing to learn from it", ["--teacher", "MODEL"]),
 }
