@@ -13,6 +13,7 @@ __all__ = [
     "check_apart",
     "check_file",
     "check_name",
+    "check_new",
     "check_parent",
     "make_folder",
     "real_path",
@@ -91,6 +92,21 @@ def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output")
                 f"the {what} {str(output)!r} holds the input {str(one)!r}, which is read; give the "
                 f"{what} another place"
             )
+
+
+def check_new(output: str | Path) -> None:
+    """Refuse an output folder in which something would be overwritten.
+
+    Raises:
+        InputError: it is a file, or not empty.
+    """
+    check_name(output, "output")
+    target = Path(output)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise InputError(
+            f"the output {str(output)!r} is there already and would be overwritten; give another "
+            "folder, or remove it first"
+        )
 
 
 def check_parent(output: Path) -> None:
