@@ -70,6 +70,23 @@ def test_a_work_folder_that_no_run_has_written_is_left_alone(run, files, with_mo
     assert "holds the input" in run(*again, *kept).one_line()
 
 
+def test_a_file_that_no_run_has_written_is_not_replaced(run, files, with_model, tmp_path):
+    records, corpus = files
+    out = tmp_path / "notes.jsonl"
+    commands = [
+        ("mine", records, "--corpus", corpus, "-k", 2, *with_model),
+        ("score", records, *with_model),
+        ("data", "convert", records, "--to", "e5"),
+    ]
+    for command in commands:
+        out.write_text("mine\n")
+        assert "is there already" in run(*command, "-o", out).one_line()
+        assert out.read_text() == "mine\n"
+    out.unlink()
+    for _ in range(2):  # its own output is
+        assert run(*commands[0], "-o", out).code == 0
+
+
 def test_an_unfinished_job_is_not_gone_on_with_by_other_options(run, files, with_model, tmp_path):
     records, corpus = files
     out, options = tmp_path / "out.jsonl", ("--corpus", corpus, *with_model, "--block", 2)

@@ -32,7 +32,8 @@ def opened(output: str | Path | None, name: str) -> Iterator[Path]:
     """Yield the output's path; where none was given, one in a folder that is then removed.
 
     Raises:
-        InputError: a name that is not a .jsonl file's, or a folder that is not there.
+        InputError: a name that is not a .jsonl file's, a folder that is not there, or a file that
+            no run has written.
     """
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +44,12 @@ def opened(output: str | Path | None, name: str) -> Iterator[Path]:
     if out.suffix != ".jsonl" or out.is_dir():
         raise InputError(f"the output {str(out)!r} is no .jsonl file; give a name that ends in it")
     check_parent(out)
+    ours = out.with_name(f"{out.name}.report.json").is_file()  # written before the output
+    if out.is_file() and out.stat().st_size and not ours:
+        raise InputError(
+            f"the output {str(out)!r} is there already and holds something that no run has "
+            "written, since it has no report beside it; give another name, or remove it first"
+        )
     yield out
 
 
