@@ -11,6 +11,7 @@ from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_a
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError
+from embedlm.jobs.names import real_path
 from embedlm.persistence import check_width, derive_recipe, layout_folder, recognise
 from embedlm.persistence.hub import check_model_kwargs, downloaded
 from embedlm.persistence.published import recipe_of_checkpoint
@@ -196,7 +197,7 @@ def _adapters(
     folders = [adapter_folder(base, name) for name in names]
     if not folders and not merge:
         folders = own_adapters(layout_folder(base), recipe.backbone.adapter_roles.values())
-    return base, list({folder.resolve(): folder for folder in folders}.values())
+    return base, list({real_path(folder): folder for folder in folders}.values())
 
 
 def _source(name: str) -> str:

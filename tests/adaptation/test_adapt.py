@@ -173,7 +173,7 @@ REFUSED = {
     "binary files alone": ("not valid UTF-8", []),
     "one document": ("documents that share no query: 1", []),
     "queries without positives": ("has a positive among the documents", ["--queries", "QUERIES"]),
-    "an output of another's": ("holds 'notes.txt', which no adaptation", ["-o", "TAKEN"]),
+    "an output of another's": ("holds 'notes.txt', which no run", ["-o", "TAKEN"]),
     "no output": ("no output was given", ["-o", ""]),
     "a teacher that is the model": ("nothing to learn from it", ["--teacher", "MODEL"]),
 }
@@ -237,6 +237,7 @@ def test_a_base_that_is_kept_is_called_by_its_folder(run, documents, words, tmp_
     ("more", "told"),
     [
         (("-o", "IN/adapted"), "lies inside the input"),
+        (("-o", "BASE/adapted"), "lies inside the input"),
         (("-o", "FILE/x"), "cannot be made"),
         (("-o", "OUT", "--price", "3"), "price is for dry_run"),
         (("-o", "OUT", "--rank", "4"), "trains no adapter"),
@@ -244,9 +245,12 @@ def test_a_base_that_is_kept_is_called_by_its_folder(run, documents, words, tmp_
         (("-o", "OUT", "--seed", "9" * 30), "too large"),
     ],
 )
-def test_what_would_be_lost_or_not_used_is_refused(run, documents, words, tmp_path, more, told):
+def test_what_would_be_lost_or_not_used_is_refused(
+    run, documents, words, tiny_llama, tmp_path, more, told
+):
     (tmp_path / "file").write_text("")
     names = {"IN": documents, "FILE": tmp_path / "file", "OUT": tmp_path / "out"}
+    names["BASE"] = tiny_llama
     for name, path in names.items():
         more = tuple(word.replace(name, str(path)) for word in more)
     assert told in run("adapt", documents, *words, *more).one_line()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -46,6 +47,30 @@ def test_all_parameters_are_counted_once(model_folder, tmp_path, name):
     whole = prune(source, tmp_path / "same", save_dtype="bfloat16")["parameters"]
     before, _ = prune(source, tmp_path / "cut", layers=1)["parameters"]
     assert whole == [before, before]
+
+
+@pytest.mark.parametrize("options", [{"layers": 1}, {"save_dtype": "bfloat16"}])
+def test_another_model_is_never_replaced(model_folder, tmp_path, monkeypatch, options):
+    """Neither one that was there, nor one that another process wrote in the meantime."""
+    other = tmp_path / "other"
+    shutil.copytree(model_folder("bert"), other)
+    (other / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    with pytest.raises(InputError, match="is there already and would be overwritten"):
+        prune(model_folder("llama"), other, **options)
+    late = tmp_path / "late"
+    module = import_module("embedlm.compress.prune")
+    opened = module._opened
+
+    def open_late(*given):
+        shutil.copytree(other, late)
+        return opened(*given)
+
+    monkeypatch.setattr(module, "_opened", open_late)
+    with pytest.raises(InputError, match="is there already and would be overwritten"):
+        prune(model_folder("llama"), late, **options)
+    for folder in (other, late):
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "bert"])

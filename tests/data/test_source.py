@@ -100,6 +100,41 @@ def test_standard_input_is_read_in_every_form(monkeypatch, form, compression):
     assert source.fingerprint()["stream"] is True
 
 
+@pytest.mark.parametrize("form", ["txt", "md", "jsonl", "csv", "tsv", "html"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_in_utf16_is_refused_whole(tmp_path, form, encoding, mark):
+    path = tmp_path / f"in.{form}.gz"
+    path.write_bytes(gzip.compress((mark + "query,positive\na b,c d\n").encode(encoding)))
+    name = f"{encoding[:6]}{encoding[7:]}".upper()
+    for read in (read_rows, read_texts):
+        with pytest.raises(InputError, match=rf"in {name}, not in UTF-8; save it as UTF-8"):
+            list(read(path))
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_a_header_that_is_not_utf8_is_told_without_its_bytes(tmp_path, form):
+    path = tmp_path / f"in.{form}"
+    path.write_bytes("requ\u00eate\nb\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"the header of .* is not valid UTF-8"):
+        list(read_rows(path))
+
+
+HALF = '{"query": "a\\ud800", "positives": ["b"]}\n'
+
+
+@pytest.mark.parametrize("read", [read_rows, lambda path: read_records(path).items])
+def test_half_a_character_anywhere_in_a_record_is_told_with_its_line(tmp_path, read):
+    path = tmp_path / "in.jsonl"
+    pair = '{"query": "\\ud83d\\ude00", "positives": ["\\uD83D\\uDE00"]}\n'
+    path.write_text(pair)
+    assert len(list(read(path))) == 1
+    for bad in (HALF, HALF.replace("query", "text"), '{"query": "a", "\\udfff": ["b"]}\n'):
+        path.write_text(pair + bad)
+        with pytest.raises(RecordError, match=r"in\.jsonl:2: holds a lone surrogate"):
+            list(read(path))
+
+
 def test_paragraphs_of_markdown_know_their_lines(tmp_path):
     path = tmp_path / "in.md"
     path.write_bytes(b"# One\n\n\ntwo\n  more of two\r\n\nbad \xff\nfour\n")

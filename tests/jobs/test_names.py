@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from embedlm.data import Source
 from embedlm.errors import InputError
 from embedlm.jobs import new_folder
 from embedlm.jobs.names import check_apart, check_file, make_folder
@@ -35,6 +36,17 @@ def place(tmp_path):
 def test_an_output_is_never_an_input(place, output, given, told):
     with pytest.raises(InputError, match=told):
         check_apart(place / output, [None, 3, place / given])
+
+
+def test_a_link_that_leads_to_itself_is_no_fault(place):
+    loop = place / "loop.jsonl"
+    loop.symlink_to(loop)
+    check_apart(place / "out.jsonl", [loop])
+    check_apart(loop, [place / "a.jsonl"])
+    with pytest.raises(InputError, match="is an input, too"):
+        check_apart(loop, [loop])
+    with pytest.raises(InputError, match="Too many levels of symbolic links"):
+        Source(loop)
 
 
 def test_an_output_beside_the_inputs_is_allowed(place, monkeypatch):

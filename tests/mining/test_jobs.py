@@ -48,6 +48,45 @@ def test_a_full_disk_is_told_and_the_job_goes_on(run, files, tmp_path):
     assert len(lines(out)) == len(lines(records))
 
 
+def test_a_work_folder_that_no_run_has_written_is_left_alone(run, files, with_model, tmp_path):
+    """Its files may bear the very names of those that a run keeps there: here the inputs do."""
+    records, corpus = files
+    before = records.read_bytes(), corpus.read_bytes()
+    words = ("mine", records, "--corpus", corpus, "-k", 2)
+    told = run(*words, *with_model, "-o", tmp_path / "out.jsonl", "--work", tmp_path)
+    assert "holds the input" in told.one_line()
+    own = tmp_path / "out.jsonl.work"
+    own.mkdir()
+    (own / "thesis.txt").write_text("mine")
+    for command in (words, ("score", records)):
+        told = run(*command, *with_model, "-o", tmp_path / "out.jsonl")
+        assert "holds 'thesis.txt', which no run has written" in told.one_line()
+    assert (own / "thesis.txt").read_text() == "mine"
+    assert (records.read_bytes(), corpus.read_bytes()) == before
+    kept = ("--work", tmp_path / "kept")
+    for name in ("a.jsonl", "b.jsonl"):
+        assert run(*words, *with_model, "-o", tmp_path / name, *kept).code == 0
+    again = ("mine", tmp_path / "kept" / "records.jsonl", *with_model, "-o", tmp_path / "a.jsonl")
+    assert "holds the input" in run(*again, *kept).one_line()
+
+
+def test_a_file_that_no_run_has_written_is_not_replaced(run, files, with_model, tmp_path):
+    records, corpus = files
+    out = tmp_path / "notes.jsonl"
+    commands = [
+        ("mine", records, "--corpus", corpus, "-k", 2, *with_model),
+        ("score", records, *with_model),
+        ("data", "convert", records, "--to", "e5"),
+    ]
+    for command in commands:
+        out.write_text("mine\n")
+        assert "is there already" in run(*command, "-o", out).one_line()
+        assert out.read_text() == "mine\n"
+    out.unlink()
+    for _ in range(2):  # its own output is
+        assert run(*commands[0], "-o", out).code == 0
+
+
 def test_an_unfinished_job_is_not_gone_on_with_by_other_options(run, files, with_model, tmp_path):
     records, corpus = files
     out, options = tmp_path / "out.jsonl", ("--corpus", corpus, *with_model, "--block", 2)

@@ -231,6 +231,13 @@ def test_an_edge_store_opens_as_it_was_and_one_process_holds_it(tmp_path):
         EdgeStore(tmp_path / "edge")
 
 
+@pytest.mark.parametrize("reason", ["Os { code: 28, kind: StorageFull }", "kind: FileTooLarge"])
+def test_a_full_disk_is_not_called_damage(tmp_path, reason):
+    store = EdgeStore(tmp_path / "edge")
+    with pytest.raises(JobError, match="no space left while writing the index"), store._told():
+        raise RuntimeError(f"Service runtime error: Can't init WAL: {reason}")
+
+
 @pytest.mark.parametrize("damage", ["facts", "segments", "nothing there"])
 def test_a_damaged_edge_store_is_told(tmp_path, damage):
     store = EdgeStore(tmp_path / "edge")

@@ -44,13 +44,14 @@ def data(tmp_path_factory):
 
 
 def a_stage(name, objective="info_nce", source="groups.jsonl", *, adapter=None, **more):
+    own = {"rank": 4, "alpha": 8} if more.get("train") != "all" else None
     return {
         "name": name,
         "objective": [{"kind": objective, "temperature": 0.05}],
         "data": [{"source": source, "adapter": adapter}],
         "batching": {"size": 16, "chunk_tokens": 128},
         "optimizer": {"steps": 6, "learning_rate": 0.01},
-        "adapter": {"rank": 4, "alpha": 8},
+        "adapter": own,
         "train": "adapter",
         **more,
     }
@@ -146,7 +147,7 @@ def test_a_query_encoder_leaves_documents_where_they_were(tiny_llama, data, tmp_
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"train": "all"}, "need train: adapter"),
+        ({"train": "all", "adapter": None}, "need train: adapter"),
         ({"data": [{"source": "groups.jsonl", "adapter": "a/b"}]}, "is not a name"),
         ({"adapter": {"kind": "qlora"}}, "lora or dora"),
         ({"batching": {}, "gradient_checkpointing": True}, "needs batching.chunk_tokens"),

@@ -94,6 +94,11 @@ def test_data_and_teacher_go_where_they_are_missing():
     assert source.plan.precision == "bfloat16"
 
 
+def a_stage(**fields):
+    """Return a plan of one stage with these fields."""
+    return {"stages": [{"name": "s", "objective": [{"kind": "info_nce"}], **fields}]}
+
+
 @pytest.mark.parametrize(
     ("plan", "kind", "told"),
     [
@@ -101,6 +106,10 @@ def test_data_and_teacher_go_where_they_are_missing():
         ({"recipe": "llm2vec", "data": {"x": []}}, RecipeError, "its stages: mntp, supervised"),
         ({"recipe": "no-such"}, RecipeError, "no-such"),
         ("nothing.yaml", RecipeError, "cannot read the plan"),
+        (a_stage(optimizer={"steps": 2, "epochs": 1}), RecipeError, "steps and epochs both say"),
+        (a_stage(train="all", adapter={"rank": 4}), RecipeError, "adapter is for train:"),
+        (a_stage(optimizer={"learning_rate": float("inf")}), RecipeError, "finite number"),
+        (a_stage(objective=[{"kind": "info_nce", "weight": float("nan")}]), RecipeError, "finite"),
         ("plain-mean", RecipeError, "no tuning part"),
     ],
 )

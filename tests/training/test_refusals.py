@@ -184,6 +184,25 @@ def test_a_folder_that_was_not_trained_in_is_left_alone(tiny_llama, data, tmp_pa
     assert (mine / "config.json").read_text() == "mine"
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_read_is_never_overwritten(tiny_llama, data, tmp_path, restart):  # noqa: F811
+    stage = ("info_nce", {"optimizer": {"steps": 1}, "name": "first"})
+    out = tmp_path / "out"
+    train(a_plan(tiny_llama, stage), out, data=data, device="cpu")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = ("info_nce", {"optimizer": {"steps": 1}, "name": "second"})
+    for base in (out / "model", next(out.glob("stage-1-*")) / "model"):
+        with pytest.raises(InputError, match=r"is an input, too|holds the input"):
+            train(a_plan(base, other), out, data=data, device="cpu", restart=restart)
+    loss = {"kind": "embedding_distill", "options": {"teacher": str(out / "model")}}
+    taught = ("embedding_distill", {**other[1], "objective": [loss]})
+    with pytest.raises(InputError, match="is an input, too"):
+        train(a_plan(tiny_llama, taught), out, data=data, device="cpu", restart=restart)
+    with pytest.raises(InputError, match="lies inside the input"):
+        train(a_plan(out / "model", other), out / "model" / "in", data=data, device="cpu")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_the_tiny_scale_says_which_model_it_trains(run, tiny_llama, data, tmp_path):  # noqa: F811
     file = tmp_path / "plan.yaml"
     stage = ("info_nce", {"optimizer": {"steps": 1}})

@@ -27,6 +27,7 @@ from embedlm.evaluation.results import Result
 from embedlm.jobs import Reject, new_folder
 from embedlm.jobs.atomic import write_text
 from embedlm.jobs.json_files import read_json, write_json
+from embedlm.jobs.names import real_path
 from embedlm.loader import load
 from embedlm.mining import mine, score
 from embedlm.rerank import is_reranker
@@ -120,7 +121,7 @@ def adapt(
     if output is None and not dry_run:
         raise InputError("no output was given; name a folder for the model and the report")
     if output is not None:
-        check_output(Path(output), [documents, queries])
+        check_output(Path(output), [documents, queries, model, teacher, reranker, llm])
     exam = examination(suite, data)
     corpus = read_corpus(documents, text_field)
     models = Models.of(model, recipe, teacher, reranker, llm, pipeline, device)
@@ -129,7 +130,7 @@ def adapt(
     if dry_run:
         return estimated(settings, models, run.chunks, run.divided(run.expected), price)
     run.divided(run.expected)  # too few documents or queries are told before anything is written
-    with opened(Path(str(output)).resolve(), run.manifest(), run.on_event) as steps:
+    with opened(real_path(str(output)), run.manifest(), run.on_event) as steps:
         return run.to_end(steps, restart=restart)
 
 

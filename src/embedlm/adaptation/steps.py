@@ -20,7 +20,7 @@ from embedlm.errors import InputError, JobError
 from embedlm.jobs.atomic import TEMPORARY, disk_errors
 from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.json_files import read_json, write_json
-from embedlm.jobs.lock import locked
+from embedlm.jobs.lock import check_own, locked
 from embedlm.jobs.manifest import difference, json_values
 from embedlm.jobs.names import check_apart, check_name, make_folder
 from embedlm.training.trackers import EventHandler
@@ -127,9 +127,4 @@ def check_output(out: Path, inputs: Iterable[Any] = ()) -> None:
     check_apart(out, inputs)
     if out.is_file():
         raise InputError(f"the output {str(out)!r} is a file; give a folder")
-    foreign = out.is_dir() and not (out / _LOCK).is_file() and next(out.iterdir(), None)
-    if foreign:
-        raise InputError(
-            f"the output folder {str(out)!r} holds {foreign.name!r}, which no adaptation has "
-            "written; give a new or an empty folder"
-        )
+    check_own(out, out / _LOCK, "output folder")

@@ -10,7 +10,7 @@ from embedlm.bulk.recognise import check_ours
 from embedlm.bulk.writers import OUTPUT_COLUMNS, WRITERS
 from embedlm.data import Source
 from embedlm.errors import InputError, closest, require
-from embedlm.jobs.names import check_name
+from embedlm.jobs.names import check_name, real_path
 
 __all__ = ["check_output", "check_paths"]
 
@@ -75,4 +75,4 @@ def check_paths(outputs: Mapping[str, Path | None], inputs: Mapping[str, Source 
 def _same(first: Path, second: Path) -> bool:
     if first.exists() and second.exists():
         return first.samefile(second)
-    return first.resolve() == second.resolve()
+    return real_path(first) == real_path(second)

@@ -226,7 +226,7 @@ def _check_unicode(words: list[str]) -> None:
 
 
 def _usage(error: CycloptsError, words: list[str]) -> str:
-    command = words[0] if words and words[0] in COMMANDS else ""
+    command = _command(words)
     if isinstance(error, UnknownCommandError) and not command:
         return (
             f"{words[0]!r} is not a command; allowed: {', '.join(COMMANDS)}."
@@ -240,6 +240,14 @@ def _usage(error: CycloptsError, words: list[str]) -> str:
         tokens = " ".join(map(repr, error.unused_tokens or ()))
         text = f"{tokens} is one argument too many, or an option before it is misspelt"
     return f"{text}. See: embedlm {command + ' ' if command else ''}--help"
+
+
+def _command(words: list[str]) -> str:
+    """Return the command that words begin with, with its second word if it has one; "": none."""
+    if not words or words[0] not in COMMANDS:
+        return ""
+    group = next((group for group in GROUPS if words[0] in group.name), ())
+    return " ".join(words[:2] if len(words) > 1 and words[1] in group else words[:1])
 
 
 def _complain(message: str, code: int) -> int:

@@ -37,7 +37,7 @@ from embedlm.encode.executor import Executor
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.json_files import read_object, write_json
-from embedlm.jobs.names import check_apart
+from embedlm.jobs.names import check_apart, check_new
 from embedlm.loader import load
 from embedlm.readout import Readout
 from embedlm.schema.arguments import check_arguments, usable_path
@@ -91,8 +91,8 @@ def prune(
         each before and after, and `length`: how many times as many tokens the texts have.
 
     Raises:
-        InputError: more layers, tokens or neurons than there are, fewer tokens than must stay, or
-            no texts.
+        InputError: more layers, tokens or neurons than there are, fewer tokens than must stay, no
+            texts, or an output folder that is the model's or holds something else.
         UnsupportedError: an architecture or a tokenizer that cannot be cut, or adapters that would
             be lost.
     """
@@ -101,10 +101,12 @@ def prune(
     check_arguments("save_pretrained", save_dtype=save_dtype)
     if Path(model).exists():
         check_apart(usable_path(output), [model])
+    check_new(usable_path(output))
     whole = _opened(str(model), device)
     save_dtype = save_dtype or stored_dtype(whole.backbone.name)
     facts = _facts(whole)
     if not any(asked.values()):
+        check_new(output)
         whole.save_pretrained(usable_path(output), save_dtype=save_dtype)
         parts = [whole.backbone.network, whole.backbone.head]
         weights = {weight for part in parts if part is not None for weight in part.parameters()}
@@ -127,6 +129,7 @@ def prune(
         facts["layers"][1] = layers
         facts["parameters"] = _cut_weights(folder, layers, keep, neurons)
         cut = _reopened(whole, folder, device)
+    check_new(output)  # another process may have written it in the meantime
     cut.save_pretrained(usable_path(output), save_dtype=save_dtype)
     return facts
 

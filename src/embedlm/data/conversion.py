@@ -75,6 +75,8 @@ def convert(
     check_name(output, "output")
     check_apart(output, [source, corpus])
     _check_split(split, from_form, to_form)
+    if Path(output).is_file() and Path(output).stat().st_size:
+        raise InputError(f"the output {str(output)!r} is there already; give another name")
     records = read_any(source, from_form, corpus=corpus, split=split)
     if to_form in FOLDER_FORMS:
         return write_collection(_some(records, source), output, to_form, split or TRAIN)

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FileRow", "Reading", "not_utf8", "shortened"]
+__all__ = [
+    "FileRow",
+    "Reading",
+    "lone_surrogate",
+    "not_utf8",
+    "shortened",
+    "whole",
+    "wide_encoding",
+]
 
 _LONGEST = 200
 """Characters of a bad record that are shown."""
+_MARKS = {
+    BOM_UTF32_LE: "UTF-32LE",  # before UTF-16, whose mark it begins with
+    BOM_UTF32_BE: "UTF-32BE",
+    BOM_UTF16_LE: "UTF-16LE",
+    BOM_UTF16_BE: "UTF-16BE",
+}
+"""What a file in another encoding may begin with."""
+_NULS = {
+    (False, True, True, True): "UTF-32LE",
+    (True, True, True, False): "UTF-32BE",
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+}
+"""Without a mark: which of the first four bytes are NUL."""
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""JSON's escape of half a surrogate pair; two in a row may be a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +82,29 @@ def shortened(raw: Any) -> str:
 def not_utf8(error: UnicodeDecodeError) -> str:
     """Return what is wrong with a line that cannot be decoded."""
     return f"not valid UTF-8 at byte {error.start} of the line; save the file as UTF-8"
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """Return the encoding of a text that is in UTF-16 or UTF-32, as its first bytes tell."""
+    marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    return marked or _NULS.get(tuple(byte == 0 for byte in head[:4]))
+
+
+def lone_surrogate(text: str) -> int | None:
+    """Return where the first lone surrogate stands, which is half a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def whole(row: FileRow) -> FileRow:
+    """Return a row, or that it holds half a character, which nothing can write."""
+    escaped = row.error is None and isinstance(row.raw, bytes) and _HALF.search(row.raw)
+    if not escaped or lone_surrogate(json.dumps(row.value, ensure_ascii=False)) is None:
+        return row
+    reason = (
+        "holds a lone surrogate (half a character, \\ud800 to \\udfff); it is not valid Unicode"
+    )
+    return FileRow(row.line, error=reason, raw=row.raw)

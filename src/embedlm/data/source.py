@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from embedlm.data.compression import COMPRESSIONS, DAMAGE, Meter, existing, unpacked
 from embedlm.data.forms import FORMS, SUFFIXES, file_form
-from embedlm.data.rows import FileRow, Reading, shortened
+from embedlm.data.rows import FileRow, Reading, lone_surrogate, shortened, whole, wide_encoding
 from embedlm.data.tables import count_parquet
 from embedlm.errors import InputError, closest
 from embedlm.jobs.names import check_name
@@ -33,6 +33,8 @@ _EDGE = 1 << 20
 _COUNTED = 1 << 28
 """Bytes of the largest file whose records are counted before they are read."""
 _ID = "id"
+_IN_UTF8 = ("txt", "md", "jsonl", "csv", "tsv", "html")
+"""Forms of text whose bytes are read as UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ class Source:
             name = "txt"
         if name is None:
             raise InputError(
-                f"the input {self.name!r} ends in none of {', '.join(SUFFIXES)}; rename it or say "
-                f"its format (--format): {', '.join(FORMS)}"
+                f"the input {self.name!r} ends in none of {', '.join(SUFFIXES)}; rename it, or, "
+                f"where a command has --format, say what it is: {', '.join(FORMS)}"
             )
         if name == "parquet" and not self.regular:
             raise InputError("parquet cannot be read from a stream; give a file")
@@ -197,7 +199,7 @@ class Source:
 
     def rows(self) -> Iterator[FileRow]:
         """Yield the rows with all their fields."""
-        return self._rows(list)
+        return map(whole, self._rows(list))
 
     def _rows(self, columns: Any) -> Iterator[FileRow]:
         self._row = 0
@@ -218,7 +220,17 @@ class Source:
         with nullcontext(sys.stdin.buffer) if self.stdin else self.path.open("rb", 0) as stream:
             self._meter = Meter(stream)
             with unpacked(self._meter, self.compression) as file:
+                self._check_encoding(file)
                 yield file
+
+    def _check_encoding(self, file: Any) -> None:
+        """Refuse a file of UTF-16 or UTF-32 whole: each of its lines would be a bad record."""
+        encoding = wide_encoding(file.peek(4)[:4]) if self.form in _IN_UTF8 else None
+        if encoding is not None:
+            raise InputError(
+                f"the input {self.name!r} is in {encoding}, not in UTF-8; save it as UTF-8, e.g. "
+                f"iconv -f {encoding} -t UTF-8 {self.path.name} > in-utf8.{self.form}"
+            )
 
     def _unpacked_file(self) -> BinaryIO:
         """Return a compressed parquet file's content, which must be seekable, as a file on disk."""
@@ -304,7 +316,7 @@ class Source:
             error = _lacks(fields.text, value)
         elif not isinstance(text, str):
             error = f"field {fields.text!r} is {type(text).__name__}, not a string"
-        elif (at := _surrogate(text)) is not None:
+        elif (at := lone_surrogate(text)) is not None:
             error = f"the text holds a lone surrogate at character {at}; it is not valid Unicode"
         if error is not None or not isinstance(text, str):
             return Record(row.line, "", error=error, raw=shortened(row.raw))
@@ -332,7 +344,7 @@ def _written(columns: dict[str, Any]) -> tuple[str, str | None]:
         written = json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
         return "", "is NaN or infinite, which JSON cannot hold"
-    return written, None if _surrogate(written) is None else "holds a lone surrogate"
+    return written, None if lone_surrogate(written) is None else "holds a lone surrogate"
 
 
 @dataclass(slots=True)
@@ -357,12 +369,3 @@ class _FieldSearch:
                 f"no record of {name} has the field {missing!r}; there are: {', '.join(names)}."
                 + closest(missing, names)
             )
-
-
-def _surrogate(text: str) -> int | None:
-    """Return where the first lone surrogate stands."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return error.start
-    return None

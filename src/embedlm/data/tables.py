@@ -46,6 +46,8 @@ def _read_table(handle: BinaryIO, delimiter: str, reading: Reading) -> Iterator[
         if header is None:
             if error is not None:
                 raise InputError(f"the header of {reading.name} cannot be read: {error}")
+            if (wrong := _wrong(cells, len(cells))) is not None:
+                raise InputError(f"the header of {reading.name} is {wrong}")
             header = _names(cells, reading)
             reading.columns(header)
         elif error is not None:

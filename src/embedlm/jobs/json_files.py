@@ -10,6 +10,7 @@ from typing import Any
 
 from embedlm.errors import EmbedLMError, ModelError
 from embedlm.jobs.atomic import disk_errors, write_text
+from embedlm.jobs.names import real_path
 
 __all__ = [
     "append_json",
@@ -129,14 +130,14 @@ def inner_path(folder: Path, path: str, where: Path) -> Path:
             hub's cache may be a link to another place of that cache.
     """
     up = path.startswith("/") or ".." in PurePosixPath(path).parts
-    if up or set(path) & set("\\:\0") or not _leads_inside(folder.resolve(), folder / path):
+    if up or set(path) & set("\\:\0") or not _leads_inside(real_path(folder), folder / path):
         raise ModelError(f"{where} names the path {path!r}; only paths inside its folder are read")
     return folder / path
 
 
 def _leads_inside(folder: Path, path: Path) -> bool:
     """Tell whether a path, its links followed, is in a folder or in the hub's cache around it."""
-    end = path.resolve()
+    end = real_path(path)
     cached = folder.parent.name == "snapshots" and end.parent == folder.parent.parent / "blobs"
     return cached or end.is_relative_to(folder)
 

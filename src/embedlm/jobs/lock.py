@@ -9,9 +9,28 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from embedlm.errors import JobError
+from embedlm.errors import InputError, JobError
 
-__all__ = ["locked"]
+__all__ = ["check_own", "locked"]
+
+
+def check_own(folder: Path, lock: Path, what: str) -> None:
+    """Refuse a folder that holds something, and in which no run has ever held the lock.
+
+    Args:
+        folder: it need not be there.
+        lock: the file in it that each run locks, and that stays.
+        what: output folder, work folder, ...: what it is, for the message.
+
+    Raises:
+        InputError: a run could overwrite or remove what it holds.
+    """
+    foreign = folder.is_dir() and not lock.is_file() and next(folder.iterdir(), None)
+    if foreign:
+        raise InputError(
+            f"the {what} {str(folder)!r} holds {foreign.name!r}, which no run has written; give a "
+            "new or an empty folder"
+        )
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from typing import Any
 
 from embedlm.errors import InputError
 
-__all__ = ["check_apart", "check_file", "check_name", "check_parent", "make_folder"]
+__all__ = [
+    "check_apart",
+    "check_file",
+    "check_name",
+    "check_new",
+    "check_parent",
+    "make_folder",
+    "real_path",
+]
 
 _LONGEST_PATH = 4000
 _LONGEST = 255
@@ -44,6 +52,14 @@ def check_name(path: str | Path, what: str = "") -> None:
         )
 
 
+def real_path(path: str | Path) -> Path:
+    """Return a path whose links are followed, as far as they lead anywhere.
+
+    `Path.resolve` raises RuntimeError for a link that leads to itself (before Python 3.13).
+    """
+    return Path(os.path.realpath(path))
+
+
 def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output") -> None:
     """Refuse an output that would replace what is read, or that would be read by the next run.
 
@@ -56,11 +72,11 @@ def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output")
     Raises:
         InputError: the output is an input, lies in a folder that is one, or holds one.
     """
-    target = Path(output).resolve()
+    target = real_path(output)
     for one in inputs:
         if not isinstance(one, str | Path) or not str(one):
             continue
-        source = Path(one).resolve()
+        source = real_path(one)
         if source == target or (target.exists() and source.exists() and source.samefile(target)):
             raise InputError(
                 f"the {what} {str(output)!r} is an input, too, and would replace it; give the "
@@ -78,13 +94,28 @@ def check_apart(output: str | Path, inputs: Iterable[Any], what: str = "output")
             )
 
 
+def check_new(output: str | Path) -> None:
+    """Refuse an output folder in which something would be overwritten.
+
+    Raises:
+        InputError: it is a file, or not empty.
+    """
+    check_name(output, "output")
+    target = Path(output)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise InputError(
+            f"the output {str(output)!r} is there already and would be overwritten; give another "
+            "folder, or remove it first"
+        )
+
+
 def check_parent(output: Path) -> None:
     """Refuse an output whose folder is not there, or takes no files.
 
     Raises:
         InputError: it is not there, is a file, or cannot be written to.
     """
-    folder = output.resolve().parent
+    folder = real_path(output).parent
     if not folder.is_dir():
         raise InputError(
             f"the folder of the output, {output.parent}, is not there; make it first, or name "

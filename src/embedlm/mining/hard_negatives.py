@@ -157,9 +157,10 @@ def _run(
 ) -> Mined:
     """Mine, or go on with a job that was begun."""
     with opened(files.output, "mined.jsonl") as out:
-        aside = check_paths(out, files.rejects, [files.records, files.corpus])
+        inputs = [files.records, files.corpus]
+        aside = check_paths(out, files.rejects, inputs)
         miners, reranker = models()
-        with work_folder(out, files.work) as folder:
+        with work_folder(out, files.work, inputs) as folder:
             bad: list[Reject] = []
             kept = None if files.rejects is None else bad
             file = prepare_records(files.records, folder, kept)

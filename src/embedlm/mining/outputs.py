@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.errors import InputError
-from embedlm.jobs.names import check_apart, check_name, check_parent
+from embedlm.jobs.names import check_apart, check_name, check_parent, real_path
 from embedlm.jobs.rejects import check_rejects
 
 __all__ = ["Mined", "check_paths", "opened", "read_rows_of"]
@@ -32,7 +32,8 @@ def opened(output: str | Path | None, name: str) -> Iterator[Path]:
     """Yield the output's path; where none was given, one in a folder that is then removed.
 
     Raises:
-        InputError: a name that is not a .jsonl file's, or a folder that is not there.
+        InputError: a name that is not a .jsonl file's, a folder that is not there, or a file that
+            no run has written.
     """
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +44,12 @@ def opened(output: str | Path | None, name: str) -> Iterator[Path]:
     if out.suffix != ".jsonl" or out.is_dir():
         raise InputError(f"the output {str(out)!r} is no .jsonl file; give a name that ends in it")
     check_parent(out)
+    ours = out.with_name(f"{out.name}.report.json").is_file()  # written before the output
+    if out.is_file() and out.stat().st_size and not ours:
+        raise InputError(
+            f"the output {str(out)!r} is there already and holds something that no run has "
+            "written, since it has no report beside it; give another name, or remove it first"
+        )
     yield out
 
 
@@ -59,7 +66,7 @@ def check_paths(out: Path, rejects: str | Path | None, inputs: Sequence[Any]) ->
     check_apart(out, inputs)
     if aside is not None:
         check_apart(aside, inputs, "rejects file")
-        if aside.resolve() == out.resolve():
+        if real_path(aside) == real_path(out):
             raise InputError(f"{str(out)!r} is the output and the rejects file; give two names")
     return aside
 

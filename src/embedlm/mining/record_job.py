@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,8 @@ from embedlm.errors import InputError, JobError
 from embedlm.jobs import Job, Reject, progress
 from embedlm.jobs.atomic import TEMPORARY
 from embedlm.jobs.json_files import json_text
-from embedlm.jobs.lock import locked
+from embedlm.jobs.lock import check_own, locked
+from embedlm.jobs.names import check_apart
 from embedlm.mining.block_job import BlockJob, read_block, write_block
 from embedlm.mining.corpus import RecordFile
 
@@ -24,6 +25,7 @@ __all__ = ["Finding", "RecordJob", "Summary", "rounded", "work_folder"]
 
 EXAMPLES = 5
 """Examples of each rule that a report shows."""
+_LOCK = "lock"
 
 
 @dataclass(slots=True)
@@ -134,15 +136,23 @@ class RecordJob(BlockJob):
 
 
 @contextmanager
-def work_folder(out: Path, given: str | Path | None) -> Iterator[Path]:
+def work_folder(out: Path, given: str | Path | None, inputs: Iterable[Any] = ()) -> Iterator[Path]:
     """Yield the folder for passages, vectors and records; one that was not named is removed.
 
     Where a job stops in its work, what is there is kept for the next run.
 
+    Args:
+        out: the output.
+        given: the folder; None: one beside the output.
+        inputs: files and folders that are read; what is no path is passed over.
+
     Raises:
+        InputError: the folder holds an input, or what no run has written: a run could overwrite it.
         JobError: another process works there, or the folder cannot be made.
     """
     folder = out.with_name(f"{out.name}.work") if given is None else Path(given)
+    check_apart(folder, inputs, "work folder")
+    check_own(folder, folder / _LOCK, "work folder")
     gone = folder.with_name(f"{folder.name}{TEMPORARY}")
     try:
         if given is None:
@@ -152,7 +162,7 @@ def work_folder(out: Path, given: str | Path | None) -> Iterator[Path]:
         raise JobError(
             f"the work folder {folder} cannot be made: {error.strerror}; name another (work)"
         ) from error
-    with locked(folder / "lock"):
+    with locked(folder / _LOCK):
         remove = given is None
         try:
             yield folder

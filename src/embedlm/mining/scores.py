@@ -170,7 +170,7 @@ def score(
     scorer = _scorer(model, reranker, llm, instruction, whole("seed", seed, 0))
     with opened(output, "scored.jsonl") as out:
         aside = check_paths(out, rejects, [records])
-        with work_folder(out, None) as folder:
+        with work_folder(out, None, [records]) as folder:
             bad: list[Reject] = []
             file = prepare_records(records, folder, None if rejects is None else bad)
             by = scorer.identity()

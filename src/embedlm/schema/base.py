@@ -17,9 +17,9 @@ __all__ = ["SAVE_DTYPES", "Name", "Part", "SaveDtype", "set_path", "validated"]
 
 
 class Part(BaseModel):
-    """A frozen group of fields; a field that it does not know is an error."""
+    """A frozen group of fields; one that it does not know is an error, and so are NaN and inf."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _plain_name(value: str) -> str:

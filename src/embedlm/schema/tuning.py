@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from embedlm.schema.base import Name, Part
 
@@ -22,6 +22,10 @@ __all__ = [
     "Stage",
     "Tuning",
 ]
+
+
+_BY_ADAPTER = ("adapter", "query_encoder")
+"""Ways to train that add an adapter."""
 
 
 class Loss(Part):
@@ -94,6 +98,12 @@ class Optimizer(Part):
     epochs: float | None = Field(None, gt=0)
     max_grad_norm: float | None = Field(1.0, gt=0)
 
+    @model_validator(mode="after")
+    def _one_length(self) -> Optimizer:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs both say how long a stage trains; give one of them")
+        return self
+
 
 class Stage(Part):
     """One stage of a plan."""
@@ -123,6 +133,15 @@ class Stage(Part):
     dynamic_negatives: DynamicNegatives | None = Field(
         None, description="Replace hard negatives that have become easy; None: draw at random."
     )
+
+    @model_validator(mode="after")
+    def _adapter_is_trained(self) -> Stage:
+        if self.adapter is not None and self.train not in _BY_ADAPTER:
+            raise ValueError(
+                f"adapter is for train: {' or '.join(_BY_ADAPTER)}, and train is {self.train!r}; "
+                "change train, or leave adapter out"
+            )
+        return self
 
 
 class Tuning(Part):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from embedlm.errors import InputError, closest, require
 from embedlm.jobs import Job
 from embedlm.jobs.manifest import difference
-from embedlm.jobs.names import check_name
+from embedlm.jobs.names import check_name, real_path
 from embedlm.search.catalogue import Catalogue
 from embedlm.search.chunks import Chunking
 from embedlm.search.documents import document_key
@@ -102,7 +102,7 @@ def build_index(
     work = Work(out, facts, model, cutting)
     manifest = {
         "index": {k: v for k, v in facts.items() if k not in ("passages", "documents")},
-        "source": str(Path(source).resolve()) if str(source) != "-" else "-",
+        "source": str(real_path(source)) if str(source) != "-" else "-",
         "reading": reading,
         "sync": sync,
     }

@@ -21,6 +21,8 @@ FORMAT = "embedlm edge store 1"
 SPARE = 160 << 20
 """Bytes of the disk that are left free: Edge ends its process where it cannot write."""
 _FACTS = "store.json"
+_FULL = ("FileTooLarge", "StorageFull", "QuotaExceeded", "No space left")
+"""By what Edge's errors tell a disk that has no room."""
 _SHARD = "shard"
 _DISTANCES = {"cosine": "Dot", "dot": "Dot", "euclidean": "Euclid", "manhattan": "Manhattan"}
 """Vectors that are compared by cosine are kept at length 1."""
@@ -127,6 +129,11 @@ class EdgeStore(QdrantPoints):
                 raise JobError(
                     f"another process has the index at {self.path} open; ask that process, or "
                     "wait until it ends"
+                ) from error
+            if any(sign in str(error) for sign in _FULL):
+                raise JobError(
+                    f"no space left while writing the index at {self.path} ({str(error)[:300]}). "
+                    "Make room and run the same command again"
                 ) from error
             made = read_json(self.path / _FACTS, InputError).get("edge_version")
             raise InputError(

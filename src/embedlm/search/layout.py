@@ -25,6 +25,7 @@ from embedlm.encode.identity import identity
 from embedlm.errors import InputError, ModelError
 from embedlm.jobs.json_files import read_json
 from embedlm.jobs.manifest import difference
+from embedlm.jobs.names import real_path
 from embedlm.readout.frequency import Statistics
 from embedlm.readout.quantized import Ranges
 from embedlm.schema.recipe import MultiVector, Recipe
@@ -98,7 +99,7 @@ def model_facts(model: Embedder, options: Mapping[str, Any] | None = None) -> di
     found = identity(model, with_head=with_head)
     for name in ("device", "attention", "dtype"):
         found["model"].pop(name)
-    name = str(Path(model.name).resolve()) if Path(model.name).exists() else model.name
+    name = str(real_path(model.name)) if Path(model.name).exists() else model.name
     return {
         "name": name,
         "recipe": None if model.readout.trained else found["recipe"],

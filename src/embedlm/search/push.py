@@ -11,6 +11,7 @@ from embedlm.errors import InputError
 from embedlm.jobs import disk_errors, progress
 from embedlm.jobs.json_files import read_json, write_json
 from embedlm.jobs.lock import locked
+from embedlm.jobs.names import real_path
 from embedlm.search.catalogue import Catalogue
 from embedlm.search.layout import CATALOGUE, open_store, read_index, store_options
 from embedlm.search.server import QdrantStore
@@ -49,7 +50,7 @@ def push_index(
     """
     root = Path(index)
     facts = read_index(root)
-    name = collection or root.resolve().name
+    name = collection or real_path(root).name
     target = f"{place}\n{name}\n{facts['generation']}"
     mark = root / f"push-{hashlib.sha256(target.encode()).hexdigest()[:12]}.json"
     folder = root / facts["generation"]

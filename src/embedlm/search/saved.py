@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.errors import InputError, closest
+from embedlm.jobs.names import real_path
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments
 from embedlm.search.catalogue import Catalogue, Entry
@@ -139,7 +140,7 @@ class Index:
         if place is None:
             store: Any = open_store(facts, folder)
         else:
-            name = collection or root.resolve().name
+            name = collection or real_path(root).name
             store = QdrantStore(place, name, api_key=api_key, **store_options(facts))
             if len(store) != len(catalogue):
                 raise InputError(

@@ -165,8 +165,9 @@ def synthesize(
     whole("count", 1 if count is None else count)
     models = _Models.of(chosen, llm, model, reranker)
     with opened(output, "synthesized.jsonl") as out:
-        aside = check_paths(out, rejects, [rows, corpus, *held_out])
-        with work_folder(out, work) as folder, closing(_cache(cache)) as store:
+        inputs = [rows, corpus, *held_out]
+        aside = check_paths(out, rejects, inputs)
+        with work_folder(out, work, inputs) as folder, closing(_cache(cache)) as store:
             bad: list[Reject] = []
             kept = None if rejects is None else bad
             rows = _documents(rows)

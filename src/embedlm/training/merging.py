@@ -18,7 +18,7 @@ from embedlm.backbone.config import stored_dtype
 from embedlm.data import read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
-from embedlm.jobs.names import check_apart, check_name
+from embedlm.jobs.names import check_apart, check_name, check_new
 from embedlm.loader import load
 from embedlm.schema.arguments import check_arguments
 from embedlm.training.dev import dev_score, metric_of
@@ -82,6 +82,7 @@ def merge(
     head = whole.backbone.head if with_head else None
     whole = whole.with_backbone(whole.backbone.rebuilt(head=head))  # and without ranges
     shared = stored.pop() if len(stored) == 1 else None
+    check_new(output)  # another process may have written it in the meantime
     whole.save_pretrained(output, save_dtype=save_dtype or shared)
     return load(str(output), device=device)
 
@@ -105,12 +106,7 @@ def check_output(models: Sequence[str | Path], output: str | Path) -> None:
     """
     check_name(output, "output")
     check_apart(output, [name for name in models if Path(name).exists()])
-    target = Path(output)
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise InputError(
-            f"the output {str(output)!r} is there already and would be overwritten; give another "
-            "folder, or remove it first"
-        )
+    check_new(output)
 
 
 def cocktail_weights(

@@ -17,7 +17,6 @@ from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.lock import locked
-from embedlm.jobs.names import check_name
 from embedlm.loader import load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
@@ -35,6 +34,7 @@ from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Intervals, run_steps, write_log
 from embedlm.training.named_adapters import changes_of, check_adapters
 from embedlm.training.objectives import check_objective, reads_scores
+from embedlm.training.outputs import LOCK, check_target
 from embedlm.training.parameters import (
     attention_dropout,
     check_learns,
@@ -50,8 +50,6 @@ from embedlm.training.trainable import TrainableEmbedder
 
 __all__ = ["train"]
 
-_LOCK = ".lock"
-"""File in every folder that was trained in."""
 PACK = 4096
 """Tokens of a chunk when the stage sets no chunk_tokens."""
 
@@ -90,9 +88,8 @@ def train(
         JobError: training diverged, the folder holds another plan's checkpoints, or another process
             trains in it.
     """
-    check_name(output, "output")
     located, target = _located(plan, model, scale, device), Path(output)
-    _check_ours(target)
+    check_target(target, located, data)
     ridge = check_start(located, data)
     sets = [_sets(stage, located, data) for stage in located.plan.stages]
     dev = _dev_set(located, data)
@@ -124,22 +121,6 @@ def _dev_set(located: LocatedPlan, data: str | Path | None) -> DevSet | None:
     return DevSet.read(find_data(dev.source, located.folder, data), dev.max_records, dev.role)
 
 
-def _check_ours(target: Path) -> None:
-    """Refuse an output folder in which a run would overwrite what no run has written.
-
-    Raises:
-        InputError: a file, or a folder that holds a model or stages and was not trained in.
-    """
-    if target.is_file():
-        raise InputError(f"{str(target)!r} is a file; give a folder to train in")
-    held = [path.name for path in (target / "model", *target.glob("stage-*")) if path.exists()]
-    if held and not (target / _LOCK).is_file():
-        raise InputError(
-            f"{str(target)!r} holds {held[0]!r}, which no training run has written and which would "
-            "be overwritten; give another folder"
-        )
-
-
 def _any_work(target: Path) -> bool:
     """Tell whether a run's folder holds a checkpoint or the model of a stage."""
     kept = (*target.glob("stage-*/checkpoints/step-*"), *target.glob("stage-*/model/config.json"))
@@ -154,7 +135,7 @@ def _only_run(target: Path) -> Iterator[None]:
         JobError: another run trains in the folder.
     """
     target.mkdir(parents=True, exist_ok=True)
-    with locked(target / _LOCK) if process_rank() == 0 else nullcontext():
+    with locked(target / LOCK) if process_rank() == 0 else nullcontext():
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,7 @@ class Start:
         report("stage", {"stage": "prune", "model": model})
         with disk_errors(folder, "Make room and run the same command again"):
             folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "model", ignore_errors=True)  # of a run that was killed right after
         texts = (text for one in records for text in one.texts())
         facts = prune(
             model,

@@ -15,6 +15,7 @@ from embedlm.errors import InputError, RecordError
 from embedlm.evaluation.readers import read_retrieval
 from embedlm.evaluation.statistics import SEED
 from embedlm.evaluation.suite import RetrievalFields
+from embedlm.jobs.names import real_path
 from embedlm.search import read_documents
 from embedlm.search.documents import Document
 
@@ -97,7 +98,7 @@ def read_corpus(
         RecordError: a record that cannot be used, with file and line.
     """
     root = Path(path)
-    name = root.resolve().name
+    name = real_path(root).name
     beir = {part: existing(root / f"{part}.jsonl") for part in ("corpus", "queries", "qrels")}
     if root.is_dir() and queries is None and not derive and all(beir.values()):
         found = {part: file for part, file in beir.items() if file is not None}
