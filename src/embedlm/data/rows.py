@@ -28,7 +28,7 @@ _MARKS = {
     BOM_UTF16_BE: "UTF-16BE",
 }
 """What a file in another encoding may begin with."""
-_NULS = {
+_NULS: dict[tuple[bool, ...], str] = {
     (False, True, True, True): "UTF-32LE",
     (True, True, True, False): "UTF-32BE",
     (False, True, False, True): "UTF-16LE",
