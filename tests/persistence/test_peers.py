@@ -374,6 +374,23 @@ def test_a_left_side_with_prompts_left_out_is_refused(saved):
         embedlm.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("query_length", 8),
+        ("document_length", 8),
+        ("query_expansion", {"strategy": "fixed", "length": 8}),
+    ],
+)
+def test_a_length_of_one_role_is_refused_where_it_would_be_dropped(saved, key, value):
+    _, folder = saved()
+    change(folder, "sentence_bert_config.json", **{key: value})
+    with pytest.raises(UnsupportedError, match=f"{key}.*max_seq_length"):
+        embedlm.load(folder, device="cpu")
+    change(folder, "sentence_bert_config.json", **{key: None})
+    embedlm.load(folder, device="cpu")
+
+
 def test_a_side_that_there_is_not_is_refused(saved):
     _, folder = saved()
     change(folder, TOKENIZER, truncation_side="middle")
