@@ -374,6 +374,20 @@ def test_a_left_side_with_prompts_left_out_is_refused(saved):
         embedlm.load(folder, device="cpu")
 
 
+def test_the_side_of_the_tokenizers_rules_counts_where_no_other_is_named(saved):
+    _, folder = saved(prompts={"query": "search query: "})
+    change(folder, TOKENIZER, model_max_length=10)
+    rules = {"direction": "Left", "max_length": 99, "strategy": "LongestFirst", "stride": 0}
+    change(folder, "tokenizer.json", truncation=rules)
+    peer = SentenceTransformer(str(folder), device="cpu")
+    model = alike_and_again(peer, folder, LONG)
+    assert model.recipe.prompt.truncation_side == "left"
+    change(folder, TOKENIZER, truncation_side="right")
+    model = embedlm.load(folder, device="cpu")
+    assert model.recipe.prompt.truncation_side == "right"
+    close(SentenceTransformer(str(folder), device="cpu").encode(LONG), model.encode(LONG))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
