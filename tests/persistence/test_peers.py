@@ -419,3 +419,11 @@ def test_the_saved_tokenizer_cuts_as_the_recipe_does(saved):
     model.save_pretrained(folder.parent / "ours")
     peer = SentenceTransformer(str(folder.parent / "ours"), device="cpu")
     close(peer.encode(LONG), model.encode(LONG))
+
+
+@pytest.mark.parametrize(("key", "value"), [("return_dict", False), ("chunk_size_feed_forward", 2)])
+def test_how_a_network_hands_its_states_over_changes_nothing(saved, key, value):
+    peer, folder = saved()
+    vectors = peer.encode(TEXTS)
+    change(folder, "config.json", **{key: value})
+    close(embedlm.load(folder, device="cpu").encode(TEXTS), vectors)
