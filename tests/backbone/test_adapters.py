@@ -67,6 +67,14 @@ def test_switched_equals_merged_and_none_is_the_base(tiny_llama, tmp_path, dora)
     np.testing.assert_allclose(alone, merged.encode(TEXTS), atol=1e-5)
 
 
+def test_a_switched_adapter_runs_without_its_dropout(tiny_llama, tmp_path):
+    made = make_adapter(tiny_llama, tmp_path / "one", lora_dropout=0.5)
+    switched = load(tiny_llama, [made], merge=False)
+    vectors = switched.encode(TEXTS, adapter="one")
+    np.testing.assert_array_equal(switched.encode(TEXTS, adapter="one"), vectors)
+    np.testing.assert_allclose(vectors, load(tiny_llama, [made]).encode(TEXTS), atol=1e-5)
+
+
 def test_order_matters_and_both_count(tiny_llama, adapters):
     both = load(tiny_llama, adapters).encode(TEXTS)
     for one in adapters:

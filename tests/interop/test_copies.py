@@ -1,14 +1,17 @@
 """An Embedder is copied, pickled, and used by other processes."""
 
 import copy
+import json
 import multiprocessing
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 import embedlm
 from embedlm.errors import UnsupportedError
+from embedlm.schema.recipe import Recipe
 
 TEXTS = ["plants make food", "light", "the quick brown fox"]
 
@@ -26,6 +29,24 @@ def test_a_copy_is_whole_and_independent(model, copied):
     assert other.backbone.network is not model.backbone.network
     assert (other.recipe, other.name) == (model.recipe, model.name)
     np.testing.assert_allclose(model.encode(TEXTS), vectors[:3], atol=1e-6)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_splits_special_tokens_where_the_tokenizer_does(tiny_llama, tmp_path, copied):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    settings = folder / "tokenizer_config.json"
+    content = json.loads(settings.read_text()) | {"split_special_tokens": True}
+    settings.write_text(json.dumps(content))
+    plain = Recipe.load("plain-mean").override({"prompt.special_tokens_in_text": "tokens"})
+    model = embedlm.load(folder, plain, device="cpu")
+    texts = [f"plants </s> {text}" for text in TEXTS]
+    split = model.render(texts).ids
+    end = model.tokenizer.eos_token_id
+    assert end not in split[0]
+    assert copied(model).render(texts).ids == split
+    model.tokenizer.split_special_tokens = False
+    assert end in model.render(texts).ids[0]
+    assert end in copied(model).render(texts).ids[0]
 
 
 def test_a_head_is_copied_with_its_ties(tiny_llama):

@@ -374,6 +374,37 @@ def test_a_left_side_with_prompts_left_out_is_refused(saved):
         embedlm.load(folder, device="cpu")
 
 
+def test_the_side_of_the_tokenizers_rules_counts_where_no_other_is_named(saved):
+    _, folder = saved(prompts={"query": "search query: "})
+    change(folder, TOKENIZER, model_max_length=10)
+    rules = {"direction": "Left", "max_length": 99, "strategy": "LongestFirst", "stride": 0}
+    change(folder, "tokenizer.json", truncation=rules)
+    peer = SentenceTransformer(str(folder), device="cpu")
+    model = alike_and_again(peer, folder, LONG)
+    assert model.recipe.prompt.truncation_side == "left"
+    change(folder, TOKENIZER, truncation_side="right")
+    model = embedlm.load(folder, device="cpu")
+    assert model.recipe.prompt.truncation_side == "right"
+    close(SentenceTransformer(str(folder), device="cpu").encode(LONG), model.encode(LONG))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("query_length", 8),
+        ("document_length", 8),
+        ("query_expansion", {"strategy": "fixed", "length": 8}),
+    ],
+)
+def test_a_length_of_one_role_is_refused_where_it_would_be_dropped(saved, key, value):
+    _, folder = saved()
+    change(folder, "sentence_bert_config.json", **{key: value})
+    with pytest.raises(UnsupportedError, match=f"{key}.*max_seq_length"):
+        embedlm.load(folder, device="cpu")
+    change(folder, "sentence_bert_config.json", **{key: None})
+    embedlm.load(folder, device="cpu")
+
+
 def test_a_side_that_there_is_not_is_refused(saved):
     _, folder = saved()
     change(folder, TOKENIZER, truncation_side="middle")
@@ -388,3 +419,11 @@ def test_the_saved_tokenizer_cuts_as_the_recipe_does(saved):
     model.save_pretrained(folder.parent / "ours")
     peer = SentenceTransformer(str(folder.parent / "ours"), device="cpu")
     close(peer.encode(LONG), model.encode(LONG))
+
+
+@pytest.mark.parametrize(("key", "value"), [("return_dict", False), ("chunk_size_feed_forward", 2)])
+def test_how_a_network_hands_its_states_over_changes_nothing(saved, key, value):
+    peer, folder = saved()
+    vectors = peer.encode(TEXTS)
+    change(folder, "config.json", **{key: value})
+    close(embedlm.load(folder, device="cpu").encode(TEXTS), vectors)

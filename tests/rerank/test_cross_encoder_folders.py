@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 
 import embedlm
 from embedlm.errors import InputError, ModelError, UnsupportedError
+from embedlm.rerank import is_reranker
 from tests.models import build_tokenizer
 from tests.rerank.test_rerank import PAIRS, classifier
 
@@ -254,8 +255,9 @@ def test_a_chat_template_that_loses_the_pair_is_refused(answering, chat):
 def test_a_setting_that_cannot_be_honoured_is_refused(cross, file, changes, told):
     folder = cross()
     edit(folder / file, **changes)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=told) as refused:
         embedlm.Reranker(folder)
+    assert "recipe=" not in str(refused.value)  # a re-ranker takes none
 
 
 @pytest.mark.parametrize(
@@ -292,6 +294,44 @@ def test_keys_of_a_logit_score_are_honoured_or_refused(answering, changes, told)
     edit(folder / "1_LogitScore" / "config.json", **changes)
     with pytest.raises(ModelError, match=told):
         embedlm.Reranker(folder)
+
+
+# -- adapters ----------------------------------------------------------------------------------
+
+
+def adapted(base, folder, loader, modules=("q_proj", "v_proj")):
+    """Write an adapter for a network that changes what it gives."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=list(modules), init_lora_weights=False)
+    torch.manual_seed(4)
+    peft.get_peft_model(loader.from_pretrained(base), config).save_pretrained(folder)
+    return folder
+
+
+def test_the_folder_of_an_adapter_is_a_re_ranker(tiny_llama, tmp_path):
+    adapter = adapted(tiny_llama, tmp_path / "one", transformers.AutoModelForCausalLM)
+    assert not is_reranker(adapter)
+    options = {"method": {"kind": "answer", "yes": 262, "no": 270, "template": "{query} {text}"}}
+    ours = embedlm.Reranker(adapter, **options).predict(PAIRS)
+    given = embedlm.Reranker(tiny_llama, adapters=[str(adapter)], **options).predict(PAIRS)
+    np.testing.assert_allclose(ours, given, atol=1e-6)
+    assert np.abs(ours - embedlm.Reranker(tiny_llama, **options).predict(PAIRS)).max() > 1e-4
+
+
+def test_an_adapter_with_the_settings_of_a_cross_encoder(answering, tmp_path):
+    folder = answering()
+    adapted(tmp_path / "base", folder, transformers.AutoModelForCausalLM)
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).unlink()
+    same(folder)
+
+
+def test_an_adapter_on_a_cross_encoder_is_refused(cross, tmp_path):
+    loader = transformers.AutoModelForSequenceClassification
+    adapter = adapted(cross(), tmp_path / "one", loader, ["query", "value"])
+    assert is_reranker(adapter)
+    with pytest.raises(InputError, match="adapters are for language models"):
+        embedlm.Reranker(adapter)
 
 
 def test_an_option_that_is_not_known_is_refused(cross):

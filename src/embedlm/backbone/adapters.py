@@ -146,7 +146,7 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
             _merge(tuner, folder)
     if tuner is not None and not merge:
         tuner.base_model.set_adapter(_inner(0), inference_mode=True)
-    network.requires_grad_(False)
+    network.eval().requires_grad_(False)  # new layers come with their dropout at work
     return None if merge or tuner is None else Adapters(tuner, tuple(names))
 
 
@@ -268,6 +268,7 @@ def add_adapters(
             )
         else:
             tuner.add_adapter(_inner(index), config, autocast_adapter_dtype=False)
+    network.eval()  # the training turns their dropout on, step by step
     return Adapters(tuner, (*present, *new))
 
 

@@ -73,15 +73,24 @@ def load_config(source: str) -> Any:
             if outer.get("model_type") in WRAPPED:
                 kind, _ = WRAPPED[outer["model_type"]]
                 inner = {**outer["text_config"], "model_type": kind}
-                return AutoConfig.for_model(**inner)
+                return _plain(AutoConfig.for_model(**inner))
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             if is_stored_by_row(source, outer):
                 del config.quantization_config  # what is loaded is expanded
-            return config
+            return _plain(config)
     except EmbedLMError:
         raise
     except Exception as error:  # the libraries' own errors have no common base
         raise unloadable(source, "config", error) from error
+
+
+def _plain(config: Any) -> Any:
+    """Return a config without what changes how states are handed over, and not what they are."""
+    config.return_dict = True
+    for one in {id(one): one for one in (config, config.get_text_config())}.values():
+        if getattr(one, "chunk_size_feed_forward", 0):
+            one.chunk_size_feed_forward = 0  # rows of any length, not multiples of it alone
+    return config
 
 
 def _no_folder(source: str) -> str:

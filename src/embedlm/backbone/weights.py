@@ -146,7 +146,8 @@ def _opened(
             attn_implementation=implementation,
             output_loading_info=True,
             key_mapping=_key_mapping(source),
-            **(more or {}),
+            # Tensors of other shapes are told by name, below.
+            **{"ignore_mismatched_sizes": True, **(more or {})},
         )
     except EmbedLMError:
         raise
@@ -190,5 +191,5 @@ def _refuse(source: str, unfit: list[str]) -> None:
     if unfit:
         raise ModelError(
             f"the weights in {source!r} do not fit its config: {len(unfit)} tensors are missing or "
-            f"of another shape, e.g. {unfit[0]}"
+            f"of another shape, e.g. {unfit[0]}. Take the config.json that they were saved with"
         )

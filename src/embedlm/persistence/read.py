@@ -19,6 +19,7 @@ __all__ = ["RECIPE_FILE", "check_width", "derive_recipe"]
 
 RECIPE_FILE = "embedlm.yaml"
 TOKENIZER_FILE = "tokenizer_config.json"
+RULES_FILE = "tokenizer.json"
 
 
 def derive_recipe(source: str) -> Recipe:
@@ -49,26 +50,33 @@ def derive_recipe(source: str) -> Recipe:
         "heads": ["dense"],
     }
     recipe = read_folder(folder, Recipe.load(base))
-    if _cuts_on_the_left(folder):
-        return _left(recipe, folder)
+    cutting = _cuts_on_the_left(folder)
+    if cutting is not None:
+        return _left(recipe, cutting)
     if "t5" in str(optional_json(folder / "config.json").get("model_type")):
         return _instructor(recipe)
     return recipe
 
 
-def _cuts_on_the_left(folder: Path) -> bool:
-    """Tell whether the network's tokenizer cuts what is too long on the left."""
+def _cuts_on_the_left(folder: Path) -> str | None:
+    """Return the setting that has what is too long cut on the left; None: it is cut on the right.
+
+    The tokenizer's rules (tokenizer.json) count where its settings name no side.
+    """
     kind, path = read_listing(folder)[0]
     if "Transformer" not in kind:
-        return False
-    file = path / TOKENIZER_FILE
-    side = optional_json(file).get("truncation_side", "right")
+        return None
+    file, key = path / TOKENIZER_FILE, "truncation_side"
+    side = optional_json(file).get(key)
+    if side is None:
+        file, key = path / RULES_FILE, "truncation.direction"
+        side = str((optional_json(file).get("truncation") or {}).get("direction", "right")).lower()
     if side not in ("left", "right"):
-        raise ModelError(f"{file}: truncation_side is {side!r}; allowed: left, right")
-    return bool(side == "left")
+        raise ModelError(f"{file}: {key} is {side!r}; allowed: left, right")
+    return f"{file}: {key}" if side == "left" else None
 
 
-def _left(recipe: Recipe, folder: Path) -> Recipe:
+def _left(recipe: Recipe, cutting: str) -> Recipe:
     """Return the recipe with what is too long cut on the left, where vectors are equal then."""
     other = None
     if recipe.pooling.over != "all":
@@ -77,8 +85,8 @@ def _left(recipe: Recipe, folder: Path) -> Recipe:
         other = "a model of token vectors"
     if other is not None:
         raise UnsupportedError(
-            f"{folder / TOKENIZER_FILE}: truncation_side is left, which is not supported with "
-            f"{other}; set it to right, or give recipe= to say how the model is read"
+            f"{cutting} is left, which is not supported with {other}; set it to right, or give "
+            "recipe= to say how the model is read"
         )
     return recipe.override({"prompt.truncation_side": "left"})
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import optional_json, write_json
 from embedlm.persistence.layouts import (
+    LATE_INTERACTION,
     OUTPUTS,
     PYLATE,
     SETTINGS,
@@ -179,6 +180,8 @@ def _of_one_kind(draft: Draft, kind: str) -> None:
                 f"{draft.folder / SETTINGS_FILE}: {key} is {facts[key]}, and only a "
                 f"{_MODEL_TYPES[owner][0]} has {owner} vectors to cut; leave it out"
             )
+    if kind != "multi_vector":
+        _without_lengths(draft)
     if "score" in facts and kind != "multi_vector":
         raise UnsupportedError(
             f"{draft.folder / SETTINGS_FILE}: similarity_fn_name compares token vectors, and the "
@@ -193,6 +196,18 @@ def _of_one_kind(draft: Draft, kind: str) -> None:
         options |= {"similarity": facts.get("similarity", "dot")}
     elif "similarity" in facts:
         changes["similarity"] = facts["similarity"]
+
+
+def _without_lengths(draft: Draft) -> None:
+    """Refuse lengths of one role where a recipe has one length for all."""
+    for setting in LATE_INTERACTION:
+        if draft.facts.get(setting.key) is not None:
+            raise UnsupportedError(
+                f"{draft.folder}: {setting.key} is {draft.facts[setting.key]}, which EmbedLM can "
+                f"honour in a model of token vectors only, and the modules "
+                f"{', '.join(draft.stages)} make up another; leave it out, and set max_seq_length "
+                "for all texts, or give recipe= to say how the model is read"
+            )
 
 
 def _lower(draft: Draft) -> None:

@@ -123,9 +123,20 @@ def keep(key: str) -> Callable[[Draft, Any], None]:
 
 
 def read_settings(
-    draft: Draft, file: Path, content: Mapping[str, Any], settings: tuple[Setting, ...]
+    draft: Draft,
+    file: Path,
+    content: Mapping[str, Any],
+    settings: tuple[Setting, ...],
+    advice: str = "Give recipe= to say how the model is read",
 ) -> None:
     """Read every key of a file.
+
+    Args:
+        draft: takes what the keys say.
+        file: that is read, for messages.
+        content: of the file.
+        settings: the keys that are known.
+        advice: what to do about a key or a value that is refused.
 
     Raises:
         UnsupportedError: a key that is not known, or a value that cannot be honoured.
@@ -135,15 +146,14 @@ def read_settings(
         if key not in known:
             raise UnsupportedError(
                 f"{file}: the key {key!r} (value {_short(value)}) is not known, and it may change "
-                f"vectors; known: {', '.join(known)}.{closest(key, list(known))} Give recipe= to "
-                "say how the model is read"
+                f"vectors; known: {', '.join(known)}.{closest(key, list(known))} {advice}"
             )
         setting = known[key]
         fits = setting.null != "refused" if value is None else setting.values.fit(value)
         if not fits:
             raise UnsupportedError(
-                f"{file}: {key} is {_short(value)}; EmbedLM can honour {setting.values.told}. Give "
-                "recipe= to say how the model is read"
+                f"{file}: {key} is {_short(value)}; EmbedLM can honour {setting.values.told}. "
+                f"{advice}"
             )
     for setting in settings:  # in the order of the table, whatever the file's order is
         value = content.get(setting.key)

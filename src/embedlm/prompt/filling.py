@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from embedlm.errors import InputError
+from embedlm.prompt.special import core_of
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.template import DEMONSTRATION_SLOTS, Piece, fill
 
@@ -93,7 +94,7 @@ def prepared(texts: Sequence[str], prompt: Prompt, tokenizer: Any, limit: int | 
     most = prompt.text_length
     if most is None:
         return cleaned
-    core = tokenizer.backend_tokenizer
+    core = core_of(tokenizer)
     return [_cut_words(text, most, limit or most, core) for text in cleaned]
 
 

@@ -24,7 +24,7 @@ from embedlm.prompt.segments import (
     of_template,
     segment_of,
 )
-from embedlm.prompt.special import adds_eos, tokenizer_errors
+from embedlm.prompt.special import adds_eos, core_of, tokenizer_errors
 from embedlm.prompt.truncate import Ids, cut_ids, cut_parts, cut_start
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.recipe import Boundary
@@ -117,6 +117,7 @@ class RowTokenizer:
             InputError: the prompt alone is longer than the limit.
             ModelError: the tokenizer cannot tokenise a text.
         """
+        core_of(self.tokenizer)  # as its settings now are
         with tokenizer_errors():
             if self.prompt.tokenize == "pieces":
                 return self._pieces(rows, limit)

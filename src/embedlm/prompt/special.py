@@ -19,6 +19,7 @@ from embedlm.errors import ModelError, UnsupportedError
 __all__ = [
     "add_eos",
     "adds_eos",
+    "core_of",
     "core_surround",
     "filling_token",
     "keep_declared",
@@ -40,6 +41,18 @@ def tokenizer_errors() -> Iterator[None]:
             f"the model's tokenizer cannot tokenise a text: {error}. Its tokenizer.json is "
             "incomplete; take the one that the model was trained with"
         ) from error
+
+
+def core_of(tokenizer: Any) -> Any:
+    """Return the core of a fast tokenizer, which reads special tokens in a text as it says.
+
+    Whether they are split like other text stands in no file of the core: a copy of it forgets that.
+    """
+    core = tokenizer.backend_tokenizer
+    splits = bool(tokenizer.split_special_tokens)
+    if core.encode_special_tokens != splits:
+        core.encode_special_tokens = splits
+    return core
 
 
 def surround(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -34,6 +34,7 @@ __all__ = ["Chat", "PairSettings", "is_cross_encoder", "pair_settings"]
 _SETTINGS_FILE = "config_sentence_transformers.json"
 _LISTING = "modules.json"
 _KIND = "CrossEncoder"
+_ADVICE = "Give method= to say how a pair is read"
 _ACTIVATIONS = {"Identity": False, "Sigmoid": True}
 """Whether a score is given as a probability, by the last part of the activation's name."""
 _TASKS = {"sequence-classification": "scores", "text-generation": "causal_logits"}
@@ -234,7 +235,7 @@ def _read(draft: Draft, file: Path, settings: tuple[Setting, ...]) -> None:
     content = read_json(file) if file.is_file() else {}
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds {type(content).__name__}, not a mapping of settings")
-    read_settings(draft, file, content, settings)
+    read_settings(draft, file, content, settings, _ADVICE)
 
 
 def _read_modules(draft: Draft) -> bool:
@@ -252,7 +253,7 @@ def _read_modules(draft: Draft) -> bool:
             isinstance(entry.get(key), str) for key in ("type", "path")
         ):
             raise ModelError(f'{file} is not a list of modules, each with "type" and "path"')
-        read_settings(Draft(draft.folder), file, entry, _ENTRY)
+        read_settings(Draft(draft.folder), file, entry, _ENTRY, _ADVICE)
         package, kind = entry["type"].split(".")[0], entry["type"].rsplit(".", 1)[-1]
         if kind not in ("Transformer", "LogitScore") or package != "sentence_transformers":
             raise UnsupportedError(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from embedlm.backbone import gguf_folder
+from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.config import load_config, raw_config
 from embedlm.encode.identity import identity, weights_digest
 from embedlm.encode.inputs import check_texts
@@ -59,7 +60,8 @@ class Reranker:
 
         Args:
             model: a folder or hub id: a sequence classification network with one output, a folder
-                of sentence-transformers' CrossEncoder, or any causal language model.
+                of sentence-transformers' CrossEncoder, any causal language model, or the folder of
+                an adapter on one.
             method: a name of `embedlm.rerank.methods()`, fields of a `Method`, or None for the one
                 that the model's id and files ask for.
             device: None chooses CUDA, MPS or CPU.
@@ -75,9 +77,11 @@ class Reranker:
                 cannot be honoured.
         """
         self.name = str(model)
-        source = gguf_folder(self.name)
+        place = gguf_folder(self.name)
+        source, own = split_adapters(place)
+        adapters = [*own, *adapters]
         config = load_config(source)
-        self._settings = _settings(method, config, source)
+        self._settings = _settings(method, config, source, place)
         self.method = self._settings.method
         options = {"device": device, "dtype": dtype, "max_length": max_length}
         self._network = _network(source, config, self.method, adapters, options)
@@ -260,7 +264,7 @@ def is_reranker(source: str | Path) -> bool:
     Raises:
         ModelError: nothing that can be loaded is there.
     """
-    folder = gguf_folder(str(source))
+    folder, _ = split_adapters(gguf_folder(str(source)))
     classes = getattr(load_config(folder), "architectures", None) or ()
     named = any(str(one).endswith("ForSequenceClassification") for one in classes)
     return named or is_published(folder)
@@ -280,12 +284,21 @@ def _network(
     return Classifier(source, config, method, **options)
 
 
-def _settings(method: Any, config: Any, source: str) -> PairSettings:
-    """Return how pairs are read: as the caller says, else as the model's id or files say."""
-    folder = layout_folder(source)
+def _settings(method: Any, config: Any, source: str, place: str) -> PairSettings:
+    """Return how pairs are read: as the caller says, else as the model's id or files say.
+
+    Args:
+        method: as the caller says.
+        config: of the network.
+        source: folder or hub id of the network.
+        place: that of the adapter on it, whose folder may hold the settings; else `source` too.
+    """
     if method is not None or is_published(source):
         return PairSettings(find_method(method, config, source))
     check_known(config, source)
+    folder = layout_folder(place)
+    if place != source and not is_cross_encoder(folder):
+        folder = layout_folder(source)
     files_say = is_cross_encoder(folder)
     # A CrossEncoder's folder names its modules; what the model is called counts for nothing.
     plain = find_method("cross-encoder" if files_say else None, config, source)
