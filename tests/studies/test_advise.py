@@ -1,16 +1,18 @@
 """Advice: queries from titles, scores as evaluate gives them, the front, budgets, commands."""
 
+import contextlib
 import json
 import shlex
 
 import pytest
 
 import embedlm
+from embedlm.cli import main
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation import evaluate
-from embedlm.studies.advise import Budget, advise, read_corpus
-from embedlm.studies.advise.advice import commands
+from embedlm.studies.advise import Budget, advise, named, read_corpus
 from embedlm.studies.advise.candidates import Candidate
+from embedlm.studies.advise.using import commands, kept_by_an_index
 from embedlm.studies.report.panels import pareto
 from tests.command import sentences
 
@@ -81,9 +83,19 @@ def test_a_budget_is_kept_and_vectors_are_computed_once(beir, tiny_llama, tmp_pa
         advise(corpus, [name], Budget(bytes=1), work=work)
 
 
-@pytest.mark.parametrize("precision", ["int8", "binary", "float32", None])
+@pytest.mark.parametrize(
+    ("precision", "mode"),
+    [
+        ("int8", "dense"),
+        ("int8", "hybrid"),
+        ("binary", "dense"),
+        ("binary", "hybrid"),
+        ("float32", "hybrid"),
+        (None, "bm25"),
+    ],
+)
 @pytest.mark.parametrize("form", ["folder", "beir", "file"])
-def test_the_commands_run_as_they_are_told(beir, run, tiny_llama, tmp_path, form, precision):
+def test_the_commands_run_as_they_are_told(beir, run, tiny_llama, tmp_path, form, precision, mode):
     where, field = beir, "text"
     if form == "folder":
         where = tmp_path / "my docs"
@@ -93,9 +105,17 @@ def test_the_commands_run_as_they_are_told(beir, run, tiny_llama, tmp_path, form
     if form == "file":
         where, field = tmp_path / "own.jsonl", "body"
         where.write_text((beir / "corpus.jsonl").read_text().replace('"text"', '"body"'))
-    name, mode = (None, "bm25") if precision is None else (f"{tiny_llama}@plain-mean", "dense")
+    name = None if precision is None else f"{tiny_llama}@plain-mean"
     chosen = Candidate("", name, mode, 16, precision, [1.0], 1.0, 1.0, 16.0, whole=False)
-    for line in commands(chosen, str(where), field, "float32"):
+    told = commands(chosen, str(where), field, "float32")
+    assert [line.split()[1] for line in told[:2]] == ["index", "search"]
+    assert told[1].endswith(f"--mode {mode}")
+    assert ("--set dim=16" in told[0]) == (precision is not None)
+    assert ("--first-stage binary" in told[0]) == (precision == "binary")
+    own = precision in ("int8", "binary")  # an index keeps float32 vectors
+    assert len(told) == 2 + own
+    assert bool(kept_by_an_index(chosen)) == own
+    for line in told:
         name, *words = shlex.split(line)
         assert name == "embedlm"
         made = ("corpus.index", "vectors", "vectors.npy")
@@ -194,6 +214,16 @@ def test_what_cannot_be_advised_is_refused(run, tiny_llama, tmp_path):
     for kept in (tmp_path / "work").glob("*.npz"):
         kept.write_bytes(b"damaged")
     assert run("advise", folder, "-m", model, *work).code == 0
+
+
+def test_each_model_is_checked_once(beir, tiny_llama, tmp_path, monkeypatch):
+    asked = []
+    plain = named.load_config
+    monkeypatch.setattr(named, "load_config", lambda folder: asked.append(folder) or plain(folder))
+    words = ("advise", beir, "-m", f"{tiny_llama}@plain-mean", "--work", tmp_path / "work")
+    with contextlib.suppress(SystemExit):
+        main([str(word) for word in words])
+    assert asked == [str(tiny_llama)]
 
 
 def test_a_missing_model_is_refused_before_anything_is_computed(beir, run, tiny_llama, tmp_path):

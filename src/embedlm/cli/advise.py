@@ -117,14 +117,14 @@ def command(
     from embedlm.studies.advise import Budget, advise, check_models
 
     reporting.check(corpus, asking.queries)
-    check_models(models)
+    named = check_models(models or ("builtin",))
     found = asking.read(corpus)
     where = sys.stderr if json else sys.stdout
     asked = f"{len(found.queries):,} queries from {found.source}"
     print(f"{found.name}: {len(found.ids):,} documents, {asked}", file=where)
     advice = advise(
         found,
-        models or ("builtin",),
+        named,
         Budget(limits.latency, limits.memory, limits.size),
         path=corpus,
         text_field=asking.text_field,

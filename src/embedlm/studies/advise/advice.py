@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,9 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from embedlm.backbone import gguf_folder
-from embedlm.backbone.config import load_config
-from embedlm.data import existing
 from embedlm.errors import InputError
 from embedlm.evaluation.results import machine
 from embedlm.evaluation.statistics import (
@@ -32,14 +27,13 @@ from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.names import make_folder
 from embedlm.jobs.user_cache import user_cache
 from embedlm.loader import load
-from embedlm.persistence import derive_recipe
-from embedlm.schema.recipe import Recipe
-from embedlm.search.passages import files_of
 from embedlm.studies.advise.candidates import METRIC, Candidate, candidates, lexical, vectors_of
 from embedlm.studies.advise.corpus import Corpus
+from embedlm.studies.advise.named import NamedModel, check_models
+from embedlm.studies.advise.using import commands, kept_by_an_index
 from embedlm.studies.report.panels import pareto
 
-__all__ = ["Advice", "Budget", "advise", "commands"]
+__all__ = ["Advice", "Budget", "advise"]
 
 ALPHA = 1 - LEVEL
 
@@ -86,7 +80,7 @@ class Advice:
 
 def advise(
     corpus: Corpus,
-    models: Sequence[str],
+    models: Sequence[str | NamedModel],
     budget: Budget | None = None,
     *,
     path: str = "CORPUS",
@@ -104,7 +98,8 @@ def advise(
 
     Args:
         corpus: documents, queries and answers.
-        models: folders or hub ids; `MODEL@RECIPE` runs one by another recipe.
+        models: folders or hub ids; `MODEL@RECIPE` runs one by another recipe. What
+            `check_models` gave is not checked again.
         budget: None: any cost.
         path: the corpus, as the commands name it.
         text_field: of its records.
@@ -124,54 +119,15 @@ def advise(
     found = [words]
     on_candidate(words)
     with keeping(folder.is_dir):
-        for name, (model, recipe) in zip(models, named, strict=True):
-            known = None if model == "builtin" else model
-            opened = load(known, recipe, device=device, dtype=dtype)
-            own = vectors_of(opened, name, corpus, folder)
+        for one in named:
+            known = None if one.model == "builtin" else one.model
+            opened = load(known, one.recipe, device=device, dtype=dtype)
+            own = vectors_of(opened, one.name, corpus, folder)
             for candidate in candidates(own, corpus, runs):
                 found.append(candidate)
                 on_candidate(candidate)
     told = partial(commands, path=path, text_field=text_field, dtype=dtype)
     return _advice(found, corpus, budget, told)
-
-
-def check_models(models: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Return each model with its recipe, before anything is computed for one of them.
-
-    Raises:
-        InputError: one is given twice, or its name is not MODEL@RECIPE.
-        ModelError: one is not there.
-        RecipeError: a recipe is not there.
-    """
-    twice = next((name for name in models if list(models).count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"the model {twice!r} is given twice; give each once")
-    named = [split_model(name) for name in models]
-    for model, recipe in named:
-        if recipe is not None:
-            Recipe.load(recipe)
-        if model not in ("builtin", "builtin-base"):
-            folder = gguf_folder(model)
-            load_config(folder)
-            derive_recipe(folder)
-    return named
-
-
-def split_model(name: str) -> tuple[str, str | None]:
-    """Return model and recipe of MODEL@RECIPE; None: the model's own.
-
-    Raises:
-        InputError: one of the two is empty.
-    """
-    if "@" not in name or Path(name).exists():  # a folder's path may have an @
-        return name, None
-    model, _, recipe = name.rpartition("@")
-    if not model or not recipe:
-        raise InputError(
-            f"the model {name!r} lacks what stands {'before' if recipe else 'after'} the @; write "
-            "MODEL or MODEL@RECIPE"
-        )
-    return model, recipe
 
 
 def _advice(
@@ -198,7 +154,7 @@ def _advice(
         for c, on_front in zip(found, front, strict=True)
     ]
     differences = np.asarray(best.scores) - np.asarray(chosen.scores)
-    why = _why(chosen, best, differences, len(equal), len(fitting))
+    why = _why(chosen, best, differences, len(equal), len(fitting)) + kept_by_an_index(chosen)
     return Advice(
         {
             "name": corpus.name,
@@ -248,42 +204,3 @@ def _why(chosen: Candidate, best: Candidate, lost: Any, equal: int, fitting: int
         f"{best.bytes:,.0f}. With these queries a loss of {missed:.3f} would be found in 4 of 5 "
         "cases."
     )
-
-
-def commands(
-    chosen: Candidate, path: str, text_field: str = "text", dtype: str = "auto"
-) -> list[str]:
-    """Return the commands that use a candidate on the corpus at a path."""
-    read = "" if text_field == "text" else f" --text-field {shlex.quote(text_field)}"
-    options = "" if dtype == "auto" else f" --dtype {dtype}"
-    corpus, index = f"{shlex.quote(path)}{read}", "corpus.index"
-    if chosen.model is None:
-        return [
-            f"embedlm index {corpus} -o {index}",
-            f'embedlm search {index} "a query" --mode bm25',
-        ]
-    name, recipe = split_model(chosen.model)
-    model = f"-m {shlex.quote(name)}" + (f" -r {shlex.quote(recipe)}" if recipe else "") + options
-    if chosen.precision == "float32":
-        cut = "" if chosen.whole else f" --set dim={chosen.dim}"
-        return [
-            f"embedlm index {corpus} -o {index} {model}{cut}",
-            f'embedlm search {index} "a query" --mode {chosen.mode}',
-        ]
-    texts, vectors, sample = _encoded(path)
-    encode = f"embedlm encode {shlex.quote(texts)}{read} {model} --role document -o {vectors}"
-    encode += f" --dim {chosen.dim} --precision {chosen.precision}"
-    if chosen.precision == "binary":
-        return [encode, f"embedlm index {corpus} -o {index} {model} --first-stage binary"]
-    return [f"{encode} --calibration {shlex.quote(sample)}"]
-
-
-def _encoded(path: str) -> tuple[str, str, str]:
-    """Return what `embedlm encode` is given, where its vectors go, and texts to set ranges by."""
-    root = Path(path)
-    if not root.is_dir():
-        return path, "vectors.npy", path
-    beir = existing(root / "corpus.jsonl")
-    if beir is not None:
-        return str(beir), "vectors.npy", str(beir)
-    return path, "vectors", max(files_of(path), key=os.path.getsize)
