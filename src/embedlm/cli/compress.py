@@ -67,7 +67,7 @@ def command(
         return
     print(_figures(facts))
     if vocabulary is not None:
-        print(f"texts are {facts['length'] - 1:+.1%} tokens long")
+        print(f"texts have {facts['length'] - 1:+.1%} tokens")
     print(f"the model is in {output}")
 
 

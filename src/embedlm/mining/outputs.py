@@ -32,8 +32,7 @@ def opened(output: str | Path | None, name: str) -> Iterator[Path]:
     """Yield the output's path; where none was given, one in a folder that is then removed.
 
     Raises:
-        InputError: a name that is not a .jsonl file's, a folder that is not there, or a file that
-            no run has written.
+        InputError: a name that is not a .jsonl file's, or a folder that is not there.
     """
     if output is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -44,12 +43,6 @@ def opened(output: str | Path | None, name: str) -> Iterator[Path]:
     if out.suffix != ".jsonl" or out.is_dir():
         raise InputError(f"the output {str(out)!r} is no .jsonl file; give a name that ends in it")
     check_parent(out)
-    ours = out.with_name(f"{out.name}.report.json").is_file()  # written before the output
-    if out.is_file() and out.stat().st_size and not ours:
-        raise InputError(
-            f"the output {str(out)!r} is there already and holds something that no run has "
-            "written, since it has no report beside it; give another name, or remove it first"
-        )
     yield out
 
 
@@ -57,7 +50,8 @@ def check_paths(out: Path, rejects: str | Path | None, inputs: Sequence[Any]) ->
     """Return the rejects file, after a check that nothing else would be overwritten.
 
     Raises:
-        InputError: two of the files are one, or the rejects file holds something else.
+        InputError: two of the files are one, the rejects file holds something else, or the output
+            what no run has written.
     """
     aside = None if rejects is None else Path(rejects)
     if aside is not None:
@@ -68,6 +62,12 @@ def check_paths(out: Path, rejects: str | Path | None, inputs: Sequence[Any]) ->
         check_apart(aside, inputs, "rejects file")
         if real_path(aside) == real_path(out):
             raise InputError(f"{str(out)!r} is the output and the rejects file; give two names")
+    ours = out.with_name(f"{out.name}.report.json").is_file()  # written before the output
+    if out.is_file() and out.stat().st_size and not ours:
+        raise InputError(
+            f"the output {str(out)!r} is there already and holds something that no run has "
+            "written, since it has no report beside it; give another name, or remove it first"
+        )
     return aside
 
 
