@@ -75,8 +75,13 @@ def sentence_spans(text: str) -> list[Span]:
 
     A row of a table is one, whatever stands in its cells.
     """
-    rows = {place for row in _ROW.finditer(text) for place in range(row.start(), row.end())}
-    ends = [*(end for end in _BETWEEN.finditer(text) if end.start() not in rows), None]
+    rows = [row.span() for row in _ROW.finditer(text)]
+
+    def in_row(place: int) -> bool:
+        before = bisect_right(rows, (place, len(text)))
+        return before > 0 and place < rows[before - 1][1]
+
+    ends = [*(end for end in _BETWEEN.finditer(text) if not in_row(end.start())), None]
     spans, begin = [], 0
     for between in ends:
         raw = text[begin : between.start() if between else len(text)]

@@ -73,11 +73,14 @@ class _Together(logging.Handler):
 
     def flush(self) -> None:
         """Write what has not been written."""
-        with self.lock or threading.RLock():
+        self.acquire()
+        try:
             if os.getpid() == self._owner and self._lines:
                 text = "".join(self._lines)
                 self._lines.clear()
                 self._write(text)
+        finally:
+            self.release()
 
     def close(self) -> None:
         """Write what has not been written; nothing is taken after it."""
