@@ -320,6 +320,7 @@ class Embedder(Saving):
             return [Share(item, index) for index, item in enumerate(items)]
         from embedlm.transform import transform_items
 
+        self.executor.lay_out()  # before the model itself writes, as before it embeds
         writer = self.generator or self
         return transform_items(items, self.recipe.transform, writer, show_progress=show_progress)
 
@@ -376,15 +377,13 @@ class Embedder(Saving):
 
         Cosine or dot for dense, dot for sparse, MaxSim for multi-vector, or their weighted sum.
         """
-        facts = self.recipe, False, self.dim, self.ranges
-        return scores(a, b, heads, weights, *facts)
+        return scores(a, b, heads, weights, self.recipe, False, self.dim, self.ranges)
 
     def similarity_pairwise(
         self, a: Any, b: Any, heads: Names = None, weights: Sequence[float] | None = None
     ) -> npt.NDArray[np.float32]:
         """Return the scores of a[i] with b[i], (n,)."""
-        facts = self.recipe, True, self.dim, self.ranges
-        return scores(a, b, heads, weights, *facts)
+        return scores(a, b, heads, weights, self.recipe, True, self.dim, self.ranges)
 
     # -- other forms --------------------------------------------------------------------------
 
