@@ -13,6 +13,9 @@ FILTERED = {"error": {"message": "the prompt was filtered", "param": None, "code
 class Server(ThreadingHTTPServer):
     """Speaks chat completions; answers what `script` says first, then always well."""
 
+    retry_after = "0.2"
+    """Seconds that a 429 asks to wait."""
+
     def __init__(self, script=(), delay=0.0):
         self.script, self.delay = list(script), delay
         self.requests, self.at_once, self.most_at_once = [], 0, 0
@@ -87,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         if step == 429:
-            self.send_header("Retry-After", "0.2")
+            self.send_header("Retry-After", self.server.retry_after)
         if step == "malformed":
             payload = b"{not json"
         self.send_header("Content-Length", str(len(payload)))

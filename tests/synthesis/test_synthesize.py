@@ -322,6 +322,15 @@ def test_a_server_that_is_down_is_told_and_the_job_goes_on(serve, passages, tmp_
     assert made.report["steps"][0]["kept"] == len(passages)
 
 
+def test_a_server_that_asks_for_a_longer_wait_than_patience_is_given_up(serve, passages):
+    server = serve([200] + [429] * 100)
+    server.retry_after = "3600"
+    start = time.monotonic()
+    with pytest.raises(GenerationError, match="is in the cache"):
+        inpars(server, passages, endpoint={"concurrency": 2, "retries": 0, "patience": 0.5})
+    assert time.monotonic() - start < 30  # a pause has 60 s at most
+
+
 def test_what_was_answered_is_checked_while_the_model_answers(serve, passages, tmp_path):
     server, out = serve([200] * 9 + [503] * 100), tmp_path / "out.jsonl"
     endpoint = {"concurrency": 1, "retries": 0, "patience": 0.1}

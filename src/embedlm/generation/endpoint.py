@@ -155,8 +155,7 @@ class EndpointGenerator:
                     return Answer(_told(error), "refused")
                 if kind != "passing":
                     raise self._failed(error, attempt) from error
-                pause = self._pause(error, attempt)
-                self.gate.failed(pause)
+                pause = self.gate.failed(self._pause(error, attempt))
                 if attempt > self.retries and self.gate.answered > begun:
                     return Answer(f"no answer after {attempt} attempts: {_told(error)}", "refused")
                 limited = getattr(error, "status_code", None) == 429

@@ -55,18 +55,30 @@ class Gate:
     refused = succeeded
     """A refusal is an answer, too."""
 
-    def failed(self, pause: float) -> None:
-        """Note a failure after which the thread that saw it pauses so many seconds."""
+    def failed(self, pause: float) -> float:
+        """Note a failure; return for how long the thread that saw it pauses.
+
+        That is the pause asked for, or what is left of the patience.
+
+        Args:
+            pause: seconds.
+        """
         with self._changed:
             if self.in_a_row == 0:
                 self._last = time.monotonic()  # patience begins with the first failure
             self.in_a_row += 1
             self._probing = False
+            pause = min(pause, self._left())
             if self.in_a_row >= _OPENS_AFTER:
                 self._until = time.monotonic() + min(pause, _LONGEST)
             self._changed.notify_all()
+        return pause
 
     def exhausted(self) -> bool:
-        """Tell whether the server has answered nothing for longer than patience lasts."""
+        """Tell whether the server has answered nothing for as long as patience lasts."""
         with self._changed:
-            return self.in_a_row > 0 and time.monotonic() - self._last > self.patience
+            return self.in_a_row > 0 and self._left() == 0
+
+    def _left(self) -> float:
+        """Return the seconds of patience that are left since the first failure in a row."""
+        return max(0.0, self._last + self.patience - time.monotonic())
