@@ -89,7 +89,8 @@ def test_promises_hold_for_random_corpora(seed, k, shift, sample):
         {"query": rng.choice(SOME[:6]), "positives": rng.sample(corpus, rng.randint(1, 2))}
         for _ in range(rng.randint(1, 6))
     ]
-    options = {"model": "bm25", "filters": {"shift": shift}, "sample": sample, "seed": seed}
+    drawn = {} if sample is None else {"sample": sample, "seed": seed}
+    options = {"model": "bm25", "filters": {"shift": shift}, **drawn}
     mined = mine(records, corpus, k=k, **options)
     assert len(mined.records) == len(records)
     for record, found in zip(records, mined.records, strict=True):
@@ -337,6 +338,7 @@ def test_a_passage_longer_than_the_model_is_mined_like_any_other(model, corpus, 
         ({"mode": "drop"}, "no language model was given to judge"),
         ({"judge": "arhn"}, "no language model was given to judge"),
         ({"most": 3}, "no language model was given to judge"),
+        ({"seed": 3}, "nothing is drawn by it"),
         ({"text_field": "words"}, "no corpus was given"),
         ({"text_field": "words", "corpus": [{"title": "a", "text": "b"}]}, "no field 'words'"),
     ],

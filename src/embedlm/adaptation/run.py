@@ -292,7 +292,6 @@ class _Run:
             output=steps.work / "mined.jsonl",
             k=self.settings.negatives,
             filters=self.settings.rules(),
-            seed=self.settings.seed,
         ).report
         return {
             "records": report["records"],

@@ -106,8 +106,14 @@ class Settings:
             used = "rerank" if rerank else "the filter veto"
             raise InputError(f"{used} needs a re-ranker, and none was given (reranker)")
         check_form(given["form"])
+        seed = whole("seed", given["seed"], 0)
+        if seed and sample is None and not judging.llms:
+            raise InputError(
+                f"seed is {seed}, and nothing is drawn by it: the hardest candidates are taken, "
+                "and no language model judges; give sample or llm, or leave it out"
+            )
         reserve = k if judging.llms and judging.mode != "drop" else 0
-        rules = Rules(k, filters, first, last, sample, whole("seed", given["seed"], 0), reserve)
+        rules = Rules(k, filters, first, last, sample, seed, reserve)
         return cls(rules, judging, rerank, given["form"])
 
 
