@@ -110,6 +110,9 @@ def a_stage(**fields):
         (a_stage(train="all", adapter={"rank": 4}), RecipeError, "adapter is for train:"),
         (a_stage(optimizer={"learning_rate": float("inf")}), RecipeError, "finite number"),
         (a_stage(objective=[{"kind": "info_nce", "weight": float("nan")}]), RecipeError, "finite"),
+        (a_stage(max_length=0), RecipeError, "max_length.*greater than 0"),
+        (a_stage(max_length={"passage": 64}), RecipeError, "max_length.*passage"),
+        (a_stage(max_length={}), RecipeError, "max_length.*at least 1 item"),
         ("plain-mean", RecipeError, "no tuning part"),
     ],
 )

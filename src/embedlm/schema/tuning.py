@@ -6,9 +6,9 @@ paper's table of hyper-parameters can be typed in as it stands.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from embedlm.schema.base import Name, Part
 
@@ -116,7 +116,11 @@ class Stage(Part):
     attention: Literal["causal", "bidirectional", "native"] | None = None
     batching: Batching = Batching()
     optimizer: Optimizer = Optimizer()
-    max_length: int | dict[str, int] | None = None
+    max_length: (
+        PositiveInt
+        | Annotated[dict[Literal["query", "document", "default"], PositiveInt], Field(min_length=1)]
+        | None
+    ) = Field(None, description="Of a text in tokens: for all, or by role; default: without one.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Attention dropout (SimCSE views).")
     denoise: bool | None = Field(
         None, description="Replaces the recipe's pooling.denoise while the stage trains."
