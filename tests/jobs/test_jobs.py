@@ -62,6 +62,38 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     assert target.stat().st_mode & 0o777 == 0o777 & ~_umask()
 
 
+FOLDER_WRITER = """
+    import sys, time
+    from pathlib import Path
+    from embedlm.jobs import new_folder
+    with new_folder(Path(sys.argv[1])) as folder:
+        (folder / "a").write_text("half")
+        print(folder, flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no marks of folders in use")
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    target = tmp_path / "to"
+    for foreign in (".to.backup.tmp", ".to.12345678.tmp.d", ".too.12345678.tmp"):
+        (tmp_path / foreign).mkdir()
+    command = [sys.executable, "-c", textwrap.dedent(FOLDER_WRITER), str(target)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    killed, alive = (tmp_path / one.stdout.readline().strip() for one in processes)
+    processes[0].kill()
+    processes[0].communicate()
+    try:
+        with new_folder(target) as folder:
+            (folder / "a").write_text("whole")
+        assert not killed.exists()
+        assert (alive / "a").read_text() == "half"
+        assert len(list(tmp_path.iterdir())) == 5
+    finally:
+        processes[1].kill()
+        processes[1].communicate()
+
+
 def _umask():
     mask = os.umask(0)
     os.umask(mask)

@@ -1,13 +1,15 @@
 """Files and folders that appear whole or not at all.
 
 Everything is written under a temporary name in the folder of its target, synced to the disk, and
-renamed. A process that is killed leaves the old content, and at most a file that ends in `.tmp`.
+renamed. A process that is killed leaves the old content, and at most a file or folder that ends in
+`.tmp`. Such a folder is removed once a later process has written its target.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -69,18 +71,19 @@ def new_folder(target: Path) -> Iterator[Path]:
     The target's name is resolved first: of `m/../m` nothing would be found once `m` is renamed.
     """
     target = target.resolve()
-    unfinished = Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
-    try:
-        yield unfinished
-        # mkdtemp's folders, and some libraries' files, are for their owner alone.
-        mask = _umask()
-        os.chmod(unfinished, 0o777 & ~mask)
-        for path in unfinished.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                os.chmod(path, 0o666 & ~mask)
-        replace_folder(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with _temporary(target) as unfinished:
+        try:
+            yield unfinished
+            # mkdtemp's folders, and some libraries' files, are for their owner alone.
+            mask = _umask()
+            os.chmod(unfinished, 0o777 & ~mask)
+            for path in unfinished.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    os.chmod(path, 0o666 & ~mask)
+            replace_folder(unfinished, target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    _remove_left(target)
 
 
 def replace_folder(finished: Path, target: Path) -> None:
@@ -95,15 +98,63 @@ def replace_folder(finished: Path, target: Path) -> None:
     if not target.is_dir():
         os.replace(finished, target)
     else:
-        before = Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
-        os.replace(target, before)
-        try:
-            os.replace(finished, target)
-        except BaseException:
-            os.replace(before, target)
-            raise
-        shutil.rmtree(before, ignore_errors=True)
+        before = _made(target)
+        with _in_use(target):
+            os.replace(target, before)
+            try:
+                os.replace(finished, target)
+            except BaseException:
+                os.replace(before, target)
+                raise
+            shutil.rmtree(before, ignore_errors=True)
     _sync(target.parent)
+
+
+def _made(target: Path) -> Path:
+    return Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside a target, which no other process takes for one that was left."""
+    while True:
+        folder = _made(target)
+        with _in_use(folder):
+            if folder.exists():  # else another process removed it before it was in use
+                yield folder
+                return
+
+
+@contextmanager
+def _in_use(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Mark a folder, whatever it is renamed to, as used by this process to the end of the block.
+
+    Yields whether it is: without `wait`, another process may be using it. Windows has no marks.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield wait
+        return
+    try:
+        with suppress(OSError):  # used by another, or a disk that has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            wait = True
+        yield wait
+    finally:
+        os.close(handle)
+
+
+def _remove_left(target: Path) -> None:
+    """Remove the unfinished folders of a target, now written, that killed processes have left."""
+    name = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}" + re.escape(TEMPORARY))
+    for path in target.parent.iterdir():
+        if name.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with _in_use(path, wait=False) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside(path: Path, endings: Sequence[str] = ("",)) -> Path:
