@@ -1,11 +1,13 @@
 """Mined negatives against in-batch negatives alone: the same base, claims, steps and learning rate.
 
     python benchmarks/negatives.py --data DATA -o DIR [-m MODEL] [--steps N] [--miner MODEL|bm25]
+    python benchmarks/negatives.py --data DATA -o DIR --whole [--perc-pos 0.9]
 
 SciFact's training claims are trained on, each with its abstract (and mined ones beside it), cut to
 64 tokens. Both tuned models and the base are scored on SciFact's validation claims, of which none
-was trained on, in a sample of the abstracts, cut to 96 tokens. Negatives are mined among all
-abstracts with perc_pos=0.95. What a stopped run has finished in DIR is not done again.
+was trained on, in a sample of the abstracts, cut to 96 tokens. With `--whole` they are scored in
+all abstracts, and 128 and 256 tokens are read of one. Negatives are mined among all abstracts.
+What a stopped run has finished in DIR is not done again.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 SUITE = """tasks:
-  scifact_sample:
+  scifact_{count}:
     use: retrieval/scifact
-    summary: SciFact's validation claims in 600 of its abstracts.
-    documents: 600
+    summary: SciFact's validation claims in {count} of its abstracts.
+    documents: {count}
 """
-NEGATIVES, BATCH, TOKENS = 3, 16, {"query": 48, "document": 64}
+NEGATIVES, BATCH = 3, 16
+ABSTRACTS = {False: 600, True: 5183}
+"""Searched, in the sample and in the whole corpus."""
+TOKENS = {False: (64, 96), True: (128, 256)}
+"""Read of an abstract in training and in search, for the same."""
 
 
 def write_claims(data: Path, out: Path) -> Path:
@@ -54,8 +60,9 @@ def write_claims(data: Path, out: Path) -> Path:
     return file
 
 
-def plan_of(model: str, records: Path, negatives: int, steps: int, rate: float) -> dict[str, Any]:
+def plan_of(records: Path, negatives: int, chosen: argparse.Namespace) -> dict[str, Any]:
     """Return the plan of a run."""
+    optimizer = {"learning_rate": chosen.learning_rate, "steps": chosen.steps, "warmup": 0.1}
     stage = {
         "name": "claims",
         "objective": [{"kind": "info_nce", "temperature": 0.05}],
@@ -63,11 +70,17 @@ def plan_of(model: str, records: Path, negatives: int, steps: int, rate: float) 
         "train": "adapter",
         "adapter": {"rank": 16, "alpha": 32},
         "batching": {"size": BATCH, "group_size": 1 + negatives},
-        "optimizer": {"learning_rate": rate, "steps": steps, "warmup": 0.1},
-        "max_length": TOKENS,
+        "optimizer": optimizer,
+        "max_length": {"query": 48, "document": TOKENS[chosen.whole][0]},
         "keep": "last",
     }
-    return {"model": model, "stages": [stage], "checkpoint_every": 10, "log_every": 5, "seed": 0}
+    return {
+        "model": chosen.model,
+        "stages": [stage],
+        "checkpoint_every": 10,
+        "log_every": 5,
+        "seed": 0,
+    }
 
 
 def main() -> None:
@@ -79,6 +92,8 @@ def main() -> None:
     parser.add_argument("--miner", default="bm25")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--perc-pos", type=float, default=0.95, help="of a positive's score")
+    parser.add_argument("--whole", action="store_true", help="search all abstracts")
     chosen = parser.parse_args()
 
     import embedlm
@@ -87,21 +102,20 @@ def main() -> None:
     out: Path = chosen.output
     out.mkdir(parents=True, exist_ok=True)
     claims, mined, suite = write_claims(chosen.data, out), out / "mined.jsonl", out / "suite.yaml"
-    suite.write_text(SUITE, encoding="utf-8")
+    suite.write_text(SUITE.format(count=ABSTRACTS[chosen.whole]), encoding="utf-8")
     corpus = chosen.data / "ir_scifact" / "corpus.jsonl.gz"
+    filters = {"perc_pos": chosen.perc_pos}
     report = embedlm.mine(
-        claims, corpus, model=chosen.miner, output=mined, k=NEGATIVES, filters={"perc_pos": 0.95}
+        claims, corpus, model=chosen.miner, output=mined, k=NEGATIVES, filters=filters
     ).report
     print(f"{report['negatives']:,} negatives for {report['written']:,} claims", flush=True)
     models = {"base": None if chosen.model == "builtin" else chosen.model}
     for name, negatives in (("in-batch", 0), ("mined", NEGATIVES)):
-        plan = plan_of(chosen.model, mined, negatives, chosen.steps, chosen.learning_rate)
-        embedlm.train(plan, out / name)
+        embedlm.train(plan_of(mined, negatives, chosen), out / name)
         models[name] = str(out / name / "model")
+    options = {"cache": out / "results", "encode": {"max_length": TOKENS[chosen.whole][1]}}
     results = {
-        name: embedlm.evaluate(
-            model, suite=suite, data=chosen.data, cache=out / "results", encode={"max_length": 96}
-        )
+        name: embedlm.evaluate(model, suite=suite, data=chosen.data, **options)
         for name, model in models.items()
     }
     for a, b in (("base", "in-batch"), ("base", "mined"), ("in-batch", "mined")):
