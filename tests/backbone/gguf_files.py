@@ -12,10 +12,11 @@ CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
 NORMS_PLUS_ONE = ("gemma", "gemma2", "gemma3_text")
 
 
-def write_gguf(folder: Path, path: Path, kind: str = "F32", **settings) -> Path:
+def write_gguf(folder: Path, path: Path, kind: str = "F32", vocabulary=None, **settings) -> Path:
     """Write a folder's model as GGUF; matrices in the type `kind`, and save them so in the folder.
 
-    The folder's own weights become the expanded ones, so that it is the file's reference.
+    The folder's own weights become the expanded ones, so that it is the file's reference. Settings
+    of the tokenizer in place of the folder's are `vocabulary`.
     """
     model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config = model.config
@@ -26,7 +27,11 @@ def write_gguf(folder: Path, path: Path, kind: str = "F32", **settings) -> Path:
     _write_settings(writer, config, architecture)
     for name, value in settings.items():
         writer.add_key_value(name, *value)
-    _write_tokenizer(writer, folder)
+    vocabulary = vocabulary or byte_level(folder, padding_token_id=0)
+    for name, value in vocabulary.items():
+        writer.add_key_value(f"tokenizer.ggml.{name}", value, *_type_of(value))
+    writer.add_chat_template(CHAT)
+    (folder / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
     _write_tensors(writer, model, architecture, getattr(gguf.GGMLQuantizationType, kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -71,22 +76,50 @@ def _llama3_factors(rope, width: int):
     return np.where(lengths < original / high, 1.0, values)
 
 
-def _write_tokenizer(writer, folder: Path) -> None:
+def _type_of(value) -> tuple:
+    """Return the type that a setting of the tokenizer is written in."""
+    types = gguf.GGUFValueType
+    if isinstance(value, list):
+        return types.ARRAY, {str: types.STRING, int: types.INT32, float: types.FLOAT32}[
+            type(value[0])
+        ]
+    return ({bool: types.BOOL, int: types.UINT32, str: types.STRING}[type(value)],)
+
+
+def byte_level(folder: Path, names=None, types=None, **settings) -> dict:
+    """Return the settings of a folder's tokenizer, with other names and types of some tokens."""
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = sorted(content["model"]["vocab"].items(), key=lambda entry: entry[1])
+    vocabulary = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
     special = {token["content"] for token in content["added_tokens"]}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([token for token, _ in vocabulary])
-    writer.add_token_types([3 if token in special else 1 for token, _ in vocabulary])
-    merges = content["model"]["merges"]
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(0)
-    writer.add_add_bos_token(True)
-    writer.add_chat_template(CHAT)
-    (folder / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
+    kinds = [(types or {}).get(token, 3 if token in special else 1) for token in vocabulary]
+    return {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": [(names or {}).get(token, token) for token in vocabulary],
+        "token_type": kinds,
+        "merges": [m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "add_bos_token": True,
+        **settings,
+    }
+
+
+def sentencepiece(pieces, size: int = 400, **settings) -> dict:
+    """Return the settings of a SentencePiece tokenizer whose pieces have falling scores."""
+    letters = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    types = [2, 3, 3] + [6] * 256 + [1] * (len(pieces) + len(letters))
+    tokens += [*pieces, *letters]
+    scores = [0.0] * 259 + [-float(rank) for rank in range(len(tokens) - 259)]
+    spare = range(len(tokens), size)
+    return {
+        "model": "llama",
+        "tokens": tokens + [f"[PAD{number}]" for number in spare],
+        "token_type": types + [5] * len(spare),
+        "scores": scores + [-1000.0] * len(spare),
+        **settings,
+    }
 
 
 def _write_tensors(writer, model, architecture: str, kind) -> None:

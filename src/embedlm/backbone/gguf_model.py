@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
-from transformers import PreTrainedTokenizerFast
 
 from embedlm.backbone.gguf_config import ARCHITECTURES, config_of, pooling_of
 from embedlm.backbone.gguf_file import GgufFile, read_gguf
-from embedlm.backbone.gguf_splits import check_splitting, set_splitting
+from embedlm.backbone.gguf_splits import check_splitting
+from embedlm.backbone.gguf_tokenizer import gguf_tokenizer
 from embedlm.backbone.quiet import quiet
 from embedlm.errors import ModelError, require
 from embedlm.jobs import disk_errors, new_folder
@@ -32,7 +32,7 @@ __all__ = ["LINK", "gguf_folder", "gguf_tensors"]
 
 LINK = "model.gguf"
 """The file's name in the folder that stands for it."""
-FORM = 1
+FORM = 2
 """Raised whenever another folder would be made of the same file."""
 _OLLAMA = "ollama:"
 _MODEL_LAYER = "application/vnd.ollama.image.model"
@@ -135,9 +135,9 @@ def _write_folder(
     _write_json(folder / "config.json", config)
     try:
         with quiet():
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=LINK)
-            set_splitting(tokenizer, file)
-            tokenizer.save_pretrained(folder)
+            gguf_tokenizer(file).save_pretrained(folder)
+    except ModelError:
+        raise
     except Exception as error:  # the libraries' own errors have no common base
         raise ModelError(
             f"the tokenizer of {file.path} cannot be built: {' '.join(str(error).split())[:300]}"

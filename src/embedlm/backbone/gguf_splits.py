@@ -1,19 +1,20 @@
 """How the vocabulary of a GGUF file splits text before its merges, or a refusal.
 
 A file names the splitting (`tokenizer.ggml.pre`) and holds no expression. The expressions are those
-of the published tokenizers, as llama.cpp has them in `src/llama-vocab.cpp`.
+of the published tokenizers, as llama.cpp has them in `src/llama-vocab.cpp`. So are the unified
+characters of Qwen, which llama.cpp leaves out.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 from embedlm.backbone.gguf_file import GgufFile
 from embedlm.errors import UnsupportedError
 
-__all__ = ["check_splitting", "set_splitting"]
+__all__ = ["WHOLE_WORDS_FIRST", "check_splitting", "set_splitting", "splitting_of"]
 
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,16 +29,19 @@ _GPT4O = (
     rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?"
     rf"|\p{{N}}{{1,3}}|{_SIGNS}|{_REST}"
 )
+_LLAMA3_NAMES = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "midm-2.0")
 _BY_NAME = {
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "dbrx"), _LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "f2llmv2"), _QWEN2),
+    **dict.fromkeys((*_LLAMA3_NAMES, "dbrx", "smaug-bpe"), _LLAMA3),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "f2llmv2", "kormo"), _QWEN2),
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2"), _GPT4O),
     "tekken": _TEKKEN,
 }
-_AS_GPT2 = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion")
+_AS_GPT2 = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "mellum", "a.x-4.0")
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-_WHOLE_WORDS_FIRST = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral")
+WHOLE_WORDS_FIRST = (*_LLAMA3_NAMES, "tekken")
 """Here a word of the vocabulary is one token, whatever its merges, and texts begin with the BOS."""
+_UNIFIED = ("qwen2",)
+"""Here characters that Unicode spells in several ways are put into one (NFC) first."""
 
 
 def check_splitting(file: GgufFile) -> None:
@@ -46,11 +50,16 @@ def check_splitting(file: GgufFile) -> None:
     Raises:
         UnsupportedError: naming it.
     """
-    kind, name = _kind_and_name(file)
+    kind, name = splitting_of(file)
     if kind not in ("gpt2", "llama"):
         raise UnsupportedError(
             f"{file.path} has a tokenizer of the kind {kind!r}; EmbedLM reads gpt2 (byte-level "
             "BPE) and llama (SentencePiece) of GGUF files. Take the model as safetensors"
+        )
+    if kind == "gpt2" and name is None:
+        raise UnsupportedError(
+            f"{file.path} does not name how it splits text (tokenizer.ggml.pre), as files made "
+            "before May 2024 do not; get a newer file of the model, or take it as safetensors"
         )
     if kind == "gpt2" and name not in {*_BY_NAME, *_AS_GPT2, *_DIGITS_APART}:
         raise UnsupportedError(
@@ -59,12 +68,8 @@ def check_splitting(file: GgufFile) -> None:
         )
 
 
-def set_splitting(tokenizer: Any, file: GgufFile) -> None:
-    """Make a tokenizer split texts as its GGUF file says, and begin them with the BOS; in place."""
-    kind, name = _kind_and_name(file)
-    if kind != "gpt2":
-        return
-    core = tokenizer.backend_tokenizer
+def set_splitting(core: Any, name: str | None) -> None:
+    """Make a byte-level tokenizer split texts as a GGUF file names it; in place."""
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in _BY_NAME)
     if name in _BY_NAME:
         first: Any = pre_tokenizers.Split(Regex(_BY_NAME[name]), behavior="isolated")
@@ -74,12 +79,12 @@ def set_splitting(tokenizer: Any, file: GgufFile) -> None:
         core.pre_tokenizer = pre_tokenizers.Sequence([first, whole])
     else:
         core.pre_tokenizer = whole
-    core.model.ignore_merges = name in _WHOLE_WORDS_FIRST
-    if name in _WHOLE_WORDS_FIRST and "tokenizer.ggml.add_bos_token" not in file.settings:
-        tokenizer.add_bos_token = True
+    core.model.ignore_merges = name in WHOLE_WORDS_FIRST
+    if name in _UNIFIED:
+        core.normalizer = normalizers.NFC()
 
 
-def _kind_and_name(file: GgufFile) -> tuple[str, str]:
-    settings = file.settings
-    name = settings.get("tokenizer.ggml.pre", "gpt-2")
-    return str(settings.get("tokenizer.ggml.model", "")), str(name)
+def splitting_of(file: GgufFile) -> tuple[str, str | None]:
+    """Return the kind of a file's tokenizer and the name of its splitting; None: it has none."""
+    name = file.settings.get("tokenizer.ggml.pre")
+    return str(file.settings.get("tokenizer.ggml.model", "")), None if not name else str(name)
