@@ -119,6 +119,19 @@ def test_tokens_are_kept_with_what_they_are_made_of(model_folder):
             kept_ids(state, counts, size)
 
 
+def test_of_several_pairs_the_one_counts_that_is_merged():
+    """A SentencePiece vocabulary lists every pair; "abc" comes of "ab" and "c"."""
+    tokens = [*(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "c", "ab", "bc", "abc", "x"]
+    merges = [("a", "b"), ("b", "c"), ("a", "bc"), ("ab", "c")]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    core = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    state = tokenizer_state(PreTrainedTokenizerFast(tokenizer_object=core))
+    counts = {vocabulary["abc"]: 5, vocabulary["x"]: 1}
+    cut = cut_state(state, kept_ids(state, counts, 256 + 5))
+    assert {"a", "b", "c", "ab", "abc"} <= cut["model"]["vocab"].keys()
+    assert Tokenizer.from_str(json.dumps(cut)).encode("abc").tokens == ["abc"]
+
+
 @pytest.mark.parametrize("model", [models.WordPiece(unk_token="a"), models.WordLevel()])
 def test_other_kinds_of_vocabularies_are_refused(model):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))

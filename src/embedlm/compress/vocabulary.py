@@ -10,6 +10,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from embedlm.errors import InputError, ModelError, UnsupportedError
@@ -94,11 +95,7 @@ def kept_ids(state: Mapping[str, Any], counts: Mapping[int, int], size: int) -> 
             f"{len(always)} to {len(everything) - 1}"
         )
     total = {i: counts.get(i, 0) for i in everything}
-    made: dict[int, tuple[int, int, int]] = {}
-    for rank, (a, b) in enumerate(_merges(state)):
-        whole = vocabulary.get(a + b)
-        if whole is not None:
-            made.setdefault(whole, (rank, vocabulary[a], vocabulary[b]))
+    made = _made(state)
     for whole in sorted(made, key=lambda i: -made[i][0]):
         for part in set(made[whole][1:]):
             total[part] += total[whole]
@@ -120,6 +117,38 @@ def _closed(
         if all(part in always or part in kept for part in parts):
             kept[token] = None
     return list(kept)
+
+
+def _made(state: Mapping[str, Any]) -> dict[int, tuple[int, int, int]]:
+    """Return, of each token that is merged, the merge's rank and the two tokens' ids.
+
+    A SentencePiece vocabulary lists every pair that spells a token. The one that is merged is found
+    by merging the token's own characters.
+    """
+    vocabulary: dict[str, int] = state["model"]["vocab"]
+    ranks = {pair: rank for rank, pair in enumerate(_merges(state))}
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for pair in ranks:
+        pairs.setdefault("".join(pair), []).append(pair)
+    made = {}
+    for token, listed in pairs.items():
+        if token in vocabulary:
+            a, b = listed[0] if len(listed) == 1 else _last_merge(token, ranks) or listed[0]
+            made[vocabulary[token]] = (ranks[a, b], vocabulary[a], vocabulary[b])
+    return made
+
+
+def _last_merge(token: str, ranks: Mapping[tuple[str, str], int]) -> tuple[str, str] | None:
+    """Return the two tokens that a token's characters are merged to at last; None: to others."""
+    parts = list(token)
+    while True:
+        found = [(ranks[pair], i) for i, pair in enumerate(pairwise(parts)) if pair in ranks]
+        if not found:
+            return None
+        _, i = min(found)
+        if len(parts) == 2:
+            return parts[0], parts[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
 
 
 def _merges(state: Mapping[str, Any]) -> list[tuple[str, str]]:
