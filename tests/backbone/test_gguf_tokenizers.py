@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import embedlm
-from embedlm.errors import ModelError, UnsupportedError
+from embedlm.errors import ModelError
 from tests.backbone.gguf_files import byte_level, sentencepiece, write_gguf
 from tests.models import build
 
@@ -119,11 +119,16 @@ def test_qwens_characters_are_unified(folder, tmp_path):
     assert model.render([apart]).ids != model.render(["café"]).ids
 
 
-def test_a_byte_level_file_must_name_its_splitting(folder, tmp_path):
+def test_a_byte_level_file_that_names_no_splitting_is_told(folder, tmp_path, caplog):
     vocabulary = byte_level(folder)
     del vocabulary["pre"]
-    with pytest.raises(UnsupportedError, match="does not name how it splits text"):
-        opened(folder, tmp_path, vocabulary)
+    for _ in range(2):  # the second time from the folder that was made before
+        caplog.clear()
+        model = opened(folder, tmp_path, vocabulary)
+        assert "does not name how it splits text" in caplog.text
+    named = opened(folder, tmp_path, {**vocabulary, "pre": "gpt-2"})
+    text = "It's 1234 words,  or so"
+    assert model.render([text]).ids == named.render([text]).ids
 
 
 @pytest.mark.parametrize(

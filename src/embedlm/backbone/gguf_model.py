@@ -21,7 +21,7 @@ from huggingface_hub import hf_hub_download
 
 from embedlm.backbone.gguf_config import ARCHITECTURES, config_of, pooling_of
 from embedlm.backbone.gguf_file import GgufFile, read_gguf
-from embedlm.backbone.gguf_splits import check_splitting
+from embedlm.backbone.gguf_splits import check_splitting, warn_of_unnamed
 from embedlm.backbone.gguf_tokenizer import gguf_tokenizer
 from embedlm.backbone.quiet import quiet
 from embedlm.errors import ModelError, require
@@ -81,6 +81,7 @@ def gguf_tensors(folder: Path, network: torch.nn.Module, dtype: torch.dtype) -> 
         ModelError: the file is damaged, or holds a tensor that the network has no place for.
     """
     file = read_gguf((folder / LINK).resolve())
+    warn_of_unnamed(file)
     names = _names(file, network)
     read = {"rope_freqs.weight"}  # became the config's scaling
     if not any(name.startswith("lm_head.") for name in names.values()):

@@ -7,6 +7,7 @@ characters of Qwen, which llama.cpp leaves out.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from tokenizers import Regex, normalizers, pre_tokenizers
@@ -14,8 +15,15 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from embedlm.backbone.gguf_file import GgufFile
 from embedlm.errors import UnsupportedError
 
-__all__ = ["WHOLE_WORDS_FIRST", "check_splitting", "set_splitting", "splitting_of"]
+__all__ = [
+    "WHOLE_WORDS_FIRST",
+    "check_splitting",
+    "set_splitting",
+    "splitting_of",
+    "warn_of_unnamed",
+]
 
+log = logging.getLogger(__name__)
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -56,15 +64,22 @@ def check_splitting(file: GgufFile) -> None:
             f"{file.path} has a tokenizer of the kind {kind!r}; EmbedLM reads gpt2 (byte-level "
             "BPE) and llama (SentencePiece) of GGUF files. Take the model as safetensors"
         )
-    if kind == "gpt2" and name is None:
-        raise UnsupportedError(
-            f"{file.path} does not name how it splits text (tokenizer.ggml.pre), as files made "
-            "before May 2024 do not; get a newer file of the model, or take it as safetensors"
-        )
-    if kind == "gpt2" and name not in {*_BY_NAME, *_AS_GPT2, *_DIGITS_APART}:
+    if kind == "gpt2" and name not in {None, *_BY_NAME, *_AS_GPT2, *_DIGITS_APART}:
         raise UnsupportedError(
             f"{file.path} splits text by {name!r}, which EmbedLM does not know; take the model as "
             "safetensors"
+        )
+
+
+def warn_of_unnamed(file: GgufFile) -> None:
+    """Warn of a byte-level vocabulary that does not name its splitting: it may be another."""
+    if splitting_of(file) == ("gpt2", None):
+        log.warning(
+            "%s does not name how it splits text (tokenizer.ggml.pre), as files made before May "
+            "2024 do not; it is split as by GPT-2, and a model that was trained on another "
+            "splitting gives other vectors than its publisher's. Get a newer file of the model, or "
+            "take it as safetensors",
+            file.path,
         )
 
 
