@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from embedlm.backbone import gguf_folder, load_backbone
 from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_adapters
+from embedlm.backbone.gguf_model import pools_last
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError
@@ -15,6 +17,7 @@ from embedlm.jobs.names import real_path
 from embedlm.persistence import check_width, derive_recipe, layout_folder, recognise
 from embedlm.persistence.hub import check_model_kwargs, downloaded
 from embedlm.persistence.published import recipe_of_checkpoint
+from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.readout import Parts, Readout
 from embedlm.readout.heads import make_heads
 from embedlm.readout.quantized import Ranges
@@ -24,6 +27,7 @@ from embedlm.schema.recipe import Recipe
 __all__ = ["load", "load_readout", "load_to_train"]
 
 BUILTIN = Path(__file__).parent / "builtin"
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -86,7 +90,6 @@ def load(
     published = recipe_of_checkpoint(name) if source != name and recipe is None else None
     chosen = _asked_for(recipe, source) if recipe is not None else published
     chosen = chosen or derive_recipe(source)
-    adapters = adapters or ()
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
     readout = load_readout(
@@ -96,7 +99,7 @@ def load(
         device=device,
         dtype=dtype,
         attn=attn,
-        adapters=adapters,
+        adapters=adapters or (),
         merge=merge,
         lm_head=writes or lm_head or "if_cheap",
         max_length=max_length,
@@ -106,7 +109,24 @@ def load(
         check_width(source, readout.backbone.dim)
     ranges = None if adapters else _fitted_ranges(source, readout.recipe)
     executor = Executor(readout.backbone)
-    return Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
+    embedder = Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
+    return _told_of_open_end(embedder, source)
+
+
+def _told_of_open_end(embedder: Embedder, source: str) -> Embedder:
+    """Warn of a GGUF file of an embedding model that lost the token whose state is its vector."""
+    if not pools_last(source) or embedder.recipe.pooling.kind != "last":
+        return embedder
+    (marks,) = embedder.render(["a"]).segments
+    if marks[-1] == SEGMENT_ID["text"]:
+        log.warning(
+            "%s reads the state of a text's last token, and adds no token after the text "
+            "(tokenizer.ggml.add_eos_token), as embedding models of this kind do that are known; "
+            "files made before July 2025 lack it. Take a newer file, or a recipe whose prompt ends "
+            "with the token, such as {text}<|endoftext|> for Qwen3-Embedding",
+            embedder.name,
+        )
+    return embedder
 
 
 def load_to_train(

@@ -2,6 +2,7 @@
 
 import unicodedata
 
+import gguf
 import numpy as np
 import pytest
 
@@ -142,3 +143,16 @@ def test_a_byte_level_file_that_names_no_splitting_is_told(folder, tmp_path, cap
 def test_a_damaged_vocabulary_is_refused(folder, tmp_path, changes, message):
     with pytest.raises(ModelError, match=message):
         opened(folder, tmp_path, {**sentencepiece(PIECES), **changes})
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_model_that_lost_the_token_it_reads_is_told_of(tmp_path, closed, caplog):
+    folder = build("qwen3", tmp_path / "folder", intermediate_size=64)
+    vocabulary = byte_level(folder, pre="qwen2", add_eos_token=closed)
+    settings = {"qwen3.pooling_type": (3, gguf.GGUFValueType.UINT32)}
+    path = write_gguf(folder, tmp_path / "model.gguf", vocabulary=vocabulary, **settings)
+    for recipe in (None, "prompteol", {"name": "x", "prompt": {"default": "{text}{eos}"}}):
+        caplog.clear()
+        embedlm.load(path, recipe, dtype="float32")
+        told = "adds no token after the text" in caplog.text
+        assert told is (recipe is None and not closed)

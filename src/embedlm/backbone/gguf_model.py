@@ -28,7 +28,7 @@ from embedlm.errors import ModelError, require
 from embedlm.jobs import disk_errors, new_folder
 from embedlm.jobs.user_cache import user_cache
 
-__all__ = ["LINK", "gguf_folder", "gguf_tensors"]
+__all__ = ["LINK", "gguf_folder", "gguf_tensors", "pools_last"]
 
 LINK = "model.gguf"
 """The file's name in the folder that stands for it."""
@@ -67,6 +67,14 @@ def gguf_folder(source: str) -> str:
             with new_folder(folder) as unfinished:
                 _write_folder(unfinished, file, config, pooling)
     return str(folder)
+
+
+def pools_last(source: str) -> bool:
+    """Tell whether a folder stands for the GGUF file of a model that reads the last token."""
+    pooling = Path(source) / "1_Pooling" / "config.json"
+    if not ((Path(source) / LINK).is_file() and pooling.is_file()):
+        return False
+    return json.loads(pooling.read_text(encoding="utf-8"))["pooling_mode_lasttoken"] is True
 
 
 def gguf_tensors(folder: Path, network: torch.nn.Module, dtype: torch.dtype) -> dict[str, Any]:
