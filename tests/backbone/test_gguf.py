@@ -141,9 +141,12 @@ def test_ollamas_models_are_read_by_name(tmp_path, monkeypatch):
         embedlm.load("ollama:missing", "plain-mean")
     with pytest.raises(ModelError, match="no name of an Ollama model"):
         embedlm.load("ollama:../../x", "plain-mean")
-    manifest.write_text(json.dumps({"layers": [{**layer, "digest": "sha256:../../etc"}]}))
-    with pytest.raises(ModelError, match="cannot be read"):
-        embedlm.load("ollama:tiny", "plain-mean")
+    damaged = [{**layer, "digest": "sha256:../../etc"}, {**layer, "digest": 3}, {"mediaType": 3}, 3]
+    contents = [json.dumps({"layers": [one]}) for one in damaged]
+    for content in (*contents, "", "[]", '{"layers": null}', "[" * 100_000, '{"layers": NaN}'):
+        manifest.write_text(content)
+        with pytest.raises(ModelError, match=r"cannot be read.*ollama pull tiny"):
+            embedlm.load("ollama:tiny", "plain-mean")
 
 
 def test_a_truncated_file_says_so_wherever_it_ends(tmp_path):
@@ -211,6 +214,26 @@ def _with(content: bytes, settings) -> bytes:
     written = target.read_bytes()
     target.unlink()
     return written
+
+
+def test_links_and_the_case_of_names_in_a_folder(tmp_path):
+    _, path = both("llama", tmp_path)
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "lost.gguf").symlink_to("nowhere")
+    with pytest.raises(ModelError, match="is no model"):
+        embedlm.load(folder, "plain-mean")
+    (folder / "MODEL.GGUF").symlink_to(path)
+    np.testing.assert_array_equal(vectors(folder), vectors(path))
+
+
+def test_what_is_lost_of_the_made_folder_is_made_again(tmp_path, cache):
+    _, path = both("llama", tmp_path)
+    before = vectors(path)
+    for name in ("tokenizer.json", "config.json", "model.gguf"):
+        (made,) = cache.rglob(name)
+        made.unlink()
+        np.testing.assert_array_equal(vectors(path), before)
 
 
 def test_a_missing_file_and_several_files_say_what_to_give(tmp_path):

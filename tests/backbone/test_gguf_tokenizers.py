@@ -136,8 +136,7 @@ def test_a_byte_level_file_that_names_no_splitting_is_told(folder, tmp_path, cap
     ("changes", "message"),
     [
         ({"tokens": ["a"] * 400}, "only 1 different ones"),
-        ({"scores": [0.0]}, "neither merges nor a score"),
-        ({"model": "gpt2", "pre": "gpt-2", "add_eos_token": True}, "adds its EOS"),
+        ({"scores": [0.0]}, "scores to a list of 1"),
     ],
 )
 def test_a_damaged_vocabulary_is_refused(folder, tmp_path, changes, message):

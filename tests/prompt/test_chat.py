@@ -73,8 +73,9 @@ def test_what_a_template_raises_is_told(template):
 
 
 def test_a_template_that_loses_the_text_is_told():
-    with pytest.raises(TemplateError, match=r"has no \{text\}"):
-        rendered("hello", [USER])
+    for template in ("hello", "{% for m in messages %}{{ m['content']|upper }}{% endfor %}"):
+        with pytest.raises(TemplateError, match=r"leaves out or changes the \{text\}"):
+            rendered(template, [USER])
 
 
 def test_a_generator_renders_chats_alike():

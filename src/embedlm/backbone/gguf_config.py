@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from embedlm.backbone.gguf_checks import check_general, check_settings
 from embedlm.backbone.gguf_file import GgufFile
 from embedlm.errors import ModelError, UnsupportedError
 
@@ -96,7 +97,9 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         UnsupportedError: an architecture or a setting that EmbedLM does not read.
         ModelError: settings that are missing or contradict each other.
     """
+    check_general(file)
     kind = _architecture(file)
+    check_settings(file)
     named = {**_FIELDS, **kind.fields}
     prefix = f"{file.architecture}."
     unread = [
@@ -121,6 +124,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     config = {key: value for key, value in config.items() if value is not None}
     _check_sizes(file, config)
     shapes = {tensor.name: tensor.shape for tensor in file.tensors}
+    file.check_places()
     config["vocab_size"] = shapes["token_embd.weight"][0]
     config["tie_word_embeddings"] = "output.weight" not in shapes
     if kind.model_type == "llama":
@@ -164,7 +168,7 @@ def _architecture(file: GgufFile) -> Architecture:
         raise UnsupportedError(
             f"{file.path} holds {what}, not a language model; give the model's own file"
         )
-    if int(file.settings.get("split.count", 1) or 1) > 1:
+    if file.settings.get("split.count", 1) > 1:
         raise UnsupportedError(
             f"{file.path} is one of {file.settings['split.count']} parts; join them first: "
             "llama-gguf-split --merge FIRST_PART WHOLE"
@@ -180,18 +184,25 @@ def _architecture(file: GgufFile) -> Architecture:
 
 
 def _check_sizes(file: GgufFile, config: Mapping[str, Any]) -> None:
+    """Refuse a file that lacks a size, or whose blocks are not as many as it says."""
     needed = {
         key: name
         for key, name in _FIELDS.items()
         if name not in ("head_dim", "rope_theta", "num_key_value_heads")
     }
     for key, name in needed.items():
-        value = config.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if name not in config:
             raise ModelError(
-                f"{file.path} sets {file.architecture}.{key} to {value!r}; a number above 0 is "
-                "needed. The file is damaged or of another kind"
+                f"{file.path} does not set {file.architecture}.{key}, which is needed; the file is "
+                "damaged or of another kind"
             )
+    names = [tensor.name.split(".") for tensor in file.tensors]
+    blocks = {name[1] for name in names if name[0] == "blk" and len(name) > 1}
+    if len(blocks) != config["num_hidden_layers"]:
+        raise ModelError(
+            f"{file.path} sets {file.architecture}.block_count to {config['num_hidden_layers']} "
+            f"and holds the tensors of {len(blocks)} blocks; get it again"
+        )
 
 
 def _set_head_width(file: GgufFile, config: dict[str, Any]) -> None:
@@ -213,6 +224,11 @@ def _set_head_width(file: GgufFile, config: dict[str, Any]) -> None:
 def _set_windows(file: GgufFile, kind: Architecture, config: dict[str, Any]) -> None:
     window = file.of_architecture("attention.sliding_window")
     if kind.windows:
+        if not window:
+            raise UnsupportedError(
+                f"{file.path} sets no {file.architecture}.attention.sliding_window above 0, "
+                "without which EmbedLM does not read it; take the model as safetensors"
+            )
         config["sliding_window"] = window
         # The sizes of 27B scale by the width of the model; all others by that of a head.
         large = {"gemma2": 46, "gemma3": 62}[file.architecture] == config["num_hidden_layers"]

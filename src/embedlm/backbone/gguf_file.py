@@ -61,6 +61,9 @@ class GgufFile:
     path: Path
     settings: dict[str, Any]
     tensors: tuple[StoredTensor, ...]
+    start: int
+    """Where the tensors begin, in bytes from the start of the file."""
+    alignment: int
 
     @property
     def architecture(self) -> str:
@@ -71,6 +74,30 @@ class GgufFile:
         """Return a setting whose name begins with the architecture's."""
         return self.settings.get(f"{self.architecture}.{name}", default)
 
+    def check_places(self) -> None:
+        """Refuse a table of tensors that do not lie one behind another, each once.
+
+        Raises:
+            ModelError: naming a tensor; or the file is truncated.
+        """
+        place, seen = self.start, set()
+        for tensor in self.tensors:
+            if tensor.name in seen:
+                raise ModelError(
+                    f"{self.path} is damaged: it holds the tensor {tensor.name!r} twice; get it "
+                    "again"
+                )
+            seen.add(tensor.name)
+            if tensor.start != place:
+                raise ModelError(
+                    f"{self.path} is damaged: the tensor {tensor.name!r} begins at byte "
+                    f"{tensor.start}, and the tensors before it end at {place}; get it again"
+                )
+            end = tensor.start + _stored_as(self.path, tensor)[1]
+            place = _aligned(end, self.alignment)
+            if end > (size := self.path.stat().st_size):
+                raise _truncated(self.path, size, end)
+
     def values(
         self, names: Collection[str] | None = None
     ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
@@ -80,8 +107,9 @@ class GgufFile:
             names: only these tensors; None is all.
 
         Raises:
-            ModelError: a tensor reaches beyond the end of the file, or its type is not known.
+            ModelError: as `check_places`, or a type whose values cannot be expanded.
         """
+        self.check_places()
         content = np.memmap(self.path, mode="r", dtype=np.uint8)
         for tensor in self.tensors:
             if names is not None and tensor.name not in names:
@@ -90,19 +118,9 @@ class GgufFile:
 
     def _values(self, content: Any, tensor: StoredTensor) -> npt.NDArray[np.float32]:
         package = require("gguf", "gguf")
-        kind = _quantisation(self.path, tensor)
-        block, size = package.GGML_QUANT_SIZES[kind]
-        if not tensor.shape or tensor.shape[-1] % block:
-            raise ModelError(
-                f"{self.path}: the tensor {tensor.name!r} has rows of {tensor.shape[-1:]} values, "
-                f"which blocks of {block} ({kind.name}) cannot hold; get the file again"
-            )
-        count = prod(tensor.shape) // block * size
-        if tensor.start + count > len(content):
-            raise _truncated(self.path, len(content), tensor.start + count)
-        rows = tensor.shape[:-1]
+        kind, count = _stored_as(self.path, tensor)
         bytes_ = np.asarray(content[tensor.start : tensor.start + count])
-        stored = bytes_.reshape(*rows, tensor.shape[-1] // block * size)
+        stored = bytes_.reshape(*tensor.shape[:-1], count // prod(tensor.shape[:-1]))
         try:
             values = package.dequantize(stored, kind)
         except NotImplementedError as error:
@@ -111,6 +129,29 @@ class GgufFile:
                 "be expanded; take the file in Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16 or BF16"
             ) from error
         return np.ascontiguousarray(values, dtype=np.float32).reshape(tensor.shape)
+
+
+def _stored_as(path: Path, tensor: StoredTensor) -> tuple[Any, int]:
+    """Return the type in which a tensor is stored, as the `gguf` package names it, and its bytes.
+
+    Raises:
+        ModelError: a type that is not known, or a shape that it cannot hold.
+    """
+    package = require("gguf", "gguf")
+    try:
+        kind = package.GGMLQuantizationType(tensor.type)
+    except ValueError as error:
+        raise ModelError(
+            f"{path}: the tensor {tensor.name!r} is stored in the unknown type {tensor.type}; a "
+            "newer gguf package may know it: pip install -U gguf"
+        ) from error
+    block, size = package.GGML_QUANT_SIZES[kind]
+    if not tensor.shape or not all(tensor.shape) or tensor.shape[-1] % block:
+        raise ModelError(
+            f"{path}: the tensor {tensor.name!r} has the shape {list(tensor.shape)}, which blocks "
+            f"of {block} ({kind.name}) cannot hold; get the file again"
+        )
+    return kind, prod(tensor.shape) // block * size
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -134,14 +175,20 @@ def read_gguf(path: Path) -> GgufFile:
     named = {}
     for _ in range(settings):
         name = reader.string()
+        if name in named:
+            raise ModelError(f"{path} is damaged: it sets {name} twice; get it again")
         named[name] = reader.value(reader.number("I"))
     table = [reader.tensor() for _ in range(tensors)]
     alignment = named.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise ModelError(f"{path}: general.alignment is {alignment!r}, not a number of bytes")
-    start = -(-reader.position // alignment) * alignment
+    is_power = type(alignment) is int and alignment > 0 and alignment & (alignment - 1) == 0
+    if not is_power:
+        raise ModelError(
+            f"{path} is damaged: general.alignment is {alignment!r}; it is a power of 2, such as "
+            f"{ALIGNMENT}"
+        )
+    start = _aligned(reader.position, alignment)
     placed = (StoredTensor(t.name, t.shape, t.type, t.start + start) for t in table)
-    return GgufFile(path, named, tuple(placed))
+    return GgufFile(path, named, tuple(placed), start, alignment)
 
 
 class _Reader:
@@ -206,15 +253,8 @@ class _Reader:
         return StoredTensor(name, shape[::-1], int(self.number("I")), int(self.number("Q")))
 
 
-def _quantisation(path: Path, tensor: StoredTensor) -> Any:
-    """Return the type in which a tensor is stored, as the `gguf` package names it."""
-    try:
-        return require("gguf", "gguf").GGMLQuantizationType(tensor.type)
-    except ValueError as error:
-        raise ModelError(
-            f"{path}: the tensor {tensor.name!r} is stored in the unknown type {tensor.type}; a "
-            "newer gguf package may know it: pip install -U gguf"
-        ) from error
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
 
 
 def _truncated(path: Path, has: int, needs: int) -> ModelError:

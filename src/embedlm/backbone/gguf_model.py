@@ -19,6 +19,8 @@ import torch
 import transformers
 from huggingface_hub import hf_hub_download
 
+from embedlm.backbone.config import load_config
+from embedlm.backbone.gguf_checks import check_vocabulary
 from embedlm.backbone.gguf_config import ARCHITECTURES, config_of, pooling_of
 from embedlm.backbone.gguf_file import GgufFile, read_gguf
 from embedlm.backbone.gguf_splits import check_splitting, warn_of_unnamed
@@ -26,6 +28,7 @@ from embedlm.backbone.gguf_tokenizer import gguf_tokenizer
 from embedlm.backbone.quiet import quiet
 from embedlm.errors import ModelError, require
 from embedlm.jobs import disk_errors, new_folder
+from embedlm.jobs.json_files import read_json
 from embedlm.jobs.user_cache import user_cache
 
 __all__ = ["LINK", "gguf_folder", "gguf_tensors", "pools_last"]
@@ -56,11 +59,11 @@ def gguf_folder(source: str) -> str:
     identity = (FORM, transformers.__version__, str(path), status.st_size, status.st_mtime_ns)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
     folder = user_cache() / "gguf" / f"{_plain(path.stem)}-{key}"
-    if not (folder / "config.json").is_file():
+    if not all((folder / name).is_file() for name in ("config.json", "tokenizer.json", LINK)):
         file = read_gguf(path)
         config, pooling = config_of(file), pooling_of(file)
         check_splitting(file)
-        require("gguf", "gguf")
+        check_vocabulary(file, config["vocab_size"])
         kept = "The GGUF file is as it was; set EMBEDLM_CACHE to a folder with space"
         with disk_errors(folder, kept):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +94,7 @@ def gguf_tensors(folder: Path, network: torch.nn.Module, dtype: torch.dtype) -> 
     file = read_gguf((folder / LINK).resolve())
     warn_of_unnamed(file)
     names = _names(file, network)
+    _check_shapes(file, network, names)
     read = {"rope_freqs.weight"}  # became the config's scaling
     if not any(name.startswith("lm_head.") for name in names.values()):
         read.add("output.weight")
@@ -104,6 +108,10 @@ def gguf_tensors(folder: Path, network: torch.nn.Module, dtype: torch.dtype) -> 
     config: Any = network.config
     state = {}
     for name, values in file.values(names):
+        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+            raise ModelError(
+                f"{file.path}: the tensor {name!r} holds NaN or infinity; get the file again"
+            )
         if kind.permutes and ("attn_q." in name or "attn_k." in name):
             keys = "attn_k." in name
             heads = config.num_key_value_heads if keys else config.num_attention_heads
@@ -115,19 +123,31 @@ def gguf_tensors(folder: Path, network: torch.nn.Module, dtype: torch.dtype) -> 
 
 
 def _names(file: GgufFile, network: torch.nn.Module) -> dict[str, str]:
-    """Return the network's name of each tensor that it has a place for."""
+    """Return the network's name of each tensor that it has a place for, in the file or not."""
     package = require("gguf", "gguf")
     (kind,) = (key for key, name in package.MODEL_ARCH_NAMES.items() if name == file.architecture)
     table = package.get_tensor_name_map(kind, int(file.of_architecture("block_count")))
-    stored = {tensor.name for tensor in file.tensors}
     names = {}
     for name in network.state_dict():
         whole = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
         stem, _, ending = whole.rpartition(".")
-        there = f"{table.get_name(stem)}.{ending}"
-        if there in stored:
-            names[there] = name
+        names[f"{table.get_name(stem)}.{ending}"] = name
     return names
+
+
+def _check_shapes(file: GgufFile, network: torch.nn.Module, names: dict[str, str]) -> None:
+    """Refuse a file that lacks a tensor of its network, or has it in another shape."""
+    shapes = {tensor.name: tensor.shape for tensor in file.tensors}
+    weights = network.state_dict()
+    for there, name in names.items():
+        if name.startswith("lm_head.") and there not in shapes:
+            continue  # it is the table of embeddings
+        if shapes.get(there) != tuple(weights[name].shape):
+            has = f"has it as {list(shapes[there])}" if there in shapes else "lacks it"
+            raise ModelError(
+                f"the settings of {file.path} ask for the tensor {there!r} of the shape "
+                f"{list(weights[name].shape)}, and the file {has}; get the file again"
+            )
 
 
 def _halves_apart(values: Any, heads: int) -> Any:
@@ -142,6 +162,13 @@ def _write_folder(
     """Write a file's config, tokenizer and pooling in the published layouts."""
     os.symlink(file.path, folder / LINK)
     _write_json(folder / "config.json", config)
+    try:
+        load_config(str(folder))
+    except ModelError as error:
+        reason = str(error).replace(f"{folder}/config.json", "").replace(str(folder), "")
+        raise ModelError(
+            f"the settings of {file.path} contradict each other: {reason.strip(': ')}"
+        ) from error
     try:
         with quiet():
             gguf_tokenizer(file).save_pretrained(folder)
@@ -185,7 +212,7 @@ def _file(source: str) -> Path | None:
     except (OSError, ValueError):  # no name that a file could have
         return None
     if folder:
-        files = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
+        files = [] if (path / "config.json").is_file() else sorted(_gguf_files(path))
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             raise ModelError(
@@ -213,6 +240,11 @@ def _file(source: str) -> Path | None:
         ) from error
 
 
+def _gguf_files(folder: Path) -> list[Path]:
+    """Return a folder's GGUF files; links that lead nowhere are none."""
+    return [path for path in folder.iterdir() if path.suffix.lower() == ".gguf" and path.is_file()]
+
+
 def _ollama_file(name: str) -> Path:
     """Return the file of one of Ollama's models, by its manifest."""
     models = Path(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models").expanduser()
@@ -229,22 +261,25 @@ def _ollama_file(name: str) -> Path:
             f"Ollama has no model {name!r}: there is no {manifest}. See `ollama list`; its models' "
             "folder is $OLLAMA_MODELS"
         )
-    try:
-        layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
-        digests = [layer["digest"] for layer in layers if layer["mediaType"] == _MODEL_LAYER]
-        adapters = [layer for layer in layers if layer["mediaType"].endswith(".adapter")]
-        (digest,) = digests
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-            raise ValueError(f"the digest {digest!r} is none of SHA-256")
-        blob = models / "blobs" / digest.replace(":", "-")
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the manifest {manifest} cannot be read: {error!r}") from error
-    if adapters:
+    again = f"get it again: ollama pull {name}"
+    layers = read_json(manifest, remedy=again)
+    layers = layers.get("layers") if isinstance(layers, dict) else None
+    layers = layers if isinstance(layers, list) else []
+    kinds = [layer.get("mediaType") if isinstance(layer, dict) else None for layer in layers]
+    if any(isinstance(kind, str) and kind.endswith(".adapter") for kind in kinds):
         raise ModelError(
             f"Ollama's model {name!r} has an adapter in GGUF, which EmbedLM does not read"
         )
+    digests = [layers[i].get("digest") for i, kind in enumerate(kinds) if kind == _MODEL_LAYER]
+    digest = str(digests[0]) if len(digests) == 1 else ""
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise ModelError(
+            f"the manifest {manifest} cannot be read: it names {len(digests)} model files, where "
+            f"one with a SHA-256 digest is needed; {again}"
+        )
+    blob = models / "blobs" / digest.replace(":", "-")
     if not blob.is_file():
-        raise ModelError(f"Ollama's model {name!r} lacks {blob}; get it again: ollama pull {name}")
+        raise ModelError(f"Ollama's model {name!r} lacks {blob}; {again}")
     return Path(blob).resolve()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from embedlm.backbone.gguf_checks import NONE
 from embedlm.backbone.gguf_file import GgufFile
 from embedlm.backbone.gguf_splits import WHOLE_WORDS_FIRST, set_splitting, splitting_of
 from embedlm.errors import ModelError
@@ -30,7 +31,7 @@ _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def gguf_tokenizer(file: GgufFile) -> Any:
-    """Return the tokenizer that a file describes.
+    """Return the tokenizer that a file describes, whose settings were checked (`gguf_checks`).
 
     Raises:
         ModelError: the vocabulary is missing or contradicts itself.
@@ -57,9 +58,7 @@ def gguf_tokenizer(file: GgufFile) -> Any:
 
 def _tokens(file: GgufFile) -> list[str]:
     """Return the vocabulary; an empty token gets a name, as in llama.cpp."""
-    listed = file.settings.get("tokenizer.ggml.tokens")
-    if not isinstance(listed, list) or not all(isinstance(token, str) for token in listed):
-        raise ModelError(f"{file.path} lists no vocabulary (tokenizer.ggml.tokens)")
+    listed = file.settings["tokenizer.ggml.tokens"]
     tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(listed)]
     if len(set(tokens)) < len(tokens):
         raise ModelError(
@@ -75,7 +74,9 @@ def _special(file: GgufFile, kind: str, size: int) -> dict[str, int]:
     ids = {}
     for name, short in _SPECIAL.items():
         for identity in (file.settings.get(f"tokenizer.ggml.{name}_token_id"), silent.get(name)):
-            if isinstance(identity, int) and 0 <= identity < size:
+            if identity in NONE:
+                break
+            if isinstance(identity, int) and identity < size:
                 ids[short] = identity
                 break
     return ids
@@ -101,7 +102,8 @@ def _sentencepiece(file: GgufFile, tokens: Sequence[str], unknown: int | None) -
             byte_fallback=True,
         )
     )
-    begins = bool(file.settings.get("tokenizer.ggml.add_space_prefix", True))
+    silent = not file.architecture.startswith("gemma")  # its files were silent at first
+    begins = bool(file.settings.get("tokenizer.ggml.add_space_prefix", silent))
     spaces = normalizers.Replace(" ", _SPACE)
     before = [normalizers.Prepend(_SPACE)] if begins else []
     core.normalizer = normalizers.Sequence([*before, spaces])
@@ -127,11 +129,7 @@ def _stated_merges(file: GgufFile) -> list[tuple[str, str]] | None:
 
 def _implied_merges(file: GgufFile, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
     """Return every pair of tokens that make a third, those of the highest score first."""
-    scores = file.settings.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) < len(vocabulary):
-        raise ModelError(
-            f"{file.path} is damaged: its vocabulary has neither merges nor a score for each token"
-        )
+    scores = file.settings["tokenizer.ggml.scores"]
     by_score = sorted(vocabulary.items(), key=lambda entry: -scores[entry[1]])
     return [
         (token[:cut], token[cut:])

@@ -35,6 +35,12 @@ def chat_template(messages: Sequence[Message], tokenizer: Any) -> str:
             turn["content"] = turn["content"].replace(slot, mark)
     rendered = escape(render_chat(turns, tokenizer))
     for slot, mark in marks.items():
+        if mark not in rendered and any(mark in turn["content"] for turn in turns):
+            raise TemplateError(
+                f"the tokenizer's chat template leaves out or changes the {slot} of a turn; write "
+                "the prompt as a string instead of a chat, or correct the template "
+                "(chat_template.jinja, or chat_template in tokenizer_config.json)"
+            )
         rendered = rendered.replace(mark, slot)
     return rendered
 
