@@ -5,7 +5,6 @@ before it. One that needs packages that are not always there has `<!-- with: PAC
 """
 
 import contextlib
-import json
 import re
 import shlex
 import subprocess
@@ -20,18 +19,6 @@ FENCE = re.compile(
     r"^```(?P<language>python|bash)(?: title=\"[^\n]*\")?\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
-SENTENCES = (
-    "Plants make food from light.",
-    "A dog runs through the park.",
-    "Shares fell after the report.",
-    "Check the tyre pressure once a month.",
-)
-SCORED = [
-    {"s1": "A man runs.", "s2": "A person is running.", "score": 4.5},
-    {"s1": "A man runs.", "s2": "Shares fell.", "score": 0.0},
-    {"s1": "A dog sleeps.", "s2": "A dog is asleep.", "score": 5.0},
-    {"s1": "A dog sleeps.", "s2": "A cat eats.", "score": 1.0},
-]
 
 
 @dataclass(frozen=True)
@@ -68,25 +55,18 @@ def code_blocks(page):
 
 
 def write_sample_files(folder, page):
-    """Write the files that the pages name: texts, records, scored pairs, a GGUF model."""
+    """Write what a page says its reader has: a GGUF model, or a checkout.
+
+    Every other file that a block reads is one that a block before it makes.
+    """
     if page.name == "gguf.md":
         from tests.backbone.gguf_files import write_gguf
         from tests.models import build
 
         write_gguf(build("llama", folder / "llama"), folder / "model.gguf", "F16")
-    for name in ("docs", "examples"):
-        (folder / name).symlink_to(ROOT / name)
-    records = "".join(
-        json.dumps({"id": f"d{number}", "text": text}) + "\n"
-        for number, text in enumerate(SENTENCES)
-    )
-    (folder / "corpus.jsonl").write_text(records)
-    (folder / "corpus").mkdir()
-    (folder / "corpus" / "first.jsonl").write_text(records)
-    (folder / "corpus" / "second.txt").write_text("\n".join(SENTENCES))
-    (folder / "texts.txt").write_text("\n".join(SENTENCES))
-    (folder / "notes.md").write_text("\n\n".join(SENTENCES))
-    (folder / "dev.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in SCORED))
+    if page.name == "README.md":
+        for name in ("docs", "examples"):
+            (folder / name).symlink_to(ROOT / name)
 
 
 def run_python(block, namespace, page):
