@@ -1,19 +1,31 @@
 """What a model is trained on: groups of a query with its documents, scored pairs, or bare texts.
 
-The field names of the common layouts are read: sentence-transformers (anchor, positive, negative;
-sentence1, sentence2, score), FlagEmbedding (query, pos, neg, pos_scores, neg_scores), BEIR-like
-(q, d), natural language inference (premise, hypothesis, label) and labelled texts (text, label).
+The field names of the common layouts are read: sentence-transformers (anchor, positive, negative or
+negative_1, negative_2, ..., labels; sentence1, sentence2, score or label), FlagEmbedding (query,
+pos, neg, pos_scores, neg_scores), BEIR-like (q, d), natural language inference (premise,
+hypothesis, label) and labelled texts (text, label).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from embedlm.data.forms import FORMS
+from embedlm.data.layouts import (
+    FIRST,
+    NEGATIVE,
+    PASSAGE_IDS,
+    POSITIVE,
+    QUERY,
+    SCORE,
+    SECOND,
+    field_of,
+    folded,
+)
 from embedlm.data.readers import read_rows
 from embedlm.data.source import Source
 from embedlm.errors import InputError, RecordError
@@ -31,16 +43,6 @@ __all__ = [
 ]
 
 RecordKind = Literal["groups", "pairs", "texts"]
-_QUERY = ("query", "anchor", "question", "query_text", "q")
-_POSITIVE = (
-    *("positive", "positives", "pos", "pos_doc", "positive_passages"),
-    *("document", "passage", "answer", "d"),
-)
-_NEGATIVE = ("negative", "negatives", "neg", "neg_doc", "hard_negatives", "negative_passages")
-PASSAGE_IDS = ("id", "_id", "docid", "doc_id")
-_FIRST = ("sentence1", "s1", "text1", "a")
-_SECOND = ("sentence2", "s2", "text2", "b")
-_SCORE = ("score", "similarity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ def _examples(path: Path) -> Iterator[Example]:
             _inferred(record, entailed, where)
         elif "text" in record and "label" in record:
             text = _text(record["text"], where, "text")
+            if record["label"] is None:
+                raise RecordError(f"{where}: 'label' is null; give the text's label")
             labelled.setdefault(str(record["label"]), []).append(text)
         else:
             yield _item(record, where)
@@ -160,13 +164,13 @@ def _of_labels(labelled: Mapping[str, list[str]]) -> Iterator[Group]:
 
 
 def _item(record: Mapping[str, Any], where: str) -> Example:
-    query, first = _name(record, _QUERY), _name(record, _FIRST)
+    query, first = field_of(record, QUERY), field_of(record, FIRST)
     if query is not None:
-        return _group(record, query, where)
+        return _group(folded(record, where), query, where)
     if first is not None:
-        second, score = _name(record, _SECOND), _name(record, _SCORE)
+        second, score = field_of(record, SECOND), field_of(record, SCORE)
         if second is None:
-            raise RecordError(f"{where}: has {first!r} and no {' or '.join(_SECOND)}")
+            raise RecordError(f"{where}: has {first!r} and no {' or '.join(SECOND)}")
         a, b = _text(record[first], where, first), _text(record[second], where, second)
         if score is None:
             return Group(a, (b,))
@@ -184,7 +188,7 @@ def read_group(record: Mapping[str, Any], where: str) -> tuple[Group, dict[str, 
     """Return the group of a record, and which of its fields hold what.
 
     Args:
-        record: its fields, named as in any of the layouts.
+        record: its fields, named as in any of the layouts and `folded`.
         where: its place, as "file:line".
 
     Returns:
@@ -193,22 +197,22 @@ def read_group(record: Mapping[str, Any], where: str) -> tuple[Group, dict[str, 
     Raises:
         RecordError: no query, no positive, or a value of another kind.
     """
-    query = _name(record, _QUERY)
+    query = field_of(record, QUERY)
     if query is None:
         has = f"has the fields {', '.join(map(repr, record))}" if record else "is empty"
         raise RecordError(f"{where}: {has}; expected are query and positives")
     fields = {
         "query": query,
-        "positives": _name(record, _POSITIVE),
-        "negatives": _name(record, _NEGATIVE),
+        "positives": field_of(record, POSITIVE),
+        "negatives": field_of(record, NEGATIVE),
     }
     return _group(record, query, where), fields
 
 
 def _group(record: Mapping[str, Any], query: str, where: str) -> Group:
-    positive, negative = _name(record, _POSITIVE), _name(record, _NEGATIVE)
+    positive, negative = field_of(record, POSITIVE), field_of(record, NEGATIVE)
     if positive is None:
-        raise RecordError(f"{where}: has no positive; give one of {', '.join(_POSITIVE)}")
+        raise RecordError(f"{where}: has no positive; give one of {', '.join(POSITIVE)}")
     text = _text(record[query], where, query)
     positives = _several(record[positive], where, positive)
     # A table has the column in every row, be it empty.
@@ -226,11 +230,11 @@ def _scores(
     record: Mapping[str, Any], positives: int, negatives: tuple[str, ...], where: str
 ) -> tuple[float, ...]:
     """Return a teacher's scores, for positives and then for negatives."""
-    scores: list[Any] = []
-    if "scores" in record or "teacher_scores" in record:
-        scores = list(record.get("scores") or record.get("teacher_scores") or ())
-    elif "pos_scores" in record:
-        scores = [*record["pos_scores"], *(record.get("neg_scores") or ())]
+    scores = _listed(record, where, "scores") or _listed(record, where, "teacher_scores")
+    scores = scores or [
+        *_listed(record, where, "pos_scores"),
+        *_listed(record, where, "neg_scores"),
+    ]
     if scores and len(scores) != positives + len(negatives):
         raise RecordError(
             f"{where}: {len(scores)} scores for {positives} positives and {len(negatives)} "
@@ -239,8 +243,14 @@ def _scores(
     return tuple(_number(value, where, "scores") for value in scores)
 
 
-def _name(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in record), None)
+def _listed(record: Mapping[str, Any], where: str, name: str) -> list[Any]:
+    """Return the values of a field; a field that is null holds none."""
+    value = record.get(name)
+    if isinstance(value, str | Mapping) or not isinstance(value, int | float | Iterable | None):
+        raise RecordError(f"{where}: {name!r} is {type(value).__name__}; give a list of numbers")
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def _text(value: Any, where: str, name: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from embedlm.data.layouts import folded
 from embedlm.data.records import passage_id, read_group
 from embedlm.data.rows import FileRow, shortened
 from embedlm.data.source import Source
@@ -88,6 +89,7 @@ def read_training_record(record: Mapping[str, Any], where: str) -> TrainingRecor
     Raises:
         RecordError: no query, no positive, or a value of another kind.
     """
+    record = folded(record, where)
     group, names = read_group(record, where)
     sides: dict[str, list[Document]] = {}
     for side, texts in (("positive", group.positives), ("negative", group.negatives)):
@@ -105,18 +107,27 @@ def read_training_record(record: Mapping[str, Any], where: str) -> TrainingRecor
     found = TrainingRecord(group.query, sides["positive"], sides["negative"])
     for document, score in zip(found.documents, group.scores, strict=False):
         document.score = score
-    instruction = record.get("instruction", record.get("prompt"))
+    instruction = record.get("instruction")
+    instruction = record.get("prompt") if instruction is None else instruction
     if instruction is not None and not isinstance(instruction, str):
         kind = type(instruction).__name__
         raise RecordError(f"{where}: the instruction is {kind}, not a text")
     found.instruction = instruction
-    found.provenance = dict(record.get("provenance") or {})
+    found.provenance = dict(_provenance(record, where))
     found.others = {
         key: value
         for key, value in record.items()
         if key not in _READ and key not in names.values()
     }
     return found
+
+
+def _provenance(record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    provenance = record.get("provenance") or {}
+    if not isinstance(provenance, Mapping):
+        kind = type(provenance).__name__
+        raise RecordError(f"{where}: 'provenance' is {kind}; give an object or leave it out")
+    return provenance
 
 
 def _ids(
