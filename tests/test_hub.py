@@ -141,8 +141,9 @@ def test_the_blocks_that_name_a_model_of_the_hub_run(run, page, tmp_path):
     write_sample_files(tmp_path, path)
     lines = ["import embedlm"]
     for block in code_blocks(path):
-        if block.code.startswith("printf "):  # makes a file that later blocks read
-            subprocess.run(["bash", "-c", block.code], cwd=tmp_path, check=True)
+        for line in block.code.replace("\\\n", " ").splitlines():
+            if line.startswith("printf "):  # makes a file that later blocks read
+                subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
         if block.reason != HUB:
             continue
         if block.language == "python":
