@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import embedlm
 from embedlm.adaptation.evaluating import judged
 from embedlm.cli.adapt import tell_plan
+from embedlm.errors import MissingExtraError
 from embedlm.evaluation.results import Result
 from embedlm.evaluation.sample import Sample
 from tests.adaptation.conftest import write_documents
@@ -144,6 +146,12 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(run, documents, words, tmp_
     tell_plan(plan)
     assert "12 documents" in (told := capsys.readouterr().out)
     assert "8 steps of training" in told
+
+
+def test_a_missing_package_is_told_before_documents_are_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "embedlm\[train\]"'):
+        embedlm.adapt(tmp_path / "not-there", dry_run=True)
 
 
 def test_queries_of_the_caller_are_used_and_what_cannot_be_read_is_told(

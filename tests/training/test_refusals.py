@@ -1,13 +1,14 @@
 """What a run says of itself, and what it refuses before the first step."""
 
 import json
+import sys
 
 import pytest
 import torch
 import yaml
 
 import embedlm
-from embedlm.errors import InputError, JobError
+from embedlm.errors import InputError, JobError, MissingExtraError
 from embedlm.jobs.interrupts import kept
 from embedlm.jobs.lock import locked
 from embedlm.training import train
@@ -32,6 +33,27 @@ def test_a_plan_without_a_recipe_takes_that_of_its_models_folder(tiny_llama, dat
     assert (model.recipe.pooling.kind, model.recipe.normalize) == ("last", False)
     named = train({**plan, "recipe": "plain-mean"}, tmp_path / "named", data=data, device="cpu")
     assert named.recipe.pooling.kind == "mean"
+
+
+@pytest.mark.parametrize(
+    ("settings", "package", "extra"),
+    [({}, "peft", "train"), ({"adapter": {"kind": "qlora"}}, "bitsandbytes", "qlora")],
+)
+def test_a_missing_package_is_told_before_an_earlier_stage_trains(
+    tiny_llama,
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    settings,
+    package,
+    extra,
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    later = {"train": "adapter", "optimizer": {"steps": 1}, **settings}
+    plan = a_plan(tiny_llama, ("info_nce", {"optimizer": {"steps": 1}}), ("info_nce", later))
+    with pytest.raises(MissingExtraError, match=rf'pip install "embedlm\[{extra}\]"'):
+        train(plan, tmp_path / "out", data=data, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_saved_projection_is_trained(tiny_llama, data, tmp_path):  # noqa: F811

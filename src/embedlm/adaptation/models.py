@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedlm.adaptation.settings import Settings
 from embedlm.adaptation.written import Writer
 from embedlm.encode.identity import identity
-from embedlm.errors import InputError, UnsupportedError, require
+from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.manifest import facts_digest
 from embedlm.loader import load
 from embedlm.rerank import Reranker, is_reranker
@@ -109,15 +108,12 @@ class Models:
         stored = str(getattr(self.base.backbone.config, "dtype", None)).removeprefix("torch.")
         return stored if stored in ("bfloat16", "float16") else "float32"
 
-    def check(self, settings: Settings) -> None:
-        """Refuse, before anything is done, what would fail later.
+    def check(self) -> None:
+        """Refuse, before anything is done, a teacher that would teach nothing.
 
         Raises:
-            MissingExtraError: an adapter is to be trained, and peft is not there.
             InputError: the teacher is the base itself.
         """
-        if settings.train == "adapter":
-            require("peft", "train")
         if self.teacher is not None and self._digest(self.teacher) == self._digest(self.base):
             raise InputError("the teacher is the model itself, which has nothing to learn from it")
 

@@ -103,6 +103,7 @@ def adapt(
         InputError: an option or an input that cannot be used, or too few documents or queries.
         JobError: the output folder holds another run, or the job cannot be finished; what is
             finished is kept.
+        MissingExtraError: an adapter is to be trained, and peft is not installed.
         GenerationError: the language model cannot be asked; its answers until then are kept.
     """
     options = _renamed(options)
@@ -125,7 +126,7 @@ def adapt(
     exam = examination(suite, data)
     corpus = read_corpus(documents, text_field)
     models = Models.of(model, recipe, teacher, reranker, llm, pipeline, device)
-    models.check(settings)
+    models.check()
     run = _Run(settings, corpus, models, exam, queries, on_event or (lambda *_: None))
     if dry_run:
         return estimated(settings, models, run.chunks, run.divided(run.expected), price)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from embedlm.errors import InputError, closest
+from embedlm.errors import InputError, closest, require
 from embedlm.mining import Filters
 from embedlm.schema.arguments import short
 
@@ -53,6 +53,7 @@ class Settings:
 
         Raises:
             InputError: a value that is not allowed, or a kind whose source was not given.
+            MissingExtraError: an adapter is to be trained, and peft is not installed.
         """
         if kinds is None:
             derived = () if given else DERIVED
@@ -71,6 +72,8 @@ class Settings:
             )
         settings = cls(kinds=chosen, rank=_RANK if rank is None else rank, **options)
         settings._check()
+        if settings.train == "adapter":
+            require("peft", "train")  # told before documents are read and models loaded
         return settings
 
     def _check(self) -> None:

@@ -93,6 +93,18 @@ def check_learns(model: TrainableEmbedder, stage: Stage) -> None:
             )
 
 
+def check_packages(stage: Stage) -> None:
+    """Refuse a stage that trains an adapter where the packages for it are not installed.
+
+    Raises:
+        MissingExtraError: it names what to install.
+    """
+    if stage.train in ("adapter", "query_encoder"):
+        require("peft", "train")
+        if stage.adapter is not None and stage.adapter.kind == "qlora":
+            require("bitsandbytes", "qlora")
+
+
 def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
     if settings.kind == "bitfit":
         raise InputError("adapter kind bitfit is `train: bias`")

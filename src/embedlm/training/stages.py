@@ -38,6 +38,7 @@ from embedlm.training.outputs import LOCK, check_target
 from embedlm.training.parameters import (
     attention_dropout,
     check_learns,
+    check_packages,
     recompute_contexts,
     set_trainable,
 )
@@ -144,7 +145,9 @@ def _sets(stage: Stage, source: LocatedPlan, data: str | Path | None) -> list[Re
 
     Raises:
         InputError: data are missing, or the objective cannot use them.
+        MissingExtraError: a package is missing that the stage trains with.
     """
+    check_packages(stage)
     if not stage.data:
         raise InputError(
             f"stage {stage.name!r} has no data. A recipe's own tuning names none: write a plan "
