@@ -51,6 +51,23 @@ def test_what_is_not_known_is_said(model, tmp_path):
         model.save_pretrained(tmp_path / "mine", scores={"stsb": "good"})
 
 
+def test_a_card_takes_licence_and_base_model_from_that_of_the_models_folder(tmp_path):
+    from embedlm.compress import prune
+
+    prune("builtin", tmp_path / "cut", layers=1)
+    prune(tmp_path / "cut", tmp_path / "small", save_dtype="int8")
+    for folder in ("cut", "small"):
+        data = front_matter((tmp_path / folder / "README.md").read_text())
+        assert data["license"] == "apache-2.0"
+        assert data["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    embedlm.load(tmp_path / "cut").save_pretrained(tmp_path / "mine", license="mit")
+    assert front_matter((tmp_path / "mine" / "README.md").read_text())["license"] == "mit"
+    for broken in ("no front matter", "---\nlicense: [mit]\n---\n", "---\na: b: c\n---\n"):
+        (tmp_path / "cut" / "README.md").write_text(broken)
+        embedlm.load(tmp_path / "cut").save_pretrained(tmp_path / "mine")
+        assert "| licence | not stated" in (tmp_path / "mine" / "README.md").read_text()
+
+
 def test_a_model_goes_to_the_hub_and_comes_back(model, tmp_path, monkeypatch):
     with hub() as server:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)

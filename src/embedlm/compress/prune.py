@@ -39,6 +39,7 @@ from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.json_files import read_object, write_json
 from embedlm.jobs.names import check_apart, check_new
 from embedlm.loader import load
+from embedlm.persistence.card import stated
 from embedlm.readout import Readout
 from embedlm.schema.arguments import check_arguments, usable_path
 
@@ -130,7 +131,7 @@ def prune(
         facts["parameters"] = _cut_weights(folder, layers, keep, neurons)
         cut = _reopened(whole, folder, device)
     check_new(output)  # another process may have written it in the meantime
-    cut.save_pretrained(usable_path(output), save_dtype=save_dtype)
+    cut.save_pretrained(usable_path(output), save_dtype=save_dtype, **stated(whole.backbone.name))
     return facts
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from embedlm.schema.arguments import check_arguments, check_names
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["Card"]
+__all__ = ["Card", "stated"]
+
+
+def stated(folder: str) -> dict[str, str]:
+    """Return the licence and the base model that the card in a model's folder states."""
+    try:
+        data = metadata_load(Path(folder) / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that a person broke
+        return {}
+    found = {name: data.get(name) for name in ("license", "base_model")}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +33,10 @@ class Card:
     """What a model's card says beside what the model itself tells."""
 
     license: str | None = None
-    """An identifier of the hub: apache-2.0, mit, cc-by-4.0, other, ..."""
+    """An identifier of the hub: apache-2.0, mit, cc-by-4.0, other, ...; None: what the card in the
+    model's folder states."""
     base_model: str | None = None
-    """None: the model's own name, where that is a hub id."""
+    """None: what that card states, else the model's own name, where that is a hub id."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Measured scores by task, or by `task metric`."""
 
@@ -44,14 +56,14 @@ class Card:
 
     def write(self, embedder: Embedder, folder: Path, note: str, name: str) -> None:
         """Write README.md; `note` says who else opens the folder, `name` what it is called."""
-        recipe = embedder.recipe
+        recipe, card = embedder.recipe, self._with(stated(embedder.backbone.name))
         parts = [
-            f"---\n{self._metadata(embedder)}\n---",
+            f"---\n{card._metadata(embedder)}\n---",
             f"# {recipe.name}",
             recipe.summary,
             f"Saved by EmbedLM. {note}",
             f"```python\nimport embedlm\n\nmodel = embedlm.load({name!r})\n```",
-            self._facts(embedder),
+            card._facts(embedder),
         ]
         if self.scores:
             rows = [f"| {task} | {score:.4f} |" for task, score in self.scores.items()]
@@ -66,6 +78,11 @@ class Card:
         parts.append(f"## Recipe\n\n```yaml\n{recipe.dump()}```")
         text = "\n\n".join(part for part in parts if part) + "\n"
         (folder / "README.md").write_text(text, encoding="utf-8")
+
+    def _with(self, facts: Mapping[str, Any]) -> Card:
+        """Return the card with these facts where it has none."""
+        own = {name: getattr(self, name) or fact for name, fact in facts.items()}
+        return replace(self, **own)
 
     def _base(self, embedder: Embedder) -> str | None:
         own = embedder.name

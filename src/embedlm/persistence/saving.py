@@ -25,7 +25,8 @@ class Saving:
             folder: new, empty, or that of a model, which is replaced.
             save_dtype: the network's numbers in the folder: float32, bfloat16, float16, or int8
                 (matrices by row, which only EmbedLM opens); None: those it runs in.
-            **card: license (an identifier of the hub), base_model, scores (numbers by task).
+            **card: license (an identifier of the hub), base_model, scores (numbers by task);
+                licence and base model are else those of the card in the model's folder.
 
         Raises:
             InputError: a folder, dtype or fact that cannot be used.
