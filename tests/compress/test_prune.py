@@ -212,7 +212,9 @@ def test_the_command(run, tiny_llama, tmp_path):
         "--json",
     )
     assert done.code == 0
-    assert json.loads(done.out)["layers"][1] == 1
+    facts = json.loads(done.out)
+    assert facts["layers"][1] == 1
+    assert facts["bytes"] == (tmp_path / "a" / "model.safetensors").stat().st_size
     for words in ([], ["--texts", "texts.txt"], ["--layers", "x"], ["--dtype", "int4"]):
         refused = run("compress", str(tiny_llama), *words, "-o", str(tmp_path / "b"))
         assert refused.code == 2

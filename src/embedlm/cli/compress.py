@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from embedlm.cli._options import Device, Json, SaveDtype, path, repeated, whole
@@ -62,19 +63,21 @@ def command(
         save_dtype=dtype,
         device=device,
     )
+    facts["bytes"] = sum(file.stat().st_size for file in Path(output).rglob("*.safetensors"))
     if json:
         emit({"model": output, **facts})
         return
-    print(_figures(facts))
-    if vocabulary is not None:
-        print(f"texts have {facts['length'] - 1:+.1%} tokens")
-    print(f"the model is in {output}")
+    print(_figures(facts, vocabulary is not None))
+    print(f"the model is in {output}, its weights take {facts['bytes'] / 1e6:,.1f} MB")
 
 
-def _figures(facts: dict[str, Any]) -> str:
-    """Return a line for each size, with what it was where that is another."""
+def _figures(facts: dict[str, Any], counted: bool) -> str:
+    """Return a line for each size, and one for the texts whose tokens were counted."""
     sizes = {name: size for name, size in facts.items() if isinstance(size, list)}
-    return "\n".join(
+    lines = [
         f"{name}: {before:,}" + (f" -> {after:,}" if after != before else "")
         for name, (before, after) in sizes.items()
-    )
+    ]
+    if counted:
+        lines.append(f"texts have {facts['length'] - 1:+.1%} tokens")
+    return "\n".join(lines)
