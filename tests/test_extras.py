@@ -1,6 +1,7 @@
 """What the package imports is what pyproject.toml names: in the core, or in an extra."""
 
 import ast
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -82,6 +83,12 @@ def test_every_import_is_of_the_core_or_of_the_extra_it_names():
 
 def test_the_core_is_imported():
     assert {module for module, _ in IMPORTS} >= CORE
+
+
+def test_the_quick_start_lists_every_extra():
+    table = (ROOT / "docs/quickstart.md").read_text(encoding="utf-8").split("## Extras")[1]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {*EXTRAS, "all"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
