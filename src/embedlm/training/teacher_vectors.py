@@ -17,8 +17,11 @@ from embedlm.jobs.atomic import write_file
 
 __all__ = ["TeacherVectors", "identity_of"]
 
-_EDGE = 1 << 20
-"""Bytes at each end of a file that tell one teacher from another."""
+_WHOLE = 1 << 26
+"""Bytes up to which a file is read whole to tell one teacher from another."""
+_PIECES, _PIECE = 4096, 1 << 12
+"""Of a larger file, so many pieces of so many bytes are read, spread over it: of the weights of a
+model tuned in one layer, the ends are those of the model before."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -34,14 +37,17 @@ def identity_of(name: str, recipe: Any = None) -> str:
     folder = Path(name)
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     for path in files:
-        if path.suffix not in (".safetensors", ".bin", ".json", ".gguf"):
+        if path.suffix not in (".safetensors", ".bin", ".json", ".gguf", ".model", ".txt"):
             continue
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)} {size}".encode())
         with path.open("rb") as file:
-            digest.update(file.read(_EDGE))
-            file.seek(max(size - _EDGE, 0))
-            digest.update(file.read(_EDGE))
+            if size <= _WHOLE:
+                digest.update(file.read())
+                continue
+            for piece in range(_PIECES):
+                file.seek(piece * (size - _PIECE) // (_PIECES - 1))
+                digest.update(file.read(_PIECE))
     if not files:
         digest.update(name.encode())
     return digest.hexdigest()[:16]
