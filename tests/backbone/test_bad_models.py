@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import embedlm
-from embedlm.backbone.config import is_local
+from embedlm.backbone.config import is_local, unloadable
 from embedlm.errors import ModelError, RecipeError, UnsupportedError
 from tests.command import ROOT
 
@@ -57,6 +57,15 @@ def test_a_corrupt_json_file(refused, copy, file, damage):
         }[damage]
     )
     refused(ModelError, re.escape(str(copy)), str(copy))
+
+
+@pytest.mark.parametrize("source", ["./local", "owner/name"])
+def test_a_missing_package_is_no_damage(source):
+    told = str(unloadable(source, "weights", ImportError("compressed-tensors>=0.15 is required")))
+    assert "package that is not installed" in told
+    assert "compressed-tensors>=0.15 is required" in told
+    assert "corrupt" not in told
+    assert "network" not in told
 
 
 @pytest.mark.parametrize("damage", ["half", "head", "empty", "garbage", "page", "pointer"])

@@ -147,6 +147,9 @@ def test_ollamas_models_are_read_by_name(tmp_path, monkeypatch):
         manifest.write_text(content)
         with pytest.raises(ModelError, match=r"cannot be read.*ollama pull tiny"):
             embedlm.load("ollama:tiny", "plain-mean")
+    manifest.write_text(json.dumps({"layers": [layer, layer]}))
+    with pytest.raises(ModelError, match="is in 2 parts"):
+        embedlm.load("ollama:tiny", "plain-mean")
 
 
 def test_a_truncated_file_says_so_wherever_it_ends(tmp_path):

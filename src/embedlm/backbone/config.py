@@ -147,6 +147,10 @@ def unloadable(source: str, what: str, error: BaseException) -> ModelError:
             "was run. Get the model as safetensors, or convert it where you trust it"
         )
     reason = shorten(reason, 300, placeholder=" ...")
+    if isinstance(error, ImportError):
+        return ModelError(
+            f"a package that is not installed is needed to load the {what} of {source!r}: {reason}"
+        )
     if is_local(source):
         return ModelError(f"the {what} in {source!r} cannot be loaded (corrupt?): {reason}")
     return ModelError(

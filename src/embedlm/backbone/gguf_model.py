@@ -271,11 +271,16 @@ def _ollama_file(name: str) -> Path:
             f"Ollama's model {name!r} has an adapter in GGUF, which EmbedLM does not read"
         )
     digests = [layers[i].get("digest") for i, kind in enumerate(kinds) if kind == _MODEL_LAYER]
-    digest = str(digests[0]) if len(digests) == 1 else ""
+    if len(digests) > 1:
+        raise ModelError(
+            f"Ollama's model {name!r} is in {len(digests)} parts, which EmbedLM does not join; take "
+            "the model as safetensors, or join its files: llama-gguf-split --merge FIRST_PART WHOLE"
+        )
+    digest = str(digests[0]) if digests else ""
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise ModelError(
-            f"the manifest {manifest} cannot be read: it names {len(digests)} model files, where "
-            f"one with a SHA-256 digest is needed; {again}"
+            f"the manifest {manifest} cannot be read: it names no model file by its "
+            f"SHA-256 digest; {again}"
         )
     blob = models / "blobs" / digest.replace(":", "-")
     if not blob.is_file():
