@@ -9,7 +9,7 @@ from typing import Any
 from embedlm.errors import InputError, closest
 from embedlm.schema.arguments import check_arguments, check_names, short
 
-__all__ = ["AUTO", "PRECISIONS", "UNSET", "Options", "in_role", "texts_of"]
+__all__ = ["AUTO", "PRECISIONS", "UNSET", "Options", "check_options", "in_role", "texts_of"]
 
 AUTO = "auto"
 """The adapter that the recipe gives the role."""
@@ -147,6 +147,20 @@ def _refuse_elsewhere(spellings: Mapping[str, Any], device: Any) -> None:
             "convert_to_numpy is False, which gives a list of tensors in sentence-transformers; "
             "here give convert_to_tensor=True for one tensor"
         )
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of a call before it is made.
+
+    Args:
+        options: in our names or in sentence-transformers'.
+
+    Raises:
+        InputError: as `Options.of`.
+    """
+    ours = {name: value for name, value in options.items() if name in _OURS}
+    spellings = {name: value for name, value in options.items() if name not in _OURS}
+    Options.of(spellings, **ours)
 
 
 def in_role(role: str, options: Mapping[str, Any]) -> dict[str, Any]:

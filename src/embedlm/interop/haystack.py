@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import InputError, require
-from embedlm.interop.models import embedder_of
+from embedlm.interop.models import (
+    dense_options,
+    document_vectors,
+    embedder_of,
+    query_vector,
+    written_model,
+    written_recipe,
+)
 
 if TYPE_CHECKING:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -31,7 +38,7 @@ class _Settings:
     def __init__(self, model: Any, recipe: Any, encode_options: dict[str, Any] | None) -> None:
         self.model = model
         self.recipe = recipe
-        self.encode_options = dict(encode_options or {})
+        self.encode_options = dense_options(encode_options)
         self._embedder: Embedder | None = None
 
     def warm_up(self) -> None:
@@ -50,18 +57,17 @@ class _Settings:
         """Return what a saved pipeline holds of the component.
 
         Raises:
-            InputError: a model or recipe that was given as an object, which YAML cannot hold.
+            InputError: a model that was given as an object, which YAML cannot hold.
         """
-        for name in ("model", "recipe"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise InputError(
-                    f"{name} is a {type(value).__name__}, which a saved pipeline cannot hold; give "
-                    "a name or path"
-                )
+        model = written_model(self.model)
+        if not (model is None or isinstance(model, str)):
+            raise InputError(
+                f"model is a {type(self.model).__name__}, which a saved pipeline cannot hold; give "
+                "a name or path"
+            )
         return {
-            "model": self.model,
-            "recipe": self.recipe,
+            "model": model,
+            "recipe": written_recipe(self.recipe),
             "encode_options": self.encode_options,
         }
 
@@ -90,8 +96,7 @@ class EmbedLMTextEmbedder(_Settings):
                 f"text is {type(text).__name__}; give a string, or documents to an "
                 "EmbedLMDocumentEmbedder"
             )
-        vector = self.embedder.encode_query(text, heads="dense", **self.encode_options)
-        return {"embedding": vector.tolist()}
+        return {"embedding": query_vector(self.embedder, text, self.encode_options)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the component as Haystack saves it."""
@@ -125,6 +130,11 @@ class EmbedLMDocumentEmbedder(_Settings):
             embedding_separator: stands between these fields and the content.
         """
         _Settings.__init__(self, model, recipe, encode_options)
+        if isinstance(meta_fields_to_embed, str):
+            raise InputError(
+                f"meta_fields_to_embed is one string, {meta_fields_to_embed!r}; give a list of "
+                "names"
+            )
         self.meta_fields_to_embed = list(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
 
@@ -134,9 +144,9 @@ class EmbedLMDocumentEmbedder(_Settings):
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             raise InputError("documents are no list of Documents; give a text to a text embedder")
         texts = [self._text(document) for document in documents]
-        vectors = self.embedder.encode_document(texts, heads="dense", **self.encode_options)
+        vectors = document_vectors(self.embedder, texts, self.encode_options)
         pairs = zip(documents, vectors, strict=True)
-        return {"documents": [replace(document, embedding=v.tolist()) for document, v in pairs]}
+        return {"documents": [replace(document, embedding=vector) for document, vector in pairs]}
 
     def _text(self, document: Document) -> str:
         fields = [document.meta.get(name) for name in self.meta_fields_to_embed]

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import require
-from embedlm.interop.models import embedder_of
+from embedlm.interop.models import (
+    dense_options,
+    document_vectors,
+    embedder_of,
+    query_vector,
+)
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -26,15 +31,13 @@ class EmbedLMEmbeddings(Embeddings):
             recipe: as in `embedlm.load`; with an Embedder, the recipe that it changes to.
             **options: those of `encode`, for every call: dim, normalize, max_length, ...
         """
+        self.options = dense_options(options)
         self.embedder = embedder_of(model, recipe)
-        self.options = options
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return a vector for each document."""
-        vectors = self.embedder.encode_document(list(texts), heads="dense", **self.options)
-        return vectors.tolist()  # type: ignore[no-any-return]
+        return document_vectors(self.embedder, texts, self.options)
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a query."""
-        vector = self.embedder.encode_query(text, heads="dense", **self.options)
-        return vector.tolist()  # type: ignore[no-any-return]
+        return query_vector(self.embedder, text, self.options)

@@ -6,25 +6,39 @@ from asyncio import to_thread
 from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import require
-from embedlm.interop.models import embedder_of
+from embedlm.interop.models import (
+    dense_options,
+    document_vectors,
+    embedder_of,
+    query_vector,
+    written_model,
+    written_recipe,
+)
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from pydantic import PrivateAttr
+    from pydantic import Field, PrivateAttr, field_serializer
 
     from embedlm.embedder import Embedder
 else:
     BaseEmbedding = require("llama_index.core.base.embeddings.base", "llamaindex").BaseEmbedding
-    PrivateAttr = require("llama_index.core.bridge.pydantic", "llamaindex").PrivateAttr
+    _pydantic = require("llama_index.core.bridge.pydantic", "llamaindex")
+    Field, PrivateAttr = _pydantic.Field, _pydantic.PrivateAttr
+    field_serializer = _pydantic.field_serializer
 
 __all__ = ["EmbedLMEmbedding"]
 
 
 class EmbedLMEmbedding(BaseEmbedding):
-    """Embeds LlamaIndex's nodes and queries, each by the recipe's template for them."""
+    """Embeds LlamaIndex's nodes and queries, each by the recipe's template for them.
 
+    Its fields tell its vectors from those of others, in the keys of LlamaIndex's caches too.
+    """
+
+    model: Any = Field(None, description="An Embedder, or what embedlm.load takes.")
+    recipe: Any = Field(None, description="As in embedlm.load.")
+    encode_options: dict[str, Any] = Field(default_factory=dict, description="Those of encode.")
     _embedder: Any = PrivateAttr()
-    _options: dict[str, Any] = PrivateAttr()
 
     def __init__(
         self,
@@ -42,9 +56,11 @@ class EmbedLMEmbedding(BaseEmbedding):
             encode_options: those of `encode`, for every call: dim, normalize, max_length, ...
             **fields: those of BaseEmbedding: embed_batch_size, callback_manager, ...
         """
+        options = dense_options(encode_options)
         embedder = embedder_of(model, recipe)
-        super().__init__(**{"model_name": embedder.name, **fields})
-        self._embedder, self._options = embedder, dict(encode_options or {})
+        given = {"model": model, "recipe": recipe, "encode_options": options}
+        super().__init__(**{"model_name": embedder.name, **fields, **given})
+        self._embedder = embedder
 
     @classmethod
     def class_name(cls) -> str:
@@ -56,16 +72,38 @@ class EmbedLMEmbedding(BaseEmbedding):
         """The Embedder that encodes."""
         return self._embedder  # type: ignore[no-any-return]
 
+    @field_serializer("model")
+    def _written_model(self, model: Any) -> Any:
+        return written_model(model)
+
+    @field_serializer("recipe")
+    def _written_recipe(self, recipe: Any) -> Any:
+        return written_recipe(recipe)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: the Embedder too, or it is refused.
+
+        LlamaIndex would leave out what cannot be pickled, and load another model in its place.
+        """
+        light = self.model_copy(update={"model": None})
+        light._embedder = None
+        state: dict[str, Any] = super(EmbedLMEmbedding, light).__getstate__()
+        return state | {"given": self.model, "embedder": self._embedder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        fields = dict(state["__dict__"])
+        recipe = fields.pop("recipe", None)
+        self.__init__(**{**fields, "model": state["embedder"]})  # type: ignore[misc]
+        self.model, self.recipe = state["given"], recipe
+
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        vectors = self.embedder.encode_document(list(texts), heads="dense", **self._options)
-        return vectors.tolist()  # type: ignore[no-any-return]
+        return document_vectors(self.embedder, texts, self.encode_options)
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        vector = self.embedder.encode_query(query, heads="dense", **self._options)
-        return vector.tolist()  # type: ignore[no-any-return]
+        return query_vector(self.embedder, query, self.encode_options)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await to_thread(self._get_text_embeddings, texts)

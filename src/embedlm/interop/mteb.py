@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from embedlm.encode.identity import revision
 from embedlm.errors import require
-from embedlm.interop.models import embedder_of
+from embedlm.interop.models import dense_options, embedder_of
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
@@ -50,8 +50,8 @@ class EmbedLMEncoder(AbsEncoder):
                 and "document"; the first of these that there is.
             **options: those of `encode`, for every call: dim, normalize, max_length, ...
         """
+        self.options = dense_options(options)
         self.model = embedder_of(model, recipe)
-        self.options = options
         self.prompts_dict = dict(instructions) if instructions else None
         self.mteb_model_meta = _metadata(self.model, self.prompts_dict, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,6 +91,17 @@ class EmbedderTransformer(TransformerMixin, BaseEstimator):
             self._embedder = embedder_of(self.model, self.recipe)
             self._loaded_from = key
         return self._embedder
+
+    def __sklearn_clone__(self) -> EmbedderTransformer:
+        """Return a transformer of the same parameters, which shares the model.
+
+        scikit-learn would copy the weights for each fit of a search, and no fit changes them.
+        """
+        bare = copy(self)
+        bare.model = None
+        clone: EmbedderTransformer = super(EmbedderTransformer, bare).__sklearn_clone__()
+        clone.model = self.model
+        return clone
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
