@@ -123,6 +123,47 @@ def test_every_filter_passes_the_same_documents_in_every_store(filled, kind, tex
     same(found, filled["exact"].search("dense", query, COUNT, where=where)[0])
 
 
+WIDE = [
+    2**53,
+    2**53 + 1,
+    2.0**53,
+    2**64 - 1,
+    2**64,
+    -(2**63),
+    1e20,
+    10**20 + 1,
+    10**400,
+    [1, 2**63],
+]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    stores = {}
+    for kind in ("exact", "edge", "server"):
+        stores[kind] = make(kind, tmp_path_factory.mktemp(kind))
+        held = [{"user": one} for one in WIDE]
+        stores[kind].add(IDS[: len(WIDE)], {"dense": sample(0, len(WIDE))["dense"]}, held)
+    return stores
+
+
+@pytest.mark.parametrize("kind", ["exact", "edge", "server"])
+@pytest.mark.parametrize("wanted", [one for one in WIDE if not isinstance(one, list)])
+def test_whole_numbers_of_64_bits_and_more_are_told_apart(wide, kind, wanted):
+    query = sample(2, 1)["dense"]
+    equal = {IDS[i] for i, one in enumerate(WIDE) if one == wanted}
+    for type_, passing in (("eq", equal), ("ne", {*IDS[: len(WIDE)]} - equal)):
+        where = check_filter({"type": type_, "key": "user", "value": wanted})
+        found = wide[kind].search("dense", query, COUNT, where=where)[0]
+        assert {match.id for match in found} == passing
+    where = check_filter({"type": "gte", "key": "user", "value": wanted})
+    found, exact = (
+        wide[one].search("dense", query, COUNT, where=where)[0] for one in (kind, "exact")
+    )
+    assert equal <= {match.id for match in found}
+    same(found, exact)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

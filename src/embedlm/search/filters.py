@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ __all__ = [
 Filter = Mapping[str, Any]
 """A checked filter, see above."""
 
+_WHOLE = 2**53
+"""From it on float64 does not tell all whole numbers apart, such as two ids of 64 bits."""
 _ORDER = {
     "gt": lambda a, b: a > b,
     "gte": lambda a, b: a >= b,
@@ -51,9 +54,9 @@ _FLAG = "\u2400"
 def check_filter(value: Any, _depth: int = 0) -> Filter:
     """Return a filter if it is one.
 
-    Numbers are compared as numbers, whole or not; text and true or false only for equality. A field
-    that holds a list fits where one of its values does. A document without the field fits `ne` and
-    `nin` alone.
+    Numbers are compared as numbers, whole or not (which is greater: as float64 tells); text and
+    true or false only for equality. A field that holds a list fits where one of its values does. A
+    document without the field fits `ne` and `nin` alone.
 
     Raises:
         InputError: with what is wrong and what is allowed.
@@ -93,7 +96,7 @@ def _checked_comparison(kind: str, value: Filter) -> Filter:
         raise InputError(f"the value of {kind!r} is {short(wanted)}; give a list of values")
     for one in wanted if many else [wanted]:
         number = isinstance(one, int | float) and not isinstance(one, bool)
-        if number and not math.isfinite(one):
+        if number and isinstance(one, float) and not math.isfinite(one):
             raise InputError(f"a filter's value is {short(one)}; give a finite number")
         if kind in _ORDER and not number:
             raise InputError(f"{kind!r} compares numbers, and its value is {short(one)}; give one")
@@ -162,7 +165,7 @@ def fits(where: Filter, metadata: Mapping[str, Any]) -> bool:
     values = held if isinstance(held, list) else [held]
     wanted = where["value"]
     if kind in _ORDER:
-        return any(_is_number(one) and _ORDER[kind](one, wanted) for one in values)
+        return any(_is_number(one) and _ORDER[kind](_near(one), _near(wanted)) for one in values)
     one_of = wanted if kind in ("in", "nin") else [wanted]
     equal = any(_equal(one, other) for one in values for other in one_of)
     return equal is (kind in ("eq", "in"))
@@ -174,7 +177,7 @@ def _is_number(value: Any) -> bool:
 
 def _equal(a: Any, b: Any) -> bool:
     if _is_number(a) and _is_number(b):
-        return float(a) == float(b)
+        return bool(a == b)
     return type(a) is type(b) and bool(a == b)
 
 
@@ -183,11 +186,26 @@ def field_name(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", lambda sign: f"_{ord(sign[0]):x}_", key)
 
 
+def _near(value: float) -> float:
+    """Return the nearest float64."""
+    return max(-sys.float_info.max, min(value, sys.float_info.max)) * 1.0
+
+
 def kept_value(value: Any) -> Any:
-    """Return a field's value as stores keep it: Edge takes true for the number 1."""
+    """Return a field's value as stores keep it: Edge takes true for the number 1.
+
+    A number that float64 may take for another one is kept twice, to be compared and to be equal.
+    """
     if isinstance(value, list):
-        return [kept_value(one) for one in value]
-    return f"{_FLAG}{str(value).lower()}" if isinstance(value, bool) else value
+        kept = [kept_value(one) for one in value]
+        return [part for one in kept for part in (one if isinstance(one, list) else [one])]
+    if isinstance(value, bool):
+        return f"{_FLAG}{str(value).lower()}"
+    return [_near(value), _sign(value)] if _is_number(value) and abs(value) >= _WHOLE else value
+
+
+def _sign(value: float) -> str:
+    return f"{_FLAG}{int(value)}"
 
 
 def qdrant_filter(where: Filter, api: Any) -> Any:
@@ -204,7 +222,7 @@ def qdrant_filter(where: Filter, api: Any) -> Any:
     name = f"meta.{field_name(where['key'])}"
     wanted = where["value"]
     if kind in _ORDER:
-        return api.Filter(must=[_range(api, name, **{kind: float(wanted)})])
+        return api.Filter(must=[_range(api, name, **{kind: _near(wanted)})])
     one_of = wanted if kind in ("in", "nin") else [wanted]
     equal = [_equals(api, name, one) for one in one_of]
     return api.Filter(should=equal) if kind in ("eq", "in") else api.Filter(must_not=equal)
@@ -216,6 +234,8 @@ def _range(api: Any, name: str, **bounds: float) -> Any:
 
 
 def _equals(api: Any, name: str, value: Any) -> Any:
+    if _is_number(value) and abs(value) >= _WHOLE:
+        return api.FieldCondition(key=name, match=api.MatchValue(value=_sign(value)))
     if _is_number(value):  # whole or not: a payload may hold 3.0 where 3 is asked for
         return _range(api, name, gte=float(value), lte=float(value))
     return api.FieldCondition(key=name, match=api.MatchValue(value=kept_value(value)))
