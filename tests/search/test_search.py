@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import embedlm
+from embedlm.adaptation.chunks import cut, read_corpus
 from embedlm.errors import InputError, RecordError
 from embedlm.search import MODES, Passage, SearchIndex, read_documents, read_passages
 from embedlm.search.chunks import Chunking
@@ -119,6 +120,55 @@ def test_comments_of_markdown_are_no_text_but_those_in_code_are(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("A.\n\n<!-- one\n\n# two\n-->\n\nB.", ["A.", "B."]),
+        ("A.\n<!-- one\ntwo -->  \nB.", ["A. B."]),
+        ("<!--\none --> A.\n\n# B\n\nC.", ["A.", "B\nC."]),
+        ("<!-- never\n\n# B\n\nclosed.", ["<!-- never", "B\nclosed."]),
+        ("```\n<!-- one\n```\n\n# B\n\nC --> D.", ["``` <!-- one ```", "B\nC --> D."]),
+    ],
+)
+def test_comments_of_several_lines_are_no_text(tmp_path, text, seen):
+    (tmp_path / "a.md").write_text(text)
+    assert [p.text for p in read_passages(tmp_path)] == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "title"),
+    [
+        ("a.md", "# C# and F#\n\nText.", "C# and F#"),
+        ("a.md", "# C# ##  \n\nText.", "C#"),
+        ("a.md", "C#\n==\n\nText.", "C#"),
+        ("a.md", "## #1 of all\n\nText.", "#1 of all"),
+        ("a.html", "<h2>C#</h2>Text.", "C#"),
+        ("a.html", "<h2>#1 of all</h2>Text.", "#1 of all"),
+    ],
+)
+def test_number_signs_that_are_words_of_a_heading_stay(tmp_path, model, name, text, title):
+    (tmp_path / name).write_text(text.replace("Text.", "Text of ten letters."))
+    text = "Text of ten letters."
+    assert [p.text for p in read_passages(tmp_path)] == [f"{title}\n{text}"]
+    (chunk,) = cut(read_corpus(tmp_path).documents, model.tokenizer, 64)
+    assert (chunk.title, chunk.text) == (title, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("- a\n---\nB.", ["- a", "B."]),
+        ("2. a\nb\n---\n\nB.", ["2. a b", "B."]),
+        ("> a\n---\nB.", ["> a", "B."]),
+        ("| a |\n---\n| b |", ["| a | --- | b |"]),
+        ("-a\n---\nB.", ["-a\nB."]),
+    ],
+)
+def test_a_rule_below_an_item_makes_no_heading_of_it(tmp_path, text, seen):
+    (tmp_path / "a.md").write_text(text)
+    assert [p.text for p in read_passages(tmp_path)] == seen
+
+
+@pytest.mark.parametrize(
     "code",
     [
         "````\n```\n# in\n```\n````",
@@ -159,6 +209,32 @@ def test_whole_documents_are_cut_at_their_headings_and_at_nothing_else(tmp_path,
     lines = text.replace("\n", "\r\n")  # a record's own text, line by line
     found = [lines[a:b] for a, b in chunking.spans(lines, model.tokenizer)]
     assert [one[:5] for one in found] == ["Tyres", "## Ri"]
+
+
+@pytest.mark.parametrize("code", ["~~~\n# in\n~~~", "    # in", "\t# in", "```\n# in\n```"])
+def test_code_in_a_whole_document_hides_no_heading_and_is_none(tmp_path, model, code):
+    (tmp_path / "a.md").write_text(f"# Tyres\n\n{code}\n\n## Rims\n\nOf steel.\n")
+    (whole,) = read_documents(tmp_path, whole=True)
+    spans = Chunking("headings", 400).spans(whole.text, model.tokenizer)
+    assert [whole.text[a:b].split("\n")[0] for a, b in spans] == ["# Tyres", "## Rims"]
+
+
+def test_a_page_of_html_is_cut_at_its_headings(tmp_path, model):
+    page = "<title>Bicycles</title><p>To ride a bicycle.<h1>Tyres</h1><p>To fill them all."
+    (tmp_path / "a.html").write_text(f"{page}<pre># code</pre><h6>R</h6>By one hand.")
+    (whole,) = read_documents(tmp_path, whole=True)
+    spans = Chunking("headings", 400).spans(whole.text, model.tokenizer)
+    assert [whole.text[a:b] for a, b in spans] == [
+        "# Bicycles\n\nTo ride a bicycle.",
+        "## Tyres\n\nTo fill them all.\n\n    # code",
+        "###### R\n\nBy one hand.",
+    ]
+    chunks = cut(read_corpus(tmp_path).documents, model.tokenizer, 64)
+    assert [(one.title, one.heading) for one in chunks] == [
+        ("Bicycles", ""),
+        ("Bicycles", "Tyres"),
+        ("Bicycles", "R"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.md", "a.html"])

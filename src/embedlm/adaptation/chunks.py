@@ -20,7 +20,7 @@ from embedlm.search.passages import files_of
 
 __all__ = ["Chunk", "Corpus", "cut", "documents_digest", "read_corpus"]
 
-_HEADING = re.compile(r"#{1,6} +(?P<words>\S.*?) *#*\s*(?:\n|$)")
+_HEADING = re.compile(r"#{1,6} +(?P<words>\S.*?)(?: +#+)?\s*(?:\n|$)")
 _LONGEST_TITLE = 120
 """Characters; a longer first paragraph of a page of HTML is no title."""
 _FEWEST = 10

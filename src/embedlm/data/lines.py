@@ -19,6 +19,10 @@ _UNDERLINE = re.compile(r" {0,3}(=+|-+)\s*")
 """Makes the paragraph right above it a heading."""
 _COMMENT = re.compile(r" {0,3}<!--(?:(?!-->).)*-->\s*")
 """A line that readers of Markdown do not see."""
+_OPENED = re.compile(r" {0,3}<!--(?!.*-->)")
+"""Begins a comment that goes on in the next lines."""
+_MARKED = re.compile(r"([-*+]|\d{1,9}[.)])\s|>")
+"""Begins an item or a quotation, which a line below ends and does not make a heading."""
 _RULE = re.compile(r" {0,3}\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?")
 """Stands below the first row of a table."""
 _FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
@@ -60,9 +64,10 @@ def paragraphs(
             apart; each is a row of its own, with its level and its number signs. A line of code,
             fenced or four spaces in, is none, and neither are the fields between two `---` that a
             file begins with. A blank line within fenced code ends no paragraph, and a table ends
-            the one right above it. A line that is a comment (`<!-- words -->`) outside code is left
-            out.
+            the one right above it. A comment (`<!-- words -->`) that begins a line outside code is
+            left out.
     """
+    lines = _seen(lines) if headings else lines
     parts: list[str] = []
     first = 0
     fence = ""
@@ -71,10 +76,10 @@ def paragraphs(
         before = fence
         fence = _fence(text, fence) if headings else ""
         marked = str(row.value) if headings and not fence else ""
-        if _COMMENT.fullmatch(marked):
-            continue
         line = _UNDERLINE.fullmatch(marked) if parts and parts[0] != "---" else None
-        if line is not None:
+        if line is not None and _MARKED.match(parts[0]):
+            text = ""
+        elif line is not None and not parts[0].startswith("|"):
             level = 1 if line[1][0] == "=" else 2
             yield FileRow(first, f"{'#' * level} {' '.join(parts)}", heading=level)
             parts = []
@@ -100,6 +105,28 @@ def paragraphs(
         yield FileRow(first, " ".join(parts))
 
 
+def _seen(lines: Iterable[FileRow]) -> Iterator[FileRow]:
+    """Yield the lines of Markdown but for comments; one that is never closed is none."""
+    fence = ""
+    held: list[FileRow] = []
+    for row in lines:
+        text = str(row.value)
+        if held and row.error is None:
+            _, end, rest = text.partition("-->")
+            held = [] if end else [*held, row]
+            if rest.strip():
+                yield FileRow(row.line, rest.strip())
+            continue
+        yield from held
+        held = []
+        fence = _fence(text.strip(), fence)
+        if not fence and row.error is None and _OPENED.match(text):
+            held = [row]
+        elif fence or not _COMMENT.fullmatch(text):
+            yield row
+    yield from held
+
+
 def _is_below_prose(parts: list[str], line: str) -> bool:
     """Tell whether a line is a table's rule, and the table's first row stands right below prose."""
     rows = [part.startswith("|") for part in parts]
@@ -122,7 +149,8 @@ def _fence(text: str, fence: str) -> str:
         return fence
     if fence:
         return "" if mark[1].startswith(fence) and not mark[2].strip() else fence
-    return "" if mark[1][0] in mark[2] and mark[1][0] == "`" else mark[1]
+    one_line = mark[2].rstrip().endswith(mark[1]) or (mark[1][0] == "`" and "`" in mark[2])
+    return "" if one_line else mark[1]
 
 
 def read_jsonl(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:

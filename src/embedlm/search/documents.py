@@ -14,7 +14,7 @@ from typing import Any
 from embedlm.data import Source, existing
 from embedlm.data.forms import FORMS, check_used, file_form
 from embedlm.errors import InputError, RecordError
-from embedlm.search.passages import Fits, files_of, prose
+from embedlm.search.passages import Fits, files_of, prose, whole_text
 
 __all__ = ["Document", "document_key", "read_documents"]
 
@@ -115,7 +115,7 @@ def _prose(
             id_ = f"{name}:{passage.line}{more}"
             yield Document(id_, passage.text, name, passage.line, {"file": name})
         return
-    text = "\n\n".join(passage.text for passage in prose(file, longest=1 << 40, headings=False))
+    text = whole_text(file)
     if text.strip():
         yield Document(name, text, name, 1, {"file": name})
 

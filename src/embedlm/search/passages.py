@@ -18,7 +18,7 @@ from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs.names import check_name
 
-__all__ = ["Passage", "files_of", "prose", "read_passages"]
+__all__ = ["Passage", "files_of", "prose", "read_passages", "whole_text"]
 
 SPLITS = ("paragraph", "line")
 LONGEST = 1200
@@ -38,6 +38,8 @@ empty cell of a table has mostly more."""
 _TABLE = re.compile(r"\|.*?\| \|(?:\s*:?-+:?\s*\|)+ (?=\|)")
 """The first row of a table, and the rule below it."""
 _BLANKS = re.compile(r"\s*")
+_SIGNED = re.compile(r"#{1,6}\s+(\S.*?)(?:\s+#+)?\s*", re.DOTALL)
+"""A heading as Markdown writes it: after number signs, and maybe before some."""
 Fits = Callable[[str], bool]
 """Whether a model reads all of a text."""
 
@@ -157,9 +159,37 @@ def prose(
             it would take more than half of what fits. Without it each heading is a passage.
         fits: whether a passage, with its headings, may stand whole; None: any of that length may.
     """
+    rows = _rows(file, split, longest)
+    for above, row in _under_headings(rows, headings, fits):
+        lead = f"{above}\n" if above else ""
+        for piece in _cut(str(row.value).strip(), _Whole(lead, longest, fits)):
+            yield Passage(file, row.line, lead + piece)
+
+
+def whole_text(file: str) -> str:
+    """Return all text of a document, a blank line between its paragraphs.
+
+    Headings have their number signs, those of HTML too; another paragraph that begins with such
+    signs, as code does, is indented.
+    """
+    form = file_form(Path(file))[0]
+    parts = []
+    for row in _rows(file, "paragraph", None):
+        text = str(row.value).strip()
+        signed = _SIGNED.fullmatch(text) is not None
+        if row.heading and not signed:
+            text = f"{'#' * min(row.heading, 6)} {text}"
+        elif signed and not row.heading and form in ("md", "html"):
+            text = f"    {text}"
+        parts.append(text)
+    return "\n\n".join(parts)
+
+
+def _rows(file: str, split: str, longest: int | None) -> Iterator[FileRow]:
+    """Yield the paragraphs, headings or lines of a document."""
     form, compression = file_form(Path(file))
     if form is not None and FORMS[form].paragraphs:
-        rows = Source(file).rows()
+        rows: Iterable[FileRow] = Source(file).rows()
     else:
         source = Source(file, form=f"txt{compression}")
         marked = form == "md" and ".rst" not in Path(file).suffixes
@@ -168,12 +198,10 @@ def prose(
             if split == "line"
             else paragraphs(source.rows(), longest, headings=marked)
         )
-    for above, row in _under_headings(rows, headings, fits):
+    for row in rows:
         if row.error is not None:
             raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
-        lead = f"{above}\n" if above else ""
-        for piece in _cut(str(row.value).strip(), _Whole(lead, longest, fits)):
-            yield Passage(file, row.line, lead + piece)
+        yield row
 
 
 def _under_headings(
@@ -210,7 +238,8 @@ def _above(stack: Iterable[FileRow]) -> str:
 
 
 def _words(heading: FileRow) -> str:
-    return str(heading.value).lstrip("#").strip(" #\t")
+    signed = _SIGNED.fullmatch(str(heading.value))
+    return signed[1] if signed else str(heading.value).strip()
 
 
 def _lines(source: Source) -> Iterator[FileRow]:
