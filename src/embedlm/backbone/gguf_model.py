@@ -273,8 +273,8 @@ def _ollama_file(name: str) -> Path:
     digests = [layers[i].get("digest") for i, kind in enumerate(kinds) if kind == _MODEL_LAYER]
     if len(digests) > 1:
         raise ModelError(
-            f"Ollama's model {name!r} is in {len(digests)} parts, which EmbedLM does not join; take "
-            "the model as safetensors, or join its files: llama-gguf-split --merge FIRST_PART WHOLE"
+            f"Ollama's model {name!r} is in {len(digests)} parts, which EmbedLM does not join; "
+            "take it as safetensors, or join its files: llama-gguf-split --merge FIRST_PART WHOLE"
         )
     digest = str(digests[0]) if digests else ""
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
