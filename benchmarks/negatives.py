@@ -113,7 +113,10 @@ def main() -> None:
     for name, negatives in (("in-batch", 0), ("mined", NEGATIVES)):
         embedlm.train(plan_of(mined, negatives, chosen), out / name)
         models[name] = str(out / name / "model")
-    options = {"cache": out / "results", "encode": {"max_length": TOKENS[chosen.whole][1]}}
+    options: dict[str, Any] = {
+        "cache": out / "results",
+        "encode": {"max_length": TOKENS[chosen.whole][1]},
+    }
     results = {
         name: embedlm.evaluate(model, suite=suite, data=chosen.data, **options)
         for name, model in models.items()

@@ -17,6 +17,7 @@ from embedlm.jobs.names import real_path
 from embedlm.persistence import check_width, derive_recipe, layout_folder, recognise
 from embedlm.persistence.hub import check_model_kwargs, downloaded
 from embedlm.persistence.published import recipe_of_checkpoint
+from embedlm.prompt.render import Request
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.readout import Parts, Readout
 from embedlm.readout.heads import make_heads
@@ -117,8 +118,8 @@ def _told_of_open_end(embedder: Embedder, source: str) -> Embedder:
     """Warn of a GGUF file of an embedding model that lost the token whose state is its vector."""
     if not pools_last(source) or embedder.recipe.pooling.kind != "last":
         return embedder
-    (marks,) = embedder.render(["a"]).segments
-    if marks[-1] == SEGMENT_ID["text"]:
+    rendered = embedder.renderer.render(["a"], Request(None))
+    if any(batch.segments[0][-1] == SEGMENT_ID["text"] for batch in rendered):
         log.warning(
             "%s reads the state of a text's last token, and adds no token after the text "
             "(tokenizer.ggml.add_eos_token), as embedding models of this kind do that are known; "

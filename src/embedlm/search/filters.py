@@ -162,7 +162,7 @@ def fits(where: Filter, metadata: Mapping[str, Any]) -> bool:
         passed = (fits(one, metadata) for one in where["filters"])
         return all(passed) if kind == "and" else any(passed)
     held = metadata.get(where["key"])
-    values = held if isinstance(held, list) else [held]
+    values: list[Any] = held if isinstance(held, list) else [held]
     wanted = where["value"]
     if kind in _ORDER:
         return any(_is_number(one) and _ORDER[kind](_near(one), _near(wanted)) for one in values)
