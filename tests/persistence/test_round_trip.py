@@ -44,6 +44,18 @@ def test_dense(model_folder, tmp_path, name):
         np.testing.assert_allclose(back.encode(TEXTS, role=role), ours, atol=1e-6)
 
 
+def test_a_tokenizer_without_padding_gets_some(model_folder, tmp_path):
+    """As those of Llama and Mistral; other libraries refuse a batch of them."""
+    model = embedlm.load(model_folder("llama"), "plain-mean", device="cpu", dtype="float32")
+    model.tokenizer.pad_token = None
+    expected = model.encode(TEXTS)
+    model.save_pretrained(tmp_path / "ours")
+    assert model.tokenizer.pad_token is None
+    for peer in (SentenceTransformer(str(tmp_path / "ours"), device="cpu"), embedlm):
+        opened = embedlm.load(tmp_path / "ours", dtype="float32") if peer is embedlm else peer
+        np.testing.assert_allclose(opened.encode(TEXTS), expected, atol=1e-5)
+
+
 def test_splade(model_folder, tmp_path):
     model = embedlm.load(model_folder("bert"), recipe="splade", device="cpu")
     model.save_pretrained(tmp_path / "ours")

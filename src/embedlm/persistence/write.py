@@ -108,13 +108,21 @@ def _saved_recipe(embedder: Embedder) -> Recipe:
 
 
 def _tokenizer(embedder: Embedder, eos: bool) -> Any:
-    """Return the tokenizer, which cuts and closes texts as the recipe does where it can say so."""
+    """Return the tokenizer, which cuts and closes texts as the recipe does where it can say so.
+
+    One without a padding token pads with its EOS: other libraries refuse batches otherwise, and
+    look away from padding whatever it is.
+    """
     side = embedder.recipe.prompt.truncation_side
     closes = eos and embedder.tokenizer.eos_token_id is not None
-    if not closes and embedder.tokenizer.truncation_side == side:
+    eos_token = embedder.tokenizer.eos_token
+    pads = embedder.tokenizer.pad_token is not None or eos_token is None
+    if not closes and pads and embedder.tokenizer.truncation_side == side:
         return embedder.tokenizer
     tokenizer = copy.deepcopy(embedder.tokenizer)
     tokenizer.truncation_side = side
+    if not pads:
+        tokenizer.pad_token = eos_token
     if closes:
         add_eos(tokenizer)
     return tokenizer
