@@ -238,6 +238,48 @@ def test_a_generator_that_is_none(spec):
         resolve_generator(spec)
 
 
+class Odd:
+    """A generator of one's own that gives whatever it is told to."""
+
+    def __init__(self, answers, name="odd"):
+        self.answers, self.name = answers, name
+
+    def generate(self, chats, sampling, seeds):
+        return self.answers
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (["a"], "given 1 for 4 chats"),
+        (["a"] * 9, "given more for 4 chats"),
+        (["a", 3, "a", "a"], "given int for chat 2"),
+        ([b"a"] * 4, "given bytes for chat 1"),
+        (["a", "\ud800", "a", "a"], "chat 2 holds a lone surrogate"),
+        (None, "given NoneType"),
+    ],
+)
+def test_what_is_no_answer_is_told_and_never_kept(cache, answers, told):
+    with pytest.raises(GenerationError, match=told):
+        transform_texts(["light"], CONFIG, Odd(answers), cache)
+    kept = cache._connection.execute("SELECT text FROM generations").fetchall()
+    assert {text for (text,) in kept} <= {"a"}
+    assert transform_texts(["light"], CONFIG, Odd(["a"] * (4 - len(kept))), cache) == [["a"] * 4]
+
+
+@pytest.mark.parametrize("name", [None, "", object()])
+def test_a_generator_has_a_name(cache, name):
+    with pytest.raises(GenerationError, match="the generator's name is"):
+        transform_texts(["light"], CONFIG, Odd(["a"] * 4, name), cache)
+
+
+def test_a_text_that_damage_made_a_number_is_written_anew(cache):
+    assert transform_texts(["light"], CONFIG, Odd(["a"] * 4), cache) == [["a"] * 4]
+    with cache._connection as connection:
+        connection.execute("UPDATE generations SET text = x'ff00'")
+    assert transform_texts(["light"], CONFIG, Odd(["b"] * 4), cache) == [["b"] * 4]
+
+
 def test_the_examples_are_complete():
     tasks = _tasks()["transformations"]
     assert len(tasks) == 4

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from embedlm.errors import GenerationError
 from embedlm.generation.cache import Cache, key_of
 from embedlm.generation.generator import Chat, Generator, Sampling, batches
 
@@ -47,7 +49,8 @@ def _generate(
     fresh: dict[str, str] = {}
     saved = time.monotonic()
     try:
-        for key, answer in zip(part, writer.generate(chats, sampling, seeds), strict=True):
+        answers = writer.generate(chats, sampling, seeds)
+        for key, answer in _checked(writer.name, list(part), answers):
             if answer is not None:
                 fresh[key] = known[key] = answer
             if fresh and time.monotonic() - saved > _SAVED_AFTER:
@@ -56,3 +59,37 @@ def _generate(
     finally:
         if fresh:
             store.put(fresh.items())
+
+
+def _checked(name: str, keys: Sequence[str], answers: Any) -> Iterator[tuple[str, str | None]]:
+    """Yield each key with its answer: nothing that is no answer is ever kept.
+
+    Raises:
+        GenerationError: answers that are none, too few or too many.
+    """
+    told = f"the generator {name!r}: generate() yields a string or None for each chat, in order"
+    if not isinstance(answers, Iterable):
+        raise GenerationError(f"{told} (given {type(answers).__name__})")
+    count = 0
+    for count, answer in enumerate(answers, start=1):
+        if count > len(keys):
+            break
+        if answer is not None and not isinstance(answer, str):
+            raise GenerationError(f"{told} (given {type(answer).__name__} for chat {count})")
+        if answer is not None and not _is_unicode(answer):
+            raise GenerationError(
+                f"{told}; that for chat {count} holds a lone surrogate, half a character, which "
+                "can be written nowhere"
+            )
+        yield keys[count - 1], answer
+    if count != len(keys):
+        more = "more" if count > len(keys) else f"{count}"
+        raise GenerationError(f"{told} (given {more} for {len(keys)} chats)")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -110,7 +110,9 @@ class Cache:
                     part = keys[start : start + _MOST_NAMES]
                     marks = ",".join("?" * len(part))
                     query = f"SELECT key, text FROM generations WHERE key IN ({marks})"
-                    texts.update(reader.execute(query, part).fetchall())
+                    found = reader.execute(query, part).fetchall()
+                    # Damage may have made another type of a text; it is then written anew.
+                    texts.update((key, text) for key, text in found if isinstance(text, str))
         except sqlite3.Error as error:
             raise self._failed(error) from error
         return texts

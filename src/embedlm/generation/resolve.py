@@ -27,6 +27,11 @@ def resolve_generator(spec: Any) -> Generator:
         GenerationError: none of these, or an endpoint without a model's name.
     """
     if isinstance(spec, Generator):
+        if not isinstance(spec.name, str) or not spec.name:
+            raise GenerationError(
+                f"the generator's name is {spec.name!r}; give it one of its own, a string, under "
+                "which its answers are cached"
+            )
         return spec
     if isinstance(spec, str) and spec.startswith(("http://", "https://")):
         return _endpoint(spec)
