@@ -26,6 +26,7 @@ async def asked(server, index, model):
         for tool in tools.values():
             assert tool.annotations.read_only_hint is True
             assert tool.output_schema["properties"]
+            assert tool.input_schema["additionalProperties"] is False
         with Index.open(index, model) as opened:
             expected = [(str(hit.id), hit.score) for hit in opened.search(QUERY, 2)]
         found = (await client.call_tool("search", {"query": QUERY, "k": 2})).structured_content
@@ -57,11 +58,18 @@ async def asked(server, index, model):
             ("search", {"query": " "}, "empty"),
             ("search", {"query": "a", "mode": "nope"}, "mode"),
             ("embed", {"texts": ["a"], "role": "nope"}, "role"),
-            ("embed", {"texts": [5]}, ""),
+            ("embed", {"texts": [5]}, "texts.0: "),
+            ("embed", {}, "texts: "),
+            ("search", {"query": "a", "k": 0}, "k is 0"),
+            ("search", {"query": "a", "top_k": 1}, "no option 'top_k'"),
+            ("similarity", {"a": ["a"], "b": ["a"], "role": "query"}, "no option 'role'"),
+            ("fetch", {"ids": ["7"]}, "Did you mean 'id'"),
+            ("nope", {"a": 1}, "Unknown tool"),
         ):
             answer = await client.call_tool(name, call)
             assert answer.is_error
             assert told in answer.content[0].text
+            assert "\n" not in answer.content[0].text
 
 
 def test_http(place, index, model):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -17,7 +16,7 @@ import embedlm
 from embedlm.errors import EmbedLMError
 from embedlm.serving.answers import failed
 from embedlm.serving.door import Door
-from embedlm.serving.failures import RequestError, ServingError
+from embedlm.serving.failures import NO_JSON, RequestError, ServingError, explained
 from embedlm.serving.responses import responses_of
 from embedlm.serving.routes import cohere, explore, openai, own, page, status, tei
 from embedlm.serving.routes.quick import QuickRoute
@@ -35,8 +34,6 @@ ROUTES = (
     *page.ROUTES,
     *status.ROUTES,
 )
-
-NO_JSON = "the body cannot be read as JSON; send one JSON object in UTF-8, not compressed"
 
 
 def create_app(
@@ -112,22 +109,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    return failed(request.url.path, RequestError(_explained(error.errors())))
-
-
-def _explained(issues: Any) -> str:
-    """Return pydantic's issues in one line: the fields, and what is wrong with each."""
-    lines: dict[str, None] = {}
-    for issue in issues:
-        if issue["type"] == "json_invalid":
-            return NO_JSON
-        where = ".".join(str(part) for part in issue["loc"] if part != "body")
-        if not where and issue["type"] in ("model_attributes_type", "model_type", "dict_type"):
-            return "the body is no JSON object; send one, with content-type: application/json"
-        lines[f"{where}: {issue['msg']}" if where else str(issue["msg"])] = None
-    shown = list(lines)[:8]
-    more = f"; and {len(lines) - len(shown)} more" if len(lines) > len(shown) else ""
-    return "the request cannot be read: " + "; ".join(shown) + more
+    return failed(request.url.path, RequestError(explained(error.errors())))
 
 
 class _HttpError(ServingError):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from embedlm.errors import EmbedLMError, InputError, NotFiniteError
 
 __all__ = [
+    "NO_JSON",
     "DepartedError",
     "LateError",
     "OverloadedError",
@@ -14,8 +18,11 @@ __all__ = [
     "TooLongError",
     "UnauthorizedError",
     "UnknownNameError",
+    "explained",
     "status_of",
 ]
+
+NO_JSON = "the body cannot be read as JSON; send one JSON object in UTF-8, not compressed"
 
 
 class ServingError(EmbedLMError):
@@ -96,3 +103,18 @@ def status_of(error: EmbedLMError) -> tuple[int, str, str]:
         return 500, "not_finite", "Backend"
     # What is left says that something of the request cannot be used by this model.
     return RequestError.status, RequestError.code, RequestError.kind
+
+
+def explained(issues: Iterable[Mapping[str, Any]]) -> str:
+    """Return pydantic's issues in one line: the fields, and what is wrong with each."""
+    lines: dict[str, None] = {}
+    for issue in issues:
+        if issue["type"] == "json_invalid":
+            return NO_JSON
+        where = ".".join(str(part) for part in issue["loc"] if part != "body")
+        if not where and issue["type"] in ("model_attributes_type", "model_type", "dict_type"):
+            return "the body is no JSON object; send one, with content-type: application/json"
+        lines[f"{where}: {issue['msg']}" if where else str(issue["msg"])] = None
+    shown = list(lines)[:8]
+    more = f"; and {len(lines) - len(shown)} more" if len(lines) > len(shown) else ""
+    return "the request cannot be read: " + "; ".join(shown) + more

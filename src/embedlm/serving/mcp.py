@@ -15,11 +15,13 @@ import numpy as np
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 import embedlm
 from embedlm.errors import EmbedLMError, InputError
+from embedlm.schema.arguments import check_names
 from embedlm.serving.encoding import Encoding
+from embedlm.serving.failures import explained
 from embedlm.serving.service import Caller, Service
 
 __all__ = ["mcp_server", "serve_stdio"]
@@ -70,9 +72,37 @@ class Scores(BaseModel):
     scores: list[list[float]]
 
 
+class _Server(MCPServer):
+    """Refuses arguments that a tool does not take; they would be left out without a word."""
+
+    async def list_tools(self) -> list[Any]:
+        """Return the tools, whose schemas say that there is no further argument."""
+        tools = await super().list_tools()
+        for tool in tools:
+            tool.input_schema = {**tool.input_schema, "additionalProperties": False}
+        return tools
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        """Return what a tool answers.
+
+        Raises:
+            ToolError: an unknown argument, or one that cannot be read, in one line; and as there.
+        """
+        known = {tool.name: tool.input_schema["properties"] for tool in await super().list_tools()}
+        try:
+            check_names(name, arguments, known.get(name, arguments))
+            return await super().call_tool(name, arguments, context)
+        except InputError as error:
+            raise ToolError(str(error)) from error
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(explained(error.__cause__.errors())) from error.__cause__
+            raise
+
+
 def mcp_server(service: Service) -> Any:
     """Return the MCP server of a service, with the tools search, fetch, embed and similarity."""
-    server = MCPServer("embedlm", version=embedlm.__version__, instructions=_instructions(service))
+    server = _Server("embedlm", version=embedlm.__version__, instructions=_instructions(service))
     tools: list[tuple[str, Callable[..., Awaitable[Any]]]] = [
         ("Embed texts", _embed(service)),
         ("Compare texts", _similarity(service)),
@@ -141,6 +171,8 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
             filters: of metadata, e.g. {"type": "eq", "key": "lang", "value": "en"}.
             index: its name; without it the first.
         """
+        if k < 1:
+            raise InputError(f"k is {k}; give a number above 0 (1, 2, 3, ...)")
         options: dict[str, Any] = {"mode": mode}
         if filters is not None:
             options["where"] = filters
