@@ -93,6 +93,13 @@ def test_weights_that_do_not_fit_the_config(refused, copy):
     refused(ModelError, r"do not fit its config: .* of another shape, e\.g\. .*mlp", str(copy))
 
 
+def test_more_layers_than_a_network_can_have_are_refused_before_they_are_built(refused, copy):
+    config = json.loads((copy / "config.json").read_text())
+    for count in (2001, 2**31 - 1):
+        (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": count}))
+        refused(ModelError, "num_hidden_layers is .* from 1 to 2000", str(copy))
+
+
 def test_a_missing_shard(refused, copy):
     (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
     names = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}

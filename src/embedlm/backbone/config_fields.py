@@ -13,6 +13,8 @@ from embedlm.errors import ModelError
 __all__ = ["check_fields", "check_tokenizer"]
 
 _LARGEST = 2**31 - 1
+_MOST_LAYERS = 2000
+"""More are damage: to build them would take hours and memory that nobody has."""
 
 
 def _short(value: Any) -> str:
@@ -22,6 +24,10 @@ def _short(value: Any) -> str:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
+
+
+def _is_layer_count(value: Any) -> bool:
+    return _is_count(value) and value <= _MOST_LAYERS
 
 
 def _is_positive(value: Any) -> bool:
@@ -39,11 +45,13 @@ def _is_names(value: Any) -> bool:
 
 _COUNTS = (
     *("hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_heads"),
-    *("num_key_value_heads", "num_hidden_layers", "n_layer", "num_layers", "intermediate_size"),
+    *("num_key_value_heads", "intermediate_size"),
     *("vocab_size", "head_dim", "d_ff", "d_kv", "n_positions"),
 )
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{key: (f"a whole number from 1 to {_LARGEST}", _is_count) for key in _COUNTS},
+    **{key: (f"a whole number from 1 to {_MOST_LAYERS}", _is_layer_count) for key in _LAYERS},
     **{
         key: ("a number above 0", _is_positive)
         for key in ("layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "rope_theta")
@@ -85,7 +93,7 @@ def check_fields(file: Path, content: Mapping[str, Any]) -> None:
     """
     for key, (told, fits) in _ALLOWED.items():
         value = content.get(key)
-        several = isinstance(value, list) and key in _COUNTS and value
+        several = isinstance(value, list) and key in (*_COUNTS, *_LAYERS) and value
         if value is not None and not all(map(fits, value if several else [value])):
             raise ModelError(f"{file}: {key} is {_short(value)}; allowed is {told}")
     for inner in (content.get("text_config"), content.get("rope_parameters")):
