@@ -1,5 +1,7 @@
 """Our encoder for mteb: roles, instructions, and the revision under which scores are kept."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,15 @@ def test_the_revision_is_of_weights_recipe_and_options(model):
         revision(embedlm.load(device="cpu")),
     ]
     assert len({same, *others}) == 5
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_metadata_is_written_without_a_warning(model, similarity):
+    changed = model.with_recipe(model.recipe.override({"similarity": similarity}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        told = EmbedLMEncoder(changed).mteb_model_meta.to_dict()
+    assert told["similarity_fn_name"] == similarity
 
 
 def test_scores_are_the_recipes(model):

@@ -16,11 +16,13 @@ from embedlm.interop.models import dense_options, embedder_of
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
+    from mteb.models.model_meta import ScoringFunction
 
     from embedlm.embedder import Embedder
 else:
     ModelMeta = require("mteb.models", "mteb").ModelMeta
     AbsEncoder = require("mteb.models.abs_encoder", "mteb").AbsEncoder
+    ScoringFunction = require("mteb.models.model_meta", "mteb").ScoringFunction
 
 __all__ = ["EmbedLMEncoder", "model_metadata"]
 
@@ -116,14 +118,15 @@ def _metadata(
 ) -> ModelMeta:
     """Return what mteb's results say of a model."""
     own = revision(model, dict(instructions or {}), dict(options))
-    recipe = model.recipe
+    similarity = model.recipe.similarity
+    score = ScoringFunction(similarity) if similarity in _SCORES else None
     return model_metadata(
         model.name,
         own,
         list(model.backbone.network.parameters()),
         max_tokens=model.max_length,
         embed_dim=options.get("dim") or model.dim,
-        similarity_fn_name=recipe.similarity if recipe.similarity in _SCORES else None,
+        similarity_fn_name=score,
         use_instructions=any(map(model.renderer.takes_instruction, (None, "query"))),
     )
 
