@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from embedlm.schema.base import Name, Part
 
@@ -105,6 +105,13 @@ class Optimizer(Part):
         return self
 
 
+def _by_role(lengths: dict[str, int]) -> dict[str, int]:
+    unknown = sorted(set(lengths) - {"query", "document", "default"})
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no role; there are query, document and default")
+    return lengths
+
+
 class Stage(Part):
     """One stage of a plan."""
 
@@ -118,7 +125,7 @@ class Stage(Part):
     optimizer: Optimizer = Optimizer()
     max_length: (
         PositiveInt
-        | Annotated[dict[Literal["query", "document", "default"], PositiveInt], Field(min_length=1)]
+        | Annotated[dict[str, PositiveInt], Field(min_length=1), AfterValidator(_by_role)]
         | None
     ) = Field(None, description="Of a text in tokens: for all, or by role; default: without one.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Attention dropout (SimCSE views).")
