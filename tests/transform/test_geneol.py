@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import embedlm
+from embedlm.encode.items import Item, Text
 from embedlm.errors import GenerationError
 from embedlm.generation import (
     Cache,
@@ -19,7 +20,7 @@ from embedlm.generation import (
     resolve_generator,
 )
 from embedlm.schema.recipe import Transform
-from embedlm.transform import transform_texts
+from embedlm.transform import transform_items, transform_texts
 from embedlm.transform.geneol import _tasks, chats_for
 from tests.chat_server import Server, serving
 
@@ -217,6 +218,19 @@ def test_geneol_averages_text_and_variants(serve, tiny_llama, tmp_path, monkeypa
     assert len(server.requests) == 12
     for text, row, vector in zip(TEXTS, variants, found, strict=True):
         wanted = plain.encode([text, *row]).mean(0)
+        np.testing.assert_allclose(vector, wanted, atol=1e-4)
+
+
+def test_equal_variants_are_embedded_once_and_weigh_as_often(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDLM_CACHE", str(tmp_path))
+    recipe = embedlm.Recipe.load("geneol")
+    items = [Item(Text(text), None) for text in TEXTS]
+    shares = transform_items(items, recipe.transform, shout)
+    assert [share.weight for share in shares] == [0.2, 0.8] * len(TEXTS)
+    model = embedlm.load(tiny_llama, recipe=recipe, generator=shout)
+    plain = embedlm.load(tiny_llama, recipe=recipe.override({"transform": None}))
+    for text, vector in zip(TEXTS, model.encode(TEXTS), strict=True):
+        wanted = plain.encode([text, *[text.upper()] * 4]).mean(0)
         np.testing.assert_allclose(vector, wanted, atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ def transform_items(
 ) -> list[Share]:
     """Return each item's text and its variants as equal shares of one output.
 
+    Variants that are the same, as where the text itself replaces some, are one share of their sum.
     Items without a text (rows of token ids) are embedded as they are.
 
     Args:
@@ -30,9 +32,9 @@ def transform_items(
         return [Share(item, index) for index, item in enumerate(items)]
     variants = transform_texts(texts, config, generator, show_progress=show_progress)
     return [
-        Share(Item(Text(text), item.instruction), index, 1 / (1 + len(rewritten)))
+        Share(Item(Text(text), item.instruction), index, count / (1 + len(rewritten)))
         for index, (item, original, rewritten) in enumerate(
             zip(items, texts, variants, strict=True)
         )
-        for text in (original, *rewritten)
+        for text, count in Counter((original, *rewritten)).items()
     ]
