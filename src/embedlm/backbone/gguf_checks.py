@@ -10,6 +10,7 @@ from typing import Any
 
 from embedlm.backbone.gguf_file import GgufFile
 from embedlm.errors import ModelError
+from embedlm.schema.arguments import short
 
 __all__ = ["NONE", "check_general", "check_settings", "check_vocabulary"]
 
@@ -97,14 +98,14 @@ def check_settings(file: GgufFile) -> None:
     for name, (kind, told) in _LISTS.items():
         values = file.settings.get(f"tokenizer.ggml.{name}", [])
         if not isinstance(values, list) or not all(type(value) is kind for value in values):
-            raise _wrong(file, f"tokenizer.ggml.{name}", _short(values), f"a list of {told}")
+            raise _wrong(file, f"tokenizer.ggml.{name}", short(values), f"a list of {told}")
 
 
 def _check(file: GgufFile, allowed: Mapping[str, _Kind]) -> None:
     for name, (told, fits) in allowed.items():
         value = file.settings.get(name)
         if value is not None and not fits(value):
-            raise _wrong(file, name, _short(value), told)
+            raise _wrong(file, name, short(value), told)
 
 
 def check_vocabulary(file: GgufFile, rows: int) -> None:
@@ -140,7 +141,7 @@ def check_vocabulary(file: GgufFile, rows: int) -> None:
     odd = [merge for merge in settings.get("merges", []) if len(merge.split(" ")) != 2]
     if odd and byte_level:
         told = "two parts with a space between them"
-        raise _wrong(file, "a line of tokenizer.ggml.merges", _short(odd[0]), told)
+        raise _wrong(file, "a line of tokenizer.ggml.merges", short(odd[0]), told)
     _check_special(file, settings, tokens)
 
 
@@ -151,17 +152,12 @@ def _check_special(file: GgufFile, settings: Mapping[str, Any], tokens: list[str
             continue
         if not _is_whole(value) or value >= len(tokens):
             told = f"a place among the {len(tokens)} tokens, from 0"
-            raise _wrong(file, f"tokenizer.ggml.{name}", _short(value), told)
+            raise _wrong(file, f"tokenizer.ggml.{name}", short(value), told)
         if tokens.count(tokens[value]) > 1:
             raise ModelError(
                 f"{file.path} sets tokenizer.ggml.{name} to {value}, and the vocabulary has "
-                f"{_short(tokens[value])} more than once; get the file again"
+                f"{short(tokens[value])} more than once; get the file again"
             )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _wrong(file: GgufFile, name: str, value: str, told: str) -> ModelError:

@@ -80,7 +80,7 @@ class GgufFile:
         Raises:
             ModelError: naming a tensor; or the file is truncated.
         """
-        place, seen = self.start, set()
+        place, seen, size = self.start, set(), self.path.stat().st_size
         for tensor in self.tensors:
             if tensor.name in seen:
                 raise ModelError(
@@ -95,7 +95,7 @@ class GgufFile:
                 )
             end = tensor.start + _stored_as(self.path, tensor)[1]
             place = _aligned(end, self.alignment)
-            if end > (size := self.path.stat().st_size):
+            if end > size:
                 raise _truncated(self.path, size, end)
 
     def values(

@@ -143,12 +143,11 @@ def _find_whole(
     core: Tokenizer, file: GgufFile, tokens: Sequence[str], special: Mapping[str, int]
 ) -> None:
     """Make a tokenizer find special tokens, and those that the file's maker added, in texts."""
-    types = list(file.settings.get("tokenizer.ggml.token_type") or [])
-    types += [0] * (len(tokens) - len(types))
+    types = file.settings.get("tokenizer.ggml.token_type", [0] * len(tokens))
     named = set(special.values())
     added = [
         AddedToken(token, normalized=False, special=kind != _DEFINED or i in named)
-        for i, (token, kind) in enumerate(zip(tokens, types, strict=False))
+        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in (_UNKNOWN, _CONTROL, _DEFINED) or i in named
     ]
     core.add_tokens(added)

@@ -9,6 +9,7 @@ from typing import Any
 from embedlm.errors import GenerationError
 from embedlm.generation.cache import Cache, key_of
 from embedlm.generation.generator import Chat, Generator, Sampling, batches
+from embedlm.schema.arguments import is_text
 
 __all__ = ["SeededChat", "ask"]
 
@@ -76,7 +77,7 @@ def _checked(name: str, keys: Sequence[str], answers: Any) -> Iterator[tuple[str
             break
         if answer is not None and not isinstance(answer, str):
             raise GenerationError(f"{told} (given {type(answer).__name__} for chat {count})")
-        if answer is not None and not _is_unicode(answer):
+        if answer is not None and not is_text(answer):
             raise GenerationError(
                 f"{told}; that for chat {count} holds a lone surrogate, half a character, which "
                 "can be written nowhere"
@@ -85,11 +86,3 @@ def _checked(name: str, keys: Sequence[str], answers: Any) -> Iterator[tuple[str
     if count != len(keys):
         more = "more" if count > len(keys) else f"{count}"
         raise GenerationError(f"{told} (given {more} for {len(keys)} chats)")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

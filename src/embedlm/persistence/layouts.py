@@ -18,10 +18,10 @@ from embedlm.persistence.settings import (
     Outline,
     Setting,
     Values,
-    is_text,
     keep,
     one_of,
 )
+from embedlm.schema.arguments import is_text
 from embedlm.schema.heads import MultiVector, Sparse
 from embedlm.schema.recipe import Recipe
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedlm.errors import UnsupportedError, closest
+from embedlm.schema.arguments import is_text
 from embedlm.schema.recipe import Recipe
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "Outline",
     "Setting",
     "Values",
-    "is_text",
     "keep",
     "one_of",
     "read_settings",
@@ -70,7 +70,7 @@ class Values:
 ANYTHING = Values("anything", lambda value: True)
 NOTHING = Values("no value at all", lambda value: False)
 FLAG = Values("true or false", lambda value: isinstance(value, bool))
-TEXT = Values("a string", lambda value: is_text(value))
+TEXT = Values("a string", is_text)
 COUNT = Values(
     "a whole number above 0",
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
@@ -83,11 +83,6 @@ TEXTS = Values(
     "a list of strings",
     lambda value: isinstance(value, list) and all(map(is_text, value)),
 )
-
-
-def is_text(value: Any) -> bool:
-    """Tell whether a value is a string of whole characters; half of a surrogate pair is none."""
-    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def one_of(*values: Any) -> Values:

@@ -17,7 +17,7 @@ from typing import Any
 from embedlm.errors import EmbedLMError, InputError, closest
 from embedlm.schema.base import SAVE_DTYPES
 
-__all__ = ["check_arguments", "check_names", "short", "usable_path"]
+__all__ = ["check_arguments", "check_names", "is_text", "short", "usable_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Tell whether a value is a string of whole characters, which UTF-8 can write."""
     return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
@@ -73,7 +73,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike) and _is_text(os.fspath(value))
+    return isinstance(value, str | os.PathLike) and is_text(os.fspath(value))
 
 
 def _lists(value: Any, one: Kind) -> bool:
@@ -101,8 +101,8 @@ def _mapping(key: Kind, value: Kind, allowed: str) -> Kind:
 
 ANY = Kind("anything", lambda _: True)
 NONE = Kind("None", lambda value: value is None)
-TEXT = Kind("a string", _is_text)
-NAME = Kind("a name", _is_text)
+TEXT = Kind("a string", is_text)
+NAME = Kind("a name", is_text)
 COUNT = Kind("a number above 0 (1, 2, 3, ...)", _is_count)
 FLAG = Kind("True or False", _is_flag)
 NUMBER = Kind("a finite number", _is_number)
@@ -218,7 +218,7 @@ def check_arguments(call: str, **given: Any) -> None:
     for name, value in given.items():
         kind = ARGUMENTS[call][name]
         if not kind.fits(value):
-            broken = isinstance(value, str) and not _is_text(value)
+            broken = isinstance(value, str) and not is_text(value)
             note = ", which holds a lone surrogate (clean it)" if broken else ""
             raise InputError(f"{name} is {short(value)}{note}; give {kind.allowed}")
 

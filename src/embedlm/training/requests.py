@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def _demonstrations(
     )
 
 
-def _length(limit: int | Mapping[Any, int] | None, role: str | None) -> int | None:
-    if isinstance(limit, Mapping):
+def _length(limit: int | dict[str, int] | None, role: str | None) -> int | None:
+    if isinstance(limit, dict):
         return limit.get(role or "default", limit.get("document"))
     return limit
