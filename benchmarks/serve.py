@@ -1,12 +1,13 @@
 """Throughput and latency of a server over HTTP, against the library on the same texts offline.
 
-    python benchmarks/serve.py [--model MODEL] [--connections 64] [--texts 4000]
+    python benchmarks/serve.py [--model MODEL] [--connections 64] [--texts 4000] [--each 1]
     python benchmarks/serve.py --model FOLDER --peer venv-infinity/bin/infinity_emb
 
-The server runs in a process of its own. A closed loop of many connections, each of one text at a
-time, gives the throughput as a share of the library's; an open loop at 70 % of that rate gives the
-latency, which a closed loop would hide. Every vector is compared with the library's. With `--peer`
-the same texts then go to infinity-emb (0.0.78, in an environment of its own) with the same model.
+The server runs in a process of its own. A closed loop of many connections, each of one request at
+a time (of one text, or `--each` of them), gives the throughput as a share of the library's; an
+open loop at 70 % of that rate gives the latency, which a closed loop would hide. Every vector is
+compared with the library's. With `--peer` the same texts then go to infinity-emb (0.0.78, in an
+environment of its own) with the same model.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def mixed(count: int, longest: int) -> list[str]:
     return [f"{at} " + " ".join(rng.choices(WORDS.split(), k=n)) for at, n in enumerate(lengths)]
 
 
+def requests_of(texts: Sequence[str], each: int) -> list[Sequence[str]]:
+    """Return the texts of each request."""
+    return [texts[at : at + each] for at in range(0, len(texts), each)]
+
+
 class Connection:
     """A kept connection, without a client library's costs: it runs on the server's own cores."""
 
@@ -47,13 +53,13 @@ class Connection:
         self.port, self.path = port, path
         self._streams: Any = None
 
-    async def embed(self, text: str) -> bytes:
-        """Return the answer to a text, as it came."""
+    async def embed(self, texts: Sequence[str]) -> bytes:
+        """Return the answer to a request, as it came."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self._streams
         ours = self.path == "/embed"
-        body = json.dumps({"inputs" if ours else "input": text}).encode()
+        body = json.dumps({"inputs" if ours else "input": texts}).encode()
         head = f"POST {self.path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         headers = await reader.readuntil(b"\r\n\r\n")
@@ -64,48 +70,52 @@ class Connection:
         return bytes(answer)
 
 
-def vector_of(answer: bytes) -> list[float]:
-    """Return the vector of an answer."""
-    found = json.loads(answer)
-    return list(found[0] if isinstance(found, list) else found["data"][0]["embedding"])
+def vectors_of(answer: bytes) -> list[list[float]]:
+    """Return the vectors of an answer."""
+    read = json.loads(answer)
+    return read if isinstance(read, list) else [one["embedding"] for one in read["data"]]
 
 
 async def closed_loop(
-    port: int, texts: Sequence[str], connections: int, path: str = "/embed"
+    port: int, texts: Sequence[str], connections: int, path: str = "/embed", each: int = 1
 ) -> tuple[float, npt.NDArray[np.float64]]:
     """Return the seconds for all texts, and their vectors."""
-    answers = [b""] * len(texts)
-    left = iter(range(len(texts)))
+    requests = requests_of(texts, each)
+    answers = [b""] * len(requests)
+    left = iter(range(len(requests)))
 
     async def worker() -> None:
         connection = Connection(port, path)
         for at in left:
-            answers[at] = await connection.embed(texts[at])
+            answers[at] = await connection.embed(requests[at])
 
     begun = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(connections)))
     seconds = time.perf_counter() - begun
-    return seconds, np.array([vector_of(answer) for answer in answers])
+    return seconds, np.array([vector for answer in answers for vector in vectors_of(answer)])
 
 
-async def open_loop(port: int, texts: Sequence[str], rate: float) -> list[float]:
-    """Return the seconds of each answer, requests arriving at random at a rate (Poisson)."""
+async def open_loop(port: int, texts: Sequence[str], rate: float, each: int = 1) -> list[float]:
+    """Return the seconds of each answer to requests that arrive at random (Poisson).
+
+    `rate` is that of texts, and each request has `each` of them.
+    """
     rng = random.Random(2)
     free: list[Connection] = []
 
-    async def one(text: str) -> float:
+    async def one(request: Sequence[str]) -> float:
         begun = time.perf_counter()
         connection = free.pop() if free else Connection(port)
-        await connection.embed(text)
+        await connection.embed(request)
         free.append(connection)
         return time.perf_counter() - begun
 
     tasks = []
     due = time.perf_counter()
-    for text in texts:
-        due += rng.expovariate(rate)
+    for request in requests_of(texts, each):
+        due += rng.expovariate(rate / each)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.append(asyncio.ensure_future(one(text)))
+        tasks.append(asyncio.ensure_future(one(request)))
     return list(await asyncio.gather(*tasks))
 
 
@@ -123,7 +133,9 @@ def started(model: str | None, *options: str) -> tuple[subprocess.Popen[str], in
     raise RuntimeError("the server did not start")
 
 
-def peer(program: str, model: str, texts: Sequence[str], connections: int) -> tuple[float, Any]:
+def peer(
+    program: str, model: str, texts: Sequence[str], connections: int, each: int
+) -> tuple[float, Any]:
     """Return the texts a second that infinity-emb serves, and their vectors."""
     port = 7997
     options = ["--engine", "torch", "--device", "cpu", "--no-bettertransformer"]
@@ -135,14 +147,15 @@ def peer(program: str, model: str, texts: Sequence[str], connections: int) -> tu
     try:
         while True:
             try:
-                uvloop.run(Connection(port, "/embeddings").embed("a"))
+                uvloop.run(Connection(port, "/embeddings").embed(["a"]))
                 break
             except (OSError, asyncio.IncompleteReadError):
                 if process.poll() is not None:
                     raise RuntimeError("infinity-emb did not start") from None
                 time.sleep(0.2)
         uvloop.run(closed_loop(port, texts[:64], connections, "/embeddings"))
-        seconds, vectors = uvloop.run(closed_loop(port, texts, connections, "/embeddings"))
+        loop = closed_loop(port, texts, connections, "/embeddings", each)
+        seconds, vectors = uvloop.run(loop)
         return len(texts) / seconds, vectors
     finally:
         process.terminate()
@@ -155,6 +168,7 @@ def main() -> None:
     parser.add_argument("--model", help="without it the built-in one")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--each", type=int, default=1, help="texts of a request")
     parser.add_argument("--longest", type=int, default=200, help="words of a text")
     parser.add_argument("--peer", help="the program infinity_emb, to be measured too")
     given = parser.parse_args()
@@ -170,9 +184,11 @@ def main() -> None:
     reader = drain.run_in_executor(None, lambda: [None for _ in process.stderr or ()])
     try:
         uvloop.run(closed_loop(port, texts[:100], given.connections))
-        seconds, vectors = uvloop.run(closed_loop(port, texts, given.connections))
+        loop = closed_loop(port, texts, given.connections, each=given.each)
+        seconds, vectors = uvloop.run(loop)
         served = len(texts) / seconds
-        took = uvloop.run(open_loop(port, texts[: int(10 * SHARE * served)], SHARE * served))
+        rate = SHARE * served
+        took = uvloop.run(open_loop(port, texts[: int(10 * rate)], rate, given.each))
     finally:
         process.terminate()
         process.wait(30)
@@ -181,13 +197,13 @@ def main() -> None:
     print(f"ready in {ready:.1f} s")
     print(
         f"offline {offline:,.0f} texts/s, served {served:,.0f} texts/s over "
-        f"{given.connections} connections: {served / offline:.2f}"
+        f"{given.connections} connections of {given.each} texts a request: {served / offline:.2f}"
     )
     print(f"open loop at {SHARE:.0%}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {p99 / p50:.1f} times")
     print(f"largest difference of a vector: {np.abs(vectors - expected).max():.1e}")
     if given.peer is not None:
         sys.stdout.flush()
-        rate, others = peer(given.peer, given.model, texts, given.connections)
+        rate, others = peer(given.peer, given.model, texts, given.connections, given.each)
         cosine = (others * expected).sum(1) / np.linalg.norm(others, axis=1)
         print(
             f"infinity-emb {rate:,.0f} texts/s: ours is {served / rate:.1f} times as fast; the "
