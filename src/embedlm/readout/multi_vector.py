@@ -81,9 +81,15 @@ class MultiVectorHead(Head[MultiVector]):
         return _Rows(count, self.width(readout))
 
     def gradient_rows(self, readout: Readout, states: PackStates, longest: int) -> Tensor:
-        """Return each text's token vectors, filled up with zeros, as one row: L * E wide."""
+        """Return each text's token vectors, filled up with zeros, as one row: L * E wide.
+
+        Tokens without a vector are zeros, too.
+        """
         tokens = states.tokens(self.options.over)
         h_NE = self._vectors(readout, states.h_TD, tokens)
+        if self.options.skip:
+            stays_N = torch.from_numpy(np.concatenate(self._stays(readout, states)))
+            h_NE = h_NE.where(stays_N.to(h_NE.device)[:, None], 0)
         filled_BLE = h_NE.new_zeros(len(tokens.counts_B), longest, h_NE.shape[1])
         filled_BLE = filled_BLE.index_put((tokens.sequence_N, tokens.ranks_N()), h_NE)
         return filled_BLE.flatten(1)

@@ -89,6 +89,8 @@ def _lines(cls: type[BaseModel], issues: Sequence[Any]) -> Iterator[str]:
     fields: dict[Location, list[tuple[Location, Any]]] = {}
     for issue in issues:
         loc: Location = issue["loc"]
+        if issue["type"] == "too_short" and any(_is_below(one["loc"], loc) for one in issues):
+            continue  # entries that are wrong are not counted
         branch = next((i for i, part in enumerate(loc) if _is_branch(part)), len(loc))
         path = tuple(part for part in loc if not _is_branch(part))
         fields.setdefault(loc[:branch], []).append((path, issue))
@@ -96,6 +98,10 @@ def _lines(cls: type[BaseModel], issues: Sequence[Any]) -> Iterator[str]:
         depth = max(len(path) for path, _ in group)
         deepest = [(path, issue) for path, issue in group if len(path) == depth]
         yield _explain(cls, deepest[0][0], [issue for _, issue in deepest])
+
+
+def _is_below(inner: Location, outer: Location) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _is_branch(part: int | str) -> bool:

@@ -58,7 +58,7 @@ class Prune(Part):
     data: tuple[Data, ...] = Field(
         (),
         description="Texts that tokens are counted in and neurons are measured on. None: those of "
-        "the first stage.",
+        "the first stage, or of `ridge` where there is no stage.",
     )
 
 

@@ -37,7 +37,7 @@ class Loss(Part):
     options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the loss."
     )
-    matryoshka: tuple[int, ...] = Field(
+    matryoshka: tuple[PositiveInt, ...] = Field(
         (),
         description="Smaller widths at which the loss is applied too.",
     )
@@ -152,6 +152,8 @@ class Stage(Part):
                 f"adapter is for train: {' or '.join(_BY_ADAPTER)}, and train is {self.train!r}; "
                 "change train, or leave adapter out"
             )
+        if self.adapter is not None and self.adapter.kind == "bitfit":
+            raise ValueError("adapter.kind bitfit is `train: bias`, without an adapter")
         return self
 
 

@@ -49,7 +49,11 @@ def manifest_of(
     """
     model, recipe = base
     save_dtype = saved_dtype(plan) if number == len(plan.stages) - 1 else None
-    stored = {} if save_dtype is None else {"save_dtype": save_dtype}
+    stored: dict[str, Any] = {} if save_dtype is None else {"save_dtype": save_dtype}
+    if plan.precision != "float32":
+        stored["precision"] = plan.precision
+    if plan.dev is not None and plan.dev.model_fields_set & {"every", "patience"}:
+        stored["dev_scores"] = [plan.dev.every, plan.dev.patience]
     return stored | {
         "stage": _stage_facts(plan.stages[number], find),
         "model": identity_of(model),

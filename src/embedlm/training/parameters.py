@@ -17,9 +17,17 @@ from embedlm.training.language import LANGUAGE
 from embedlm.training.named_adapters import adapters_of
 from embedlm.training.objectives import EMBEDDING
 from embedlm.training.qlora import in_four_bits
-from embedlm.training.trainable import TextRequest, TrainableEmbedder
+from embedlm.training.trainable import TextRequest, TrainableEmbedder, dropout_rates
 
-__all__ = ["attention_dropout", "check_learns", "recompute_contexts", "set_trainable"]
+__all__ = [
+    "attention_dropout",
+    "attention_rates",
+    "check_learns",
+    "check_packages",
+    "check_targets",
+    "recompute_contexts",
+    "set_trainable",
+]
 
 
 def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
@@ -48,7 +56,9 @@ def set_trainable(model: TrainableEmbedder, stage: Stage) -> Any:
     if stage.train == "all":
         modules.requires_grad_(True)
     elif stage.train == "adapter":
-        tuner = _with_adapter(model, stage.adapter or Adapter())
+        settings = stage.adapter or Adapter()
+        check_targets(model.backbone.network, settings, f"stage {stage.name!r}")
+        tuner = _with_adapter(model, settings)
         for part in others:
             part.requires_grad_(True)
     elif stage.train == "heads":
@@ -106,14 +116,11 @@ def check_packages(stage: Stage) -> None:
 
 
 def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
-    if settings.kind == "bitfit":
-        raise InputError("adapter kind bitfit is `train: bias`")
     if settings.kind == "qlora":
         in_four_bits(model.backbone.network, model.backbone.device)
     peft = require("peft", "train")
     # peft still asks transformers by a name that is to go.
-    quiet = warnings.catch_warnings(action="ignore", category=FutureWarning)
-    with _targets_named(model, settings), quiet:
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
         tuner = peft.get_peft_model(model.backbone.network, _config(settings))
     for config in tuner.peft_config.values():
         if config.base_model_name_or_path == "None":  # when it saves, peft would ask the hub for it
@@ -125,8 +132,8 @@ def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
 def _add_named_adapters(model: TrainableEmbedder, stage: Stage, names: Sequence[str]) -> None:
     """Add a stage's switchable adapters, and enable their gradients only."""
     backbone, settings = model.backbone, stage.adapter or Adapter()
-    with _targets_named(model, settings):
-        adapters = add_adapters(backbone.network, backbone.adapters, names, _config(settings))
+    check_targets(backbone.network, settings, f"stage {stage.name!r}")
+    adapters = add_adapters(backbone.network, backbone.adapters, names, _config(settings))
     model.rebuild(adapters=adapters)
     backbone.network.requires_grad_(False)
     for parameter in adapters.parameters(names, backbone.network):
@@ -145,18 +152,41 @@ def _config(settings: Adapter) -> Any:
     )
 
 
-@contextmanager
-def _targets_named(model: TrainableEmbedder, settings: Adapter) -> Iterator[None]:
-    """Turn PEFT's error about unknown adapter targets into one that lists the linear layers."""
-    try:
-        yield
-    except ValueError as error:
-        layers = model.backbone.network.named_modules()
-        names = {name.rsplit(".", 1)[-1] for name, part in layers if isinstance(part, nn.Linear)}
+def check_targets(network: nn.Module, settings: Adapter, where: str) -> None:
+    """Refuse adapter targets that a network has not; PEFT would leave out all but the last one.
+
+    Raises:
+        InputError: names them, and the network's linear layers.
+    """
+    if isinstance(settings.targets, str):
+        return
+    layers = dict(network.named_modules())
+    unknown = [
+        target
+        for target in settings.targets
+        if not any(name == target or name.endswith(f".{target}") for name in layers)
+    ]
+    if unknown:
+        linear = {name.rsplit(".", 1)[-1] for name, part in layers.items() if _is_linear(part)}
         raise InputError(
-            f"adapter targets {settings.targets!r} are not in this model: its linear layers are "
-            f"called {', '.join(sorted(names))}"
-        ) from error
+            f"{where}: adapter targets {', '.join(unknown)} are not in this model: its linear "
+            f"layers are called {', '.join(sorted(linear))}"
+        )
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"  # GPT-2's
+
+
+def attention_rates(network: nn.Module) -> list[tuple[Any, str, float]]:
+    """Return the layers of a network that hold a rate of attention dropout, where, and the rate."""
+    found: list[tuple[Any, str, float]] = []
+    for name, module in network.named_modules():
+        own = dropout_rates(module) if "attention" in type(module).__name__.lower() else {}
+        if isinstance(module, nn.Dropout) and "att" in name.lower():
+            own = {"p": module.p}
+        found += [(module, key, before) for key, before in own.items()]
+    return found
 
 
 @contextmanager
@@ -165,15 +195,11 @@ def attention_dropout(model: TrainableEmbedder, rate: float | None) -> Iterator[
     if rate is None:
         yield
         return
-    changed: list[tuple[Any, str, float]] = []
-    for name, module in model.backbone.network.named_modules():
-        before = getattr(module, "attention_dropout", None)
-        if isinstance(before, float):
-            changed.append((module, "attention_dropout", before))
-            module.attention_dropout = rate
-        elif isinstance(module, nn.Dropout) and "att" in name.lower():
-            changed.append((module, "p", module.p))
-            module.p = rate
+    changed = attention_rates(model.backbone.network)
+    if rate and not changed:
+        raise InputError("dropout has no effect: the model's attention has none; leave it out")
+    for module, key, _ in changed:
+        setattr(module, key, rate)
     model.rebuild()
     try:
         yield

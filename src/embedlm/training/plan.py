@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from embedlm.backbone import gguf_folder
 from embedlm.backbone.devices import bfloat16_is_fast, choose_device
@@ -14,14 +14,17 @@ from embedlm.data import existing
 from embedlm.errors import InputError, RecipeError
 from embedlm.loader import BUILTIN
 from embedlm.persistence import derive_recipe
-from embedlm.schema.base import validated
+from embedlm.schema.base import Part, validated
 from embedlm.schema.plan import Plan
 from embedlm.schema.recipe import Recipe, recipes
 from embedlm.schema.tuning import Loss
 from embedlm.schema.yaml_files import read_mapping
 from embedlm.training.objectives import EMBEDDING, TEACHERS
 
-__all__ = ["LocatedPlan", "find_data", "find_model", "load_plan", "tiny"]
+__all__ = ["LocatedPlan", "find_data", "find_model", "load_plan", "shown_name", "tiny"]
+
+
+Fields = TypeVar("Fields", bound=Part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +98,16 @@ def _filled(plan: Plan, folder: Path) -> LocatedPlan:
             )
     filled = []
     for stage in stages:
+        if stage.data and stage.name in plan.data:
+            raise RecipeError(
+                f"data: stage {stage.name!r} has data of its own, so that data.{stage.name} would "
+                "not be read; leave one of them out"
+            )
         data = stage.data or plan.data.get(stage.name, ())
         losses = tuple(_taught(loss, plan.teacher) for loss in stage.objective)
         filled.append(stage.model_copy(update={"data": data, "objective": losses}))
-    complete = plan.model_copy(update={"stages": tuple(filled), "precision": precision})
+    whole = {"stages": tuple(filled), "precision": precision, "data": {}}
+    complete = plan.model_copy(update=whole)
     return LocatedPlan(complete, folder)
 
 
@@ -145,6 +154,12 @@ def find_model(name: str, folder: Path, data: str | Path | None) -> str:
     return gguf_folder(next(there, name))
 
 
+def shown_name(model: str) -> str:
+    """Return what a report calls a model: "builtin" or "builtin-base" for the folder of one."""
+    folders = {find_model(name, Path(), None): name for name in ("builtin", "builtin-base")}
+    return folders.get(model, model)
+
+
 def _candidates(name: str, folder: Path, data: str | Path | None) -> list[Path]:
     root = data or os.environ.get("EMBEDLM_DATA")
     return [folder / name, *([Path(root) / name] if root else [])]
@@ -161,14 +176,13 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
     stages = []
     for stage in plan.stages:
         most = 90 if stage.batching.demonstrations else 30
-        batching = stage.batching.model_copy(
-            update={
-                "size": min(stage.batching.size, 32),
-                "group_size": min(stage.batching.group_size, 3),
-                "chunk_tokens": stage.batching.chunk_tokens and 2048,
-                "demonstrations": min(stage.batching.demonstrations, 2),
-            }
-        )
+        less = {
+            "size": min(stage.batching.size, 32),
+            "group_size": min(stage.batching.group_size, 3),
+            "chunk_tokens": stage.batching.chunk_tokens and min(stage.batching.chunk_tokens, 2048),
+            "demonstrations": min(stage.batching.demonstrations, 2),
+        }
+        batching = _changed(stage.batching, less)
         optimizer = stage.optimizer.model_copy(
             update={
                 "steps": min(stage.optimizer.steps or most, most),
@@ -184,14 +198,18 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
                 update={
                     "batching": batching,
                     "optimizer": optimizer,
-                    "max_length": 384 if stage.batching.demonstrations else 128,
+                    "max_length": _shorter(
+                        stage.max_length, 384 if stage.batching.demonstrations else 128
+                    ),
                     "train": "all" if stage.train == "bias" else stage.train,
                     "gradient_checkpointing": False,
                     "adapter": stage.adapter and stage.adapter.model_copy(update={"kind": "lora"}),
                 }
             )
         )
-    dev = plan.dev and plan.dev.model_copy(update={"every": 15, "max_records": 300})
+    dev = plan.dev and _changed(
+        plan.dev, {"every": min(plan.dev.every, 15), "max_records": min(plan.dev.max_records, 300)}
+    )
     return plan.model_copy(
         update={
             "model": "builtin-base",
@@ -200,3 +218,16 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
             "dev": dev,
         }
     )
+
+
+def _changed(part: Fields, values: Mapping[str, Any]) -> Fields:
+    """Return fields with these values; one that has its value already stays as it was given."""
+    new = {name: value for name, value in values.items() if value != getattr(part, name)}
+    return part.model_copy(update=new)
+
+
+def _shorter(limit: int | dict[str, int] | None, most: int) -> int | dict[str, int]:
+    """Return a limit in tokens, or one by role, that is no more than `most`."""
+    if isinstance(limit, dict):
+        return {role: min(length, most) for role, length in limit.items()}
+    return min(limit or most, most)

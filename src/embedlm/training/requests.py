@@ -38,7 +38,7 @@ def requests_of(
         rng: generator that draws the examples.
     """
     if kind == "texts":
-        return _views(stage, rows)
+        return _views(embedder, stage, rows)
     query_role, document_role = ("query", "document") if kind == "groups" else (None, None)
     instructions = [stage.data[row.source].instruction for row in rows]
     of_documents = instructions
@@ -68,12 +68,14 @@ def requests_of(
     ]
 
 
-def _views(stage: Stage, rows: Sequence[BatchRow]) -> list[TextRequest]:
+def _views(embedder: Embedder, stage: Stage, rows: Sequence[BatchRow]) -> list[TextRequest]:
     """Return the request for bare texts: twice for SimCSE, whose views differ by dropout."""
     texts, source = tuple(row.query for row in rows), rows[0].source if rows else 0
     views = 2 if any(loss.kind == "simcse" for loss in stage.objective) else 1
-    length, adapter = _length(stage.max_length, None), adapter_of(stage, source, None)
-    return [TextRequest(texts, None, max_length=length, adapter=adapter)] * views
+    given = [stage.data[row.source].instruction for row in rows]
+    own, length = _instructions(embedder, given, None), _length(stage.max_length, None)
+    adapter = adapter_of(stage, source, None)
+    return [TextRequest(texts, None, own, max_length=length, adapter=adapter)] * views
 
 
 def _instructions(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from embedlm.backbone.adapters import apply_adapters
-from embedlm.data import Records, read_records
+from embedlm.data import Records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
@@ -23,26 +23,26 @@ from embedlm.rerank import Reranker
 from embedlm.schema.plan import Plan
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
-from embedlm.training.batches import Batches
 from embedlm.training.bottleneck import BOTTLENECK, Bottleneck
 from embedlm.training.checkpoint import Checkpoints, trained_parameters
 from embedlm.training.dev import DevSet
 from embedlm.training.devices import process_count, process_rank, processes, wait_for_all
 from embedlm.training.finished import is_finished, manifest_of, saved_dtype, write_finished
-from embedlm.training.fsdp import check_sharding, put_weights, shard, whole_weights
+from embedlm.training.fsdp import put_weights, shard, whole_weights
+from embedlm.training.inputs import batches_of, read_inputs
 from embedlm.training.language import LANGUAGE
 from embedlm.training.loop import Intervals, run_steps, write_log
-from embedlm.training.named_adapters import changes_of, check_adapters
-from embedlm.training.objectives import check_objective, reads_scores
+from embedlm.training.model_checks import check_models
+from embedlm.training.named_adapters import changes_of
 from embedlm.training.outputs import LOCK, check_target
 from embedlm.training.parameters import (
     attention_dropout,
     check_learns,
-    check_packages,
     recompute_contexts,
     set_trainable,
 )
-from embedlm.training.plan import LocatedPlan, find_data, find_model, load_plan, tiny
+from embedlm.training.plan import LocatedPlan, find_model, load_plan, shown_name, tiny
+from embedlm.training.stage_checks import check_teacher
 from embedlm.training.starting import Start, check_start
 from embedlm.training.step import Stepper, length_limit, trained_heads
 from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
@@ -92,8 +92,9 @@ def train(
     located, target = _located(plan, model, scale, device), Path(output)
     check_target(target, located, data)
     ridge = check_start(located, data)
-    sets = [_sets(stage, located, data) for stage in located.plan.stages]
-    dev = _dev_set(located, data)
+    sets, dev = read_inputs(located, data)
+    check_teacher(located.plan, starts=ridge is not None)
+    check_models(located, data)
     with (
         processes(device),
         _only_run(target),
@@ -115,13 +116,6 @@ def _located(plan: Any, model: str | None, scale: str | None, device: Any) -> Lo
     return LocatedPlan(chosen, loaded.folder)
 
 
-def _dev_set(located: LocatedPlan, data: str | Path | None) -> DevSet | None:
-    dev = located.plan.dev
-    if dev is None:
-        return None
-    return DevSet.read(find_data(dev.source, located.folder, data), dev.max_records, dev.role)
-
-
 def _any_work(target: Path) -> bool:
     """Tell whether a run's folder holds a checkpoint or the model of a stage."""
     kept = (*target.glob("stage-*/checkpoints/step-*"), *target.glob("stage-*/model/config.json"))
@@ -138,38 +132,6 @@ def _only_run(target: Path) -> Iterator[None]:
     target.mkdir(parents=True, exist_ok=True)
     with locked(target / LOCK) if process_rank() == 0 else nullcontext():
         yield
-
-
-def _sets(stage: Stage, source: LocatedPlan, data: str | Path | None) -> list[Records]:
-    """Read a stage's data; refuse before the first step what a stage cannot learn from.
-
-    Raises:
-        InputError: data are missing, or the objective cannot use them.
-        MissingExtraError: a package is missing that the stage trains with.
-    """
-    check_packages(stage)
-    if not stage.data:
-        raise InputError(
-            f"stage {stage.name!r} has no data. A recipe's own tuning names none: write a plan "
-            f"with `recipe: NAME` and `data: {{{stage.name}: [{{source: FILE}}]}}`"
-        )
-    sets = [
-        read_records(find_data(entry.source, source.folder, data), entry.max_records)
-        for entry in stage.data
-    ]
-    batches = _batches(stage, sets, source.plan)
-    check_adapters(stage, batches.kind)
-    if source.plan.sharding == "full":
-        check_sharding(stage)
-    check_objective(stage.objective, batches)
-    return sets
-
-
-def _batches(stage: Stage, sets: Sequence[Records], plan: Plan) -> Batches:
-    scored = reads_scores(stage.objective)
-    return Batches(
-        sets, stage.data, stage.batching, plan.seed, stage.dynamic_negatives, scored=scored
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +159,12 @@ class _Run:
         )
         changes = changes_of(plan.stages)
         recipe = recipe.override(changes) if changes else recipe
-        here = Start(self.source, self.ridge, self.data, self.device).run(
+        started = Start(self.source, self.ridge, self.data, self.device).run(
             (here, recipe), sets, target, self.on_event
         )
+        if self.ridge is not None:
+            recipe = _without_adapters(recipe)
+        here = started
         for number, (stage, records) in enumerate(zip(plan.stages, sets, strict=True)):
             folder = target / f"stage-{number + 1}-{stage.name}"
             shards = process_count() if plan.sharding == "full" else 1
@@ -210,7 +175,7 @@ class _Run:
                 self.stage(number, records, (here, recipe), folder, manifest)
             elif process_rank() == 0:
                 self.on_event("resume", {"stage": stage.name, "finished": True})
-            here = str(folder / "model")
+            here, recipe = str(folder / "model"), _without_adapters(recipe)
         if process_rank() == 0:
             shutil.rmtree(target / "model", ignore_errors=True)
             shutil.copytree(here, target / "model")
@@ -229,7 +194,7 @@ class _Run:
         stage, later = plan.stages[number], plan.stages[number + 1 :]
         folder.mkdir(parents=True, exist_ok=True)
         if process_rank() == 0:
-            self.on_event("stage", {"stage": stage.name, "model": base[0]})
+            self.on_event("stage", {"stage": stage.name, "model": shown_name(base[0])})
         torch.manual_seed(plan.seed)  # an adapter's first weights are random
         model = _load_trainable(stage, *base, self.device, later=later)
         tuner = set_trainable(model, stage)
@@ -237,7 +202,7 @@ class _Run:
         sharded = plan.sharding == "full" and process_count() > 1
         if sharded:
             shard(model)
-        batches = _batches(stage, sets, plan)
+        batches = batches_of(stage, sets, plan)
         stepper = self._stepper(stage, model, batches.kind)
 
         def report(kind: str, values: dict[str, Any]) -> None:
@@ -321,6 +286,11 @@ class _Run:
         return self._find(str(named[0]))
 
 
+def _without_adapters(recipe: Recipe) -> Recipe:
+    """Return the recipe of a model that was written with the recipe's adapters in it."""
+    return recipe.override({"backbone.adapters": []}) if recipe.backbone.adapters else recipe
+
+
 def _load_trainable(
     stage: Stage, here: str, recipe: Recipe, device: Any, *, later: Sequence[Stage] = ()
 ) -> TrainableEmbedder:
@@ -341,8 +311,8 @@ def _load_trainable(
     if _is_language(stage) and embedder.backbone.head is None:
         kinds = ", ".join(loss.kind for loss in stage.objective if loss.kind in LANGUAGE)
         raise InputError(
-            f"stage {stage.name!r}: objective {kinds} needs a language-model head, and {here} has "
-            "none; choose a model with one, or another objective"
+            f"stage {stage.name!r}: objective {kinds} needs a language-model head, and "
+            f"{shown_name(here)} has none; choose a model with one, or another objective"
         )
     model = TrainableEmbedder(embedder, heads, stage.batching.chunk_tokens or PACK)
     model.denoise = own.pooling.denoise if stage.denoise is None else stage.denoise

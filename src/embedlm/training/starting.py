@@ -23,7 +23,7 @@ from embedlm.schema.tuning import Data
 from embedlm.training.devices import process_rank, wait_for_all
 from embedlm.training.finished import fingerprint, is_finished, saved_dtype
 from embedlm.training.language import LANGUAGE
-from embedlm.training.plan import LocatedPlan, find_data, find_model
+from embedlm.training.plan import LocatedPlan, find_data, find_model, shown_name
 from embedlm.training.starts import RidgeStart, ridge_teacher, wants_ridge
 from embedlm.training.teacher_vectors import identity_of
 from embedlm.training.trackers import EventHandler
@@ -87,7 +87,8 @@ def _check_prune(plan: Plan, model: str) -> None:
     config = load_config(split_adapters(model)[0]).get_text_config()
     check_cut(config, asked.layers, asked.intermediate, plan.model)
     if _reads_texts(asked):
-        _check_data("prune", asked.data, plan, _NOT_COUNTED)
+        ridge = plan.ridge.data if plan.ridge is not None else ()
+        _check_data("prune", asked.data, plan, _NOT_COUNTED, others=ridge)
     elif asked.data:
         raise InputError(
             "prune.data: tokens are counted in it for `vocabulary`, and neurons measured on it for "
@@ -100,15 +101,29 @@ def _reads_texts(asked: Prune) -> bool:
     return asked.vocabulary is not None or asked.intermediate is not None
 
 
-def _check_data(name: str, own: Sequence[Data], plan: Plan, senseless: frozenset[str]) -> None:
-    """Refuse a start without texts, and fields of its data that it cannot honour."""
+def _check_data(
+    name: str,
+    own: Sequence[Data],
+    plan: Plan,
+    senseless: frozenset[str],
+    others: Sequence[Data] = (),
+) -> None:
+    """Refuse a start without texts, and fields of its data that it cannot honour.
+
+    Args:
+        name: the start's.
+        own: its data sets.
+        plan: the data of its first stage stand in for them.
+        senseless: the fields that say nothing.
+        others: data sets that stand in where there is no stage.
+    """
     for entry in own:
         given = sorted(entry.model_fields_set & senseless)
         if given:
             raise InputError(
                 f"{name}.data: {given[0]} says nothing where each text is read once; leave it out"
             )
-    if not own and not plan.stages:
+    if not (own or others or plan.stages):
         raise InputError(
             f"{name}: there are no texts; name them: {name}: {{data: [{{source: F}}]}}"
         )
@@ -169,7 +184,8 @@ class Start:
         """Write the cut model, unless that is done."""
         plan = self.source.plan
         records = self._records(asked.data, sets) if _reads_texts(asked) else []
-        save_dtype = None if plan.stages or self.teacher is not None else plan.save_dtype
+        last = not plan.stages and self.teacher is None
+        save_dtype = (plan.save_dtype or saved_dtype(plan)) if last else None
         manifest = {
             "prune": asked.model_dump(mode="json"),
             "model": identity_of(model),
@@ -179,7 +195,7 @@ class Start:
         if is_finished(folder, manifest):
             report("resume", {"stage": "prune", "finished": True})
             return
-        report("stage", {"stage": "prune", "model": model})
+        report("stage", {"stage": "prune", "model": shown_name(model)})
         with disk_errors(folder, "Make room and run the same command again"):
             folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / "model", ignore_errors=True)  # of a run that was killed right after
@@ -200,10 +216,12 @@ class Start:
         report("prune", {"stage": "prune", **kept, "length": facts["length"]})
 
     def _records(self, entries: Sequence[Data], sets: list[list[Records]]) -> list[Records]:
-        """Return the records of a start's own data, else those of the first stage."""
-        if not entries:
-            return sets[0]
+        """Return the records of a start's own data, else those of the first stage or of `ridge`."""
         source = self.source
+        if not entries and sets:
+            return sets[0]
+        if not entries and source.plan.ridge is not None:
+            entries = source.plan.ridge.data
         return [
             read_records(find_data(entry.source, source.folder, self.data), entry.max_records)
             for entry in entries

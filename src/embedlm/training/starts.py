@@ -33,6 +33,7 @@ from embedlm.schema.plan import Plan, Ridge
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Data
 from embedlm.training.finished import fingerprint, is_finished
+from embedlm.training.plan import shown_name
 from embedlm.training.ridge import Moments, is_held_out, solve
 from embedlm.training.teacher_vectors import TeacherVectors, identity_of
 from embedlm.training.trackers import EventHandler
@@ -107,7 +108,7 @@ class RidgeStart:
         model, recipe = self.base
         asked = asked_projection(recipe)
         assert asked is not None
-        report("stage", {"stage": "ridge", "model": model})
+        report("stage", {"stage": "ridge", "model": shown_name(model)})
         with disk_errors(folder, "Make room and run the same command again"):
             folder.mkdir(parents=True, exist_ok=True)
         bare = recipe.override({"heads": ["dense"], "dim": None, "normalize": False})
@@ -139,7 +140,8 @@ class RidgeStart:
 
     def _manifest(self) -> dict[str, Any]:
         model, recipe = self.base
-        return {
+        stored = {} if self.precision == "float32" else {"precision": self.precision}
+        return stored | {
             "ridge": self.settings.model_dump(mode="json"),
             "model": identity_of(model),
             "recipe": recipe.model_dump(mode="json"),
@@ -176,7 +178,7 @@ class RidgeStart:
             if y_BO.shape[1] != width:
                 raise InputError(
                     f"the projection has the width {width}, and the vectors of the teacher "
-                    f"{self.teacher!r} have {y_BO.shape[1]}; give that width"
+                    f"{shown_name(self.teacher)!r} have {y_BO.shape[1]}; give that width"
                 )
             apart = np.array([is_held_out(text, self.settings.held_out) for text in texts])
             held_out.add(x_BI[apart], y_BO[apart])

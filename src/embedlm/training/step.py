@@ -30,7 +30,7 @@ from embedlm.training.devices import (
 )
 from embedlm.training.gradcache import backward_cached, backward_plain
 from embedlm.training.language import LANGUAGE, backward_language
-from embedlm.training.objectives import EMBEDDING, BatchFacts, head_of, loss_of
+from embedlm.training.objectives import EMBEDDING, BatchFacts, head_of, loss_of, reads_scores
 from embedlm.training.positives import equal_queries, known_positives
 from embedlm.training.requests import requests_of
 from embedlm.training.teachers import EmbeddingTeacher, RerankingTeacher, TeacherPanel
@@ -125,6 +125,8 @@ class Stepper:
                 in_batch=batch.in_batch,
                 width=self.model.readout.columns(plan.longest),
                 longest=plan.longest,
+                normalize=self.model.embedder.recipe.normalize,
+                mean_score=any(getattr(h, "score", "") == "mean" for h in self.model.heads),
                 labels_B=context.labels_B,
                 teacher_BG=context.teacher_BG,
                 guide_ND=context.guide_ND,
@@ -164,19 +166,21 @@ class Stepper:
         if self.kind == "pairs":
             labels = torch.tensor([row.score for row in rows], device=device)
             return _Context(labels_B=labels, guide_ND=self._guide_vectors(requests))
-        teacher = None
-        if rows and rows[0].teacher:
-            teacher = torch.tensor([row.teacher for row in rows], device=device)
-        elif any(loss.kind in EMBEDDING and EMBEDDING[loss.kind].teacher for loss in objective):
-            scorer = self.scorer or self.guide
-            assert scorer is not None
-            teacher = gather_rows(scorer.scores(own_rows(rows)).to(device))
         return _Context(
-            teacher_BG=teacher,
+            teacher_BG=self._teacher_scores(rows) if reads_scores(objective) else None,
             guide_ND=self._guide_vectors(requests),
             positives_BM=known_positives(rows).to(device),
             equal_queries_BB=equal_queries(rows).to(device),
         )
+
+    def _teacher_scores(self, rows: Sequence[BatchRow]) -> Tensor:
+        """Return a teacher's scores, t_BG: a record's own, else those that a model gives."""
+        mine = own_rows(rows)
+        bare = [row for row in mine if not row.teacher]
+        scorer = self.scorer or self.guide
+        given = iter(scorer.scores(bare)) if scorer is not None and bare else iter(())
+        lines = [torch.tensor(row.teacher) if row.teacher else next(given) for row in mine]
+        return gather_rows(torch.stack(lines).to(self.model.backbone.device))
 
     def _guide_vectors(self, requests: Sequence[TextRequest]) -> Tensor | None:
         if self.guide is None:

@@ -22,7 +22,7 @@ from embedlm.prompt.render import RenderedBatch, Request
 from embedlm.schema.recipe import Head
 from embedlm.training.devices import max_over_processes
 
-__all__ = ["EmbeddingPlan", "TextRequest", "TrainableEmbedder", "modules_of"]
+__all__ = ["EmbeddingPlan", "TextRequest", "TrainableEmbedder", "dropout_rates", "modules_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class TrainableEmbedder:
             )
         embedder.executor.plain()
         self.embedder, self.budget = embedder, budget
+        self.heads = tuple(heads)
         self.readout = embedder.readout.with_heads(heads)
         self.extra = nn.ModuleDict()
         """Modules that are trained with the model and discarded after the stage."""
@@ -123,7 +124,7 @@ class TrainableEmbedder:
             # A shared prefix would share its dropout too.
             share = share and not self._has_dropout()
             for pack in plan(batch.ids, self.budget, share=share):
-                chunks.append(partial(self._run, batch, pack, longest, request.adapter))
+                chunks.append(partial(self._run, batch, pack, longest, request))
                 items += [start + item for item in pack.items.tolist()]
             start += len(request.texts)
         order_N = torch.empty(start, dtype=torch.long)
@@ -140,7 +141,8 @@ class TrainableEmbedder:
         return any(
             module.training
             and (
-                (isinstance(module, nn.Dropout) and module.p > 0) or _attention_dropout(module) > 0
+                (isinstance(module, nn.Dropout) and module.p > 0)
+                or any(rate > 0 for rate in dropout_rates(module).values())
             )
             for module in self.backbone.network.modules()
         )
@@ -165,14 +167,18 @@ class TrainableEmbedder:
         assert whole is not None
         return whole
 
-    def _run(self, batch: RenderedBatch, pack: Pack, longest: int, adapter: str | None) -> Tensor:
+    def _run(self, batch: RenderedBatch, pack: Pack, longest: int, request: TextRequest) -> Tensor:
         """Return the output of all heads for the texts of a pack, v_RX."""
-        run = partial(self.backbone.run, adapter=adapter)
-        states = pack_states(run, self.readout, batch, pack, denoise=self.denoise)
+        run = partial(self.backbone.run, adapter=request.adapter)
+        how: dict[str, Any] = {"role": request.role, "denoise": self.denoise}
+        states = pack_states(run, self.readout, batch, pack, **how)
         return self.readout.gradient_rows(states, longest)
 
 
-def _attention_dropout(module: nn.Module) -> float:
-    """Return the attention dropout of a layer, 0 for a module that has none."""
-    rate = getattr(module, "attention_dropout", 0.0)
-    return float(rate) if isinstance(rate, int | float) else 0.0
+def dropout_rates(module: nn.Module) -> dict[str, float]:
+    """Return the rates of dropout that a layer holds as numbers, by the names of its attributes."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if "dropout" in name and isinstance(value, float)
+    }
