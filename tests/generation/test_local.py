@@ -21,7 +21,6 @@ from embedlm.generation.decoding import (
     draw,
     in_batches,
 )
-from embedlm.generation.local import model_name
 from embedlm.schema.recipe import Transform
 from embedlm.transform import transform_texts
 from embedlm.transform.geneol import chats_for
@@ -274,16 +273,6 @@ def test_a_model_is_known_by_its_contents(writer_folder, tmp_path):
     weights.write_bytes(data)
     assert resolve_generator(moved).name != name
     assert resolve_generator("some/hub-id").name == "hub:some/hub-id"
-
-
-def test_a_gguf_file_is_known_by_its_contents(tmp_path):
-    names = []
-    for place, content in (("a", b"one"), ("b", b"one"), ("b", b"two")):
-        (tmp_path / place).mkdir(exist_ok=True)
-        file = tmp_path / place / "model.gguf"
-        file.write_bytes(content)
-        names.append(model_name(str(file)))
-    assert names[0] == names[1] != names[2]
 
 
 def test_a_stored_model_is_loaded_once_and_only_to_write(writer_folder, cache):

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from embedlm.errors import InputError, JobError
 from embedlm.training import starts, train
 from embedlm.training.merging import merge
 from embedlm.training.ridge import Moments, solve
-from embedlm.training.teacher_vectors import identity_of
 from tests.command import sentences
 
 STRENGTHS = (1e-6, 1e-3, 1e-1)
@@ -219,20 +217,3 @@ def test_bad_starts(plan, tmp_path, change, told):
         fields["stages"][0]["objective"] = [{"kind": "uniformity"}]
     with pytest.raises(InputError, match=told):
         train(fields, tmp_path / "out", data=tmp_path)
-
-
-@pytest.mark.parametrize("size", [5 << 20, 70 << 20])
-def test_a_model_tuned_in_one_layer_is_another_teacher(tmp_path, size):
-    folder = tmp_path / "teacher"
-    folder.mkdir()
-    weights = bytearray(size)
-    (folder / "model.safetensors").write_bytes(weights)
-    before = identity_of(str(folder))
-    assert identity_of(str(shutil.copytree(folder, tmp_path / "elsewhere"))) == before
-    start = size // 3
-    weights[start : start + (1 << 16)] = b"\1" * (1 << 16)
-    (folder / "model.safetensors").write_bytes(weights)
-    assert identity_of(str(folder)) != before
-    tuned = identity_of(str(folder))
-    (folder / "vocab.txt").write_text("[PAD]")
-    assert identity_of(str(folder)) != tuned

@@ -106,6 +106,7 @@ def load_backbone(
         name=source,
         head=network if whole else None,
         adapters=switchable,
+        merged=tuple(adapters) if merge else (),
         static=recipe.kind == "static",
         padded=str(body.config._attn_implementation),  # type: ignore[union-attr]
     )

@@ -60,6 +60,8 @@ class Backbone:
     """The language model's own layers after the body, where they were loaded."""
     adapters: Adapters | None = field(default=None, repr=False)
     """The switchable ones."""
+    merged: tuple[Path, ...] = field(default=(), repr=False)
+    """The folders of those that are part of the weights."""
     causal: bool = True
     """Whether no layer sees what follows a token, unless a pass says otherwise."""
     packs: bool = False

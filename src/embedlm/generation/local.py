@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from embedlm.backbone import Backbone, gguf_folder, load_backbone, prepacked
+from embedlm.backbone.content import content_digest
 from embedlm.backbone.memory import free_memory
 from embedlm.backbone.views import copy_structure
 from embedlm.errors import GenerationError, UnsupportedError
@@ -29,11 +29,8 @@ __all__ = [
     "model_name",
 ]
 
-_SAMPLE = 1 << 20
-"""Bytes read at each end of a file to identify it."""
 _SHARE = 0.25
 """Of a card's free memory that keys and values may take."""
-_KINDS = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")
 
 
 class LocalGenerator:
@@ -74,8 +71,15 @@ class LocalGenerator:
         self.network = Network(model)
 
     @classmethod
-    def load(cls, source: str) -> LocalGenerator:
+    def load(
+        cls, source: str, *, adapters: Sequence[Path] = (), device: Any = None
+    ) -> LocalGenerator:
         """Load a model folder or hub id.
+
+        Args:
+            source: the folder, GGUF file or hub id.
+            adapters: folders of adapters, which are merged into it in order.
+            device: None chooses CUDA, MPS or CPU.
 
         Raises:
             GenerationError: it is not a causal language model with its head.
@@ -83,7 +87,14 @@ class LocalGenerator:
         """
         recipe = BackboneRecipe(attention="native")
         try:
-            backbone = load_backbone(gguf_folder(source), recipe, head=True, attn="sdpa")
+            backbone = load_backbone(
+                gguf_folder(source),
+                recipe,
+                device=device,
+                head=True,
+                attn="sdpa",
+                adapters=adapters,
+            )
         except UnsupportedError as error:
             raise _no_writer(source) from error
         if not backbone.causal:
@@ -91,7 +102,7 @@ class LocalGenerator:
         network = backbone.language_model()
         with torch.inference_mode():
             prepacked.pack([network])  # a step's products are small: twice as many tokens a second
-        return cls(network, backbone.tokenizer, model_name(source))
+        return cls(network, backbone.tokenizer, model_name(source, adapters))
 
     def prompt(self, chat: Chat) -> str:
         """Return a chat as the string to continue; a model that thinks aloud answers at once."""
@@ -250,8 +261,15 @@ class _How:
 class StoredGenerator:
     """Generates with a model folder or hub id, which is loaded at the first chat."""
 
-    def __init__(self, source: str, name: str) -> None:
-        self.source = source
+    def __init__(self, source: str, name: str, **how: Any) -> None:
+        """Name a model.
+
+        Args:
+            source: folder, GGUF file or hub id.
+            name: the identity under which answers are cached.
+            **how: it is loaded, see `LocalGenerator.load`.
+        """
+        self.source, self.how = source, how
         self.loaded: LocalGenerator | None = None
         self.name = name
 
@@ -264,7 +282,7 @@ class StoredGenerator:
     def writer(self) -> LocalGenerator:
         """Return the model, loaded."""
         if self.loaded is None:
-            self.loaded = LocalGenerator.load(self.source)
+            self.loaded = LocalGenerator.load(self.source, **self.how)
         return self.loaded
 
 
@@ -273,7 +291,7 @@ class OwnGenerator:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.name = model_name(str(backbone.name))
+        self.name = model_name(backbone.name, backbone.merged)
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, seeds: Sequence[int]
@@ -287,26 +305,16 @@ class OwnGenerator:
         return LocalGenerator(network, self.backbone.tokenizer, self.name)
 
 
-def model_name(source: str) -> str:
-    """Return a model's identity: a digest of the folder's or GGUF file's contents, or the hub id.
+def model_name(source: str, adapters: Sequence[Path] = ()) -> str:
+    """Return a model's identity: a digest of its folder or GGUF file, or its hub id.
 
-    Large files count by their size and both ends, since training changes all values of a tensor.
+    Args:
+        source: folder, GGUF file or hub id.
+        adapters: folders of those that are merged into it, which make it another model.
     """
-    folder = Path(source)
-    if not folder.exists():
-        return f"hub:{source}"
-    seen = hashlib.sha256()
-    files = [folder] if folder.is_file() else sorted(folder.iterdir())
-    for file in files:
-        if file.suffix not in _KINDS or not file.is_file():
-            continue
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            seen.update(f"{file.name}\0{size}\0".encode())
-            seen.update(stream.read(_SAMPLE))
-            stream.seek(max(0, size - _SAMPLE))
-            seen.update(stream.read(_SAMPLE))
-    return f"model:{seen.hexdigest()[:16]}"
+    content = content_digest(source)
+    name = f"hub:{source}" if content is None else f"model:{content}"
+    return "+".join([name, *(str(content_digest(folder)) for folder in adapters)])
 
 
 def _with_packed_head(view: Any) -> Any:

@@ -70,6 +70,7 @@ def _of_backbone(backbone: Any) -> Generator:
     if backbone.head is not None and backbone.causal:
         return OwnGenerator(backbone)
     if backbone not in _copies:
-        source = str(backbone.name)
-        _copies[backbone] = StoredGenerator(source, model_name(source))
+        how = {"adapters": backbone.merged, "device": backbone.device}
+        name = model_name(backbone.name, backbone.merged)
+        _copies[backbone] = StoredGenerator(backbone.name, name, **how)
     return _copies[backbone]

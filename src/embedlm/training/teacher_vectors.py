@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.backbone.content import content_digest
 from embedlm.errors import JobError
 from embedlm.jobs import disk_errors
 from embedlm.jobs.atomic import write_file
 
 __all__ = ["TeacherVectors", "identity_of"]
 
-_WHOLE = 1 << 26
-"""Bytes up to which a file is read whole to tell one teacher from another."""
-_PIECES, _PIECE = 4096, 1 << 12
-"""Of a larger file, so many pieces of so many bytes are read, spread over it: of the weights of a
-model tuned in one layer, the ends are those of the model before."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -29,28 +25,12 @@ def identity_of(name: str, recipe: Any = None) -> str:
     """Return what tells a model from others: its files wherever they lie, or its hub id.
 
     Args:
-        name: folder or hub id.
+        name: folder, GGUF file or hub id.
         recipe: by which it is read; None: it does not count.
     """
     own = "" if recipe is None else json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    digest = hashlib.sha256(own.encode())
-    folder = Path(name)
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    for path in files:
-        if path.suffix not in (".safetensors", ".bin", ".json", ".gguf", ".model", ".txt"):
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}".encode())
-        with path.open("rb") as file:
-            if size <= _WHOLE:
-                digest.update(file.read())
-                continue
-            for piece in range(_PIECES):
-                file.seek(piece * (size - _PIECE) // (_PIECES - 1))
-                digest.update(file.read(_PIECE))
-    if not files:
-        digest.update(name.encode())
-    return digest.hexdigest()[:16]
+    files = content_digest(name) or name
+    return hashlib.sha256(f"{own}{files}".encode()).hexdigest()[:16]
 
 
 class TeacherVectors:

@@ -1,0 +1,54 @@
+"""What tells a model from others: the content of its files, wherever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+from embedlm.backbone.gguf_model import LINK
+
+__all__ = ["content_digest"]
+
+_KINDS = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt")
+"""Endings of the files that states depend on; a card does not change them."""
+_WHOLE = 1 << 26
+"""Bytes up to which a file is read whole."""
+_PIECES, _PIECE = 4096, 1 << 12
+"""Of a larger file, so many pieces of so many bytes are read, spread over it: of the weights of a
+model tuned in one layer, the ends are those of the model before."""
+
+
+def content_digest(source: str | Path) -> str | None:
+    """Return a digest of a model's files, or of a GGUF file; None where there are none.
+
+    Args:
+        source: a folder, with all below it, or a file. A folder that stands for a GGUF file has the
+            digest of that file.
+    """
+    path = Path(source)
+    path = path / LINK if (path / LINK).is_file() else path
+    if path.is_file():
+        files = {"": path}
+    else:
+        every = (one for one in path.rglob("*") if one.suffix in _KINDS and one.is_file())
+        files = {str(one.relative_to(path)): one for one in sorted(every)}
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for name, file in files.items():
+        size = file.stat().st_size
+        digest.update(f"{name}\0{size}\0".encode())
+        with file.open("rb") as handle:
+            _add(digest, handle, size)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: hashlib._Hash, file: BinaryIO, size: int) -> None:
+    """Add a file's content to a digest; of a large one, pieces from its beginning to its end."""
+    if size <= _WHOLE:
+        digest.update(file.read())
+        return
+    for piece in range(_PIECES):
+        file.seek(piece * (size - _PIECE) // (_PIECES - 1))
+        digest.update(file.read(_PIECE))
