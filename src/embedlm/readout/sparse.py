@@ -39,8 +39,8 @@ class _Rows:
         self.vocab_size = vocab_size
 
     def add(self, target_B: Indices, share_B: Floats, output: list[SparseRow]) -> None:
-        for target, row in zip(target_B.tolist(), output, strict=True):
-            self.rows[target].append(row)
+        for target, share, (ids, weights) in zip(target_B.tolist(), share_B, output, strict=True):
+            self.rows[target].append((ids, share * weights))
 
     def value(self, order_n: Indices) -> csr_matrix:
         return _stack([self.rows[target] for target in order_n.tolist()], self.vocab_size)
@@ -90,7 +90,7 @@ class SparseHead(Head[Sparse]):
         return term_weights(lambda h: h, states.h_TD, tokens, self.options, kind, kept_N)
 
     def collector(self, readout: Readout, count: int) -> _Rows:
-        """Return a collector of rows; several rows of one text are averaged."""
+        """Return a collector of rows; those of one text are added up by their shares."""
         return _Rows(count, readout.backbone.vocab_size)
 
     def gradient_rows(self, readout: Readout, states: PackStates, longest: int) -> Tensor:
@@ -153,7 +153,7 @@ class SparseHead(Head[Sparse]):
 
 
 def _stack(rows: Sequence[Sequence[SparseRow]], vocab_size: int) -> csr_matrix:
-    """Return the mean of each text's sparse rows as one CSR matrix (n, V)."""
+    """Return the sum of each text's sparse rows as one CSR matrix (n, V)."""
     indptr, indices, data = [0], [], []
     for parts in rows:
         if len(parts) == 1:
@@ -162,7 +162,7 @@ def _stack(rows: Sequence[Sequence[SparseRow]], vocab_size: int) -> csr_matrix:
             every = np.concatenate([ids for ids, _ in parts])
             ids, where = np.unique(every, return_inverse=True)
             weights = np.zeros(len(ids), dtype=np.float32)
-            np.add.at(weights, where, np.concatenate([w for _, w in parts]) / len(parts))
+            np.add.at(weights, where, np.concatenate([w for _, w in parts]))
         indices.append(ids)
         data.append(weights)
         indptr.append(indptr[-1] + len(ids))
