@@ -93,7 +93,7 @@ class Embedder(Saving):
     def with_recipe(self, recipe: Any) -> Embedder:
         """Return an embedder of the same network by another recipe.
 
-        Weights, statistics and generator stay; layers that only the new recipe reads are loaded.
+        Weights, token statistics and generator stay; layers that only it reads are loaded.
 
         Args:
             recipe: a name, path, mapping or `Recipe`.
@@ -292,7 +292,7 @@ class Embedder(Saving):
         options.check_heads([head.kind for head in readout.heads])
         outputs = self.gather(readout, parts, options).by_kind(readout)
         check_finite(outputs, parts, self.backbone)
-        facts = self.recipe, self.readout.statistics, options, self.ranges
+        facts = readout.recipe, readout.statistics, options, self.ranges
         if "dense" in outputs:
             outputs["dense"] = finish_vectors(outputs["dense"], *facts)
         return outputs["dense"] if list(outputs) == ["dense"] else Embeddings(**outputs)
@@ -336,15 +336,16 @@ class Embedder(Saving):
         """Learn token frequencies and common components from a corpus (static-tfidf, static-sif).
 
         Unfitted, the frequency of a token is taken from its rank in the vocabulary (Zipf's law).
-        Returns the embedder itself.
+        `save_pretrained` keeps what was learnt. Returns the embedder itself.
         """
         texts = check_texts(texts).texts
         statistics = token_statistics(self.renderer, texts, self.backbone.vocab_size)
+        if count := self.recipe.pooling.remove_components:
+            weighed = self._with(self.readout.with_statistics(statistics), self.executor)
+            whole = {"heads": "dense", "dim": self.readout.dense_width, "normalize": False}
+            vectors = weighed.encode(texts, **whole, show_progress=False)
+            statistics = statistics.with_components(vectors, count)
         self.readout = self.readout.with_statistics(statistics)
-        if self.recipe.pooling.remove_components:
-            vectors = self.encode(texts, normalize=False, show_progress=False)
-            statistics = statistics.with_components(vectors, self.recipe.pooling.remove_components)
-            self.readout = self.readout.with_statistics(statistics)
         self.ranges = Ranges()  # those of other vectors
         return self
 

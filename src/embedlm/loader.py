@@ -20,6 +20,7 @@ from embedlm.persistence.published import recipe_of_checkpoint
 from embedlm.prompt.render import Request
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.readout import Parts, Readout
+from embedlm.readout.frequency import Statistics
 from embedlm.readout.heads import make_heads
 from embedlm.readout.quantized import Ranges
 from embedlm.schema.arguments import check_arguments
@@ -108,7 +109,9 @@ def load(
     )
     if recipe is None:
         check_width(source, readout.backbone.dim)
-    ranges = None if adapters else _fitted_ranges(source, readout.recipe)
+    ranges = None
+    if not adapters:
+        readout, ranges = _fitted(readout, source)
     executor = Executor(readout.backbone)
     embedder = Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
     return _told_of_open_end(embedder, source)
@@ -192,11 +195,18 @@ def load_readout(
     return Readout(backbone, recipe, parts, trained=trained)
 
 
-def _fitted_ranges(source: str, recipe: Recipe) -> Ranges:
-    """Return the ranges saved with a model, where they are those of this recipe's vectors."""
-    ranges = Ranges.load(layout_folder(source))
-    fit = ranges.by_form and recipe.gives_vectors_of(derive_recipe(source))
-    return ranges if fit else Ranges()
+def _fitted(readout: Readout, source: str) -> tuple[Readout, Ranges]:
+    """Return a readout with the statistics saved with its model, and the ranges saved there.
+
+    Those of another recipe's vectors are left out.
+    """
+    folder = layout_folder(source)
+    statistics = Statistics.load(folder, readout.backbone.vocab_size, readout.dense_width)
+    ranges = Ranges.load(folder)
+    known = statistics is not None or ranges.by_form
+    if not known or not readout.recipe.gives_vectors_of(derive_recipe(source)):
+        return readout, Ranges()
+    return readout.with_statistics(statistics), ranges
 
 
 def _asked_for(recipe: Any, source: str) -> Recipe:

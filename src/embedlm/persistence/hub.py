@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from embedlm.backbone.config import is_local
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.layouts import TRANSFORMER_FILES
+from embedlm.readout.frequency import STATISTICS_FILE
 from embedlm.readout.quantized import RANGES_FILE
 from embedlm.schema.arguments import usable_path
 
@@ -32,6 +33,7 @@ _FILES = (
     "latent_attention.safetensors",
     "token_layers.safetensors",
     RANGES_FILE,
+    STATISTICS_FILE,
     "sparse_linear.pt",
     "colbert_linear.pt",
     "*/adapter_*",

@@ -80,6 +80,9 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: 
             dense = save_projection(parts.token_layers.vector, folder)
     (folder / RECIPE_FILE).write_text(_saved_recipe(embedder).dump(), encoding="utf-8")
     embedder.ranges.save(folder)
+    statistics = embedder.readout.statistics
+    if statistics is not None and recipe.pooling.reads_statistics:
+        statistics.save(folder)
     what = "switchable adapters" if embedder.adapters else "this recipe"
     note = f"sentence-transformers cannot express {what}; open the folder with EmbedLM."
     if by_row:

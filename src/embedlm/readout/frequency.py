@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-__all__ = ["Statistics", "count", "zipf"]
+from embedlm.errors import ModelError
+
+__all__ = ["STATISTICS_FILE", "Statistics", "count", "zipf"]
 
 Floats = npt.NDArray[np.float32]
+STATISTICS_FILE = "statistics.safetensors"
+"""The file of a saved model that holds what `fit` learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,52 @@ class Statistics:
         components = basis[:, ::-1][:, :count].T
         return replace(self, components_KD=np.ascontiguousarray(components, dtype=np.float32))
 
+    def without_components(self) -> Statistics:
+        """Return the statistics of tokens alone."""
+        return replace(self, components_KD=None)
+
     def remove_components(self, vectors_ND: Floats) -> Floats:
         """Take the common components out of vectors."""
         if self.components_KD is None:
             return vectors_ND
         common_ND = vectors_ND @ self.components_KD.T @ self.components_KD
         return (vectors_ND - common_ND).astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write the statistics into a model's folder."""
+        values = {
+            "probability": self.probability_V,
+            "documents": self.documents_V,
+            "texts": np.array(self.texts),
+        }
+        if self.components_KD is not None:
+            values["components"] = self.components_KD
+        save_file(values, folder / STATISTICS_FILE)
+
+    @classmethod
+    def load(cls, folder: Path, vocab_size: int, width: int) -> Statistics | None:
+        """Return the statistics of a model's folder; None where it has no such file.
+
+        Raises:
+            ModelError: a damaged file, or that of a model of another vocabulary or width.
+        """
+        file = folder / STATISTICS_FILE
+        if not file.is_file():
+            return None
+        try:
+            values = load_file(file)
+            shares = [values[name] for name in ("probability", "documents")]
+            components = values.get("components")
+            fit = all(one.shape == (vocab_size,) and one.dtype == np.float64 for one in shares)
+            fit &= components is None or components.shape[1:] == (width,)
+            if not fit or not all(np.isfinite(one).all() for one in values.values()):
+                raise ValueError(f"it is not of {vocab_size} tokens and vectors of {width} numbers")
+            return cls(shares[0], shares[1], int(values["texts"]), components)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"{file} cannot be read as token statistics ({error}); remove it, or call fit and "
+                "save the model again"
+            ) from error
 
 
 def count(rows: Iterable[Sequence[int]], vocab_size: int) -> Statistics:

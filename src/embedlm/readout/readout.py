@@ -103,14 +103,18 @@ class Readout:
     def with_recipe(self, recipe: Recipe, *, create: bool = False) -> Readout:
         """Return the readout of another recipe over the same backbone, with all parts.
 
-        `create` makes untrained token layers where the recipe needs some and there are none.
+        Common components of a corpus stay where they are those of the same vectors. `create` makes
+        untrained token layers where the recipe needs some and there are none.
 
         Raises:
             UnsupportedError: the recipe wants the network itself otherwise.
         """
         self._check_network(recipe)
-        parts = self.parts.for_recipe(recipe, self.backbone, create=create)
-        return Readout(self.backbone, recipe, parts, statistics=self.statistics, norms=self.norms)
+        parts, statistics = self.parts.for_recipe(recipe, self.backbone, create=create), None
+        if self.statistics is not None:
+            same = recipe.gives_vectors_of(self.recipe)
+            statistics = self.statistics if same else self.statistics.without_components()
+        return Readout(self.backbone, recipe, parts, statistics=statistics, norms=self.norms)
 
     def _check_network(self, recipe: Recipe) -> None:
         """Refuse a recipe whose network differs from the one that is loaded."""

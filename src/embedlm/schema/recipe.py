@@ -164,6 +164,11 @@ class Pooling(Part):
         kinds = (self.kind,) if isinstance(self.kind, str) else self.kind
         return not {*kinds} <= {"last", "cls"}
 
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether a vector depends on what was learnt from a corpus."""
+        return self.weights != "none" or self.remove_components > 0
+
 
 class Transform(Part):
     """Texts written anew by a language model before embedding (GenEOL)."""
