@@ -105,6 +105,24 @@ def test_two_names_of_one_option_must_agree(model, options):
         model.encode(["a"], **options)
 
 
+UNUSED = [
+    ({"prompt": "x: ", "instruction": "find"}, "leave instruction out"),
+    ({"prompt": "", "instruction": ["find"]}, "leave instruction out"),
+    ({"prompt": "x: ", "demonstrations": [{"query": "q"}]}, "leave demonstrations out"),
+    ({"heads": ["sparse"], "convert_to_tensor": True}, "convert_to_tensor .* give sparse"),
+    ({"heads": ["dense", "sparse"], "convert_to_tensor": True}, "give dense, sparse"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), UNUSED, ids=str)
+def test_an_option_that_another_leaves_no_use_for_is_refused(tiny_llama, options, told):
+    """The recipe takes instructions, so that one would be dropped without a word."""
+    recipe = embedlm.Recipe.load("e5-mistral")
+    model = embedlm.load(tiny_llama, recipe, device="cpu", lm_head=True)
+    with pytest.raises(InputError, match=told):
+        model.encode(["a"], role="query", **options)
+
+
 def test_two_names_that_agree_are_one(model):
     wanted = model.encode(["a"], dim=5, normalize=True, role="query")
     found = model.encode(

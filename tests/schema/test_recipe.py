@@ -92,6 +92,24 @@ def test_wrong_value_says_where_what_and_what_is_allowed(change, place, allowed)
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": {"max_length": {"document": 64, "querry": 32}}},
+        {"prompt": {"instruction": {"querry": "find"}}},
+        {"prompt": {"expansion": {"role": "querry"}}},
+        {"backbone": {"adapter_roles": {"querry": "retrieval"}}},
+    ],
+)
+def test_what_is_said_of_a_role_that_is_not_there_is_refused(change):
+    message = refused(change)
+    (part, fields), *_ = change.items()
+    assert f"{part}.{next(iter(fields))}: 'querry' is no role of this recipe" in message
+    assert "there are query, document, default. Did you mean 'query'?" in message
+    prompt = {"roles": {"querry": "{text}"}, **change.get("prompt", {})}
+    assert Recipe.load({**change, "prompt": prompt})
+
+
+@pytest.mark.parametrize(
     ("template", "complaint"),
     [
         ("{tex}", "Did you mean 'text'?"),
@@ -366,6 +384,8 @@ CHANGES = {
 def test_every_override_survives_dump_and_load(name, changes):
     if {"pooling.kind", "heads"} & changes.keys():  # some refuse the sink of the recipe's own
         changes = {"pooling.exclude_sink": False, **changes}
+    if "prompt.roles" in changes:  # some say more of roles of their own
+        changes = {"prompt.instruction": None, "backbone.adapter_roles": {}, **changes}
     recipe = Recipe.load(name).override(changes)
     assert Recipe.load(yaml.safe_load(recipe.dump())) == recipe
     assert recipe.override({}) == recipe

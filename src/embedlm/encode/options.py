@@ -74,13 +74,25 @@ class Options:
                 f"ranges were given, and precision is {self.precision}, which has none; leave them "
                 "out, or ask for int8 or uint8"
             )
+        for name in () if self.lead is None else ("instruction", "demonstrations"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str | tuple) and not value):
+                raise InputError(
+                    f"prompt takes the place of the recipe's, in which {name} would have stood; "
+                    f"write what the model shall read into the prompt, or leave {name} out"
+                )
 
     def check_heads(self, kinds: Sequence[str]) -> None:
-        """Refuse options of dense vectors where a call asks for none.
+        """Refuse options of dense vectors where a call asks for none, or for a tensor of others.
 
         Raises:
             InputError: names the option.
         """
+        if self.as_tensor and [*kinds] != ["dense"]:
+            raise InputError(
+                "convert_to_tensor gives one tensor of dense vectors, and the heads that are asked "
+                f"for give {', '.join(kinds)}; leave it out, or ask for dense alone"
+            )
         if "dense" in kinds:
             return
         asked: dict[str, Any] = {"dim": self.dim, "normalize": self.normalize}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from embedlm.errors import RecipeError, TemplateError
+from embedlm.errors import RecipeError, TemplateError, closest
 from embedlm.schema.base import Part
 from embedlm.schema.template import DEMONSTRATION_SLOTS, fill, parse_template
 
@@ -27,7 +28,7 @@ Template = str | tuple[Message, ...] | tuple[str, ...]
 class Expansion(Part):
     """Mask tokens that fill a query up (ColBERT)."""
 
-    length: PositiveInt = Field(32, description="Tokens that the query has with them.")
+    length: int = Field(32, gt=0, le=65_536, description="Tokens that the query has with them.")
     role: str = "query"
     attended: bool = Field(False, description="Whether tokens look at the expansion.")
 
@@ -118,6 +119,30 @@ class Prompt(Part):
                 "otherwise; with left, leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _of_known_roles(self) -> Prompt:
+        for field in ("max_length", "instruction"):
+            value = getattr(self, field)
+            self.check_roles(f"prompt.{field}", value if isinstance(value, dict) else ())
+        self.check_roles(
+            "prompt.expansion", () if self.expansion is None else [self.expansion.role]
+        )
+        return self
+
+    def check_roles(self, field: str, names: Iterable[str]) -> None:
+        """Refuse what a field says of a role that there is none of: nothing would read it.
+
+        Raises:
+            RecipeError: names the field and the roles that there are.
+        """
+        roles = ["query", "document", *self.roles, "default"]
+        for name in names:
+            if name not in roles:
+                raise RecipeError(
+                    f"{field}: {name!r} is no role of this recipe; there are {', '.join(roles)}."
+                    + closest(name, roles)
+                )
 
     @model_validator(mode="after")
     def _check_templates(self) -> Prompt:

@@ -92,10 +92,12 @@ class Backbone(Part):
 class Latent(Part):
     """Latent attention between the token states and their pooling (NV-Embed)."""
 
-    latents: PositiveInt = Field(512, description="Rows of the trained dictionary.")
-    heads: PositiveInt = 8
-    head_width: PositiveInt | None = Field(None, description="None: the width of a state.")
-    seed: int = Field(0, description="Of the weights where the checkpoint has none.")
+    latents: int = Field(512, gt=0, le=65_536, description="Rows of the trained dictionary.")
+    heads: int = Field(8, gt=0, le=1024)
+    head_width: int | None = Field(None, gt=0, le=65_536, description="None: the width of a state.")
+    seed: int = Field(
+        0, ge=0, lt=1 << 63, description="Of the weights where the checkpoint has none."
+    )
 
 
 class Pooling(Part):
@@ -217,6 +219,11 @@ class Recipe(Part):
         if not kinds or len(set(kinds)) < len(kinds):
             raise RecipeError(f"heads: give each head once, and at least one (given {value!r})")
         return heads
+
+    @model_validator(mode="after")
+    def _adapters_of_known_roles(self) -> Recipe:
+        self.prompt.check_roles("backbone.adapter_roles", self.backbone.adapter_roles)
+        return self
 
     @model_validator(mode="after")
     def _one_pooled_state(self) -> Recipe:
