@@ -174,12 +174,13 @@ def expanded_tensors(source: str, dtype: torch.dtype) -> dict[str, Tensor]:
     stored = read_tensors(source, _WEIGHTS)
     if not stored:
         raise ModelError(f"{source!r} has no {_WEIGHTS}, which its config.json says is there")
-    scales = {name for name in stored if name.removesuffix(_SCALE) in stored and _SCALE in name}
+    rows = {name for name, tensor in stored.items() if tensor.dtype == torch.int8}
+    scales = {name + _SCALE for name in rows}
     tensors = {}
     for name, tensor in stored.items():
         if name in scales:
             continue
-        if tensor.dtype == torch.int8:
+        if name in rows:
             tensors[name] = _expanded(source, name, tensor, stored.get(name + _SCALE), dtype)
         else:
             # Copied, so that the network does not lie in a file that may change.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,5 +100,8 @@ def _read(path: Path, prefix: str) -> dict[str, Tensor]:
         with safe_open(str(path), "pt") as file:
             chosen = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
             return {key.removeprefix(prefix): file.get_tensor(key) for key in chosen}
-    every: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    every: Any = torch.load(path, map_location="cpu", weights_only=True)
+    named = isinstance(every, Mapping) and all(isinstance(key, str) for key in every)
+    if not named or not all(isinstance(value, Tensor) for value in every.values()):
+        raise ValueError("it holds something else than tensors by name")
     return {k.removeprefix(prefix): v for k, v in every.items() if k.startswith(prefix)}

@@ -61,8 +61,9 @@ def recognise(folder: Path) -> Recipe | None:
 def _nv_embed(config: dict[str, Any]) -> Recipe:
     """Return the recipe of NV-Embed's version."""
     name = "nv-embed-v1" if "v1" in str(config.get("_name_or_path")).lower() else "nv-embed-v2"
-    given = config.get("latent_attention_config") or {}
-    return Recipe.load(name).override({"normalize": given.get("output_normalize", True)})
+    sizes = config.get("latent_attention_config")
+    normalize = sizes.get("output_normalize", True) if isinstance(sizes, dict) else True
+    return Recipe.load(name).override({"normalize": normalize})
 
 
 _LLM2VEC_CHAT = {

@@ -59,8 +59,15 @@ class Renderer:
             positions: tokens that the model cannot exceed (a learned table ends there).
 
         Raises:
-            UnsupportedError: the tokenizer is a slow one.
+            UnsupportedError: the tokenizer is a slow one, or queries are filled up beyond what the
+                model has positions for.
         """
+        length = 0 if prompt.expansion is None else prompt.expansion.length
+        if positions is not None and length > positions:
+            raise UnsupportedError(
+                f"prompt.expansion fills queries up to {length} tokens, and the model has "
+                f"positions for {positions}; give a smaller length"
+            )
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.boundary = boundary

@@ -11,6 +11,7 @@ Shapes: N tokens, M latents, D width, H heads, E width of a head.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embedlm.backbone import raw_config, read_tensors
-from embedlm.errors import ModelError
+from embedlm.errors import ModelError, RecipeError
+from embedlm.schema.base import validated
 from embedlm.schema.recipe import Latent
 
 __all__ = ["LatentAttention", "load_latent", "save_latent"]
@@ -27,6 +29,12 @@ __all__ = ["LatentAttention", "load_latent", "save_latent"]
 log = logging.getLogger(__name__)
 FILE = "latent_attention.safetensors"
 _PUBLISHED = "latent_attention_model."
+_SIZES = {
+    "latents": "num_latents_value",
+    "heads": "num_cross_heads",
+    "head_width": "cross_dim_head",
+}
+"""The layer's sizes, and their names in a published config."""
 _WIDER = 4
 """The feed-forward layer's inner width, in widths of a state."""
 
@@ -126,30 +134,39 @@ def load_latent(source: str, width: int, config: Latent) -> LatentAttention:
     if not state:
         state = read_tensors(source, "model.safetensors", prefix=_PUBLISHED)
         config = _published(source, config) if state else config
-    layer = LatentAttention(width, config)
     if not state:
         log.warning("%s has no latent attention: an untrained one stands in its place", source)
-        return layer.eval().requires_grad_(False)
-    try:
-        layer.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"the latent attention in {source!r} does not fit the recipe's pooling.latent: "
-            f"{reason[:300]}"
-        ) from error
+        return LatentAttention(width, config).eval().requires_grad_(False)
+    _check_shapes(source, width, config, state)
+    layer = LatentAttention(width, config)
+    layer.load_state_dict(state)
     return layer.eval().requires_grad_(False)
+
+
+def _check_shapes(source: str, width: int, config: Latent, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights of other shapes, before a layer of a damaged size takes the memory."""
+    with torch.device("meta"):
+        wanted = LatentAttention(width, config).state_dict()
+    for name in sorted({*wanted, *state}):
+        asked, found = (
+            list(one[name].shape) if name in one else "nothing" for one in (wanted, state)
+        )
+        if asked != found:
+            raise ModelError(
+                f"the latent attention in {source!r} does not fit the recipe's pooling.latent: of "
+                f"{name} there is {found}, and the recipe asks for {asked}"
+            )
 
 
 def _published(source: str, config: Latent) -> Latent:
     sizes = raw_config(source).get("latent_attention_config")
     if not isinstance(sizes, dict):
         return config
-    return Latent(
-        latents=sizes["num_latents_value"],
-        heads=sizes["num_cross_heads"],
-        head_width=sizes["cross_dim_head"],
-    )
+    named = {field: sizes.get(theirs) for field, theirs in _SIZES.items()}
+    try:
+        return validated(Latent, named, f"latent_attention_config in config.json of {source!r}")
+    except RecipeError as error:
+        raise ModelError(str(error)) from error
 
 
 def save_latent(layer: LatentAttention, folder: Path) -> None:

@@ -89,14 +89,17 @@ def _linear(folder: Path, name: str, width: int) -> nn.Linear | None:
         state = read_tensors(folder, _FLAG[name])
     if not state:
         return None
-    matrix = state["weight"]
-    if matrix.ndim != 2 or matrix.shape[1] != width:
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    rows = 1 if name == "weight" else (shapes.get("weight") or (0,))[0]
+    if shapes not in ({"weight": (rows, width)}, {"weight": (rows, width), "bias": (rows,)}):
+        told = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
+        wanted = "one number" if name == "weight" else "a vector"
         raise ModelError(
-            f"the layer {_FLAG[name]} in {str(folder)!r} takes states of width "
-            f"{matrix.shape[-1]}, but the model's have {width}; the folder's parts are not of one "
-            "model"
+            f"the layer {_FLAG[name]} in {str(folder)!r} has {told}; one that makes {wanted} of a "
+            f"state of this model has a weight ({rows if name == 'weight' else 'any'}, {width}), "
+            "and maybe a bias; the folder's parts are not of one model"
         )
-    layer = nn.Linear(width, matrix.shape[0], bias="bias" in state)
+    layer = nn.Linear(width, rows, bias="bias" in state)
     layer.load_state_dict(state)
     return layer
 
