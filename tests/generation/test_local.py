@@ -208,6 +208,16 @@ def test_the_coldest_draw_is_the_likeliest(temperature, top_p):
     assert draw(logits, Sampling(temperature, top_p), streams) == logits.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_logits_that_are_no_numbers_draw_nothing(wrong, temperature):
+    logits = torch.zeros(2, 400)
+    logits[1, 7] = wrong
+    streams = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    with pytest.raises(GenerationError, match=r"not numbers \(NaN or infinity\)"):
+        draw(logits, Sampling(temperature), streams)
+
+
 def test_a_chat_template_is_used(writer):
     plain = writer.prompt(ONE)
     assert plain == "User: Input: light\nAssistant:"

@@ -8,6 +8,7 @@ import transformers
 import embedlm
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.generation.writer import AFTER, CHAT
+from tests.backbone.test_adapters import make_adapter
 
 DOCUMENTS = ["plants make food from light", "the quick brown fox jumps over the lazy dog"]
 
@@ -80,6 +81,32 @@ def test_an_instruction_and_a_chat_template(model):
     np.testing.assert_allclose(asked.vector, wanted, atol=1e-6)
     plain = writer.write("why?", max_new_tokens=8)
     assert embedlm.Writer(model, template="{prompt} so").write("why?", max_new_tokens=8) != plain
+
+
+def test_a_document_is_read_by_its_roles_adapter(tiny_llama, tmp_path):
+    adapter = str(make_adapter(tiny_llama, tmp_path / "own", seed=1))
+    switchable = {"adapters": [adapter], "merge": False, "lm_head": True}
+    model = embedlm.load(tiny_llama, "gritlm", device="cpu", **switchable)
+    read = embedlm.Writer(model).read(DOCUMENTS)
+    wanted = model.encode_document(DOCUMENTS)
+    assert np.abs(wanted - model.encode_document(DOCUMENTS, adapter=None)).max() > 1e-3
+    np.testing.assert_allclose(np.stack([one.vector for one in read]), wanted, atol=1e-6)
+
+
+def test_a_document_of_several_passes_is_not_read(tiny_llama):
+    several = {"prompt": {"default": ["{text} so", "so {text}"]}}
+    model = embedlm.load(tiny_llama, several, device="cpu", lm_head=True)
+    with pytest.raises(UnsupportedError, match="averages several passes"):
+        embedlm.Writer(model).read(DOCUMENTS)
+
+
+def test_what_the_model_cannot_see_is_told(model_folder):
+    model = embedlm.load(model_folder("gpt2"), "plain-last", device="cpu", lm_head=True)
+    writer = embedlm.Writer(model)
+    (document,) = writer.read("plants make food " * 30)
+    with pytest.raises(InputError, match=r"the document's 1\d\d tokens, .* the model sees 256"):
+        writer.write("why?", document, max_new_tokens=200)
+    assert writer.write("why?", document, max_new_tokens=20)
 
 
 def test_what_cannot_write_is_told(model, model_folder):

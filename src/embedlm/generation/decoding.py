@@ -250,15 +250,15 @@ def draw(logits_BV: Tensor, sampling: Sampling, streams: Sequence[torch.Generato
     One number is taken from each row's stream and looked up in the row's cumulative distribution.
 
     Raises:
-        GenerationError: some logits are not numbers.
+        GenerationError: no token of a row has a likelihood, for logits are NaN or infinite.
     """
     on_mps = logits_BV.device.type == "mps"  # where there is no float64
     logits_BV = logits_BV.cpu().float() if on_mps else logits_BV.float()
     most_B1 = logits_BV.amax(-1, keepdim=True)
-    if most_B1.isnan().any():  # one that is not a number is the largest
+    if not most_B1.isfinite().all():  # one that is not a number is the largest
         raise GenerationError(
-            "the model's logits are not numbers (NaN): its weights are damaged, or its numbers "
-            "overflow; try dtype float32, or another model"
+            "the model's logits are not numbers (NaN or infinity): its weights are damaged, or its "
+            "numbers overflow; try dtype float32, or another model"
         )
     if sampling.temperature == 0:
         return list(logits_BV.argmax(-1).tolist())

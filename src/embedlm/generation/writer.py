@@ -19,7 +19,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from embedlm.backbone import Backbone
 from embedlm.backbone.probe import prove_attention
+from embedlm.encode.call import serving_adapter
 from embedlm.encode.inputs import check_texts
+from embedlm.encode.options import Options
 from embedlm.encode.plan import Pack
 from embedlm.encode.run import pack_states
 from embedlm.errors import InputError, UnsupportedError
@@ -90,21 +92,31 @@ class Writer:
         """Embed documents and keep what was computed: one pass for both.
 
         The memory of a document is 2 x layers x tokens x width of the keys, in the model's dtype.
+
+        Raises:
+            UnsupportedError: the recipe averages the vectors of several passes.
         """
         texts = check_texts(documents).texts
+        recipe, renderer = self.model.recipe, self.model.renderer
+        if recipe.transform is not None or len(renderer.templates("document")) > 1:
+            raise UnsupportedError(
+                f"the recipe {recipe.name!r} averages several passes over a document, and an "
+                "answer goes on from one; take a recipe with one prompt"
+            )
         instructions = None if instruction is None else [instruction] * len(texts)
-        batch = self.model.renderer.render(texts, Request("document"), instructions)[0]
+        (batch,) = renderer.render(texts, Request("document"), instructions)
         return [self._read(text, batch, index) for index, text in enumerate(texts)]
 
     @torch.inference_mode()
     def _read(self, text: str, batch: RenderedBatch, index: int) -> ReadDocument:
         model, backbone = self.model, self.model.backbone
+        adapter = serving_adapter(backbone, model.recipe, Options(role="document"))
         kept: list[Any] = []
 
         def run(rows: Sequence[Sequence[int]], **how: Any) -> Tensor:
             if kept:  # the prompt without its text
-                return backbone.run(rows, **how)
-            h_TD, cache = _run_with_cache(backbone, rows[0], how["layers"])
+                return backbone.run(rows, adapter=adapter, **how)
+            h_TD, cache = _run_with_cache(backbone, rows[0], how["layers"], adapter)
             kept.append(cache)
             return h_TD
 
@@ -124,6 +136,8 @@ class Writer:
     ) -> str:
         """Return what the model answers, with a document before the prompt or without one.
 
+        Of a model with switchable adapters the base alone answers.
+
         Args:
             prompt: the question or task.
             document: of `read`; it is not run again.
@@ -132,7 +146,8 @@ class Writer:
             top_p: the share of the probability that tokens are drawn from.
 
         Raises:
-            InputError: no prompt, or a number that nothing can be drawn by.
+            InputError: no prompt, a number that nothing can be drawn by, or more tokens than the
+                model sees.
         """
         check_arguments(
             "write", max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p
@@ -143,6 +158,13 @@ class Writer:
         backbone = self.model.backbone
         writer = LocalGenerator(backbone.language_model(), backbone.tokenizer, backbone.name)
         row, cache, held = self._row(writer, prompt, document)
+        total, window = held + len(row) + max_new_tokens, writer.network.window
+        if total > window:
+            raise InputError(
+                f"the document's {held} tokens, the prompt's {len(row)} and {max_new_tokens} new "
+                f"ones are {total}, and the model sees {window}; shorten one of them "
+                "(max_new_tokens)"
+            )
         writer.templated = True  # an answer may have several lines
         return writer.continue_after(cache, held, row, sampling)
 
@@ -163,12 +185,12 @@ class Writer:
 
 
 def _run_with_cache(
-    backbone: Backbone, ids: Sequence[int], layers: tuple[int, ...]
+    backbone: Backbone, ids: Sequence[int], layers: tuple[int, ...], adapter: str | None
 ) -> tuple[Tensor, Any]:
     """Run one row; return the mean of some hidden states, h_TD, and all layers' keys and values."""
     ids_1T = torch.tensor([list(ids)], device=backbone.device)
     inner = layers != (-1,)
-    network: Any = backbone.language_model(causal=backbone.causal)
+    network: Any = backbone.language_model(causal=backbone.causal, adapter=adapter)
     out = network.base_model(input_ids=ids_1T, use_cache=True, output_hidden_states=inner)
     if not inner:
         return out.last_hidden_state[0], stored_keys(out)
