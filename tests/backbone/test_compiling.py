@@ -86,6 +86,7 @@ def test_what_is_kept_may_be_broken(tmp_path, monkeypatch):
     for text in ("", "[]", '{"a": {"seconds": "x"}}', '{"a": 3}'):
         (tmp_path / "compiling.json").write_text(text)
         assert compiling.Costs.kept("a") == compiling.Costs()
+    compiling._file().write_text("[]")
     compiling.Costs(2.0, 0.1).keep("a")
     compiling.Costs(3.0, 0.2).keep("b")
     assert compiling.Costs.kept("a") == compiling.Costs(2.0, 0.1)

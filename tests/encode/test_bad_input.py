@@ -22,6 +22,19 @@ def model(tiny_llama):
     return embedlm.load(tiny_llama, "plain-mean", device="cpu")
 
 
+def test_vectors_that_cannot_be_are_told():
+    for value in (np.nan, np.inf, 1e300):
+        with pytest.raises(InputError, match="vector 1 holds NaN or infinity, or a number too"):
+            embedlm.quantize(np.array([[1.0, 2.0], [value, 0.0]]), "float32")
+
+
+def test_token_vectors_of_two_models_are_not_compared(model):
+    sides = [[np.ones((2, 4), np.float32)], [np.ones((3, 5), np.float32)]]
+    for compare in (model.similarity, model.similarity_pairwise):
+        with pytest.raises(InputError, match="token vectors are 4 and 5 wide"):
+            compare(*sides)
+
+
 # -- texts ----------------------------------------------------------------------------------------
 
 

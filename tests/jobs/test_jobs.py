@@ -8,7 +8,9 @@ import random
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,6 +43,22 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         write_file(path, half)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_may_write_one_file(tmp_path):
+    file, ready = tmp_path / "shared", threading.Barrier(4)
+
+    def write(number):
+        def slowly(handle):
+            ready.wait()  # all have begun
+            handle.write(str(number).encode() * 1000)
+
+        write_file(file, slowly, shared=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert len(set(file.read_text())) == 1
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path):

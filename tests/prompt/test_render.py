@@ -1,6 +1,7 @@
 """From a template and a text to token ids and segments, by every rule of a recipe's prompt."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 import embedlm
 from embedlm.errors import InputError, RecipeError
+from embedlm.prompt import rows
 from embedlm.prompt.render import Renderer, Request
 from embedlm.schema.recipe import SEGMENTS, Recipe
 from tests.models import build_tokenizer
@@ -49,6 +51,16 @@ def test_every_token_has_its_segment(tokenize):
     assert "".join(part(found, "literal")).startswith("Instruct")
     assert part(found, "eos") == ["</s>"]
     assert part(found, "special") == (["<s>"] if tokenize == "joined" else [])
+
+
+def test_threads_that_render_pieces_do_not_take_them_from_each_other(monkeypatch):
+    monkeypatch.setattr(rows, "_CACHED_PIECES", 1)
+    prompt = {"default": "a {text} b {text} c", "tokenize": "pieces"}
+    renderer = Renderer(build_tokenizer(), Recipe.load({"prompt": prompt}).prompt)
+    wanted = renderer.render(["light"], Request())[0].ids
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda _: renderer.render(["light"], Request())[0].ids, range(400))
+        assert all(ids == wanted for ids in found)
 
 
 def test_bos_is_special_in_pieces():

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -92,10 +92,11 @@ class Costs:
         file = _file()
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            every = {}
+            every: Any = {}
             with suppress(OSError, ValueError):
                 every = json.loads(file.read_text(encoding="utf-8"))
-            write_json(file, {**every, key: asdict(self)}, indent=1, shared=True)
+            before = every if isinstance(every, dict) else {}  # damage may have made a list of it
+            write_json(file, {**before, key: asdict(self)}, indent=1, shared=True)
 
 
 def _file() -> Path:

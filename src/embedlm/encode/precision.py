@@ -182,7 +182,7 @@ def quantize(
 
     Raises:
         InputError: an unknown precision, no ranges, ranges of another shape, NaN, or numbers that
-            float16 cannot hold.
+            float16 or float32 cannot hold.
     """
     check_arguments("encode", precision=precision)
     if precision not in PRECISIONS:
@@ -208,15 +208,14 @@ def quantize(
 
 def _refuse_unfinished(values: Array, precision: str) -> None:
     """Refuse vectors that a precision cannot hold."""
-    if precision == "float32":
-        return
     with np.errstate(over="ignore"):
-        kept = values.astype(np.float16) if precision == "float16" else values
+        kept = values.astype(np.float16 if precision == "float16" else np.float32, copy=False)
     if not np.isfinite(kept).all():
         row = int(np.flatnonzero(~np.isfinite(kept).all(axis=1))[0])
+        instead = "take float32" if precision != "float32" else "leave it out, or scale it down"
         raise InputError(
             f"vector {row} holds NaN or infinity, or a number too large, and cannot become "
-            f"{precision}; take float32"
+            f"{precision}; {instead}"
         )
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,10 +41,11 @@ def write_file(path: Path, write: Callable[[BinaryIO], object], *, shared: bool 
     Args:
         path: the file.
         write: gets the open temporary file and writes all of it.
-        shared: several processes may write the file at once, so each takes its own temporary name.
+        shared: several processes and threads may write the file at once, so each takes its own
+            temporary name.
     """
-    process = f".{os.getpid()}" if shared else ""
-    unfinished = path.with_name(f"{path.name}{process}{TEMPORARY}")
+    writer = f".{os.getpid()}-{threading.get_ident()}" if shared else ""
+    unfinished = path.with_name(f"{path.name}{writer}{TEMPORARY}")
     try:
         with unfinished.open("wb") as handle:
             write(handle)

@@ -275,9 +275,10 @@ class RowTokenizer:
         if piece.kind in ("text", "repeat") and not row.renamed:
             return texts[piece.value]
         key = piece.value, row.renamed
-        if key not in self._piece_cache:
+        ids: Ids | None = self._piece_cache.get(key)
+        if ids is None:
             if len(self._piece_cache) >= _CACHED_PIECES:
-                self._piece_cache.clear()
-            encoding = self._core_of(row).encode(piece.value, add_special_tokens=False)
-            self._piece_cache[key] = encoding.ids
-        return self._piece_cache[key]
+                self._piece_cache.clear()  # other threads may be looking into it
+            ids = self._core_of(row).encode(piece.value, add_special_tokens=False).ids
+            self._piece_cache[key] = ids
+        return ids

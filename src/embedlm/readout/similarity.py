@@ -174,6 +174,12 @@ def maxsim(
     """
     out = np.zeros((len(queries), len(documents)), dtype=np.float32)
     lengths = np.array([len(document) for document in documents], dtype=np.int64)
+    widths = {np.shape(one)[-1] for one in (*queries, *documents) if len(one)}
+    if len(widths) > 1:
+        raise InputError(
+            f"token vectors are {' and '.join(map(str, sorted(widths)))} wide, and cannot be "
+            "compared; give those of one model"
+        )
     filled = np.flatnonzero(lengths)
     if not len(filled):
         return out
