@@ -140,6 +140,15 @@ class Embedder(Saving):
         """Tokens that a rendered text may have; None: no limit."""
         return self.renderer.max_length(None)
 
+    @property
+    def writer_name(self) -> str | None:
+        """The name of what rewrites texts before they are embedded; None: nothing does."""
+        if self.recipe.transform is None:
+            return None
+        from embedlm.generation import resolve_generator
+
+        return resolve_generator(self.generator or self).name
+
     max_seq_length = max_length
     similarity_fn_name = property(lambda self: self.recipe.similarity)
 
@@ -247,22 +256,11 @@ class Embedder(Saving):
             NotFiniteError: the model gave NaN or infinity.
         """
         texts = texts_of(texts, spellings)
-        options = Options.of(
-            spellings,
-            self.device,
-            role=role,
-            instruction=instruction,
-            demonstrations=check_demonstrations(demonstrations),
-            heads=heads,
-            dim=dim,
-            precision=precision,
-            normalize=normalize,
-            batch_tokens=batch_tokens,
-            show_progress=show_progress,
-            max_length=max_length,
-            adapter=adapter,
-            ranges=ranges,
-        )
+        named: dict[str, Any] = {"role": role, "instruction": instruction, "heads": heads}
+        named |= {"demonstrations": check_demonstrations(demonstrations), "max_length": max_length}
+        named |= {"dim": dim, "precision": precision, "normalize": normalize, "ranges": ranges}
+        named |= {"batch_tokens": batch_tokens, "show_progress": show_progress, "adapter": adapter}
+        options = Options.of(spellings, self.device, **named)
         checked = check_texts(texts, ids=True)
         outputs = self._encode(checked.parts, options)
         if isinstance(outputs, Embeddings):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import embedlm
+from embedlm.encode.identity import revision
 from embedlm.encode.items import Item, Text
 from embedlm.errors import GenerationError
 from embedlm.generation import (
@@ -236,6 +237,17 @@ def test_equal_variants_are_embedded_once_and_weigh_as_often(tiny_llama, tmp_pat
         np.testing.assert_allclose(found.dense[row], wanted.dense.mean(0), atol=1e-4)
         mean = wanted.sparse.toarray().mean(0)
         np.testing.assert_allclose(found.sparse.toarray()[row], mean, atol=1e-4)
+
+
+def test_a_model_that_another_one_writes_for_is_another_one(tiny_llama):
+    """Jobs are resumed, and scores kept, under what a model is."""
+    named = {name: Odd(["a"] * 4, name) for name in ("one", "two")}
+    models = [embedlm.load(tiny_llama, recipe="geneol", generator=one) for one in named.values()]
+    assert [model.writer_name for model in models] == list(named)
+    assert len({revision(model) for model in models}) == 2
+    alike = [model.with_recipe(model.recipe.override({"transform": None})) for model in models]
+    assert [model.writer_name for model in alike] == [None, None]
+    assert len({revision(model) for model in alike}) == 1
 
 
 # -- what a generator may be ----------------------------------------------------------------------

@@ -27,7 +27,7 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     tensor, and hashing every byte of a large model would take longer than many jobs.
     """
     backbone, parts = model.backbone, model.readout.parts.modules()
-    statistics = model.readout.statistics
+    statistics, writer = model.readout.statistics, model.writer_name
     return {
         "model": {
             "weights": weights_digest(backbone.network),
@@ -41,6 +41,7 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
             "attention": backbone.implementation,
             "causal": backbone.causal,
             "statistics": None if statistics is None else _short(_bytes(statistics)),
+            **({} if writer is None else {"writer": writer}),
         },
         "recipe": json.loads(model.recipe.model_dump_json()),
         "software": {name: version(name) for name in ("embedlm", "torch", "transformers")},
