@@ -92,6 +92,8 @@ def test_a_hub_that_refuses_is_told(model, monkeypatch):
             model.push_to_hub("me/mine", token="hf_bad")
         with pytest.raises(InputError, match="owner/name"):
             model.push_to_hub("me/mine/more", token="hf_good")
+        with pytest.raises(InputError, match="is no repository id"):
+            model.push_to_hub("me/..", token="hf_good")  # whose folder would be one above
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="cannot save"):
         model.push_to_hub("me/mine", token="hf_good")

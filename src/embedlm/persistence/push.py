@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.card import Card
@@ -35,6 +36,10 @@ def push(
     check_arguments("save_pretrained", save_dtype=save_dtype)
     about = Card.of(card)
     api = HfApi(token=token)
+    try:
+        validate_repo_id(repo)  # the folder below is called by it
+    except HFValidationError as error:
+        raise InputError(f"{repo!r} is no repository id; write owner/name: {error}") from error
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / (repo.rsplit("/", 1)[-1] or "model")
         save(embedder, folder, about, save_dtype)
@@ -48,8 +53,6 @@ def push(
                 revision=revision,
                 commit_message=message or f"Save {embedder.recipe.name} with EmbedLM",
             )
-        except HFValidationError as error:
-            raise InputError(f"{repo!r} is no repository id; write owner/name: {error}") from error
         except Exception as error:  # the hub's client and its transport have no common base
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
