@@ -93,6 +93,22 @@ def test_weights_that_do_not_fit_the_config(refused, copy):
     refused(ModelError, r"do not fit its config: .* of another shape, e\.g\. .*mlp", str(copy))
 
 
+@pytest.mark.parametrize(
+    ("key", "size", "tensor"),
+    [
+        ("hidden_size", 1 << 22, "embed_tokens"),
+        ("vocab_size", 2**31 - 1, "embed_tokens"),
+        ("intermediate_size", 1 << 30, "mlp"),
+        ("head_dim", 1 << 28, "self_attn"),
+    ],
+)
+def test_sizes_that_the_files_do_not_have_take_no_memory(refused, copy, key, size, tensor):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, key: size}))
+    told = rf"do not fit its config, which asks for .*; \S*{tensor}\S*, for example, is \["
+    refused(ModelError, told, str(copy))
+
+
 def test_more_layers_than_a_network_can_have_are_refused_before_they_are_built(refused, copy):
     config = json.loads((copy / "config.json").read_text())
     for count in (2001, 2**31 - 1):

@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from embedlm.backbone.config import WRAPPED, raw_config, unloadable
 from embedlm.backbone.gguf_model import LINK, gguf_tensors
 from embedlm.backbone.quiet import quiet
+from embedlm.backbone.sizes import check_sizes
 from embedlm.backbone.stored import expanded_tensors, is_stored_by_row
 from embedlm.backbone.tensors import check_indexes
 from embedlm.backbone.unread import refuse_unread
@@ -135,6 +136,7 @@ def _opened(
 ) -> tuple[Any, list[str], list[str], list[str]]:
     """Return a network and which weights the files lack, have in another shape, or have besides."""
     check_indexes(source)
+    check_sizes(source, loader, config)
     try:
         opener, place, weights = _opener(loader, source, config, dtype)
         model, info = opener.from_pretrained(
