@@ -135,6 +135,19 @@ def test_a_revision_is_what_is_loaded(run, repositories):
     assert "Qwen/Qwen3-0.6B" in told
 
 
+def test_all_that_is_downloaded_lies_in_the_folder_that_is_named(run, tmp_path):
+    code = (
+        "import embedlm\n"
+        "model = embedlm.load('mistralai/Mistral-7B-Instruct-v0.2', 'plain-mean',\n"
+        "    cache_dir='own', token='hf_own',\n"
+        "    adapters=['McGill-NLP/LLM2Vec-Mistral-7B-Instruct-v2-mntp'])\n"
+        "print([one.parents[1].name for one in model.backbone.merged])\n"
+    )
+    assert "models--McGill-NLP--LLM2Vec-Mistral-7B-Instruct-v2-mntp" in run(code)
+    assert len(list((tmp_path / "own").glob("models--*"))) == 2
+    assert not list((tmp_path / "hf").rglob("models--*"))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_that_name_a_model_of_the_hub_run(run, page, tmp_path):
     path = ROOT / page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,13 @@ from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
 from embedlm.errors import ModelError
 from embedlm.jobs.names import real_path
-from embedlm.persistence import check_width, derive_recipe, layout_folder, recognise
+from embedlm.persistence import (
+    check_width,
+    derive_recipe,
+    layout_folder,
+    own_recipe,
+    recognise,
+)
 from embedlm.persistence.hub import check_model_kwargs, downloaded
 from embedlm.persistence.published import recipe_of_checkpoint
 from embedlm.prompt.render import Request
@@ -26,7 +33,7 @@ from embedlm.readout.quantized import Ranges
 from embedlm.schema.arguments import check_arguments
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["load", "load_readout", "load_to_train"]
+__all__ = ["load", "load_readout", "load_to_train", "model_source"]
 
 BUILTIN = Path(__file__).parent / "builtin"
 log = logging.getLogger(__name__)
@@ -86,12 +93,10 @@ def load(
     given |= {"merge": merge, "max_length": max_length, "attn": attn, "generator": generator}
     check_arguments("load", **given, lm_head=lm_head, model_kwargs=model_kwargs, **hub)
     check_model_kwargs(model_kwargs)
-    builtin = "builtin" if recipe is None else "builtin-base"
-    name = builtin if model is None else str(model)
-    source = downloaded(_source(name), **hub)
-    published = recipe_of_checkpoint(name) if source != name and recipe is None else None
-    chosen = _asked_for(recipe, source) if recipe is not None else published
-    chosen = chosen or derive_recipe(source)
+    name = str(model) if model is not None else "builtin" if recipe is None else "builtin-base"
+    source = model_source(name, **hub)
+    told = _own_recipe(name, source) if recipe is None else _asked_for(recipe, source)
+    chosen = told or Recipe.load("plain-mean")
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
     readout = load_readout(
@@ -106,15 +111,26 @@ def load(
         lm_head=writes or lm_head or "if_cheap",
         max_length=max_length,
         model_kwargs=model_kwargs,
+        hub={"token": token, "cache_dir": cache_dir},
     )
     if recipe is None:
         check_width(source, readout.backbone.dim)
-    ranges = None
-    if not adapters:
-        readout, ranges = _fitted(readout, source)
+    readout, ranges = (readout, None) if adapters else _fitted(readout, source)
     executor = Executor(readout.backbone)
     embedder = Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
+    if told is None:
+        _tell_of_no_recipe(name)
     return _told_of_open_end(embedder, source)
+
+
+@lru_cache(maxsize=256)
+def _tell_of_no_recipe(name: str) -> None:
+    """Say once of a model that nothing tells how it is read; the command line shows it."""
+    log.info(
+        "%s has no recipe of its own, and is read by plain-mean: the mean of its last states, "
+        "without a prompt. Name another with --recipe (recipe=); embedlm recipes lists them",
+        name,
+    )
 
 
 def _told_of_open_end(embedder: Embedder, source: str) -> Embedder:
@@ -138,7 +154,7 @@ def load_to_train(
 ) -> Embedder:
     """Load a model in float32, with untrained layers where its recipe reads some that it lacks."""
     readout = load_readout(
-        _source(model), recipe, device=device, dtype="float32", lm_head=lm_head, create=True
+        model_source(model), recipe, device=device, dtype="float32", lm_head=lm_head, create=True
     )
     return Embedder(readout, Executor(readout.backbone), name=model)
 
@@ -157,6 +173,7 @@ def load_readout(
     max_length: int | dict[str, int] | None = None,
     create: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
+    hub: Mapping[str, Any] | None = None,
 ) -> Readout:
     """Load the network of a folder or hub id, and the layers that the recipe reads beside it.
 
@@ -173,11 +190,12 @@ def load_readout(
             where it costs little memory.
         max_length: see there; as model_kwargs.
         create: make untrained layers for token vectors and weights that the checkpoint lacks.
+        hub: token and cache_dir, see there.
     """
     if max_length is not None:
         recipe = recipe.override({"prompt.max_length": max_length})
     merge = recipe.backbone.merge if merge is None else merge
-    base, folders = _adapters(source, recipe, adapters, merge)
+    base, folders = _adapters(source, recipe, adapters, merge, hub or {})
     backbone = load_backbone(
         base,
         recipe.backbone,
@@ -209,6 +227,12 @@ def _fitted(readout: Readout, source: str) -> tuple[Readout, Ranges]:
     return readout.with_statistics(statistics), ranges
 
 
+def _own_recipe(name: str, source: str) -> Recipe | None:
+    """Return the recipe that a model's hub id or its files tell; None: they tell none."""
+    published = recipe_of_checkpoint(name) if source != name else None
+    return published or own_recipe(source)
+
+
 def _asked_for(recipe: Any, source: str) -> Recipe:
     """Return the recipe that was given; a system's own folder says its constants better."""
     chosen = Recipe.load(recipe)
@@ -220,20 +244,28 @@ def _asked_for(recipe: Any, source: str) -> Recipe:
 
 
 def _adapters(
-    source: str, recipe: Recipe, more: Sequence[str], merge: bool
+    source: str, recipe: Recipe, more: Sequence[str], merge: bool, hub: Mapping[str, Any]
 ) -> tuple[str, list[Path]]:
     """Return the base model and the adapters to put on it: the recipe's, the caller's, its own."""
     base, names = split_adapters(source)
+    base = downloaded(base, **hub)
     names += [*recipe.backbone.adapters, *map(str, more)]
-    folders = [adapter_folder(base, name) for name in names]
+    folders = [adapter_folder(base, name, hub) for name in names]
     if not folders and not merge:
         folders = own_adapters(layout_folder(base), recipe.backbone.adapter_roles.values())
     return base, list({real_path(folder): folder for folder in folders}.values())
 
 
-def _source(name: str) -> str:
-    """Return the folder or hub id that a model's name stands for."""
-    return _builtin(name) if name in ("builtin", "builtin-base") else gguf_folder(name)
+def model_source(name: str, **hub: Any) -> str:
+    """Return the folder or hub id that a model's name stands for: built-in, GGUF or itself.
+
+    `hub` are the revision, the token and the cache of what is downloaded.
+    """
+    if name in ("builtin", "builtin-base"):
+        return downloaded(_builtin(name), **hub)
+    folder = gguf_folder(name, **hub)
+    on_hub = folder != name and not Path(name).exists() and not name.startswith("ollama:")
+    return folder if on_hub else downloaded(folder, **hub)
 
 
 def _builtin(name: str) -> str:

@@ -1,6 +1,7 @@
 """GGUF files give the vectors of the same weights as safetensors, or a clear error."""
 
 import json
+import os
 import struct
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import embedlm
 from embedlm.errors import ModelError, UnsupportedError
-from tests.backbone.gguf_files import write_gguf
+from tests.backbone.gguf_files import CHAT, write_gguf
 from tests.models import CORPUS, build
 
 TEXTS = [*CORPUS[:5], "Two  spaces, 12345 and 5 members' plans."]
@@ -47,6 +48,18 @@ def vectors(source, recipe="plain-mean", **options):
 def test_every_type_of_values_is_expanded_as_the_gguf_package_does(tmp_path, kind):
     folder, path = both("llama", tmp_path, kind)
     np.testing.assert_allclose(vectors(path), vectors(folder), atol=1e-6)
+
+
+def test_another_file_in_the_place_and_of_the_time_of_one_is_another_model(tmp_path):
+    _, path = both("llama", tmp_path)
+    times = path.stat().st_mtime_ns, path.stat().st_size
+    first = embedlm.load(path, "plain-mean")
+    path.write_bytes(path.read_bytes().replace(CHAT.encode(), CHAT.swapcase().encode()))
+    os.utime(path, ns=(times[0], times[0]))
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == times
+    second = embedlm.load(path, "plain-mean")
+    found = [model.tokenizer.chat_template for model in (first, second)]
+    assert found == [CHAT, CHAT.swapcase()]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"])

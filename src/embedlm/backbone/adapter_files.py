@@ -68,8 +68,13 @@ _STARTS_FROM_DATA = ("corda", "loftq", "lora_ga")
 """Ways to start LoRA that change the base by what only the training knew."""
 
 
-def adapter_folder(source: str, name: str) -> Path:
+def adapter_folder(source: str, name: str, hub: Mapping[str, Any] | None = None) -> Path:
     """Return the folder of an adapter: as given, below or beside the model's folder, or the hub's.
+
+    Args:
+        source: folder or hub id of the model.
+        name: of the adapter.
+        hub: the token, and the folder of what is downloaded.
 
     Raises:
         ModelError: there is none.
@@ -82,7 +87,7 @@ def adapter_folder(source: str, name: str) -> Path:
     if not local:
         patterns = [CONFIG_FILE, *_WEIGHTS, *_TOKENIZER_FILES]
         try:
-            path = Path(snapshot_download(name, allow_patterns=patterns))
+            path = Path(snapshot_download(name, allow_patterns=patterns, **(hub or {})))
             if (path / CONFIG_FILE).is_file():
                 return path
         except (HfHubHTTPError, OSError, ValueError):

@@ -18,7 +18,15 @@ from embedlm.backbone.stored import is_stored_by_row
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError, closest
 from embedlm.jobs.json_files import read_object
 
-__all__ = ["WRAPPED", "is_local", "load_config", "raw_config", "stored_dtype", "unloadable"]
+__all__ = [
+    "WRAPPED",
+    "check_reachable",
+    "is_local",
+    "load_config",
+    "raw_config",
+    "stored_dtype",
+    "unloadable",
+]
 
 WRAPPED = {"nvembed": ("mistral", "embedding_model.")}
 """Published wrappers: the type of the network inside, and what its weights' names begin with."""
@@ -66,7 +74,7 @@ def load_config(source: str) -> Any:
             )
         check_fields(file, read_object(file))
     else:
-        _check_reachable(source)
+        check_reachable(source)
     try:
         with quiet():
             outer = raw_config(source)
@@ -103,10 +111,13 @@ def _no_folder(source: str) -> str:
     ).removesuffix(".")
 
 
-def _check_reachable(source: str) -> None:
+def check_reachable(source: str) -> None:
     """Refuse a hub model that is not in the cache while the hub does not answer.
 
     One request tells; the loading of a config would try again for half a minute without a word.
+
+    Raises:
+        ModelError: it is not there.
     """
     try:
         snapshot_download(source, allow_patterns=["config.json"])

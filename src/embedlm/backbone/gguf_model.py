@@ -1,7 +1,7 @@
 """A GGUF file as a model's folder: its config and tokenizer, made once, and its weights.
 
 What llama.cpp keeps in one file stands in a folder of the user's cache in transformers' form, with
-a link to the file beside it; the folder's name holds the file's path, size and time of change.
+a link to the file beside it; the folder's name holds the file's path, size, time and beginning.
 Weights stay in the file and are expanded each time they are loaded.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +38,32 @@ LINK = "model.gguf"
 """The file's name in the folder that stands for it."""
 FORM = 2
 """Raised whenever another folder would be made of the same file."""
+_HEAD = 1 << 24
+"""Bytes at a file's beginning, in which its settings lie: an archive may give the files of two
+models one time of change."""
 _OLLAMA = "ollama:"
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 
 
-def gguf_folder(source: str) -> str:
+def gguf_folder(source: str, **hub: Any) -> str:
     """Return the folder that stands for a GGUF file; any other source is returned as it is.
 
     Args:
         source: a file, a folder that holds one and no config.json, "owner/name/file.gguf" on the
             hub, or "ollama:NAME[:TAG]" from Ollama's models.
+        **hub: revision, token and cache_dir of a file on the hub.
 
     Raises:
         ModelError: there is no such file, or it is no language model that EmbedLM reads.
         MissingExtraError: the gguf package is not installed.
     """
-    path = _file(source)
+    path = _file(source, hub)
     if path is None:
         return source
     status = path.stat()
-    identity = (FORM, transformers.__version__, str(path), status.st_size, status.st_mtime_ns)
+    with path.open("rb") as handle:
+        head = hashlib.sha256(handle.read(_HEAD)).hexdigest()
+    identity = (FORM, transformers.__version__, str(path), status.st_size, status.st_mtime_ns, head)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
     folder = user_cache() / "gguf" / f"{_plain(path.stem)}-{key}"
     if not all((folder / name).is_file() for name in ("config.json", "tokenizer.json", LINK)):
@@ -202,7 +209,7 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _file(source: str) -> Path | None:
+def _file(source: str, hub: Mapping[str, Any]) -> Path | None:
     """Return the GGUF file that a source names, or None."""
     path = Path(source).expanduser()
     if source.startswith(_OLLAMA):
@@ -231,7 +238,7 @@ def _file(source: str) -> Path | None:
         )
     owner, name, inner = source.split("/", 2)
     try:
-        return Path(hf_hub_download(f"{owner}/{name}", inner)).resolve()
+        return Path(hf_hub_download(f"{owner}/{name}", inner, **hub)).resolve()
     except Exception as error:  # the hub's and the network's errors have no common base
         raise ModelError(
             f"cannot load {inner!r} of {owner}/{name} from the Hugging Face hub: "

@@ -4,7 +4,16 @@ from embedlm.persistence.card import Card
 from embedlm.persistence.hub import layout_folder
 from embedlm.persistence.published import recognise
 from embedlm.persistence.push import push
-from embedlm.persistence.read import check_width, derive_recipe
+from embedlm.persistence.read import check_width, derive_recipe, own_recipe
 from embedlm.persistence.write import save
 
-__all__ = ["Card", "check_width", "derive_recipe", "layout_folder", "push", "recognise", "save"]
+__all__ = [
+    "Card",
+    "check_width",
+    "derive_recipe",
+    "layout_folder",
+    "own_recipe",
+    "push",
+    "recognise",
+    "save",
+]

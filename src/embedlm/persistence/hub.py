@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from embedlm.backbone.config import is_local
+from embedlm.backbone.config import check_reachable, is_local, unloadable
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.layouts import TRANSFORMER_FILES
 from embedlm.readout.frequency import STATISTICS_FILE
@@ -110,8 +110,8 @@ def downloaded(
     if path.exists() or source.startswith((".", "/", "~")):
         if revision is not None:
             raise InputError(
-                f"revision is {revision!r}, but {source!r} is a folder, which has no revisions; "
-                "leave it out, or give a hub id"
+                f"revision is {revision!r}, but {source!r} is a folder here, which has no "
+                "revisions; leave it out, or give a hub id"
             )
         return source
     if is_local(source) or (revision is None and token is None and cache_dir is None):
@@ -134,13 +134,15 @@ def downloaded(
 def layout_folder(source: str) -> Path:
     """Return the folder of a model, or of a hub model's small files.
 
-    A hub model that cannot be reached gives a folder that does not exist: loading its network says
-    what is wrong.
+    Raises:
+        ModelError: a hub model that cannot be reached: without these files, nothing would tell how
+            it is read, and vectors would be others than its own.
     """
     path = Path(source)
     if is_local(source):
         return path
     try:
         return Path(snapshot_download(source, allow_patterns=list(_FILES)))
-    except Exception:  # the hub's client and its transport have no common base
-        return path
+    except Exception as error:  # the hub's client and its transport have no common base
+        check_reachable(source)
+        raise unloadable(source, "files", error) from error

@@ -15,7 +15,7 @@ from embedlm.persistence.published import recipe_of_checkpoint, recognise
 from embedlm.persistence.sentence_transformers import read_folder
 from embedlm.schema.recipe import MultiVector, Recipe
 
-__all__ = ["RECIPE_FILE", "check_width", "derive_recipe"]
+__all__ = ["RECIPE_FILE", "check_width", "derive_recipe", "own_recipe"]
 
 RECIPE_FILE = "embedlm.yaml"
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -23,7 +23,12 @@ RULES_FILE = "tokenizer.json"
 
 
 def derive_recipe(source: str) -> Recipe:
-    """Return the recipe saved in a folder, else one derived from its files, else plain-mean.
+    """Return a model's own recipe, see `own_recipe`; plain-mean where it has none."""
+    return own_recipe(source) or Recipe.load("plain-mean")
+
+
+def own_recipe(source: str) -> Recipe | None:
+    """Return the recipe saved in a folder, else one derived from its files; None: they tell none.
 
     A hub id that a recipe names among its checkpoints gets that recipe.
 
@@ -41,7 +46,7 @@ def derive_recipe(source: str) -> Recipe:
     if known is not None:
         return known
     if not (folder / LISTING).is_file():
-        return Recipe.load("plain-mean")
+        return None
     base = {
         "name": _name(source),
         "summary": "derived from a sentence-transformers folder",
