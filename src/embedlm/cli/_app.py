@@ -126,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_standard()
+    _show_choices()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, kernels or none
     try:
         code = _run(words)
@@ -145,6 +146,14 @@ def _open_standard() -> None:
             os.open(os.devnull, os.O_RDWR)  # which takes the lowest place
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # for all commands
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _show_choices() -> None:
+    """Have what the loader chooses for a user told on standard error, a line each."""
+    loader = logging.getLogger("embedlm.loader")
+    loader.setLevel(logging.INFO)
+    if not loader.handlers:
+        loader.addHandler(logging.StreamHandler(sys.stderr))
 
 
 def _run(words: list[str]) -> int:

@@ -219,7 +219,7 @@ def _known_recipe(model: str | None, chosen: Any) -> Recipe:
 
 
 def _recipe(model: str | None, name: Any) -> Recipe:
-    from embedlm.backbone import gguf_folder
+    from embedlm.loader import model_source
     from embedlm.persistence import derive_recipe
     from embedlm.schema.recipe import Recipe
 
@@ -227,7 +227,7 @@ def _recipe(model: str | None, name: Any) -> Recipe:
         return Recipe.load(name)
     if model is None:
         raise InputError("--set changes a recipe's field; say which recipe's: --recipe NAME")
-    return derive_recipe(gguf_folder(model))
+    return derive_recipe(model_source(model))
 
 
 @Parameter(name="*", group="Prompt")

@@ -26,8 +26,8 @@ Examples:
   embedlm compare builtin-base builtin --suite quick --data data/
   embedlm compare before.json after.json
   embedlm compare model/ tuned/ --tasks adi,scifact --data data/ --json
-  embedlm compare builtin builtin --recipe-a prompteol --recipe-b plain-mean \
-      --suite sts --data data/"""
+  embedlm compare builtin-base builtin-base --recipe-a prompteol \
+      --recipe-b plain-mean --suite sts --data data/"""
 
 
 def command(
@@ -97,8 +97,7 @@ def _scored(
 
     if recipe is not None:
         loading = dataclasses.replace(loading, recipe=recipe)
-    model = None if name == "builtin" else name
-    run = scoring.run(lambda: loading.load(model), form.form(), scoring.found())
+    run = scoring.run(lambda: loading.load(name), form.form(), scoring.found())
     return list(run.results())
 
 

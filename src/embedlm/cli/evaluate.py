@@ -158,7 +158,7 @@ def _reranker(model: str, loading: Loading) -> Reranker:
 
 def _loaded(model: str, loading: Loading, calibration: str | None, form: VectorForm) -> Any:
     """Return a model, with the ranges that the texts of a file have, where one is named."""
-    embedder = loading.load(None if model == "builtin" else model)
+    embedder = loading.load(model)
     return embedder if calibration is None else _calibrated(embedder, calibration, form)
 
 

@@ -116,7 +116,7 @@ def command(
     by = [task for task in choice.deciding(list(tasks)) if task in paths]
     for task, file in missing.items():
         print(f"{task} is left out: {file} is not there", file=sys.stderr)
-    embedder = loading.load(None if model == "builtin" else model)
+    embedder = loading.load(model)
     scores = list(
         score_layers(
             readings_of(embedder, wanted, listed_names(choice.pooling) or None),
