@@ -340,8 +340,8 @@ class Embedder(Saving):
         statistics = token_statistics(self.renderer, texts, self.backbone.vocab_size)
         if count := self.recipe.pooling.remove_components:
             weighed = self._with(self.readout.with_statistics(statistics), self.executor)
-            whole = {"heads": "dense", "dim": self.readout.dense_width, "normalize": False}
-            vectors = weighed.encode(texts, **whole, show_progress=False)
+            whole = {"dim": weighed.readout.dense_width, "normalize": False}
+            vectors: Array = weighed.encode(texts, heads="dense", show_progress=False, **whole)
             statistics = statistics.with_components(vectors, count)
         self.readout = self.readout.with_statistics(statistics)
         self.ranges = Ranges()  # those of other vectors

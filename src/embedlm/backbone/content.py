@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,15 +41,16 @@ def content_digest(source: str | Path) -> str | None:
         size = file.stat().st_size
         digest.update(f"{name}\0{size}\0".encode())
         with file.open("rb") as handle:
-            _add(digest, handle, size)
+            for part in _parts(handle, size):
+                digest.update(part)
     return digest.hexdigest()[:16]
 
 
-def _add(digest: hashlib._Hash, file: BinaryIO, size: int) -> None:
-    """Add a file's content to a digest; of a large one, pieces from its beginning to its end."""
+def _parts(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield a file's content; of a large one, pieces from its beginning to its end."""
     if size <= _WHOLE:
-        digest.update(file.read())
+        yield file.read()
         return
     for piece in range(_PIECES):
         file.seek(piece * (size - _PIECE) // (_PIECES - 1))
-        digest.update(file.read(_PIECE))
+        yield file.read(_PIECE)

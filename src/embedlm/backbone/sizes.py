@@ -37,7 +37,7 @@ def check_sizes(source: str, loader: Any, config: Any) -> None:
         ModelError: names a tensor of another shape.
     """
     held, shapes = _held(Path(source))
-    network = None
+    network: nn.Module | None = None
     with suppress(Exception), torch.device("meta"):  # loading says what is wrong
         network = loader.from_config(config)
     if not held or network is None:

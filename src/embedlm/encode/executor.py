@@ -190,7 +190,7 @@ class Executor:
         self.backbone.save(folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy the backbone alone: locks stay here, and what compiling gains is measured anew.
+        """Copy the backbone and settings: locks stay, and what compiling gains is measured anew.
 
         Raises:
             UnsupportedError: the weights are in 8 bits, and lie in no tensor that can be copied.
@@ -200,7 +200,7 @@ class Executor:
                 f"{self.backbone.name!r} runs in {self.backbone.quantised}, which cannot be copied "
                 "or pickled; load it in another dtype"
             )
-        return Executor, (self.backbone,)
+        return _copied, (self.backbone, 0 if self.prefixes is None else self.prefixes.limit)
 
     def keep_prefixes(self, limit: int) -> None:
         """Keep up to `limit` bytes of the prefixes that calls share (causal only); 0: none."""
@@ -221,3 +221,10 @@ class Executor:
         with self._lock:
             self._fits = max(1, min(tokens, self._fits or tokens) // 2)
             return self._fits
+
+
+def _copied(backbone: Backbone, prefix_bytes: int) -> Executor:
+    """Return an executor that keeps as many bytes of prefixes as the one that was copied."""
+    executor = Executor(backbone)
+    executor.keep_prefixes(prefix_bytes)
+    return executor

@@ -1,7 +1,7 @@
 """What a head is: one kind of output, with everything that the package asks of it.
 
 To add a head: its options in `embedlm.schema.heads`, a class here beside the others, one line in
-`HEADS` of `embedlm.readout.heads`, one row in `tests/readout/test_heads.py`.
+`HEADS` of `embedlm.readout.heads`, one row in `tests/readout/test_readout.py`.
 
 Shapes: B texts of a pack, n texts of a call, X columns of a head's gradient row, Q and M texts that
 are compared.
