@@ -8,12 +8,13 @@ import pytest
 
 import embedlm
 from embedlm.cli import main
-from embedlm.errors import InputError, RecordError
+from embedlm.errors import InputError, ModelError, RecordError
 from embedlm.evaluation import evaluate
 from embedlm.studies.advise import Budget, advise, named, read_corpus
 from embedlm.studies.advise.candidates import Candidate
 from embedlm.studies.advise.using import commands, kept_by_an_index
 from embedlm.studies.report.panels import pareto
+from embedlm.training.widths import dense_width
 from tests.command import sentences
 
 TEXTS = [text for text in dict.fromkeys(sentences(80, longest=20)) if len(text.split()) > 6][:40]
@@ -224,6 +225,18 @@ def test_each_model_is_checked_once(beir, tiny_llama, tmp_path, monkeypatch):
     with contextlib.suppress(SystemExit):
         main([str(word) for word in words])
     assert asked == [str(tiny_llama)]
+
+
+def test_the_folder_of_an_adapter_is_a_model(tiny_llama, tmp_path):
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_llama)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (found,) = named.check_models([f"{tmp_path}@plain-mean"])
+    assert (found.model, found.recipe) == (str(tmp_path), "plain-mean")
+    assert dense_width(str(tmp_path), embedlm.Recipe.load("plain-mean")) == 32
+    config["base_model_name_or_path"] = str(tmp_path / "gone")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="no folder here"):
+        named.check_models([str(tmp_path)])
 
 
 def test_a_missing_model_is_refused_before_anything_is_computed(beir, run, tiny_llama, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.config import load_config
 from embedlm.errors import InputError, ModelError, UnsupportedError
 from embedlm.persistence import derive_recipe, layout_folder
@@ -34,7 +35,8 @@ def dense_width(source: str, recipe: Recipe) -> int | None:
             projected = projected_width(layout_folder(source))
             if projected is not None:
                 return projected
-        width = getattr(load_config(source).get_text_config(), "hidden_size", None)
+        config = load_config(split_adapters(source)[0])
+        width = getattr(config.get_text_config(), "hidden_size", None)
     except (ModelError, UnsupportedError):
         return None  # loading says what is wrong
     return width * len(kinds_of(recipe.pooling.kind)) if isinstance(width, int) else None

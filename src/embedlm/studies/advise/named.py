@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedlm.backbone import gguf_folder
+from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.config import load_config
 from embedlm.errors import InputError
 from embedlm.persistence import derive_recipe
@@ -46,7 +47,7 @@ def check_models(models: Sequence[str | NamedModel]) -> list[NamedModel]:
             Recipe.load(one.recipe)
         if one.model not in ("builtin", "builtin-base"):
             folder = gguf_folder(one.model)
-            load_config(folder)
+            load_config(split_adapters(folder)[0])
             derive_recipe(folder)
     return split
 
