@@ -32,6 +32,7 @@ __all__ = [
     "RecordError",
     "TemplateError",
     "UnsupportedError",
+    "clipped",
     "closest",
     "require",
 ]
@@ -93,6 +94,11 @@ def require(module: str, extra: str) -> Any:
             f"{module} is needed for this and is not installed. "
             f'Install it with: pip install "embedlm[{extra}]"'
         ) from error
+
+
+def clipped(text: str, longest: int = 60) -> str:
+    """Return a text as a message or a table shows it: of no more than so many characters."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def closest(word: str, allowed: list[str]) -> str:

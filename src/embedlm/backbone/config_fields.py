@@ -9,17 +9,13 @@ from typing import Any
 import torch
 
 from embedlm.errors import ModelError
+from embedlm.schema.arguments import short
 
 __all__ = ["check_fields", "check_tokenizer"]
 
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 2000
 """More are damage: to build them would take hours and memory that nobody has."""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _is_count(value: Any) -> bool:
@@ -80,7 +76,7 @@ def check_tokenizer(file: Path, content: Mapping[str, Any]) -> None:
         if key.endswith("_token") and not key.startswith("add_") and value is not None:
             told = "" if isinstance(named, str) else 'a string, or {"content": a string, ...}'
         if told:
-            raise ModelError(f"{file}: {key} is {_short(value)}; allowed is {told}")
+            raise ModelError(f"{file}: {key} is {short(value)}; allowed is {told}")
 
 
 def check_fields(file: Path, content: Mapping[str, Any]) -> None:
@@ -95,7 +91,7 @@ def check_fields(file: Path, content: Mapping[str, Any]) -> None:
         value = content.get(key)
         several = isinstance(value, list) and key in (*_COUNTS, *_LAYERS) and value
         if value is not None and not all(map(fits, value if several else [value])):
-            raise ModelError(f"{file}: {key} is {_short(value)}; allowed is {told}")
+            raise ModelError(f"{file}: {key} is {short(value)}; allowed is {told}")
     for inner in (content.get("text_config"), content.get("rope_parameters")):
         if isinstance(inner, dict):
             check_fields(file, inner)

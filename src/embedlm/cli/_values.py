@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedlm.errors import InputError, ModelError, RecipeError
+from embedlm.errors import InputError, ModelError, RecipeError, clipped
 from embedlm.schema.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
@@ -168,6 +168,5 @@ def show_hits(hits: list[Hit], *, json: bool) -> None:
         )
         return
     for hit in hits:
-        text = " ".join(hit.passage.text.split())
-        text = text if len(text) <= 200 else text[:197] + "..."
+        text = clipped(" ".join(hit.passage.text.split()), 200)
         print(f"{hit.score:.4f}  {hit.passage.file}:{hit.passage.line}  {text}")

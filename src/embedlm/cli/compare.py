@@ -9,7 +9,7 @@ from embedlm.cli._options import AS_LOADED, Json, Loading, path
 from embedlm.cli._scoring import AS_NAMED, Scoring
 from embedlm.cli._values import emit
 from embedlm.cli._vectors import AS_GIVEN, VectorForm
-from embedlm.errors import InputError
+from embedlm.errors import InputError, clipped
 
 if TYPE_CHECKING:
     from embedlm.evaluation.comparison import Comparison
@@ -121,5 +121,5 @@ def _print(comparison: Comparison) -> None:
         print(f"\n{row.task}: where they differ most ({row.unit}, A, B)")
         for unit in row.queries:
             text = " | ".join(" ".join(text.split()) for text in unit["texts"])
-            text = text if len(text) <= 100 else text[:97] + "..."
-            print(f"  {unit['id']:<8} {unit['a']:.3f} {unit['b']:.3f}  {text}")
+            shown = clipped(text, 100)
+            print(f"  {unit['id']:<8} {unit['a']:.3f} {unit['b']:.3f}  {shown}")

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from embedlm.cli._options import Dtype, Json, number, path
 from embedlm.cli._values import emit
-from embedlm.errors import InputError
+from embedlm.errors import InputError, clipped
 
 if TYPE_CHECKING:
     from embedlm.studies.parity import Comparison
@@ -79,7 +79,7 @@ def _print(comparison: Comparison) -> None:
     """Print a row for each text, the worst first, and the verdict."""
     print(f"{'cosine':>10} {'largest':>10}  {'parts':<8} text")
     for row in comparison.rows:
-        shown = row.text if len(row.text) <= 48 else row.text[:45] + "..."
+        shown = clipped(row.text, 48)
         numbers = [
             f"{value:>10.6f}" if value is not None else " " * 10
             for value in (row.cosine, row.largest)

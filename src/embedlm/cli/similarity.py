@@ -17,7 +17,7 @@ from embedlm.cli._options import (
     Weights,
 )
 from embedlm.cli._values import emit, parse_heads, parse_weights
-from embedlm.errors import InputError
+from embedlm.errors import InputError, clipped
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -61,6 +61,5 @@ def _print(texts: list[str], scores: Any) -> None:
     width = max(8, *(len(f"{value:.4f}") + 1 for row in scores for value in row))
     print(" " * 4 + "".join(f"{number:>{width}}" for number in range(1, len(texts) + 1)))
     for number, (row, text) in enumerate(zip(scores, texts, strict=True), 1):
-        shown = " ".join(text.split())
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        shown = clipped(" ".join(text.split()))
         print(f"{number:>4}" + "".join(f"{value:>{width}.4f}" for value in row) + f"  {shown}")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from embedlm.errors import clipped
+
 __all__ = [
     "FileRow",
     "Reading",
@@ -76,7 +78,7 @@ def shortened(raw: Any) -> str:
         return ""
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     text = text if isinstance(text, str) else repr(text)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return clipped(text, _LONGEST)
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:

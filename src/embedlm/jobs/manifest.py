@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from embedlm.errors import JobError
+from embedlm.errors import JobError, clipped
 from embedlm.jobs.json_files import read_json
 
 __all__ = ["change_of", "difference", "facts_digest", "json_values"]
 
 _SHOWN = 3
 """Differences that a message names."""
-_LONGEST = 60
-"""Characters of a value that a message shows."""
 
 
 def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,5 +61,4 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return clipped(json.dumps(value, ensure_ascii=False))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedlm.errors import UnsupportedError, closest
-from embedlm.schema.arguments import is_text
+from embedlm.schema.arguments import is_text, short
 from embedlm.schema.recipe import Recipe
 
 __all__ = [
@@ -140,14 +140,14 @@ def read_settings(
     for key, value in content.items():
         if key not in known:
             raise UnsupportedError(
-                f"{file}: the key {key!r} (value {_short(value)}) is not known, and it may change "
+                f"{file}: the key {key!r} (value {short(value)}) is not known, and it may change "
                 f"vectors; known: {', '.join(known)}.{closest(key, list(known))} {advice}"
             )
         setting = known[key]
         fits = setting.null != "refused" if value is None else setting.values.fit(value)
         if not fits:
             raise UnsupportedError(
-                f"{file}: {key} is {_short(value)}; EmbedLM can honour {setting.values.told}. "
+                f"{file}: {key} is {short(value)}; EmbedLM can honour {setting.values.told}. "
                 f"{advice}"
             )
     for setting in settings:  # in the order of the table, whatever the file's order is
@@ -164,8 +164,3 @@ def write_settings(outline: Outline, settings: tuple[Setting, ...]) -> dict[str,
 
 _NULLS = ("default_prompt_name", "max_seq_length")
 """Keys that sentence-transformers writes where they have no value."""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

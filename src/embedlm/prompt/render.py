@@ -21,6 +21,7 @@ from embedlm.prompt.filling import prepared, spell_demonstrations, strip_row
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.prompt.special import filling_token
+from embedlm.schema.arguments import short
 from embedlm.schema.prompt import Message, Prompt, Template
 from embedlm.schema.recipe import Boundary
 from embedlm.schema.template import Piece, parse_template
@@ -203,7 +204,7 @@ class Renderer:
         for (text, _), token in zip(slots, tokens, strict=True):
             if token is not None and rule == "refuse":
                 raise InputError(
-                    f"the text {_short(text)}, its instruction or a demonstration spells the "
+                    f"the text {short(text)}, its instruction or a demonstration spells the "
                     f"control token {token!r}, and the recipe's prompt.special_tokens_in_text is "
                     "refuse; take it out, or choose text (read as plain text) or tokens"
                 )
@@ -303,7 +304,3 @@ class Renderer:
                 "the recipe needs a masked language model such as BERT"
             )
         return token
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

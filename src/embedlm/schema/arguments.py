@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from embedlm.errors import EmbedLMError, InputError, closest
+from embedlm.errors import EmbedLMError, InputError, clipped, closest
 from embedlm.schema.base import SAVE_DTYPES
 
 __all__ = ["check_arguments", "check_names", "is_text", "short", "usable_path"]
@@ -47,7 +47,7 @@ def short(value: Any) -> str:
         text = " ".join(repr(value).split())
     except Exception:  # a repr of the caller's that fails, or 10**5000
         text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return clipped(text)
 
 
 def is_text(value: Any) -> bool:

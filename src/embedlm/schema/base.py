@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from embedlm.errors import EmbedLMError, RecipeError, closest
+from embedlm.errors import EmbedLMError, RecipeError, clipped, closest
 
 __all__ = ["SAVE_DTYPES", "Name", "Part", "SaveDtype", "set_path", "validated"]
 
@@ -114,8 +114,7 @@ def _explain(cls: type[BaseModel], location: Location, issues: Sequence[Any]) ->
     if isinstance(cause, EmbedLMError):
         return str(cause)
     path = ".".join(map(str, location)) or cls.__name__
-    value = repr(first["input"])
-    value = value if len(value) <= 80 else value[:77] + "..."
+    value = clipped(repr(first["input"]), 80)
     if first["type"] == "extra_forbidden":
         allowed = _fields(cls, location[:-1])
         hint = closest(str(location[-1]), allowed)
