@@ -52,6 +52,16 @@ def test_records_keep_their_ids_and_titles_and_equal_texts_count_once(tmp_path):
     assert chunks[0].passage == "Iron It is metal 0."
 
 
+def test_code_and_words_that_begin_with_number_signs_are_no_headings(tmp_path):
+    code = " ".join(f"Install part {i} and run the whole thing once more." for i in range(8))
+    text = f"They move water. {'It flows. ' * 25}"
+    page = f"# Pumps\n\n## Use ##\n\n{text}\n\n    # {code}\n\nEnd of it.\n"
+    (tmp_path / "a.md").write_text(page)
+    found = list(cut(read_corpus(tmp_path).documents, TOKENIZER, 40))
+    assert {(chunk.title, chunk.heading) for chunk in found} == {("Pumps", "Use")}
+    assert " ".join(chunk.text for chunk in found).count("Install part") == 8
+
+
 def test_files_of_one_name_in_two_folders_are_two_documents(tmp_path):
     for name in ("a", "b"):
         write_documents(tmp_path / name, count=1, seed=ord(name))

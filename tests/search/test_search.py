@@ -1,6 +1,7 @@
 """Passages know where they stand, and the nearest come first."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -184,6 +185,22 @@ def test_code_of_markdown_gives_no_heading_and_ends_where_it_ends(tmp_path, code
     first, last = read_passages(tmp_path)
     assert first.text == "Tyres\n" + " ".join(code.split())
     assert last.text == "Tyres > Rims\nOf steel."
+
+
+def test_a_heading_of_many_blanks_is_read_at_once(tmp_path):
+    (tmp_path / "a.md").write_text(f"# A{' ' * 200_000}b\n\nText.\n")
+    start = time.perf_counter()
+    assert len(read_passages(tmp_path)) == 3
+    assert time.perf_counter() - start < 5
+
+
+def test_a_comment_that_is_never_closed_is_text_and_its_code_is_code(tmp_path):
+    page = "<!-- open\n```\n# no heading\n\n# nor this\n```\n# Heading\n\nText.\n"
+    (tmp_path / "a.md").write_text(page)
+    assert [(one.line, one.text) for one in read_passages(tmp_path)] == [
+        (1, "<!-- open ``` # no heading # nor this ```"),
+        (9, "Heading\nText."),
+    ]
 
 
 def test_underlined_words_of_markdown_are_headings(tmp_path):

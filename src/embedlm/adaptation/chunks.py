@@ -11,6 +11,7 @@ from typing import Any
 
 from embedlm.data import existing
 from embedlm.data.forms import FORMS, file_form
+from embedlm.data.lines import heading_words
 from embedlm.data.records import titled
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs import Reject
@@ -20,7 +21,6 @@ from embedlm.search.passages import files_of
 
 __all__ = ["Chunk", "Corpus", "cut", "documents_digest", "read_corpus"]
 
-_HEADING = re.compile(r"#{1,6} +(?P<words>\S.*?)(?: +#+)?\s*(?:\n|$)")
 _LONGEST_TITLE = 120
 """Characters; a longer first paragraph of a page of HTML is no title."""
 _FEWEST = 10
@@ -153,9 +153,9 @@ def cut(documents: Sequence[Document], tokenizer: Any, size: int) -> Iterator[Ch
         parts, heading = [], ""
         for start, end in chunking.spans(text, tokenizer):
             piece = text[start:end]
-            if (found := _HEADING.match(piece)) is not None:  # a section begins
-                heading = "" if found["words"] == title else found["words"]
-                piece = piece[found.end() :]
+            if (words := _heading_at(text, start, end)) is not None:  # a section begins
+                heading = "" if words == title else words
+                piece = piece.partition("\n")[2]
             if len(body := " ".join(piece.split())) >= _FEWEST:
                 parts.append((heading, body))
         for number, (heading, body) in enumerate(parts):
@@ -172,9 +172,9 @@ def _title(document: Document) -> str:
     if isinstance(held, str):
         return " ".join(held.split())
     first, _, rest = document.text.lstrip().partition("\n")
-    found = _HEADING.match(first)
-    if found:
-        return found["words"]
+    words = _heading_at(document.text)
+    if words is not None:
+        return words
     form = file_form(Path(document.file))[0]
     page = form is not None and FORMS[form].paragraphs and FORMS[form].bare
     return first.strip() if page and rest and len(first) <= _LONGEST_TITLE else ""
@@ -183,7 +183,17 @@ def _title(document: Document) -> str:
 def _without_title(text: str, title: str) -> str:
     """Return a text that does not begin with its title, which stands apart."""
     rest = text.lstrip()
-    found = _HEADING.match(rest)
-    if found and found["words"] == title:
-        return rest[found.end() :]
+    if title and _heading_at(text) == title:
+        return rest.partition("\n")[2]
     return rest[len(title) :].lstrip() if title and rest.startswith(title) else text
+
+
+def _heading_at(text: str, start: int | None = None, end: int | None = None) -> str | None:
+    """Return the words of the heading that begins at a place; None: none does.
+
+    What stands before it on its line counts: number signs further in are code, or words.
+    """
+    start = len(text) - len(text.lstrip()) if start is None else start
+    begin = text.rfind("\n", 0, start) + 1
+    line = text[begin:end].partition("\n")[0]
+    return None if text[begin:start].strip() else heading_words(line)

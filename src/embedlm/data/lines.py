@@ -10,10 +10,21 @@ from typing import Any, BinaryIO
 from embedlm.data.rows import FileRow, Reading, not_utf8
 from embedlm.jobs.json_files import why_not_json
 
-__all__ = ["paragraphs", "raw_lines", "read_jsonl", "read_lines", "read_paragraphs"]
+__all__ = [
+    "TABLE_RULE",
+    "heading_words",
+    "paragraphs",
+    "raw_lines",
+    "read_jsonl",
+    "read_lines",
+    "read_paragraphs",
+]
+
+TABLE_RULE = r"(?:\s*:?-+:?\s*\|)+"
+"""What stands below the first row of a table, from after the sign that it may begin with."""
 
 _BOM = b"\xef\xbb\xbf"
-_HEADING = re.compile(r" {0,3}(#{1,6})\s+\S")
+_HEADING = re.compile(r" {0,3}(#{1,6})\s+(?=\S)")
 """Further in it is code."""
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)\s*")
 """Makes the paragraph right above it a heading."""
@@ -23,8 +34,7 @@ _OPENED = re.compile(r" {0,3}<!--(?!.*-->)")
 """Begins a comment that goes on in the next lines."""
 _MARKED = re.compile(r"([-*+]|\d{1,9}[.)])\s|>")
 """Begins an item or a quotation, which a line below ends and does not make a heading."""
-_RULE = re.compile(r" {0,3}\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?")
-"""Stands below the first row of a table."""
+_RULE = re.compile(rf" {{0,3}}\|?{TABLE_RULE}(\s*:?-+:?\s*)?")
 _FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
 
 
@@ -67,15 +77,11 @@ def paragraphs(
             the one right above it. A comment (`<!-- words -->`) that begins a line outside code is
             left out.
     """
-    lines = _seen(lines) if headings else lines
     parts: list[str] = []
     first = 0
-    fence = ""
-    for row in lines:
+    for row, code in _seen(lines) if headings else ((row, False) for row in lines):
         text = str(row.value).strip()
-        before = fence
-        fence = _fence(text, fence) if headings else ""
-        marked = str(row.value) if headings and not fence else ""
+        marked = str(row.value) if headings and not code else ""
         line = _UNDERLINE.fullmatch(marked) if parts and parts[0] != "---" else None
         if line is not None and _MARKED.match(parts[0]):
             text = ""
@@ -89,7 +95,7 @@ def paragraphs(
             parts, first = parts[-1:], row.line - 1
         found = _HEADING.match(marked)
         full = longest is not None and sum(map(len, parts)) + len(row.value) > longest
-        blank = not text and not (before and fence)
+        blank = not text and not code
         if parts and (blank or full or found):
             yield FileRow(first, " ".join(parts))
             goes_on = headings and full and text.startswith("|")
@@ -105,26 +111,45 @@ def paragraphs(
         yield FileRow(first, " ".join(parts))
 
 
-def _seen(lines: Iterable[FileRow]) -> Iterator[FileRow]:
-    """Yield the lines of Markdown but for comments; one that is never closed is none."""
+def heading_words(line: str) -> str | None:
+    """Return the words of a heading, without its number signs; None: the line is no heading."""
+    found = _HEADING.match(line)
+    if found is None:
+        return None
+    words = line[found.end() :].rstrip()
+    open_ = words.rstrip("#")
+    return open_.rstrip() if open_[-1:].isspace() else words
+
+
+def _seen(lines: Iterable[FileRow]) -> Iterator[tuple[FileRow, bool]]:
+    """Yield the lines of Markdown but for comments, and whether fenced code goes on after each.
+
+    A comment that is never closed is none.
+    """
     fence = ""
     held: list[FileRow] = []
+
+    def told(row: FileRow) -> tuple[FileRow, bool]:
+        nonlocal fence
+        fence = _fence(str(row.value).strip(), fence)
+        return row, bool(fence)
+
     for row in lines:
         text = str(row.value)
         if held and row.error is None:
-            _, end, rest = text.partition("-->")
-            held = [] if end else [*held, row]
-            if rest.strip():
-                yield FileRow(row.line, rest.strip())
+            held.append(row)
+            if "-->" in text:
+                held = []
+                if rest := text.partition("-->")[2].strip():
+                    yield FileRow(row.line, rest), False
             continue
-        yield from held
+        yield from map(told, held)
         held = []
-        fence = _fence(text.strip(), fence)
         if not fence and row.error is None and _OPENED.match(text):
-            held = [row]
-        elif fence or not _COMMENT.fullmatch(text):
-            yield row
-    yield from held
+            held.append(row)
+        elif told(row)[1] or not _COMMENT.fullmatch(text):
+            yield row, bool(fence)
+    yield from map(told, held)
 
 
 def _is_below_prose(parts: list[str], line: str) -> bool:

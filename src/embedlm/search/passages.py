@@ -13,7 +13,7 @@ from pathlib import Path
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
 from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
-from embedlm.data.lines import paragraphs
+from embedlm.data.lines import TABLE_RULE, heading_words, paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs.names import check_name
@@ -35,11 +35,9 @@ _ENDS = (
 """Where a long paragraph is cut, by how it begins: a table at its rows, a list at its items, else
 at sentences, failing these at lines, failing these at words. Lines are joined by one blank, and an
 empty cell of a table has mostly more."""
-_TABLE = re.compile(r"\|.*?\| \|(?:\s*:?-+:?\s*\|)+ (?=\|)")
+_TABLE = re.compile(rf"\|.*?\| \|{TABLE_RULE} (?=\|)")
 """The first row of a table, and the rule below it."""
 _BLANKS = re.compile(r"\s*")
-_SIGNED = re.compile(r"#{1,6}\s+(\S.*?)(?:\s+#+)?\s*", re.DOTALL)
-"""A heading as Markdown writes it: after number signs, and maybe before some."""
 Fits = Callable[[str], bool]
 """Whether a model reads all of a text."""
 
@@ -176,7 +174,7 @@ def whole_text(file: str) -> str:
     parts = []
     for row in _rows(file, "paragraph", None):
         text = str(row.value).strip()
-        signed = _SIGNED.fullmatch(text) is not None
+        signed = heading_words(text) is not None
         if row.heading and not signed:
             text = f"{'#' * min(row.heading, 6)} {text}"
         elif signed and not row.heading and form in ("md", "html"):
@@ -238,8 +236,8 @@ def _above(stack: Iterable[FileRow]) -> str:
 
 
 def _words(heading: FileRow) -> str:
-    signed = _SIGNED.fullmatch(str(heading.value))
-    return signed[1] if signed else str(heading.value).strip()
+    text = str(heading.value).strip()
+    return heading_words(text) or text
 
 
 def _lines(source: Source) -> Iterator[FileRow]:
