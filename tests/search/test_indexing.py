@@ -178,12 +178,17 @@ def test_another_model_or_another_setting_is_refused(corpus, model, model_folder
         assert index.search("plants", mode="dense")[0].id is not None
 
 
-def test_a_model_that_changed_in_its_place_is_refused_as_such(corpus, model, tmp_path):
+@pytest.mark.parametrize("changed", ["weights", "config"])
+def test_a_model_that_changed_in_its_place_is_refused_as_such(corpus, model, tmp_path, changed):
     folder = tmp_path / "model"
     model.save_pretrained(folder)
     build_index(corpus, tmp_path / "index", embedlm.load(folder, device="cpu"))
-    changed = load_file(folder / "model.safetensors")
-    save_file({name: 2 * t for name, t in changed.items()}, folder / "model.safetensors")
+    before = json.loads((folder / "config.json").read_text())
+    if changed == "weights":
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: 2 * t for name, t in weights.items()}, folder / "model.safetensors")
+    else:
+        (folder / "config.json").write_text(json.dumps({**before, "hidden_act": "gelu"}))
     told = "which is another one by now .*; make a new index"
     with Index.open(tmp_path / "index") as index, pytest.raises(InputError, match=told) as refused:
         index.search("plants")
@@ -191,6 +196,12 @@ def test_a_model_that_changed_in_its_place_is_refused_as_such(corpus, model, tmp
     for again in (None, embedlm.load(folder, device="cpu")):
         with pytest.raises(InputError, match=told):
             build_index(corpus, tmp_path / "index", again)
+    if changed == "config":  # as if another version of transformers had written it
+        file = tmp_path / "index" / "index.json"
+        facts = json.loads(file.read_text())
+        facts["model"]["identity"]["config"]["transformers"] = "4.0"
+        file.write_text(json.dumps(facts))
+        build_index(corpus, tmp_path / "index", embedlm.load(folder, device="cpu"))
 
 
 def test_statistics_that_were_learnt_from_the_documents_come_with_the_index(corpus, tmp_path):

@@ -9,22 +9,34 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from embedlm.backbone.prepacked import plain
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["identity", "ranges_digest", "revision", "weights_digest"]
+__all__ = [
+    "config_digest",
+    "identity",
+    "ranges_digest",
+    "revision",
+    "tokenizer_digest",
+    "weights_digest",
+]
 
 _SAMPLE = 64
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_OF_FILES = ("transformers_version", "dtype", "torch_dtype", "use_cache")
+"""Fields of a config that say nothing of what is computed, beside those that begin with _."""
 
 
 def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
     """Return what must be the same for two runs to give the same vectors.
 
     Weights are identified by a sample of every tensor: training changes all values of a
-    tensor, and hashing every byte of a large model would take longer than many jobs.
+    tensor, or of some of its rows, and hashing every byte of a large model would take longer than
+    many jobs.
     """
     backbone, parts = model.backbone, model.readout.parts.modules()
     statistics, writer = model.readout.statistics, model.writer_name
@@ -35,27 +47,29 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
             if with_head and backbone.head is not None
             else None,
             "parts": weights_digest(parts) if len(parts) else None,
-            "tokenizer": _short(model.tokenizer.backend_tokenizer.to_str().encode("utf-8")),
+            "tokenizer": tokenizer_digest(model.tokenizer),
             "dtype": str(backbone.dtype),
             "device": backbone.device.type,
+            "limit": backbone.max_positions,
             "attention": backbone.implementation,
             "causal": backbone.causal,
             "statistics": None if statistics is None else _short(_bytes(statistics)),
             **({} if writer is None else {"writer": writer}),
         },
+        "config": config_digest(backbone.network),
         "recipe": json.loads(model.recipe.model_dump_json()),
         "software": {name: version(name) for name in ("embedlm", "torch", "transformers")},
     }
 
 
 def revision(model: Embedder, *facts: Any) -> str:
-    """Return a hash of a model's weights, tokenizer, recipe and ranges, and of further facts.
+    """Return a hash of a model's weights, config, tokenizer, recipe, ranges and further facts.
 
     Scores are kept under it: where it is the same, so are they, on whatever device.
     """
     own = identity(model, with_head=True)
     own["model"].pop("device")
-    parts = [own["model"], own["recipe"], ranges_digest(model), *facts]
+    parts = [own["model"], own["config"], own["recipe"], ranges_digest(model), *facts]
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
@@ -67,14 +81,36 @@ def ranges_digest(model: Embedder) -> str:
 
 
 def weights_digest(network: Any) -> str:
-    """Return a hash of a sample of every tensor of a network."""
+    """Return a hash of a sample of every tensor of a network: of each row and column, and between.
+
+    It is the same in every number format that holds the values.
+    """
     seen = hashlib.sha256()
     for name, value in network.named_parameters():
-        flat = plain(value.detach()).flatten()
-        some = flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE].float().cpu().numpy()
+        whole = plain(value.detach())
+        flat = whole.flatten()
+        some = [flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE]]
+        if whole.dim() > 1 and flat.numel():
+            rows = whole.flatten(1)
+            some += [rows[:, 0], rows[0]]
         seen.update(f"{name}{tuple(value.shape)}".encode())
-        seen.update(some.tobytes())
+        seen.update(torch.cat(some).float().cpu().numpy().tobytes())
     return seen.hexdigest()[:16]
+
+
+def config_digest(network: Any) -> str:
+    """Return a hash of what a network's config says of the computation."""
+    config = network.config.to_dict()
+    facts = {k: v for k, v in config.items() if not k.startswith("_") and k not in _OF_FILES}
+    return _short(json.dumps(facts, sort_keys=True, default=str).encode("utf-8"))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a hash of a tokenizer with what prompts take of it: special tokens, chat template."""
+    special = [getattr(tokenizer, f"{name}_token", None) for name in _SPECIAL]
+    template = getattr(tokenizer, "chat_template", None)
+    facts = [tokenizer.backend_tokenizer.to_str(), special, template]
+    return _short(json.dumps(facts, sort_keys=True, default=str).encode("utf-8"))
 
 
 def _bytes(statistics: Any) -> bytes:

@@ -15,7 +15,12 @@ from scipy.special import expit
 from embedlm.backbone import gguf_folder
 from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.config import load_config, raw_config
-from embedlm.encode.identity import identity, weights_digest
+from embedlm.encode.identity import (
+    config_digest,
+    identity,
+    tokenizer_digest,
+    weights_digest,
+)
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, ModelError, closest
 from embedlm.persistence import layout_folder
@@ -119,8 +124,12 @@ class Reranker:
         if isinstance(network, AnswerModel):
             facts = identity(network.model, with_head=True)
         else:
-            facts = {"weights": weights_digest(network.network), "limit": network.max_length}
-        tokenizer = network.tokenizer.backend_tokenizer.to_str()
+            facts = {
+                "weights": weights_digest(network.network),
+                "config": config_digest(network.network),
+                "limit": network.max_length,
+            }
+        tokenizer = tokenizer_digest(network.tokenizer)
         return {**facts, "tokenizer": tokenizer, "method": self.method.model_dump_json()}
 
     def parameters(self) -> list[Any]:

@@ -97,6 +97,7 @@ def model_facts(model: Embedder, options: Mapping[str, Any] | None = None) -> di
     """
     with_head = any(head.reads_lm_head for head in model.readout.heads)
     found = identity(model, with_head=with_head)
+    libraries = found["software"]
     for name in ("device", "attention", "dtype"):
         found["model"].pop(name)
     name = str(real_path(model.name)) if Path(model.name).exists() else model.name
@@ -104,7 +105,11 @@ def model_facts(model: Embedder, options: Mapping[str, Any] | None = None) -> di
         "name": name,
         "recipe": None if model.readout.trained else found["recipe"],
         "options": {key: value for key, value in (options or {}).items() if value},
-        "identity": {**found["model"], "recipe": found["recipe"]},
+        "identity": {
+            **found["model"],
+            "config": {"digest": found["config"], "transformers": libraries["transformers"]},
+            "recipe": found["recipe"],
+        },
     }
 
 
@@ -118,12 +123,15 @@ def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
     # A field that recipes did not have when the index was made has its default.
     known = Recipe.model_validate(before["recipe"])
     before["recipe"] = json.loads(known.model_dump_json())
+    # Another version of transformers may write the same config otherwise.
+    if before.get("config", {}).get("transformers") != now["config"]["transformers"]:
+        before["config"] = now["config"]
     change = difference(before, now)
     if not change:
         return
     made = f"the index {str(path)!r} was made with the model {facts['model']['name']!r}, "
     same = facts["model"]["name"] == model_facts(model)["name"]
-    if same and before["weights"] != now["weights"]:
+    if same and any(before.get(part) != now[part] for part in ("weights", "config", "tokenizer")):
         raise InputError(f"{made}which is another one by now ({change}); make a new index")
     raise InputError(
         f"{made}and {model.name!r} is another one ({change}); leave --model out, or make a new "
