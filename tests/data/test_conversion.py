@@ -88,6 +88,86 @@ def test_beir_as_the_benchmark_writes_it(tmp_path):
         list(read_collection(tmp_path, "beir", split="test"))
 
 
+def collection(folder, corpus, queries, qrels):
+    """Write a folder of BEIR's form, whose judgements have the fields q, d and rel."""
+    folder.mkdir(exist_ok=True)
+    for name, rows, keys in (
+        ("corpus", corpus, ("_id", "text")),
+        ("queries", queries, ("_id", "text")),
+        ("qrels", qrels, ("q", "d", "rel")),
+    ):
+        lines = (json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+CORPUS = [("a", "Plants make food."), ("b", "Leaves make sugar."), ("c", "Oil floats.")]
+QUERIES = [("q1", "what do plants make"), ("q2", "what floats")]
+
+
+def test_what_is_named_and_not_there_is_refused_or_left_out_and_counted(tmp_path, run):
+    qrels = [
+        *(("q1", "a", 1), ("q1", "gone", 1), ("q1", "c", 0), ("q1", "lost", 0)),
+        *(("q2", "gone", 2), ("q3", "a", 1)),
+    ]
+    folder = collection(tmp_path / "set", CORPUS, QUERIES, qrels)
+    words = ("data", "convert", folder, "--from", "beir", "-o", tmp_path / "o.jsonl")
+    assert "'gone' is named" in (line := run(*words).one_line())
+    assert "--skip-missing" in line
+    done = run(*words, "--skip-missing", "--json")
+    assert json.loads(done.out) == {
+        "records": 1,
+        "output": str(tmp_path / "o.jsonl"),
+        "left_out": {
+            "positives that the corpus lacks": 2,
+            "negatives that the corpus lacks": 1,
+            "queries of which no positive is left": 1,
+            "queries that have no text": 1,
+        },
+    }
+    assert told(read_any(tmp_path / "o.jsonl", "records")) == [
+        ("what do plants make", ["Plants make food."], ["Oil floats."])
+    ]
+    for form in ("records", "medi"):
+        words = ("data", "convert", folder / "corpus.jsonl", "--from", form, "--skip-missing")
+        assert "none can be missing" in run(*words, "-o", tmp_path / "p.jsonl").one_line()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"corpus": [*CORPUS, ("a", "Another text.")]}, r"corpus.jsonl:4: the id 'a' has another"),
+        ({"queries": [*QUERIES, ("q1", "why")]}, r"queries.jsonl:3: the id 'q1' has another text"),
+        ({"qrels": [("q1", "a", 1), ("q1", "a", 0)]}, r"qrels.jsonl:2: the passage 'a' has anothe"),
+    ],
+)
+def test_what_stands_twice_and_differs_is_refused(tmp_path, more, message):
+    same = {"corpus": CORPUS + CORPUS, "queries": QUERIES * 2, "qrels": [("q1", "a", 1)] * 2}
+    folder = collection(tmp_path / "same", **same)
+    assert told(read_collection(folder, "beir")) == [(QUERIES[0][1], [CORPUS[0][1]], [])]
+    with pytest.raises(RecordError, match=message):
+        list(read_collection(collection(tmp_path / "other", **{**same, **more}), "beir"))
+
+
+def test_a_file_in_parts_is_read_whole_and_a_split_is_not_taken_for_another(tmp_path):
+    for part in ("corpus", "queries", "qrels"):
+        (tmp_path / part).mkdir()
+    for number, (id, text) in enumerate(CORPUS):
+        row = json.dumps({"_id": id, "text": text}) + "\n"
+        (tmp_path / "corpus" / f"corpus-0000{number}-of-00003.jsonl").write_text(row)
+    rows = "".join(json.dumps({"_id": id, "text": text}) + "\n" for id, text in QUERIES)
+    (tmp_path / "queries" / "queries.jsonl").write_text(rows)
+    for name, passage in (("test", "a"), ("test-hard", "c"), ("testing", "b")):
+        row = {"query-id": "q1", "corpus-id": passage, "score": 1}
+        (tmp_path / "qrels" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    for form in ("mteb", "beir"):
+        found = told(read_collection(tmp_path, form, split="test"))
+        assert found == [("what do plants make", ["Plants make food."], [])]
+    (tmp_path / "corpus" / "corpus-00001-of-00003.jsonl").unlink()
+    with pytest.raises(InputError, match="one of 3 parts, and 2 are there"):
+        list(read_collection(tmp_path, "mteb", split="test"))
+
+
 def test_gpl_and_medi_as_their_authors_write_them(tmp_path):
     (tmp_path / "corpus.jsonl").write_text(
         "".join(f'{{"_id": "{i}", "title": "", "text": "text {i}"}}\n' for i in range(4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -160,18 +161,25 @@ def convert(
             help="Judgements of beir and mteb that are read or written; without it train.",
         ),
     ] = None,
+    skip_missing: Annotated[
+        bool,
+        flag("Leave out queries and passages that are named and not there, and say how many."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write records in another form; a bad record ends it, with its file and line."""
     from embedlm.data.conversion import convert as converted
 
-    count = converted(
-        source, output, from_form=from_form, to_form=to_form, corpus=corpus, split=split
-    )
+    left_out: Counter[str] | None = Counter() if skip_missing else None
+    forms = {"from_form": from_form, "to_form": to_form}
+    count = converted(source, output, **forms, corpus=corpus, split=split, left_out=left_out)
     if json:
-        emit({"records": count, "output": output})
-    else:
-        print(f"{count:,} records in {output}")
+        told = {} if left_out is None else {"left_out": dict(left_out)}
+        emit({"records": count, "output": output, **told})
+        return
+    print(f"{count:,} records in {output}")
+    for what, number in (left_out or {}).items():
+        print(f"left out: {number:,} {what}", file=sys.stderr)
 
 
 @app.command(name="sets")

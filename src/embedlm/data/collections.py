@@ -6,10 +6,14 @@ Each names passages by ids of a corpus. Only the passages that records name are 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedlm.data.compression import COMPRESSIONS
 from embedlm.data.readers import read_rows
 from embedlm.data.records import passage_id, titled
 from embedlm.data.training_record import Document, TrainingRecord
@@ -26,13 +30,39 @@ TRAIN = "train"
 Ids = dict[str, dict[str, list[str]]]
 """By query id: the ids of positives and of negatives."""
 _AS_FORM = "give a file of this form, or name another form"
-_ENDINGS = (".jsonl", ".parquet", ".tsv", ".csv", ".jsonl.gz", ".tsv.gz")
-_QUERY_IDS = ("query-id", "query_id", "qid", "_id", "id")
-_PASSAGE_IDS = ("corpus-id", "corpus_id", "docid", "pid")
+_FORMS = (".jsonl", ".parquet", ".tsv", ".csv")
+_FILE = re.compile(
+    rf"(?P<stem>.+?)(-\d{{5}}-of-(?P<count>\d{{5}}))?({'|'.join(map(re.escape, _FORMS))})"
+    rf"({'|'.join(map(re.escape, COMPRESSIONS))})?"
+)
+"""A file's name; the hub cuts a large one into NAME-00000-of-00002 and so on."""
+_QUERY_IDS = ("query-id", "query_id", "qid", "_id", "id", "q")
+_PASSAGE_IDS = ("corpus-id", "corpus_id", "docid", "pid", "d")
+_GRADES = ("score", "relevance", "rel")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is read of a collection; see `read_collection`."""
+
+    corpus: str | Path | None
+    split: str | None
+    left_out: Counter[str] | None
+
+    def lacks(self, what: str, told: str) -> None:
+        """Count what is named and not there, or refuse it."""
+        if self.left_out is None:
+            raise RecordError(f"{told}; add it, or leave out all such (--skip-missing, left_out=)")
+        self.left_out[what] += 1
 
 
 def read_collection(
-    path: str | Path, form: str, *, corpus: str | Path | None = None, split: str | None = None
+    path: str | Path,
+    form: str,
+    *,
+    corpus: str | Path | None = None,
+    split: str | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[TrainingRecord]:
     """Yield the records of a collection.
 
@@ -41,6 +71,8 @@ def read_collection(
         form: a name of `COLLECTIONS`.
         corpus: tevatron2: the file with the passages.
         split: beir, mteb: which judgements are read; None: train.
+        left_out: counts queries and passages that are named and not there, which are then left
+            out; None: the first of them is an error.
 
     Raises:
         InputError: an unknown form, a missing file, or an option that the form does not take.
@@ -53,59 +85,106 @@ def read_collection(
     where = Path(path)
     if not where.exists():
         raise InputError(f"the input {str(where)!r} is not there; check its name")
-    yield from COLLECTIONS[form](where, corpus, split)
+    if form == "medi" and left_out is not None:
+        raise InputError(
+            "the form 'medi' holds its texts, and none can be missing; leave left_out "
+            "(--skip-missing) out"
+        )
+    yield from COLLECTIONS[form](where, _Asked(corpus, split, left_out))
 
 
 # -- ids to texts ---------------------------------------------------------------------------------
 
 
 def _joined(
-    found: Ids, queries: Mapping[str, str], corpora: Iterable[Path], where: Path
+    found: Ids, queries: Mapping[str, str], corpora: Iterable[Path], where: Path, asked: _Asked
 ) -> Iterator[TrainingRecord]:
     """Yield a record for each query, with the texts of its passages."""
     wanted = {id for sides in found.values() for ids in sides.values() for id in ids}
-    texts: dict[str, str] = {}
-    for file in corpora:
-        for place, row in read_rows(file):
-            id = passage_id(row)
-            if id is None:
-                raise RecordError(f"{place}: a passage without an id; give one")
-            if id in wanted:
-                texts[id] = titled({**row, "text": row.get("text", row.get("document_text"))})
+    texts = _passages(corpora, wanted)
     for query, sides in found.items():
         if query not in queries:
-            raise RecordError(f"{where}: the query {query!r} has no text among the queries")
-        documents = {
-            side: [_document(id, texts, where) for id in dict.fromkeys(ids)]
-            for side, ids in sides.items()
-        }
+            asked.lacks(
+                "queries that have no text",
+                f"{where}: the query {query!r} is judged and has no text among the queries",
+            )
+            continue
+        documents: dict[str, list[Document]] = {side: [] for side in sides}
+        for side, ids in sides.items():
+            for id in dict.fromkeys(ids):
+                if id in texts:
+                    documents[side].append(Document(texts[id], id))
+                else:
+                    asked.lacks(
+                        f"{side} that the corpus lacks",
+                        f"{where}: the passage {id!r} is named, and the corpus has none of it",
+                    )
         if documents["positives"]:
             record = TrainingRecord(queries[query], documents["positives"], documents["negatives"])
             record.others["id"] = query
             yield record
+        elif sides["positives"]:
+            asked.lacks("queries of which no positive is left", f"{where}: the query {query!r}")
 
 
-def _document(id: str, texts: Mapping[str, str], where: Path) -> Document:
-    if id not in texts:
-        raise RecordError(f"{where}: the passage {id!r} is named, and the corpus has none of it")
-    return Document(texts[id], id)
+def _passages(corpora: Iterable[Path], wanted: set[str]) -> dict[str, str]:
+    """Return the texts of the passages that are named, by their ids."""
+    texts: dict[str, str] = {}
+    for place, row in _rows(corpora):
+        id = passage_id(row)
+        if id is None:
+            raise RecordError(f"{place}: a passage without an id; give one")
+        if id in wanted:
+            text = titled({**row, "text": row.get("text", row.get("document_text"))})
+            _keep(texts, id, text, place)
+    return texts
 
 
-def _file(folder: Path, name: str) -> Path:
-    """Return the file of a name, whatever its form; or the one in the folder of that name."""
-    for ending in _ENDINGS:
-        if (path := folder / f"{name}{ending}").is_file():
-            return path
-    inner = folder / name
-    files = sorted(inner.iterdir()) if inner.is_dir() else []
-    found = [one for one in files if one.name.endswith(_ENDINGS)]
-    if len(found) == 1:
-        return found[0]
+def _files(folder: Path, name: str) -> list[Path]:
+    """Return the file of a name, or its parts; or those that the folder of that name holds.
+
+    Raises:
+        InputError: there is none, or the folder holds several.
+    """
+    inner = _by_name(folder / name)
+    only = next(iter(inner.values())) if len(inner) == 1 else []
+    if found := _by_name(folder).get(name, only):
+        return _whole(found)
     raise InputError(
-        f"{folder} has no file {name} ({', '.join(_ENDINGS)})"
-        + (f", and {inner} holds {len(found)}" if inner.is_dir() else "")
+        f"{folder} has no file {name} ({', '.join(_FORMS)}, also compressed)"
+        + (f", and {folder / name} holds {len(inner)}" if (folder / name).is_dir() else "")
         + "; give a folder of this form, or name another form or split"
     )
+
+
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of a folder that can be read, by their names without part and ending."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if (named := _FILE.fullmatch(path.name)) is not None:
+            found.setdefault(named["stem"], []).append(path)
+    return found
+
+
+def _whole(paths: list[Path]) -> list[Path]:
+    """Return one file of several forms, or all parts of one, as the hub cuts large files.
+
+    Raises:
+        InputError: a part is not there.
+    """
+    counts = {path: found["count"] for path in paths if (found := _FILE.fullmatch(path.name))}
+    whole = [path for path, count in counts.items() if count is None]
+    if whole:
+        return [min(whole, key=lambda path: [form in path.name for form in _FORMS].index(True))]
+    count = int(next(iter(counts.values())))
+    if len(paths) != count:
+        raise InputError(f"{paths[0]} is one of {count} parts, and {len(paths)} are there; get all")
+    return paths
+
+
+def _rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in files:
+        yield from read_rows(file)
 
 
 def _first(row: Mapping[str, Any], names: Iterable[str], where: str) -> str:
@@ -125,7 +204,7 @@ def _listed(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
 
 def _grade(row: Mapping[str, Any], where: str) -> float:
     """Return how well a passage answers; 1 where the row does not say."""
-    found = next((row[name] for name in ("score", "relevance") if name in row), 1)
+    found = next((row[name] for name in _GRADES if name in row), 1)
     try:
         grade = float(found)
     except (TypeError, ValueError):
@@ -135,52 +214,68 @@ def _grade(row: Mapping[str, Any], where: str) -> float:
     return grade
 
 
-def _queries(path: Path) -> dict[str, str]:
-    return {
-        _first(row, _QUERY_IDS, where): _first(row, ("text", "query", "question"), where)
-        for where, row in read_rows(path)
-    }
+def _queries(files: Iterable[Path]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for where, row in _rows(files):
+        text = _first(row, ("text", "query", "question"), where)
+        _keep(found, _first(row, _QUERY_IDS, where), text, where)
+    return found
+
+
+def _keep(texts: dict[str, str], id: str, text: str, where: str) -> None:
+    """Take a text under its id, which no other text may have."""
+    if texts.setdefault(id, text) != text:
+        raise RecordError(f"{where}: the id {id!r} has another text above; give each its own")
+
+
+def _judged(files: Iterable[Path]) -> Ids:
+    """Return the passages that are judged for each query; grades of 0 or less are negatives."""
+    found: Ids = {}
+    grades: dict[tuple[str, str], float] = {}
+    for where, row in _rows(files):
+        query, passage = _first(row, _QUERY_IDS, where), _first(row, _PASSAGE_IDS, where)
+        grade = _grade(row, where)
+        if grades.setdefault((query, passage), grade) != grade:
+            raise RecordError(
+                f"{where}: the passage {passage!r} has another score for {query!r} above; "
+                "leave one of the two out"
+            )
+        sides = found.setdefault(query, {"positives": [], "negatives": []})
+        sides["positives" if grade > 0 else "negatives"].append(passage)
+    return found
 
 
 # -- the forms ------------------------------------------------------------------------------------
 
 
-def _beir(folder: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
+def _beir(folder: Path, asked: _Asked) -> Iterator[TrainingRecord]:
     """Read corpus, queries and qrels/SPLIT; judgements of 0 or less are negatives."""
     splits = (folder / "qrels").is_dir()
-    if split is not None and not splits:
+    if asked.split is not None and not splits:
         raise InputError(f"{folder} has one file of judgements, and no splits; leave split out")
-    qrels = _file(folder / "qrels", split or TRAIN) if splits else None
-    found: Ids = {}
-    for where, row in read_rows(qrels or _file(folder, "qrels")):
-        sides = found.setdefault(_first(row, _QUERY_IDS, where), {"positives": [], "negatives": []})
-        grade = _grade(row, where)
-        id = _first(row, _PASSAGE_IDS, where)
-        sides["positives" if grade > 0 else "negatives"].append(id)
-    yield from _joined(found, _queries(_file(folder, "queries")), [_file(folder, "corpus")], folder)
+    qrels = _files(folder / "qrels", asked.split or TRAIN) if splits else _files(folder, "qrels")
+    queries, corpus = _files(folder, "queries"), _files(folder, "corpus")
+    yield from _joined(_judged(qrels), _queries(queries), corpus, folder, asked)
 
 
-def _mteb(folder: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
+def _mteb(folder: Path, asked: _Asked) -> Iterator[TrainingRecord]:
     """Read the configurations corpus, queries and qrels (or default), each a folder of splits."""
+    split = asked.split or TRAIN
     parts = {}
     for name in ("corpus", "queries", "qrels"):
         home = folder / ("default" if name == "qrels" and not (folder / name).exists() else name)
-        files = sorted(home.glob(f"{split or TRAIN}*")) if home.is_dir() else []
-        if name == "qrels" and split is not None and not files:
+        files = _by_name(home).get(split)
+        if name == "qrels" and asked.split is not None and not files:
             raise InputError(f"{home} has no file of the split {split!r}; name one that it has")
-        parts[name] = files[0] if files else _file(folder, home.name)
-    found: Ids = {}
-    for where, row in read_rows(parts["qrels"]):
-        sides = found.setdefault(_first(row, _QUERY_IDS, where), {"positives": [], "negatives": []})
-        side = "positives" if _grade(row, where) > 0 else "negatives"
-        sides[side].append(_first(row, _PASSAGE_IDS, where))
-    yield from _joined(found, _queries(parts["queries"]), [parts["corpus"]], folder)
+        parts[name] = _whole(files) if files else _files(folder, home.name)
+    found, queries = _judged(parts["qrels"]), _queries(parts["queries"])
+    yield from _joined(found, queries, parts["corpus"], folder, asked)
 
 
-def _gpl(folder: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
+def _gpl(folder: Path, asked: _Asked) -> Iterator[TrainingRecord]:
     """Read hard-negatives.jsonl: {qid, pos: [...], neg: {miner: [...]}}."""
     found: Ids = {}
-    for where, row in read_rows(_file(folder, "hard-negatives")):
+    for where, row in _rows(_files(folder, "hard-negatives")):
         negatives = row.get("neg") or {}
         if not isinstance(negatives, dict):
             raise RecordError(f"{where}: neg holds no lists by miner, {{miner: [...]}}")
@@ -188,12 +283,12 @@ def _gpl(folder: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecor
             "positives": [str(id) for id in _listed(row, "pos", where)],
             "negatives": [str(id) for name in negatives for id in _listed(negatives, name, where)],
         }
-    names = ("qgen-queries", "queries")
-    queries = next((n for n in names if (folder / f"{n}.jsonl").is_file()), names[1])
-    yield from _joined(found, _queries(_file(folder, queries)), [_file(folder, "corpus")], folder)
+    own = "qgen-queries" in _by_name(folder)
+    queries = _files(folder, "qgen-queries" if own else "queries")
+    yield from _joined(found, _queries(queries), _files(folder, "corpus"), folder, asked)
 
 
-def _tevatron2(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
+def _tevatron2(file: Path, asked: _Asked) -> Iterator[TrainingRecord]:
     """Read {query_id, query_text, positive_document_ids, negative_document_ids}."""
     found: Ids = {}
     queries: dict[str, str] = {}
@@ -206,10 +301,10 @@ def _tevatron2(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingR
             "positives": [str(one) for one in _listed(row, "positive_document_ids", where)],
             "negatives": [str(one) for one in _listed(row, "negative_document_ids", where)],
         }
-    yield from _joined(found, queries, [Path(corpus)], file)
+    yield from _joined(found, queries, [Path(str(asked.corpus))], file, asked)
 
 
-def _automodel(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
+def _automodel(file: Path, asked: _Asked) -> Iterator[TrainingRecord]:
     """Read {"corpus": [{"path"}], "data": [{question_id, question, pos_doc, neg_doc}]}."""
     content = read_json(file, InputError, _AS_FORM)
     lists = [
@@ -224,7 +319,7 @@ def _automodel(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingR
     for number, one in enumerate(content["corpus"], 1):
         home = file.parent / _first(one, ("path",), f"{file}:corpus[{number}]")
         corpora += (
-            [path for path in sorted(home.iterdir()) if path.name.endswith(_ENDINGS)]
+            [path for path in sorted(home.iterdir()) if _FILE.fullmatch(path.name)]
             if home.is_dir()
             else [home]
         )
@@ -240,10 +335,10 @@ def _automodel(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingR
             ]
             for side, name in (("positives", "pos_doc"), ("negatives", "neg_doc"))
         }
-    yield from _joined(found, queries, corpora, file)
+    yield from _joined(found, queries, corpora, file, asked)
 
 
-def _medi(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord]:
+def _medi(file: Path, asked: _Asked) -> Iterator[TrainingRecord]:
     """Read MEDI: {query, pos, neg}, each [instruction, text], with task_name; a list or lines."""
     rows: Iterable[tuple[str, Any]]
     if file.suffix == ".json":
@@ -266,7 +361,7 @@ def _medi(file: Path, corpus: Any, split: str | None) -> Iterator[TrainingRecord
         yield record
 
 
-COLLECTIONS: dict[str, Callable[[Path, Any, str | None], Iterator[TrainingRecord]]] = {
+COLLECTIONS: dict[str, Callable[[Path, _Asked], Iterator[TrainingRecord]]] = {
     "beir": _beir,
     "mteb": _mteb,
     "gpl": _gpl,

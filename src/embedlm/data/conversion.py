@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,9 +25,14 @@ _KEPT = "Nothing was written; make room and run the same command again"
 
 
 def read_any(
-    source: str | Path, form: str, *, corpus: str | Path | None = None, split: str | None = None
+    source: str | Path,
+    form: str,
+    *,
+    corpus: str | Path | None = None,
+    split: str | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[TrainingRecord]:
-    """Yield the records of a file of any layout ("records"), or of a collection.
+    """Yield the records of a file of any layout ("records"), or of a collection; see `convert`.
 
     Raises:
         InputError: an unknown form or a missing file.
@@ -34,10 +40,14 @@ def read_any(
     """
     check_form(form, ["records", *COLLECTIONS])
     if form != "records":
-        yield from read_collection(source, form, corpus=corpus, split=split)
+        yield from read_collection(source, form, corpus=corpus, split=split, left_out=left_out)
         return
     if corpus is not None:
         raise InputError("records hold their texts; leave corpus out")
+    if left_out is not None:
+        raise InputError(
+            "records hold their texts, and none can be missing; leave left_out (--skip-missing) out"
+        )
     for record in training_records(Source(source)):
         if not isinstance(record, TrainingRecord):
             raise RecordError(record.error)
@@ -52,6 +62,7 @@ def convert(
     to_form: str = "records",
     corpus: str | Path | None = None,
     split: str | None = None,
+    left_out: Counter[str] | None = None,
 ) -> int:
     """Write records in another form; the output appears whole or not at all.
 
@@ -62,6 +73,8 @@ def convert(
         to_form: a name of `RECORD_FORMS` or of `FOLDER_FORMS`.
         corpus: tevatron2: the file with the passages.
         split: of beir and mteb, which is read or written; None: train.
+        left_out: counts the queries and passages that a collection names and does not hold, which
+            are left out; None: the first of them is an error.
 
     Returns:
         The number of records.
@@ -77,7 +90,7 @@ def convert(
     _check_split(split, from_form, to_form)
     if Path(output).is_file() and Path(output).stat().st_size:
         raise InputError(f"the output {str(output)!r} is there already; give another name")
-    records = read_any(source, from_form, corpus=corpus, split=split)
+    records = read_any(source, from_form, corpus=corpus, split=split, left_out=left_out)
     if to_form in FOLDER_FORMS:
         return write_collection(_some(records, source), output, to_form, split or TRAIN)
     lines = (list(record_lines(record, to_form)) for record in _some(records, source))
