@@ -90,7 +90,7 @@ def test_a_missing_file_is_told_or_skipped_by_choice(model, folder):
 
 def test_a_pair_without_a_number_is_told_with_its_record(model, folder):
     (folder / "sts.jsonl").write_text('{"s1": "a", "s2": "b", "score": "high"}\n')
-    with pytest.raises(RecordError, match=r"sts\.jsonl: record 1: 'score' is 'high'"):
+    with pytest.raises(RecordError, match=r"sts\.jsonl:1: 'score' is 'high'"):
         score(model, folder)
 
 

@@ -98,6 +98,9 @@ def _tell(result: Result, *, json: bool) -> None:
     """Print a result's line; where JSON is printed, say on standard error that it is there."""
     if not json:
         print(score_line(result), flush=True)
+        for part in ("left_out", "not_found"):
+            for what, count in result.notes.get(part, {}).items():
+                print(f"{'':<22} {part.replace('_', ' ')}: {count:,} {what}", flush=True)
         return
     kept = "kept from an earlier run" if result.cached else f"{result.seconds:.1f} s"
     print(f"{result.task}: {kept}", file=sys.stderr)

@@ -178,7 +178,10 @@ def _ranked(place: Path, splits: Sequence[str], read: list[Path]) -> dict[str, A
         relevant: dict[str, dict[str, int]] = {}
         for where, row in read_rows(_file(place / "qrels", split, read)):
             query, document = (text_of(row, where, name) for name in ("query-id", "corpus-id"))
-            relevant.setdefault(query, {})[document] = int(number_of(row, where, "score"))
+            gain = number_of(row, where, "score")
+            if gain != int(gain):
+                raise RecordError(f"{where}: 'score' is {gain}; mteb's are whole numbers")
+            relevant.setdefault(query, {})[document] = int(gain)
         found[split] = {
             "corpus": datasets.Dataset.from_list(corpus),
             "queries": datasets.Dataset.from_list([q for q in queries if q["id"] in relevant]),

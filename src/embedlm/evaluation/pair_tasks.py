@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedlm.data import read_rows
 from embedlm.errors import RecordError
 from embedlm.evaluation.measures import (
     average_precision_rows,
@@ -15,7 +16,7 @@ from embedlm.evaluation.measures import (
     pearson_rows,
     spearman,
 )
-from embedlm.evaluation.readers import read_fields
+from embedlm.evaluation.readers import number_of, read_fields, text_of
 from embedlm.evaluation.sample import Sample
 from embedlm.evaluation.statistics import SEED
 from embedlm.evaluation.subject import Scored, Subject, drawn, pair_scores
@@ -32,19 +33,16 @@ def golden_pairs(path: Path, fields: PairFields) -> list[tuple[str, str, float]]
     """Return pairs of texts with their gold value.
 
     Raises:
-        RecordError: a gold value that is no number, with the record.
+        RecordError: a field that is missing, or a gold value that is no number, with file and line.
     """
-    pairs = []
-    for number, (first, second, gold) in enumerate(
-        read_fields(path, fields.first, fields.second, fields.gold), 1
-    ):
-        try:
-            pairs.append((first, second, float(gold)))
-        except ValueError as error:
-            raise RecordError(
-                f"{path}: record {number}: {fields.gold!r} is {gold!r}, which is no number"
-            ) from error
-    return pairs
+    return [
+        (
+            text_of(record, where, fields.first),
+            text_of(record, where, fields.second),
+            number_of(record, where, fields.gold),
+        )
+        for where, record in read_rows(path)
+    ]
 
 
 def _golden(path: Path, task: Similarity | PairClassification) -> list[tuple[str, str, float]]:

@@ -72,7 +72,7 @@ def retrieval(subject: Subject, task: Retrieval, paths: Paths) -> Scored:
         {"value": each[main][task.metric], **each[main]},
         relevant,
     )
-    return Scored(metrics, sample, {"left_out": data.left_out} if data.left_out else {})
+    return Scored(metrics, sample, data.notes)
 
 
 def _searched(data: Judged, queries: Sequence[str], count: int | None) -> dict[str, str]:
