@@ -88,4 +88,5 @@ def test_a_file_of_the_users_is_not_taken_for_a_damaged_cache(run, serve, passag
     words = ("synthesize", "questions", passage_file, "--llm", f"{serve().url}#w")
     refused = run(*words, "-o", tmp_path / "o.jsonl", "--cache", passage_file).one_line()
     assert "is no cache of generated texts" in refused
+    assert not list(tmp_path.glob("o.jsonl*"))
     assert passage_file.read_bytes() == before

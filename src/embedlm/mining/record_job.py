@@ -167,7 +167,9 @@ def work_folder(out: Path, given: str | Path | None, inputs: Iterable[Any] = ())
         try:
             yield folder
         except BaseException as error:
-            remove = remove and isinstance(error, InputError)  # nothing that took work is there
+            made = {path.name for path in folder.iterdir()} - {_LOCK}
+            # Nothing that took work is there.
+            remove = remove and (isinstance(error, InputError) or not made)
             raise
         finally:
             if remove:  # at once: a later run must not find half of an index

@@ -167,7 +167,7 @@ def synthesize(
     with opened(output, "synthesized.jsonl") as out:
         inputs = [rows, corpus, *held_out]
         aside = check_paths(out, rejects, inputs)
-        with work_folder(out, work, inputs) as folder, closing(_cache(cache)) as store:
+        with closing(_cache(cache)) as store, work_folder(out, work, inputs) as folder:
             bad: list[Reject] = []
             kept = None if rejects is None else bad
             rows = _documents(rows)
