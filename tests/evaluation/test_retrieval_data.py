@@ -78,6 +78,8 @@ def test_what_is_judged_and_not_there_is_told(written, tiny_llama, tmp_path, run
         ({"qrels": [*QRELS, ("q1", 1, 1)]}, r"qrels.jsonl:6: the document '1' has another gain"),
         ({"qrels": [*QRELS, ("q1", "x", "NaN")]}, r"qrels.jsonl:6: 'rel' is 'NaN'"),
         ({"qrels": [*QRELS, ("q1", "x", "inf")]}, r"qrels.jsonl:6: 'rel' is 'inf'"),
+        ({"qrels": [*QRELS, ("q1", "x", [1])]}, r"qrels.jsonl:6: 'rel' is \[1\]; give a text"),
+        ({"corpus": [("1", ["Plants", "food"])]}, r"corpus.jsonl:1: 'text' is \['Plants', 'foo"),
         ({"qrels": [("q1", "d1", 1)]}, r"no judged document \(such as 'd1'\) is in .*corpus.jsonl"),
     ],
 )

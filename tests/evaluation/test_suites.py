@@ -94,6 +94,61 @@ def test_a_pair_without_a_number_is_told_with_its_record(model, folder):
         score(model, folder)
 
 
+TEXTS = ["A man runs.", "Shares fell.", "Oil floats.", "A cat eats."]
+UNUSABLE = {
+    "sts empty": ("sts", {"pairs": []}, "holds no record"),
+    "pair empty": ("pair", {"pairs": []}, "holds no record"),
+    "bitext empty": ("bitext", {"pairs": []}, "holds no record"),
+    "clusters empty": ("clustering", {"texts": []}, "holds no record"),
+    "train empty": (
+        "classification", {"train": [], "test": [{"text": "a", "label": 1}]}, "holds no record"
+    ),
+    "gold is constant": (
+        "sts", {"pairs": [{"s1": a, "s2": a, "score": 3} for a in TEXTS]}, "is 3 for every pair"
+    ),
+    "labels differ": (
+        "classification",
+        {
+            "train": [{"text": a, "label": i % 2} for i, a in enumerate(TEXTS)],
+            "test": [{"text": a, "label": "good"} for a in TEXTS],
+        },
+        "no label .such as 'good'. is one of",
+    ),
+    "labels are lists": (
+        "clustering", {"texts": [{"text": "a", "label": ["x", "y"]}]}, "'label' is .*; give a text"
+    ),
+    "few draws": (
+        "clustering", {"texts": [{"text": a, "label": a} for a in TEXTS]}, "raise draws"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "files", "told"), UNUSABLE.values(), ids=UNUSABLE)
+def test_data_that_no_score_can_be_made_of_is_refused(model, tmp_path, kind, files, told):
+    for name, rows in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    task = {"kind": kind, "files": {name: f"{name}.jsonl" for name in files}}
+    more = {"draws": 3, "experiments": 2} if kind == "clustering" else {}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(json.dumps({"tasks": {"t": task | more}}))
+    with pytest.raises(RecordError, match=told):
+        evaluate(model, suite=suite, data=tmp_path)
+
+
+def test_labels_of_pairs_may_be_true_and_false(model, tmp_path):
+    scores = []
+    for labels in ((1, 0, 1), (True, False, True)):
+        rows = [{"s1": "a", "s2": t, "label": v} for t, v in zip(TEXTS, labels, strict=False)]
+        (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        suite = tmp_path / "suite.yaml"
+        suite.write_text(
+            json.dumps({"tasks": {"t": {"kind": "pair", "files": {"pairs": "p.jsonl"}}}})
+        )
+        scores.append(evaluate(model, suite=suite, data=tmp_path)[0].score)
+    assert scores[0] == scores[1]
+
+
 def test_a_sample_is_the_same_units_each_time(model, folder):
     text = "tasks: {a: {kind: sts, files: {pairs: sts.jsonl}, sample: 20}}"
     (folder / "few.yaml").write_text(text)

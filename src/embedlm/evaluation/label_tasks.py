@@ -59,6 +59,11 @@ def classification(subject: Subject, task: Classification, paths: Paths) -> Scor
     labels = [label for _, label in train]
     if len(set(labels)) < 2:
         raise RecordError(f"{paths['train']}: there is one label only; a classifier needs two")
+    if {label for _, label in test}.isdisjoint(labels):
+        raise RecordError(
+            f"{paths['test']}: no label (such as {test[0][1]!r}) is one of {paths['train']} (such "
+            f"as {labels[0]!r}); the labels must be the same in both files"
+        )
     chosen = few_of_each(labels, task.samples_per_label, task.experiments)
     used = sorted({i for rows in chosen for i in rows})
     subject = subject.fitted([text for text, _ in train])
@@ -95,6 +100,11 @@ def clustering(subject: Subject, task: Clustering, paths: Paths) -> Scored:
     texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
     if len(set(labels)) < 2:
         raise RecordError(f"{paths['texts']}: there is one label only; clusters need two")
+    if task.draws < len(set(labels)):
+        raise RecordError(
+            f"{paths['texts']}: there are {len(set(labels))} labels, and draws of {task.draws} "
+            "texts cannot make as many clusters; raise draws"
+        )
     vectors_ND = subject.fitted(texts).floats(texts, task)
     means = cluster.MiniBatchKMeans(
         n_clusters=len(np.unique(labels)),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from embedlm.data import read_rows
 from embedlm.errors import RecordError
 from embedlm.evaluation.measures import (
     average_precision_rows,
@@ -16,7 +15,7 @@ from embedlm.evaluation.measures import (
     pearson_rows,
     spearman,
 )
-from embedlm.evaluation.readers import number_of, read_fields, text_of
+from embedlm.evaluation.readers import number_of, read_fields, records_of, text_of
 from embedlm.evaluation.sample import Sample
 from embedlm.evaluation.statistics import SEED
 from embedlm.evaluation.subject import Scored, Subject, drawn, pair_scores
@@ -41,7 +40,7 @@ def golden_pairs(path: Path, fields: PairFields) -> list[tuple[str, str, float]]
             text_of(record, where, fields.second),
             number_of(record, where, fields.gold),
         )
-        for where, record in read_rows(path)
+        for where, record in records_of(path)
     ]
 
 
@@ -54,6 +53,11 @@ def similarity(subject: Subject, task: Similarity, paths: Paths) -> Scored:
     """Score the correlation of similarities with gold ones, by scipy's definitions."""
     rows = _golden(paths["pairs"], task)
     pairs, gold = [(a, b) for a, b, _ in rows], np.array([gold for *_, gold in rows])
+    if np.ptp(gold) == 0:
+        raise RecordError(
+            f"{paths['pairs']}: {task.fields.gold!r} is {gold[0]:g} for every pair, and nothing "
+            "correlates with that; give pairs that are alike and pairs that are not"
+        )
     subject = subject.fitted([text for pair in pairs for text in pair])
     scores = pair_scores(subject, pairs, task)
     metrics = {}

@@ -20,6 +20,7 @@ __all__ = [
     "read_fields",
     "read_pairs",
     "read_retrieval",
+    "records_of",
     "text_of",
     "texts_of",
 ]
@@ -59,7 +60,7 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
         RecordError: a record without these fields, with file and line.
     """
     pairs = []
-    for where, record in read_rows(path):
+    for where, record in records_of(path):
         names = next((pair for pair in _PAIRS if record.keys() >= {*pair, "score"}), None)
         if names is None:
             raise RecordError(
@@ -76,10 +77,25 @@ def read_fields(path: Path, *names: str) -> Iterator[tuple[str, ...]]:
 
     Raises:
         InputError: no such file.
-        RecordError: a record without one of them, with file and line.
+        RecordError: a record without one of them, with file and line; or no record.
     """
-    for where, record in read_rows(path):
+    for where, record in records_of(path):
         yield tuple(text_of(record, where, name) for name in names)
+
+
+def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the records of a file, of which there must be some, and their places.
+
+    Raises:
+        InputError: no such file.
+        RecordError: a bad record, with file and line; or no record.
+    """
+    none = True
+    for where, record in read_rows(path):
+        none = False
+        yield where, record
+    if none:
+        raise RecordError(f"{path} holds no record; give some")
 
 
 def read_retrieval(paths: Mapping[str, Path], fields: RetrievalFields) -> Judged:
@@ -128,7 +144,7 @@ def _documents(path: Path, fields: RetrievalFields) -> dict[str, str]:
     seen: dict[str, Any] = {}
     for number, (where, row) in enumerate(read_rows(path)):
         seen.update(row)
-        text = " ".join(str(row[part]) for part in parts if row.get(part))
+        text = " ".join(_as_text(row[part], where, part) for part in parts if row.get(part))
         _keep(found, _id(row, where, fields.document_id, number), text, where)
     if found and seen.keys().isdisjoint(parts):
         raise RecordError(f"{path}: no document has {' or '.join(map(repr, parts))}; {_told(seen)}")
@@ -182,10 +198,16 @@ def _id(record: Mapping[str, Any], where: str, name: str | None, number: int) ->
 
 
 def text_of(record: Mapping[str, Any], where: str, name: str) -> str:
-    """Return a field that a record must have, as a string."""
+    """Return a field that a record must have, as a string; a number or true is one, too."""
     if record.get(name) is None:
         raise RecordError(f"{where}: has no {name!r}; {_told(record)}")
-    return str(record[name])
+    return _as_text(record[name], where, name)
+
+
+def _as_text(value: Any, where: str, name: str) -> str:
+    if isinstance(value, list | Mapping):
+        raise RecordError(f"{where}: {name!r} is {short(value)}; give a text")
+    return str(value)
 
 
 def texts_of(record: Mapping[str, Any], where: str, name: str) -> list[str]:
@@ -197,10 +219,10 @@ def texts_of(record: Mapping[str, Any], where: str, name: str) -> list[str]:
 
 
 def number_of(record: Mapping[str, Any], where: str, name: str) -> float:
-    """Return a field that must hold a finite number."""
+    """Return a field that must hold a finite number; true counts as 1 and false as 0."""
     text = text_of(record, where, name)
     try:
-        number = float(text)
+        number = float(record[name] if isinstance(record[name], bool) else text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
