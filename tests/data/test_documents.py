@@ -1,6 +1,7 @@
 """HTML and PDF are read as the text that a reader sees."""
 
 import io
+import time
 
 import pytest
 
@@ -54,6 +55,49 @@ def test_a_button_that_is_not_closed_hides_no_page(tmp_path):
     page = "<p>a</p><button>Dark<p>icon</p><template><button>b</template><main><p>Fill them.</main>"
     (tmp_path / "page.html").write_text(page + "</button><button>c</button>end")
     assert [p.text for p in read_passages(tmp_path)] == ["a", "Fill them.", "end"]
+
+
+@pytest.mark.parametrize(
+    ("page", "seen"),
+    [
+        ("<p>a<p hidden>b<p>c", "a|c"),
+        ("<div hidden>a<div>b</div>c</div>d", "d"),
+        ("<p hidden>a<div>b</div>", "b"),
+        ("<div><p hidden>a</div>b", "b"),
+        ("<ul><li hidden>a<ul><li>n</ul><li>b</ul>c", "b|c"),
+        ("<dl><dt hidden>a<dd>b</dl>", "b"),
+        ("<table><tr><td hidden>a<td>b<tr hidden><td>c<tr><td>d</table>e", "b|d|e"),
+        ("<table hidden><tr><td>a</div>b</table>c", "c"),
+        ("<select><option hidden>a<option>b</select>", "b"),
+        ("<span hidden>a<b>x</span>b", "b"),
+        ("<a hidden>x<div>y</a>z</div>w", "z|w"),
+        ("<button hidden>a<h1>b</h1>", "b"),
+        ("<input hidden>a<br hidden>b<div hidden/>c", "a|b|c"),
+        ("<p hidden=''>a</p><p HIDDEN=hidden>b</p><p hidden=false>c</p>d", "d"),
+        ("<p hidden=until-found>a</p><div role=tabpanel hidden>b</div>", "a|b"),
+        ("<p>a <a href=#a aria-hidden=true>#</a></p><p aria-hidden=false>b", "a|b"),
+        ("<body hidden><main aria-hidden=true>a</main><main hidden>b</main>", "a"),
+        ("<dialog>a</dialog><dialog open>b</dialog>", "b"),
+        ("<p>a<noscript>Turn scripts on</noscript><video>old</video><iframe>old</iframe>", "a"),
+        ("<template><div>a</template>b", "b"),
+        (
+            "<p style='color: red; DISPLAY : none !important'>a</p><p style='display:nonesuch'>b",
+            "b",
+        ),
+        ("<p style=visibility:hidden>a</p><p style='--x:display:none'>b", "b"),
+        ("</div>a<i>b</div>c</i>", "ab|c"),
+    ],
+)
+def test_what_a_page_hides_is_left_out(page, seen, tmp_path):
+    (tmp_path / "page.html").write_text(page)
+    assert "|".join(row.value for row in Source(tmp_path / "page.html").rows()) == seen
+
+
+def test_pages_of_many_open_elements_are_read_soon(tmp_path):
+    (tmp_path / "page.html").write_text("<div><font>" * 20_000 + "</i>" * 20_000 + "a")
+    begun = time.process_time()
+    assert len(list(Source(tmp_path / "page.html").rows())) == 1
+    assert time.process_time() - begun < 5
 
 
 def test_long_paragraphs_of_html_are_cut(tmp_path):

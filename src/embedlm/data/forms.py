@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.data.compression import COMPRESSIONS, split_compression
-from embedlm.data.documents import read_html, read_pdf
 from embedlm.data.lines import read_jsonl, read_lines, read_paragraphs
+from embedlm.data.pages import read_html
+from embedlm.data.pdf import read_pdf
 from embedlm.data.rows import FileRow, Reading
 from embedlm.data.tables import read_csv, read_parquet, read_tsv
 from embedlm.errors import InputError, closest
