@@ -73,3 +73,6 @@ def test_clear_errors():
         fuse([DENSE], "rff")
     with pytest.raises(InputError, match="1 weights were given for 2 runs"):
         fuse([DENSE, SPARSE], weights=[1])
+    for method in ("weighted", "min_max", "dbsf"):
+        with pytest.raises(InputError, match="too large to be fused"):
+            fuse([{"a": 1.7e308, "b": -1.7e308}] * 2, method, [1e308, 1e308])

@@ -101,7 +101,8 @@ def fuse(
         **options: k of rrf.
 
     Raises:
-        InputError: an unknown method, another number of weights than runs, NaN or infinity.
+        InputError: an unknown method, another number of weights than runs, NaN or infinity, or
+            numbers so large that they give these.
     """
     if method not in SCALES:
         raise InputError(
@@ -119,7 +120,11 @@ def fuse(
         best = ordered(run)[:depth]
         if not best:
             continue
-        scaled = SCALES[method](np.array([score for _, score in best], dtype=np.float64), **options)
+        scores = np.array([score for _, score in best], dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is told below
+            scaled = SCALES[method](scores, **options)
         for (document, _), value in zip(best, scaled.tolist(), strict=True):
             fused[document] = fused.get(document, 0.0) + share * value
+    if not all(map(math.isfinite, fused.values())):
+        raise InputError("the weights or scores are too large to be fused; give smaller numbers")
     return fused
