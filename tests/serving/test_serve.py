@@ -13,6 +13,7 @@ import embedlm
 from embedlm.cli._options import Loading
 from embedlm.cli.serve import load
 from embedlm.search import Index, build_index
+from embedlm.serving import Models, Mounted
 from embedlm.serving.encoding import Encoding, Served
 from tests.backbone.test_adapters import make_adapter
 from tests.serving.conftest import RECORDS, process, running
@@ -89,6 +90,36 @@ def test_openai_vector_store_search_gives_the_hits_of_the_index(client, index, m
     assert {hit.file_id for hit in hits} == {"note", "g1"}
     assert next(iter(hits)).attributes["year"] >= 2020
     assert [one.id for one in client.vector_stores.list()] == ["notes"]
+
+
+def test_vector_stores_are_listed_by_pages(model, index):
+    served = Models.of({"tiny": model})
+    embedders = list(served.embedders.values())
+    named = {name: Mounted.open(name, index, embedders) for name in "abcde"}
+    with running({"tiny": model}, named) as place:
+        client = openai.OpenAI(base_url=f"{place.url}/v1", api_key="any", max_retries=0)
+
+        def ids(**options):
+            page = client.vector_stores.list(**options)
+            return "".join(one.id for one in page.data), page.has_more
+
+        assert ids() == ("edcba", False)
+        assert ids(order="asc", limit=2) == ("ab", True)
+        assert ids(order="asc", limit=2, after="b") == ("cd", True)
+        assert ids(order="asc", limit=2, after="d") == ("e", False)
+        assert ids(order="asc", limit=2, before="d") == ("bc", True)
+        assert ids(order="asc", after="a", before="d") == ("bc", False)
+        assert ids(order="desc", limit=2, after="d") == ("cb", True)
+        assert "".join(one.id for one in client.vector_stores.list(limit=2)) == "edcba"
+        for options in ({"limit": 0}, {"limit": 101}, {"order": "up"}):
+            with pytest.raises(openai.BadRequestError, match=next(iter(options))):
+                ids(**options)
+        with pytest.raises(openai.NotFoundError, match="'z' is not served; there are: a, b"):
+            ids(after="z")
+        with pytest.raises(
+            openai.BadRequestError, match=r"no query parameter 'sort'.*limit, order"
+        ):
+            ids(extra_query={"sort": "up"})
 
 
 # -- TEI --------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 import embedlm
 from embedlm.errors import EmbedLMError
 from embedlm.serving.answers import failed
 from embedlm.serving.door import Door
 from embedlm.serving.failures import NO_JSON, RequestError, ServingError, explained
+from embedlm.serving.names import Names
 from embedlm.serving.responses import responses_of
 from embedlm.serving.routes import cohere, explore, openai, own, page, status, tei
 from embedlm.serving.routes.quick import QuickRoute
@@ -43,8 +45,9 @@ def create_app(
 
     Args:
         service: the models, indexes, keys and limits.
-        host: where it will listen. On this machine's own address MCP answers only requests that
-            name it so, which no page of another site can make a browser send.
+        host: where it will listen. At this machine's own address only requests that name it so
+            are answered, unless there are keys: no page of another site can make a browser send
+            such a one.
         tracing: makes spans of requests; None: there are none.
     """
     app = FastAPI(
@@ -56,6 +59,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.router.route_class = QuickRoute
+    app.router.redirect_slashes = False
     app.state.service = service
     app.state.mcp = None
     app.state.tracing = tracing
@@ -73,7 +77,7 @@ def create_app(
     app.add_exception_handler(EmbedLMError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_middleware(Door, service=service, tracing=tracing)
+    app.add_middleware(Door, service=service, tracing=tracing, names=Names.at(host))
     return app
 
 
@@ -84,7 +88,10 @@ def _add_mcp(app: FastAPI, service: Service, host: str) -> None:
     whole = server.streamable_http_app(
         streamable_http_path="/mcp", json_response=True, stateless_http=True, host=host
     )
-    app.router.routes.extend(whole.routes)
+    # Without sessions the server has nothing to say unasked: a stream of it, which clients open
+    # by GET, would only hold up the server's end.
+    (route,) = whole.routes
+    app.router.routes.append(Route("/mcp", route.endpoint, methods=["POST"]))
 
 
 @asynccontextmanager

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from types import NoneType
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NoReturn, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 
 from embedlm.errors import InputError
+from embedlm.schema.arguments import short
 from embedlm.serving.encoding import Item, Text
+from embedlm.serving.failures import RequestError
 
-__all__ = ["Body", "Count", "TokenIds", "items_of"]
+__all__ = ["ALLOW", "Body", "Count", "TokenIds", "check_ids", "items_of", "read_json"]
 
+ALLOW = "shorten it, or send truncate: true"
+"""What a caller can do with a text that is too long, where bodies have the field."""
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = list[TokenId]
 Count = Annotated[int, Field(gt=0, lt=1 << 31)]
@@ -24,7 +31,9 @@ _ABOUT = ("title", "description", "default")
 class Body(BaseModel):
     """The body of a request."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -58,6 +67,49 @@ class Body(BaseModel):
                 about = {key: one.pop(key) for key in _ABOUT if key in one}
                 schema["properties"][name] = {"anyOf": [one, {"type": "null"}], **about}
         return reference
+
+
+def read_json(body: bytes) -> Any:
+    """Return what a body says.
+
+    Raises:
+        RequestError: a field that is given twice, of which one would be passed over; NaN or
+            infinity, which are no JSON.
+        ValueError: it cannot be read.
+    """
+    return json.loads(body, object_pairs_hook=_object, parse_constant=_no_number)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        ((twice, _),) = counts.most_common(1)
+        raise RequestError(f"the field {short(twice)} is given twice; give it once")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise RequestError(f"the body holds {name}, which is no JSON; give finite numbers")
+
+
+def check_ids(rows: Iterable[Sequence[int]], size: int, advice: str = "") -> None:
+    """Refuse ids that a vocabulary does not have.
+
+    Args:
+        rows: of token ids.
+        size: of the vocabulary.
+        advice: what to do.
+
+    Raises:
+        RequestError: names the highest.
+    """
+    highest = max((max(row) for row in rows if row), default=-1)
+    if highest >= size:
+        raise RequestError(
+            f"token id {highest} is not in this model's vocabulary (0 to {size - 1}); such ids "
+            f"come from another model's tokenizer{advice}"
+        )
 
 
 def items_of(texts: Any, instruction: str | list[str] | None = None) -> tuple[list[Item], bool]:

@@ -24,6 +24,7 @@ from embedlm.serving.failures import (
 )
 from embedlm.serving.lines import Facts
 from embedlm.serving.metrics import Spent
+from embedlm.serving.names import Names
 from embedlm.serving.routes.status import OPEN
 from embedlm.serving.service import Service
 from embedlm.serving.tracing import Tracing
@@ -47,8 +48,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Door:
     """Stands before the application."""
 
-    def __init__(self, app: App, service: Service, tracing: Tracing | None = None) -> None:
-        self._app, self._service, self._tracing = app, service, tracing
+    def __init__(
+        self,
+        app: App,
+        service: Service,
+        tracing: Tracing | None = None,
+        names: Names = Names(any=True),  # noqa: B008  # frozen
+    ) -> None:
+        self._app, self._service, self._tracing, self._names = app, service, tracing, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, and tell of it when it is answered."""
@@ -56,9 +63,10 @@ class Door:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
+        asked, scope = scope, _as_routed(scope)
         scope["embedlm.spent"], scope["embedlm.key"] = Spent(), None
         answer = _Answer(send, self._service)
-        span = None if self._tracing is None else self._tracing.begin(scope)
+        span = None if self._tracing is None else self._tracing.begin(asked)
         try:
             await self._admitted(scope, receive, answer)
         except EmbedLMError as error:
@@ -70,12 +78,14 @@ class Door:
             words = "a fault in the server; its log has more under this request's id"
             await answer.instead(failed(scope["path"], ServingError(words)), scope, receive)
         finally:
-            facts = self._tell(scope, answer, time.perf_counter() - begun)
+            facts = self._tell(scope, asked["method"], answer, time.perf_counter() - begun)
             if self._tracing is not None:
                 self._tracing.end(span, facts)
 
     async def _admitted(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if not self._service.keys.digests:
+            self._names.check(headers.get(b"host", b""))
         if scope["path"] not in OPEN:
             scope["embedlm.key"] = self._service.keys.check(_keys_in(headers))
         seconds = _seconds(headers, self._service.limits.timeout)
@@ -121,7 +131,7 @@ class Door:
 
         return replay
 
-    def _tell(self, scope: Scope, answer: _Answer, seconds: float) -> dict[str, Any]:
+    def _tell(self, scope: Scope, method: str, answer: _Answer, seconds: float) -> dict[str, Any]:
         # A route that is plain ASGI, as MCP's, leaves no name; and a path that is none is not kept.
         named = getattr(scope.get("route"), "path", None)
         route = named or (scope["path"] if scope["path"] == "/mcp" else "other")
@@ -130,7 +140,7 @@ class Door:
         facts = Facts(
             event="request",
             id=answer.id,
-            method=scope["method"],
+            method=method,
             route=route,
             status=answer.status,
             seconds=round(seconds, 6),
@@ -184,6 +194,16 @@ class _Answer:
             self.status = DepartedError.status
         elif not self.status:
             await response(scope, receive, self)
+
+
+def _as_routed(scope: Scope) -> Scope:
+    """Return a request as the routes have it: HEAD is a GET, of whose answer the body is not sent.
+
+    A slash at the end is nothing: a redirect would name this server as its proxy does not, and
+    many clients follow none with a body.
+    """
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    return {**scope, "method": method, "path": scope["path"].rstrip("/") or "/"}
 
 
 async def _read(receive: Receive, most: int) -> bytes:

@@ -99,8 +99,15 @@ class Encoding:
         model: Embedder = self.served.states if self.states else self.served.model
         return model
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool) -> Prepared:
+    def prepare(
+        self, items: Sequence[Item], *, truncate: bool, instead: str = "shorten it"
+    ) -> Prepared:
         """Render texts, count their tokens, and find what would be shortened.
+
+        Args:
+            items: what is embedded.
+            truncate: whether texts that are too long are shortened.
+            instead: what the caller can do where they are not.
 
         Raises:
             TooLongError: a text is longer than the model reads, and `truncate` is false.
@@ -119,7 +126,7 @@ class Encoding:
         )
         truncated = [index for index, one in enumerate(found) if one.truncated]
         if truncated and not truncate:
-            raise TooLongError(self._too_long(truncated, found))
+            raise TooLongError(f"{self._too_long(truncated, found)}; {instead}")
         ready = [(one, instruction) for one, (_, instruction) in zip(found, items, strict=True)]
         return Prepared(ready, [one.tokens for one in found], truncated)
 
@@ -156,8 +163,7 @@ class Encoding:
         more = f" (and {len(truncated) - 1} more)" if len(truncated) > 1 else ""
         return (
             f"input {first}{more} is too long for the model {self.served.name!r}, which reads "
-            f"{found[first].kept} tokens of it, prompt and all; shorten it, or allow that it is "
-            "shortened"
+            f"{found[first].kept} tokens of it, prompt and all"
         )
 
     def run(self, items: Sequence[Item]) -> list[Output]:

@@ -31,7 +31,7 @@ class Keys:
             InputError: no such file, no key in it, or one that could be guessed.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"the key file {str(path)!r} cannot be read: {error}") from error
         found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -52,7 +52,7 @@ class Keys:
             return None
         known: bytes | None = None
         for one in given:
-            digest = sha256(one.encode("utf-8", "surrogateescape")).digest()
+            digest = sha256(one.encode("latin-1")).digest()  # the bytes as they were sent
             for held in self.digests:  # all of them, so that the time says nothing
                 if hmac.compare_digest(digest, held):
                     known = held

@@ -6,6 +6,7 @@ that the library gives.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -20,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 import embedlm
 from embedlm.errors import EmbedLMError, InputError
 from embedlm.schema.arguments import check_names
+from embedlm.search.catalogue import Entry
 from embedlm.serving.encoding import Encoding
 from embedlm.serving.failures import explained
 from embedlm.serving.service import Caller, Service
@@ -75,12 +77,16 @@ class Scores(BaseModel):
 class _Server(MCPServer):
     """Refuses arguments that a tool does not take; they would be left out without a word."""
 
+    _listed: list[Any] | None = None
+    """The tools, which stay the same."""
+
     async def list_tools(self) -> list[Any]:
         """Return the tools, whose schemas say that there is no further argument."""
-        tools = await super().list_tools()
-        for tool in tools:
-            tool.input_schema = {**tool.input_schema, "additionalProperties": False}
-        return tools
+        if self._listed is None:
+            self._listed = await super().list_tools()
+            for tool in self._listed:
+                tool.input_schema = {**tool.input_schema, "additionalProperties": False}
+        return list(self._listed)
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
         """Return what a tool answers.
@@ -88,10 +94,17 @@ class _Server(MCPServer):
         Raises:
             ToolError: an unknown argument, or one that cannot be read, in one line; and as there.
         """
-        known = {tool.name: tool.input_schema["properties"] for tool in await super().list_tools()}
+        tools = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        known = tools.get(name, {})
+        # Null is an argument that is left out: models that fill in every field send it.
+        given = {
+            one: value
+            for one, value in arguments.items()
+            if value is not None or "default" not in known.get(one, {})
+        }
         try:
-            check_names(name, arguments, known.get(name, arguments))
-            return await super().call_tool(name, arguments, context)
+            check_names(name, given, known if name in tools else given)
+            return await super().call_tool(name, given, context)
         except InputError as error:
             raise ToolError(str(error)) from error
         except ToolError as error:
@@ -181,7 +194,7 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
         return SearchResult(
             hits=[
                 SearchHit(
-                    id=str(hit.id),
+                    id=_spelled(hit.id),
                     score=hit.score,
                     text=hit.text,
                     file=hit.file,
@@ -203,16 +216,15 @@ def _fetch(service: Service) -> Callable[..., Awaitable[Document]]:
             index: its name; without it the first.
         """
         mounted = service.index(index)
-        # Ids are numbers or texts; an agent has them as texts.
-        entries = await mounted.fetch(id)
-        if not entries and _NUMBER.fullmatch(id):
-            entries = await mounted.fetch(int(id))
+        entries: list[Entry] = []
+        for one in _read(id):
+            entries = entries or await mounted.fetch(one)
         if not entries:
             raise ToolError(f"there is no document {id!r} in the index {mounted.name!r}")
         passages = [entry.text for entry in sorted(entries, key=lambda entry: entry.chunk)]
         first = entries[0]
         return Document(
-            id=str(first.id),
+            id=_spelled(first.id),
             text="\n".join(passages),
             passages=passages,
             file=first.file,
@@ -220,6 +232,24 @@ def _fetch(service: Service) -> Callable[..., Awaitable[Document]]:
         )
 
     return fetch
+
+
+def _spelled(id: str | int) -> str:
+    """Return an id as agents have it: a number as it is, a text that looks like one in quotes."""
+    if isinstance(id, int) or not (_NUMBER.fullmatch(id) or id.startswith('"')):
+        return str(id)
+    return json.dumps(id, ensure_ascii=False)
+
+
+def _read(spelled: str) -> list[str | int]:
+    """Return the ids that a spelling may stand for, the likeliest first."""
+    if _NUMBER.fullmatch(spelled):
+        return [int(spelled), spelled]
+    try:
+        found = json.loads(spelled) if spelled.startswith('"') else spelled
+    except ValueError:
+        found = spelled
+    return [found, spelled]
 
 
 def _embed(service: Service) -> Callable[..., Awaitable[Vectors]]:

@@ -44,6 +44,12 @@ def _fields(name: str, facts: Mapping[str, Any], schemas: Mapping[str, Any]) -> 
     content: Mapping[str, Any] = facts.get("requestBody", {}).get("content", {})
     schema: Mapping[str, Any] = next((one["schema"] for one in content.values()), {})
     bodies = [_resolved(one, schemas) for one in schema.get("anyOf", [schema])]
+    asked = {
+        one["name"]: {**one["schema"], "description": one.get("description", "")}
+        for one in facts.get("parameters", ())
+        if one["in"] == "query"
+    }
+    bodies.insert(0, {"properties": asked})
     tables = [_table(name, body, schemas) for body in bodies if body.get("properties")]
     return "<p>or</p>".join(tables)
 

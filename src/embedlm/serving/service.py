@@ -110,9 +110,22 @@ class Service:
     # -- embedding and scoring ----------------------------------------------------------------
 
     async def encode(
-        self, caller: Caller, encoding: Encoding, items: Sequence[Item], *, truncate: bool = False
+        self,
+        caller: Caller,
+        encoding: Encoding,
+        items: Sequence[Item],
+        *,
+        truncate: bool = False,
+        instead: str = "shorten it",
     ) -> Encoded:
         """Return the outputs of texts, which run together with those of other requests.
+
+        Args:
+            caller: for whom.
+            encoding: what is asked of which model.
+            items: the texts.
+            truncate: whether those that are too long are shortened.
+            instead: what the caller can do where they are not; it ends the error.
 
         Raises:
             OverloadedError: too much waits.
@@ -126,12 +139,13 @@ class Service:
         spent = caller.spent
         begun = time.perf_counter()
         if encoding.length(items) <= _SHORT:
-            prepared = encoding.prepare(items, truncate=truncate)
+            prepared = encoding.prepare(items, truncate=truncate, instead=instead)
         else:
             loop = asyncio.get_running_loop()
             with self.batcher.expecting():
                 prepared = await loop.run_in_executor(
-                    self._tokenizing, lambda: encoding.prepare(items, truncate=truncate)
+                    self._tokenizing,
+                    lambda: encoding.prepare(items, truncate=truncate, instead=instead),
                 )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, encoding.served.name, prepared.tokens)
@@ -186,12 +200,20 @@ class Service:
             TooLargeError: more than the limit.
         """
         spent.model, spent.texts, spent.tokens = model, len(tokens), sum(tokens)
-        if spent.tokens > self.limits.request_tokens:
+        self.check_tokens(spent.tokens)
+        self.metrics.lengths(tokens)
+
+    def check_tokens(self, count: int) -> None:
+        """Refuse a request with too many tokens.
+
+        Raises:
+            TooLargeError: more than the limit.
+        """
+        if count > self.limits.request_tokens:
             raise TooLargeError(
-                f"the request has {spent.tokens:,} tokens, and {self.limits.request_tokens:,} are "
+                f"the request has {count:,} tokens, and {self.limits.request_tokens:,} are "
                 "allowed; send fewer texts at once"
             )
-        self.metrics.lengths(tokens)
 
     def check_count(self, count: int) -> None:
         """Refuse a request without texts, or with too many.

@@ -129,8 +129,13 @@ async def _encoded(
         max_length=_limit(body.max_tokens, model.renderer.max_length(role)),
         adapter=adapter,
     )
+    end = "END" if model.recipe.prompt.truncation_side == "right" else "START"
     return await service.encode(
-        caller_of(request), encoding, items, truncate=body.truncate != "NONE"
+        caller_of(request),
+        encoding,
+        items,
+        truncate=body.truncate != "NONE",
+        instead=f"shorten it, or send truncate: {end}",
     )
 
 

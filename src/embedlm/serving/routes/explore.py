@@ -17,7 +17,7 @@ import embedlm
 from embedlm.embedder import Embedder
 from embedlm.readout import Embeddings
 from embedlm.serving.answers import as_json
-from embedlm.serving.bodies import Body, Count, items_of
+from embedlm.serving.bodies import ALLOW, Body, Count, items_of
 from embedlm.serving.encoding import Encoding, Item
 from embedlm.serving.failures import RequestError, TooLargeError
 from embedlm.serving.plane import plane
@@ -83,7 +83,9 @@ async def compare(body: CompareBody, request: Request) -> Response:
     """
     service = service_of(request)
     encoding, items = await _encoding(body, request, dim=body.dim)
-    found = await service.encode(caller_of(request), encoding, items, truncate=body.truncate)
+    found = await service.encode(
+        caller_of(request), encoding, items, truncate=body.truncate, instead=ALLOW
+    )
     gathered = _gathered(found, encoding.embedder.backbone.vocab_size)
     answer = {
         "model": body.model or encoding.served.name,

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from embedlm.search import Found
 from embedlm.serving.answers import as_base64, as_json, as_list
-from embedlm.serving.bodies import Body, Count, TokenIds, items_of
-from embedlm.serving.encoding import Encoding, Item
+from embedlm.serving.bodies import Body, Count, TokenIds, check_ids, items_of
+from embedlm.serving.encoding import Encoding
 from embedlm.serving.failures import RequestError
 from embedlm.serving.service import Service, caller_of, service_of
 
 __all__ = ["ROUTES"]
 
 STARTED = int(time.time())
+_TEXTS = ". Send texts: LangChain does with check_embedding_ctx_length=False"
+_LONG = "shorten it, or send it to /v1/encode with truncate"
 
 
 class EmbeddingsBody(Body):
@@ -57,11 +60,12 @@ async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
     served, adapter = service.models.embedder(body.model)
     items, ids = items_of(body.input)
     if ids:
-        _check_ids(items, served.model.backbone.vocab_size)
+        rows = (row for row, _ in items if isinstance(row, tuple))
+        check_ids(rows, served.model.backbone.vocab_size, _TEXTS)
     encoding = Encoding(
         served=served, heads='["dense"]', dim=body.dimensions, adapter=adapter, ids=ids
     )
-    found = await service.encode(caller_of(request), encoding, items)
+    found = await service.encode(caller_of(request), encoding, items, instead=_LONG)
     written = as_base64 if body.encoding_format == "base64" else as_list
     data = [
         {"object": "embedding", "index": index, "embedding": written(output["dense"])}
@@ -70,16 +74,6 @@ async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
     usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
     model = body.model or served.name
     return as_json({"object": "list", "data": data, "model": model, "usage": usage})
-
-
-def _check_ids(items: list[Item], size: int) -> None:
-    highest = max(max(row) for row, _ in items if isinstance(row, tuple))
-    if highest >= size:
-        raise RequestError(
-            f"token id {highest} is not in this model's vocabulary (0 to {size - 1}); such ids "
-            "come from another model's tokenizer. Send texts: LangChain does with "
-            "check_embedding_ctx_length=False"
-        )
 
 
 async def models(request: Request) -> Response:
@@ -100,11 +94,31 @@ def _shown_model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": STARTED, "owned_by": "embedlm"}
 
 
-async def vector_stores(request: Request) -> Response:
-    """List the indexes that are mounted."""
-    data = [_shown_store(service_of(request), name) for name in service_of(request).indexes]
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-    return as_json({"object": "list", "data": data, **ends, "has_more": False})
+async def vector_stores(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[
+        Literal["asc", "desc"], Query(description="The order in which they were mounted.")
+    ] = "desc",
+    after: Annotated[str | None, Query(description="An id; what follows it is listed.")] = None,
+    before: Annotated[str | None, Query(description="Likewise what stands before it.")] = None,
+) -> Response:
+    """List the indexes that are mounted, a page of them."""
+    service = service_of(request)
+    names = list(service.indexes)
+    if order == "desc":
+        names.reverse()
+    if after is not None:
+        names = names[names.index(service.index(after).name) + 1 :]
+    page = names[:limit]
+    if before is not None:
+        end = service.index(before).name
+        names = names[: names.index(end)] if end in names else []
+        page = names[:limit] if after is not None else names[-limit:]
+    data = [_shown_store(service, name) for name in page]
+    ends = {"first_id": page[0], "last_id": page[-1]} if page else {}
+    more = len(names) > len(page)
+    return as_json({"object": "list", "data": data, **ends, "has_more": more})
 
 
 async def vector_store(store: str, request: Request) -> Response:
@@ -135,6 +149,7 @@ async def search_store(store: str, body: StoreSearchBody, request: Request) -> R
     queries = [body.query] if isinstance(body.query, str) else body.query
     if not queries:
         raise RequestError("query is an empty list; give a question")
+    service.check_count(len(queries))
     options: dict[str, Any] = {"mode": body.mode}
     if body.filters is not None:
         options["where"] = body.filters

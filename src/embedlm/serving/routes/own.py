@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from embedlm.search.fusion import DEFAULT
 from embedlm.serving.answers import as_base64, as_json, as_list, shown_terms
-from embedlm.serving.bodies import Body, Count, TokenIds, items_of
+from embedlm.serving.bodies import ALLOW, Body, Count, TokenIds, items_of
 from embedlm.serving.encoding import Encoding, Output
 from embedlm.serving.service import caller_of, service_of
 
@@ -70,7 +70,9 @@ async def encode(body: EncodeBody, request: Request) -> Response:
         instructed=body.instruction is not None,
         ids=ids,
     )
-    found = await service.encode(caller_of(request), encoding, items, truncate=body.truncate)
+    found = await service.encode(
+        caller_of(request), encoding, items, truncate=body.truncate, instead=ALLOW
+    )
     shown = [_shown(output, body.encoding_format) for output in found.outputs]
     answer = {
         "model": body.model or served.name,

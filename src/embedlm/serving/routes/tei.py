@@ -10,10 +10,10 @@ from starlette.responses import Response
 import embedlm
 from embedlm.encode.inputs import check_texts
 from embedlm.serving.answers import as_json, as_list, shown_terms
-from embedlm.serving.bodies import Body, Count, TokenIds, items_of
+from embedlm.serving.bodies import ALLOW, Body, Count, TokenIds, check_ids, items_of
 from embedlm.serving.encoding import Encoding, Ranking, Served
 from embedlm.serving.failures import RequestError, TooLongError
-from embedlm.serving.service import Encoded, caller_of, service_of
+from embedlm.serving.service import Encoded, Service, caller_of, service_of
 
 __all__ = ["ROUTES", "TeiRerankBody", "rerank_as_tei"]
 
@@ -132,9 +132,7 @@ async def rerank_as_tei(body: TeiRerankBody, request: Request) -> Response:
     ranking = Ranking(served=served, probability=not body.raw_scores)
     scores, cut = await service.rank(caller_of(request), ranking, body.query, body.texts)
     if cut and not body.truncate:
-        raise TooLongError(
-            f"text {cut[0]} is too long for the model {served.name!r}; shorten it, or send truncate"
-        )
+        raise TooLongError(f"text {cut[0]} is too long for the model {served.name!r}; {ALLOW}")
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     rows: list[dict[str, Any]] = [{"index": index, "score": scores[index]} for index in order]
     if body.return_text:
@@ -144,10 +142,20 @@ async def rerank_as_tei(body: TeiRerankBody, request: Request) -> Response:
 
 async def tokenize(body: TokenizeBody, request: Request) -> Response:
     """Show the tokens of texts; with `prompt_name`, of all that the model reads."""
-    model = _first(request).model
+    service = service_of(request)
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    service_of(request).check_count(len(texts))
+    service.check_count(len(texts))
     check_texts(texts)
+    model = _first(request).model
+    return as_json(await service.beside(lambda: _tokens(service, model, body, texts)))
+
+
+def _tokens(service: Service, model: Any, body: TokenizeBody, texts: list[str]) -> Any:
+    """Return a row of tokens for each text.
+
+    Raises:
+        TooLargeError: more tokens than the limit.
+    """
     if body.prompt_name is not None:
         found = model.render(texts, body.prompt_name)
         batches = found if isinstance(found, list) else [found]
@@ -155,7 +163,8 @@ async def tokenize(body: TokenizeBody, request: Request) -> Response:
     core = model.tokenizer.backend_tokenizer
     special = set(model.tokenizer.all_special_ids)
     encodings = core.encode_batch(texts, add_special_tokens=body.add_special_tokens)
-    rows = [
+    service.check_tokens(sum(len(one) for one in encodings))
+    return [
         [
             {
                 "id": token,
@@ -168,14 +177,19 @@ async def tokenize(body: TokenizeBody, request: Request) -> Response:
         ]
         for text, encoding in zip(texts, encodings, strict=True)
     ]
-    return as_json(rows)
 
 
 async def decode(body: DecodeBody, request: Request) -> Response:
     """Return the text of token ids."""
-    core = _first(request).model.tokenizer.backend_tokenizer
+    service, model = service_of(request), _first(request).model
     rows: Any = body.ids if body.ids and isinstance(body.ids[0], list) else [body.ids]
-    return as_json(core.decode_batch(rows, skip_special_tokens=body.skip_special_tokens))
+    service.check_count(len(rows))
+    service.check_tokens(sum(map(len, rows)))
+    check_ids(rows, model.backbone.vocab_size)
+    core = model.tokenizer.backend_tokenizer
+    skip = body.skip_special_tokens
+    texts = await service.beside(lambda: core.decode_batch(rows, skip_special_tokens=skip))
+    return as_json(texts)
 
 
 async def info(request: Request) -> Response:
@@ -222,7 +236,9 @@ async def _encoded(
         )
     items, ids = items_of(inputs)
     encoding = Encoding(served=served, role=role, adapter=adapter, ids=ids, **options)
-    return await service.encode(caller_of(request), encoding, items, truncate=bool(body.truncate))
+    return await service.encode(
+        caller_of(request), encoding, items, truncate=bool(body.truncate), instead=ALLOW
+    )
 
 
 ROUTES = (
