@@ -101,10 +101,12 @@ def test_a_change_embeds_what_is_new_and_equals_an_index_made_at_once(corpus, mo
     build_index(corpus, index, model)
     changed = [RECORDS[0], {**RECORDS[1], "text": "Glucose again."}, {"id": 9, "text": "New one."}]
     write(corpus, changed)
-    assert build_index(corpus, index, model).added == 2
+    report = build_index(corpus, index, model)
+    assert (report.added, report.gone, report.documents) == (2, 2, 5)
     assert len(answers(index, model)) == 5
+    assert build_index(corpus, index, model).gone == 2
     report = build_index(corpus, index, model, sync=True)
-    assert (report.added, report.deleted, report.documents) == (0, 2, 3)
+    assert (report.added, report.deleted, report.gone, report.documents) == (0, 2, 0, 3)
     build_index(corpus, tmp_path / "fresh", model)
     for mode in ("dense", "bm25", "hybrid"):
         found, expected = (answers(path, model, mode=mode) for path in (index, tmp_path / "fresh"))

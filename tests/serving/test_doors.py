@@ -1,6 +1,7 @@
 """What probes, proxies and careless clients send is answered as it is meant, or refused."""
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -159,6 +160,17 @@ def test_a_key_is_the_bytes_that_are_sent(tmp_path, model):
                 head = f"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n\r\n"
                 line.sendall(head.encode())
                 assert line.recv(100).startswith(b"HTTP/1.1 200"), key
+
+
+def test_an_index_that_is_gone_is_no_fault_of_the_request(model, index, tmp_path):
+    folder = shutil.copytree(index, tmp_path / "i.index")
+    with running({"tiny": model}, {"i": _mounted(folder, model)}) as place:
+        assert place.post("/v1/search", {"query": "a"}).status == 200
+        folder.rename(tmp_path / "elsewhere")
+        answer = place.post("/v1/search", {"query": "a"})
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "index_unavailable")
+        (tmp_path / "elsewhere").rename(folder)
+        assert place.post("/v1/search", {"query": "a"}).status == 200
 
 
 def test_no_stream_of_an_agent_holds_up_the_end(tiny_llama):

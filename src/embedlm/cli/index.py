@@ -163,6 +163,12 @@ def make(
         quoting=tables.quoting,
         id_field=id_field,
     )
+    if report.gone:
+        print(
+            f"note: {report.gone:,} documents of the index are not in {source!r} and are still "
+            "found; --sync takes them out",
+            file=sys.stderr,
+        )
     _show(report, output, json=json)
 
 

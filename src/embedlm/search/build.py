@@ -51,6 +51,8 @@ class IndexReport:
     """Passages that were embedded, in this run or in one that it went on with."""
     deleted: int
     """Passages that were taken out; those that were replaced are not among them."""
+    gone: int
+    """Documents that stay, though the source does not hold them."""
     embedding: float
     """Seconds spent embedding."""
     seconds: float

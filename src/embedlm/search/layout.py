@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,17 @@ FACTS = "index.json"
 CATALOGUE = "catalogue.sqlite"
 STATISTICS = "statistics.npz"
 STORES = ("edge", "exact")
-_FIELDS = ("generation", "store", "model", "heads", "first", "chunking", "analyzer", "average")
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "generation": str,
+    "store": str,
+    "model": dict,
+    "heads": list,
+    "first": (dict, NoneType),
+    "chunking": (dict, NoneType),
+    "analyzer": str,
+    "average": (float, int),
+}
+_OF_MODEL = {"name", "recipe", "options", "identity"}
 
 
 def is_index(path: str | Path) -> bool:
@@ -73,8 +84,13 @@ def read_index(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{str(path)!r} is not an index; make one: embedlm index IN -o {path}")
     facts = read_json(file, InputError)
-    known = isinstance(facts, dict) and facts.get("format") == FORMAT
-    if not known or any(name not in facts for name in _FIELDS):
+    whole = (
+        isinstance(facts, dict)
+        and facts.get("format") == FORMAT
+        and all(isinstance(facts.get(name, ...), kind) for name, kind in _FIELDS.items())
+        and facts["model"].keys() >= _OF_MODEL
+    )
+    if not whole:
         raise InputError(
             f"{file} is damaged, or was written by another version of EmbedLM; make the index again"
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NoReturn
 
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
@@ -114,7 +115,7 @@ def files_of(path: str | Path) -> list[str]:
     if root is None:
         raise InputError(f"{str(path)!r} is not there; give a file or a folder of text")
     files: list[str] = []
-    for folder, inner, names in os.walk(root):
+    for folder, inner, names in os.walk(root, onerror=_unread):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         files += [
             str(Path(folder) / name)
@@ -127,6 +128,13 @@ def files_of(path: str | Path) -> list[str]:
             f"with or without {', '.join(COMPRESSIONS)}"
         )
     return files
+
+
+def _unread(error: OSError) -> NoReturn:
+    raise InputError(
+        f"the folder {error.filename!r} cannot be read ({error.strerror}); let it be read, or move "
+        "it elsewhere"
+    ) from error
 
 
 def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passage]:

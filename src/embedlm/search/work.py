@@ -64,7 +64,7 @@ class Work:
         if model is not None and chunking is None and not asked:
             self._fits = reads_whole(model)
         self.embedding = 0.0
-        self.added = 0
+        self.added = self.gone = 0
         self._base = facts.get("generation")
         self._similarity = facts["similarity"]
 
@@ -113,8 +113,11 @@ class Work:
                 count = sum(len(cut.entries) for cut in cuts)
                 self.added += count
                 advance(count)
+        gone = [name for name in parts if name not in seen]
         if sync:
-            removed += [key for name, keys in parts.items() if name not in seen for key in keys]
+            removed += [key for name in gone for key in parts[name]]
+        else:
+            self.gone = len(gone)
         return blocks, removed
 
     def _cut(self, document: Document) -> _Cut:
@@ -220,7 +223,7 @@ class Work:
 
     def _report(self, facts: Mapping[str, Any], deleted: int) -> dict[str, int]:
         counts = {"documents": facts["documents"], "passages": facts["passages"]}
-        return {**counts, "added": self.added, "deleted": deleted}
+        return {**counts, "added": self.added, "deleted": deleted, "gone": self.gone}
 
 
 def _document_of(key: str) -> str:

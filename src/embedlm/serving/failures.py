@@ -17,6 +17,7 @@ __all__ = [
     "TooLargeError",
     "TooLongError",
     "UnauthorizedError",
+    "UnavailableError",
     "UnknownNameError",
     "explained",
     "status_of",
@@ -73,6 +74,12 @@ class OverloadedError(ServingError):
         """Say what is too much, and after how many seconds to try again."""
         super().__init__(message)
         self.retry_after = max(1, round(retry_after))
+
+
+class UnavailableError(ServingError):
+    """An index that cannot be read now: it was moved, damaged, or is open elsewhere."""
+
+    status, code, kind = 503, "index_unavailable", "Backend"
 
 
 class LateError(ServingError):

@@ -13,12 +13,12 @@ from typing import Any, Protocol, Self
 from scipy.sparse import csr_matrix
 
 from embedlm.embedder import Embedder
-from embedlm.errors import InputError, closest
+from embedlm.errors import EmbedLMError, InputError, closest
 from embedlm.search import Found, Index
 from embedlm.search.catalogue import Entry
 from embedlm.search.layout import check_model, load_model, read_index
 from embedlm.serving.encoding import Encoding, Item, Served
-from embedlm.serving.failures import UnknownNameError
+from embedlm.serving.failures import UnavailableError, UnknownNameError
 from embedlm.serving.models import short_name
 
 __all__ = ["Mounted"]
@@ -127,13 +127,22 @@ class Mounted:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     def _present(self) -> Index:
-        """Return the index, opened anew where it has changed."""
+        """Return the index, opened anew where it has changed.
+
+        Raises:
+            UnavailableError: it cannot be read.
+        """
         with self._lock:
-            found = read_index(self.index.path)
-            if found["generation"] != self._generation:
-                opened = Index.open(self.index.path, _apart(self.index.model))
-                self.index.close()
-                self.index, self._generation = opened, found["generation"]
+            try:
+                found = read_index(self.index.path)
+                if found["generation"] != self._generation:
+                    opened = Index.open(self.index.path, _apart(self.index.model))
+                    self.index.close()
+                    self.index, self._generation = opened, found["generation"]
+            except EmbedLMError as error:
+                raise UnavailableError(
+                    f"the index {self.name!r} cannot be read now: {error}"
+                ) from error
             return self.index
 
     def close(self) -> None:
