@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import uuid
 from itertools import pairwise
@@ -296,7 +297,7 @@ def test_a_push_is_resumable_and_a_server_answers_as_the_index(model, tmp_path, 
 
 
 def test_no_space_is_told_before_anything_is_written(corpus, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(edge_module, "SPARE", 1 << 60)
+    monkeypatch.setitem(edge_module.SPARE, "edge", 1 << 60)
     with pytest.raises(JobError, match="no space left for the index"):
         build_index(corpus, tmp_path / "index", model)
     monkeypatch.undo()
@@ -308,7 +309,7 @@ def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     made = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True, check=False
     )
     if not made or made.returncode:
         pytest.skip("a small disk can be mounted by root alone")
@@ -319,10 +320,17 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up_ends_the_writer_and_not_the_caller(
     corpus, model, small_disk, monkeypatch
 ):
-    monkeypatch.setattr(edge_module, "SPARE", -(1 << 40))  # as if another process took the space
+    spare = -(1 << 40)  # as if another process took the space
+    monkeypatch.setitem(edge_module.SPARE, "edge", spare)
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "other").write_bytes(b"0" * (free - 100_000))
     with pytest.raises(JobError, match=r"no space left|cannot be written|ended"):
         build_index(corpus, small_disk / "index", model)
     assert not (small_disk / "index" / "index.json").exists()
+
+
+def test_the_exact_store_needs_no_more_room_than_it_fills(corpus, model, small_disk):
+    assert build_index(corpus, small_disk / "index", model, store="exact").documents == 4
 
 
 # -- documents and chunks -----------------------------------------------------------------------

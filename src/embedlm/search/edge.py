@@ -18,8 +18,8 @@ from embedlm.search.store import FirstStage, StoredPoint
 __all__ = ["EdgeStore", "check_space"]
 
 FORMAT = "embedlm edge store 1"
-SPARE = 160 << 20
-"""Bytes of the disk that are left free: Edge ends its process where it cannot write."""
+SPARE = {"edge": 160 << 20, "exact": 1 << 20}
+"""Bytes of the disk that each store leaves free: Edge ends its process where it cannot write."""
 _FACTS = "store.json"
 _FULL = ("FileTooLarge", "StorageFull", "QuotaExceeded", "No space left")
 """By what Edge's errors tell a disk that has no room."""
@@ -28,23 +28,24 @@ _DISTANCES = {"cosine": "Dot", "dot": "Dot", "euclidean": "Euclid", "manhattan":
 """Vectors that are compared by cosine are kept at length 1."""
 
 
-def check_space(folder: Path, size: int) -> None:
+def check_space(folder: Path, size: int, store: str) -> None:
     """Refuse to write where the disk has no room.
 
     Args:
         folder: on the disk.
-        size: bytes that are to be written; Edge needs them twice, and room for its log.
+        size: bytes that are to be written; they are needed twice, and Edge has a log.
+        store: edge or exact.
 
     Raises:
         JobError: with the free and the needed space.
     """
     free = shutil.disk_usage(folder).free
-    needed = 2 * size + SPARE
+    needed = 2 * size + SPARE[store]
     if free < needed:
         raise JobError(
             f"no space left for the index: {free >> 20:,} MiB are free at {folder} and "
-            f"{needed >> 20:,} MiB are needed. What was embedded is kept; make room and run the "
-            "same command again"
+            f"{-(-needed >> 20):,} MiB are needed. What was embedded is kept; make room and run "
+            "the same command again"
         )
 
 
@@ -188,7 +189,7 @@ class EdgeStore(QdrantPoints):
 
     def _upsert(self, points: list[Any]) -> None:
         size = sum(4 * (width or 0) for form, width in self._widths.values() if form == "dense")
-        check_space(self.path, len(points) * (size + 4096))
+        check_space(self.path, len(points) * (size + 4096), "edge")
         with self._told():
             self._shard.update(self._api.UpdateOperation.upsert_points(points))
 
@@ -252,7 +253,7 @@ class EdgeStore(QdrantPoints):
     def optimize(self) -> None:
         """Build the index, which makes a search fast; this can take minutes."""
         if self._shard is not None:
-            check_space(self.path, self.size())
+            check_space(self.path, self.size(), "edge")
             with self._told():
                 self._shard.optimize()
 

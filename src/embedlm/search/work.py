@@ -165,7 +165,8 @@ class Work:
         self.embedding += time.perf_counter() - start
         header = {"digest": digest, "entries": [asdict(entry) for entry in entries]}
         arrays: dict[str, Any] = pack_heads(vectors, header)
-        check_space(job.folder, sum(array.nbytes for array in arrays.values()) // 2)
+        size = sum(array.nbytes for array in arrays.values()) // 2
+        check_space(job.folder, size, self.facts["store"])
         job.write_block(number, lambda file: np.savez(file, **arrays))
         return path
 

@@ -186,7 +186,8 @@ def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
     unfinished = order.index / f"{order.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    check_space(unfinished, sum(file.stat().st_size for file in order.blocks))
+    size = sum(file.stat().st_size for file in order.blocks)
+    check_space(unfinished, size, order.facts["store"])
     catalogue, store = _begin(order, unfinished)
     catalogue.remove(order.removed)
     store.delete(order.removed)
@@ -230,7 +231,8 @@ def _begin(order: Order, unfinished: Path) -> tuple[Catalogue, EdgeStore | Exact
             make_store(order.facts, unfinished),
         )
     base = order.index / order.base
-    check_space(unfinished, sum(f.stat().st_size for f in base.rglob("*") if f.is_file()) // 2)
+    size = sum(f.stat().st_size for f in base.rglob("*") if f.is_file()) // 2
+    check_space(unfinished, size, order.facts["store"])
     shutil.copytree(base, unfinished, dirs_exist_ok=True)
     catalogue = Catalogue.open(unfinished / CATALOGUE, analyzer, write=True)
     return catalogue, open_store(order.facts, unfinished)
