@@ -12,7 +12,10 @@ import embedlm
 from embedlm.cli._app import COMMANDS, app
 from tests.command import ROOT
 
-PAGES = [[], *([name] for name in COMMANDS), ["recipes", "show"], ["recipes", "schema"]]
+WITHIN = [
+    [group, name] for group in ("index", "data", "recipes") for name in app[group] if "-" not in name
+]
+PAGES = [[], *([name] for name in COMMANDS), *WITHIN]
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,18 @@ def test_help_fits_80_columns_and_shows_no_type_for_a_value(words, capsys):
     assert max(map(len, text.splitlines())) <= 80
     if words:
         assert not re.search(r"--[a-z-]+ (-\w )?(STR|INT|PATH|FLOAT)\b", text)
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_the_usage_names_each_argument_and_required_option(words, capsys):
+    usage, _, text = page(words, capsys).partition("\n\n")
+    assert usage.startswith(" ".join(["Usage: embedlm", *words]))
+    arguments = re.search(r"^╭─ Arguments .*?^╰", text, re.M | re.S)
+    names = re.findall(r"^│ (?:\*  | {3})?([A-Z_]+)  ", arguments[0], re.M) if arguments else []
+    required = re.findall(r"^│ \*  (--[a-z-]+)", text, re.M)
+    assert [name for name in [*names, *required] if name not in usage] == []
+    assert bool(arguments) == bool(names)
+    assert "ARGS" not in usage
 
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)

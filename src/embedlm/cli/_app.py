@@ -99,7 +99,12 @@ MODULES = (
     parity,
 )
 for module in MODULES:
-    app.command(module.command, name=module.NAME, help_epilogue=module.EXAMPLES)
+    app.command(
+        module.command,
+        name=module.NAME,
+        usage=getattr(module, "USAGE", None),
+        help_epilogue=module.EXAMPLES,
+    )
 GROUPS = (index.app, recipes.app, data.app)
 for group in GROUPS:
     app.command(group)

@@ -74,14 +74,24 @@ RecipeName = Annotated[
 ModelName = Annotated[str, path("Folder, hub id or GGUF file, or builtin.", "MODEL", None)]
 Adapters = Annotated[
     tuple[str, ...],
-    repeated("Adapter to apply, in order", "--adapter", "MODEL", converter=paths),
+    repeated(
+        "Adapter to apply to the model, a folder or hub id; several are applied in order",
+        "--adapter",
+        "MODEL",
+        converter=paths,
+    ),
 ]
 Device = Annotated[
     str | None,
     Parameter(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; without it the fastest one here."),
 ]
 Dtype = Annotated[
-    str, Parameter(metavar="DTYPE", help="auto, float32, bfloat16, float16, int8 or fp8.")
+    str,
+    Parameter(
+        metavar="DTYPE",
+        help="Number format that the model runs in: auto (what suits its files and this machine), "
+        "float32, bfloat16, float16, int8 or fp8.",
+    ),
 ]
 TextPath = Annotated[
     str,
@@ -98,14 +108,14 @@ Heads = Annotated[
     Parameter(
         metavar="HEAD,...",
         help="dense, sparse, multi_vector, as far as the recipe defines them; with options "
-        "dense,{sparse: {top_k: 128}}.",
+        "dense,{sparse: {top_k: 128}}. Without it those of the recipe.",
     ),
 ]
 Weights = Annotated[
     str | None,
     Parameter(
         metavar="NUMBER,...",
-        help="A number for each, e.g. 0.7,0.3; without it all weigh the same.",
+        help="A weight for each, e.g. 0.7,0.3; without it all weigh the same.",
     ),
 ]
 SaveDtype = Annotated[
@@ -118,7 +128,12 @@ SaveDtype = Annotated[
     ),
 ]
 MaxLength = Annotated[
-    int | None, whole("Shorten the text, not the prompt, to N tokens in all.", "--max-length")
+    int | None,
+    whole(
+        "Shorten the text, not the prompt, to N tokens in all; without it to as many as the model "
+        "reads.",
+        "--max-length",
+    ),
 ]
 TopK = Annotated[int, whole("Number of results to print.", ["--top-k", "-k"])]
 Data = Annotated[
@@ -237,7 +252,11 @@ class Prompting:
 
     role: Annotated[
         str | None,
-        Parameter(metavar="ROLE", help="query, document, or a name that the recipe defines."),
+        Parameter(
+            metavar="ROLE",
+            help="query, document, or a name that the recipe defines; without it the recipe's "
+            "default prompt, else that of a document.",
+        ),
     ] = None
     instruction: Annotated[
         str | None,
@@ -251,7 +270,7 @@ class Prompting:
         str | None,
         path(
             "File with the fields instruct, query and response: .json or .yaml (a list), "
-            ".jsonl, .csv, .tsv or .parquet."
+            ".jsonl, .csv, .tsv or .parquet; without it the recipe's."
         ),
     ] = None
 

@@ -41,10 +41,14 @@ class RecordJobOptions:
         ),
     ] = "records"
     rejects: Annotated[
-        str | None, path("Set aside in this file what cannot be read, and go on.")
+        str | None, path("Set aside in this file what cannot be read; without it that stops the job.")
     ] = None
     block: Annotated[
-        int | None, whole("Records that are worked on together; a kill loses one block.")
+        int | None,
+        whole(
+            "Records that are worked on together, of which a kill loses one block; without it as "
+            "many as suit the work, 16 to 2048."
+        ),
     ] = None
     restart: Annotated[bool, flag("Discard what an earlier run has finished.")] = False
 

@@ -32,7 +32,8 @@ class Scoring:
         str | None,
         path(
             "quick, dev, sts, retrieval, rerank, classification, clustering, pair, bitext, code, "
-            "bias, robustness, long or efficiency; or a .yaml file with tasks of your own.",
+            "bias, robustness, long or efficiency; or a .yaml file with tasks of your own. What "
+            "is done without it and --tasks stands below.",
             metavar="SUITE",
         ),
     ] = None
@@ -46,7 +47,7 @@ class Scoring:
     ] = ()
     data: Data = None
     words: Annotated[
-        int | None, whole("Embed only the first N words of each document of a corpus.")
+        int | None, whole("Embed only the first N words of each document of a corpus; without it all.")
     ] = None
     skip_missing: Annotated[
         bool, flag("Leave out tasks whose files are not there, and say so.")

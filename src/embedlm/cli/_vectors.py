@@ -19,18 +19,22 @@ __all__ = ["AS_ENCODED", "AS_GIVEN", "VectorForm", "VectorOptions"]
 class VectorForm:
     """The width and number format of vectors, and how much of a text they are of."""
 
-    dim: Annotated[int | None, whole("Keep only the first N dimensions.")] = None
+    dim: Annotated[int | None, whole("Keep only the first N dimensions; without it all, or as the recipe says.")] = None
     precision: Annotated[
         str,
-        Parameter(metavar="TYPE", help="float32, float16, int8, uint8, binary or ubinary."),
+        Parameter(metavar="TYPE", help="Number format of the vectors: float32, float16, int8, uint8, binary or ubinary."),
     ] = "float32"
     normalize: Annotated[
         bool | None, Parameter(help="Whether vectors have length 1; without it as the recipe says.")
     ] = None
     max_length: MaxLength = None
-    batch_tokens: Annotated[int | None, whole("Run up to N tokens through the model at once.")] = (
-        None
-    )
+    batch_tokens: Annotated[
+        int | None,
+        whole(
+            "Run up to N tokens through the model at once; without it 1536 on a CPU, and on a GPU "
+            "what its memory holds."
+        ),
+    ] = None
 
     def form(self) -> dict[str, Any]:
         """Return the options of `Embedder.encode` that were given."""

@@ -171,7 +171,11 @@ def command(
     *,
     output: Annotated[
         str | None,
-        path("Folder for the model, the report and the data.", ["--output", "-o"], "DIR"),
+        path(
+            "Folder for the model, the report and the data; only --dry-run goes without.",
+            ["--output", "-o"],
+            "DIR",
+        ),
     ] = None,
     base: Base = AS_BUILT,
     queries: Queries = AS_MADE,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "compare"
-EXAMPLES = r"""A difference above 0 says that B is better. Of a bias or a loss, the model
+EXAMPLES = r"""Without --suite and --tasks the task is stsb_dev.
+
+A difference above 0 says that B is better. Of a bias or a loss, the model
 whose value lies closer to the ideal is better. p comes from a paired
 permutation test and is corrected by Holm for the number of tasks.
 

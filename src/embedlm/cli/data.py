@@ -38,14 +38,19 @@ class Looking:
         repeated("Evaluation set whose texts are looked for in the records", "--against", "FILE"),
     ] = ()
     near: Annotated[bool, flag("Count near-duplicates of queries (MinHash), too.")] = False
-    samples: Annotated[int, natural("Records to show.")] = 3
+    samples: Annotated[int, natural("Records to show, drawn by the seed.")] = 3
     seed: Annotated[int, natural("Seed of the samples.")] = 0
 
 
 AS_SEEN = Looking()
 
 
-@app.command(name="inspect")
+@app.command(
+    name="inspect",
+    help_epilogue="""Examples:
+  embedlm data inspect records.jsonl
+  embedlm data inspect records.jsonl --against test-queries.jsonl --near --json""",
+)
 def inspect(
     records: Annotated[str, path("Records with a query and positives.", "RECORDS", None)],
     /,
@@ -129,7 +134,12 @@ def _tell_leaks(leaks: dict[str, Any]) -> None:
             print(f"    {one['cosine']:.4f} {one['query'][:60]!r} is like {one['text'][:60]!r}")
 
 
-@app.command(name="convert")
+@app.command(
+    name="convert",
+    help_epilogue="""Examples:
+  embedlm data convert scifact/ --from beir -o scifact.jsonl
+  embedlm data convert mined.jsonl --to beir -o mined-beir""",
+)
 def convert(
     source: Annotated[str, path("Records: a file, or a folder of the form.", "INPUT", None)],
     /,
@@ -182,7 +192,12 @@ def convert(
         print(f"left out: {number:,} {what}", file=sys.stderr)
 
 
-@app.command(name="sets")
+@app.command(
+    name="sets",
+    help_epilogue="""Examples:
+  embedlm data sets
+  embedlm data sets --json > sets.json""",
+)
 def sets(*, json: Json = False) -> None:
     """List the public data sets and mixtures, with their licences."""
     from embedlm.data.public import mixtures, public_sets
@@ -204,19 +219,24 @@ def sets(*, json: Json = False) -> None:
         print(f"{name:{width}}  {len(mixture.sets)} sets: {mixture.about}")
 
 
-@app.command(name="get")
+@app.command(
+    name="get",
+    help_epilogue="""Examples:
+  embedlm data get nq -o nq.jsonl --limit 10000
+  embedlm data get e5 -o e5.jsonl""",
+)
 def get(
-    name: Annotated[str, Parameter(help="See: embedlm data sets")],
+    name: Annotated[str, Parameter(help="Of a data set or mixture; embedlm data sets lists them.")],
     /,
     *,
     output: Annotated[str, path("A .jsonl file.", ["--output", "-o"])],
     source: Annotated[
-        str | None, path("Another hub id or folder with the same columns.", None, "ID")
+        str | None, path("Another hub id, or a folder, with the same columns.", None, "ID")
     ] = None,
-    config: Annotated[str | None, Parameter(metavar="NAME", help="Another configuration.")] = None,
-    split: Annotated[str | None, Parameter(metavar="NAME", help="Another split.")] = None,
-    limit: Annotated[int | None, whole("Rows at most.")] = None,
-    seed: Annotated[int, natural("Draws a mixture's shares.")] = 0,
+    config: Annotated[str | None, Parameter(metavar="NAME", help="Another configuration than the one that is listed.")] = None,
+    split: Annotated[str | None, Parameter(metavar="NAME", help="Another split than the one that is listed.")] = None,
+    limit: Annotated[int | None, whole("Rows at most; without it all.")] = None,
+    seed: Annotated[int, natural("Seed by which a mixture's shares are drawn.")] = 0,
 ) -> None:
     """Fetch a public data set or mixture from the hub, with its licence in every row."""
     from embedlm.data.conversion import write_rows

@@ -34,7 +34,7 @@ def command(
         str | None,
         path("File with the fields query and response; without it sixty built-in candidates."),
     ] = None,
-    limit: Annotated[int | None, whole("Try only the first N candidates.")] = None,
+    limit: Annotated[int | None, whole("Try only the first N candidates; without it all.")] = None,
     log: Annotated[
         str | None, path("File that keeps the scores, so that a stopped search goes on.")
     ] = None,

@@ -102,7 +102,11 @@ class JobOptions:
         ),
     ] = None
     block: Annotated[
-        int | None, whole("Records of a block, which is what a stopped job loses.")
+        int | None,
+        whole(
+            "Records of a block, which is what a stopped job loses; without it 1024, or 128 where "
+            "each token has a vector."
+        ),
     ] = None
 
 
@@ -113,7 +117,10 @@ class WorkerOptions:
 
     workers: Annotated[
         int | None,
-        whole("Processes that encode, each with the model; they take the GPUs in turn."),
+        whole(
+            "Processes that encode, each with the model; they take the GPUs in turn. Without it "
+            "one, with --ray one for each GPU."
+        ),
     ] = None
     ray: Annotated[
         str | None,
@@ -176,7 +183,7 @@ def command(
     fit: Annotated[
         str | None,
         path(
-            "Texts from which the recipes static-tfidf and static-sif count word frequencies.",
+            "Texts in which the recipes static-tfidf and static-sif count how frequent words are.",
             group="Model",
         ),
     ] = None,

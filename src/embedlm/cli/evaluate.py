@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "evaluate"
-EXAMPLES = r"""Each line has the task, its main metric with a 95 % interval, and how many
+EXAMPLES = r"""Without --suite and --tasks the task is stsb_dev.
+
+Each line has the task, its main metric with a 95 % interval, and how many
 queries, pairs or texts it is of. Finished tasks are kept: a run that was
 stopped goes on where it was.
 

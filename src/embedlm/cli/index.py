@@ -29,6 +29,8 @@ __all__ = ["app"]
 
 app = App(
     name="index",
+    usage="Usage: embedlm index --output INDEX [OPTIONS] FILE_OR_DIR\n"
+    "       embedlm index COMMAND",
     help="Index documents for search, or what is new among them; push and change an index.",
     help_epilogue=r"""Examples:
   embedlm index docs/ -o docs.index
@@ -58,7 +60,7 @@ class Cutting:
         whole("Tokens of a chunk; without it 256, or as many as the model reads, if fewer."),
     ] = None
     chunk_overlap: Annotated[
-        int | None, whole("Tokens that a chunk shares with the one before.")
+        int | None, whole("Tokens that a chunk shares with the one before; without it none.")
     ] = None
     late: Annotated[
         bool, flag("Read each document once and pool each chunk's states (late chunking).")
@@ -97,7 +99,8 @@ class Keeping:
         str | None,
         Parameter(
             metavar="STAGE",
-            help="Find candidates by binary vectors, or by short:DIM Matryoshka ones.",
+            help="Find candidates by binary vectors (binary), or by their first numbers "
+            "(short:128); without it by full vectors.",
         ),
     ] = None
     analyzer: Annotated[
@@ -174,6 +177,7 @@ def make(
 
 @app.command(
     name="delete",
+    usage="Usage: embedlm index delete [OPTIONS] INDEX ID...",
     help_epilogue="""Examples:
   embedlm index delete docs.index guide.md:3
   embedlm index delete corpus.index 17 '"17"'""",
@@ -182,7 +186,10 @@ def delete(
     index: IndexPath,
     ids: Annotated[
         tuple[str, ...],
-        Parameter(name="ID", help="Of a document; a number is one, and the text 17 is '\"17\"'."),
+        Parameter(
+            name="ID",
+            help="Ids of documents. A number stands for itself; the text 17 is written '\"17\"'.",
+        ),
     ],
     /,
     *,
@@ -198,7 +205,8 @@ def delete(
     name="push",
     help_epilogue="""Examples:
   embedlm index push docs.index --to http://localhost:6333
-  embedlm index push docs.index --to https://cluster.example.com --collection docs""",
+  embedlm index push docs.index --to https://cluster.example.com \\
+      --collection docs""",
 )
 def push(
     index: IndexPath,

@@ -98,7 +98,7 @@ def command(
     loading: Loading = AS_LOADED,
     form: VectorForm = AS_GIVEN,
     output: Annotated[
-        str | None, path("Draw the scores into an .svg file.", ["-o", "--output"])
+        str | None, path("Draw the scores into an .svg file.", ["--output", "-o"])
     ] = None,
     json: Json = False,
 ) -> None:

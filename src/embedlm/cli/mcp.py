@@ -11,9 +11,10 @@ from embedlm.cli._options import AS_LOADED, Loading, Model, paths, repeated
 from embedlm.cli.serve import load
 from embedlm.errors import require
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "mcp"
+USAGE = "Usage: embedlm mcp [OPTIONS] [INDEX...]"
 EXAMPLES = r"""Examples:
   embedlm mcp docs.index
   embedlm mcp --index law=statutes.index --index docs.index -m builtin"""

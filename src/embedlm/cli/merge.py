@@ -8,9 +8,10 @@ from embedlm.cli._options import Device, Json, SaveDtype, Weights, path
 from embedlm.cli._values import emit, parse_weights
 from embedlm.errors import InputError
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "merge"
+USAGE = "Usage: embedlm merge --output DIR [OPTIONS] MODEL MODEL..."
 EXAMPLES = """Examples:
   embedlm merge tuned/stage-1-weak/model tuned/model -o merged
   embedlm merge general special -o merged --weights 0.7,0.3

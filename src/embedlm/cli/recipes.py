@@ -18,6 +18,7 @@ _NARROWEST, _WIDEST = 60, 120
 
 app = App(
     name="recipes",
+    usage="Usage: embedlm recipes [OPTIONS]\n       embedlm recipes COMMAND",
     help="List the recipes, show one, or print the schema of a recipe file.",
     help_epilogue="""Examples:
   embedlm recipes

@@ -10,9 +10,10 @@ from embedlm.cli._options import AS_LOADED, AS_RENDERED, Json, Loading, MaxLengt
 from embedlm.cli._values import emit
 from embedlm.errors import InputError
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "render"
+USAGE = "Usage: embedlm render [OPTIONS] TEXT..."
 EXAMPLES = """Each line of tokens begins with the segment that they belong to; pooling selects
 tokens by their segment. What each output is read from stands below.
 

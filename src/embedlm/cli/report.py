@@ -10,9 +10,10 @@ from cyclopts import Parameter
 from embedlm.cli._options import AS_LOADED, Loading, path, whole
 from embedlm.errors import InputError
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "report"
+USAGE = "Usage: embedlm report --output FILE [OPTIONS] [RESULTS...]"
 EXAMPLES = r"""The page needs no network and no server: one file, with a table behind every
 plot.
 

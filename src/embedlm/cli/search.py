@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from embedlm.embedder import Embedder
     from embedlm.search import Found, Index, Passage
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "search"
+USAGE = "Usage: embedlm search [OPTIONS] INDEX_OR_FILE [QUERY]"
 EXAMPLES = r"""Examples:
   embedlm search docs/ "how do I resume a job?"
   embedlm search docs.index "how do I resume a job?" --mode hybrid -k 3
@@ -67,7 +68,7 @@ class Asking:
         str | None, path("Re-ranker that orders the best ones anew.", metavar="MODEL")
     ] = None
     rerank_depth: Annotated[
-        int | None, whole("Passages that the re-ranker reads; 50 without it.")
+        int | None, whole("Passages that the re-ranker reads; without it 50.")
     ] = None
     exact: Annotated[bool, flag("Compare with every passage's full vector.")] = False
 

@@ -24,9 +24,10 @@ from embedlm.errors import InputError
 if TYPE_CHECKING:
     from embedlm.serving import Limits, Models, Mounted
 
-__all__ = ["EXAMPLES", "NAME", "command", "load"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command", "load"]
 
 NAME = "serve"
+USAGE = "Usage: embedlm serve [OPTIONS] [MODEL...]"
 EXAMPLES = r"""Examples:
   embedlm serve
   embedlm serve Qwen/Qwen3-Embedding-0.6B BAAI/bge-reranker-v2-m3 --port 8080
@@ -108,7 +109,7 @@ def command(
     host: Annotated[
         str, Parameter(metavar="HOST", help="Address to listen at; 0.0.0.0 for all.")
     ] = "127.0.0.1",
-    port: Annotated[int, Parameter(metavar="PORT", help="0 takes a free one.")] = 8080,
+    port: Annotated[int, Parameter(metavar="PORT", help="Port to listen at; 0 takes a free one.")] = 8080,
     api_key_file: Annotated[
         str | None,
         path("File with a key a line (or sha256: and its digest), of which requests give one."),

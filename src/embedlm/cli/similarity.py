@@ -19,9 +19,10 @@ from embedlm.cli._options import (
 from embedlm.cli._values import emit, parse_heads, parse_weights
 from embedlm.errors import InputError, clipped
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "similarity"
+USAGE = "Usage: embedlm similarity [OPTIONS] TEXT TEXT..."
 EXAMPLES = r"""Examples:
   embedlm similarity "a river" "a stream" "a bank"
   embedlm similarity -- "-5 degrees" "freezing"

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from embedlm.cli._options import Device, Dtype, Json, flag, path
 from embedlm.cli._reporting import AS_TOLD, Reporting
 from embedlm.cli._scoring import AS_NAMED, Scoring
+from embedlm.cli._values import emit
 
 if TYPE_CHECKING:
     from embedlm.evaluation.results import Result
     from embedlm.studies.design import Study, Variant
     from embedlm.studies.study import StudyReport
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "study"
-EXAMPLES = r"""A study is a .yaml file; some come with the package: embedlm study --list.
+USAGE = "Usage: embedlm study [OPTIONS] [STUDY]"
+EXAMPLES = r"""Without --suite and --tasks the tasks are the study's own.
+
+A study is a .yaml file; some come with the package: embedlm study --list.
 Finished tasks and trained models are kept: a study that was stopped goes on
 where it was.
 
@@ -61,15 +65,14 @@ def command(
     from embedlm.studies.design import Study, studies
 
     if listed:
-        for known in studies():
-            print(f"{known:<20} {Study.load(known).question}")
+        _list([Study.load(known) for known in studies()], json=json)
         return
     if name is None:
         raise InputError(f"no study was given; allowed: {', '.join(studies())}, or a .yaml file")
     reporting.check(name)
     study = Study.load(name)
     if dry_run:
-        _print_design(study, scoring)
+        _print_design(study, scoring, json=json)
         return
     facts = {"work": work, "device": device, "dtype": dtype}
     report = _run(study, model, scoring, facts, show=_tell if json else _show)
@@ -101,19 +104,41 @@ def _run(
     )
 
 
-def _print_design(study: Study, scoring: Scoring) -> None:
+def _list(found: list[Study], *, json: bool) -> None:
+    """Print each study with its question."""
+    if json:
+        emit([{"name": study.name, "question": study.question} for study in found])
+        return
+    for study in found:
+        print(f"{study.name:<20} {study.question}")
+
+
+def _print_design(study: Study, scoring: Scoring, *, json: bool) -> None:
     """Print what a study would do."""
     from embedlm.evaluation.tasks import select
     from embedlm.studies.design import variants
 
     given = scoring.suite or scoring.tasks
     tasks = scoring.chosen() if given else study.own_tasks() or select(None, study.suite)
+    settings = {
+        variant.label: variant.settings.model_dump(mode="json", exclude_defaults=True)
+        for variant in variants(study)
+    }
+    if json:
+        emit(
+            {
+                "name": study.name,
+                "question": study.question,
+                "tasks": list(tasks),
+                "variants": [{"label": name, "settings": own} for name, own in settings.items()],
+            }
+        )
+        return
     print(f"{study.name}: {study.question}")
     print(f"tasks: {', '.join(tasks)}")
-    for number, variant in enumerate(variants(study)):
-        settings = variant.settings.model_dump(mode="json", exclude_defaults=True)
-        told = ", ".join(f"{key}={value}" for key, value in settings.items())
-        print(f"{'baseline' if not number else '':<9} {variant.label:<28} {told}")
+    for number, (label, own) in enumerate(settings.items()):
+        told = ", ".join(f"{key}={value}" for key, value in own.items())
+        print(f"{'baseline' if not number else '':<9} {label:<28} {told}")
 
 
 def _show(variant: Variant, result: Result) -> None:

@@ -13,9 +13,10 @@ from embedlm.cli._record_options import AS_RECORDS, RecordJobOptions
 from embedlm.cli._values import emit, parse_changes
 from embedlm.errors import InputError
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "USAGE", "command"]
 
 NAME = "synthesize"
+USAGE = "Usage: embedlm synthesize [OPTIONS] [PIPELINE [INPUT]]"
 EXAMPLES = r"""Examples:
   embedlm synthesize
   embedlm synthesize inpars --show > mine.yaml
@@ -40,16 +41,16 @@ class Writing:
             "MODEL",
         ),
     ] = None
-    concurrency: Annotated[int | None, whole("Requests in flight at an endpoint.")] = None
+    concurrency: Annotated[int | None, whole("Requests in flight at an endpoint; without it 8.")] = None
     per_minute: Annotated[
-        float | None, number("Requests that an endpoint is sent in a minute at most.")
+        float | None, number("Requests that an endpoint is sent in a minute, at most.")
     ] = None
     timeout: Annotated[
-        float | None, number("Seconds to wait for one answer of an endpoint.", "SECONDS")
+        float | None, number("Seconds to wait for one answer of an endpoint; without it 60.", "S")
     ] = None
     patience: Annotated[
         float | None,
-        number("Seconds to wait for an endpoint that answers nothing any more.", "SECONDS"),
+        number("Seconds to wait for an endpoint that has stopped answering; without it 600.", "S"),
     ] = None
 
     def generator(self) -> Any:
@@ -81,10 +82,13 @@ class Making:
 
     count: Annotated[
         int | None,
-        whole("Items of the input to take, drawn by the seed; without input, requests to begin."),
+        whole(
+            "Items of the input to take, drawn by the seed, without it all; of a pipeline without "
+            "input, requests to begin with, without it 1."
+        ),
     ] = None
     language: Annotated[
-        tuple[str, ...], repeated("Language to write in", "--language", "NAME")
+        tuple[str, ...], repeated("Language to write in; without it the pipeline's", "--language", "NAME")
     ] = ()
     change: Annotated[
         tuple[str, ...],
@@ -158,7 +162,7 @@ def command(
         ),
     ] = None,
     job: RecordJobOptions = AS_RECORDS,
-    show: Annotated[bool, flag("Print the pipeline's YAML and end.")] = False,
+    show: Annotated[bool, flag("Print the pipeline as YAML and end.")] = False,
     json: Json = False,
 ) -> None:
     """Make training records with a language model, by a pipeline of steps."""
@@ -168,7 +172,10 @@ def command(
         _list([Pipeline.load(name) for name in pipelines()], json=json)
         return
     if show:
-        print(Pipeline.source(pipeline), end="")
+        if json:
+            emit(Pipeline.load(pipeline).model_dump(mode="json"))
+        else:
+            print(Pipeline.source(pipeline), end="")
         return
     if output is None:
         raise InputError("no output was named; give a .jsonl file: -o records.jsonl")
