@@ -13,7 +13,10 @@ from embedlm.cli._app import COMMANDS, app
 from tests.command import ROOT
 
 WITHIN = [
-    [group, name] for group in ("index", "data", "recipes") for name in app[group] if "-" not in name
+    [group, name]
+    for group in ("index", "data", "recipes")
+    for name in app[group]
+    if "-" not in name
 ]
 PAGES = [[], *([name] for name in COMMANDS), *WITHIN]
 

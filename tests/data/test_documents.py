@@ -48,7 +48,53 @@ def test_the_title_of_a_drawing_is_not_the_pages(tmp_path):
     drawing = "<svg><title>Arrow</title></svg>"
     body = f"<h1>Tyres</h1>{drawing}<h2>Pressure</h2><p>Fill them."
     (tmp_path / "page.html").write_text(f"<title>Shop</title>{body}")
-    assert [p.text for p in read_passages(tmp_path)][1:] == ["Shop > Tyres > Pressure\nFill them."]
+    assert [p.text for p in read_passages(tmp_path)] == ["Shop > Tyres > Pressure\nFill them."]
+
+
+DATA = """<table><caption>Bars</caption><thead><tr><th>tyre<th>bar<tbody>
+<tr><th>front<td><p>2.5</p></tr><tr><td>rear<br>left</td><td></td><td>new</td></tr></table>"""
+DATA_SEEN = "| tyre | bar |  | | --- | --- | --- | | front | 2.5 |  | | rear left |  | new |"
+
+
+def test_a_table_of_html_is_a_passage_as_one_of_markdown(tmp_path):
+    (tmp_path / "page.html").write_text(f"<h1>Tyres</h1>\n\n<p>All.</p>{DATA}<p>End.")
+    found = [(p.line, p.text.partition("\n")[2]) for p in read_passages(tmp_path)]
+    assert found == [(3, "All."), (3, "Bars"), (3, DATA_SEEN), (4, "End.")]
+
+
+def test_a_long_table_of_html_is_cut_between_its_rows(tmp_path):
+    rows = "".join(f"<tr><td>tyre {n}<td>{n} bar" for n in range(40))
+    (tmp_path / "page.html").write_text(f"<table><tr><th>name<th>pressure{rows}")
+    found = [p.text for p in read_passages(tmp_path, longest=200)]
+    assert len(found) > 3
+    head = "| name | pressure | | --- | --- | "
+    assert all(text.startswith(head) and text.endswith("bar |") for text in found)
+    assert sum(text.count("tyre ") for text in found) == 40
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "<table><tr><td>One.<td>Two.</table>",
+        "<table><tr><td>One.<tr><td>Two.</table>",
+        "<table><tr><td>One.<table><tr><td></table><tr><td>Two.<td></table>",
+        f"<table><tr><td>One.<td><tr><td>Two.<td>{'Long. ' * 60}</table>",
+        "<table><tr><td><h2>One.</h2><td><tr><td>Two.<td></table>",
+        "</table><p>One.</table><p>Two.</table>",
+    ],
+)
+def test_a_table_that_lays_out_a_page_is_read_as_its_paragraphs(tmp_path, table):
+    (tmp_path / "page.html").write_text(table)
+    texts = [row.value for row in Source(tmp_path / "page.html").rows()]
+    assert texts[:2] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("end", ["</svg>", "", "</g>"])
+def test_what_a_drawing_says_is_no_text_and_one_that_is_not_closed_hides_no_page(tmp_path, end):
+    drawing = f"<svg><title>Arrow</title><desc>up</desc><g><text>0.5</text><text>1.0</text>{end}"
+    (tmp_path / "page.html").write_text(f"<p>One.</p>{drawing}<p>Two.</p>")
+    texts = [row.value for row in Source(tmp_path / "page.html").rows()]
+    assert texts == ["One.", "Two."]
 
 
 def test_a_button_that_is_not_closed_hides_no_page(tmp_path):

@@ -207,12 +207,31 @@ def test_underlined_words_of_markdown_are_headings(tmp_path):
     text = "---\ntitle: x\n---\n\nTyres\n=====\n\nTo\nfill\n---\nBy hand.\n\n- a\n\n---\n\n"
     (tmp_path / "a.md").write_text(text + "```\nno\n---\n```\n")
     assert [p.text for p in read_passages(tmp_path)] == [
-        "--- title: x ---",
-        "Tyres > To fill\nBy hand.",
-        "Tyres > To fill\n- a",
-        "Tyres > To fill\n---",
-        "Tyres > To fill\n``` no --- ```",
+        "x > Tyres > To fill\nBy hand.",
+        "x > Tyres > To fill\n- a",
+        "x > Tyres > To fill\n``` no --- ```",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        (
+            "---\ntitle: 'Car care'\ntags: [a]\n---\nFill.\n\n## Rims\nOf steel.",
+            ["Car care\nFill.", "Car care > Rims\nOf steel."],
+        ),
+        ("---\nhide: [toc]\n---\n\n# Tyres\n\nFill.", ["Tyres\nFill."]),
+        ("---\ntitle: Tyres\n---\n# Tyres\nFill.", ["Tyres\nFill."]),
+        ("---\ntitle:\n...\nFill.", ["Fill."]),
+        ("---\n\nFill.\n\n---\n\nRims.", ["Fill.", "Rims."]),
+        ("---\nFill: them: now.\n---\n", ["--- Fill: them: now. ---"]),
+        ("---\ntitle: x\n\nFill.", ["--- title: x", "Fill."]),
+        ("# Tyres\n\n* * *\n\nFill.\n\n    ___\n", ["Tyres\nFill."]),
+    ],
+)
+def test_fields_at_the_head_of_markdown_and_lines_across_it_are_no_text(tmp_path, text, seen):
+    (tmp_path / "a.md").write_text(text)
+    assert [p.text for p in read_passages(tmp_path)] == seen
 
 
 def test_whole_documents_are_cut_at_their_headings_and_at_nothing_else(tmp_path, model):

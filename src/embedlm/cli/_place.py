@@ -21,7 +21,10 @@ class Place:
     """Where on a Qdrant server an index is."""
 
     collection: Annotated[
-        str | None, Parameter(metavar="NAME", help="Collection on the server; without it the index's own name.")
+        str | None,
+        Parameter(
+            metavar="NAME", help="Collection on the server; without it the index's own name."
+        ),
     ] = None
     api_key_file: Annotated[
         str | None,

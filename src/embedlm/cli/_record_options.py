@@ -41,7 +41,8 @@ class RecordJobOptions:
         ),
     ] = "records"
     rejects: Annotated[
-        str | None, path("Set aside in this file what cannot be read; without it that stops the job.")
+        str | None,
+        path("Set aside in this file what cannot be read; without it that stops the job."),
     ] = None
     block: Annotated[
         int | None,

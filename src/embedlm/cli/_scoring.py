@@ -47,7 +47,8 @@ class Scoring:
     ] = ()
     data: Data = None
     words: Annotated[
-        int | None, whole("Embed only the first N words of each document of a corpus; without it all.")
+        int | None,
+        whole("Embed only the first N words of each document of a corpus; without it all."),
     ] = None
     skip_missing: Annotated[
         bool, flag("Leave out tasks whose files are not there, and say so.")

@@ -19,10 +19,16 @@ __all__ = ["AS_ENCODED", "AS_GIVEN", "VectorForm", "VectorOptions"]
 class VectorForm:
     """The width and number format of vectors, and how much of a text they are of."""
 
-    dim: Annotated[int | None, whole("Keep only the first N dimensions; without it all, or as the recipe says.")] = None
+    dim: Annotated[
+        int | None,
+        whole("Keep only the first N dimensions; without it all, or as the recipe says."),
+    ] = None
     precision: Annotated[
         str,
-        Parameter(metavar="TYPE", help="Number format of the vectors: float32, float16, int8, uint8, binary or ubinary."),
+        Parameter(
+            metavar="TYPE",
+            help="Number format of the vectors: float32, float16, int8, uint8, binary or ubinary.",
+        ),
     ] = "float32"
     normalize: Annotated[
         bool | None, Parameter(help="Whether vectors have length 1; without it as the recipe says.")

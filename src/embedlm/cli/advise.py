@@ -54,7 +54,8 @@ class Asking:
         bool, flag("Take titles and headings for queries, though the folder has some.")
     ] = False
     documents: Annotated[
-        int | None, whole("Try N documents, drawn by seed, without it all; those that answer queries stay.")
+        int | None,
+        whole("Try N documents, drawn by seed, without it all; those that answer queries stay."),
     ] = None
     most_queries: Annotated[int, whole("Try N queries at most.")] = 300
     text_field: Annotated[

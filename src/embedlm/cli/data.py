@@ -233,8 +233,13 @@ def get(
     source: Annotated[
         str | None, path("Another hub id, or a folder, with the same columns.", None, "ID")
     ] = None,
-    config: Annotated[str | None, Parameter(metavar="NAME", help="Another configuration than the one that is listed.")] = None,
-    split: Annotated[str | None, Parameter(metavar="NAME", help="Another split than the one that is listed.")] = None,
+    config: Annotated[
+        str | None,
+        Parameter(metavar="NAME", help="Another configuration than the one that is listed."),
+    ] = None,
+    split: Annotated[
+        str | None, Parameter(metavar="NAME", help="Another split than the one that is listed.")
+    ] = None,
     limit: Annotated[int | None, whole("Rows at most; without it all.")] = None,
     seed: Annotated[int, natural("Seed by which a mixture's shares are drawn.")] = 0,
 ) -> None:

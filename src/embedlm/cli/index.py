@@ -29,8 +29,7 @@ __all__ = ["app"]
 
 app = App(
     name="index",
-    usage="Usage: embedlm index --output INDEX [OPTIONS] FILE_OR_DIR\n"
-    "       embedlm index COMMAND",
+    usage="Usage: embedlm index --output INDEX [OPTIONS] FILE_OR_DIR\n       embedlm index COMMAND",
     help="Index documents for search, or what is new among them; push and change an index.",
     help_epilogue=r"""Examples:
   embedlm index docs/ -o docs.index

@@ -37,14 +37,15 @@ class Candidates:
     filter: Annotated[
         tuple[str, ...],
         repeated(
-            "Rule against false negatives, without it none: shift=10, abs=0.7, margin_pos=0.05, perc_pos=0.95, "
-            "veto=0, consistency=50",
+            "Rule against false negatives, without it none: shift=10, abs=0.7, margin_pos=0.05, "
+            "perc_pos=0.95, veto=0, consistency=50",
             "--filter",
             "NAME=X",
         ),
     ] = ()
     window: Annotated[
-        str | None, Parameter(metavar="A-B", help="First and last rank of candidates: 11-100; without it all.")
+        str | None,
+        Parameter(metavar="A-B", help="First and last rank of candidates: 11-100; without it all."),
     ] = None
     sample: Annotated[
         int | None,

@@ -109,7 +109,9 @@ def command(
     host: Annotated[
         str, Parameter(metavar="HOST", help="Address to listen at; 0.0.0.0 for all.")
     ] = "127.0.0.1",
-    port: Annotated[int, Parameter(metavar="PORT", help="Port to listen at; 0 takes a free one.")] = 8080,
+    port: Annotated[
+        int, Parameter(metavar="PORT", help="Port to listen at; 0 takes a free one.")
+    ] = 8080,
     api_key_file: Annotated[
         str | None,
         path("File with a key a line (or sha256: and its digest), of which requests give one."),

@@ -41,7 +41,9 @@ class Writing:
             "MODEL",
         ),
     ] = None
-    concurrency: Annotated[int | None, whole("Requests in flight at an endpoint; without it 8.")] = None
+    concurrency: Annotated[
+        int | None, whole("Requests in flight at an endpoint; without it 8.")
+    ] = None
     per_minute: Annotated[
         float | None, number("Requests that an endpoint is sent in a minute, at most.")
     ] = None
@@ -88,7 +90,8 @@ class Making:
         ),
     ] = None
     language: Annotated[
-        tuple[str, ...], repeated("Language to write in; without it the pipeline's", "--language", "NAME")
+        tuple[str, ...],
+        repeated("Language to write in; without it the pipeline's", "--language", "NAME"),
     ] = ()
     change: Annotated[
         tuple[str, ...],

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from typing import Any, BinaryIO
 
+from embedlm.data.html_tables import Table
 from embedlm.data.rows import FileRow, Reading, not_utf8
 
 __all__ = ["read_html"]
@@ -19,7 +20,7 @@ _BLOCKS = frozenset(_BLOCK_NAMES.split())
 """Elements at whose begin and end a paragraph ends."""
 _HEADINGS = {"title": 1} | {f"h{level}": level + 1 for level in range(1, 7)}
 """The levels of headings: a page's title is above all others."""
-_UNSEEN_NAMES = """audio button canvas datalist iframe noscript object script style template
+_UNSEEN_NAMES = """audio button canvas datalist iframe noscript object script style svg template
 video"""
 _UNSEEN = frozenset(_UNSEEN_NAMES.split())
 """Elements whose content is no prose of the page, or is not shown where scripts and films run."""
@@ -68,21 +69,28 @@ class _Paragraphs(HTMLParser):
         self._count: Counter[str] = Counter()
         """Of these by name, so that few are looked for."""
         self._unseen = 0
+        self._table: Table | None = None
+        """The outermost one in which the reading is."""
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         """End the paragraph before a block; enter an element."""
         if tag in _BLOCKS:
             self.end_paragraph()
-            drawing = self._count["svg"]  # whose title is not the page's
-            self._level = 0 if drawing else _HEADINGS.get(tag, 0)
+            self._level = _HEADINGS.get(tag, 0)
+        if tag in _BLOCKS and tag != "title":  # a drawing may have one; else it was not closed
+            self._leave_all(frozenset(["svg"]), frozenset())
         if tag in _OUTSIDE:
             self._leave_all(frozenset(["button"]), frozenset())
         if tag in _NOT_IN_P:
             self._leave_all(frozenset(["p"]), _SCOPES)
         if tag in _OPTIONAL:
             self._leave_all(*_OPTIONAL[tag])
+        unseen = _is_unseen(tag, attrs)
+        if self._table is None and tag == "table":
+            self._table = Table(len(self.rows))
+        elif self._table is not None and not (unseen or self._unseen):
+            self._table.enter(tag)
         if tag not in _EMPTY:
-            unseen = _is_unseen(tag, attrs)
             self._open.append((tag, unseen))
             self._count[tag] += 1
             self._unseen += unseen
@@ -131,6 +139,8 @@ class _Paragraphs(HTMLParser):
         self._unseen -= sum(unseen for _, unseen in left)
         self._count.subtract(name for name, _ in left)
         del self._open[begin:end]
+        if self._table is not None and not self._count["table"]:
+            self.end_table()
 
     def handle_data(self, data: str) -> None:
         """Add text to the paragraph."""
@@ -145,8 +155,17 @@ class _Paragraphs(HTMLParser):
         """Keep the paragraph that was collected, with each run of whitespace as one space."""
         text = " ".join("".join(self._parts).split())
         if text:
+            if self._table is not None:
+                self._table.add(text, self._level, len(self.rows))
             self.rows.append(FileRow(self._line, text, heading=self._level))
         self._parts, self._line, self._level = [], 0, 0
+
+    def end_table(self) -> None:
+        """Keep a table of data as one paragraph, and any other as the paragraphs of its cells."""
+        table, self._table = self._table, None
+        text = None if table is None else table.as_markdown()
+        if table is not None and text is not None:
+            self.rows[table.first :] = [FileRow(self.rows[table.first].line, text)]
 
 
 def _is_unseen(tag: str, attrs: Sequence[tuple[str, str | None]]) -> bool:
@@ -167,7 +186,12 @@ def _is_unseen(tag: str, attrs: Sequence[tuple[str, str | None]]) -> bool:
 
 
 def read_html(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:
-    """Yield a row for each paragraph, heading, item or table cell of an HTML page."""
+    """Yield a row for each paragraph, heading, list item and table of an HTML page.
+
+    A table is written as in Markdown, all of it on one line; one that lays out the page (a table
+    within it, a heading, a long cell) is read as the paragraphs of its cells. Drawings are left
+    out.
+    """
     content = handle.read()
     try:
         text = content.decode("utf-8-sig")
@@ -178,4 +202,5 @@ def read_html(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:
     page.feed(text)
     page.close()
     page.end_paragraph()
+    page.end_table()
     yield from page.rows

@@ -14,6 +14,7 @@ from typing import NoReturn
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
 from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
+from embedlm.data.front_matter import below, is_break, without_fields
 from embedlm.data.lines import TABLE_RULE, heading_words, paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.errors import InputError, RecordError
@@ -66,7 +67,7 @@ def read_passages(
     """Return the passages of a file, of the files in a folder and below it, or of stdin ("-").
 
     Prose (.txt, .md, .rst) is cut at blank lines, or at every line. A paragraph, list item or table
-    cell of .html is a passage, and so is a paragraph of a .pdf (which needs pypdf) and a record of
+    of .html is a passage, and so is a paragraph of a .pdf (which needs pypdf) and a record of
     .jsonl, .csv, .tsv and .parquet. Paragraphs of .md and .html carry their headings, see `prose`.
     In a folder, hidden files and files of other forms are left out.
 
@@ -199,15 +200,17 @@ def _rows(file: str, split: str, longest: int | None) -> Iterator[FileRow]:
     else:
         source = Source(file, form=f"txt{compression}")
         marked = form == "md" and ".rst" not in Path(file).suffixes
+        title, lines = without_fields(source.rows()) if marked else (None, source.rows())
         rows = (
-            _lines(source)
+            _lines(lines)
             if split == "line"
-            else paragraphs(source.rows(), longest, headings=marked)
+            else below(title, paragraphs(lines, longest, headings=marked))
         )
     for row in rows:
         if row.error is not None:
             raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
-        yield row
+        if form != "md" or not is_break(row):
+            yield row
 
 
 def _under_headings(
@@ -248,8 +251,8 @@ def _words(heading: FileRow) -> str:
     return heading_words(text) or text
 
 
-def _lines(source: Source) -> Iterator[FileRow]:
-    for row in source.rows():
+def _lines(rows: Iterable[FileRow]) -> Iterator[FileRow]:
+    for row in rows:
         if row.error is not None or str(row.value).strip():
             yield row
 
