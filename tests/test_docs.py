@@ -71,6 +71,7 @@ COMMANDS = (
     "study",
     "report",
     "advise",
+    "larmor",
     "mine",
     "score",
     "train",

@@ -141,7 +141,7 @@ class BlockEncoder:
     def _refuse(self, bad: Sequence[Record], file: str) -> None:
         if bad and not self.keep_rejects:
             raise RecordError(
-                f"{file}:{bad[0].line}: {bad[0].error}. Mend the record, or set bad ones aside "
+                f"{file}:{bad[0].line}: {bad[0].error}. Correct the record, or set bad ones aside "
                 "with --rejects FILE (rejects=)"
             )
 

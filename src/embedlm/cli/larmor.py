@@ -10,7 +10,10 @@ from embedlm.cli._values import emit
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME = "larmor"
-EXAMPLES = r"""Examples:
+EXAMPLES = r"""A line for each model has nDCG@10 by the judgements, and the overlap (RBO) of its
+best passages with the language model's own order; both together order the lines.
+
+Examples:
   embedlm larmor corpus.jsonl -m bm25 -m Qwen/Qwen3-Embedding-0.6B \
       -m intfloat/e5-mistral-7b-instruct --llm http://localhost:8000/v1#judge
   embedlm larmor corpus.jsonl -m a -m b --llm model.gguf --count 20 --queries 2"""

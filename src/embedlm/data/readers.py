@@ -27,7 +27,7 @@ def read_rows(source: Source | str | Path) -> Iterator[tuple[str, dict[str, Any]
         value = {"text": row.value} if isinstance(row.value, str) else row.value
         error = row.error if isinstance(value, dict) else "not a JSON object"
         if error is not None:
-            raise RecordError(f"{where}: {error}. Mend the record")
+            raise RecordError(f"{where}: {error}. Correct the record")
         yield where, value
 
 
@@ -41,7 +41,7 @@ def read_texts(source: Source | str | Path) -> Iterator[str]:
     source = source if isinstance(source, Source) else Source(source)
     for record in source:
         if record.error is not None:
-            raise RecordError(f"{source.name}:{record.line}: {record.error}. Mend the record")
+            raise RecordError(f"{source.name}:{record.line}: {record.error}. Correct the record")
         yield record.text
 
 

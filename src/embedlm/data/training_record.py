@@ -152,7 +152,7 @@ def training_records(source: Source) -> Iterator[TrainingRecord | Reject]:
     for row in source.rows():
         try:
             if row.error is not None or not isinstance(row.value, dict):
-                raise RecordError(f"{source.name}:{row.line}: {_wrong(row)}. Mend the record")
+                raise RecordError(f"{source.name}:{row.line}: {_wrong(row)}. Correct the record")
             yield read_training_record(row.value, f"{source.name}:{row.line}")
         except RecordError as error:
             yield Reject(source.name, row.line, str(error), shortened(row.raw or row.value))

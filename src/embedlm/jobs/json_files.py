@@ -49,7 +49,7 @@ def _finite(value: Any) -> Any:
 def read_json(
     path: Path,
     error: type[EmbedLMError] = ModelError,
-    remedy: str = "mend the file, or put a whole one in its place",
+    remedy: str = "correct the file, or put a whole one in its place",
 ) -> Any:
     """Return a JSON file's content. A model's may hold no key twice, and no NaN or infinity.
 

@@ -170,7 +170,7 @@ def _passages(
                 error = f"the field {name!r} holds no text"
                 error += "" if name in passage else closest(name, list(passage))
         if error is not None:
-            told = f"{where}:{line}: {error}. Mend the record, or set it aside (rejects)"
+            told = f"{where}:{line}: {error}. Correct the record, or set it aside (rejects)"
             yield kind(where, line, told, shortened(value))
         else:
             id = passage_id(passage)

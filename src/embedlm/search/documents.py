@@ -132,7 +132,7 @@ def _records(
         if error is None and not isinstance(record.get(text_field), str):
             error = f"no text in the field {text_field!r}; there are: {', '.join(record)}"
         if error is not None:
-            raise RecordError(f"{where}: {error}. Mend the record")
+            raise RecordError(f"{where}: {error}. Correct the record")
         text = record[text_field]
         used = {text_field}
         if beir and record.get("title"):
@@ -141,7 +141,7 @@ def _records(
         names = [id_field] if id_field is not None else ["id", "_id"]
         held = next((one for one in names if record.get(one) is not None), None)
         if held is None and id_field is not None:
-            raise RecordError(f"{where}: no id in the field {id_field!r}. Mend the record")
+            raise RecordError(f"{where}: no id in the field {id_field!r}. Correct the record")
         id_ = f"{name}:{row.line}" if held is None else _checked_id(record[held], where)
         if text.strip():
             metadata = {k: v for k, v in record.items() if k not in used and k != held}

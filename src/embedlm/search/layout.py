@@ -147,6 +147,8 @@ def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
         return
     made = f"the index {str(path)!r} was made with the model {facts['model']['name']!r}, "
     same = facts["model"]["name"] == model_facts(model)["name"]
+    if before["weights"] != now["weights"]:
+        change = "it has other weights"  # hashes say no more
     if same and any(before.get(part) != now[part] for part in ("weights", "config", "tokenizer")):
         raise InputError(f"{made}which is another one by now ({change}); make a new index")
     raise InputError(

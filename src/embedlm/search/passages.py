@@ -141,7 +141,7 @@ def _unread(error: OSError) -> NoReturn:
 def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passage]:
     for record in Source(file, Fields(text_field), quoting=quoting):
         if record.error is not None:
-            raise RecordError(f"{file}:{record.line}: {record.error}. Mend the record")
+            raise RecordError(f"{file}:{record.line}: {record.error}. Correct the record")
         if record.text.strip():
             yield Passage(file, record.line, record.text)
 

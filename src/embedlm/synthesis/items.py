@@ -139,7 +139,7 @@ def _fields(rows: Rows, folder: Path, names: tuple[str, ...]) -> Iterator[tuple[
         name = next((name for name in names if name in row), None)
         text = row.get(name) if name is not None else None
         if not isinstance(text, str) or not text.strip():
-            raise RecordError(f"{where}: has no text in {' or '.join(names)}; mend the record")
+            raise RecordError(f"{where}: has no text in {' or '.join(names)}; correct the record")
         yield number, (text.strip(), row, where)
 
 
