@@ -1,9 +1,11 @@
 """An index: made, found in, changed, killed, pushed, refused; with a tiny model and real files."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 from itertools import pairwise
 
@@ -24,6 +26,7 @@ from embedlm.search import (
     read_documents,
 )
 from embedlm.search import edge as edge_module
+from embedlm.search import writer
 from embedlm.search.chunks import sentence_spans
 from embedlm.search.late import late_model, late_vectors
 from embedlm.search.lexical import Bm25, bucket, counts, terms_of
@@ -57,6 +60,20 @@ def write(path, records):
 def answers(path, model, query="plants and glucose", **options):
     with Index.open(path, model) as index:
         return [(hit.id, hit.score, hit.text) for hit in index.search(query, **options)]
+
+
+@pytest.mark.parametrize("way", ["forkserver", "spawn"])
+def test_the_writer_does_not_run_the_callers_script_anew(corpus, model, tmp_path, monkeypatch, way):
+    """A script that makes an index has no `if __name__ == "__main__"`."""
+    script = tmp_path / "script.py"
+    script.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", str(script), raising=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(writer, "_context", lambda alone: multiprocessing.get_context(way))
+    assert build_index(corpus, tmp_path / "index", model, store="exact").passages == 4
+    assert not (tmp_path / "ran").exists()
+    assert (main.__file__, main.__spec__) == (str(script), None)
 
 
 @pytest.mark.parametrize("store", ["edge", "exact"])

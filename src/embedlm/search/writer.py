@@ -103,7 +103,8 @@ def write_generation(order: Order, advance: Callable[[int], object]) -> dict[str
     receiver, sender = context.Pipe(duplex=False)
     forked = context.get_start_method() == "fork"
     process = context.Process(target=_run, args=(order, sender, forked), daemon=True)
-    process.start()
+    with _apart_from_main():
+        process.start()
     sender.close()
     try:
         while True:
@@ -140,6 +141,22 @@ def _context(*, alone: bool) -> Any:
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
+
+
+@contextmanager
+def _apart_from_main() -> Iterator[None]:
+    """Let a process begin that does not run the caller's script anew, which may have no guard.
+
+    multiprocessing runs it where `__main__` has a file or a spec; the writer needs nothing of it.
+    """
+    main = sys.modules["__main__"]
+    held = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    try:
+        vars(main).pop("__file__", None)
+        main.__spec__ = None
+        yield
+    finally:
+        vars(main).update(held)
 
 
 def _ended(code: int | None, order: Order) -> str:
