@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]*?) -->\n)?"
     r"(?:^<!-- with: (?P<packages>[^\n]*?) -->\n)?"
-    r"^```(?P<language>python|bash)(?: title=\"[^\n]*\")?\n(?P<code>.*?)^```",
+    r"^```(?P<language>python|bash)(?: title=\"[^\n]*\")?\n(?P<code>.*?)^```"
+    r"(?:\n\n```(?:text)?\n(?P<shown>.*?)^```)?",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -32,6 +33,8 @@ class CodeBlock:
     """Why no test runs it; None where one does."""
     packages: tuple[str, ...] = ()
     """Without these it does not run."""
+    shown: str = ""
+    """What the page shows right below it; the block prints it, and maybe more."""
 
     @property
     def runs_here(self):
@@ -49,9 +52,25 @@ def code_blocks(page):
             text.count("\n", 0, block.start("code")),
             block["reason"],
             tuple((block["packages"] or "").replace(",", " ").split()),
+            block["shown"] or "",
         )
         for block in FENCE.finditer(text)
     ]
+
+
+def not_printed(shown, printed):
+    """Return the lines of what a page shows that a block did not print.
+
+    Digits behind a point depend on the machine, and a line with an ellipsis is shortened.
+    """
+    found = set(map(_masked, printed.splitlines()))
+    return [
+        line for line in shown.splitlines() if "..." not in line and _masked(line) not in found
+    ]
+
+
+def _masked(line):
+    return "".join(re.sub(r"-?\d+\.\d*", "N", line).split())
 
 
 def write_sample_files(folder, page):

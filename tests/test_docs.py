@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import embedlm
 from embedlm.schema import plan, tuning
 from embedlm.schema import recipe as schema
-from tests.blocks import code_blocks, run_bash, run_python, write_sample_files
+from tests.blocks import code_blocks, not_printed, run_bash, run_python, write_sample_files
 from tests.readme import quick_start, without_digits
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +112,9 @@ def test_every_python_block_compiles(page):
 
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_code_block_runs_as_it_stands(page, tmp_path, monkeypatch):
+def test_every_code_block_runs_as_it_stands_and_prints_what_is_shown(
+    page, tmp_path, monkeypatch, capsys
+):
     write_sample_files(tmp_path, page)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
@@ -122,6 +124,8 @@ def test_every_code_block_runs_as_it_stands(page, tmp_path, monkeypatch):
                 if block.packages:
                     warnings.simplefilter("ignore")  # of these packages' own making
                 run_bash(block) if block.language == "bash" else run_python(block, namespace, page)
+            printed = "".join(capsys.readouterr())
+            assert not_printed(block.shown, printed) == [], f"line {block.line}, of\n{printed}"
 
 
 def test_the_blocks_that_do_not_run_are_these():
