@@ -64,9 +64,7 @@ def not_printed(shown, printed):
     Digits behind a point depend on the machine, and a line with an ellipsis is shortened.
     """
     found = set(map(_masked, printed.splitlines()))
-    return [
-        line for line in shown.splitlines() if "..." not in line and _masked(line) not in found
-    ]
+    return [line for line in shown.splitlines() if "..." not in line and _masked(line) not in found]
 
 
 def _masked(line):

@@ -24,9 +24,9 @@ from embedlm.search import (
     parse_filter,
     push_index,
     read_documents,
+    writer,
 )
 from embedlm.search import edge as edge_module
-from embedlm.search import writer
 from embedlm.search.chunks import sentence_spans
 from embedlm.search.late import late_model, late_vectors
 from embedlm.search.lexical import Bm25, bucket, counts, terms_of
