@@ -231,8 +231,8 @@ def test_what_is_no_hub_id(refused, tmp_path):
 
 
 def test_devices_and_types_that_are_not_there(refused, tiny_llama):
-    refused(ModelError, "device 'gpu' cannot be used", tiny_llama, device="gpu")
-    refused(ModelError, "device 'meta' cannot be used", tiny_llama, device="meta")
+    refused(ModelError, "device 'gpu' is not known; allowed: cpu", tiny_llama, device="gpu")
+    refused(ModelError, "device 'meta' is not known", tiny_llama, device="meta")
     refused(ModelError, "dtype 'float8' is not known; allowed: auto", tiny_llama, dtype="float8")
 
 

@@ -71,7 +71,7 @@ NAMES = [
     (("encode", "in.txt", "-o", "-"), "cannot be standard output"),
     (
         ("encode", "in.txt", "-o", "--dim", "4"),
-        "requires an argument|one argument too many|unknown",
+        "needs a value|one argument too many|unknown",
     ),
     (("encode", "in.txt", "-o", "/proc/x.npy"), "the folder /proc/x.npy.part.* cannot be made"),
     ((*ENCODE, "--dim", "1.5"), "--dim: '1.5' is not allowed; give a whole number above 0"),

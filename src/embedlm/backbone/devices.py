@@ -6,10 +6,21 @@ from typing import Any
 
 import torch
 
-from embedlm.errors import ModelError
+from embedlm.errors import ModelError, closest
 
 __all__ = ["bfloat16_is_fast", "choose_device", "choose_dtype"]
 
+_DEVICES = ("cpu", "cuda", "mps")
+_ALSO = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "metal": "mps",
+    "fp32": "float32",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+}
+"""What others call a device or a number format."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -23,7 +34,15 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen).cpu()  # "meta" holds no values
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {str(device)!r} cannot be used: {error}") from error
+        kind = str(device).partition(":")[0]
+        if kind not in _DEVICES:
+            hint = closest(_ALSO.get(kind, kind), list(_DEVICES))
+            raise ModelError(
+                f"device {str(device)!r} is not known; allowed: cpu, cuda, cuda:1 or mps.{hint}"
+            ) from error
+        raise ModelError(
+            f"device {str(device)!r} cannot be used: {error}; leave it out for the fastest one here"
+        ) from error
     return chosen
 
 
@@ -58,6 +77,7 @@ def choose_dtype(dtype: str | torch.dtype, config: Any, device: torch.device) ->
         return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in allowed:
-        names = ", ".join(["auto", *allowed, "int8", "fp8"])
-        raise ModelError(f"dtype {dtype!r} is not known; allowed: {names}")
+        names = ["auto", *allowed, "int8", "fp8"]
+        hint = closest(_ALSO.get(dtype, dtype), names)
+        raise ModelError(f"dtype {dtype!r} is not known; allowed: {', '.join(names)}.{hint}")
     return allowed[dtype]

@@ -13,7 +13,12 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
-from cyclopts.exceptions import CoercionError, UnknownCommandError, UnusedCliTokensError
+from cyclopts.exceptions import (
+    CoercionError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 import embedlm
 from embedlm.cli import (
@@ -250,10 +255,33 @@ def _usage(error: CycloptsError, words: list[str]) -> str:
     if isinstance(error, CoercionError) and error.token is not None and error.argument is not None:
         positional = error.token.keyword is None
         text = f"{error.argument.name}: {text}" if positional else text
+    if isinstance(error, MissingArgumentError):
+        text = _missing(error) or text
     if isinstance(error, UnusedCliTokensError):
-        tokens = " ".join(map(repr, error.unused_tokens or ()))
-        text = f"{tokens} is one argument too many, or an option before it is misspelt"
-    return f"{text}. See: embedlm {command + ' ' if command else ''}--help"
+        text = _unused(error.unused_tokens or [], command)
+    end = "" if text.endswith("?") else "."
+    return f"{text}{end} See: embedlm {command + ' ' if command else ''}--help"
+
+
+def _missing(error: MissingArgumentError) -> str | None:
+    """Say which argument or option was not given; None: cyclopts knows what was meant."""
+    if error.keyword is not None:
+        return f"{error.keyword} needs a value"
+    if error.argument is None or error.unused_tokens:
+        return None
+    return f"{error.argument.name} was not given"
+
+
+def _unused(tokens: Sequence[str], command: str) -> str:
+    """Say what of the command line nothing takes."""
+    group = next((list(group) for group in GROUPS if command in group.name), [])
+    names = [name for name in group if not name.startswith("-")]
+    if hint := closest(tokens[0], names) if tokens else "":
+        allowed = f"allowed: {', '.join(names)}"
+        return f"{tokens[0]!r} is not a command of {command}; {allowed}.{hint}"
+    count = "is one argument" if len(tokens) == 1 else f"are {len(tokens)} arguments"
+    told = " ".join(map(repr, tokens))
+    return f"{told} {count} too many, or an option before is misspelt"
 
 
 def _command(words: list[str]) -> str:

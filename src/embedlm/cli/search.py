@@ -147,7 +147,7 @@ def command(
     if asking != ASKED_PLAINLY or server != HERE:
         raise _no_index(source)
     if query is None:
-        raise InputError("QUERY requires an argument; only an index is asked line by line")
+        raise InputError("QUERY was not given; only an index is asked line by line")
     mode = mode or "dense"
     _check_passages(source, mode)
     loaded = loading.load(model, heads=MODES[mode], max_length=max_length)

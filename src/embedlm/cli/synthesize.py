@@ -180,6 +180,7 @@ def command(
         else:
             print(Pipeline.source(pipeline), end="")
         return
+    Pipeline.load(pipeline)  # a misspelt name is told first
     if output is None:
         raise InputError("no output was named; give a .jsonl file: -o records.jsonl")
     from embedlm.synthesis import synthesize

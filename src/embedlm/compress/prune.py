@@ -194,7 +194,8 @@ def _sample(texts: Iterable[str], vocabulary: int | None, intermediate: int | No
     sample = check_texts(read).texts
     if not sample:
         raise InputError(
-            "a vocabulary and neurons are cut by the texts that the model is for; give some"
+            "a vocabulary and neurons are cut by the texts that the model is for; give some "
+            "(--texts, texts=)"
         )
     return sample
 

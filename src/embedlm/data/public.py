@@ -97,7 +97,9 @@ def public_rows(
     known = public_sets()
     if name not in known:
         names = [*known, *mixtures()]
-        raise InputError(f"{name!r} is no data set here.{closest(name, names)} See: data sets")
+        raise InputError(
+            f"{name!r} is no data set here.{closest(name, names)} See: embedlm data sets"
+        )
     found = known[name]
     where = source or found.hub
     if where is None:

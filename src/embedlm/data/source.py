@@ -26,7 +26,9 @@ from embedlm.data.tables import count_parquet
 from embedlm.errors import InputError, closest
 from embedlm.jobs.names import check_name
 
-__all__ = ["Fields", "Record", "Source"]
+__all__ = ["WHICH_FIELD", "Fields", "Record", "Source"]
+
+WHICH_FIELD = "Say which holds the text (--text-field, text_field=), or call it 'text'"
 
 _EDGE = 1 << 20
 """Bytes at each end of a file that its fingerprint reads."""
@@ -298,6 +300,7 @@ class Source:
                 raise InputError(
                     f"{self.name} has no column {name!r}; there are: {', '.join(names)}."
                     + closest(name, names)
+                    + (f" {WHICH_FIELD}" if name == self.fields.text else "")
                 )
         return [name for name in names if name in (*required, self.fields.id)]
 
@@ -335,7 +338,7 @@ def _lacks(field: str, record: dict[str, Any]) -> str:
     if not record:
         return f"no field {field!r}: the record is empty"
     names = ", ".join(map(repr, record))
-    return f"no field {field!r}; there are: {names}. Say which holds the text"
+    return f"no field {field!r}; there are: {names}. {WHICH_FIELD}"
 
 
 def _written(columns: dict[str, Any]) -> tuple[str, str | None]:

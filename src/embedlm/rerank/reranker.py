@@ -82,6 +82,11 @@ class Reranker:
                 cannot be honoured.
         """
         self.name = str(model)
+        if self.name in ("builtin", "builtin-base"):
+            raise ModelError(
+                f"{self.name!r} comes with EmbedLM and is no re-ranker; give the folder or hub id "
+                "of one, such as BAAI/bge-reranker-v2-m3"
+            )
         place = gguf_folder(self.name)
         source, own = split_adapters(place)
         adapters = [*own, *adapters]

@@ -13,6 +13,7 @@ from typing import Any
 
 from embedlm.data import Source, existing
 from embedlm.data.forms import FORMS, check_used, file_form
+from embedlm.data.source import WHICH_FIELD
 from embedlm.errors import InputError, RecordError
 from embedlm.search.passages import Fits, files_of, prose, whole_text
 
@@ -130,7 +131,8 @@ def _records(
         if error is None and not isinstance(record, dict):
             error = f"a JSON {type(record).__name__}, not an object with {text_field!r}"
         if error is None and not isinstance(record.get(text_field), str):
-            error = f"no text in the field {text_field!r}; there are: {', '.join(record)}"
+            error = f"no text in the field {text_field!r}; there are: {', '.join(record)}. "
+            error += WHICH_FIELD
         if error is not None:
             raise RecordError(f"{where}: {error}. Correct the record")
         text = record[text_field]

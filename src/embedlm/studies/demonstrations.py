@@ -69,7 +69,7 @@ def search_demonstrations(
             "recipe a prompt.demonstration"
         )
     if len(dev) < 2:
-        raise InputError(f"the dev set has {len(dev)} pairs; give at least 2")
+        raise InputError(f"the dev set holds {len(dev) or 'no'} pair; give at least 2")
     pool = list(default_candidates() if candidates is None else candidates)[:limit]
     manifest = {"model": model.name, "recipe": model.recipe.name, "pairs": len(dev)}
     known = _read_log(log, manifest)

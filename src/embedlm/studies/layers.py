@@ -45,7 +45,7 @@ def search_layers(
         UnsupportedError: a model without layers, or a recipe that weighs tokens by their frequency.
     """
     if len(dev) < 2:
-        raise InputError(f"the dev set has {len(dev)} pairs; give at least 2")
+        raise InputError(f"the dev set holds {len(dev) or 'no'} pair; give at least 2")
     count = len(model.backbone.layers)
     tried = list(layers) if layers is not None else list(range(-1, -count // 2 - 1, -1))
     texts = [text for first, second, _ in dev for text in (first, second)]

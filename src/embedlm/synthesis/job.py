@@ -67,7 +67,9 @@ class _Models:
             ("reranker", reranker, "reranker" in needed, "filters by a re-ranker"),
         ):
             if wanted and given is None:
-                raise InputError(f"the pipeline {pipeline.name!r} {why}; name one with {name}")
+                raise InputError(
+                    f"the pipeline {pipeline.name!r} {why}; name one (--{name}, {name}=)"
+                )
             if given is not None and not wanted:
                 raise InputError(f"the pipeline {pipeline.name!r} uses no {name}; leave it out")
         if model is not None and not searched:

@@ -56,7 +56,7 @@ class Batches:
             )
         total = sum(len(records.items) for records in sets)
         if total < 2:
-            raise InputError(f"{total} record(s) are too few to train on; give at least 2")
+            raise InputError(f"the data hold {total} record{'s' * (total != 1)}; give at least 2")
         self.sets, self.data, self.batching, self.seed = tuple(sets), tuple(data), batching, seed
         self.kind, self.scored = sets[0].kind, scored
         self.size = min(batching.size, total)

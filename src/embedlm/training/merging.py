@@ -149,7 +149,7 @@ def _shape(value: torch.Tensor | None) -> torch.Size | None:
 
 def _shares(models: Sequence[str | Path], weights: Sequence[float] | None) -> list[float]:
     if len(models) < 2:
-        raise InputError(f"{len(models)} model(s) were given; merge two or more")
+        raise InputError(f"{len(models) or 'no'} model was given; give two or more to merge")
     share = [1.0] * len(models) if weights is None else [float(weight) for weight in weights]
     if len(share) != len(models):
         raise InputError(
