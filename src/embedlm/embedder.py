@@ -269,15 +269,15 @@ class Embedder(Saving):
         return torch.from_numpy(vectors) if options.as_tensor else vectors
 
     def encode_query(self, texts: Any = UNSET, **options: Any) -> Any:
-        """Encode with role "query", where the call names no other."""
+        """Encode with role "query", unless the call names another; options as in `encode`."""
         return self.encode(texts, **in_role("query", options))
 
     def encode_document(self, texts: Any = UNSET, **options: Any) -> Any:
-        """Encode with role "document", where the call names no other."""
+        """Encode with role "document", unless the call names another; options as in `encode`."""
         return self.encode(texts, **in_role("document", options))
 
     def stream(self, texts: Iterable[Any], **options: Any) -> Iterator[Any]:
-        """Yield the vectors of an iterable one by one, in order and with bounded memory."""
+        """Yield the vectors of an iterable of texts one by one, in order; options as in `encode`."""
         if isinstance(texts, str | Mapping):
             raise InputError("texts is a single text; give an iterable of texts, or call encode")
         check_arguments("stream", texts=texts)
@@ -372,7 +372,7 @@ class Embedder(Saving):
     def similarity(
         self, a: Any, b: Any, heads: Names = None, weights: Sequence[float] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return the scores of every a with every b, (n, m).
+        """Return the scores of every a with every b, (n, m); each is vectors or `Embeddings`.
 
         Cosine or dot for dense, dot for sparse, MaxSim for multi-vector, or their weighted sum.
         """
@@ -381,7 +381,7 @@ class Embedder(Saving):
     def similarity_pairwise(
         self, a: Any, b: Any, heads: Names = None, weights: Sequence[float] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return the scores of a[i] with b[i], (n,)."""
+        """Return the scores of a[i] with b[i], (n,); as `similarity` otherwise."""
         return scores(a, b, heads, weights, self.recipe, True, self.dim, self.ranges)
 
     # -- other forms --------------------------------------------------------------------------

@@ -51,7 +51,9 @@ class Group:
 
     query: str
     positives: tuple[str, ...]
+    """Documents that answer the query."""
     negatives: tuple[str, ...] = ()
+    """Documents that do not."""
     scores: tuple[float, ...] = ()
     """A teacher's score of each positive and then of each negative; empty: none."""
 
@@ -63,6 +65,7 @@ class Pair:
     first: str
     second: str
     score: float
+    """How similar both are, on the scale of the file."""
 
 
 Example = Group | Pair | str

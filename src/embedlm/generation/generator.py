@@ -33,7 +33,9 @@ class Sampling:
 
     temperature: float = 0.7
     top_p: float = 1.0
+    """The share of probability that the likeliest tokens together have, from which one is drawn."""
     max_new_tokens: int = 96
+    """Tokens of an answer, at most."""
 
 
 @dataclass(frozen=True, slots=True)

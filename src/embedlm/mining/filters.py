@@ -37,11 +37,17 @@ class Filters:
     """The constants of the rules; None: the rule is not applied."""
 
     shift: int | None = None
+    """Candidates of a rank up to this are left out."""
     abs: float | None = None
+    """The largest score of a negative."""
     margin_pos: float | None = None
+    """By how much a negative scores below the worst positive, at least."""
     perc_pos: float | None = None
+    """The share of the worst positive's score that a negative has, at most."""
     veto: float | None = None
+    """As `margin_pos`, of a re-ranker's scores."""
     consistency: int | None = None
+    """The last rank that a positive may have."""
 
     @classmethod
     def of(cls, given: Any) -> Filters:

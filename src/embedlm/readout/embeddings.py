@@ -30,7 +30,17 @@ class Embeddings:
         multi_vector: list[npt.NDArray[np.float32]] | None = None,
         **others: Any,
     ) -> None:
-        """Hold the outputs of the heads that are given, by name."""
+        """Hold the outputs of the heads that are given, by name.
+
+        Args:
+            dense: one vector a text, (n, D).
+            sparse: weights over the vocabulary, (n, V).
+            multi_vector: one array a text, (tokens, E).
+            **others: of further heads.
+
+        Raises:
+            InputError: a name that is no head.
+        """
         named = {"dense": dense, "sparse": sparse, "multi_vector": multi_vector, **others}
         unknown = [name for name in others if name not in HEADS]
         if unknown:

@@ -292,6 +292,9 @@ class Recipe(Part):
         """Return a copy with fields replaced, e.g. `{"pooling.kind": "mean"}`.
 
         An entry of a list is named by its kind, its name or its index: `heads.sparse.top_k`.
+
+        Raises:
+            RecipeError: an unknown field, or a value that is not allowed.
         """
         if not isinstance(changes, Mapping):
             raise RecipeError(f"changes is {changes!r}; give a mapping of fields to values")

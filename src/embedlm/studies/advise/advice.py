@@ -43,8 +43,11 @@ class Budget:
     """What may be spent; None: anything."""
 
     latency_ms: float | None = None
+    """Milliseconds of a query, embedding and search, at most."""
     memory_mb: float | None = None
+    """Megabytes of the model's weights and all vectors, at most."""
     bytes: float | None = None
+    """Bytes that are kept of a document, at most."""
 
     def fits(self, candidate: Candidate) -> bool:
         """Tell whether a candidate costs no more."""
