@@ -9,9 +9,14 @@ PYTEST_ARGS ?=
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 
-.PHONY: demo adapt-demo serve-demo test check lint types contracts wheel bench docs builtin clean
+.DEFAULT_GOAL := help
+.PHONY: help demo adapt-demo serve-demo test check lint types contracts wheel bench docs builtin clean
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit('EmbedLM needs Python 3.11 or later, and $(PYTHON) is ' + sys.version.split()[0] + '; name another: make demo PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
 
 $(CORE): pyproject.toml | $(BIN)/python
@@ -36,11 +41,11 @@ serve-demo: $(CORE)  ## Index four guides, serve them, and ask over HTTP and as 
 test: $(DEV)  ## Run the tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(DEV)
+lint: $(DEV)  ## Check style and form.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: $(DEV)
+types: $(DEV)  ## Check types.
 	$(BIN)/mypy
 
 contracts: $(DEV)  ## Which room may import which, as pyproject.toml says.
@@ -62,5 +67,5 @@ WORK ?= work/builtin
 builtin: $(DEV)  ## Make the built-in models anew from the data sets in DATA: minutes on a GPU; STEPS=4000 on a CPU, hours.
 	$(BIN)/python examples/builtin_model/build.py $(DATA) -o $(WORK) $(if $(STEPS),--steps $(STEPS))
 
-clean:
+clean:  ## Remove the environment and all that was built.
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

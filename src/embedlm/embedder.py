@@ -277,7 +277,7 @@ class Embedder(Saving):
         return self.encode(texts, **in_role("document", options))
 
     def stream(self, texts: Iterable[Any], **options: Any) -> Iterator[Any]:
-        """Yield the vectors of an iterable of texts one by one, in order; options as in `encode`."""
+        """Yield the vectors of an iterable of texts one by one, in order; see `encode`."""
         if isinstance(texts, str | Mapping):
             raise InputError("texts is a single text; give an iterable of texts, or call encode")
         check_arguments("stream", texts=texts)

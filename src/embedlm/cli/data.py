@@ -242,10 +242,15 @@ def get(
     ] = None,
     limit: Annotated[int | None, whole("Rows at most; without it all.")] = None,
     seed: Annotated[int, natural("Seed by which a mixture's shares are drawn.")] = 0,
+    json: Json = False,
 ) -> None:
     """Fetch a public data set or mixture from the hub, with its licence in every row."""
     from embedlm.data.conversion import write_rows
     from embedlm.data.public import public_rows
 
     rows = public_rows(name, source=source, config=config, split=split, limit=limit, seed=seed)
-    print(f"{write_rows(rows, output):,} rows in {output}")
+    count = write_rows(rows, output)
+    if json:
+        emit({"rows": count, "output": output})
+    else:
+        print(f"{count:,} rows in {output}")
