@@ -89,6 +89,14 @@ def test_a_table_that_lays_out_a_page_is_read_as_its_paragraphs(tmp_path, table)
     assert texts[:2] == ["One.", "Two."]
 
 
+@pytest.mark.parametrize("end", ["</nav>", "", "</div>"])
+def test_a_menu_is_no_text_and_one_that_is_not_closed_hides_no_page(tmp_path, end):
+    menu = f"<nav><h2>Pages</h2><ol><li><a href='#1'>Tyres</a></ol><nav><p>Rims</nav>{end}"
+    (tmp_path / "page.html").write_text(f"<p>One.</p>{menu}<main><p>Two.</p></main>")
+    texts = [row.value for row in Source(tmp_path / "page.html").rows()]
+    assert texts == ["One.", "Two."]
+
+
 @pytest.mark.parametrize("end", ["</svg>", "", "</g>"])
 def test_what_a_drawing_says_is_no_text_and_one_that_is_not_closed_hides_no_page(tmp_path, end):
     drawing = f"<svg><title>Arrow</title><desc>up</desc><g><text>0.5</text><text>1.0</text>{end}"

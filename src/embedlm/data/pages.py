@@ -20,8 +20,8 @@ _BLOCKS = frozenset(_BLOCK_NAMES.split())
 """Elements at whose begin and end a paragraph ends."""
 _HEADINGS = {"title": 1} | {f"h{level}": level + 1 for level in range(1, 7)}
 """The levels of headings: a page's title is above all others."""
-_UNSEEN_NAMES = """audio button canvas datalist iframe noscript object script style svg template
-video"""
+_UNSEEN_NAMES = """audio button canvas datalist iframe nav noscript object script style svg
+template video"""
 _UNSEEN = frozenset(_UNSEEN_NAMES.split())
 """Elements whose content is no prose of the page, or is not shown where scripts and films run."""
 _EMPTY_NAMES = "area base br col embed hr img input link meta param source track wbr"
@@ -51,6 +51,8 @@ _OPTIONAL = {
 _OUTSIDE_NAMES = "article aside footer h1 h2 h3 h4 h5 h6 header main nav section table"
 _OUTSIDE = frozenset(_OUTSIDE_NAMES.split())
 """Elements that never stand in a button: where one begins, a button was not closed."""
+_AFTER_MENUS = frozenset(["article", "footer", "main", "section", "table"])
+"""Elements that never stand in a menu: where one begins, a menu was not closed."""
 _IN_P = frozenset(["body", "br", "head", "html", "legend", "option", "summary", "title"])
 _NOT_IN_P = _BLOCKS - _IN_P - (_CELLS - {"table"})
 """Elements where whose begin a `p` ends that has no end tag."""
@@ -81,6 +83,8 @@ class _Paragraphs(HTMLParser):
             self._leave_all(frozenset(["svg"]), frozenset())
         if tag in _OUTSIDE:
             self._leave_all(frozenset(["button"]), frozenset())
+        if tag in _AFTER_MENUS:
+            self._leave_all(frozenset(["nav"]), frozenset())
         if tag in _NOT_IN_P:
             self._leave_all(frozenset(["p"]), _SCOPES)
         if tag in _OPTIONAL:
@@ -189,8 +193,8 @@ def read_html(handle: BinaryIO, _: Reading) -> Iterator[FileRow]:
     """Yield a row for each paragraph, heading, list item and table of an HTML page.
 
     A table is written as in Markdown, all of it on one line; one that lays out the page (a table
-    within it, a heading, a long cell) is read as the paragraphs of its cells. Drawings are left
-    out.
+    within it, a heading, a long cell) is read as the paragraphs of its cells. Drawings and
+    menus (`nav`) are left out.
     """
     content = handle.read()
     try:
