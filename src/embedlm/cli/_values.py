@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from embedlm.search import Hit
 
 __all__ = [
+    "counted",
     "emit",
     "listed_names",
     "parse_changes",
@@ -25,6 +26,11 @@ __all__ = [
 ]
 
 _SHAPE = 'write objects {"instruct": ..., "query": ..., "response": ...}, a line each or as a list'
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: 1 text, 1,200 texts."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def listed_names(texts: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from embedlm.cli._options import AS_LOADED, Json, Loading, flag, natural, path, repeated, whole
-from embedlm.cli._values import emit
+from embedlm.cli._values import counted, emit
 from embedlm.errors import InputError
 
 __all__ = ["app"]
@@ -86,7 +86,7 @@ def inspect(
 
 
 def _tell(found: dict[str, Any]) -> None:
-    print(f"{found['records']:,} records in {found['file']} ({found['form']})")
+    print(f"{counted(found['records'], 'record')} in {found['file']} ({found['form']})")
     for side, texts in found["texts"].items():
         if texts["count"]:
             words = texts["words"]
@@ -187,7 +187,7 @@ def convert(
         told = {} if left_out is None else {"left_out": dict(left_out)}
         emit({"records": count, "output": output, **told})
         return
-    print(f"{count:,} records in {output}")
+    print(f"{counted(count, 'record')} in {output}")
     for what, number in (left_out or {}).items():
         print(f"left out: {number:,} {what}", file=sys.stderr)
 
@@ -253,4 +253,4 @@ def get(
     if json:
         emit({"rows": count, "output": output})
     else:
-        print(f"{count:,} rows in {output}")
+        print(f"{counted(count, 'row')} in {output}")

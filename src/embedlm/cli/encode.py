@@ -23,7 +23,7 @@ from embedlm.cli._options import (
     repeated,
     whole,
 )
-from embedlm.cli._values import emit
+from embedlm.cli._values import counted, emit
 from embedlm.cli._vectors import AS_ENCODED, VectorOptions
 from embedlm.errors import InputError
 
@@ -239,7 +239,7 @@ def _show(report: Encoded, rejects: str | None, *, json: bool) -> None:
     if json:
         emit(dataclasses.asdict(report))
         return
-    what = f"{report.rows} texts" + (f" x {report.dim}" if report.dim else "")
+    what = counted(report.rows, "text") + (f" x {report.dim}" if report.dim else "")
     aside = f", {report.rejected} set aside in {rejects}" if rejects is not None else ""
     resumed = (
         f", {report.resumed} of {report.blocks} blocks were already there" if report.resumed else ""

@@ -22,7 +22,7 @@ from embedlm.cli._options import (
     whole,
 )
 from embedlm.cli._place import Place
-from embedlm.cli._values import emit
+from embedlm.cli._values import counted, emit
 from embedlm.errors import InputError
 
 __all__ = ["app"]
@@ -167,8 +167,8 @@ def make(
     )
     if report.gone:
         print(
-            f"note: {report.gone:,} documents of the index are not in {source!r} and are still "
-            "found; --sync takes them out",
+            f"note: {source!r} lacks {counted(report.gone, 'document')} of the index, which searches "
+            "still find; --sync takes them out",
             file=sys.stderr,
         )
     _show(report, output, json=json)
@@ -225,7 +225,7 @@ def push(
         emit(done)
         return
     print(
-        f"copied {done['copied']:,} passages to the collection {done['collection']!r} at "
+        f"copied {counted(done['copied'], 'passage')} to the collection {done['collection']!r} at "
         f"{done['to']}, deleted {done['deleted']:,}"
     )
 
@@ -248,7 +248,8 @@ def _show(report: Any, index: str, *, json: bool) -> None:
         emit({"index": index, **asdict(report)})
         return
     print(
-        f"{index}: {report.documents:,} documents in {report.passages:,} passages; added "
+        f"{index}: {counted(report.documents, 'document')} in "
+        f"{counted(report.passages, 'passage')}; added "
         f"{report.added:,}, deleted {report.deleted:,}"
     )
     print(f"{report.seconds:.1f} s, of which {report.embedding:.1f} s embedding", file=sys.stderr)

@@ -24,7 +24,7 @@ from embedlm.cli._options import (
     whole,
 )
 from embedlm.cli._place import Place
-from embedlm.cli._values import emit, parse_changes, show_hits
+from embedlm.cli._values import counted, emit, parse_changes, show_hits
 from embedlm.errors import InputError, closest
 
 if TYPE_CHECKING:
@@ -211,9 +211,9 @@ def _search_passages(
         loaded.fit([passage.text for passage in passages])
     start = time.perf_counter()
     index = SearchIndex(loaded, passages, mode, show_progress="lines")
-    files = len({passage.file for passage in passages})
+    files = counted(len({passage.file for passage in passages}), "file")
     print(
-        f"embedded {len(passages):,} passages of {files:,} {'file' if files == 1 else 'files'} "
+        f"embedded {counted(len(passages), 'passage')} of {files} "
         f"in {time.perf_counter() - start:.1f} s",
         file=sys.stderr,
     )
@@ -272,7 +272,7 @@ def _ask(index: Index, query: str | None, options: dict[str, Any], *, json: bool
         return
     terminal = sys.stdin.isatty()
     if terminal:
-        print(f"{len(index):,} passages; an empty line ends", file=sys.stderr)
+        print(f"{counted(len(index), 'passage')}; an empty line ends", file=sys.stderr)
     while True:
         if terminal:
             print("> ", end="", file=sys.stderr, flush=True)
