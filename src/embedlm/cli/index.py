@@ -167,8 +167,8 @@ def make(
     )
     if report.gone:
         print(
-            f"note: {source!r} lacks {counted(report.gone, 'document')} of the index, which searches "
-            "still find; --sync takes them out",
+            f"note: {source!r} lacks {counted(report.gone, 'document')} of the index, which "
+            "searches still find; --sync takes them out",
             file=sys.stderr,
         )
     _show(report, output, json=json)
