@@ -173,8 +173,13 @@ def test_adapters_that_cannot_be_are_refused_first(tiny_llama, data, tmp_path, c
 def test_a_base_with_adapters_is_not_trained_as_one(tiny_llama, data, tmp_path):
     later = a_stage("later", train="all")
     plan = a_plan(tiny_llama, a_stage("named", adapter="one"), later)
+    with pytest.raises(InputError, match="trains the base, and an earlier stage"):
+        train(plan, tmp_path / "both", data=data, device="cpu")
+    train(a_plan(tiny_llama, a_stage("named", adapter="one")), tmp_path, data=data, device="cpu")
+    alone = a_plan(tmp_path / "model", later)
+    del alone["recipe"]
     with pytest.raises(UnsupportedError, match="switchable adapters"):
-        train(plan, tmp_path, data=data, device="cpu")
+        train(alone, tmp_path / "later", data=data, device="cpu")
 
 
 def test_a_four_bit_base_ends_as_the_whole_one_with_the_adapter(tiny_llama, data, tmp_path):

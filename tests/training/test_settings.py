@@ -1,23 +1,17 @@
 """A setting is honoured or refused before anything is loaded; none is dropped."""
 
 import json
+import shutil
 
-import numpy as np
 import pytest
-import torch
 import yaml
 
-import embedlm
-from embedlm.errors import EmbedLMError, InputError, JobError, ModelError, RecipeError
-from embedlm.schema.tuning import Loss, Stage
+from embedlm.errors import EmbedLMError, InputError, ModelError, RecipeError
+from embedlm.schema.tuning import Loss
 from embedlm.training import train
 from embedlm.training.loss_options import check_options, options_of
 from embedlm.training.objectives import EMBEDDING
-from embedlm.training.parameters import attention_dropout
-from embedlm.training.plan import load_plan, tiny
-from embedlm.training.stages import _load_trainable
-from embedlm.training.trainable import TextRequest
-from tests.command import sentences
+from embedlm.training.plan import load_plan
 from tests.training.test_runs import a_plan, data, weights_of  # noqa: F401
 
 STEP = {"optimizer": {"steps": 1}}
@@ -161,6 +155,7 @@ def test_a_plans_setting_that_nothing_reads_is_refused(data, tmp_path, fields, k
 LATER = [
     ({"train": "adapter", "adapter": {"targets": ["q_proj", "nope"]}}, InputError, "targets nope"),
     ({"train": "bias"}, InputError, "train: bias trains nothing"),
+    ({"train": "heads"}, InputError, "train: heads trains nothing"),
     (
         {**of("gist", options={"teacher": "nobody/nothing"}), **groups()},
         ModelError,
@@ -197,6 +192,82 @@ def test_what_a_later_stage_cannot_train_is_told_first(
     assert not (tmp_path / "out").exists()
 
 
+def named(*, name="later", adapter="a", **more):
+    """Return a stage that trains an adapter by name."""
+    return {**STEP, "name": name, "train": "adapter", **groups(adapter=adapter), **more}
+
+
+FOLLOWS = [
+    ({**STEP, "name": "later"}, "trains the base, and an earlier stage has trained adapters"),
+    (named() | {"adapter": {"rank": 4}}, "gives the adapter 'a' other settings"),
+    (named(train="query_encoder"), "data set names another"),
+    (named(**of("ntp")), "runs the base without an adapter by name"),
+]
+
+
+@pytest.mark.parametrize(("later", "message"), FOLLOWS)
+def test_stages_that_cannot_follow_adapters_are_refused(data, tmp_path, later, message):  # noqa: F811
+    plan = a_plan("no-such-model", ("info_nce", named(name="first")), ("info_nce", later))
+    with pytest.raises(InputError, match=message):
+        train(plan, tmp_path / "out", data=data, device="cpu")
+
+
+def test_an_adapter_of_a_tied_table_is_refused_where_the_head_is_read(
+    model_folder,
+    data,  # noqa: F811
+    tmp_path,
+):
+    tied = model_folder("llama", tie_word_embeddings=True)
+    of_table = {**STEP, "train": "adapter", "adapter": {"targets": ["q_proj", "embed_tokens"]}}
+    with pytest.raises(InputError, match="embed_tokens is the language-model head's table"):
+        train(a_plan(tied, ("ntp", of_table)), tmp_path / "a", data=data, device="cpu")
+    train(a_plan(tied, ("info_nce", of_table)), tmp_path / "b", data=data, device="cpu")
+
+
+ALIKE = [
+    ("info_nce", [{"query": f"q {i}", "pos": "x"} for i in range(9)], "the same positive"),
+    ("info_nce", [{"query": "q", "pos": f"p {i}"} for i in range(9)], "the same query"),
+    ("simcse", [{"text": "x"} for _ in range(9)], "the same text"),
+]
+
+
+@pytest.mark.parametrize(("objective", "records", "message"), ALIKE)
+def test_records_that_are_no_negatives_of_each_other_are_refused(
+    data,  # noqa: F811
+    tmp_path,
+    objective,
+    records,
+    message,
+):
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "alike.jsonl").write_text(lines)
+    stage = {**STEP, "data": [{"source": str(tmp_path / "alike.jsonl")}]}
+    with pytest.raises(InputError, match=message):
+        train(a_plan("no-such-model", (objective, stage)), tmp_path / "out", data=data)
+
+
+def test_pairs_alone_in_a_batch_are_refused(data, tmp_path):  # noqa: F811
+    stage = ("cosent", {**STEP, "batching": {"size": 1}})
+    with pytest.raises(InputError, match="it compares pairs"):
+        train(a_plan("no-such-model", stage), tmp_path / "out", data=data)
+
+
+def test_a_stage_without_any_gradient_is_told(tiny_llama, data, tmp_path, caplog):  # noqa: F811
+    loss = {"directions": ["query_to_doc"], "false_negative_margin": -10.0}
+    stage = ("info_nce", {**STEP, **of("info_nce", options=loss)})
+    train(a_plan(tiny_llama, stage), tmp_path, data=data, device="cpu")
+    assert "has learnt nothing: the gradient was 0 in all 1 steps" in caplog.text
+
+
+def test_the_callers_model_is_not_one_beside_the_plan(tiny_llama, data, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "plans" / "mine").mkdir(parents=True)
+    shutil.copytree(tiny_llama, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "plans" / "plan.yaml"
+    file.write_text(yaml.safe_dump(a_plan("no-such-model", ("info_nce", STEP))))
+    train(str(file), tmp_path / "out", model="mine", data=data, device="cpu")
+
+
 def test_a_list_with_a_wrong_entry_is_not_called_empty():
     with pytest.raises(RecipeError) as refused:
         load_plan({"stages": [{"name": "s", "objective": [{"kind": "cosent", "weigth": 1}]}]})
@@ -217,174 +288,3 @@ def test_a_head_that_the_model_will_not_give_is_told(tiny_llama, data, tmp_path,
     change = {"heads": ["multi_vector"]}
     train(a_plan(tiny_llama, stage, change=change), tmp_path / "b", data=data, device="cpu")
     assert "heads" not in caplog.text
-
-
-# -- honoured --------------------------------------------------------------------------------------
-
-
-def loss_of(plan, folder, data, kind):  # noqa: F811
-    """Return the first value of a loss."""
-    seen = []
-    train(plan, folder, data=data, device="cpu", on_event=lambda *event: seen.append(event))
-    return next(values[kind] for name, values in seen if name == "step")
-
-
-@pytest.mark.parametrize("kind", ["kl_distill", "embedding_distill"])
-def test_losses_read_vectors_as_the_recipe_gives_them(tiny_llama, data, tmp_path, kind):  # noqa: F811
-    """A dot product of vectors of length 1 is their cosine."""
-    options = {"teacher": str(tiny_llama)} if kind == "embedding_distill" else {}
-    stage = (kind, {**STEP, **groups(), **of(kind, options=options)})
-    found = {}
-    for normalize in (False, True):
-        plan = a_plan(tiny_llama, stage, change={"normalize": normalize}, log_every=1)
-        found[normalize] = loss_of(plan, tmp_path / str(normalize), data, kind)
-    if kind == "kl_distill":
-        cosine = (kind, {**STEP, **groups(), **of(kind, options={"similarity": "cosine"})})
-        wanted = loss_of(a_plan(tiny_llama, cosine, log_every=1), tmp_path / "cosine", data, kind)
-        assert found[True] == pytest.approx(wanted, rel=1e-5)
-    assert found[True] != pytest.approx(found[False], rel=0.01)
-
-
-def test_tokens_that_have_no_vector_have_none_in_training(tiny_llama):
-    skip = ["a", "e", "o", "."]
-    head = {"multi_vector": {"skip": skip}}
-    recipe = embedlm.Recipe.load("plain-mean").override({"heads": [head]})
-    stage = Stage.model_validate({"name": "s", **of("late_interaction"), **groups()})
-    model = _load_trainable(stage, str(tiny_llama), recipe, "cpu")
-    texts = tuple(sentences(5))
-    for role in ("document", "query"):
-        plan = model.plan_chunks([TextRequest(texts, role)])
-        rows = torch.cat([chunk() for chunk in plan.chunks])[plan.order_N]
-        vectors = rows.unflatten(1, (plan.longest, -1)).detach().numpy()
-        wanted = model.embedder.encode(list(texts), role=role, heads=["multi_vector"]).multi_vector
-        for ours, theirs in zip(vectors, wanted, strict=True):
-            np.testing.assert_allclose(ours[(ours != 0).any(1)], theirs, atol=1e-5)
-
-
-def test_without_in_batch_negatives_no_head_has_any(tiny_llama, data, tmp_path):  # noqa: F811
-    change = {"heads": ["dense", "sparse", "multi_vector"]}
-    found = [
-        loss_of(
-            a_plan(
-                tiny_llama,
-                ("m3_self_distill", {**STEP, **groups(in_batch_negatives=inside)}),
-                change=change,
-            ),
-            tmp_path / str(inside),
-            data,
-            "m3_self_distill",
-        )
-        for inside in (True, False)
-    ]
-    assert found[1] < found[0]
-
-
-@pytest.mark.parametrize("name", ["t5", "opt", "bert", "llama", "gpt2"])
-def test_a_stages_dropout_reaches_the_attention(model_folder, name):
-    none = {
-        "t5": {"dropout_rate": 0.0},
-        "opt": {"dropout": 0.0},
-        "bert": {"hidden_dropout_prob": 0.0},
-        "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0},
-    }
-    stage = Stage.model_validate({"name": "s", **of("simcse"), **groups()})
-    folder = model_folder(name, **none.get(name, {}))
-    model = _load_trainable(stage, str(folder), embedlm.Recipe.load("plain-mean"), "cpu")
-    for rate in (0.5, 0.0):
-        with attention_dropout(model, rate):
-            model.modules().train()
-            chunk = model.plan_chunks([TextRequest(("river water boat",), None)]).chunks[0]
-            assert torch.equal(chunk(), chunk()) == (rate == 0)
-
-
-def test_scores_are_the_records_own_where_they_have_some(tiny_llama, data, tmp_path):  # noqa: F811
-    bare = [json.loads(line) for line in (data / "groups.jsonl").read_text().splitlines()]
-    for record in bare:
-        del record["pos_scores"], record["neg_scores"]
-    (tmp_path / "bare.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare))
-    both = [{"source": "groups.jsonl"}, {"source": str(tmp_path / "bare.jsonl")}]
-    stage = {**STEP, "data": both, **of("kl_distill", options={"teacher": str(tiny_llama)})}
-    assert loss_of(a_plan(tiny_llama, ("kl_distill", stage)), tmp_path, data, "kl_distill") > 0
-
-
-def test_the_recipes_adapters_are_merged_once(tiny_llama, data, tmp_path):  # noqa: F811
-    strong = {"train": "adapter", "optimizer": {"steps": 3, "learning_rate": 0.05}}
-    train(a_plan(tiny_llama, ("info_nce", strong)), tmp_path / "first", data=data, device="cpu")
-    adapter = str(tmp_path / "first" / "stage-1-s0" / "adapter")
-    still = ("info_nce", {"optimizer": {"steps": 1, "learning_rate": 1e-12}})
-    plan = a_plan(tiny_llama, still, still, change={"backbone.adapters": [adapter]})
-    model = train(plan, tmp_path / "second", data=data, device="cpu")
-    wanted = embedlm.load(tiny_llama, "plain-mean", adapters=[adapter], device="cpu")
-    texts = ["river water"]
-    np.testing.assert_allclose(model.encode(texts), wanted.encode(texts), atol=1e-4)
-
-
-def test_an_instruction_of_bare_texts_is_read(tiny_llama, data, tmp_path):  # noqa: F811
-    found = []
-    for instruction in (None, "Name the topic"):
-        entry = {"source": "texts.txt", "instruction": instruction}
-        loss = of("embedding_distill", options={"teacher": str(tiny_llama)})
-        plan = a_plan(
-            tiny_llama,
-            ("embedding_distill", {**STEP, **loss, "data": [entry]}),
-            change={"prompt.default": "[{instruction}: ]{text}"},
-        )
-        found.append(loss_of(plan, tmp_path / str(instruction), data, "embedding_distill"))
-    assert found[0] != found[1]
-
-
-@pytest.mark.parametrize(
-    "change", [{"precision": "bfloat16"}, {"dev": {"source": "pairs.jsonl", "every": 2}}]
-)
-def test_a_run_of_other_settings_does_not_go_on(tiny_llama, data, tmp_path, change):  # noqa: F811
-    plan = a_plan(tiny_llama, ("info_nce", STEP), dev={"every": 1}, save_dtype="float32")
-    train(plan, tmp_path, data=data, device="cpu")
-    with pytest.raises(JobError, match="trained by another plan"):
-        train({**plan, **change}, tmp_path, data=data, device="cpu")
-
-
-def test_prune_counts_in_the_texts_of_ridge_where_there_is_no_stage(
-    tiny_llama,
-    data,  # noqa: F811
-    tmp_path,
-):
-    head = {"dense": {"projection": {"width": 32, "init": "ridge"}}}
-    plan = {
-        "model": str(tiny_llama),
-        "recipe": "plain-mean",
-        "change": {"heads": [head]},
-        "prune": {"vocabulary": 300},
-        "ridge": {"teacher": str(tiny_llama), "data": [{"source": "texts.txt"}]},
-    }
-    model = train(plan, tmp_path / "a", data=data, device="cpu")
-    own = {**plan, "prune": {**plan["prune"], "data": [{"source": "texts.txt"}]}}
-    same = train(own, tmp_path / "b", data=data, device="cpu")
-    assert torch.equal(
-        *(one.backbone.network.get_input_embeddings().weight for one in (model, same))
-    )
-
-
-def test_the_tiny_scale_makes_nothing_longer():
-    stage = {
-        "name": "s",
-        "objective": [{"kind": "info_nce"}],
-        "data": [{"source": "x"}],
-        "max_length": {"query": 16, "document": 512},
-        "batching": {"size": 4, "chunk_tokens": 64},
-    }
-    plan = load_plan({"stages": [stage], "dev": {"source": "x", "every": 2, "max_records": 7}})
-    small = tiny(plan.plan)
-    assert small.stages[0].max_length == {"query": 16, "document": 128}
-    assert small.stages[0].batching == plan.plan.stages[0].batching
-    assert (small.dev.every, small.dev.max_records) == (2, 7)
-    assert "group_size" not in small.stages[0].batching.model_fields_set
-
-
-def test_a_built_in_model_is_called_by_its_name(run, data, tmp_path):  # noqa: F811
-    file = tmp_path / "plan.yaml"
-    batching = {"size": 2, "group_size": 1}
-    stage = ("info_nce", {**STEP, "batching": batching, "max_length": 8})
-    file.write_text(yaml.safe_dump(a_plan("builtin-base", stage)))
-    done = run("train", file, "-o", tmp_path / "out", "--data", data, "--device", "cpu")
-    assert done.code == 0, done.err
-    assert "stage s0: from builtin-base\n" in done.err

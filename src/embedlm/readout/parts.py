@@ -25,7 +25,7 @@ from embedlm.readout.token_layers import (
 )
 from embedlm.schema.recipe import Dense, MultiVector, Recipe, Sparse
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "needed_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Parts:
             ModelError: files that cannot be read or do not fit the backbone.
             UnsupportedError: the recipe needs layers that the checkpoint lacks.
         """
-        needed, asked = _needed(recipe), asked_projection(recipe)
+        needed, asked = needed_layers(recipe), asked_projection(recipe)
         layers: dict[str, Any] = {}
         sought = self.sought
         if asked is not None and self.projection is None:
@@ -74,7 +74,7 @@ class Parts:
 
     def read_by(self, recipe: Recipe) -> Parts:
         """Return only the layers that a recipe reads."""
-        unread = set(_FIELDS.values()) - {_FIELDS[name] for name in _needed(recipe)}
+        unread = set(_FIELDS.values()) - {_FIELDS[name] for name in needed_layers(recipe)}
         nothing: dict[str, Any] = dict.fromkeys(unread)
         return replace(self, **nothing)
 
@@ -107,7 +107,7 @@ _FIELDS = {
 """The field of each thing that a recipe may read."""
 
 
-def _needed(recipe: Recipe) -> frozenset[str]:
+def needed_layers(recipe: Recipe) -> frozenset[str]:
     """Return what a recipe reads beside the backbone."""
     needed = {"latent"} if recipe.pooling.latent is not None else set()
     for head in recipe.heads:

@@ -40,6 +40,10 @@ class StageProgress:
     """Dev scores, each with its step."""
     negatives: dict[str, list[float]] = field(default_factory=dict)
     """State of each record's hard negatives (`dynamic_negatives`)."""
+    loss_scale: float | None = None
+    """Factor of the loss, in float16."""
+    steps_at_scale: int = 0
+    """Steps since the factor was changed."""
 
 
 class Checkpoints:

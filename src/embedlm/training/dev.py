@@ -74,7 +74,8 @@ def dev_score(
 
     Each query ranks the positives and negatives of all queries. A stage that trains one named
     adapter is scored with that adapter. A stage that trains adapters by role embeds the first text
-    of a pair as the query and the second as the document.
+    of a pair as the query and the second as the document. Pairs are compared by their dense
+    vectors, or by what else the recipe gives where it has none.
 
     Args:
         embedder: the model.
@@ -105,14 +106,11 @@ def _options(stage: Stage | None) -> tuple[dict[str, Any], bool]:
 def _spearman(
     embedder: Embedder, pairs: list[Pair], options: dict[str, Any], *, by_role: bool
 ) -> float:
-    options = {**options, "heads": ["dense"]}
-    if by_role:
-        first = embedder.encode_query([pair.first for pair in pairs], **options)
-        second = embedder.encode_document([pair.second for pair in pairs], **options)
-    else:
-        texts = [text for pair in pairs for text in (pair.first, pair.second)]
-        vectors = embedder.encode(texts, **options)
-        first, second = vectors[::2], vectors[1::2]
+    if any(head.kind == "dense" for head in embedder.recipe.heads):
+        options = {**options, "heads": ["dense"]}
+    ways = (embedder.encode_query, embedder.encode_document) if by_role else (embedder.encode,) * 2
+    first = ways[0]([pair.first for pair in pairs], **options)
+    second = ways[1]([pair.second for pair in pairs], **options)
     scores = embedder.similarity_pairwise(first, second)
     return spearman(scores, [pair.score for pair in pairs])
 

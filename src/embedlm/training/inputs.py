@@ -13,7 +13,7 @@ from embedlm.schema.tuning import Stage
 from embedlm.training.batches import Batches
 from embedlm.training.dev import DevSet
 from embedlm.training.fsdp import check_sharding
-from embedlm.training.named_adapters import check_adapters
+from embedlm.training.named_adapters import check_adapters, check_stages
 from embedlm.training.objective_checks import check_objective
 from embedlm.training.objectives import reads_scores
 from embedlm.training.parameters import check_packages
@@ -42,6 +42,7 @@ def read_inputs(
             if getattr(source.plan, name):
                 raise InputError(f"{name} has no effect: the plan has no stages; leave it out")
         return [], None
+    check_stages(source.plan.stages)
     recipe = source.recipe(data)
     sets = [_sets(stage, source, data, recipe) for stage in source.plan.stages]
     dev = source.plan.dev

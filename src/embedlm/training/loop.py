@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -21,11 +22,14 @@ from embedlm.training.checkpoint import Checkpoints, StageProgress, trained_para
 from embedlm.training.dev import DevSet, dev_score
 from embedlm.training.devices import process_rank, sum_gradients, wait_for_all
 from embedlm.training.fsdp import clip_gradients, local_part
+from embedlm.training.loss_scale import adjusted, loss_scale, unscale
 from embedlm.training.schedule import learning_rate
 from embedlm.training.step import Stepper
 from embedlm.training.trackers import EventHandler
 
 __all__ = ["Intervals", "run_steps", "steps_of"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +85,15 @@ def run_steps(
         stepper, batches, checkpoints, every, dev, on_event, steps, parameters, optimizer, progress
     )
     loop.begin()
+    begun = progress.step
     while progress.step < steps and not loop.ended:
         loop.step()
+    if begun < progress.step and not loop.learns:
+        log.warning(
+            "stage %r has learnt nothing: the gradient was 0 in all %d steps; look at its data",
+            stage.name,
+            progress.step - begun,
+        )
     modules.eval()
     wait_for_all()
     best = every.keep == "best" and progress.best_step in checkpoints.steps()
@@ -107,6 +118,8 @@ class _Loop:
     optimizer: torch.optim.Optimizer
     progress: StageProgress
     start: float = field(default_factory=time.perf_counter)
+    learns: bool = False
+    """Whether any step had a gradient."""
 
     @property
     def ended(self) -> bool:
@@ -142,6 +155,7 @@ class _Loop:
             self.checkpoints,
         )
         progress.step += 1
+        self.learns = self.learns or values["norm"] > 0
         last, better = progress.step == self.steps, False
         if last or progress.step % self.every.log == 0:
             spent = time.perf_counter() - self.start
@@ -192,8 +206,9 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
+    scale = loss_scale(progress, stepper.precision)
     try:
-        values = _gradient(stepper, batches)
+        values = _gradient(stepper, batches, scale)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -205,7 +220,10 @@ def _step(
         ) from error
     sum_gradients(parameters.values())
     limit = stepper.stage.optimizer.max_grad_norm
+    unscale(parameters.values(), scale)
     norm = clip_gradients(parameters.values(), limit)
+    if not adjusted(progress, scale, finite=math.isfinite(norm)) and math.isfinite(values["loss"]):
+        return {**values, "norm": 0.0, "skipped": 1.0}
     collapsed = norm == 0 and values["loss"] > 0  # every text has the same vector
     if collapsed or not math.isfinite(values["loss"]) or not math.isfinite(norm):
         raise JobError(
@@ -240,13 +258,13 @@ def _check_memory(stage: Stage, parameters: dict[str, nn.Parameter], device: tor
         )
 
 
-def _gradient(stepper: Stepper, batches: Batches) -> dict[str, float]:
-    """Add the mean gradient of a step's batches; return the means of their losses."""
+def _gradient(stepper: Stepper, batches: Batches, scale: float = 1.0) -> dict[str, float]:
+    """Add the mean gradient of a step's batches, scaled; return the means of their losses."""
     count = stepper.stage.batching.accumulate
     mean: dict[str, float] = {}
     for _ in range(count):
         batch = batches.next()
-        for name, value in stepper.backward(batch, 1 / count).items():
+        for name, value in stepper.backward(batch, scale / count).items():
             mean[name] = mean.get(name, 0.0) + value / count
         if batches.hardness is not None and stepper.negatives_BG is not None:
             batches.hardness.look(batch.rows, stepper.negatives_BG, batch.step)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from embedlm.errors import InputError
-from embedlm.schema.tuning import Stage
+from embedlm.schema.tuning import Adapter, Stage
+from embedlm.training.language import LANGUAGE
 
-__all__ = ["adapter_of", "adapters_of", "changes_of", "check_adapters"]
+__all__ = ["adapter_of", "adapters_of", "changes_of", "check_adapters", "check_stages"]
 
 QUERY = "query"
 """The adapter of `train: query_encoder`; documents have none."""
@@ -70,12 +71,7 @@ def check_adapters(stage: Stage, kind: str) -> None:
             raise InputError(
                 f"{where}: adapter {name!r} is not a name; use letters, digits, '_', '-' and '.'"
             )
-    if stage.adapter is not None and stage.adapter.kind == "qlora":
-        raise InputError(f"{where}: switchable adapters must be of kind lora or dora")
-    if stage.gradient_checkpointing and stage.batching.chunk_tokens is None:
-        raise InputError(
-            f"{where}: gradient_checkpointing with switchable adapters needs batching.chunk_tokens"
-        )
+    _check_training(stage, where)
     if stage.train == "query_encoder" and kind != "groups":
         raise InputError(f"{where}: train: query_encoder needs queries with documents, not {kind}")
     roles = ("query", "document") if kind == "groups" else (None,)
@@ -87,3 +83,47 @@ def check_adapters(stage: Stage, kind: str) -> None:
         )
     if any(adapters != used[0] for adapters in used) and not stage.batching.homogeneous:
         raise InputError(f"{where}: data sets with different adapters need homogeneous: true")
+
+
+def _check_training(stage: Stage, where: str) -> None:
+    """Refuse settings of a stage that go with no adapter by name."""
+    if stage.adapter is not None and stage.adapter.kind == "qlora":
+        raise InputError(f"{where}: switchable adapters must be of kind lora or dora")
+    if stage.gradient_checkpointing and stage.batching.chunk_tokens is None:
+        raise InputError(
+            f"{where}: gradient_checkpointing with switchable adapters needs batching.chunk_tokens"
+        )
+    if stage.train == "query_encoder" and any(data.adapter for data in stage.data):
+        raise InputError(
+            f"{where}: train: query_encoder trains one adapter, {QUERY!r}, for all queries, and a "
+            "data set names another; leave it out, or take train: adapter"
+        )
+    language = [loss.kind for loss in stage.objective if loss.kind in LANGUAGE]
+    if language:
+        raise InputError(
+            f"{where}: {', '.join(language)} runs the base without an adapter by name, and would "
+            "train nothing; give it a stage of its own"
+        )
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Refuse stages that cannot follow those before them, because of their adapters by name.
+
+    Raises:
+        InputError: a stage that trains the base, or an adapter with other settings than before.
+    """
+    before: dict[str, Adapter] = {}
+    for stage in stages:
+        names, settings = adapters_of(stage), stage.adapter or Adapter()
+        if before and not names:
+            raise InputError(
+                f"stage {stage.name!r} trains the base, and an earlier stage has trained adapters "
+                f"by name on it ({', '.join(before)}); put it first, or name an adapter"
+            )
+        for name in names:
+            known = before.setdefault(name, settings)
+            if stage.adapter is not None and settings != known:
+                raise InputError(
+                    f"stage {stage.name!r} gives the adapter {name!r} other settings than an "
+                    f"earlier stage; leave `adapter` out, or give it another name"
+                )

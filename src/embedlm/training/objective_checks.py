@@ -123,8 +123,34 @@ def _check_contrast(loss: Loss, batches: Batches) -> None:
             f"{where}: a query has no negatives; give records with negatives and a group_size of 2 "
             "or more, or a batching.size of 2 or more with in_batch_negatives: true"
         )
-    if loss.kind == "uniformity" and batches.size < 2:
-        raise InputError(f"{where}: it compares texts; give a batching.size of 2 or more")
+    if loss.kind in ("uniformity", *ORDER) and batches.size < 2:
+        what = "texts" if loss.kind == "uniformity" else "pairs"
+        raise InputError(f"{where}: it compares {what}; give a batching.size of 2 or more")
+    if loss.kind in CONTRASTIVE and not batches.negatives:
+        _check_unlike(where, batches)
+    _check_order(loss, where, batches)
+
+
+def _check_unlike(where: str, batches: Batches) -> None:
+    """Refuse data in which no text of one record could be a negative of another's."""
+    items = [item for records in batches.sets for item in records.items]
+    if batches.kind == "texts":
+        sides = {"text": {str(item) for item in items}}
+    else:
+        sides = {
+            "query": {item.query for item in items},
+            "positive": {text for item in items for text in item.positives},
+        }
+    for name, texts in sides.items():
+        if len(texts) == 1:
+            raise InputError(
+                f"{where}: all records have the same {name}, so that none is a negative of "
+                "another; give records of several, or with negatives"
+            )
+
+
+def _check_order(loss: Loss, where: str, batches: Batches) -> None:
+    """Refuse pairs of one score, whose order says nothing."""
     scores = {
         item.score for records in batches.sets for item in records.items if loss.kind in ORDER
     }

@@ -120,7 +120,8 @@ def _with_adapter(model: TrainableEmbedder, settings: Adapter) -> Any:
         in_four_bits(model.backbone.network, model.backbone.device)
     peft = require("peft", "train")
     # peft still asks transformers by a name that is to go.
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+    # And it warns of tied tables, which model_checks.py refuses where that matters.
+    with warnings.catch_warnings(action="ignore"):
         tuner = peft.get_peft_model(model.backbone.network, _config(settings))
     for config in tuner.peft_config.values():
         if config.base_model_name_or_path == "None":  # when it saves, peft would ask the hub for it

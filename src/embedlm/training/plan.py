@@ -17,7 +17,7 @@ from embedlm.persistence import derive_recipe
 from embedlm.schema.base import Part, validated
 from embedlm.schema.plan import Plan
 from embedlm.schema.recipe import Recipe, recipes
-from embedlm.schema.tuning import Loss
+from embedlm.schema.tuning import Adapter, Loss
 from embedlm.schema.yaml_files import read_mapping
 from embedlm.training.objectives import EMBEDDING, TEACHERS
 
@@ -170,8 +170,8 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
 
     It trains the built-in base model. A stage has at most 30 steps of 32 queries and 128 tokens (90
     steps if examples stand before the queries, which the model learns more slowly) and a learning
-    rate for a small model. Where the plan trains the biases, all weights are trained, because the
-    built-in model has no biases.
+    rate for a small model. An adapter's base stays in whole numbers. Where the plan trains the
+    biases, all weights are trained, because the built-in model has no biases.
     """
     stages = []
     for stage in plan.stages:
@@ -203,7 +203,7 @@ def tiny(plan: Plan, device: Any = None) -> Plan:
                     ),
                     "train": "all" if stage.train == "bias" else stage.train,
                     "gradient_checkpointing": False,
-                    "adapter": stage.adapter and stage.adapter.model_copy(update={"kind": "lora"}),
+                    "adapter": stage.adapter and _plain(stage.adapter),
                 }
             )
         )
@@ -224,6 +224,11 @@ def _changed(part: Fields, values: Mapping[str, Any]) -> Fields:
     """Return fields with these values; one that has its value already stays as it was given."""
     new = {name: value for name, value in values.items() if value != getattr(part, name)}
     return part.model_copy(update=new)
+
+
+def _plain(adapter: Adapter) -> Adapter:
+    """Return an adapter for a base in whole numbers."""
+    return adapter.model_copy(update={"kind": "lora"}) if adapter.kind == "qlora" else adapter
 
 
 def _shorter(limit: int | dict[str, int] | None, most: int) -> int | dict[str, int]:

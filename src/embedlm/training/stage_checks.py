@@ -207,6 +207,10 @@ def check_dev(plan: Plan, recipe: Recipe, kind: str) -> None:
     Raises:
         InputError: it says which roles there are.
     """
+    for stage in plan.stages:
+        names = adapters_of(stage)
+        if len(names) > 1 and not isinstance(stage.data[0].adapter, dict):
+            log.warning("stage %r: the dev set is scored with the adapter %s", stage.name, names[0])
     role = plan.dev.role if plan.dev is not None else None
     if role is None:
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -50,6 +52,8 @@ from embedlm.training.trackers import EventHandler, tracked
 from embedlm.training.trainable import TrainableEmbedder
 
 __all__ = ["train"]
+
+log = logging.getLogger(__name__)
 
 PACK = 4096
 """Tokens of a chunk when the stage sets no chunk_tokens."""
@@ -112,7 +116,9 @@ def _located(plan: Any, model: str | None, scale: str | None, device: Any) -> Lo
         raise InputError(f"scale {scale!r} is not known; allowed: tiny")
     chosen = tiny(loaded.plan, device) if scale == "tiny" else loaded.plan
     if model is not None:
-        chosen = chosen.model_copy(update={"model": model})
+        here = Path(model).exists() and model not in ("builtin", "builtin-base")
+        own = str(Path(model).absolute()) if here else model  # not one beside the plan
+        chosen = chosen.model_copy(update={"model": own})
     return LocatedPlan(chosen, loaded.folder)
 
 
@@ -199,9 +205,10 @@ class _Run:
         model = _load_trainable(stage, *base, self.device, later=later)
         tuner = set_trainable(model, stage)
         check_learns(model, stage)
-        sharded = plan.sharding == "full" and process_count() > 1
-        if sharded:
+        if plan.sharding == "full" and process_count() > 1:
             shard(model)
+        elif plan.sharding == "full":
+            log.warning("sharding: full changes nothing: there is one process; run torchrun")
         batches = batches_of(stage, sets, plan)
         stepper = self._stepper(stage, model, batches.kind)
 
@@ -240,14 +247,16 @@ class _Run:
         if process_rank() != 0:
             return
         if tuner is not None:
-            tuner.save_pretrained(str(folder / "adapter"))
+            with warnings.catch_warnings(action="ignore"):  # of tables that it writes too
+                tuner.save_pretrained(str(folder / "adapter"))
         if stage.adapter is not None and stage.adapter.kind == "qlora":
             # The adapter that was trained on 4 bits is merged into the full weights.
             whole = _load_trainable(stage, *before, self.device).backbone.network
             apply_adapters(whole, [folder / "adapter"], merge=True)
             model.rebuild(network=whole)
         elif tuner is not None:
-            tuner.merge_and_unload()
+            with warnings.catch_warnings(action="ignore"):  # of tied tables, see model_checks.py
+                tuner.merge_and_unload()
             model.rebuild()
         last = number == len(stages) - 1
         save_dtype = saved_dtype(self.source.plan) if last else None
