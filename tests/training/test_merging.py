@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file
 
 import embedlm
-from embedlm.errors import InputError, MissingExtraError
+from embedlm.errors import InputError, MissingExtraError, UnsupportedError
 from embedlm.training import train
 from embedlm.training.merging import cocktail_weights, merge
 from tests.backbone.test_adapter_kinds import lora, make
@@ -158,3 +158,15 @@ def test_a_tracker_that_is_not_installed_is_told(tiny_llama, data, tmp_path):  #
         plan = {**a_plan(tiny_llama, ("info_nce", {})), "trackers": ["wandb"]}
         with pytest.raises(MissingExtraError, match="pip install wandb"):
             train(plan, tmp_path, data=data, device="cpu")
+
+
+def test_switchable_adapters_are_not_averaged(tiny_llama, both, tmp_path):
+    """The mean of two products of matrices is not the product of their means."""
+    pytest.importorskip("peft")
+    make(tiny_llama, tmp_path / "one", lora())
+    recipe = embedlm.Recipe.load("plain-mean").override({"backbone.merge": False})
+    embedlm.load(tmp_path / "one", recipe, device="cpu").save_pretrained(tmp_path / "switched")
+    for models in ([tmp_path / "switched", both[0]], [both[0], tmp_path / "switched"]):
+        with pytest.raises(UnsupportedError, match="not the mean of the products; merge one first"):
+            merge(models, tmp_path / "x", device="cpu")
+    assert not (tmp_path / "x").exists()

@@ -288,3 +288,17 @@ def test_a_head_that_the_model_will_not_give_is_told(tiny_llama, data, tmp_path,
     change = {"heads": ["multi_vector"]}
     train(a_plan(tiny_llama, stage, change=change), tmp_path / "b", data=data, device="cpu")
     assert "heads" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["instruction", "document_instruction"])
+def test_an_instruction_of_a_start_that_nothing_reads_is_refused(tiny_llama, data, tmp_path, name):  # noqa: F811
+    head = {"dense": {"projection": {"width": 32, "init": "ridge"}}}
+    entry = {"source": "texts.txt", name: "Find it"}
+    plan = {
+        "model": str(tiny_llama),
+        "recipe": "plain-mean",
+        "change": {"heads": [head]},
+        "ridge": {"teacher": str(tiny_llama), "data": [entry]},
+    }
+    with pytest.raises(InputError, match=f"ridge: {name} of"):
+        train(plan, tmp_path / "out", data=data, device="cpu")

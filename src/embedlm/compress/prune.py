@@ -43,7 +43,7 @@ from embedlm.persistence.card import stated
 from embedlm.readout import Readout
 from embedlm.schema.arguments import check_arguments, usable_path
 
-__all__ = ["check_cut", "prune"]
+__all__ = ["check_cut", "check_no_adapters", "prune"]
 
 _LAYER = {
     **dict.fromkeys(
@@ -113,7 +113,7 @@ def prune(
         weights = {weight for part in parts if part is not None for weight in part.parameters()}
         return facts | {"parameters": [sum(weight.numel() for weight in weights)] * 2}
     check_cut(whole.backbone.text_config, layers, intermediate, str(model))
-    _check_adapters(whole)
+    check_no_adapters(whole, "which do not fit a network that is cut", "cut")
     layers = layers or whole.backbone.layer_count
     sample = _sample(texts, vocabulary, intermediate)
     keep = neurons = None
@@ -158,15 +158,24 @@ def check_cut(config: Any, layers: int | None, intermediate: int | None, name: s
             )
 
 
-def _check_adapters(whole: Embedder) -> None:
-    """Refuse a model whose switchable adapters are for the whole network, and would be lost."""
+def check_no_adapters(whole: Embedder, why: str, then: str) -> None:
+    """Refuse a model with switchable adapters, of which something would be lost.
+
+    Args:
+        whole: the model.
+        why: they cannot be kept: ", which ...".
+        then: what to do with the folder of a merged one.
+
+    Raises:
+        UnsupportedError: it says how to merge one of them.
+    """
     if whole.adapters:
         names = list(whole.adapters)
         first = [*whole.recipe.backbone.adapters, f"adapters/{names[0]}"][0]
         raise UnsupportedError(
-            f"{whole.name!r} has adapters that can be switched ({', '.join(names)}), which do not "
-            "fit a network that is cut; merge one first: embedlm.load(model, adapters="
-            f"[{first!r}], merge=True).save_pretrained(folder), and cut that folder"
+            f"{whole.name!r} has adapters that can be switched ({', '.join(names)}), {why}; merge "
+            f"one first: embedlm.load(model, adapters=[{first!r}], merge=True)."
+            f"save_pretrained(folder), and {then} that folder"
         )
 
 

@@ -46,7 +46,7 @@ class Loss(Part):
 class Data(Part):
     """Where a stage's records come from."""
 
-    source: str = Field(description="A file, a folder or a data-set name.")
+    source: str = Field(description="A file, beside the plan or in the data folder.")
     weight: float | None = Field(None, gt=0, description="Share in the mixture; None: by size.")
     instruction: str | None = Field(None, description="Instruction for the queries of this set.")
     document_instruction: str | None = Field(None, description="Instruction for its documents.")

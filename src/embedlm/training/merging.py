@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from embedlm.backbone.config import stored_dtype
+from embedlm.compress import check_no_adapters
 from embedlm.data import read_records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
@@ -25,6 +26,8 @@ from embedlm.training.dev import dev_score, metric_of
 from embedlm.training.trainable import modules_of
 
 __all__ = ["check_output", "cocktail_weights", "merge"]
+
+_NO_MEAN = "and the product of the means of their matrices is not the mean of the products"
 
 
 def merge(
@@ -48,11 +51,13 @@ def merge(
     Raises:
         InputError: fewer than two models, models of different architectures, or an output folder
             that is one of the models or holds something else.
+        UnsupportedError: models with switchable adapters.
     """
     check_arguments("save_pretrained", save_dtype=save_dtype)
     share = _shares(models, weights)
     check_output(models, output)
     whole = load(str(models[0]), device=device, dtype="float32")
+    check_no_adapters(whole, _NO_MEAN, "average")
     stored = {stored_dtype(whole.backbone.name)}
     parameters = dict(modules_of(whole).named_parameters())
     with_head = whole.backbone.head is not None
@@ -61,6 +66,7 @@ def merge(
             parameter.mul_(share[0])
         for name, part in zip(models[1:], share[1:], strict=True):
             other = load(str(name), device=device, dtype="float32")
+            check_no_adapters(other, _NO_MEAN, "average")
             _check_vocabulary(whole, other)
             stored.add(stored_dtype(other.backbone.name))
             addends = dict(modules_of(other).named_parameters())

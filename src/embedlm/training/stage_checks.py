@@ -11,12 +11,19 @@ from embedlm.schema.plan import Plan
 from embedlm.schema.prompt import Message, Prompt
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.template import parse_template
-from embedlm.schema.tuning import Stage
+from embedlm.schema.tuning import Data, Stage
 from embedlm.training.batches import Batches
 from embedlm.training.named_adapters import adapters_of
 from embedlm.training.objectives import EMBEDDING, TEACHERS, head_of
 
-__all__ = ["check_dev", "check_prompt", "check_stage", "check_teacher", "named_models"]
+__all__ = [
+    "check_dev",
+    "check_instructions",
+    "check_prompt",
+    "check_stage",
+    "check_teacher",
+    "named_models",
+]
 
 log = logging.getLogger(__name__)
 MASKED = ("mntp", "mlm")
@@ -73,8 +80,6 @@ def _of_data(stage: Stage, kind: str, *, embeds: bool) -> Unread:
         given = [n for n in ("instruction", "document_instruction") if getattr(entry, n)]
         if given and not embeds:
             yield f"{given[0]} of {where}", "no objective embeds texts; leave it out"
-        if entry.document_instruction and kind != "groups":
-            yield f"document_instruction of {where}", f"the records are {kind}; give instruction"
         if isinstance(entry.adapter, dict):
             for role in sorted(entry.adapter.keys() - roles):
                 allowed = f"{' and '.join(sorted(roles))}.{closest(role, sorted(roles))}"
@@ -155,25 +160,45 @@ def check_prompt(stage: Stage, recipe: Recipe, kind: str) -> None:
         InputError: it says for which texts.
     """
     prompt, where = recipe.prompt, f"stage {stage.name!r}"
-    first, second = ("query", "document") if kind == "groups" else (None, None)
     for entry in stage.data:
-        for name, role in (("instruction", first), ("document_instruction", second)):
-            if getattr(entry, name) and "instruction" not in _slots(prompt, role):
-                what = f"role {role}" if role else "texts without a role"
-                raise InputError(
-                    f"{where}: {name} of {{source: {entry.source}}} has no effect: the recipe's "
-                    f"template for {what} has no {{instruction}}; leave it out, or change the "
-                    f"template: change: {{prompt.{role or 'default'}: ...}}"
-                )
+        check_instructions(where, entry, kind, recipe)
     if stage.batching.demonstrations:
         lacks = prompt.demonstration is None and "demonstration"
-        lacks = lacks or ("demonstrations" not in _slots(prompt, first) and "{demonstrations}")
+        lacks = lacks or ("demonstrations" not in _slots(prompt, "query") and "{demonstrations}")
         if lacks:
             raise InputError(
                 f"{where}: batching.demonstrations has no effect: the recipe's prompt has no "
                 f"{lacks}; leave it out, or choose a recipe that takes examples, such as bge-icl"
             )
     _tell_heads(stage, recipe)
+
+
+def check_instructions(where: str, entry: Data, kind: str, recipe: Recipe) -> None:
+    """Refuse instructions of a data set that no text of it, or no template, has a place for.
+
+    Args:
+        where: begins the message.
+        entry: the data set.
+        kind: of its records.
+        recipe: the model's.
+
+    Raises:
+        InputError: it says for which texts.
+    """
+    if entry.document_instruction and kind != "groups":
+        raise InputError(
+            f"{where}: document_instruction of {{source: {entry.source}}} has no effect: the "
+            f"records are {kind}; give instruction"
+        )
+    first, second = ("query", "document") if kind == "groups" else (None, None)
+    for name, role in (("instruction", first), ("document_instruction", second)):
+        if getattr(entry, name) and "instruction" not in _slots(recipe.prompt, role):
+            what = f"role {role}" if role else "texts without a role"
+            raise InputError(
+                f"{where}: {name} of {{source: {entry.source}}} has no effect: the recipe's "
+                f"template for {what} has no {{instruction}}; leave it out, or change the "
+                f"template: change: {{prompt.{role or 'default'}: ...}}"
+            )
 
 
 def _tell_heads(stage: Stage, recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ from embedlm.training.devices import process_rank, wait_for_all
 from embedlm.training.finished import fingerprint, is_finished, saved_dtype
 from embedlm.training.language import LANGUAGE
 from embedlm.training.plan import LocatedPlan, find_data, find_model, shown_name
+from embedlm.training.stage_checks import check_instructions
 from embedlm.training.starts import RidgeStart, ridge_teacher, wants_ridge
 from embedlm.training.teacher_vectors import identity_of
 from embedlm.training.trackers import EventHandler
@@ -238,12 +239,15 @@ class Start:
         if first is not None:
             recipe = recipe.override({"backbone.attention": first})
         losses = [loss for stage in plan.stages for loss in stage.objective]
+        data, records = settings.data or plan.stages[0].data, self._records(settings.data, sets)
+        for entry, one in zip(data, records, strict=True):
+            check_instructions("ridge", entry, one.kind, recipe)
         return RidgeStart(
             settings,
             (model, recipe),
             teacher,
-            self._records(settings.data, sets),
-            settings.data or plan.stages[0].data,
+            records,
+            data,
             lm_head=any(loss.kind in LANGUAGE for loss in losses),
             save_dtype=None if plan.stages else saved_dtype(plan),
             device=self.device,
