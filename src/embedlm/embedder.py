@@ -102,7 +102,8 @@ class Embedder(Saving):
             UnsupportedError: the recipe wants the network itself otherwise (its attention, sliding
                 windows, adapters); load the model with it.
         """
-        readout = self.readout.with_recipe(Recipe.load(recipe))
+        limit = self.backbone.max_positions if isinstance(recipe, str) else None
+        readout = self.readout.with_recipe(Recipe.load(recipe).within(limit))
         same = readout.recipe.gives_vectors_of(self.recipe)
         return self._with(readout, self.executor, self.ranges if same else None)
 

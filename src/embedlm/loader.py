@@ -23,6 +23,8 @@ from embedlm.persistence import (
     recognise,
 )
 from embedlm.persistence.hub import check_model_kwargs, downloaded
+from embedlm.persistence.layouts import asked_dtype
+from embedlm.persistence.markers import keep_markers
 from embedlm.persistence.published import recipe_of_checkpoint
 from embedlm.prompt.render import Request
 from embedlm.prompt.segments import SEGMENT_ID
@@ -206,8 +208,13 @@ def load_readout(
         adapters=folders,
         merge=merge,
         more=model_kwargs,
+        stored=asked_dtype(layout_folder(base)),
     )
-    parts = Parts(source, layout_folder(source)).for_recipe(recipe, backbone, create=create)
+    if not trained and max_length is None:
+        recipe = recipe.within(backbone.max_positions)
+    folder = layout_folder(source)
+    keep_markers(folder, backbone.tokenizer)
+    parts = Parts(source, folder).for_recipe(recipe, backbone, create=create)
     if parts.latent is not None:
         recipe = recipe.override({"pooling.latent": parts.latent.config})
     return Readout(backbone, recipe, parts, trained=trained)

@@ -216,7 +216,7 @@ UNFIT = {
     "skiplist_tasks": ["query", "document"],
     "keep_only_token_ids": [1],
     "module_input_name": "cls_embedding",
-    "query_expansion": {"strategy": "min", "length": 3},
+    "query_expansion": {"strategy": "longest", "length": 3},
 }
 
 

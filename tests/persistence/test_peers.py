@@ -427,3 +427,88 @@ def test_how_a_network_hands_its_states_over_changes_nothing(saved, key, value):
     vectors = peer.encode(TEXTS)
     change(folder, "config.json", **{key: value})
     close(embedlm.load(folder, device="cpu").encode(TEXTS), vectors)
+
+
+# -- lengths and numbers of sentence_bert_config.json ------------------------------------------
+
+VERY_LONG = ["the quick brown fox " * 60 + "end", "x"]
+BERT_FILE = "sentence_bert_config.json"
+
+
+@pytest.mark.parametrize(("arch", "most"), [("bert", 230), ("llama", 400)])
+def test_a_length_above_what_the_other_files_say(saved, arch, most, tmp_path):
+    _, folder = saved(arch=arch)
+    change(folder, BERT_FILE, max_seq_length=most)
+    change(folder, TOKENIZER, model_max_length=50)
+    model = alike(SentenceTransformer(str(folder), device="cpu"), folder, VERY_LONG)
+    assert model.max_length == most == len(model.render(VERY_LONG).ids[0])
+    model.save_pretrained(tmp_path / "ours")
+    again = embedlm.load(tmp_path / "ours", device="cpu")
+    close(again.encode(VERY_LONG), model.encode(VERY_LONG))
+    # A method's own length is that of the model it was published with.
+    assert embedlm.load(folder, recipe="bge", device="cpu").max_length == 50
+    assert arch != "bert" or model.with_recipe("bge").max_length == 50
+    asked = embedlm.load(folder, recipe="bge", device="cpu", max_length=most)
+    assert asked.max_length == most
+
+
+def test_a_length_above_a_table_of_positions_is_cut(saved):
+    _, folder = saved()
+    change(folder, BERT_FILE, max_seq_length=5000)
+    model = embedlm.load(folder, device="cpu")
+    assert model.max_length == 256
+    model.encode(VERY_LONG)
+
+
+@pytest.mark.parametrize("key", ["tokenizer_args", "processor_kwargs"])
+def test_a_length_of_the_tokenizers_arguments(saved, key):
+    _, folder = saved()
+    change(folder, BERT_FILE, max_seq_length=40, **{key: {"model_max_length": 12}})
+    model = alike(SentenceTransformer(str(folder), device="cpu"), folder, VERY_LONG)
+    assert model.max_length == 12
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "dtype"),
+    [
+        (torch.float32, "float16", torch.float16),
+        (torch.float32, "torch.bfloat16", torch.bfloat16),
+        (torch.bfloat16, "float32", torch.float32),
+        (torch.bfloat16, "auto", torch.bfloat16),
+        (torch.bfloat16, None, torch.bfloat16),
+    ],
+)
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_numbers_of_the_networks_arguments(tmp_path, monkeypatch, stored, asked, dtype, key):
+    seen = []
+
+    def choose(given, numbers, device):
+        seen.append((given, numbers))
+        return torch.float32
+
+    monkeypatch.setattr("embedlm.backbone.loading.choose_dtype", choose)
+    folder = build("bert", tmp_path / "base", dtype=stored)
+    transformer = models.Transformer(str(folder))
+    peer = SentenceTransformer(modules=[transformer, models.Pooling(32)], device="cpu")
+    peer.save(str(tmp_path / "theirs"), create_model_card=False)
+    change(tmp_path / "theirs", BERT_FILE, model_args={key: asked})
+    embedlm.load(tmp_path / "theirs", device="cpu")
+    ((given, numbers),) = seen
+    assert given == "auto"
+    assert str(numbers).removeprefix("torch.") == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model_args", {"torch_dtype": "float8"}),
+        ("model_kwargs", {"num_hidden_layers": 1}),
+        ("tokenizer_args", {"model_max_length": "x"}),
+        ("config_args", {"dtype": "float32"}),
+    ],
+)
+def test_arguments_of_loaders_that_are_refused(saved, key, value):
+    _, folder = saved()
+    change(folder, BERT_FILE, **{key: value})
+    with pytest.raises(UnsupportedError, match=rf"{BERT_FILE}: {key} is .*can honour a mapping"):
+        embedlm.load(folder, device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig, PretrainedConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from embedlm.backbone.config_fields import check_fields
 from embedlm.backbone.quiet import quiet
@@ -19,17 +21,21 @@ from embedlm.errors import EmbedLMError, ModelError, UnsupportedError, closest
 from embedlm.jobs.json_files import read_object
 
 __all__ = [
+    "STANFORD_CLASS",
     "WRAPPED",
     "check_reachable",
     "is_local",
     "load_config",
     "raw_config",
+    "stored_by",
     "stored_dtype",
     "unloadable",
 ]
 
 WRAPPED = {"nvembed": ("mistral", "embedding_model.")}
 """Published wrappers: the type of the network inside, and what its weights' names begin with."""
+STANFORD_CLASS = "HF_ColBERT"
+"""The ColBERT library's class: an encoder, and a projection of its states beside it."""
 
 
 _OLD_IDS = re.compile(
@@ -56,6 +62,25 @@ def stored_dtype(source: str) -> str | None:
     return name if name in ("bfloat16", "float16") else None
 
 
+def stored_by(fields: Mapping[str, Any]) -> str | None:
+    """Return the method by which the weights of a config.json are stored in fewer bits.
+
+    Raises:
+        ModelError: the method is not one of transformers', which would pass over it.
+    """
+    settings = fields.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    if not isinstance(method, str) or method.startswith("embedlm"):
+        return None
+    known = {re.sub("_[48]bit$", "", str(name)) for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
+    if method not in known:
+        raise ModelError(
+            f"config.json: quantization_config has the quant_method {method!r}, which transformers "
+            f"does not know; known: {', '.join(sorted(known))}. Take a checkpoint of plain weights"
+        )
+    return method
+
+
 def load_config(source: str) -> Any:
     """Return the transformers config of a folder or hub id.
 
@@ -78,6 +103,7 @@ def load_config(source: str) -> Any:
     try:
         with quiet():
             outer = raw_config(source)
+            stored_by(outer)
             if outer.get("model_type") in WRAPPED:
                 kind, _ = WRAPPED[outer["model_type"]]
                 inner = {**outer["text_config"], "model_type": kind}
@@ -138,6 +164,54 @@ def raw_config(source: str) -> dict[str, Any]:
     return dict(fields)
 
 
+_FIELD_ERROR = re.compile(
+    r"(?:Class v|V)alidation error for (?:validator|field) '[^']*': \w+: (?P<reason>.*?)"
+    r"(?: Errors: .*)?"
+)
+"""How transformers begins and ends what it says of a field of a config."""
+
+
+def _no_body(source: str, reason: str) -> UnsupportedError | None:
+    """Return the error of a network that no Auto class opens; None: that is not what is wrong."""
+    if "Unrecognized configuration class" not in reason:
+        return None
+    fields = raw_config(source)
+    names = ", ".join(map(str, fields.get("architectures") or ["network"]))
+    return UnsupportedError(
+        f"{source!r} is a {names} ({fields.get('model_type')!r}), and AutoModel of transformers "
+        "has no body for it that EmbedLM could read a text with; take another checkpoint"
+    )
+
+
+def _field_told(source: str, error: BaseException, reason: str) -> ModelError | None:
+    """Return what is wrong with a field of config.json; None: the error is of something else."""
+    where = f"the config.json of {source!r} cannot be used: "
+    advice = "correct it, or take the config.json that was published with the weights"
+    validation = _FIELD_ERROR.fullmatch(reason)
+    if validation is not None:
+        said = validation["reason"].replace("<class 'NoneType'>", "null")
+        said = re.sub(r"<class '(\w+)'>", r"\1", said).rstrip(".")
+        return ModelError(f"{where}{shorten(said, 300, placeholder=' ...')}; {advice}")
+    name = error.args[0] if isinstance(error, KeyError) and error.args else None
+    field = _field_with(raw_config(source), name) if isinstance(name, str) else None
+    if field is None:
+        return None
+    return ModelError(
+        f"{where}{field} is {name!r}, which transformers does not know there; {advice}"
+    )
+
+
+def _field_with(fields: Mapping[str, Any], value: Any) -> str | None:
+    """Return the path of the field of a config that has a value."""
+    for name, own in fields.items():
+        if own == value:
+            return name
+        inner = _field_with(own, value) if isinstance(own, dict) else None
+        if inner is not None:
+            return f"{name}.{inner}"
+    return None
+
+
 def unloadable(source: str, what: str, error: BaseException) -> ModelError:
     """Return the error that says why a library could not load a part of a model.
 
@@ -157,6 +231,9 @@ def unloadable(source: str, what: str, error: BaseException) -> ModelError:
             f"the {what} in {source!r} are a pickle that holds more than tensors; nothing of it "
             "was run. Get the model as safetensors, or convert it where you trust it"
         )
+    told = _no_body(source, reason) or _field_told(source, error, reason)
+    if told is not None:
+        return told
     reason = shorten(reason, 300, placeholder=" ...")
     if isinstance(error, ImportError):
         return ModelError(

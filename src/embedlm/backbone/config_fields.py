@@ -35,6 +35,10 @@ def _is_dtype(value: Any) -> bool:
     return value == "auto" or isinstance(getattr(torch, name, None), torch.dtype)
 
 
+def _are_positive(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_positive, value))
+
+
 def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
@@ -60,6 +64,25 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         for key in ("tie_word_embeddings", "is_decoder", "add_cross_attention")
     },
 }
+_ROPES = ("rope_parameters", "rope_scaling")
+"""Names of the settings of rotary positions, now and before transformers 5."""
+_ROPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **{
+        key: ("a number above 0", _is_positive)
+        for key in ("rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow")
+    },
+    **{
+        key: ("a number above 0", _is_positive)
+        for key in ("low_freq_factor", "high_freq_factor", "partial_rotary_factor")
+    },
+    "original_max_position_embeddings": (f"a whole number from 1 to {_LARGEST}", _is_count),
+    **{
+        key: ("a list of numbers above 0", _are_positive) for key in ("short_factor", "long_factor")
+    },
+}
+
+_PARTLY = {"qk_rope_head_dim", "rotary_dim", "rotary_pct", "kv_channels"}
+"""Fields by which a head turns another part of itself."""
 
 
 def check_tokenizer(file: Path, content: Mapping[str, Any]) -> None:
@@ -92,6 +115,40 @@ def check_fields(file: Path, content: Mapping[str, Any]) -> None:
         several = isinstance(value, list) and key in (*_COUNTS, *_LAYERS) and value
         if value is not None and not all(map(fits, value if several else [value])):
             raise ModelError(f"{file}: {key} is {short(value)}; allowed is {told}")
-    for inner in (content.get("text_config"), content.get("rope_parameters")):
-        if isinstance(inner, dict):
-            check_fields(file, inner)
+    for name in _ROPES:
+        _check_rope(file, name, content.get(name), content)
+    if isinstance(content.get("text_config"), dict):
+        check_fields(file, content["text_config"])
+
+
+def _check_rope(file: Path, name: str, given: Any, content: Mapping[str, Any]) -> None:
+    """Refuse settings of rotary positions that mean nothing; some configs have one a layer type."""
+    if given is None:
+        return
+    if not isinstance(given, dict):
+        raise ModelError(f"{file}: {name} is {short(given)}; allowed is a mapping of settings")
+    for key, value in given.items():
+        if isinstance(value, dict):
+            _check_rope(file, f"{name}.{key}", value, content)
+            continue
+        told, fits = _ROPE.get(key, ("", None))
+        if fits is not None and value is not None and not fits(value):
+            raise ModelError(f"{file}: {name}.{key} is {short(value)}; allowed is {told}")
+    width = _rotated(given, content)
+    for key in ("short_factor", "long_factor"):
+        if width and isinstance(given.get(key), list) and len(given[key]) != width:
+            raise ModelError(
+                f"{file}: {name}.{key} has {len(given[key])} numbers; needed is one for each of "
+                f"the {width} frequencies of a head"
+            )
+
+
+def _rotated(rope: Mapping[str, Any], content: Mapping[str, Any]) -> int | None:
+    """Return how many frequencies a head has, where a config of Llama's kind says it."""
+    width, heads = content.get("hidden_size"), content.get("num_attention_heads")
+    if _PARTLY & set(content) or not _is_count(width) or not _is_count(heads):
+        return None
+    shares = (rope.get("partial_rotary_factor"), content.get("partial_rotary_factor"), 1.0)
+    share = next(one for one in shares if one is not None)
+    size = content.get("head_dim") or width // heads
+    return int(size * share) // 2 if _is_count(size) and _is_positive(share) else None

@@ -58,8 +58,13 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     return True
 
 
-def choose_dtype(dtype: str | torch.dtype, config: Any, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype, stored: Any, device: torch.device) -> torch.dtype:
     """Return the dtype to run in.
+
+    Args:
+        dtype: what is asked for.
+        stored: the numbers of the checkpoint, as a dtype or its name; None: not known.
+        device: that it runs on.
 
     `auto` keeps a float32 checkpoint in float32, so that its vectors equal the reference's, and
     runs a half-precision one in bfloat16 where the hardware has it fast, else in float32.
@@ -67,7 +72,6 @@ def choose_dtype(dtype: str | torch.dtype, config: Any, device: torch.device) ->
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        stored = getattr(config, "dtype", None)
         if isinstance(stored, str):
             stored = getattr(torch, stored, None)
         if stored not in _HALF:

@@ -16,7 +16,7 @@ from embedlm.backbone import attention, prepacked
 from embedlm.backbone.adapter_files import chosen_tokenizer
 from embedlm.backbone.adapters import apply_adapters, check_vocabulary
 from embedlm.backbone.company import Company
-from embedlm.backbone.config import load_config, raw_config
+from embedlm.backbone.config import load_config, raw_config, stored_by
 from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.direction import asks_for_bidirectional, set_direction
 from embedlm.backbone.language_head import detach_head, has_body
@@ -57,6 +57,7 @@ def load_backbone(
     adapters: Sequence[Path] = (),
     merge: bool = True,
     more: Mapping[str, Any] | None = None,
+    stored: str | None = None,
 ) -> Backbone:
     """Load the network and tokenizer of a folder or hub id and prove its attention.
 
@@ -71,6 +72,7 @@ def load_backbone(
         adapters: folders of adapters, in order.
         merge: merge them into the weights, or keep them switchable.
         more: further arguments of transformers' `from_pretrained`.
+        stored: the numbers that dtype auto goes by; None: those that the config names.
 
     Raises:
         ModelError: nothing that can be loaded is there.
@@ -85,10 +87,10 @@ def load_backbone(
     kind: Kind | None = dtype if dtype in KINDS else None
     # Adapters that stay switchable are of the body alone, unless its head is asked for too.
     cheap = head_is_cheap(config) and recipe.kind != "static" and (merge or not adapters)
-    stored = choose_dtype("auto" if kind else dtype, config, target)
+    numbers = choose_dtype("auto" if kind else dtype, stored or config.dtype, target)
     wanted = cheap if head == "if_cheap" else head
     padded = "eager" if attn == "eager" else "sdpa"
-    network, whole = _network(source, config, stored, padded, more, wanted, needed=head is True)
+    network, whole = _network(source, config, numbers, padded, more, wanted, needed=head is True)
     tokenizer = chosen_tokenizer(source, config, adapters, merge=merge)
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
@@ -162,7 +164,12 @@ def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | 
     Attention is proven before products run in 8 bits: these turn the last bit of a number, in which
     two ways to run a row may differ, into a step of the scale.
     """
-    with _refused(backbone, "on the tokens of a text alone", "take a model that reads text"):
+    how, instead = "on the tokens of a text alone", "take a model that reads text"
+    method = stored_by(raw_config(backbone.name))
+    if method is not None:
+        how = f"on {backbone.device.type} with weights stored by {method}"
+        instead = "take a checkpoint of plain weights, and dtype='int8' to run it in 8 bits"
+    with _refused(backbone, how, instead):
         backbone = _proven(backbone, attention_asked, attn)
     if kind is None:
         return backbone
@@ -181,9 +188,10 @@ def _refused(backbone: Backbone, how: str, instead: str) -> Iterator[None]:
     except Exception as error:  # the networks' own errors have no common base
         if is_out_of_memory(error):
             raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UnsupportedError(
-            f"{type(backbone.network).__name__} cannot be run {how} ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); {instead}"
+            f"{type(backbone.network).__name__} cannot be run {how} ({said.removesuffix(': ')}); "
+            f"{instead}"
         ) from error
 
 

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
 )
 
-from embedlm.backbone.config import WRAPPED, raw_config, unloadable
+from embedlm.backbone.config import STANFORD_CLASS, WRAPPED, raw_config, unloadable
 from embedlm.backbone.gguf_model import LINK, gguf_tensors
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.sizes import check_sizes
@@ -36,8 +36,10 @@ __all__ = ["head_is_cheap", "load_classifier", "load_network"]
 CHEAP_HEAD = 1 << 26
 """Bytes of a head in float32."""
 _IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions.decoder.bias")
-_READ_APART = ("latent_attention_model.",)
-"""What the names of those tensors of a wrapper begin with that are read beside its network."""
+_WRAPPER_PARTS = ("latent_attention_model.",)
+_STANFORD_PARTS = ("linear.",)
+"""What the names of those tensors of a wrapper, and of ColBERT's class, begin with that are read
+beside the network."""
 
 
 def _key_mapping(source: str) -> dict[str, str] | None:
@@ -93,9 +95,12 @@ def load_network(
     if head:
         loader = _head_class(config)
         if loader is None:
+            reason = "have no language-model head"
+            if getattr(config, "is_encoder_decoder", False):
+                reason = "have a language-model head on their decoder alone, which reads no text"
             raise UnsupportedError(
-                f"{config.model_type!r} models have no language-model head, which this recipe's "
-                "sparse head needs; use a causal or masked language model"
+                f"{config.model_type!r} models {reason}; this recipe's sparse head needs one on "
+                "the states of the text. Use a causal or masked language model"
             )
     elif MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
         loader = AutoModelForTextEncoding
@@ -163,13 +168,26 @@ def _opened(
                 "model; leave it out"
             ) from error
         raise unloadable(source, "weights", error) from error
-    unread = [str(key) for key in info.get("unexpected_keys", ())]
-    if raw_config(source).get("model_type") in WRAPPED:
+    apart: tuple[str, ...] = ()
+    outer = raw_config(source)
+    if outer.get("model_type") in WRAPPED:
         model._weight_conversions = []  # it is saved as the network that it is
-        unread = [key for key in unread if not key.startswith(_READ_APART)]
+        apart = _WRAPPER_PARTS
+    elif STANFORD_CLASS in (outer.get("architectures") or ()):
+        apart = _STANFORD_PARTS
+    unread = [str(key) for key in info.get("unexpected_keys", ())]
+    unread = [key for key in unread if not key.startswith(apart)]
     ignored = () if loader is AutoModelForSequenceClassification else _IGNORED_MISSING
     missing = [key for key in info["missing_keys"] if not any(part in key for part in ignored)]
-    return model, missing, [str(key) for key in info.get("mismatched_keys", ())], unread
+    return model, missing, [_unfit(key) for key in info.get("mismatched_keys", ())], unread
+
+
+def _unfit(key: Any) -> str:
+    """Return a tensor's name, with its shape and that of the network's, where they are known."""
+    if not isinstance(key, tuple) or len(key) != 3:
+        return str(key)
+    name, stored, wanted = key
+    return f"{name} (of {tuple(stored)}, and by the config of {tuple(wanted)})"
 
 
 def _opener(

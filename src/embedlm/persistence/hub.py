@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from embedlm.backbone.config import check_reachable, is_local, unloadable
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.layouts import TRANSFORMER_FILES
+from embedlm.persistence.stanford import METADATA
 from embedlm.readout.frequency import STATISTICS_FILE
 from embedlm.readout.quantized import RANGES_FILE
 from embedlm.schema.arguments import usable_path
@@ -29,6 +30,7 @@ _FILES = (
     "*/config.json",
     "*_Dense/*",
     "llm2vec_config.json",
+    METADATA,
     "adapter_config.json",
     "latent_attention.safetensors",
     "token_layers.safetensors",

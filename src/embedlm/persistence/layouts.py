@@ -6,8 +6,10 @@ of modules stand in `modules.py`. What a key means was read in sentence-transfor
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.settings import (
     COUNT,
     FLAG,
@@ -25,7 +27,7 @@ from embedlm.schema.arguments import is_text
 from embedlm.schema.heads import MultiVector, Sparse
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["OUTPUTS", "PYLATE", "SETTINGS", "TRANSFORMER", "TRANSFORMER_FILES"]
+__all__ = ["OUTPUTS", "PYLATE", "SETTINGS", "TRANSFORMER", "TRANSFORMER_FILES", "asked_dtype"]
 
 
 # -- config_sentence_transformers.json ---------------------------------------------------------
@@ -97,6 +99,7 @@ SETTINGS = (
         one_of("SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "ColBERT"),
         keep("model_type"),
         lambda outline: model_type(outline.recipe),
+        null="missing",
     ),
     Setting(
         "prompts",
@@ -128,11 +131,11 @@ SETTINGS = (
 # -- PyLate's keys of the same file, which version 6 keeps with the Transformer ----------------
 
 EXPANSION = Values(
-    '{"strategy": "fixed", "length": ..., "attend": ..., "token": null}',
+    '{"strategy": "fixed" or "min", "length": ..., "attend": ..., "token": null}',
     lambda value: (
         isinstance(value, dict)
         and set(value) <= {"strategy", "length", "attend", "token"}
-        and value.get("strategy") == "fixed"
+        and value.get("strategy") in ("fixed", "min")
         and COUNT.fit(value.get("length"))
         and isinstance(value.get("attend", False), bool)
         and value.get("token") is None
@@ -210,45 +213,115 @@ TRANSFORMER_FILES = tuple(
 )
 """Names of the file with the Transformer's settings; the first that is there counts."""
 _HARMLESS = {
+    "add_pooling_layer",
     "attn_implementation",
     "cache_dir",
     "device_map",
-    "dtype",
     "local_files_only",
+    "low_cpu_mem_usage",
+    "padding_side",
     "revision",
     "token",
-    "torch_dtype",
     "trust_remote_code",
     "use_cache",
+    "use_fast",
+    "use_safetensors",
 }
-LOADING = Values(
-    f"a mapping with {', '.join(sorted(_HARMLESS))}",
-    lambda value: isinstance(value, dict) and set(value) <= _HARMLESS,
-)
-ARGUMENTS = (
+"""Arguments that change no vector here: nothing is padded but what no token looks at."""
+_DTYPES = ("dtype", "torch_dtype")
+_NUMBERS = ("auto", "float32", "bfloat16", "float16")
+
+
+def _loading(more: tuple[str, ...] = ()) -> Values:
+    """Return which arguments of a loader are known: the harmless ones and some that are read."""
+    known = _HARMLESS | set(more)
+    told = f"a mapping with {', '.join(sorted(known))}"
+    if set(_DTYPES) & known:
+        told += f" (dtype: {', '.join(_NUMBERS)})"
+    return Values(told, lambda value: _known_arguments(value, known))
+
+
+def _known_arguments(value: Any, known: set[str]) -> bool:
+    if not isinstance(value, dict) or not set(value) <= known:
+        return False
+    named = [str(value[key]).removeprefix("torch.") for key in _DTYPES if value.get(key)]
+    length = value.get("model_max_length")
+    return set(named) <= set(_NUMBERS) and (length is None or COUNT.fit(length))
+
+
+def _read_length(draft: Draft, value: dict[str, Any]) -> None:
+    if value.get("model_max_length"):  # goes before max_seq_length there
+        draft.facts["max_seq_length"] = value["model_max_length"]
+
+
+_LOADERS = (
+    *((key, _loading(_DTYPES)) for key in ("model_args", "model_kwargs")),
+    *((key, _loading()) for key in ("config_args", "config_kwargs")),
     *(
-        Setting(f"{part}_{kind}", LOADING, null="missing")
-        for part in ("model", "tokenizer", "config")
-        for kind in ("args", "kwargs")
+        (key, _loading(("model_max_length",)))
+        for key in ("tokenizer_args", "tokenizer_kwargs", "processor_kwargs")
     ),
-    Setting("processor_kwargs", LOADING, null="missing"),
 )
+ARGUMENTS = tuple(Setting(key, values, _read_length, null="missing") for key, values in _LOADERS)
 """Keys of sentence_bert_config.json with arguments of the network's and the tokenizer's loaders."""
+
+
+def asked_dtype(folder: Path) -> str | None:
+    """Return the numbers that a folder asks its network to be loaded in; None: it asks for none."""
+    named = next((name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
+    content = {} if named is None else optional_json(folder / named)
+    for key, values in _LOADERS[:2]:
+        given = content.get(key)
+        for name in _DTYPES if isinstance(given, dict) and values.fit(given) else ():
+            asked = str(given.get(name) or "auto").removeprefix("torch.")
+            if asked != "auto":
+                return asked
+    return None
+
+
 OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits"}
+_READS_TEXT = ("text", "message")
+"""The modalities that a text is read by; where there is a message, it is one."""
+
+
+def _by_forward(modality: Any) -> bool:
+    return (
+        isinstance(modality, dict)
+        and set(modality) <= {"method", "method_output_name", "format"}
+        and modality.get("method") == "forward"
+        and modality.get("method_output_name") in list(OUTPUTS.values())
+        and modality.get("format", "auto") in ("auto", "flat", "structured")
+    )
+
+
 MODALITIES = Values(
-    'text by "forward", read from last_hidden_state or logits',
+    '"text" or "message" by "forward", read from last_hidden_state or logits',
     lambda value: (
         isinstance(value, dict)
-        and isinstance(value.get("text"), dict)
-        and set(value["text"]) == {"method", "method_output_name"}
-        and value["text"]["method"] == "forward"
-        and value["text"]["method_output_name"] in list(OUTPUTS.values())
+        and any(name in value for name in _READS_TEXT)
+        and all(_by_forward(value[name]) for name in _READS_TEXT if name in value)
     ),
 )
 
 
 def _read_modalities(draft: Draft, value: dict[str, Any]) -> None:
-    draft.facts["reads"] = value["text"]["method_output_name"]
+    # sentence-transformers makes a message of every text where it can.
+    read = value.get("message", value.get("text"))
+    draft.facts["reads"] = read["method_output_name"]
+    if "message" in value:
+        draft.facts["message"] = read.get("format", "auto")
+
+
+PROCESSING = Values(
+    '{"chat_template": {arguments of the chat template}}, without a length or restore_suffix',
+    lambda value: (
+        isinstance(value, dict)
+        and set(value) <= {"chat_template"}
+        and isinstance(value.get("chat_template", {}), dict)
+        and not set(value.get("chat_template", {}))
+        & {"padding", "truncation", "max_length", "return_tensors", "restore_suffix"}
+    ),
+)
 
 
 TRANSFORMER = (
@@ -268,7 +341,7 @@ TRANSFORMER = (
     Setting("transformer_task", one_of(*OUTPUTS), keep("task")),
     Setting("modality_config", MODALITIES, _read_modalities),
     Setting("module_output_name", one_of("token_embeddings")),
-    Setting("processing_kwargs", one_of({})),
+    Setting("processing_kwargs", PROCESSING, keep("processing")),
     Setting("unpad_inputs", FLAG, null="missing"),
     Setting("tokenizer_name_or_path", NOTHING, null="missing"),
     *ARGUMENTS,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.jobs.json_files import optional_json
-from embedlm.persistence.sentence_transformers import is_late_interaction, read_folder
+from embedlm.persistence.sentence_transformers import LISTING, is_late_interaction, read_folder
 from embedlm.persistence.settings import COUNT, FLAG, Draft, Setting, one_of, read_settings
+from embedlm.persistence.stanford import is_stanford, read_stanford
 from embedlm.schema.recipe import Recipe, recipes
 
 __all__ = ["recipe_of_checkpoint", "recognise"]
@@ -43,6 +44,8 @@ def recognise(folder: Path) -> Recipe | None:
         return Recipe.load("bge-m3")
     if is_late_interaction(folder):
         return read_folder(folder, Recipe.load("colbert"))
+    if is_stanford(folder) and not (folder / LISTING).is_file():
+        return read_stanford(folder)
     if (folder / LLM2VEC_FILE).is_file():
         adapter = optional_json(folder / "adapter_config.json")
         base = config.get("_name_or_path") or adapter.get("base_model_name_or_path")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import optional_json, write_json
+from embedlm.persistence.chat_prompts import write_chats
 from embedlm.persistence.layouts import (
     LATE_INTERACTION,
     OUTPUTS,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from embedlm.embedder import Embedder
     from embedlm.persistence.expressible import Form
 
-__all__ = ["LISTING", "is_late_interaction", "read_folder", "write_modules"]
+__all__ = ["LISTING", "SETTINGS_FILE", "is_late_interaction", "read_folder", "write_modules"]
 
 SETTINGS_FILE = "config_sentence_transformers.json"
 PYLATE_DENSE = "pylate.models.Dense.Dense"
@@ -79,6 +80,8 @@ def read_folder(folder: Path, base: Recipe) -> Recipe:
         _late_interaction(draft)
     else:
         _prompts(draft)
+    if "message" in draft.facts:
+        write_chats(draft, draft.facts.get("default_prompt_name"))
     _of_one_kind(draft, kind)
     if draft.facts.get("lower"):
         _lower(draft)
@@ -230,13 +233,13 @@ def _late_interaction(draft: Draft) -> None:
     for role in ("query", "document"):  # a prefix is written before a prompt of the same role
         prefix = facts.get(f"{role}_prefix", "")
         prompts[role] = prefix + prompts.get(role, "").removeprefix(prefix)
-    default = _default_prompt(draft, prompts) or "document"
-    templates = {name: _prefix(prompt) for name, prompt in prompts.items()}
-    changes["prompt.default"] = templates[default]
-    changes |= {f"prompt.{role}": templates.pop(role) for role in ("query", "document")}
-    changes["prompt.roles"] = templates
     # PyLate inserts its prefixes as tokens, so that white space after them does not count.
     flat = facts.get("model_type") != "MultiVectorEncoder"
+    default = _default_prompt(draft, prompts) or ("document" if flat else None)
+    templates = {name: _prefix(prompt) for name, prompt in prompts.items()}
+    changes["prompt.default"] = "{text}" if default is None else templates[default]
+    changes |= {f"prompt.{role}": templates.pop(role) for role in ("query", "document")}
+    changes["prompt.roles"] = templates
     changes["prompt.clean"] = "strip" if flat else "none"
     length, expansion = _expansion(draft)
     limits = {"query": length, "document": facts.get("document_length")}
@@ -260,8 +263,15 @@ def _expansion(draft: Draft) -> tuple[int | None, dict[str, Any] | None]:
         expansion = facts["query_expansion"]
         if expansion is None:
             return length, None
-        attended = expansion.get("attend", False)
-        return expansion["length"], {"length": expansion["length"], "attended": attended}
+        least = expansion["length"]
+        filled = {"length": least, "attended": expansion.get("attend", False)}
+        if length is not None and length < least:
+            raise ModelError(
+                f"{draft.folder}: query_length is {length}, and query_expansion fills queries up "
+                f"to {least} tokens; correct one of them"
+            )
+        # Under "min", what is longer stays so.
+        return length if expansion["strategy"] == "min" else least, filled
     if facts.get("model_type") == "MultiVectorEncoder" or facts.get("do_query_expansion") is False:
         return length, None
     length = length or 32

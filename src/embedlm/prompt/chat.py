@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from embedlm.errors import TemplateError
 from embedlm.schema.prompt import Message
 from embedlm.schema.template import OPTIONAL_SLOTS, SLOTS, escape
 
-__all__ = ["chat_template", "render_chat"]
+__all__ = ["chat_template", "closed_turns", "places_in", "render_chat"]
 
 Turn = Mapping[str, str]
+_PARTS = ("content[0]", ".type", "'type'", '"type"', "message.content[")
+"""What the source of a chat template has where it reads a content of several parts."""
 
 
 def chat_template(messages: Sequence[Message], tokenizer: Any) -> str:
@@ -111,3 +113,65 @@ def _applied(turns: Sequence[Turn], tokenizer: Any, values: Mapping[str, Any]) -
             "prompt as a string instead of a chat, or correct the template (chat_template.jinja, "
             "or chat_template in tokenizer_config.json)"
         ) from error
+
+
+# -- chats that end with a text, as sentence-transformers writes them -------------------------
+
+
+def closed_turns(
+    turns: Sequence[tuple[str, str]],
+    tokenizer: Any,
+    *,
+    structured: bool | None,
+    options: Mapping[str, Any],
+) -> str:
+    """Return turns as the tokenizer's chat template writes them, without a header after them.
+
+    Args:
+        turns: (role, content) of each.
+        tokenizer: that has the template.
+        structured: whether a content is a list of parts; None: as the template's source reads it.
+        options: arguments of the template.
+
+    Raises:
+        TemplateError: the template cannot write them.
+    """
+    if structured is None:
+        structured = any(part in str(tokenizer.chat_template) for part in _PARTS)
+    messages = [
+        {"role": role, "content": [{"type": "text", "text": text}] if structured else text}
+        for role, text in turns
+    ]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except Exception as error:  # a template raises whatever it likes
+        roles = ", ".join(role for role, _ in turns)
+        reason = " ".join(str(error).split())[:200]
+        raise TemplateError(f"cannot write turns of {roles}: {reason}") from error
+
+
+_PADDED = (" Ab  c\n", " D\ne ")
+
+
+def places_in(write: Callable[[Sequence[str]], str], marks: Sequence[str]) -> tuple[str, bool]:
+    """Return a chat with marks in the places of its texts, and whether it strips the texts.
+
+    Args:
+        write: returns the chat with some texts.
+        marks: one for each text, at most two.
+
+    Raises:
+        TemplateError: the chat does not hold each text once, or holds it changed.
+    """
+    written = write(marks)
+    if any(written.count(mark) != 1 for mark in marks):
+        raise TemplateError("does not write each text once")
+    padded = _PADDED[: len(marks)]
+    rendered = write(padded)
+    for strips in (False, True):
+        expected = written
+        for mark, text in zip(marks, padded, strict=True):
+            expected = expected.replace(mark, text.strip() if strips else text)
+        if expected == rendered:
+            return written, strips
+    raise TemplateError("changes the texts that it writes")

@@ -136,10 +136,12 @@ class Renderer:
         """Return the recipe's own limit for the role, or the model's."""
         length = self.prompt.max_length
         if isinstance(length, dict):
-            length = length.get(role or "default", length.get("document"))
-        if length is None or self.prompt.truncate in ("slot", "pieces"):
-            return length if length is not None else self.limit
-        return min(length, self.limit) if self.limit else length
+            other = None if role == "query" else length.get("document")
+            length = length.get(role or "default", other)
+        if length is None:
+            return self.limit
+        counts_all = self.prompt.truncate not in ("slot", "pieces")
+        return min(length, self.positions) if counts_all and self.positions else length
 
     # -- rendering ----------------------------------------------------------------------------
 

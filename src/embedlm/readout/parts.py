@@ -90,7 +90,9 @@ class Parts:
         weight, vector = "token weights" in needed, "token vectors" in needed
         if create and weight and not weighs_tokens(self.folder):
             return new_token_layers(backbone.dim, vector=vector)
-        return load_token_layers(self.folder, backbone.dim, weight=weight, vector=vector)
+        return load_token_layers(
+            self.folder, backbone.dim, source=self.source, weight=weight, vector=vector
+        )
 
     def modules(self) -> nn.ModuleDict:
         """Return the layers that there are, by name."""

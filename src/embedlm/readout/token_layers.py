@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from embedlm.backbone.config import STANFORD_CLASS, raw_config
 from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
-from embedlm.readout.projection import load_projection
+from embedlm.readout.projection import Projection, ProjectionLayer, load_projection
 from embedlm.readout.term_weights import SparseRow
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 FILE = "token_layers.safetensors"
 _FLAG = {"weight": "sparse_linear.pt", "vector": "colbert_linear.pt"}
 """FlagEmbedding's files."""
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class TokenLayers(nn.Module):
@@ -56,12 +58,15 @@ def weighs_tokens(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (FILE, _FLAG["weight"]))
 
 
-def load_token_layers(folder: Path, width: int, *, weight: bool, vector: bool) -> TokenLayers:
+def load_token_layers(
+    folder: Path, width: int, *, source: str, weight: bool, vector: bool
+) -> TokenLayers:
     """Return the layers that a model folder has.
 
     Args:
-        folder: of the model.
+        folder: of the model's small files.
         width: of a token state.
+        source: folder or hub id, where the network's weights are.
         weight: whether the recipe reads weights of tokens.
         vector: whether it reads projected vectors of tokens.
 
@@ -77,9 +82,31 @@ def load_token_layers(folder: Path, width: int, *, weight: bool, vector: bool) -
         )
     own: nn.Module | None = found["vector"]
     if vector and own is None:
-        own = load_projection(folder, width, tokens=True)
+        own = load_projection(folder, width, tokens=True) or _stanford(source, width)
     layers = TokenLayers(found["weight"], own if vector else None)
     return layers.eval().requires_grad_(False)
+
+
+def _stanford(source: str, width: int) -> Projection | None:
+    """Return the projection that stands among an encoder's weights, as the ColBERT library has it.
+
+    Raises:
+        ModelError: it does not fit the encoder.
+    """
+    if STANFORD_CLASS not in (raw_config(source).get("architectures") or ()):
+        return None
+    state = read_tensors(source, *_WEIGHTS, prefix="linear.")
+    if not state:
+        raise ModelError(f"the weights in {source!r} lack linear.weight, ColBERT's projection")
+    shape = tuple(state["weight"].shape) if "weight" in state else ()
+    if len(shape) != 2 or shape[1] != width:
+        raise ModelError(
+            f"the projection linear.weight in {source!r} has the shape {shape}, but the model's "
+            f"states have {width} numbers; the weights are not of one model"
+        )
+    layer = ProjectionLayer(width, shape[0], bias="bias" in state, activation="Identity")
+    layer.linear.load_state_dict(state)
+    return Projection([layer])
 
 
 def _linear(folder: Path, name: str, width: int) -> nn.Linear | None:

@@ -16,6 +16,8 @@ from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.backbone.weights import load_classifier
 from embedlm.errors import UnsupportedError
+from embedlm.persistence import layout_folder
+from embedlm.persistence.layouts import asked_dtype
 from embedlm.rerank.pairs import batches, joined_pairs, lower_case, templated_pairs
 from embedlm.schema.rerank import Method
 
@@ -50,7 +52,8 @@ class Classifier:
             )
         self.device = choose_device(device)
         self.tokenizer = load_tokenizer(source)
-        network: Any = load_classifier(source, config, choose_dtype(dtype, config, self.device))
+        stored = asked_dtype(layout_folder(source)) or config.dtype
+        network: Any = load_classifier(source, config, choose_dtype(dtype, stored, self.device))
         self.network: Any = network.to(self.device)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -316,6 +316,21 @@ class Recipe(Part):
         )
         return a == b
 
+    def within(self, limit: int | None) -> Recipe:
+        """Return the recipe for a model that asks for at most so many tokens.
+
+        A method's own `max_length` is that of the model it was published with. A limit that counts
+        pieces, or the text alone, is not one of the model's input.
+        """
+        lengths = self.prompt.max_length
+        if limit is None or lengths is None or self.prompt.truncate in ("slot", "pieces"):
+            return self
+        if isinstance(lengths, dict):
+            shorter: Any = {role: min(length, limit) for role, length in lengths.items()}
+        else:
+            shorter = min(lengths, limit)
+        return self if shorter == lengths else self.override({"prompt.max_length": shorter})
+
     def dump(self) -> str:
         """Return the recipe as YAML, without fields that hold their default."""
         data = json.loads(self.model_dump_json(exclude_defaults=True))
