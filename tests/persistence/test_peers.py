@@ -512,3 +512,31 @@ def test_arguments_of_loaders_that_are_refused(saved, key, value):
     change(folder, BERT_FILE, **{key: value})
     with pytest.raises(UnsupportedError, match=rf"{BERT_FILE}: {key} is .*can honour a mapping"):
         embedlm.load(folder, device="cpu")
+
+
+# -- T5 encoders: Instructor, GTR and Sentence-T5 have the same files ---------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "stripped"),
+    [
+        ("instructor-large", "2.2.2", True),
+        ("model", None, True),
+        ("model", "5.1.0", True),
+        ("model", "6.2.0", False),
+        ("gtr-t5-base", "2.2.0", False),
+        ("my_sentence_t5", None, False),
+    ],
+)
+def test_white_space_around_a_text_of_t5(tmp_path, name, version, stripped):
+    transformer = models.Transformer(str(build("t5", tmp_path / "base")))
+    parts = [models.Pooling(32), models.Dense(32, 12), models.Normalize()]
+    peer = SentenceTransformer(modules=[transformer, *parts], device="cpu")
+    folder = tmp_path / name
+    peer.save(str(folder), create_model_card=False)
+    change(folder, SETTINGS, __version__=version and {"sentence_transformers": version})
+    texts = [" ", "  lead", "trail \n", "plants make food"]
+    wanted = peer.encode([text.strip() if stripped else text for text in texts])
+    model = embedlm.load(folder, device="cpu")
+    close(model.encode(texts), wanted)
+    assert model.renderer.takes_instruction(None) == stripped

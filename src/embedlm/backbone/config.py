@@ -177,9 +177,10 @@ def _no_body(source: str, reason: str) -> UnsupportedError | None:
         return None
     fields = raw_config(source)
     names = ", ".join(map(str, fields.get("architectures") or ["network"]))
+    kind = fields.get("model_type")
     return UnsupportedError(
-        f"{source!r} is a {names} ({fields.get('model_type')!r}), and AutoModel of transformers "
-        "has no body for it that EmbedLM could read a text with; take another checkpoint"
+        f"{source!r} is a {names} ({kind!r}), and transformers' AutoModel has no body of that "
+        "kind that EmbedLM could read a text with; take another checkpoint"
     )
 
 

@@ -150,5 +150,5 @@ def _rotated(rope: Mapping[str, Any], content: Mapping[str, Any]) -> int | None:
         return None
     shares = (rope.get("partial_rotary_factor"), content.get("partial_rotary_factor"), 1.0)
     share = next(one for one in shares if one is not None)
-    size = content.get("head_dim") or width // heads
+    size: Any = content.get("head_dim") or int(width or 0) // int(heads or 1)
     return int(size * share) // 2 if _is_count(size) and _is_positive(share) else None

@@ -92,8 +92,8 @@ def _is_multi_vector(outline: Outline) -> bool:
 
 
 SETTINGS = (
-    Setting("__version__"),
-    Setting("requirements"),
+    Setting("__version__", null="missing"),
+    Setting("requirements", null="missing"),
     Setting(
         "model_type",
         one_of("SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "ColBERT"),
@@ -271,7 +271,7 @@ def asked_dtype(folder: Path) -> str | None:
     named = next((name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
     content = {} if named is None else optional_json(folder / named)
     for key, values in _LOADERS[:2]:
-        given = content.get(key)
+        given: Any = content.get(key)
         for name in _DTYPES if isinstance(given, dict) and values.fit(given) else ():
             asked = str(given.get(name) or "auto").removeprefix("torch.")
             if asked != "auto":
@@ -306,7 +306,7 @@ MODALITIES = Values(
 
 def _read_modalities(draft: Draft, value: dict[str, Any]) -> None:
     # sentence-transformers makes a message of every text where it can.
-    read = value.get("message", value.get("text"))
+    read: dict[str, Any] = value.get("message") or value["text"]
     draft.facts["reads"] = read["method_output_name"]
     if "message" in value:
         draft.facts["message"] = read.get("format", "auto")

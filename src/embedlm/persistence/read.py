@@ -12,7 +12,7 @@ from embedlm.persistence.hub import layout_folder
 from embedlm.persistence.listing import LISTING, read_listing
 from embedlm.persistence.modules import WIDTHS
 from embedlm.persistence.published import recipe_of_checkpoint, recognise
-from embedlm.persistence.sentence_transformers import read_folder
+from embedlm.persistence.sentence_transformers import SETTINGS_FILE, read_folder
 from embedlm.schema.recipe import MultiVector, Recipe
 
 __all__ = ["RECIPE_FILE", "check_width", "derive_recipe", "own_recipe"]
@@ -58,9 +58,8 @@ def own_recipe(source: str) -> Recipe | None:
     cutting = _cuts_on_the_left(folder)
     if cutting is not None:
         return _left(recipe, cutting)
-    if "t5" in str(optional_json(folder / "config.json").get("model_type")):
-        return _instructor(recipe)
-    return recipe
+    is_t5 = "t5" in str(optional_json(folder / "config.json").get("model_type"))
+    return _instructor(recipe) if is_t5 and _may_be_instructor(source, folder) else recipe
 
 
 def _cuts_on_the_left(folder: Path) -> str | None:
@@ -122,10 +121,25 @@ def _name(source: str) -> str:
     return "-".join(words).strip(".")[:100] or "model"
 
 
+_OTHER_T5 = re.compile(r"gtr|sentence[-_]?t5|(^|[^a-z])st5")
+_FIRST_WITHOUT_STRIPPING = 6
+"""The version of sentence-transformers that strips no text any more; Instructor is older."""
+
+
+def _may_be_instructor(source: str, folder: Path) -> bool:
+    """Tell whether a T5 encoder may be Instructor's by its name and the version that saved it."""
+    name = Path(source).name.lower()
+    versions = optional_json(folder / SETTINGS_FILE).get("__version__")
+    saved = versions.get("sentence_transformers") if isinstance(versions, dict) else None
+    major = re.match(r"\d+", str(saved))
+    recent = major is not None and int(major[0]) >= _FIRST_WITHOUT_STRIPPING
+    return not recent and ("instructor" in name or _OTHER_T5.search(name) is None)
+
+
 def _instructor(recipe: Recipe) -> Recipe:
     """Return the recipe with Instructor's instructions: no file tells it from GTR.
 
-    Without an instruction the vectors are GTR's.
+    Without an instruction the vectors are GTR's, but for white space around a text.
     """
     projects = recipe.heads != Recipe.load("plain-mean").heads
     plain = recipe.pooling.kind == "mean" and recipe.pooling.over == "all"
