@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from sentence_transformers import SentenceTransformer, SparseEncoder, models
 from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
 from torch import nn
@@ -540,3 +541,34 @@ def test_white_space_around_a_text_of_t5(tmp_path, name, version, stripped):
     model = embedlm.load(folder, device="cpu")
     close(model.encode(texts), wanted)
     assert model.renderer.takes_instruction(None) == stripped
+
+
+# -- published systems whose folders say more than their names ---------------------------------
+
+
+def test_a_model_that_was_tuned_from_jinas(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = tf.JinaEmbeddingsV3Config(**sizes, num_attention_heads=4, pad_token_id=0)
+    base = build("bert", tmp_path / "base")
+    tf.AutoModel.from_config(config).save_pretrained(base)
+    parts = [models.Transformer(str(base), max_seq_length=30), models.Pooling(32, "cls")]
+    peer = SentenceTransformer(modules=parts, prompts={"query": "find: "}, device="cpu")
+    peer.save(str(tmp_path / "theirs"), create_model_card=False)
+    model = alike(peer, tmp_path / "theirs", [*TEXTS, *VERY_LONG])
+    assert model.recipe.name == "theirs"
+
+
+@pytest.mark.parametrize("length", [20, None, "x"])
+def test_the_length_of_a_folder_of_bge_m3(tmp_path, length):
+    folder = build("xlm-r", tmp_path / "model")
+    for name, width in (("sparse", 1), ("colbert", 32)):
+        torch.save(nn.Linear(32, width).state_dict(), folder / f"{name}_linear.pt")
+    (folder / BERT_FILE).write_text(json.dumps({"max_seq_length": length}))
+    if length == "x":
+        with pytest.raises(UnsupportedError, match="max_seq_length is 'x'; EmbedLM can honour"):
+            embedlm.load(folder, device="cpu")
+        return
+    model = embedlm.load(folder, device="cpu")
+    assert model.recipe.name == "bge-m3"
+    assert len(model.render(VERY_LONG).ids[0]) == (length or 200)

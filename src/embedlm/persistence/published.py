@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.jobs.json_files import optional_json
+from embedlm.persistence.layouts import TRANSFORMER_FILES
 from embedlm.persistence.sentence_transformers import LISTING, is_late_interaction, read_folder
-from embedlm.persistence.settings import COUNT, FLAG, Draft, Setting, one_of, read_settings
+from embedlm.persistence.settings import (
+    COUNT,
+    FLAG,
+    Draft,
+    Setting,
+    keep,
+    one_of,
+    read_settings,
+)
 from embedlm.persistence.stanford import is_stanford, read_stanford
 from embedlm.schema.recipe import Recipe, recipes
 
@@ -37,14 +46,16 @@ def recognise(folder: Path) -> Recipe | None:
     """Return the recipe of a system whose files give it away."""
     config = optional_json(folder / "config.json")
     if config.get("model_type") == "nvembed":
-        return _nv_embed(config)
-    if config.get("model_type") == "jina_embeddings_v3":
-        return Recipe.load("jina-v3")
+        return _as_long(_nv_embed(config), folder)
+    listed = (folder / LISTING).is_file()
+    # A model that was tuned from Jina's and has no adapters is read as its own files say.
+    if config.get("model_type") == "jina_embeddings_v3" and (_has_adapters(folder) or not listed):
+        return _as_long(Recipe.load("jina-v3"), folder)
     if (folder / "sparse_linear.pt").is_file() and (folder / "colbert_linear.pt").is_file():
-        return Recipe.load("bge-m3")
+        return _as_long(Recipe.load("bge-m3"), folder)
     if is_late_interaction(folder):
         return read_folder(folder, Recipe.load("colbert"))
-    if is_stanford(folder) and not (folder / LISTING).is_file():
+    if is_stanford(folder) and not listed:
         return read_stanford(folder)
     if (folder / LLM2VEC_FILE).is_file():
         adapter = optional_json(folder / "adapter_config.json")
@@ -59,6 +70,20 @@ def recognise(folder: Path) -> Recipe | None:
         if tokens >= _ICL_TOKENS:
             return Recipe.load("bge-icl")
     return None
+
+
+def _has_adapters(folder: Path) -> bool:
+    return any(folder.glob("*/adapter_config.json")) or any(folder.glob("*/*/adapter_config.json"))
+
+
+def _as_long(recipe: Recipe, folder: Path) -> Recipe:
+    """Return a system's recipe with the length that its folder's own settings say."""
+    draft, file = Draft(folder), folder / TRANSFORMER_FILES[0]
+    asked = {key: value for key, value in optional_json(file).items() if key == "max_seq_length"}
+    setting = Setting("max_seq_length", COUNT, keep("max_length"), null="missing")
+    read_settings(draft, file, asked, (setting,))
+    length = draft.facts.get("max_length")
+    return recipe if length is None else recipe.override({"prompt.max_length": length})
 
 
 def _nv_embed(config: dict[str, Any]) -> Recipe:
