@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
+import transformers as tf
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 
 import embedlm
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
-from tests.models import build
+from tests.models import GQA, build, build_tokenizer
 
 TEXTS = ["plants MAKE food", "x", "", " lead and trail \n", "{text} {{a}}", "the quick fox, " * 40]
 FLAT = (
@@ -134,3 +136,36 @@ def test_a_template_that_loses_the_text_or_the_prompt_is_refused(saved):
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="there is no chat template"):
         embedlm.load(folder, device="cpu")
+
+
+# -- models of images and text: a processor adds the tokenizer's special tokens -----------------
+
+
+@pytest.mark.parametrize("bos", ["", "{{ bos_token }}"], ids=["bare", "bos"])
+def test_texts_of_a_model_of_images(tmp_path, bos):
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    seeing = tf.CLIPVisionConfig(**sizes, num_hidden_layers=1, image_size=16, patch_size=8)
+    reading = tf.LlamaConfig(**{**GQA, "vocab_size": len(tokenizer)})
+    ids = {"image_token_index": image, "image_token_id": image}
+    config = tf.LlavaConfig(text_config=reading, vision_config=seeing, **ids)
+    tf.LlavaModel(config).save_pretrained(tmp_path / "base")
+    processor = tf.LlavaProcessor(
+        image_processor=tf.CLIPImageProcessor(),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=bos + PARTS,
+    )
+    processor.save_pretrained(tmp_path / "base")
+    transformer = modules.Transformer(str(tmp_path / "base"))
+    assert {"image", "message"} <= set(transformer.modality_config)
+    parts = [transformer, modules.Pooling(32, "mean")]
+    SentenceTransformer(modules=parts, prompts={"query": "Find."}, device="cpu").save(
+        str(tmp_path / "theirs"), create_model_card=False
+    )
+    model = alike(SentenceTransformer(str(tmp_path / "theirs"), device="cpu"), tmp_path / "theirs")
+    assert model.render(["x"]).ids[0].count(tokenizer.bos_token_id) == 1
