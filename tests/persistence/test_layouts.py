@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import transformers as tf
 from sentence_transformers import SentenceTransformer, models
 
 import embedlm
@@ -14,7 +15,7 @@ from embedlm.persistence.modules import MODULES, POOLINGS
 from embedlm.persistence.sentence_transformers import read_folder, write_outline
 from embedlm.persistence.settings import Outline
 from embedlm.schema.recipe import Recipe
-from tests.models import build
+from tests.models import VOCAB, build
 
 TEXTS = ["plants MAKE food", "x", "the Quick brown fox jumps", "a committee met on Tuesday"]
 FILES = {
@@ -308,9 +309,9 @@ def test_modules_of_other_packages_and_in_another_order_are_refused(folder):
 # -- against sentence-transformers itself ------------------------------------------------------
 
 
-def peer_of(tmp_path, arch="bert", kind="mean", include_prompt=True, **options):
+def peer_of(tmp_path, arch="bert", kind="mean", include_prompt=True, vocab_size=VOCAB, **options):
     base = tmp_path / "base"
-    build(arch, base)
+    build(arch, base, vocab_size=vocab_size)
     transformer = models.Transformer(str(base))
     width = transformer.get_embedding_dimension()
     pooling = models.Pooling(width, POOLINGS[kind][0], include_prompt=include_prompt)
@@ -363,6 +364,36 @@ def test_lower_case(tmp_path):
     set_key(folder, "sentence_bert_config.json", "do_lower_case", True)
     assert_alike(SentenceTransformer(str(folder), device="cpu"), folder)
     assert embedlm.load(folder).recipe.prompt.clean == "lower"
+
+
+def test_lower_case_spares_control_tokens_and_holds_for_a_prompt_of_the_call(tmp_path):
+    _, folder = peer_of(tmp_path, prompts={"query": "FIND [X] "}, vocab_size=410)
+    tokenizer = tf.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[X]"]})
+    tokenizer.save_pretrained(folder)
+    set_key(folder, "sentence_bert_config.json", "do_lower_case", True)
+    peer = SentenceTransformer(str(folder), device="cpu")
+    spelled = [*TEXTS, "A [X] B", "[x]", "</S> END </s>", "[X]"]
+    model = assert_alike(peer, folder, spelled)
+    for prompt in ("TITLE: ", "[X] Title "):
+        ours, theirs = model.encode(spelled, prompt=prompt), peer.encode(spelled, prompt=prompt)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    model.save_pretrained(tmp_path / "ours")
+    assert_alike(peer, tmp_path / "ours", spelled)
+    assert_alike(SentenceTransformer(str(tmp_path / "ours"), device="cpu"), folder, spelled)
+
+
+@pytest.mark.parametrize("own", ["query: ", "", None])
+def test_a_task_in_another_prompt_is_not_that_of_queries(tmp_path, own):
+    prompts = {"sts": "Instruct: Find the same.\nQuery: ", "document": "passage: "}
+    peer, folder = peer_of(tmp_path, prompts=prompts if own is None else {"query": own, **prompts})
+    model = assert_alike(peer, folder)
+    for name in prompts:
+        ours, theirs = model.encode(TEXTS, role=name), peer.encode(TEXTS, prompt_name=name)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    given = "Instruct: Find it.\nQuery: "
+    ours, theirs = model.encode(TEXTS, instruction="Find it."), peer.encode(TEXTS, prompt=given)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(

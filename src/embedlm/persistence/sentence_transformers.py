@@ -26,7 +26,6 @@ from embedlm.persistence.layouts import (
 from embedlm.persistence.listing import LISTING, check_order, read_listing, read_module
 from embedlm.persistence.modules import MODULES
 from embedlm.persistence.settings import Draft, Outline, Setting, read_settings, write_settings
-from embedlm.prompt.filling import lower
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.template import escape
 
@@ -84,7 +83,7 @@ def read_folder(folder: Path, base: Recipe) -> Recipe:
         write_chats(draft, draft.facts.get("default_prompt_name"))
     _of_one_kind(draft, kind)
     if draft.facts.get("lower"):
-        _lower(draft)
+        draft.changes["prompt.clean"] = "lower"
     return base.override(draft.changes)
 
 
@@ -128,7 +127,10 @@ def _default_prompt(draft: Draft, prompts: Mapping[str, str]) -> str | None:
 
 
 def _take_instruction(draft: Draft, prompts: Mapping[str, str], default: str | None) -> None:
-    """Make the task of a prompt `Instruct: ...` (E5-Mistral's form) one that a call can replace."""
+    """Make the task of a prompt `Instruct: ...` (E5-Mistral's form) one that a call can replace.
+
+    Queries keep a prompt of their own that has another form.
+    """
     ordered = [name for name in _TASK_PROMPTS if name in prompts]
     ordered += [name for name in prompts if name not in ordered]
     name = next((name for name in ordered if _split_task(prompts[name]) is not None), None)
@@ -137,14 +139,17 @@ def _take_instruction(draft: Draft, prompts: Mapping[str, str], default: str | N
     split = _split_task(prompts[name])
     assert split is not None
     template, task = split
-    instruction = {"query": task}
-    draft.changes["prompt.query"] = template
+    instruction: dict[str, str] = {}
+    if name == "query" or not prompts.get("query"):
+        draft.changes["prompt.query"] = template
+        if name in _TASK_PROMPTS:
+            instruction["query"] = task
     own = None if default is None else _split_task(prompts.get(default, ""))
     if default is None or (own is not None and own[0] == template):
         draft.changes["prompt.default"] = template
         if own is not None:
             instruction["default"] = own[1]
-    draft.changes["prompt.instruction"] = instruction
+    draft.changes["prompt.instruction"] = instruction or None
 
 
 def _split_task(prompt: str) -> tuple[str, str] | None:
@@ -211,19 +216,6 @@ def _without_lengths(draft: Draft) -> None:
                 f"{', '.join(draft.stages)} make up another; leave it out, and set max_seq_length "
                 "for all texts, or give recipe= to say how the model is read"
             )
-
-
-def _lower(draft: Draft) -> None:
-    """Write everything in lower case, the prompts too; names of slots are in it already."""
-    changes = draft.changes
-    changes["prompt.clean"] = "lower"
-    for path in ("prompt.default", "prompt.query", "prompt.document"):
-        if path in changes:
-            changes[path] = lower(changes[path])
-    roles = changes.get("prompt.roles", {})
-    changes["prompt.roles"] = {name: lower(template) for name, template in roles.items()}
-    tasks = changes.get("prompt.instruction", {})
-    changes["prompt.instruction"] = {role: lower(task) for role, task in tasks.items()} or None
 
 
 def _late_interaction(draft: Draft) -> None:

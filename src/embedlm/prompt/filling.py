@@ -14,7 +14,6 @@ from embedlm.schema.template import DEMONSTRATION_SLOTS, Piece, fill
 __all__ = [
     "clean_text",
     "join_blocks",
-    "lower",
     "prepared",
     "spell",
     "spell_demonstrations",
@@ -61,16 +60,11 @@ def _clean_prompteol(text: str) -> str:
     return text[:-1] + "." if text.endswith("?") else text
 
 
-def lower(text: str) -> str:
-    """Return a text in lower case, letter by letter as the tokenizers library: no final sigma."""
-    return "".join(map(str.lower, text))
-
-
 _CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "strip": str.strip,
     "strip_all": str.strip,
-    "lower": lower,
+    "lower": lambda text: text,  # its tokenizer does that, and knows control tokens
     "promptbert": _clean_promptbert,
     "prompteol": _clean_prompteol,
 }

@@ -20,7 +20,7 @@ from embedlm.prompt.control import ControlTokens
 from embedlm.prompt.filling import prepared, spell_demonstrations, strip_row
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
-from embedlm.prompt.special import filling_token
+from embedlm.prompt.special import filling_token, lower_case
 from embedlm.schema.arguments import short
 from embedlm.schema.prompt import Message, Prompt, Template
 from embedlm.schema.recipe import Boundary
@@ -69,12 +69,16 @@ class Renderer:
                 f"prompt.expansion fills queries up to {length} tokens, and the model has "
                 f"positions for {positions}; give a smaller length"
             )
+        self._control = ControlTokens(tokenizer)
+        if prompt.clean == "lower":
+            tokenizer = copy.deepcopy(tokenizer)
+            lower_case(tokenizer)
+            self._control = ControlTokens(tokenizer)
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.boundary = boundary
         self.limit = limit
         self.positions = positions
-        self._control = ControlTokens(tokenizer)
         self._rows = RowTokenizer(tokenizer, prompt, self._control, boundary, positions)
 
     def with_prompt(self, prompt: Prompt) -> Renderer:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tokenizers import processors
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as Normalizers
 
 from embedlm.errors import ModelError, UnsupportedError
 
@@ -23,6 +25,7 @@ __all__ = [
     "core_surround",
     "filling_token",
     "keep_declared",
+    "lower_case",
     "surround",
     "surround_with",
     "tokenizer_errors",
@@ -137,6 +140,22 @@ def keep_declared(tokenizer: Any, declared: Mapping[str, Any]) -> None:
     """Add the EOS that a tokenizer_config.json declares, where the tokenizer lost it."""
     if declared.get("add_eos_token") is True and tokenizer.eos_token_id is not None:
         add_eos(tokenizer, bos=declared.get("add_bos_token") is True)
+
+
+def lower_case(tokenizer: Any) -> None:
+    """Let a tokenizer read everything in lower case but control tokens; in place.
+
+    As sentence-transformers does: before the tokenizer's own clean-up, so that what a text spells
+    of control tokens is found as it is otherwise.
+    """
+    core = tokenizer.backend_tokenizer
+    own: Any = core.normalizer
+    parts: list[Any] = [] if own is None else [own]
+    if isinstance(own, Normalizers):
+        several: Any = own
+        parts = list(several)
+    if not any(isinstance(part, Lowercase) for part in parts):
+        core.normalizer = Normalizers([Lowercase(), *parts])
 
 
 def filling_token(tokenizer: Any) -> int:

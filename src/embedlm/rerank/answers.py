@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from embedlm.embedder import Embedder
-from embedlm.errors import InputError, UnsupportedError
-from embedlm.rerank.pairs import batches, joined_pairs, lower_case, shots
+from embedlm.errors import UnsupportedError
+from embedlm.prompt.special import lower_case
+from embedlm.rerank.pairs import batches, joined_pairs, shots
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.rerank import Method
 
@@ -117,10 +118,6 @@ class AnswerModel:
         """Return the logits after the pairs as the tokenizer joins them."""
         executor = self.model.executor
         ids = joined_pairs(self.tokenizer, pairs, prompt, self.model.max_length)["input_ids"]
-        if [] in ids:
-            raise InputError(
-                f"pair {ids.index([])} has no tokens: its query and document are empty"
-            )
         logits = np.empty(len(pairs), np.float32)
         lengths = np.array([len(row) for row in ids])
         for items in batches(lengths, executor.budget()):

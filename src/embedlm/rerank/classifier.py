@@ -1,7 +1,4 @@
-"""Cross-encoders: a network with one output for a pair.
-
-Shapes: B pairs, L longest of them.
-"""
+"""Cross-encoders: a network with one output for a pair."""
 
 from __future__ import annotations
 
@@ -10,21 +7,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from embedlm.backbone.devices import choose_device, choose_dtype
+from embedlm.backbone.positions import (
+    configured_positions,
+    learns_positions,
+    measured_positions,
+)
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.backbone.weights import load_classifier
 from embedlm.errors import UnsupportedError
 from embedlm.persistence import layout_folder
 from embedlm.persistence.layouts import asked_dtype
-from embedlm.rerank.pairs import batches, joined_pairs, lower_case, templated_pairs
+from embedlm.prompt.special import lower_case
+from embedlm.rerank.pairs import joined_pairs, templated_pairs
+from embedlm.rerank.passes import PROBE, Passes
 from embedlm.schema.rerank import Method
 
 __all__ = ["Classifier"]
-
-BUDGET = 4096
-"""Tokens that run at once, padding included."""
 
 
 class Classifier:
@@ -44,7 +44,7 @@ class Classifier:
 
         Raises:
             ModelError: files that cannot be read.
-            UnsupportedError: a network with several outputs.
+            UnsupportedError: a network with several outputs, or one that cannot be run on pairs.
         """
         if config.num_labels != 1:
             raise UnsupportedError(
@@ -61,16 +61,27 @@ class Classifier:
             self.network.config.pad_token_id = self.tokenizer.pad_token_id
         if method.lower:
             lower_case(self.tokenizer)
-        positions = self._positions(config)
+        rows = joined_pairs(self.tokenizer, PROBE, "", None)
+        self._passes = Passes(self.network, self.tokenizer)
+        self._passes.measure(rows)
+        positions = self._positions(config.get_text_config(), rows["input_ids"][0])
         limit = max_length or method.max_length or self._stated()
         self.max_length = min((n for n in (limit, positions) if n), default=None)
 
-    def _positions(self, config: Any) -> int | None:
-        """Return how many tokens the network has positions for."""
-        table = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if table is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            table -= (config.pad_token_id or 0) + 1  # the first positions stand for the padding
-        return table if table and table > 0 else None
+    def _positions(self, config: Any, row: list[int]) -> int | None:
+        """Return how many tokens the network has positions for.
+
+        Args:
+            config: of the network.
+            row: some token ids.
+        """
+        table = configured_positions(config)
+        if table is None or table < 0:  # XLNet says -1
+            return None
+        body = self.network.base_model
+        pad = self.tokenizer.pad_token_id
+        first, _ = measured_positions(body, [token for token in row if token != pad])
+        return table - ((first or 0) if learns_positions(body) else 0)
 
     def _stated(self) -> int | None:
         """Return how many tokens the tokenizer's files allow."""
@@ -88,18 +99,8 @@ class Classifier:
             instruction: fills the template's slot.
             prompt: written before the query, where the tokenizer joins the pair.
         """
-        scores = np.empty(len(pairs), np.float32)
-        self.tokenizer.padding_side = "right"
         if method.template is None:
             rows = joined_pairs(self.tokenizer, pairs, prompt, self.max_length)
         else:
             rows = templated_pairs(self.tokenizer, pairs, method, instruction, self.max_length)
-        lengths = np.array([len(ids) for ids in rows["input_ids"]])
-        with torch.inference_mode():
-            for items in batches(lengths, BUDGET):
-                inputs = self.tokenizer.pad(
-                    {name: [values[i] for i in items] for name, values in rows.items()},
-                    return_tensors="pt",
-                ).to(self.device)
-                scores[items] = self.network(**inputs).logits[:, 0].float().cpu().numpy()
-        return scores
+        return self._passes.logits(rows)

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as Normalizers
 
+from embedlm.errors import InputError
 from embedlm.prompt.render import Renderer, Request
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.rerank import Method
 
-__all__ = ["batches", "joined_pairs", "lower_case", "pair_lengths", "shots", "templated_pairs"]
+__all__ = ["batches", "joined_pairs", "pair_lengths", "shots", "templated_pairs"]
 
 Rows = dict[str, list[list[int]]]
 """What the network reads, by the name of its argument."""
@@ -23,13 +22,21 @@ Rows = dict[str, list[list[int]]]
 def joined_pairs(
     tokenizer: Any, pairs: Sequence[tuple[str, str]], prompt: str, limit: int | None
 ) -> Rows:
-    """Return the pairs as the tokenizer joins them, the longer text being cut to the limit."""
+    """Return the pairs as the tokenizer joins them, the longer text being cut to the limit.
+
+    Raises:
+        InputError: a pair without tokens.
+    """
     queries = [prompt + query for query, _ in pairs]
     documents = [document for _, document in pairs]
     cut: dict[str, Any] = {"truncation": False}
     if limit:
         cut = {"truncation": "longest_first", "max_length": limit}
-    return dict(tokenizer(queries, documents, **cut))
+    rows = dict(tokenizer(queries, documents, **cut))
+    if [] in rows["input_ids"]:
+        empty = rows["input_ids"].index([])
+        raise InputError(f"pair {empty} has no tokens: its query and document are empty")
+    return rows
 
 
 def templated_pairs(
@@ -68,18 +75,6 @@ def pair_lengths(
 def shots(method: Method, instruction: str) -> list[dict[str, str]]:
     """Return an instruction as the demonstrations that stand for it in `Method.prompt`."""
     return [{"query": instruction}] if instruction and method.takes_instruction else []
-
-
-def lower_case(tokenizer: Any) -> None:
-    """Let a tokenizer read everything in lower case, as sentence-transformers does; in place."""
-    core = tokenizer.backend_tokenizer
-    own: Any = core.normalizer
-    parts: list[Any] = [] if own is None else [own]
-    if isinstance(own, Normalizers):
-        several: Any = own
-        parts = list(several)
-    if not any(isinstance(part, Lowercase) for part in parts):
-        core.normalizer = Normalizers([Lowercase(), *parts])
 
 
 def batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -55,8 +55,9 @@ class Prompt(Part):
     clean: Literal["none", "strip", "strip_all", "lower", "promptbert", "prompteol"] = Field(
         "none",
         description="Text clean-up before the template; strip_all: white space around the filled "
-        "prompt goes too; lower: to lower case; promptbert: a full stop where none is; prompteol: "
-        "also quotes to apostrophes and a final ? to a full stop.",
+        "prompt goes too; lower: the filled prompt is read in lower case, control tokens apart; "
+        "promptbert: a full stop where none is; prompteol: also quotes to apostrophes and a final "
+        "? to a full stop.",
     )
     tokenize: Literal["joined", "pieces"] = Field(
         "joined", description="Tokenise the joined string, or each segment alone."
