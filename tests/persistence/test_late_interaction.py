@@ -56,6 +56,15 @@ def test_queries_are_filled_up_with_eos_where_there_is_no_mask(sound, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_control_tokens_in_a_text_are_read_as_the_library_reads_them(sound):
+    spelled = ["a <mask> b", "the </s> tag"]
+    ours, theirs = PYLATE.ours(sound), PYLATE.theirs(sound)
+    for role in ("query", "document"):
+        found = ours.encode(spelled, role=role).multi_vector
+        for a, b in zip(found, getattr(theirs, f"encode_{role}")(spelled), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 @pytest.mark.parametrize("keys", [{"truncate_dim": 4}, {"max_active_dims": 4}])
 def test_settings_of_other_kinds_are_refused(sound, tmp_path, keys):
     folder = changed(sound, tmp_path, **keys)

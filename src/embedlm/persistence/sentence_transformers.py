@@ -233,6 +233,7 @@ def _late_interaction(draft: Draft) -> None:
     changes |= {f"prompt.{role}": templates.pop(role) for role in ("query", "document")}
     changes["prompt.roles"] = templates
     changes["prompt.clean"] = "strip" if flat else "none"
+    changes["prompt.special_tokens_in_text"] = "tokens"  # as in every folder of the library
     length, expansion = _expansion(draft)
     limits = {"query": length, "document": facts.get("document_length")}
     longest = facts.get("max_seq_length")

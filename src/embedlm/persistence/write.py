@@ -96,6 +96,8 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: 
         note = f"sentence-transformers opens this folder with the same vectors ({opened})."
         if recipe.prompt.clean in ("strip", "strip_all"):
             note += " It does not strip white space around a text, as this recipe does."
+        if recipe.prompt.special_tokens_in_text != "tokens":
+            note += " It reads a control token that a text spells out as one; this recipe does not."
     card.write(embedder, folder, note, name)
 
 
