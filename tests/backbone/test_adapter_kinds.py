@@ -12,6 +12,7 @@ from tokenizers import processors
 
 import embedlm
 from embedlm.errors import ModelError, UnsupportedError
+from embedlm.prompt.segments import SEGMENT_ID
 from tests.models import build_tokenizer
 
 peft = pytest.importorskip("peft")
@@ -135,6 +136,43 @@ def test_what_changes_the_base_is_merged_and_never_switched(
     np.testing.assert_allclose(merged.encode(TEXTS), reference, atol=1e-5)
     with pytest.raises(UnsupportedError, match="load it with merge=True"):
         embedlm.load(base, "plain-mean", adapters=adapters, merge=False)
+
+
+TIED = {
+    "table": {"target_modules": ["embed_tokens"]},
+    "head": {"target_modules": ["lm_head"]},
+    "both": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+    "tokens": {"trainable_token_indices": IN_TEXTS},
+    "saved": {"modules_to_save": ["embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_a_table_that_the_head_shares_is_merged_apart(model_folder, tmp_path, kind):
+    base = model_folder("llama", tie_word_embeddings=True)
+    reference = make(base, tmp_path / "one", lora(**TIED[kind]), head=True)
+    model = embedlm.load(base, "splade-causal", adapters=[str(tmp_path / "one")])
+    model.save_pretrained(tmp_path / "saved")
+    for opened in (model, embedlm.load(tmp_path / "saved")):
+        found = opened.encode(TEXTS).sparse.toarray()
+        batch = opened.render(TEXTS)
+        for ids, marks, row in zip(batch.ids, batch.segments, found, strict=True):
+            with torch.no_grad():
+                logits = reference(torch.tensor([ids])).logits[0]
+            wanted = torch.log1p(torch.relu(logits[marks == SEGMENT_ID["repeat"]])).amax(0).numpy()
+            np.testing.assert_allclose(row[row > 0], wanted[row > 0], atol=1e-5)
+
+
+def test_a_table_that_other_layers_share_is_not_merged(model_folder, tmp_path):
+    base = model_folder("t5")
+    torch.manual_seed(5)
+    plain = transformers.T5EncoderModel.from_pretrained(base)
+    peft.get_peft_model(plain, lora(target_modules=["shared"])).save_pretrained(tmp_path / "one")
+    adapters = [str(tmp_path / "one")]
+    with pytest.raises(UnsupportedError, match=r"embed_tokens.* shares the weights of shared"):
+        embedlm.load(base, "plain-mean", adapters=adapters)
+    switched = embedlm.load(base, "plain-mean", adapters=adapters, merge=False)
+    assert switched.encode(TEXTS).shape == (3, 32)
 
 
 def test_what_cannot_be_merged_is_switched(tiny_llama, tmp_path):

@@ -143,6 +143,7 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
         _resize(network, state)
         tuner = _put(network, None if merge else tuner, config, state, (folder, _inner(index)))
         if merge:
+            _untie(network, folder)
             _merge(tuner, folder)
     if tuner is not None and not merge:
         tuner.base_model.set_adapter(_inner(0), inference_mode=True)
@@ -171,9 +172,37 @@ def _put(
     return tuner
 
 
+def _untie(network: Any, folder: Path) -> None:
+    """Let tables and heads that shared their weights be merged apart: a layer has its own adapter.
+
+    Trained tokens are the same in both.
+
+    Raises:
+        UnsupportedError: others than a table and a head share an adapted layer's weights.
+    """
+    names: dict[int, list[str]] = {}
+    for key, weight in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), []).append(key)
+    for name, layer in list(network.named_modules()):
+        base = getattr(layer, "base_layer", None) if hasattr(layer, "merge") else None
+        shared = names.get(id(getattr(base, "weight", None)), [])
+        others = [key for key in shared if not key.startswith(f"{name}.")]
+        if base is None or not others or "token_adapter" in name or hasattr(layer, "token_indices"):
+            continue
+        if not any(key.startswith(_HEADS) for key in (name, *others)):
+            raise UnsupportedError(
+                f"the adapter {str(folder)!r} cannot be merged, because {_plain(others[0])} shares "
+                f"the weights of {name}, which it changes; load it with merge=False"
+            )
+        base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+        for config in (network.config, network.config.get_text_config()):
+            config.tie_word_embeddings = False
+
+
 def _merge(tuner: Any, folder: Path) -> None:
     try:
-        tuner.merge_and_unload()
+        with warnings.catch_warnings(action="ignore"):  # of tables that it has untied
+            tuner.merge_and_unload()
     except (ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise UnsupportedError(
             f"the adapter {str(folder)!r} cannot be merged ({str(error)[:200]}); load it with "
