@@ -334,3 +334,15 @@ def test_a_folder_of_sentence_transformers_may_hold_an_adapter(tiny_llama, tmp_p
     peft.get_peft_model(theirs[0].model, lora()).save_pretrained(tmp_path / "st")
     model = embedlm.load(tmp_path / "st")
     np.testing.assert_allclose(model.encode(TEXTS), theirs.encode(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"r": 1 << 30}, {"rank_pattern": {"q_proj": 1 << 30}, "r": 2}])
+@pytest.mark.parametrize(
+    "config", [lora(), peft.LoHaConfig(r=4, target_modules=["q_proj"], init_weights=False)]
+)
+def test_a_rank_that_the_weights_do_not_have_takes_no_memory(tiny_llama, tmp_path, config, change):
+    make(tiny_llama, tmp_path / "own", config)
+    file = tmp_path / "own" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ModelError, match=r"the rank \(r, rank_pattern\) is .*1073741824"):
+        embedlm.load(tiny_llama, "plain-mean", adapters=[str(tmp_path / "own")], device="cpu")

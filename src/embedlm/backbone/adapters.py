@@ -138,6 +138,7 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
         config = read_adapter_config(folder)
         config.base_model_name_or_path = getattr(network, "name_or_path", None) or None
         state = _named(read_adapter_weights(folder), network, folder)
+        _check_rank(config, state, folder)
         if not merge:
             _check_shared(network, config, state, folder)
         _resize(network, state)
@@ -149,6 +150,26 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
         tuner.base_model.set_adapter(_inner(0), inference_mode=True)
     network.eval().requires_grad_(False)  # new layers come with their dropout at work
     return None if merge or tuner is None else Adapters(tuner, tuple(names))
+
+
+def _check_rank(config: Any, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse a rank that the weights do not have, before peft makes layers of that size.
+
+    Raises:
+        ModelError: names both.
+    """
+    rank, ranks = getattr(config, "r", None), [len(x) for k, x in state.items() if ".lora_A." in k]
+    if not isinstance(rank, int) or config.peft_type == "ADALORA":  # which gives ranks up
+        return
+    named = {rank, *(getattr(config, "rank_pattern", None) or {}).values()}
+    other = next((one for one in ranks if one not in named), None)
+    most = max((weight.numel() for weight in state.values()), default=0)
+    if other is not None or max(named) > most:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: the rank (r, rank_pattern) is "
+            f"{' or '.join(map(str, sorted(named)))}, and the adapter's weights have "
+            f"{most if other is None else other}; the two are not of one adapter"
+        )
 
 
 def _put(
