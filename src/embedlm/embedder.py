@@ -108,7 +108,7 @@ class Embedder(Saving):
         return self._with(readout, self.executor, self.ranges if same else None)
 
     def with_backbone(self, backbone: Backbone) -> Embedder:
-        """Return an embedder by the same recipe over another form of the network (in training)."""
+        """Return one by the same recipe over another form of the network, without its ranges."""
         return self._with(self.readout.with_backbone(backbone), Executor(backbone))
 
     def _with(self, readout: Readout, executor: Executor, ranges: Ranges | None = None) -> Embedder:

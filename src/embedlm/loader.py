@@ -97,8 +97,8 @@ def load(
     check_model_kwargs(model_kwargs)
     name = str(model) if model is not None else "builtin" if recipe is None else "builtin-base"
     source = model_source(name, **hub)
-    told = _own_recipe(name, source) if recipe is None else _asked_for(recipe, source)
-    chosen = told or Recipe.load("plain-mean")
+    known = _own_recipe(name, source) if recipe is None else _asked_for(recipe, source)
+    chosen = known or Recipe.load("plain-mean")
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
     readout = load_readout(
@@ -120,7 +120,7 @@ def load(
     readout, ranges = (readout, None) if adapters else _fitted(readout, source)
     executor = Executor(readout.backbone)
     embedder = Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
-    if told is None:
+    if known is None:
         _tell_of_no_recipe(name)
     return _told_of_open_end(embedder, source)
 

@@ -21,7 +21,7 @@ from embedlm.encode.ids import as_rendered
 from embedlm.encode.items import Share, Text, TokenIds
 from embedlm.encode.parallel import on_cores, submitted
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, base_of, plan_after
-from embedlm.encode.prefix_cache import Found, Way
+from embedlm.encode.prefix_cache import SharedPrefix, Way
 from embedlm.encode.prefixes import Prefixes
 from embedlm.encode.rendered import joined
 from embedlm.encode.run import Run, pack_states
@@ -178,12 +178,12 @@ class Engine:
         """Yield a batch's outputs; from here to the job's end there is work as of `like` of it."""
         left: npt.NDArray[np.int64] = np.arange(len(batch.ids))
         while len(left):
-            found = self._kept_prefix(batch, left)
-            packs = self._planned(batch, left, found)
+            shared = self._kept_prefix(batch, left)
+            packs = self._planned(batch, left, shared)
             self._expect(batch, packs, like)
             done = 0
             try:
-                for outputs in self._outputs(batch, packs, found, words, role):
+                for outputs in self._outputs(batch, packs, shared, words, role):
                     yield packs[done].items, outputs
                     done += 1
                 return
@@ -195,7 +195,7 @@ class Engine:
         self,
         batch: RenderedBatch,
         packs: list[Pack],
-        found: Found | None,
+        shared: SharedPrefix | None,
         words: Words | None,
         role: str | None,
     ) -> Iterator[list[Any]]:
@@ -210,13 +210,13 @@ class Engine:
             self.executor.lay_out()
             yield from on_cores(partial(outputs_of, run=self._run_by(compiled=False)), packs, cores)
             return
-        given = None if found is None else {base_of(found): found.kept}
-        prefixes = Prefixes(packs, self._run_prefix, given)
+        lasting = None if shared is None else {base_of(shared): shared.kept}
+        prefixes = Prefixes(packs, self._run_prefix, lasting)
         for pack in packs:
             kept = prefixes.of(pack, batch.ids[pack.items[0]])
             outputs = outputs_of(pack, self._run, kept)
-            if found is not None and self.executor.prefixes is not None:
-                self.executor.prefixes.add(found, self._way)
+            if shared is not None and self.executor.prefixes is not None:
+                self.executor.prefixes.add(shared, self._way)
             yield outputs
 
     def _cores(self, packs: Sequence[Pack]) -> int:
@@ -238,16 +238,18 @@ class Engine:
         self.executor.expect(int(like * tokens))
 
     def _planned(
-        self, batch: RenderedBatch, left: npt.NDArray[np.int64], found: Found | None
+        self, batch: RenderedBatch, left: npt.NDArray[np.int64], shared: SharedPrefix | None
     ) -> list[Pack]:
         """Return the packs of some of a batch's rows."""
         budget = self.executor.budget(self.budget)
         rows = [batch.ids[item] for item in left.tolist()]
         sharing = {"share": self._shares(batch), "depth": DEPTH, "cost": self._pack_cost}
-        packs = plan_after(rows, budget, found, **sharing)
+        packs = plan_after(rows, budget, shared, **sharing)
         return [replace(pack, items=left[pack.items]) for pack in packs]
 
-    def _kept_prefix(self, batch: RenderedBatch, left: npt.NDArray[np.int64]) -> Found | None:
+    def _kept_prefix(
+        self, batch: RenderedBatch, left: npt.NDArray[np.int64]
+    ) -> SharedPrefix | None:
         """Return what is kept, or should be, of what rows begin with."""
         cache = self.executor.prefixes
         if cache is None or not self._shares(batch):

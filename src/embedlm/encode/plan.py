@@ -119,31 +119,31 @@ class _Begun(Protocol):
         ...
 
 
-def base_of(found: _Begun) -> Level:
+def base_of(shared: _Begun) -> Level:
     """Return the level of a prefix that is kept for longer than a plan."""
-    return Level(-1, len(found.ids))
+    return Level(-1, len(shared.ids))
 
 
 def plan_after(
-    rows: Sequence[list[int]], budget: int, found: _Begun | None, **sharing: Any
+    rows: Sequence[list[int]], budget: int, shared: _Begun | None, **sharing: Any
 ) -> Iterator[Pack]:
     """Yield the packs of `plan`, those of rows that begin with a kept prefix within it.
 
     Args:
         rows: see `plan`.
         budget: see `plan`.
-        found: the kept prefix; None: there is none.
+        shared: the kept prefix; None: there is none.
         **sharing: see `plan`.
     """
-    if found is None:
+    if shared is None:
         yield from plan(rows, budget, **sharing)
         return
-    members = np.array(found.members, dtype=np.int64)
+    members = np.array(shared.members, dtype=np.int64)
     others = np.setdiff1d(np.arange(len(rows)), members)
-    length = len(found.ids)
-    for pack in plan([rows[at][length:] for at in found.members], budget, **sharing):
+    length = len(shared.ids)
+    for pack in plan([rows[at][length:] for at in shared.members], budget, **sharing):
         inner = [Level(-2 - level.number, length + level.length) for level in pack.levels]
-        yield Pack(members[pack.items], (base_of(found), *inner))
+        yield Pack(members[pack.items], (base_of(shared), *inner))
     for pack in plan([rows[at] for at in others.tolist()], budget, **sharing):
         yield Pack(others[pack.items], pack.levels)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from embedlm.backbone.layout import Kept
 
-__all__ = ["Counts", "Found", "PrefixCache", "Way", "summed"]
+__all__ = ["Counts", "PrefixCache", "SharedPrefix", "Way", "summed"]
 
 SHORTEST = 16
 """Tokens of a prefix; a shorter one is not worth keeping."""
@@ -38,7 +38,7 @@ class Way(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SharedPrefix:
     """A prefix of some of a call's rows."""
 
     members: list[int]
@@ -65,13 +65,13 @@ class Counts:
 
 def summed(counts: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:
     """Return what caches have done together, by the names that each is counted under."""
-    found: dict[str, Counts] = {}
+    totals: dict[str, Counts] = {}
     for one in counts:
         for name, count in one.items():
-            before = found.get(name, Counts())
+            before = totals.get(name, Counts())
             both = zip(astuple(before), astuple(count), strict=True)
-            found[name] = Counts(*map(sum, both))
-    return found
+            totals[name] = Counts(*map(sum, both))
+    return totals
 
 
 class PrefixCache:
@@ -85,7 +85,7 @@ class PrefixCache:
         self._recent: dict[Way, deque[tuple[int, ...]]] = {}
         self._lock = threading.Lock()
 
-    def find(self, rows: Sequence[Sequence[int]], way: Way, cost: int) -> Found | None:
+    def find(self, rows: Sequence[Sequence[int]], way: Way, cost: int) -> SharedPrefix | None:
         """Return the prefix that saves a call most; None: there is none.
 
         Args:
@@ -109,19 +109,19 @@ class PrefixCache:
             if len(members) < len(rows) and len(members) * len(ids) <= cost:
                 return None
             if not ready:
-                return Found(members, ids, Kept(len(ids)), False)
+                return SharedPrefix(members, ids, Kept(len(ids)), False)
             self._entries.move_to_end((way, entry))
             self.counts.hits += 1
             self.counts.tokens += len(ids)
-            return Found(members, ids, self._entries[way, entry].first(len(ids)), True)
+            return SharedPrefix(members, ids, self._entries[way, entry].first(len(ids)), True)
 
-    def add(self, found: Found, way: Way) -> None:
+    def add(self, shared: SharedPrefix, way: Way) -> None:
         """Keep a prefix that was run; what was used longest ago makes room."""
-        if found.ready or found.kept.states is None or found.kept.bytes > self.limit:
+        if shared.ready or shared.kept.states is None or shared.kept.bytes > self.limit:
             return
         with self._lock:
-            self._entries[way, found.ids] = found.kept
-            self._entries.move_to_end((way, found.ids))
+            self._entries[way, shared.ids] = shared.kept
+            self._entries.move_to_end((way, shared.ids))
             held = sum(kept.bytes for kept in self._entries.values())
             while held > self.limit:
                 _, gone = self._entries.popitem(last=False)

@@ -18,16 +18,16 @@ class Prefixes:
         self,
         packs: Sequence[Pack],
         run: Callable[[Sequence[int], int, Kept], object],
-        given: Mapping[Level, Kept] | None = None,
+        lasting: Mapping[Level, Kept] | None = None,
     ) -> None:
         """Keep what is needed.
 
         Args:
             packs: in the order in which they will be asked for.
             run: runs the ids of a prefix, of which so many leading ones are kept already.
-            given: what is kept for longer than these packs, run or still to be run.
+            lasting: what is kept for longer than these packs, run or still to be run.
         """
-        self._given = given or {}
+        self._lasting = lasting or {}
         self._uses = Counter(level for pack in packs for level in pack.levels)
         self._run = run
         self._held: list[tuple[Level, Kept]] = []
@@ -46,13 +46,13 @@ class Prefixes:
             self._held.pop()
         alone = len(pack.levels) == 1
         if not pack.levels or (
-            alone and self._uses[pack.levels[0]] == 1 and pack.levels[0] not in self._given
+            alone and self._uses[pack.levels[0]] == 1 and pack.levels[0] not in self._lasting
         ):
             return None
         for level in pack.levels[len(self._held) :]:
             above = self._held[-1][1] if self._held else None
-            kept = self._given.get(level) or Kept(level.length, above)
-            if not alone and (level not in self._given or kept.states is None):
+            kept = self._lasting.get(level) or Kept(level.length, above)
+            if not alone and (level not in self._lasting or kept.states is None):
                 self._run(row[: level.length], 0 if above is None else above.length, kept)
             self._held.append((level, kept))
         return self._held[-1][1]

@@ -19,7 +19,7 @@ def transform_items(
     """Return each item's text and its variants as equal shares of one output.
 
     Variants that are the same, as where the text itself replaces some, are one share of their sum.
-    Items without a text (rows of token ids) are embedded as they are.
+    Rows of token ids, which no call mixes with texts, are embedded as they are.
 
     Args:
         items: number i becomes output i.
