@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import embedlm
+from embedlm.backbone import sizes
 from embedlm.backbone.config import is_local, unloadable
 from embedlm.errors import ModelError, RecipeError, UnsupportedError
 from tests.command import ROOT
@@ -125,6 +127,18 @@ def test_a_missing_shard(refused, copy):
     refused(ModelError, re.escape(str(copy)), str(copy))
     (copy / "model.safetensors.index.json").write_text("{broken")
     refused(ModelError, re.escape(str(copy)), str(copy))
+
+
+def test_a_missing_shard_is_no_config_of_other_sizes(copy, monkeypatch):
+    monkeypatch.setattr(sizes, "_FEW", 0)
+    (copy / "model.safetensors").unlink()
+    first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    save_file({"lm_head.weight": torch.zeros(1, 1)}, copy / first, {"format": "pt"})
+    index = {"weight_map": {"lm_head.weight": first, "model.embed_tokens.weight": second}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, **index}))
+    with pytest.raises(ModelError) as caught:
+        embedlm.load(copy, "plain-mean", device="cpu")
+    assert "fit its config" not in str(caught.value)
 
 
 def test_an_architecture_that_is_not_known(refused, copy):

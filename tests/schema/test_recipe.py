@@ -80,6 +80,7 @@ def test_unknown_field_of_a_chat_turn_lists_its_fields():
         ({"prompt": {"max_length": 0}}, "prompt.max_length", ("greater than 0",)),
         ({"prompt": {"clean": "wash"}}, "prompt.clean", ("none", "strip", "promptbert")),
         ({"similarity": "l2"}, "similarity", ("cosine", "dot")),
+        ({"backbone": {"adapter_roles": {"query": "a/b"}}}, "adapter_roles.query", ("slashes",)),
         ({"normalize": "perhaps"}, "normalize", ("boolean",)),
         ({"prompt": {"default": [{"role": "me", "content": "{text}"}]}}, "0.role", ("assistant",)),
     ],
@@ -89,24 +90,6 @@ def test_wrong_value_says_where_what_and_what_is_allowed(change, place, allowed)
     assert f"{place}: " in message
     assert "(given " in message
     assert all(word in message for word in allowed)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"prompt": {"max_length": {"document": 64, "querry": 32}}},
-        {"prompt": {"instruction": {"querry": "find"}}},
-        {"prompt": {"expansion": {"role": "querry"}}},
-        {"backbone": {"adapter_roles": {"querry": "retrieval"}}},
-    ],
-)
-def test_what_is_said_of_a_role_that_is_not_there_is_refused(change):
-    message = refused(change)
-    (part, fields), *_ = change.items()
-    assert f"{part}.{next(iter(fields))}: 'querry' is no role of this recipe" in message
-    assert "there are query, document, default. Did you mean 'query'?" in message
-    prompt = {"roles": {"querry": "{text}"}, **change.get("prompt", {})}
-    assert Recipe.load({**change, "prompt": prompt})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import deepcopy
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from embedlm.backbone.tensors import read_index
 from embedlm.errors import ModelError
 
 __all__ = ["check_sizes"]
@@ -39,7 +41,7 @@ def check_sizes(source: str, loader: Any, config: Any) -> None:
     held, shapes = _held(Path(source))
     network: nn.Module | None = None
     with suppress(Exception), torch.device("meta"):  # loading says what is wrong
-        network = loader.from_config(config)
+        network = loader.from_config(deepcopy(config))
     if not held or network is None:
         return
     weights = network.state_dict(keep_vars=True)
@@ -56,9 +58,13 @@ def check_sizes(source: str, loader: Any, config: Any) -> None:
 def _held(folder: Path) -> tuple[int, Shapes]:
     """Return how many numbers a folder's files may hold, and the shapes of those that say theirs.
 
-    Whole numbers may hold several weights each, which are then a bit at least.
+    Whole numbers may hold several weights each, which are then a bit at least. Where a file is
+    missing or damaged there are none: loading says what is wrong.
     """
     held, shapes = 0, {}
+    parts = (part for one in folder.glob("*.index.json") for part in read_index(one).values())
+    if not all((folder / part).is_file() for part in set(parts)):
+        return 0, {}
     for file in folder.glob("*.safetensors"):
         try:
             with safe_open(str(file), "pt") as tensors:
@@ -68,7 +74,7 @@ def _held(folder: Path) -> tuple[int, Shapes]:
                     packed = 8 if stored.get_dtype().startswith(("I", "U")) else 1
                     held += packed * prod(shapes[name])
         except (OSError, SafetensorError):
-            return 0, {}  # loading says what is wrong
+            return 0, {}
     return held + sum(file.stat().st_size for file in folder.glob("*.bin")), shapes
 
 

@@ -80,7 +80,7 @@ class Backbone(Part):
     )
     adapters: tuple[str, ...] = Field((), description="Adapter folders or hub ids, in order.")
     merge: bool = Field(True, description="Merge the adapters; else they stay switchable.")
-    adapter_roles: dict[str, str] = Field(
+    adapter_roles: dict[str, Name] = Field(
         default_factory=dict,
         description="Which switchable adapter serves a role; `default` serves no role.",
     )
