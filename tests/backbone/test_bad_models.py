@@ -118,6 +118,16 @@ def test_more_layers_than_a_network_can_have_are_refused_before_they_are_built(r
         refused(ModelError, "num_hidden_layers is .* from 1 to 2000", str(copy))
 
 
+def test_positions_below_none_are_refused(refused, copy):
+    config = json.loads((copy / "config.json").read_text())
+    for count in (-1, 0):
+        config["max_position_embeddings"] = count
+        (copy / "config.json").write_text(json.dumps(config))
+        assert embedlm.load(copy, "plain-mean", device="cpu").max_length == 200
+    (copy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": -5}))
+    refused(ModelError, "max_position_embeddings is -5; allowed is a whole number", str(copy))
+
+
 def test_a_missing_shard(refused, copy):
     (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
     names = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}

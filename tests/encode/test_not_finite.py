@@ -12,6 +12,9 @@ from embedlm.bulk import encode_file
 from embedlm.errors import InputError, ModelError, NotFiniteError, RecordError
 from embedlm.jobs.json_files import json_text
 from embedlm.readout.similarity import normalize
+from embedlm.readout.term_weights import select_terms
+from embedlm.readout.token_layers import token_weights
+from embedlm.schema.heads import Sparse
 from embedlm.search import ExactStore, Passage, SearchIndex, fuse
 
 HEADS = ("dense", "sparse", "multi_vector")
@@ -40,6 +43,30 @@ def model(overflowing):
 def test_no_head_gives_nan(model, head):
     with pytest.raises(NotFiniteError, match=r"text 0 \('plants'\) and 1 more.*float16.*float32"):
         model.encode(["plants", "make food"], heads=head)
+
+
+SPARSE = [{}, {"top_k": 1}, {"restrict": "text"}, {"restrict": "text", "expand": 5}]
+
+
+@pytest.mark.parametrize("options", SPARSE, ids=str)
+def test_no_choice_of_terms_hides_nan(model, options):
+    with pytest.raises(NotFiniteError, match=r"text 0 \('plants'\) and 1 more"):
+        model.encode(["plants", "make food"], heads=[{"sparse": options}])
+
+
+@pytest.mark.parametrize("wrong", BAD[:2])
+def test_no_choice_hides_one_term_or_token(wrong):
+    w_V = np.array([0.0, 3.0, wrong, 2.0], np.float32)
+    words = np.array([1, 3])
+    for options in (Sparse(), Sparse(top_k=1), Sparse(restrict="text", expand=1)):
+        ids, weights = select_terms(w_V, words if options.expand else None, options, words)
+        assert (ids.tolist(), np.isfinite(weights).any()) == ([2], False)
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    with torch.no_grad():
+        rows = token_weights(layer, torch.tensor(w_V[:, None]), [np.array([7, 8, 9, 9])], 1)
+    ids, weights = rows[0]
+    assert (ids.tolist(), np.isfinite(weights).any()) == ([9], False)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])

@@ -13,7 +13,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 import embedlm
 from embedlm.errors import RecipeError
 from embedlm.persistence.expressible import is_expressible
-from embedlm.readout import sinks
+from embedlm.prompt.segments import SEGMENT_ID
+from embedlm.readout import PackStates, sinks
 from embedlm.training.trainable import TextRequest, TrainableEmbedder
 
 TEXTS = ["plants make food from sunlight.", "fox", "", "the quick brown fox jumps", "x y z " * 20]
@@ -87,6 +88,15 @@ def test_joined_poolings_leave_single_tokens_alone(folder):
         for kind, sink in (("cls", False), ("mean", "bos"), ("last", False))
     ]  # fmt: skip
     np.testing.assert_allclose(model.encode(TEXTS), np.hstack(parts), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_state_that_is_no_number_is_no_sink(by_norm, wrong):
+    """Left out as one, it would leave a vector that looks like any other."""
+    h_TD = torch.ones(3, 32)
+    h_TD[1, 5] = wrong
+    pack = PackStates(h_TD, [[1, 5, 6]], [np.full(3, SEGMENT_ID["text"], np.uint8)])
+    assert not by_norm.readout.pool(pack).isfinite().all()
 
 
 @settings(max_examples=25)

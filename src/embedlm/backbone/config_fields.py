@@ -26,6 +26,10 @@ def _is_layer_count(value: Any) -> bool:
     return _is_count(value) and value <= _MOST_LAYERS
 
 
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= -1
+
+
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
@@ -57,6 +61,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         for key in ("layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "rope_theta")
     },
     **{key: ("a dtype of torch, such as float32", _is_dtype) for key in ("dtype", "torch_dtype")},
+    "max_position_embeddings": ("a whole number, 0 or -1 for none", _is_length),
     "model_type": ("a string", lambda value: isinstance(value, str)),
     "architectures": ("a list of strings", _is_names),
     **{

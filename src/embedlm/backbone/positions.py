@@ -43,7 +43,7 @@ def configured_positions(config: Any) -> int | None:
     """Return how many positions a text config names; None where it names none."""
     size = getattr(config, "max_position_embeddings", None)
     size = size or getattr(config, "n_positions", None)
-    return None if size is None else int(size)
+    return int(size) if size and size > 0 else None
 
 
 def learns_positions(network: nn.Module) -> bool:

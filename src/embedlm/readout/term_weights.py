@@ -112,7 +112,7 @@ def select_terms(
     options: Sparse,
     word_like_ids: npt.NDArray[np.int64] | None,
 ) -> SparseRow:
-    """Return the terms of one text that stay.
+    """Return the terms of one text that stay; all that have no number, where some have none.
 
     Args:
         w_V: weights of the whole vocabulary.
@@ -120,6 +120,9 @@ def select_terms(
         options: of the head: how many terms stay.
         word_like_ids: terms that may expand the text; None: none.
     """
+    wrong = np.flatnonzero(~np.isfinite(w_V))
+    if len(wrong):  # no cut may hide them: `check_finite` tells of them
+        return wrong, w_V[wrong]
     if words is None:
         return best_terms(w_V, np.flatnonzero(w_V), options.top_k)
     if len(words):

@@ -174,6 +174,11 @@ def token_weights(
     for own in ids:
         weights = every[start : start + len(own)]
         start += len(own)
+        wrong = ~np.isfinite(weights)
+        if wrong.any():  # no cut may hide them: `check_finite` tells of them
+            ids_of, first = np.unique(own[wrong], return_index=True)
+            rows.append((ids_of, weights[wrong][first]))
+            continue
         distinct, where = np.unique(own, return_inverse=True)
         best = np.zeros(len(distinct), dtype=np.float32)
         np.maximum.at(best, where, weights)
