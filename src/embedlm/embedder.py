@@ -341,8 +341,10 @@ class Embedder(Saving):
         statistics = token_statistics(self.renderer, texts, self.backbone.vocab_size)
         if count := self.recipe.pooling.remove_components:
             weighed = self._with(self.readout.with_statistics(statistics), self.executor)
-            whole = {"dim": weighed.readout.dense_width, "normalize": False}
-            vectors: Array = weighed.encode(texts, heads="dense", show_progress=False, **whole)
+            width = weighed.readout.dense_width
+            vectors = weighed.encode(
+                texts, heads="dense", dim=width, normalize=False, show_progress=False
+            )
             statistics = statistics.with_components(vectors, count)
         self.readout = self.readout.with_statistics(statistics)
         self.ranges = Ranges()  # those of other vectors
