@@ -12,7 +12,7 @@ from embedlm.errors import InputError, RecipeError, RecordError
 from embedlm.evaluation import evaluate, suites
 from embedlm.evaluation.comparison import compare
 from embedlm.evaluation.contamination import contamination, grams
-from embedlm.evaluation.results import Result, read_results, write_results
+from embedlm.evaluation.results import Cache, Result, read_results, write_results
 from embedlm.evaluation.sample import Sample
 from embedlm.evaluation.suite import Suite, known_tasks
 from embedlm.evaluation.tasks import found_tasks, select
@@ -308,3 +308,49 @@ def test_contamination_is_told_with_the_score_without(tmp_path):
     told = contamination([one], Path(tmp_path / "train.jsonl"))["t"]
     assert (told["seen"], told["n"], told["share"]) == (3, 10, 0.3)
     assert told["score_without"] == 0.5
+
+
+DAMAGE = {
+    "a column is missing": lambda sample: sample["columns"].pop("score"),
+    "a column is short": lambda sample: sample["columns"].update(score=[1, 2]),
+    "a column has words": lambda sample: sample["columns"].update(score=["a"] * 4),
+    "a column has nulls": lambda sample: sample["columns"].update(score=[None] * 4),
+    "no columns": lambda sample: sample.update(columns=None),
+    "no ids": lambda sample: sample.update(ids=[]),
+    "no texts": lambda sample: sample.update(texts=None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_results_are_refused_and_not_taken_from_the_cache(tmp_path, damage):
+    columns = {"score": [0.1, 0.2, 0.3, 0.4], "gold": [1, 2, 3, 4]}
+    sample = Sample.of("spearman", "pair", list("abcd"), [["x"]] * 4, columns)
+    good = Result("sts", "spearman", 0.5, 1.0, interval=(0.1, 0.9), error=0.1, sample=sample)
+    write_results(tmp_path / "r.json", [good], {"name": "m"}, data={})
+    value = json.loads((tmp_path / "r.json").read_text())
+    damage(value["details"]["sts"]["sample"])
+    (tmp_path / "r.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match="do not fit together"):
+        read_results(tmp_path / "r.json")
+    cache = Cache(tmp_path)
+    (tmp_path / "key.json").write_text(json.dumps(value["details"]["sts"]))
+    assert cache.get("key") is None
+
+
+def test_tasks_that_cannot_be_compared_are_told_and_the_others_are(tmp_path):
+    def result(name, values):
+        sample = values and Sample.of("mean", "query", list("abcd"), [["x"]] * 4, {"value": values})
+        return Result(name, "ndcg@10", 0.5, 1.0, sample=sample)
+
+    a = [result("one", [1.0] * 4), result("two", None), result("mine", [0.0] * 4)]
+    b = [result("one", [1.0] * 4), result("two", None), result("yours", [0.0] * 4)]
+    found = compare(a, b)
+    assert [row.task for row in found.tasks] == ["one"]
+    assert found.tasks[0].interval == (0, 0)  # equal scores: no share of ones
+    assert found.as_dict()["left_out"] == {
+        "mine": "only one of the two has it",
+        "yours": "only one of the two has it",
+        "two": "its units are not known",
+    }
+    with pytest.raises(InputError, match=r"the units .* are not known"):
+        compare(a[1:2], b[1:2])

@@ -117,6 +117,8 @@ def _print(comparison: Comparison) -> None:
     low, high = comparison.mean_interval
     print(f"{'mean':<51} {comparison.mean:+.4f} [{low:+.4f}, {high:+.4f}]")
     print(comparison.verdict)
+    for task, reason in comparison.left_out.items():
+        print(f"{task:<22} left out: {reason}")
     for row in comparison.tasks:
         if not row.queries:
             continue

@@ -72,6 +72,8 @@ class Comparison:
     mean_interval: tuple[float, float]
     """Of these tasks: it says nothing of others."""
     verdict: str
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Tasks that are not compared, with the reason."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -98,15 +100,25 @@ def compare(
         InputError: no common task, or results of different data or metrics.
     """
     others = {result.task: result for result in b}
-    pairs = [(one, others[one.task]) for one in a if one.task in others]
-    if not pairs:
+    common = [(one, others[one.task]) for one in a if one.task in others]
+    if not common:
         raise InputError(
             f"{names[0]} and {names[1]} have no task in common: {', '.join(x.task for x in a)} "
             f"against {', '.join(others)}; evaluate both on the same suite"
         )
+    both = {one.task for one, _ in common}
+    left_out = {one.task: "only one of the two has it" for one in (*a, *b) if one.task not in both}
+    pairs = [(one, two) for one, two in common if one.sample and two.sample]
+    paired = {one.task for one, _ in pairs}
+    left_out |= {task: "its units are not known" for task in both - paired}
+    if not pairs:
+        raise InputError(
+            f"of {', '.join(sorted(both))} the units (queries, pairs, texts) are not known, so "
+            "that nothing can be compared one by one; compare tasks that have intervals"
+        )
     rows, replicates = differences(pairs)
     mean, interval = mean_difference(rows, replicates)
-    return Comparison(*names, rows, mean, interval, _verdict(rows, names))
+    return Comparison(*names, rows, mean, interval, _verdict(rows, names), left_out)
 
 
 def differences(
@@ -179,6 +191,7 @@ def _difference(a: Result, b: Result) -> tuple[dict[str, Any], Floats]:
         one.keys(),
         values,
         biased=biased,
+        share=False,  # a difference may be below 0, too
     )
     difference = b.score - a.score
     shift = difference - sure.resamples.estimate

@@ -95,11 +95,13 @@ class Result:
         try:
             own = {name: value[name] for name in cls.__dataclass_fields__ if name != "cached"}
             own["interval"] = tuple(_number(end) for end in own["interval"])
-            own["error"] = _number(own["error"])
+            own["error"], own["score"] = _number(own["error"]), float(own["score"])
             if own["sample"] is not None:
                 own["sample"] = Sample.from_dict(own["sample"], where)
             return cls(**own)
-        except (KeyError, TypeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{where}: not a result: {error!r} is wrong or missing") from error
 
 

@@ -122,7 +122,25 @@ class Sample:
             raise InputError(f"{where}: not the units of a result: {error}") from error
         if sample.statistic not in STATISTICS:
             raise InputError(f"{where}: the statistic {sample.statistic!r} is not known")
+        if not sample._holds_together():
+            raise InputError(
+                f"{where}: the units and their scores do not fit together; write it "
+                "again with embedlm evaluate MODEL -o FILE"
+            )
         return sample
+
+    def _holds_together(self) -> bool:
+        """Tell whether each unit has its texts and a number in each column that is needed."""
+        count = len(self.ids)
+        lists = [self.texts, *([] if self.shared is None else [self.shared])]
+        if not all(isinstance(own, list) and len(own) == count for own in lists) or not count:
+            return False
+        try:
+            needed = [np.asarray(self.columns[name]) for name in COLUMNS[self.statistic]]
+        except (KeyError, TypeError, ValueError):
+            return False
+        kinds = "iuf" if self.statistic != "v_measure" else "iufSU"
+        return all(own.dtype.kind in kinds and own.shape[-1:] == (count,) for own in needed)
 
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -168,6 +186,12 @@ STATISTICS: dict[str, Callable[[Arrays], Statistic]] = {
     "v_measure": _v_measure,
 }
 """How the main metric comes from the columns of units."""
+COLUMNS = {
+    "mean": ("value",),
+    **dict.fromkeys(("spearman", "pearson", "average_precision"), ("score", "gold")),
+    "v_measure": ("label", "clusters"),
+}
+"""Which columns of units each is made of."""
 BIASED = frozenset({"v_measure"})
 """They rise where a unit is drawn twice, so that only the jackknife tells their error."""
 
