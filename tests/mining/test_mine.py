@@ -1,5 +1,6 @@
 """Mining against brute force, against sentence-transformers, and by its promises."""
 
+import datetime
 import json
 import random
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import embedlm
-from embedlm.errors import InputError
+from embedlm.errors import InputError, RecordError
 from embedlm.mining import mine
 from tests.command import sentences
 from tests.mining.conftest import known_texts
@@ -119,6 +120,28 @@ def test_the_list_is_read_deeper_until_k_are_left(model, corpus, records):
     dropped = mined.report["dropped"]["perc_pos"]
     assert dropped["count"] > 100
     assert {"query", "passage", "rank", "score", "positive_score"} <= dropped["examples"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("half of \ud800", "holds a lone surrogate"),
+        (datetime.date(2026, 1, 1), "cannot be written"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_or_set_aside(
+    model, corpus, records, tmp_path, value, told
+):
+    odd = {**records[0], "note": value}
+    with pytest.raises(RecordError, match=rf"records:1: {told}"):
+        mine([odd], corpus, model=model, k=1)
+    with pytest.raises(RecordError, match=rf"corpus:1: {told}"):
+        mine(records[:1], [{"text": "a", "note": value}, *corpus], model=model, k=1)
+    aside = tmp_path / "rejects.jsonl"
+    mine([odd, records[1]], corpus, model=model, k=1, output=tmp_path / "o.jsonl", rejects=aside)
+    assert told in aside.read_text()
+    with pytest.raises(RecordError, match=rf"rows:1: .*{told}"):
+        embedlm.synthesize("hyde", [{"query": "a", "note": value}], llm="http://127.0.0.1:1/v1#w")
 
 
 def test_a_window_is_not_left_and_the_shortfall_is_told(model, corpus, records):

@@ -39,6 +39,12 @@ def odd():
     [
         ([{"type": "text", "text": "what is this "}, {"type": "text", "text": "about"}], None),
         ("what is this \ud800 about", "what is this \ufffd about"),
+        ("**what is this about**", None),
+        ("**1. “what is this about”**", None),
+        ("1. **what is this about**\n2. **and why**", None),
+        ("**Question:** what is this about", None),
+        ("__Question__: `what is this about`", None),
+        ('"what is *this* about" and "that"', '"what is *this* about" and "that"'),
     ],
 )
 def test_parts_are_joined_and_half_characters_replaced(odd, passages, content, query):
@@ -47,6 +53,14 @@ def test_parts_are_joined_and_half_characters_replaced(odd, passages, content, q
     made = embedlm.synthesize("questions", passages[:1], llm=f"{server.url}#w")
     assert made.records[0]["query"] == (query or "what is this about")
     assert made.spent["prompt_tokens"] == made.spent["new_tokens"] == 0
+
+
+def test_an_introduction_in_bold_type_is_no_question(odd, passages):
+    server = odd()
+    server.content = "**Here are two potential questions based on the text:**"
+    made = embedlm.synthesize("questions", passages[:1], llm=f"{server.url}#w")
+    assert made.records == []
+    assert made.report["steps"][0]["set_aside"]["unreadable"]["count"] == 1
 
 
 @pytest.mark.parametrize(

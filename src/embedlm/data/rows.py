@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "lone_surrogate",
     "not_utf8",
     "shortened",
+    "unwritable",
     "whole",
     "wide_encoding",
 ]
@@ -78,7 +79,7 @@ def shortened(raw: Any) -> str:
         return ""
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     text = text if isinstance(text, str) else repr(text)
-    return clipped(text, _LONGEST)
+    return clipped(text.encode("utf-8", "replace").decode("utf-8"), _LONGEST)
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
@@ -104,9 +105,17 @@ def lone_surrogate(text: str) -> int | None:
 def whole(row: FileRow) -> FileRow:
     """Return a row, or that it holds half a character, which nothing can write."""
     escaped = row.error is None and isinstance(row.raw, bytes) and _HALF.search(row.raw)
-    if not escaped or lone_surrogate(json.dumps(row.value, ensure_ascii=False)) is None:
-        return row
-    reason = (
-        "holds a lone surrogate (half a character, \\ud800 to \\udfff); it is not valid Unicode"
-    )
-    return FileRow(row.line, error=reason, raw=row.raw)
+    reason = unwritable(row.value) if escaped else None
+    return row if reason is None else FileRow(row.line, error=reason, raw=row.raw)
+
+
+def unwritable(value: Any) -> str | None:
+    """Return what of a record in memory no file could hold; None: nothing."""
+    try:
+        plain = dict(value) if isinstance(value, Mapping) else value
+        text = json.dumps(plain, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"cannot be written as JSON ({error}); give texts, numbers, lists and objects"
+    if lone_surrogate(text) is None:
+        return None
+    return "holds a lone surrogate (half a character, \\ud800 to \\udfff); it is not valid Unicode"

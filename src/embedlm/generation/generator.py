@@ -123,6 +123,8 @@ _THINKS_ALOUD = (
     "the model thinks aloud (<think>) before it answers, and was stopped meanwhile; turn that off, "
     "or have the server keep its thoughts apart (vLLM: --reasoning-parser)"
 )
+_AROUND = (('"', '"'), ("“", "”"), ("**", "**"), ("__", "__"), ("*", "*"), ("`", "`"))
+"""What models put around an answer, and how it ends."""
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*|.*?\n\s*</think>\s*\n\s*", re.DOTALL)
 """What a model thinks before it answers; the first mark may stand in its prompt."""
 
@@ -159,9 +161,13 @@ def as_lines(chat: Chat) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return a text without the quotation marks that models put around it."""
+    """Return a text without the quotation marks, or Markdown's, that models put around it."""
     text = text.strip()
-    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
+    for mark, end in _AROUND:
+        inner = text[len(mark) : -len(end)]
+        if text.startswith(mark) and text.endswith(end) and inner and mark not in inner:
+            return unquoted(inner)
+    return text
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

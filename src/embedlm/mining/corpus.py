@@ -13,7 +13,7 @@ from typing import Any
 
 from embedlm.data import Document, Source, TrainingRecord, training_records
 from embedlm.data.records import passage_id, titled
-from embedlm.data.rows import shortened
+from embedlm.data.rows import shortened, unwritable
 from embedlm.data.training_record import read_training_record
 from embedlm.errors import InputError, RecordError, closest
 from embedlm.jobs import Reject
@@ -185,7 +185,7 @@ def _values(rows: Rows) -> Iterator[tuple[str, int, Any, str | None]]:
             yield source.name, row.line, row.value if row.error is None else row.raw, row.error
     else:
         for number, value in enumerate(rows, 1):
-            yield "corpus", number, value, None
+            yield "corpus", number, value, unwritable(value)
 
 
 def _named(rows: Rows) -> str:
@@ -257,6 +257,8 @@ def _records(rows: Rows) -> Iterator[TrainingRecord | Reject]:
         try:
             if not isinstance(value, Mapping):
                 raise RecordError(f"records:{number}: {short(value)} is no object with fields")
+            if (reason := unwritable(value)) is not None:
+                raise RecordError(f"records:{number}: {reason}")
             yield read_training_record(value, f"records:{number}")
         except RecordError as error:
             yield Reject("records", number, str(error), shortened(value))

@@ -38,6 +38,8 @@ _INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 """What chat models say before they answer."""
+_STRONG = re.compile(r"\A(\*\*|__)([^*_\n]{1,40})(?::\1|\1:)")
+"""A label in bold type."""
 _NUMBER = re.compile(r"\A(?:\d{1,2}[.)]|[-*•])\s+")
 
 _OWN = 4
@@ -191,7 +193,7 @@ class Asker:
         whole = _INTRODUCTION.sub("", text.strip())
         if self.step.stop is None:
             return whole
-        line = whole.lstrip().split(self.step.stop)[0]
+        line = unquoted(_STRONG.sub(r"\2:", whole.lstrip().split(self.step.stop)[0]))
         if (text.strip() and not whole) or line.rstrip().endswith((":", "：")):
             raise _Introduction(f"only an introduction was written: {text.strip()[:80]!r}")
         label = self.step.prompt.rstrip().rpartition("\n")[2]

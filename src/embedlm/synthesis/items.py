@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from embedlm.data import Source, TrainingRecord, read_rows, training_records
+from embedlm.data.rows import unwritable
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs import Reject
 from embedlm.mining.corpus import Rows, prepare_corpus
 from embedlm.mining.lines import Lines, write_lines
+from embedlm.schema.arguments import short
 from embedlm.schema.pipeline import Pipeline, Several
 
 __all__ = ["Item", "drawn", "fill", "prepare_items", "seed_of"]
@@ -111,10 +113,7 @@ def _passages(
 
 
 def _records(rows: Rows, folder: Path, rejects: list[Reject] | None) -> Iterator[Item]:
-    if not isinstance(rows, str | Path):
-        values: Any = rows
-        rows = write_lines(folder / "given.jsonl", (dict(row) for row in values)).path
-    for number, record in enumerate(training_records(Source(rows)), 1):
+    for number, record in enumerate(training_records(Source(_in_a_file(rows, folder))), 1):
         if isinstance(record, TrainingRecord):
             negative = record.negatives[0].text if record.negatives else ""
             yield {
@@ -132,15 +131,28 @@ def _records(rows: Rows, folder: Path, rejects: list[Reject] | None) -> Iterator
 
 def _fields(rows: Rows, folder: Path, names: tuple[str, ...]) -> Iterator[tuple[int, Any]]:
     """Yield the number of each row and the first of some fields that it has."""
-    if not isinstance(rows, str | Path):
-        values: Any = ({"text": row} if isinstance(row, str) else dict(row) for row in rows)
-        rows = write_lines(folder / "given.jsonl", values).path
-    for number, (where, row) in enumerate(read_rows(rows), 1):
+    for number, (where, row) in enumerate(read_rows(_in_a_file(rows, folder)), 1):
         name = next((name for name in names if name in row), None)
         text = row.get(name) if name is not None else None
         if not isinstance(text, str) or not text.strip():
             raise RecordError(f"{where}: has no text in {' or '.join(names)}; correct the record")
         yield number, (text.strip(), row, where)
+
+
+def _in_a_file(rows: Rows, folder: Path) -> str | Path:
+    """Return the file of some rows, into which those in memory are written."""
+    if isinstance(rows, str | Path):
+        return rows
+
+    def values() -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows, 1):
+            value = {"text": row} if isinstance(row, str) else row
+            reason = unwritable(value) if isinstance(value, Mapping) else "is no object"
+            if reason is not None:
+                raise RecordError(f"rows:{number}: {short(row)} {reason}; mend the record")
+            yield dict(value)
+
+    return write_lines(folder / "given.jsonl", values()).path
 
 
 def _queries(rows: Rows, folder: Path, rejects: list[Reject] | None) -> Iterator[Item]:
