@@ -64,7 +64,13 @@ def test_openai_takes_a_string_and_token_ids(client, model):
     close(alone.data[0].embedding, model.encode(rows[:1], heads="dense")[0])
 
 
-def test_foreign_token_ids_are_refused_with_the_way_out(client):
+def test_foreign_token_ids_are_refused_with_the_way_out(client, place, caplog):
+    place.service.sent_ids.clear()
+    with caplog.at_level("WARNING", "embedlm.serving"):
+        for _ in range(2):
+            client.embeddings.create(model="tiny", input=[[5]])
+    (told,) = [one.getMessage() for one in caplog.records if "token_ids" in one.getMessage()]
+    assert "check_embedding_ctx_length=False" in told
     with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
         client.embeddings.create(model="tiny", input=[[100_000]])
 

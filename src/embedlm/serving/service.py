@@ -84,6 +84,8 @@ class Service:
         self.limits = limits or Limits()
         self.draining = False
         """Whether the server was told to end."""
+        self.sent_ids: set[str] = set()
+        """Models to which token ids were sent."""
         budget = self.limits.batch_tokens or self.models.budget
         self.models.keep_prefixes(self.limits.prefix_bytes // (1 + len(processes)))
         self.metrics = Metrics(

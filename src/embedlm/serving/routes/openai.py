@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -16,12 +17,14 @@ from embedlm.serving.answers import as_base64, as_json, as_list
 from embedlm.serving.bodies import Body, Count, TokenIds, check_ids, items_of
 from embedlm.serving.encoding import Encoding
 from embedlm.serving.failures import RequestError
+from embedlm.serving.lines import Facts
 from embedlm.serving.service import Service, caller_of, service_of
 
 __all__ = ["ROUTES"]
 
 STARTED = int(time.time())
 _TEXTS = ". Send texts: LangChain does with check_embedding_ctx_length=False"
+log = logging.getLogger("embedlm.serving")
 _LONG = "shorten it, or send it to /v1/encode with truncate"
 
 
@@ -62,6 +65,7 @@ async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
     if ids:
         rows = (row for row, _ in items if isinstance(row, tuple))
         check_ids(rows, served.model.backbone.vocab_size, _TEXTS)
+        _tell_of_ids(service, served.name)
     encoding = Encoding(
         served=served, heads='["dense"]', dim=body.dimensions, adapter=adapter, ids=ids
     )
@@ -74,6 +78,14 @@ async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
     usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
     model = body.model or served.name
     return as_json({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _tell_of_ids(service: Service, model: str) -> None:
+    """Log once for a model that ids were sent: those of another vocabulary look like its own."""
+    if model not in service.sent_ids:
+        service.sent_ids.add(model)
+        words = "token ids were sent, which must be of this model's own vocabulary" + _TEXTS
+        log.warning(Facts(event="token_ids", model=model, message=words))
 
 
 async def models(request: Request) -> Response:
