@@ -1,7 +1,10 @@
 """Agents get the library's own hits and vectors, over HTTP and over standard input and output."""
 
 import asyncio
+import json
 import os
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -91,3 +94,25 @@ def test_standard_input_and_output(index, model):
         env=dict(os.environ),
     )
     asyncio.run(asyncio.wait_for(asked(server, index, model), 120))  # a hang is a failure
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_though_standard_input_stays_open(sent, index):
+    command = [sys.executable, "-m", "embedlm.cli", "mcp", str(index)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    params = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    }
+    hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ, **pipes) as started:
+        try:
+            started.stdin.write(b"no JSON\n" + json.dumps(hello).encode() + b"\n")
+            started.stdin.flush()
+            assert json.loads(started.stdout.readline())["id"] == 0
+            started.send_signal(sent)
+            assert started.wait(60) == 0
+            assert b"Traceback" not in started.stderr.read()
+        finally:
+            started.kill()

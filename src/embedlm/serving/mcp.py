@@ -6,8 +6,13 @@ that the library gives.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import logging
+import os
 import re
+import signal
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -138,12 +143,34 @@ def mcp_server(service: Service) -> Any:
 
 
 async def serve_stdio(service: Service) -> None:
-    """Answer a client on standard input and output until it leaves."""
+    """Answer a client on standard input and output until it leaves, or a signal comes."""
+    server = mcp_server(service)
+    logging.getLogger("mcp").setLevel("ERROR")  # a refusal is the agent's to read
     await service.start()
+    loop = asyncio.get_running_loop()
+    ending: list[asyncio.Task[None]] = []
+
+    def end() -> None:
+        if ending:
+            os._exit(130)
+        ending.append(loop.create_task(_leave(service)))
+
+    with contextlib.suppress(NotImplementedError):  # Windows
+        for one in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(one, end)
     try:
-        await mcp_server(service).run_stdio_async()
+        await server.run_stdio_async()
     finally:
+        if not ending:
+            await service.stop()
+
+
+async def _leave(service: Service) -> None:
+    """Let go of the indexes, and end: the thread that reads standard input can not be told to."""
+    try:
         await service.stop()
+    finally:
+        os._exit(0)
 
 
 def _instructions(service: Service) -> str:
