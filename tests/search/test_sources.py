@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +36,37 @@ def test_a_note_tells_of_documents_that_the_source_no_longer_holds(run, with_mod
     found = run(*command, "--sync")
     assert "1 documents" in found.out
     assert "note:" not in found.err
+
+
+SCRIPT = """
+import sys
+import embedlm
+from embedlm.search import Index, build_index, delete_documents
+print("begun")
+model = embedlm.load(sys.argv[1], "plain-mean", device="cpu")
+build_index("notes.md", "i.index", model)
+with Index.open("i.index", model) as index:
+    print(len(index))
+delete_documents("i.index", ["notes.md:1"])
+with Index.open("i.index", model) as index:
+    print(len(index))
+"""
+
+
+def test_a_script_that_changes_an_open_index_runs_once(tiny_llama, tmp_path):
+    pytest.importorskip("qdrant_edge")
+    (tmp_path / "notes.md").write_text("Plants make food.\n\nA dog runs.\n")
+    (tmp_path / "script.py").write_text(SCRIPT)  # without `if __name__ == "__main__"`
+    done = subprocess.run(
+        [sys.executable, "script.py", tiny_llama],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["begun", "2", "1"]
 
 
 def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):

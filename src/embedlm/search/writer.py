@@ -11,11 +11,13 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ __all__ = ["KEPT", "Order", "read_block", "write_generation"]
 
 KEPT = "What was embedded is kept; make room and run the same command again"
 _AT_ONCE = 256
+_starting = threading.Lock()
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl.h."""
 
@@ -103,7 +106,7 @@ def write_generation(order: Order, advance: Callable[[int], object]) -> dict[str
     receiver, sender = context.Pipe(duplex=False)
     forked = context.get_start_method() == "fork"
     process = context.Process(target=_run, args=(order, sender, forked), daemon=True)
-    with _apart_from_main():
+    with _without_main():
         process.start()
     sender.close()
     try:
@@ -144,19 +147,19 @@ def _context(*, alone: bool) -> Any:
 
 
 @contextmanager
-def _apart_from_main() -> Iterator[None]:
-    """Let a process begin that does not run the caller's script anew, which may have no guard.
+def _without_main() -> Iterator[None]:
+    """Start a process without the main module, in which nothing that it runs is defined.
 
-    multiprocessing runs it where `__main__` has a file or a spec; the writer needs nothing of it.
+    One that is not forked imports it: of a script that lacks `if __name__ == "__main__"` all lines
+    would run once more, there.
     """
-    main = sys.modules["__main__"]
-    held = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
-    try:
-        vars(main).pop("__file__", None)
-        main.__spec__ = None
-        yield
-    finally:
-        vars(main).update(held)
+    with _starting:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # of no file
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _ended(code: int | None, order: Order) -> str:
