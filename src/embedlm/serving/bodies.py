@@ -77,7 +77,7 @@ def read_json(body: bytes) -> Any:
             infinity, which are no JSON.
         ValueError: it cannot be read.
     """
-    return json.loads(body, object_pairs_hook=_object, parse_constant=_no_number)
+    return _READER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,6 +91,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise RequestError(f"the body holds {name}, which is no JSON; give finite numbers")
+
+
+_READER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
 
 
 def check_ids(rows: Iterable[Sequence[int]], size: int, advice: str = "") -> None:
