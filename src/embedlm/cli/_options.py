@@ -164,7 +164,7 @@ class Loading:
         str | None,
         path(
             "The model that writes the variants for the recipe geneol: a folder, a hub id, or "
-            "http://host/v1#model.",
+            "http://host/v1#model; without it the embedding model itself.",
             metavar="MODEL",
         ),
     ] = None

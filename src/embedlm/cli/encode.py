@@ -183,7 +183,8 @@ def command(
     fit: Annotated[
         str | None,
         path(
-            "Texts in which the recipes static-tfidf and static-sif count how frequent words are.",
+            "Texts in which the recipes static-tfidf and static-sif count how frequent words are; "
+            "without it their place in the vocabulary tells.",
             group="Model",
         ),
     ] = None,
