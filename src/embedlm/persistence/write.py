@@ -12,7 +12,7 @@ from embedlm.backbone.stored import store_weights
 from embedlm.errors import InputError
 from embedlm.jobs import disk_errors, new_folder
 from embedlm.persistence.card import Card
-from embedlm.persistence.expressible import form_of
+from embedlm.persistence.expressible import Form, form_of
 from embedlm.persistence.read import RECIPE_FILE
 from embedlm.persistence.sentence_transformers import write_modules
 from embedlm.prompt.special import add_eos
@@ -83,22 +83,28 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: 
     statistics = embedder.readout.statistics
     if statistics is not None and recipe.pooling.reads_statistics:
         statistics.save(folder)
-    what = "switchable adapters" if embedder.adapters else "this recipe"
-    note = f"sentence-transformers cannot express {what}; open the folder with EmbedLM."
+    if form is not None:
+        write_modules(embedder, folder, form, dense)
+    card.write(embedder, folder, _note(embedder, form, by_row=by_row), name)
+
+
+def _note(embedder: Embedder, form: Form | None, *, by_row: bool) -> str:
+    """Return what the card says of sentence-transformers, which may open the folder."""
     if by_row:
-        note = (
+        return (
             "Its matrices are stored as int8 with one scale a row, which only EmbedLM opens; "
             '`save_pretrained(DIR, save_dtype="bfloat16")` writes a folder with expanded weights.'
         )
-    if form is not None:
-        write_modules(embedder, folder, form, dense)
-        opened = _OPENED[form.kind]
-        note = f"sentence-transformers opens this folder with the same vectors ({opened})."
-        if recipe.prompt.clean in ("strip", "strip_all"):
-            note += " It does not strip white space around a text, as this recipe does."
-        if recipe.prompt.special_tokens_in_text != "tokens":
-            note += " It reads a control token that a text spells out as one; this recipe does not."
-    card.write(embedder, folder, note, name)
+    if form is None:
+        what = "switchable adapters" if embedder.adapters else "this recipe"
+        return f"sentence-transformers cannot express {what}; open the folder with EmbedLM."
+    note = f"sentence-transformers opens this folder with the same vectors ({_OPENED[form.kind]})."
+    prompt = embedder.recipe.prompt
+    if prompt.clean in ("strip", "strip_all"):
+        note += " It does not strip white space around a text, as this recipe does."
+    if prompt.special_tokens_in_text != "tokens":
+        note += " It reads a control token that a text spells out as one; this recipe does not."
+    return note
 
 
 def _saved_recipe(embedder: Embedder) -> Recipe:

@@ -106,7 +106,7 @@ def _filled(plan: Plan, folder: Path) -> LocatedPlan:
         data = stage.data or plan.data.get(stage.name, ())
         losses = tuple(_taught(loss, plan.teacher) for loss in stage.objective)
         filled.append(stage.model_copy(update={"data": data, "objective": losses}))
-    whole = {"stages": tuple(filled), "precision": precision, "data": {}}
+    whole: dict[str, Any] = {"stages": tuple(filled), "precision": precision, "data": {}}
     complete = plan.model_copy(update=whole)
     return LocatedPlan(complete, folder)
 
