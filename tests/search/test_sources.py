@@ -31,10 +31,10 @@ def test_a_note_tells_of_documents_that_the_source_no_longer_holds(run, with_mod
     assert (json.loads(found.out)["documents"], json.loads(found.out)["gone"]) == (3, 0)
     notes.write_text("A dog runs.\n")
     found = run(*command)
-    assert "note: 2 documents of the index are not in" in found.err
+    assert "lacks 2 documents of the index" in found.err
     assert "--sync takes them out" in found.err
     found = run(*command, "--sync")
-    assert "1 documents" in found.out
+    assert "1 document in 1 passage;" in found.out
     assert "note:" not in found.err
 
 
