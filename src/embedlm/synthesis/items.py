@@ -149,7 +149,7 @@ def _in_a_file(rows: Rows, folder: Path) -> str | Path:
             value = {"text": row} if isinstance(row, str) else row
             reason = unwritable(value) if isinstance(value, Mapping) else "is no object"
             if reason is not None:
-                raise RecordError(f"rows:{number}: {short(row)} {reason}; mend the record")
+                raise RecordError(f"rows:{number}: {short(row)} {reason}; correct the record")
             yield dict(value)
 
     return write_lines(folder / "given.jsonl", values()).path
