@@ -47,10 +47,15 @@ class AnswerModel:
         """
         from embedlm.loader import load
 
-        self.limit = max_length or method.max_length
         self.model = load(
-            source, _recipe(method, self.limit), device=device, dtype=dtype, adapters=adapters
+            source,
+            _recipe(method, method.max_length),
+            device=device,
+            dtype=dtype,
+            adapters=adapters,
+            max_length=max_length,
         )
+        self.limit = self.model.recipe.prompt.max_length
         self._written = {method: self.model}
         if method.lower:
             lower_case(self.model.tokenizer)
