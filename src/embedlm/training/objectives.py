@@ -185,8 +185,8 @@ def _three(loss: Loss, facts: BatchFacts, v_NX: Tensor) -> Tensor:
         if kind == "dense":
             q, d = (functional.normalize(x, dim=1) for x in (q, d))
         scores.append(q @ d.mT)
-    masks: dict[str, Any] = facts.masks(losses.m3_self_distill)
-    return losses.m3_self_distill(*scores, **_options(loss), **masks)
+    options = _options(loss) | facts.masks(losses.m3_self_distill)
+    return losses.m3_self_distill(*scores, **options)
 
 
 def _options(loss: Loss) -> dict[str, Any]:
