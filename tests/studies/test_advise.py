@@ -164,9 +164,34 @@ def test_queries_of_the_user_s_own(beir, tmp_path):
     file.write_text('{"query": "a", "answers": ["d1"]}\n{"query": "b", "answers": "none"}\n')
     with pytest.raises(RecordError, match=r"asked.jsonl:2.*no document 'none'"):
         read_corpus(beir, file)
+    for record in ('{"question": "a"}', '{"query": " ", "answers": ["d1"]}'):
+        file.write_text(f"{record}\n")
+        with pytest.raises(RecordError, match=r"fields query .* and answers"):
+            read_corpus(beir, file)
     file.write_text('{"question": "a"}\n')
     with pytest.raises(RecordError, match=r"fields query .* and answers"):
         read_corpus(beir, file)
+
+
+def test_a_beir_folder_as_the_benchmark_writes_it_has_its_own_queries(beir):
+    own = read_corpus(beir)
+    rows = [json.loads(line) for line in (beir / "qrels.jsonl").read_text().splitlines()]
+    (beir / "qrels.jsonl").unlink()
+    (beir / "qrels").mkdir()
+    lines = "".join(f"{row['q']}\t{row['d']}\t1\n" for row in rows)
+    (beir / "qrels" / "dev.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}")
+    assert read_corpus(beir) == own
+    (beir / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td1\t1\n")
+    with pytest.raises(InputError, match="2 splits, and none of test"):
+        read_corpus(beir)
+    (beir / "qrels" / "dev.tsv").rename(beir / "qrels" / "test.tsv")
+    assert read_corpus(beir) == own
+
+
+def test_signs_that_end_a_heading_are_no_words_of_it_and_those_of_a_word_are(tmp_path):
+    pages = ["# Guides\n\n## Speed of C#\n\nIt is compiled.\n\n## Use of tools ##\n\nMany.\n"]
+    (tmp_path / "a.md").write_text(pages[0])
+    assert read_corpus(tmp_path).queries == ["Speed of C#", "Use of tools"]
 
 
 def test_the_command(beir, tiny_llama, run, tmp_path):

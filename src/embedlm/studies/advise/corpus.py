@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embedlm.data import existing, read_rows
+from embedlm.data.lines import heading_words
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation.readers import read_retrieval
 from embedlm.evaluation.statistics import SEED
@@ -21,7 +21,6 @@ from embedlm.search.documents import Document
 
 __all__ = ["Corpus", "read_corpus"]
 
-_HEADING = re.compile(r"^(?P<level>#{1,6})\s+(?P<words>\S.*?)\s*#*$")
 _FEWEST_WORDS = 2
 """Words of a title that is taken for a query."""
 _ALONE = 3
@@ -88,7 +87,8 @@ def read_corpus(
     """Return a corpus with its queries.
 
     Args:
-        path: a file, a folder, or a BEIR folder, whose queries.jsonl and qrels.jsonl are taken.
+        path: a file, a folder, or a BEIR folder, whose queries.jsonl and qrels.jsonl (or
+            qrels/test.tsv) are taken.
         queries: records with `query` and `answers`, the ids of documents (or one id).
         text_field: field or column with the text.
         derive: take titles and headings, though the folder has queries.
@@ -99,10 +99,9 @@ def read_corpus(
     """
     root = Path(path)
     name = real_path(root).name
-    beir = {part: existing(root / f"{part}.jsonl") for part in ("corpus", "queries", "qrels")}
-    if root.is_dir() and queries is None and not derive and all(beir.values()):
-        found = {part: file for part, file in beir.items() if file is not None}
-        data = read_retrieval(found, RetrievalFields())
+    beir = _judged(root) if root.is_dir() and queries is None and not derive else None
+    if beir is not None:
+        data = read_retrieval(*beir)
         asked = list(data.queries)
         return Corpus(
             name,
@@ -141,12 +140,34 @@ def read_corpus(
     )
 
 
+def _judged(root: Path) -> tuple[dict[str, Path], RetrievalFields] | None:
+    """Return the files of a BEIR folder, with the names of their fields; None: it is none.
+
+    Raises:
+        InputError: it has judgements of several splits, and none of test.
+    """
+    found = {part: existing(root / f"{part}.jsonl") for part in ("corpus", "queries", "qrels")}
+    fields, splits = RetrievalFields(), []
+    if found["qrels"] is None:  # as the benchmark writes it
+        fields = RetrievalFields(judged_query="query-id", judged_document="corpus-id", gain="score")
+        splits = sorted((root / "qrels").glob("*.tsv*"))
+        test = [file for file in splits if file.name.partition(".")[0] == "test"]
+        found["qrels"] = (test or splits or [None])[0]
+        if len(splits) > 1 and not test and all(found.values()):
+            raise InputError(
+                f"{root / 'qrels'} has judgements of {len(splits)} splits, and none of test; "
+                "leave one, or give queries"
+            )
+    paths = {part: file for part, file in found.items() if file is not None}
+    return (paths, fields) if len(paths) == len(found) else None
+
+
 def _asked(path: Path, known: set[str]) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield the queries of a file with their answers."""
     for where, record in read_rows(path):
         query, answers = record.get("query"), record.get("answers")
         ids = answers if isinstance(answers, list) else [answers]
-        if not isinstance(query, str) or answers is None or not ids:
+        if not isinstance(query, str) or not query.strip() or answers is None or not ids:
             raise RecordError(
                 f"{where}: give the fields query (a text) and answers (ids of documents); there "
                 f"are: {', '.join(record)}"
@@ -171,12 +192,13 @@ def _derived(
     heading, page, file = "", "", ""
     titles = _titles(root)
     for document in documents:
-        found = _HEADING.match(document.text.strip())
+        text = document.text.strip()
+        words = None if "\n" in text else heading_words(text)
         if document.file != file:
             heading, page, file = "", "", document.file
-        if found and "\n" not in document.text.strip():
-            heading = words = found["words"]
-            if found["level"] == "#":
+        if words is not None:
+            heading = words
+            if text[1:2] != "#":
                 page = words
             elif len(words.split()) < _ALONE:
                 heading = f"{page} {words}".strip()
