@@ -147,12 +147,12 @@ def _judged(root: Path) -> tuple[dict[str, Path], RetrievalFields] | None:
         InputError: it has judgements of several splits, and none of test.
     """
     found = {part: existing(root / f"{part}.jsonl") for part in ("corpus", "queries", "qrels")}
-    fields, splits = RetrievalFields(), []
+    fields = RetrievalFields()
     if found["qrels"] is None:  # as the benchmark writes it
         fields = RetrievalFields(judged_query="query-id", judged_document="corpus-id", gain="score")
         splits = sorted((root / "qrels").glob("*.tsv*"))
         test = [file for file in splits if file.name.partition(".")[0] == "test"]
-        found["qrels"] = (test or splits or [None])[0]
+        found["qrels"] = next(iter(test or splits), None)
         if len(splits) > 1 and not test and all(found.values()):
             raise InputError(
                 f"{root / 'qrels'} has judgements of {len(splits)} splits, and none of test; "
