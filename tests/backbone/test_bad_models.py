@@ -18,6 +18,7 @@ from embedlm.backbone import sizes
 from embedlm.backbone.config import is_local, unloadable
 from embedlm.errors import ModelError, RecipeError, UnsupportedError
 from tests.command import ROOT
+from tests.models import build
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,16 @@ def test_positions_below_none_are_refused(refused, copy):
         assert embedlm.load(copy, "plain-mean", device="cpu").max_length == 200
     (copy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": -5}))
     refused(ModelError, "max_position_embeddings is -5; allowed is a whole number", str(copy))
+
+
+def test_a_window_that_holds_no_token_is_refused(refused, tmp_path):
+    folder = build("mistral-sliding", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for window in (0, -1):
+        (folder / "config.json").write_text(json.dumps({**config, "sliding_window": window}))
+        refused(ModelError, f"sliding_window is {window}; allowed is a whole", str(folder))
+    unlimited = {"pooling": {"kind": "mean"}, "backbone": {"sliding_window": "off"}}
+    assert embedlm.load(folder, unlimited, device="cpu").encode("fox").shape == (32,)
 
 
 def test_a_missing_shard(refused, copy):

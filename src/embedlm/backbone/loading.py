@@ -150,11 +150,21 @@ def _network(
 
 
 def _config(source: str, recipe: BackboneRecipe) -> Any:
-    """Return a model's config with the sliding windows that a recipe asks for."""
+    """Return a model's config with the sliding windows that a recipe asks for.
+
+    Raises:
+        ModelError: layers would look at no token, and give vectors that look like any others.
+    """
     config = load_config(source)
+    text = config.get_text_config()
     if recipe.sliding_window != "keep":
-        window = None if recipe.sliding_window == "off" else int(recipe.sliding_window)
-        config.get_text_config().sliding_window = window
+        text.sliding_window = None if recipe.sliding_window == "off" else recipe.sliding_window
+    window = text.sliding_window if hasattr(type(text), "sliding_window") else None
+    if window is not None and window < 1:
+        raise ModelError(
+            f"{source}: sliding_window is {window}; allowed is a whole number above 0, or null "
+            "for none (a recipe's `backbone: {sliding_window: off}` takes its place)"
+        )
     return config
 
 

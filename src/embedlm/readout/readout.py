@@ -254,8 +254,9 @@ class Readout:
         norm_T = states.h_TD.detach().float().norm(dim=-1)
         norm_N = norm_T.index_select(0, tokens.index_N)
         if self.pooling.exclude_sink:
-            short_N: Tensor = norm_N <= sinks.TIMES * self.norms[self.layers].typical
-            return short_N | ~norm_N.isfinite()  # what is no number is told of, not left out
+            short_N = torch.le(norm_N, sinks.TIMES * self.norms[self.layers].typical)
+            # What is no number is told of, not left out.
+            return torch.logical_or(short_N, ~norm_N.isfinite())
         self.tells_of_sink = False  # the first pack tells: its texts' first tokens are in it
         in_mean_N = (tokens.counts_B > 1)[tokens.sequence_N]
         if bool((in_mean_N & (norm_N > sinks.TIMES * norm_T.median())).any()):
