@@ -114,3 +114,16 @@ def test_padding_within_a_text_is_counted_as_the_class_counts_it(config, tmp_pat
     with torch.no_grad():
         expected = torch.cat([network(torch.tensor([row])).last_hidden_state[0] for row in rows])
     torch.testing.assert_close(native(tmp_path).run(rows), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+def test_mask_tokens_that_a_network_counts_are_those_of_their_own_row(positions, tmp_path):
+    torch.manual_seed(0)
+    options = {"mask_token_id": 3, "position_embedding_type": positions, "token_dropout": True}
+    config = tf.EsmConfig(**{**SMALL, "pad_token_id": 1, **options})
+    network = tf.AutoModel.from_config(config).eval()
+    saved(network, tmp_path)
+    rows = [[20, 3, 22, 3, 25], [30, 31, 32], [40] * 9]
+    with torch.no_grad():
+        expected = torch.cat([network(torch.tensor([row])).last_hidden_state[0] for row in rows])
+    torch.testing.assert_close(native(tmp_path).run(rows), expected, rtol=1e-4, atol=1e-5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import embedlm
 from embedlm.errors import UnsupportedError
@@ -147,3 +147,21 @@ def wanted(model, kind):
 
 def rows(found):
     return found.toarray() if hasattr(found, "toarray") else found
+
+
+def test_tokens_that_are_no_terms_have_no_weight_where_a_layer_weighs(tmp_path):
+    models.build("xlm-r", tmp_path, head=False)
+    for name, width in (("sparse", 1), ("colbert", 32)):
+        layer = torch.nn.Linear(32, width)
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.ones_(layer.bias)
+        torch.save(layer.state_dict(), tmp_path / f"{name}_linear.pt")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.unk_token = "<mask>"
+    tokenizer.save_pretrained(tmp_path)
+    model = embedlm.load(tmp_path)
+    assert model.encode([""]).sparse.nnz == 0
+    read = model.recipe.override({"prompt.special_tokens_in_text": "tokens"})
+    row = model.with_recipe(read).encode(["a <mask> <pad> </s> b"]).sparse
+    assert set(row.indices) == set(tokenizer("a   b", add_special_tokens=False)["input_ids"])
+    assert (row.data == 1.0).all()

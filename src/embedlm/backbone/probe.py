@@ -144,6 +144,15 @@ def prove_attention(backbone: Backbone, direction: str) -> None:
     )
 
 
+def _trial_rows(backbone: Backbone) -> list[list[int]]:
+    """Return rows of several lengths; the longest has a mask token, which ESM counts."""
+    rows = probe_rows(backbone, _LENGTHS)
+    mask = getattr(backbone.text_config, "mask_token_id", None)
+    if isinstance(mask, int) and 0 <= mask < backbone.vocab_size:
+        rows[0][1] = mask
+    return rows
+
+
 def states_alone(backbone: Backbone) -> list[Tensor]:
     """Return the states of some rows, each run in a padded pass of its own.
 
@@ -151,7 +160,7 @@ def states_alone(backbone: Backbone) -> list[Tensor]:
         UnsupportedError: the same row gives other states when it is run again.
     """
     padded = backbone.rebuilt(packs=False, network=_padded(backbone))
-    rows = probe_rows(backbone, _LENGTHS)
+    rows = _trial_rows(backbone)
     states = [padded.run([row]) for row in rows]
     # What overflows is told when a text is encoded, by the text's name.
     finite = bool(states[-1].isfinite().all())
@@ -166,7 +175,7 @@ def states_alone(backbone: Backbone) -> list[Tensor]:
 def company(backbone: Backbone, alone: list[Tensor]) -> Company:
     """Return which rows a padded pass may hold without changing the states they have alone."""
     padded = backbone.rebuilt(packs=False, network=_padded(backbone))
-    rows = probe_rows(backbone, _LENGTHS)
+    rows = _trial_rows(backbone)
     ways: tuple[Company, ...] = ("any", "equal lengths")
     for way in ways:
         if _runs_equal(padded.rebuilt(company=way), rows, alone):
@@ -176,7 +185,7 @@ def company(backbone: Backbone, alone: list[Tensor]) -> Company:
 
 def packing_is_exact(backbone: Backbone, alone: list[Tensor]) -> bool:
     """Tell whether a backbone's packed states equal those of rows that are run alone."""
-    rows = probe_rows(backbone, _LENGTHS)
+    rows = _trial_rows(backbone)
     if not _runs_equal(backbone, rows, alone) or not _windows_are_exact(backbone, rows):
         return False
     # CLIP's text network refuses a packed row that is longer than a single text may be.

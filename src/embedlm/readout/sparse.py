@@ -22,7 +22,7 @@ from embedlm.errors import UnsupportedError
 from embedlm.readout import similarity
 from embedlm.readout.head import Floats, Head, Indices
 from embedlm.readout.term_weights import SparseRow, select_terms, term_weights, word_like
-from embedlm.readout.token_layers import spread, token_weights
+from embedlm.readout.token_layers import spread, token_weights, unweighed
 from embedlm.schema.heads import Sparse
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class SparseHead(Head[Sparse]):
             picked = states.picked(self._segments(readout))
             h_ND = states.tokens(self._segments(readout)).states(states.h_TD)
             layer = self._layer(readout)
-            return token_weights(layer, h_ND, picked.ids_by_text(), self.options.top_k)
+            left_out = unweighed(readout.backbone.tokenizer)
+            return token_weights(layer, h_ND, picked.ids_by_text(), self.options.top_k, left_out)
         w_BV = self._term_weights(readout, states).cpu().numpy()
         words = states.words if states.words is not None else [None] * len(w_BV)
         extra = word_like(readout.backbone.tokenizer) if self.options.expand else None
@@ -102,7 +103,8 @@ class SparseHead(Head[Sparse]):
         ids_N = put(torch.from_numpy(picked.ids()), states.h_TD.device)
         shape = (len(states), readout.backbone.vocab_size)
         h_ND = tokens.states(states.h_TD)
-        return spread(self._layer(readout), h_ND, ids_N, tokens.sequence_N, shape)
+        left_out = unweighed(readout.backbone.tokenizer)
+        return spread(self._layer(readout), h_ND, ids_N, tokens.sequence_N, shape, left_out)
 
     def columns(self, readout: Readout, longest: int) -> int:
         """Return the size of the vocabulary."""

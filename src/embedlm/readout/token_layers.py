@@ -8,6 +8,7 @@ Shapes: N tokens, D width of a state, E width of a token's vector.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "save_token_layers",
     "spread",
     "token_weights",
+    "unweighed",
     "weighs_tokens",
 ]
 
@@ -143,7 +145,20 @@ def save_token_layers(layers: TokenLayers, folder: Path) -> None:
         save_file(state, folder / FILE)
 
 
-def spread(layer: nn.Linear, h_ND: Tensor, ids_N: Tensor, text_N: Tensor, shape: Any) -> Tensor:
+def unweighed(tokenizer: Any) -> list[int]:
+    """Return the ids of tokens that are no terms, as FlagEmbedding has them: CLS, EOS, pad, unk."""
+    found = (getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "eos", "pad", "unk"))
+    return sorted({int(index) for index in found if index is not None})
+
+
+def spread(
+    layer: nn.Linear,
+    h_ND: Tensor,
+    ids_N: Tensor,
+    text_N: Tensor,
+    shape: Any,
+    left_out: Sequence[int],
+) -> Tensor:
     """Return each text's weights over the vocabulary with their gradient, w_BV.
 
     Args:
@@ -152,14 +167,20 @@ def spread(layer: nn.Linear, h_ND: Tensor, ids_N: Tensor, text_N: Tensor, shape:
         ids_N: their token ids.
         text_N: which text each is of.
         shape: (B, V).
+        left_out: token ids that have no weight.
     """
     w_N = torch.relu(layer(h_ND))[:, 0]
     w_X = w_N.new_zeros(shape[0] * shape[1])
-    return w_X.scatter_reduce(0, text_N * shape[1] + ids_N, w_N, "amax").view(shape)
+    w_BV = w_X.scatter_reduce(0, text_N * shape[1] + ids_N, w_N, "amax").view(shape)
+    return w_BV.index_fill(1, torch.tensor(left_out, dtype=torch.long, device=w_BV.device), 0.0)
 
 
 def token_weights(
-    layer: nn.Linear, h_ND: Tensor, ids: list[npt.NDArray[np.int64]], top_k: int | None
+    layer: nn.Linear,
+    h_ND: Tensor,
+    ids: list[npt.NDArray[np.int64]],
+    top_k: int | None,
+    left_out: Sequence[int],
 ) -> list[SparseRow]:
     """Return each text's vocabulary ids with the largest weight of their occurrences.
 
@@ -168,6 +189,7 @@ def token_weights(
         h_ND: states, text after text.
         ids: the token ids of each text's states.
         top_k: keep the largest k.
+        left_out: token ids that have no weight.
     """
     every = torch.relu(layer(h_ND.float()))[:, 0].cpu().numpy()
     rows, start = [], 0
@@ -182,7 +204,7 @@ def token_weights(
         distinct, where = np.unique(own, return_inverse=True)
         best = np.zeros(len(distinct), dtype=np.float32)
         np.maximum.at(best, where, weights)
-        keep = np.flatnonzero(best > 0)
+        keep = np.flatnonzero((best > 0) & ~np.isin(distinct, left_out))
         if top_k is not None and len(keep) > top_k:
             keep = np.sort(keep[np.lexsort((distinct[keep], -best[keep]))[:top_k]])
         rows.append((distinct[keep], best[keep]))
