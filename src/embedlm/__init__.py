@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from embedlm.evaluation import evaluate
     from embedlm.generation.writer import Writer
     from embedlm.loader import load
-    from embedlm.mining import mine
+    from embedlm.mining import mine, refine
     from embedlm.readout.embeddings import Embeddings
     from embedlm.readout.quantized import dequantize
     from embedlm.rerank import Reranker
@@ -38,6 +38,7 @@ __all__ = [
     "mine",
     "quantize",
     "recipes",
+    "refine",
     "synthesize",
     "train",
 ]
@@ -50,6 +51,7 @@ _LAZY = {
     "adapt": "embedlm.adaptation",
     "evaluate": "embedlm.evaluation",
     "mine": "embedlm.mining",
+    "refine": "embedlm.mining",
     "quantize": "embedlm.encode.precision",
     "dequantize": "embedlm.readout.quantized",
     "Reranker": "embedlm.rerank",

@@ -14,7 +14,8 @@ from embedlm.cli._record_options import AS_RECORDS, Instruction, RecordJobOption
 from embedlm.cli._values import emit
 from embedlm.errors import InputError
 
-__all__ = ["EXAMPLES", "NAME", "command"]
+__all__ = ["EXAMPLES", "NAME", "UNJUDGED", "Judges", "command"]
+__all__ += ["model_of", "reranker_of", "tell_left_out"]
 
 NAME = "mine"
 BM25 = "bm25"
@@ -143,7 +144,7 @@ def command(
         corpus,
         model=_miners(model, miner, loading),
         output=output,
-        reranker=None if reranker is None else _reranker(reranker, loading),
+        reranker=None if reranker is None else reranker_of(reranker, loading),
         **chosen,
         **asdict(judges),
         **job.options(),
@@ -158,14 +159,27 @@ def _miners(model: str | None, others: Sequence[str], loading: Loading) -> list[
     """Return what ranks; the options of loading are the first one's, but for the device."""
     import embedlm
 
-    if model == BM25 and loading != AS_LOADED:
-        raise InputError("options of a model were given, and bm25 has none; leave them out")
-    first = model if model == BM25 else loading.load(model)
     device = loading.device
-    return [first, *(n if n == BM25 else embedlm.load(n, device=device) for n in others)]
+    return [
+        model_of(model, loading),
+        *(n if n == BM25 else embedlm.load(n, device=device) for n in others),
+    ]
 
 
-def _reranker(name: str, loading: Loading) -> Any:
+def model_of(model: str | None, loading: Loading) -> Any:
+    """Return an embedder, loaded as the options say, or bm25.
+
+    Raises:
+        InputError: options of a model, and bm25 has none.
+    """
+    if model != BM25:
+        return loading.load(model)
+    if loading != AS_LOADED:
+        raise InputError("options of a model were given, and bm25 has none; leave them out")
+    return model
+
+
+def reranker_of(name: str, loading: Loading) -> Any:
     """Return the re-ranker, where the embedder is, too."""
     from embedlm.rerank import Reranker
 
@@ -178,12 +192,7 @@ def _tell(report: dict[str, Any], output: str) -> None:
         f"{report['negatives']:,} negatives for {report['written']:,} of {report['records']:,} "
         f"records from {report['passages']:,} passages, in {output}"
     )
-    for rule, found in report["dropped"].items():
-        print(f"  left out, {rule}: {found['count']:,}")
-    for reason, found in report["set_aside"].items():
-        print(f"  records set aside, {reason}: {found['count']:,}")
-    if report["positives_added"]:
-        print(f"  {report['positives_added']:,} negatives became positives")
+    tell_left_out(report)
     short = report["short"]
     if short["records"]:
         print(
@@ -196,3 +205,13 @@ def _tell(report: dict[str, Any], output: str) -> None:
             f"records with an instruction that no model reads: {report['instructions_unused']:,}",
             file=sys.stderr,
         )
+
+
+def tell_left_out(report: dict[str, Any]) -> None:
+    """Print what rules and judges left out or changed."""
+    for rule, found in report["dropped"].items():
+        print(f"  left out, {rule}: {found['count']:,}")
+    for reason, found in report["set_aside"].items():
+        print(f"  records set aside, {reason}: {found['count']:,}")
+    if report["positives_added"]:
+        print(f"  {report['positives_added']:,} negatives became positives")

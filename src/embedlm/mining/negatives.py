@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from embedlm.mining.relabel import Question, Verdict, judge
 from embedlm.mining.selection import Candidate, Choice, Request, choose
 from embedlm.mining.settings import Settings
 
-__all__ = ["NegativeMiner"]
+__all__ = ["NegativeMiner", "Open"]
 
 _ROUNDS = 3
 """Times that candidates in reserve take the place of those that a judge removed."""
 
 
 @dataclass(slots=True)
-class _Open:
+class Open:
     """A record while it is worked on."""
 
     record: TrainingRecord
@@ -41,18 +41,23 @@ class _Open:
 class NegativeMiner:
     """Turns the records of a block into findings."""
 
+    verb: ClassVar[str] = "mine"
+    """The command, which provenance names."""
+    numbers_documents: ClassVar[bool] = True
+    """Whether a document without an id gets that of its passage."""
+
     def __init__(
         self, rankings: Rankings, settings: Settings, file: RecordFile, facts: Mapping[str, Any]
     ) -> None:
         self.rankings, self.settings, self.file = rankings, settings, file
         rules, rerank = settings.rules, facts["reranker"]
         self.provenance = {
-            "by": "embedlm mine",
+            "by": f"embedlm {self.verb}",
             "miners": [
                 {k: one[k] for k in ("name", "model") if k in one} for one in facts["miners"]
             ],
             "filters": facts["filters"],
-            "window": facts["window"],
+            **({} if self.verb != NegativeMiner.verb else {"window": facts["window"]}),
             **({} if rules.sample is None else {"sample": rules.sample, "seed": rules.seed}),
             **({} if rerank is None else {"reranker": rerank}),
             **({} if facts["judge"] is None else {"judge": facts["judge"]}),
@@ -63,18 +68,33 @@ class NegativeMiner:
         """Return the records with negatives, in their order."""
         block = Block([one.query for one in records], [one.instruction for one in records])
         self._note_instructions(block, summary)
-        requests = self._requests(block, records)
+        found = self.opened(block, records, self._requests(block, records), summary)
+        if self.settings.judging.llms:
+            self._judge([one for one in found if one.reason is None], summary)
+        return [self._finding(one, summary) for one in found]
+
+    @staticmethod
+    def reported(report: dict[str, Any]) -> dict[str, Any]:
+        """Return what a report tells of such a job."""
+        return {name: value for name, value in report.items() if name != "given"}
+
+    def opened(
+        self,
+        block: Block,
+        records: Sequence[TrainingRecord],
+        requests: Sequence[Request],
+        summary: Summary,
+    ) -> list[Open]:
+        """Return the records with the negatives that the filters leave them."""
         choices = choose(self.rankings, block, requests, self.settings.rules)
         found = []
         for record, request, choice in zip(records, requests, choices, strict=True):
-            one = _Open(record, choice, len(record.negatives), request.positive)
+            one = Open(record, choice, len(record.negatives), request.positive)
             self._consistency(one)
             self._count(one, summary)
             self._take(one)
             found.append(one)
-        if self.settings.judging.llms:
-            self._judge([one for one in found if one.reason is None], summary)
-        return [self._finding(one, summary) for one in found]
+        return found
 
     def _note_instructions(self, block: Block, summary: Summary) -> None:
         """Count instructions of records that no model reads."""
@@ -101,7 +121,7 @@ class NegativeMiner:
             itself = Document(record.query)
             for why, documents in (
                 ("query", [itself]),
-                ("given", record.negatives),
+                ("given", self.spared(record)),
                 ("positive", [*record.positives, *more]),
             ):
                 known |= {place: why for one in documents for place in corpus.places_of(one)}
@@ -111,6 +131,11 @@ class NegativeMiner:
             veto = self._veto(record, more)
             requests.append(Request(row, known, least, places, scores, veto))
         return requests
+
+    @staticmethod
+    def spared(record: TrainingRecord) -> Sequence[Document]:
+        """Return the negatives of a record that stay what they are."""
+        return record.negatives
 
     def _siblings(self, record: TrainingRecord) -> list[Document]:
         """Return the positives that other records have for a query."""
@@ -125,7 +150,7 @@ class NegativeMiner:
         for row, of_query in enumerate(documents):
             for document in of_query:
                 place = next(iter(self.rankings.corpus.places_of(document)), None)
-                if document.id is None and place is not None:
+                if document.id is None and place is not None and self.numbers_documents:
                     document.id = self.rankings.corpus.document(place).id
                 if place is None:
                     outside.append((row, document))
@@ -153,7 +178,7 @@ class NegativeMiner:
 
     # -- what was found ---------------------------------------------------------------------------
 
-    def _consistency(self, one: _Open) -> None:
+    def _consistency(self, one: Open) -> None:
         """Drop positives that the search does not find, and a record that then has none."""
         within = self.settings.rules.filters.consistency
         if within is None:
@@ -170,7 +195,7 @@ class NegativeMiner:
         else:
             one.reason = f"consistency: no positive is among the first {within}"
 
-    def _count(self, one: _Open, summary: Summary) -> None:
+    def _count(self, one: Open, summary: Summary) -> None:
         for rule, count in one.choice.dropped.items():
             if count:
                 summary.counts[f"dropped:{rule}"] += count
@@ -178,7 +203,7 @@ class NegativeMiner:
             for candidate in candidates[:1]:
                 summary.example(f"dropped:{rule}", self._example(one, candidate))
 
-    def _example(self, one: _Open, candidate: Candidate) -> dict[str, Any]:
+    def _example(self, one: Open, candidate: Candidate) -> dict[str, Any]:
         document = self.rankings.corpus.document(candidate.place)
         return {
             "query": one.record.query,
@@ -189,7 +214,7 @@ class NegativeMiner:
             "positive_score": rounded(one.scorer_positive),
         }
 
-    def _take(self, one: _Open) -> None:
+    def _take(self, one: Open) -> None:
         taken = [self._document(candidate) for candidate in one.choice.taken]
         one.record.negatives += taken
         one.unjudged = taken
@@ -203,7 +228,7 @@ class NegativeMiner:
 
     # -- judges -----------------------------------------------------------------------------------
 
-    def _judge(self, found: Sequence[_Open], summary: Summary) -> None:
+    def _judge(self, found: Sequence[Open], summary: Summary) -> None:
         cache = Cache()
         try:
             for _ in range(_ROUNDS):
@@ -219,7 +244,7 @@ class NegativeMiner:
                 document for document in one.record.negatives if id(document) not in unseen
             ]
 
-    def _round(self, asked: Sequence[_Open], cache: Cache, summary: Summary) -> None:
+    def _round(self, asked: Sequence[Open], cache: Cache, summary: Summary) -> None:
         judging = self.settings.judging
         questions = [
             Question(
@@ -237,7 +262,7 @@ class NegativeMiner:
                 continue
             self._apply(one, verdict, summary)
 
-    def _apply(self, one: _Open, verdict: Verdict, summary: Summary) -> None:
+    def _apply(self, one: Open, verdict: Verdict, summary: Summary) -> None:
         """Do with false negatives what the mode says, and call in the reserve."""
         judging, judged = self.settings.judging, one.unjudged
         one.flagged += len(verdict.positive)
@@ -265,31 +290,40 @@ class NegativeMiner:
         one.unjudged, one.reserve = one.reserve[:missing], one.reserve[missing:]
         one.record.negatives += one.unjudged
 
-    def _relabel(self, one: _Open, documents: Sequence[Document], summary: Summary) -> None:
+    def _relabel(self, one: Open, documents: Sequence[Document], summary: Summary) -> None:
         if not documents:
             return
         summary.counts["relabelled"] += len(documents)
         before = one.record.provenance.get("positives", {}).get("relabelled", [])
-        told = {"by": "embedlm mine", "judge": self.provenance["judge"]}
+        told = {"by": f"embedlm {self.verb}", "judge": self.provenance["judge"]}
         added = [document.id for document in documents]
         one.record.provenance["positives"] = {**told, "relabelled": [*before, *added]}
         one.record.positives += documents
 
+    @staticmethod
+    def kept(one: Open) -> int:
+        """Return how many negatives of a record are none of this job's."""
+        return one.given
+
     # -- the end ----------------------------------------------------------------------------------
 
-    def _finding(self, one: _Open, summary: Summary) -> Finding:
+    def _finding(self, one: Open, summary: Summary) -> Finding:
         record, k = one.record, self.settings.rules.k
         for document in record.documents:
             document.score = None if document.score is None else rounded(document.score)
-        mined = len(record.negatives) - one.given
+        mined = len(record.negatives) - self.kept(one)
         if one.reason is not None:
             name = f"aside:{one.reason}"
             summary.counts[name] += 1
             summary.example(name, {"query": record.query})
             return Finding(record, one.reason)
         scorer = self.rankings.scorer
-        record.provenance["negatives"] = {**self.provenance, "given": one.given}
-        record.provenance["scores"] = {"by": "embedlm mine", "model": scorer.name}
+        before = record.provenance.get("negatives")
+        told = {**self.provenance, "given": one.given}
+        if self.verb != NegativeMiner.verb and before is not None:
+            told["before"] = before
+        record.provenance["negatives"] = told
+        record.provenance["scores"] = {"by": f"embedlm {self.verb}", "model": scorer.name}
         summary.counts.update({"written": 1, "negatives": mined})
         if mined < k:
             summary.counts.update({"short": 1, "missing": k - mined})

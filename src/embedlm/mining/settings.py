@@ -116,6 +116,26 @@ class Settings:
         rules = Rules(k, filters, first, last, sample, seed, reserve)
         return cls(rules, judging, rerank, given["form"])
 
+    @classmethod
+    def of_refining(cls, judging: Judging, reranker: bool, **given: Any) -> Settings:
+        """Check the options of `refine`.
+
+        Raises:
+            InputError: a value that is not allowed, or an option that nothing could use.
+        """
+        filters = Filters.of(given["filters"])
+        if reranker and filters.veto is None:
+            raise InputError("a re-ranker was given, and nothing uses it; give the filter veto=M")
+        if not reranker and filters.veto is not None:
+            raise InputError("the filter veto needs a re-ranker, and none was given (reranker)")
+        check_form(given["form"])
+        seed = whole("seed", given["seed"], 0)
+        if seed and not judging.llms:
+            raise InputError(
+                f"seed is {seed}, and no language model judges by it; give llm, or leave it out"
+            )
+        return cls(Rules(0, filters, seed=seed), judging, 0, given["form"])
+
 
 def _window(window: Any) -> tuple[int, int | None]:
     """Return the first and the last rank of "10-100", "10-", (10, 100) or None."""
