@@ -73,6 +73,7 @@ COMMANDS = (
     "advise",
     "larmor",
     "mine",
+    "refine",
     "score",
     "train",
     "adapt",
