@@ -144,11 +144,10 @@ class Embedder(Saving):
     @property
     def writer_name(self) -> str | None:
         """The name of what rewrites texts before they are embedded; None: nothing does."""
-        if self.recipe.transform is None:
-            return None
         from embedlm.generation import resolve_generator
 
-        return resolve_generator(self.generator or self).name
+        rewrites = self.recipe.transform is not None
+        return resolve_generator(self.generator or self).name if rewrites else None
 
     max_seq_length = max_length
     similarity_fn_name = property(lambda self: self.recipe.similarity)

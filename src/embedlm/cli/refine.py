@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from embedlm.cli._options import AS_LOADED, Json, Loading, natural, path, repeated
 from embedlm.cli._record_options import AS_RECORDS, Instruction, RecordJobOptions, RecordsPath
@@ -22,6 +24,27 @@ EXAMPLES = r"""Examples:
       --reranker BAAI/bge-reranker-v2-m3
   embedlm refine mined.jsonl -o refined.jsonl \
       --llm http://localhost:8000/v1#small --llm http://localhost:8000/v1#large"""
+
+
+@Parameter(name="*", group="Rules")
+@dataclass(frozen=True)
+class Rules:
+    """Which negatives are left out."""
+
+    filter: Annotated[
+        tuple[str, ...],
+        repeated(
+            "Rule against false negatives, without it none: abs=0.7, margin_pos=0.05, "
+            "perc_pos=0.95, veto=0",
+            "--filter",
+            "NAME=X",
+        ),
+    ] = ()
+    seed: Annotated[int, natural("Seed of the language models.")] = 0
+    instruction: Instruction = None
+
+
+NO_RULES = Rules()
 
 
 def command(
@@ -43,17 +66,7 @@ def command(
         str | None, path("Folder or hub id of a re-ranker, for veto.", None, "MODEL")
     ] = None,
     output: Annotated[str, path("A .jsonl file.", ["--output", "-o"])],
-    filter: Annotated[
-        tuple[str, ...],
-        repeated(
-            "Rule against false negatives, without it none: abs=0.7, margin_pos=0.05, "
-            "perc_pos=0.95, veto=0",
-            "--filter",
-            "NAME=X",
-        ),
-    ] = (),
-    seed: Annotated[int, natural("Seed of the language models.")] = 0,
-    instruction: Instruction = None,
+    rules: Rules = NO_RULES,
     judges: Judges = UNJUDGED,
     job: RecordJobOptions = AS_RECORDS,
     json: Json = False,
@@ -61,15 +74,15 @@ def command(
     """Take false negatives out of records, or make positives of them; nothing is searched."""
     from embedlm.mining import Filters, refine
 
-    filters = Filters.of(filter)  # refused before a model is loaded
+    filters = Filters.of(rules.filter)  # refused before a model is loaded
     report = refine(
         records,
         model=model_of(model, loading),
         output=output,
         filters=filters,
-        seed=seed,
+        seed=rules.seed,
         reranker=None if reranker is None else reranker_of(reranker, loading),
-        instruction=instruction,
+        instruction=rules.instruction,
         **asdict(judges),
         **job.options(),
     ).report
