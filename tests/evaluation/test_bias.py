@@ -268,7 +268,7 @@ def test_position_bias_is_that_of_the_same_passages_in_another_order(model, tmp_
     assert more["similarity_middle"] == more["similarity_start"]  # of two passages the first
     assert 0 <= more["ndcg@10_start"] <= 1
     write(tmp_path, "qrels.jsonl", [{"q": f"q{i}", "d": "lost", "rel": 1} for i in range(10)])
-    with pytest.raises(RecordError, match="no document of the corpus"):
+    with pytest.raises(RecordError, match="no judged document"):
         score(model, tmp_path, f"  p: {{kind: position, files: {FILES}}}")
 
 

@@ -429,7 +429,7 @@ def test_a_job_is_not_gone_on_with_after_its_corpus_changed(serve, run, passage_
     [
         (["inparz"], "Did you mean 'inpars'"),
         (["inpars", "--llm", "URL"], "reads passages"),
-        (["inpars", "FILE"], "name one [(]--llm, llm=[)]"),
+        (["inpars", "FILE"], "name one (--llm, llm=)"),
         (["e5-short-long", "FILE", "--llm", "URL"], "reads no input"),
         (["inpars", "FILE", "--llm", "URL", "--language", "German"], "draws no language"),
         (["e5-short-long", "--llm", "URL", "--language", "Elvish"], "'Elvish' is not known"),

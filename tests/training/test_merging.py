@@ -82,7 +82,7 @@ def test_the_command(run, both, data, tmp_path):  # noqa: F811
 
 
 def test_what_does_not_fit_is_refused(both, model_folder, tmp_path):
-    with pytest.raises(InputError, match="merge two or more"):
+    with pytest.raises(InputError, match="give two or more to merge"):
         merge(both[:1], tmp_path / "x")
     with pytest.raises(InputError, match="3 weights were given for 2"):
         merge(both, tmp_path / "x", weights=[1, 2, 3])

@@ -334,7 +334,7 @@ def test_a_plan_that_cannot_be_is_refused_before_the_first_step(
         ("simcse", "pairs.jsonl", "bare texts"),
         ("embedding_distill", "texts.txt", "options: {teacher"),
         ("infonce", "groups.jsonl", "Did you mean 'info_nce'"),
-        ("info_nce", "one.jsonl", "too few"),
+        ("info_nce", "one.jsonl", "give at least 2"),
         ("info_nce", "none.jsonl", "no record"),
         ("info_nce", "same.jsonl", "a positive and a negative"),
         ("info_nce", "bare.jsonl", "has no positive"),

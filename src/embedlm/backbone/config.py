@@ -26,6 +26,7 @@ __all__ = [
     "check_reachable",
     "is_local",
     "load_config",
+    "network_classes",
     "raw_config",
     "stored_by",
     "stored_dtype",
@@ -158,6 +159,12 @@ def check_reachable(source: str) -> None:
         return  # loading says what is wrong
 
 
+def network_classes(fields: Mapping[str, Any]) -> list[str]:
+    """Return the classes that the content of a config.json names; none where it is damaged."""
+    named = fields.get("architectures")
+    return [str(one) for one in named] if isinstance(named, list) else []
+
+
 def raw_config(source: str) -> dict[str, Any]:
     """Return a folder's or hub id's config.json as it stands."""
     fields, _ = PretrainedConfig.get_config_dict(source)
@@ -176,7 +183,7 @@ def _no_body(source: str, reason: str) -> UnsupportedError | None:
     if "Unrecognized configuration class" not in reason:
         return None
     fields = raw_config(source)
-    names = ", ".join(map(str, fields.get("architectures") or ["network"]))
+    names = ", ".join(network_classes(fields) or ["network"])
     kind = fields.get("model_type")
     return UnsupportedError(
         f"{source!r} is a {names} ({kind!r}), and transformers' AutoModel has no body of that "

@@ -22,7 +22,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
 )
 
-from embedlm.backbone.config import STANFORD_CLASS, WRAPPED, raw_config, unloadable
+from embedlm.backbone.config import (
+    STANFORD_CLASS,
+    WRAPPED,
+    network_classes,
+    raw_config,
+    unloadable,
+)
 from embedlm.backbone.gguf_model import LINK, gguf_tensors
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.sizes import check_sizes
@@ -173,7 +179,7 @@ def _opened(
     if outer.get("model_type") in WRAPPED:
         model._weight_conversions = []  # it is saved as the network that it is
         apart = _WRAPPER_PARTS
-    elif STANFORD_CLASS in (outer.get("architectures") or ()):
+    elif STANFORD_CLASS in network_classes(outer):
         apart = _STANFORD_PARTS
     unread = [str(key) for key in info.get("unexpected_keys", ())]
     unread = [key for key in unread if not key.startswith(apart)]

@@ -11,7 +11,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from embedlm.backbone.config import STANFORD_CLASS
+from embedlm.backbone.config import STANFORD_CLASS, network_classes
 from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.settings import (
     COUNT,
@@ -48,7 +48,7 @@ _SETTINGS = tuple(
 
 def is_stanford(folder: Path) -> bool:
     """Tell whether a folder's weights are those of the ColBERT library's own class."""
-    return STANFORD_CLASS in (optional_json(folder / "config.json").get("architectures") or ())
+    return STANFORD_CLASS in network_classes(optional_json(folder / "config.json"))
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from embedlm.backbone.config import STANFORD_CLASS, raw_config
+from embedlm.backbone.config import STANFORD_CLASS, network_classes, raw_config
 from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.readout.projection import Projection, ProjectionLayer, load_projection
@@ -95,7 +95,7 @@ def _stanford(source: str, width: int) -> Projection | None:
     Raises:
         ModelError: it does not fit the encoder.
     """
-    if STANFORD_CLASS not in (raw_config(source).get("architectures") or ()):
+    if STANFORD_CLASS not in network_classes(raw_config(source)):
         return None
     state = read_tensors(source, *_WEIGHTS, prefix="linear.")
     if not state:
