@@ -15,7 +15,7 @@ from embedlm.cli._values import emit
 from embedlm.errors import InputError
 
 __all__ = ["EXAMPLES", "NAME", "UNJUDGED", "Judges", "command"]
-__all__ += ["model_of", "reranker_of", "tell_left_out"]
+__all__ += ["model_of", "reranker_of", "tell_left_out", "tell_unread"]
 
 NAME = "mine"
 BM25 = "bm25"
@@ -200,11 +200,7 @@ def _tell(report: dict[str, Any], output: str) -> None:
             f"({short['missing']:,} missing); widen the window or the filters",
             file=sys.stderr,
         )
-    if report["instructions_unused"]:
-        print(
-            f"records with an instruction that no model reads: {report['instructions_unused']:,}",
-            file=sys.stderr,
-        )
+    tell_unread(report)
 
 
 def tell_left_out(report: dict[str, Any]) -> None:
@@ -215,3 +211,12 @@ def tell_left_out(report: dict[str, Any]) -> None:
         print(f"  records set aside, {reason}: {found['count']:,}")
     if report["positives_added"]:
         print(f"  {report['positives_added']:,} negatives became positives")
+
+
+def tell_unread(report: dict[str, Any]) -> None:
+    """Print how many instructions of records no model reads."""
+    if report["instructions_unused"]:
+        print(
+            f"records with an instruction that no model reads: {report['instructions_unused']:,}",
+            file=sys.stderr,
+        )

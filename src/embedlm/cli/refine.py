@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from cyclopts import Parameter
 from embedlm.cli._options import AS_LOADED, Json, Loading, natural, path, repeated
 from embedlm.cli._record_options import AS_RECORDS, Instruction, RecordJobOptions, RecordsPath
 from embedlm.cli._values import counted, emit
-from embedlm.cli.mine import UNJUDGED, Judges, model_of, reranker_of, tell_left_out
+from embedlm.cli.mine import UNJUDGED, Judges, model_of, reranker_of, tell_left_out, tell_unread
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -99,8 +98,4 @@ def _tell(report: dict[str, Any], output: str) -> None:
         f"{report['written']:,} of {counted(report['records'], 'record')}, in {output}"
     )
     tell_left_out(report)
-    if report["instructions_unused"]:
-        print(
-            f"records with an instruction that no model reads: {report['instructions_unused']:,}",
-            file=sys.stderr,
-        )
+    tell_unread(report)

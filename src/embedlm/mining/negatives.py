@@ -57,7 +57,7 @@ class NegativeMiner:
                 {k: one[k] for k in ("name", "model") if k in one} for one in facts["miners"]
             ],
             "filters": facts["filters"],
-            **({} if self.verb != NegativeMiner.verb else {"window": facts["window"]}),
+            **self.ranks_of(facts),
             **({} if rules.sample is None else {"sample": rules.sample, "seed": rules.seed}),
             **({} if rerank is None else {"reranker": rerank}),
             **({} if facts["judge"] is None else {"judge": facts["judge"]}),
@@ -72,6 +72,11 @@ class NegativeMiner:
         if self.settings.judging.llms:
             self._judge([one for one in found if one.reason is None], summary)
         return [self._finding(one, summary) for one in found]
+
+    @staticmethod
+    def ranks_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what provenance tells of the ranks that candidates may have."""
+        return {"window": facts["window"]}
 
     @staticmethod
     def reported(report: dict[str, Any]) -> dict[str, Any]:
@@ -205,12 +210,17 @@ class NegativeMiner:
 
     def _example(self, one: Open, candidate: Candidate) -> dict[str, Any]:
         document = self.rankings.corpus.document(candidate.place)
+        return self.example(one, document, candidate.score, rank=candidate.rank)
+
+    @staticmethod
+    def example(one: Open, document: Document, score: float, **rank: int) -> dict[str, Any]:
+        """Return what a report shows of a negative that a rule left out."""
         return {
             "query": one.record.query,
             "passage": document.text[:200],
             "id": document.id,
-            "rank": candidate.rank,
-            "score": rounded(candidate.score),
+            **rank,
+            "score": rounded(score),
             "positive_score": rounded(one.scorer_positive),
         }
 
@@ -300,6 +310,10 @@ class NegativeMiner:
         one.record.provenance["positives"] = {**told, "relabelled": [*before, *added]}
         one.record.positives += documents
 
+    def origin(self, one: Open) -> dict[str, Any]:
+        """Return where the negatives of a record come from."""
+        return {**self.provenance, "given": one.given}
+
     @staticmethod
     def kept(one: Open) -> int:
         """Return how many negatives of a record are none of this job's."""
@@ -318,11 +332,7 @@ class NegativeMiner:
             summary.example(name, {"query": record.query})
             return Finding(record, one.reason)
         scorer = self.rankings.scorer
-        before = record.provenance.get("negatives")
-        told = {**self.provenance, "given": one.given}
-        if self.verb != NegativeMiner.verb and before is not None:
-            told["before"] = before
-        record.provenance["negatives"] = told
+        record.provenance["negatives"] = self.origin(one)
         record.provenance["scores"] = {"by": f"embedlm {self.verb}", "model": scorer.name}
         summary.counts.update({"written": 1, "negatives": mined})
         if mined < k:

@@ -7,7 +7,7 @@ others have mined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +21,7 @@ from embedlm.mining.negatives import NegativeMiner, Open
 from embedlm.mining.negatives_job import Files, Running, miners_of, reranker_of, run_job
 from embedlm.mining.outputs import Mined
 from embedlm.mining.rankings import Block
-from embedlm.mining.record_job import Summary, rounded
+from embedlm.mining.record_job import Summary
 from embedlm.mining.relabel import MOST
 from embedlm.mining.selection import Choice, Request
 from embedlm.mining.settings import Judging, Settings
@@ -124,6 +124,16 @@ class NegativeRefiner(NegativeMiner):
     numbers_documents: ClassVar[bool] = False
 
     @staticmethod
+    def ranks_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: no search ranks the negatives."""
+        return {}
+
+    def origin(self, one: Open) -> dict[str, Any]:
+        """Return where the negatives come from, with what the record said of that."""
+        before = one.record.provenance.get("negatives")
+        return super().origin(one) | ({} if before is None else {"before": before})
+
+    @staticmethod
     def reported(report: dict[str, Any]) -> dict[str, Any]:
         """Return what a report tells of such a job: nothing of a search."""
         of_search = {"passages", "duplicates", "k", "short", "window"}
@@ -155,7 +165,8 @@ class NegativeRefiner(NegativeMiner):
             for document, rule in zip(record.negatives, why, strict=True):
                 if rule != KEPT:
                     summary.counts[f"dropped:{rule}"] += 1
-                    summary.example(f"dropped:{rule}", self._told(one, document))
+                    example = self.example(one, document, document.score or 0.0)
+                    summary.example(f"dropped:{rule}", example)
             record.negatives = [
                 d for d, rule in zip(record.negatives, why, strict=True) if not rule
             ]
@@ -177,12 +188,3 @@ class NegativeRefiner(NegativeMiner):
             for at, logit in zip(left, logits, strict=True):
                 why[at] = "veto" if float(logit) > request.veto else KEPT
         return [str(rule) for rule in why]
-
-    def _told(self, one: Open, document: Document) -> dict[str, Any]:
-        return {
-            "query": one.record.query,
-            "passage": document.text[:200],
-            "id": document.id,
-            "score": rounded(float(document.score or 0.0)),
-            "positive_score": rounded(one.scorer_positive),
-        }
