@@ -230,8 +230,9 @@ def write_set(folder: Path, contest: Contest) -> None:
     import embedlm
     from benchmarks.shape import mixed_texts
 
-    embedlm.load().save_pretrained(folder / "model")
-    tokenizer, median = embedlm.load("builtin-base").tokenizer, contest.tokens
+    model, median = embedlm.load(), contest.tokens
+    model.save_pretrained(folder / "model")
+    tokenizer = model.tokenizer
     if median is None:
         texts = mixed_texts(tokenizer, contest.passages, 8, 40)
     else:

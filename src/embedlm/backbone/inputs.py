@@ -6,8 +6,11 @@ Shapes: T tokens of a pack, B sequences, L longest of them.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,10 +33,17 @@ def packed_inputs(
         first: the position id of a row's first token.
         device: of the network.
     """
-    ids = [*rows[0][held:prefix], *(i for row in rows for i in row[prefix:])]
-    flat = [*positions[0][held:prefix], *(p for row in positions for p in row[prefix:])]
-    ids_1T, positions_1T = put(torch.tensor([ids, flat]), device)[:, None]
-    return ids_1T, positions_1T + first
+    both_2T = np.stack([_flat(values, prefix, held) for values in (rows, positions)])
+    both_2T[1] += first
+    ids_1T, positions_1T = put(torch.from_numpy(both_2T), device)[:, None]
+    return ids_1T, positions_1T
+
+
+def _flat(rows: Rows, prefix: int, held: int) -> npt.NDArray[np.int64]:
+    """Return what of a shared prefix is not held, and then each row's own numbers."""
+    own = (row[prefix:] for row in rows) if prefix else rows
+    # A tenth of the time of a list of lists, for which an accelerator would wait.
+    return np.fromiter(chain(rows[0][held:prefix], chain.from_iterable(own)), np.int64)
 
 
 def padded_inputs(

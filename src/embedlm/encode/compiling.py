@@ -22,6 +22,7 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -110,6 +111,11 @@ class Pace:
     seconds: float = 0.0
     tokens: int = 0
 
+    def add(self, seconds: float, tokens: int) -> None:
+        """Count a pass."""
+        self.seconds += seconds
+        self.tokens += tokens
+
     @property
     def of_one(self) -> float:
         """Seconds a token."""
@@ -143,6 +149,8 @@ class Compiling:
         self._lock = threading.RLock()
         self._failed = False
         self._plain = Pace()
+        self._passes: deque[tuple[int, Any, Any]] = deque()
+        """Passes on an accelerator that may still run: their tokens, and marks around them."""
         self._known: Costs | None = None
 
     def suits(self, tokens: int) -> bool:
@@ -190,13 +198,28 @@ class Compiling:
                 self._lock.release()
         return self.compiled if self.active else self.backbone
 
-    def took(self, tokens: int, start: float) -> None:
-        """Note how long a pack took without compiled layers, since `start` (of perf_counter)."""
-        if self.on_card and self.mode == "auto":
-            torch.cuda.synchronize(self.backbone.device)  # else launching alone would be timed
+    def begin(self) -> Any:
+        """Return what `took` is to be told: when a pass began."""
+        return self._mark() if self.on_card else time.perf_counter()
+
+    def took(self, tokens: int, start: Any) -> None:
+        """Note how long a pack took without compiled layers, since `start` (of `begin`)."""
         with self._lock:
-            self._plain.seconds += time.perf_counter() - start
-            self._plain.tokens += tokens
+            if not self.on_card:
+                self._plain.add(time.perf_counter() - start, tokens)
+                return
+            # What is launched has not run yet. To wait for it would leave the card idle while the
+            # next pack is made ready: marks around it are read once the card has passed them.
+            self._passes.append((tokens, start, self._mark()))
+            while self._passes and self._passes[0][2].query():
+                size, first, last = self._passes.popleft()
+                self._plain.add(first.elapsed_time(last) / 1000, size)
+
+    def _mark(self) -> Any:
+        """Return an event that the device passes when it has run all that was asked for so far."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.backbone.device))
+        return event
 
     def _prepare(self, ahead: int) -> None:
         if self.mode == "plain":

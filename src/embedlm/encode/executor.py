@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,7 +126,7 @@ class Executor:
             return run_by(self.backbone)
         chosen = compiling.chosen(self._ahead.tokens)
         self._ahead.tokens = max(0, self._ahead.tokens - tokens)
-        start = time.perf_counter()
+        start = compiling.begin()
         if chosen is self.backbone:
             states_TD = run_by(chosen)
             compiling.took(tokens, start)

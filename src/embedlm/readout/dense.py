@@ -29,7 +29,11 @@ class _Sums:
         self.vector_nD = np.zeros((count, width), np.float32)
 
     def add(self, target_B: Indices, share_B: Floats, output: Tensor) -> None:
-        np.add.at(self.vector_nD, target_B, share_B[:, None] * output.cpu().numpy())
+        vector_BD = share_B[:, None] * output.cpu().numpy()
+        if len(np.unique(target_B)) == len(target_B):
+            self.vector_nD[target_B] += vector_BD
+        else:  # several variants of one text, say
+            np.add.at(self.vector_nD, target_B, vector_BD)
 
     def value(self, order_n: Indices) -> Floats:
         return self.vector_nD[order_n]
