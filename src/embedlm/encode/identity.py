@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from embedlm.backbone.prepacked import plain
+from embedlm.jobs.software import versions
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -58,7 +58,7 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
         },
         "config": config_digest(backbone.network),
         "recipe": json.loads(model.recipe.model_dump_json()),
-        "software": {name: version(name) for name in ("embedlm", "torch", "transformers")},
+        "software": versions("embedlm", "torch", "transformers"),
     }
 
 

@@ -14,7 +14,6 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from embedlm.evaluation.statistics import LEVEL, SEED, detectable
 from embedlm.evaluation.subject import Scored
 from embedlm.evaluation.suite import Task
 from embedlm.jobs.json_files import read_json, write_json
+from embedlm.jobs.software import versions
 from embedlm.jobs.user_cache import user_cache
 
 __all__ = [
@@ -165,7 +165,7 @@ def task_key(
     """
     data = {what: _file_hash(path) for what, path in paths.items()}
     rules = task.model_dump(exclude={"summary", "licence", "files", "split"})
-    libraries = {name: version(name) for name in _LIBRARIES}
+    libraries = versions(*_LIBRARIES)
     return _hash(SCHEMA, SEED, model, name, rules, data, dict(options), libraries), data
 
 
@@ -223,7 +223,7 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
+        **versions(*_LIBRARIES),
     }
 
 
