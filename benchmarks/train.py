@@ -1,10 +1,11 @@
 """Contrastive training against sentence-transformers: same model, batch, data and precision.
 
     python benchmarks/train.py [--pairs 1024] [--steps 3] [--threads 2] [--memory 256,8192]
+    python benchmarks/train.py --device cuda --shape 0.6B --chunk 32768 --mini-batch 256
 
-Both sides train the built-in base model on one batch of made-up pairs of mixed lengths, with cached
-gradients (GradCache; CachedMultipleNegativesRankingLoss). Each side runs in its own process, and
-its first step is not counted. `--memory` measures only EmbedLM's peak memory, at other batch sizes.
+Both sides train the built-in base model (or one of a published shape) on one batch of made-up pairs
+of mixed lengths, with cached gradients (GradCache; CachedMultipleNegativesRankingLoss). Each side
+runs in its own process, and its first step is not counted. `--memory` measures only EmbedLM's peak memory, at other batch sizes.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.encode import ceiling, other_work
-from benchmarks.shape import flops_per_token, mixed_texts
+from benchmarks.shape import SHAPES, build_model, flops_per_token, mixed_texts
 
 LENGTH = 512
-CHUNK = 2048
-"""Tokens in a chunk: about as many as sentence-transformers' mini-batch of 32 texts has."""
+CHUNK, MINI_BATCH = 2048, 32
+"""Tokens in a chunk, and texts in sentence-transformers' mini-batch, which have about as many."""
 RATE = 1e-4
 
 
-def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
+def ours(folder: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Train with EmbedLM; return the losses and the seconds of each step."""
     from embedlm.training import train
 
@@ -50,18 +51,23 @@ def ours(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
         "name": "pairs",
         "objective": [{"kind": "info_nce", "temperature": 0.05}],
         "data": [{"source": str(data)}],
-        "batching": {"size": pairs, "group_size": 1, "chunk_tokens": CHUNK},
-        "optimizer": {"steps": steps, "learning_rate": RATE, "schedule": "constant", "warmup": 0},
+        "batching": {"size": args.pairs, "group_size": 1, "chunk_tokens": args.chunk},
+        "optimizer": {
+            "steps": args.steps,
+            "learning_rate": RATE,
+            "schedule": "constant",
+            "warmup": 0,
+        },
         "max_length": LENGTH,
     }
     plan: dict[str, Any] = {"model": str(folder), "precision": "bfloat16", "stages": [stage]}
     plan["log_every"] = 1
     with tempfile.TemporaryDirectory() as output:
-        train(plan, output, device="cpu", on_event=record)
+        train(plan, output, device=args.device, on_event=record)
     return {"losses": losses, "seconds": [b - a for a, b in pairwise(times)]}
 
 
-def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
+def theirs(folder: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Train with sentence-transformers; return the losses and the seconds of each step."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -73,7 +79,7 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
     from transformers import TrainerCallback
 
     logging.disable(logging.WARNING)
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = SentenceTransformer(str(folder), device=args.device, model_kwargs={"dtype": "float32"})
     model.max_seq_length = LENGTH
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
     times: list[float] = []
@@ -93,19 +99,19 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
             model=model,
             args=SentenceTransformerTrainingArguments(
                 output,
-                max_steps=steps,
-                per_device_train_batch_size=pairs,
+                max_steps=args.steps,
+                per_device_train_batch_size=args.pairs,
                 learning_rate=RATE,
                 lr_scheduler_type="constant",
                 bf16=True,
-                use_cpu=True,
+                use_cpu=args.device == "cpu",
                 logging_steps=1,
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list([{"anchor": r["q"], "positive": r["d"]} for r in rows]),
-            loss=CachedMultipleNegativesRankingLoss(model, mini_batch_size=32),
+            loss=CachedMultipleNegativesRankingLoss(model, mini_batch_size=args.mini_batch),
             callbacks=[Clock()],
         )
         trainer.train()
@@ -113,14 +119,15 @@ def theirs(folder: Path, data: Path, pairs: int, steps: int) -> dict[str, Any]:
     return {"losses": losses, "seconds": [b - a for a, b in pairwise(times)]}
 
 
-def contender(name: str, folder: Path, data: Path, pairs: int, args: Any) -> dict[str, Any]:
+def contender(side: str, folder: Path, data: Path, pairs: int, args: Any) -> dict[str, Any]:
     """Run one side in a new process and return what it measured."""
-    command = [sys.executable, __file__, "--side", name, "--folder", str(folder)]
-    command += ["--data", str(data), "--pairs", str(pairs), "--steps", str(args.steps)]
-    command += ["--threads", str(args.threads)]
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
+    command += ["--data", str(data), "--pairs", str(pairs)]
+    for name in ("steps", "threads", "device", "chunk", "mini_batch"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
 
@@ -131,7 +138,7 @@ def one_side(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     run = {"ours": ours, "theirs": theirs}[args.side]
-    measured = run(args.folder, args.data, args.pairs, args.steps)
+    measured = run(args.folder, args.data, args)
     measured["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(measured))
 
@@ -153,6 +160,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", default="")
     parser.add_argument("--high", type=int, default=450, help="tokens of the longest text")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shape", choices=list(SHAPES), help="a model of random weights")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="tokens of EmbedLM's chunks")
+    parser.add_argument("--mini-batch", type=int, default=MINI_BATCH, help="texts of the peer's")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
@@ -164,7 +175,10 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder, data = Path(scratch) / "model", Path(scratch) / "pairs.jsonl"
-        embedlm.load("builtin-base", dtype="float32").save_pretrained(folder)
+        if args.shape:
+            build_model(folder, shape=args.shape)
+        else:
+            embedlm.load("builtin-base", dtype="float32").save_pretrained(folder)
         tokens, busy = write_pairs(folder, data, args.pairs, args.high), other_work()
         for size in filter(None, args.memory.split(",")):
             write_pairs(folder, data, int(size), args.high)
@@ -172,7 +186,7 @@ def main() -> None:
             print(f"batch {size}: peak {one['peak']:.0f} MB")
         if args.memory:
             return
-        peak = ceiling()
+        peak = ceiling(args.device)
         work = 4 * tokens * flops_per_token(folder)  # two passes forward, one back (twice the work)
         print(f"{peak / 1e9:.0f} GFLOP/s of bfloat16 products; other work: {busy:.0%}")
         print(f"{args.pairs} pairs, {tokens} tokens, {args.threads} threads\n")
