@@ -5,7 +5,8 @@
 
 Both sides train the built-in base model (or one of a published shape) on one batch of made-up pairs
 of mixed lengths, with cached gradients (GradCache; CachedMultipleNegativesRankingLoss). Each side
-runs in its own process, and its first step is not counted. `--memory` measures only EmbedLM's peak memory, at other batch sizes.
+runs in its own process, and its first step is not counted. `--memory` measures only EmbedLM's peak
+memory, at other batch sizes.
 """
 
 from __future__ import annotations
