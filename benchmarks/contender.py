@@ -29,9 +29,10 @@ def run_embedlm(
     """Return a call that embeds the first texts of a workload with EmbedLM."""
     import embedlm
 
-    dtype = "int8" if kind == "int8" else work["dtypes"][0]
+    kinds = kind.split("-")
+    dtype = next((one for one in kinds if one in ("int8", "fp8")), work["dtypes"][0])
     model = embedlm.load(folder, recipe=work["recipe"], device=device, dtype=dtype)
-    if kind == "compiled" and model.executor.compiling is not None:
+    if "compiled" in kinds and model.executor.compiling is not None:
         model.executor.compiling.settle("on")
     shots = work["demonstrations"]
     return lambda count: model.encode(

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one call of less than 8 minutes: sets up, checks, times, one table.
+# Everything that wants a GPU, in one call of less than 10 minutes: sets up, checks, times, one table.
 #
 #     benchmarks/gpu.sh [OUT]     OUT: folder for gpu.txt (default: the current one)
 #
@@ -24,10 +24,6 @@ step() { # SECONDS WHAT COMMAND...: what does not end in time does not keep the 
   echo "== $what"
   timeout "$seconds" "$python" "$@" || { failed=1; echo "failed, or not done in $seconds s: $what"; }
 }
-against() { # SECONDS WHAT OPTIONS...
-  step "$1" "$2" benchmarks/encode.py --device cuda --repeats 3 "${@:3}"
-}
-
 {
   "$python" -c "
 import torch
@@ -35,11 +31,12 @@ assert torch.cuda.is_available(), 'no CUDA device'
 card = torch.cuda.get_device_properties(0)
 print(f'{card.name}, {card.total_memory / 2**30:.0f} GiB, torch {torch.__version__}')"
   step 80 "packed equals padded, with shared prefixes, in bfloat16" benchmarks/gpu_check.py
-  against 130 "mixed lengths, 0.6B shape" --batch-sizes 128 --compiled \
-    --only "mixed lengths" --count 4096
-  against 50 "MetaEOL" --batch-sizes "" --only "MetaEOL, 8 prompts" --count 1024
-  against 60 "short queries" --batch-sizes "" --int8 --only "short queries" --count 4096
-  against 140 "mixed lengths, 7B shape" --batch-sizes "" --compiled \
-    --only "mixed lengths" --count 1024 --shape 7B
+  step 170 "0.6B shape" benchmarks/gpu_speed.py --kinds compiled,int8-compiled,fp8-compiled
+  step 110 "shared prompts" benchmarks/gpu_speed.py --count 512 --batch-sizes 256,512 --repeats 2 \
+    --only "MetaEOL, 8 prompts" "five-shot prompts"
+  step 90 "training" benchmarks/train.py --device cuda --shape 0.6B --chunk 32768 --mini-batch 256 \
+    --threads 8
+  step 140 "7B shape" benchmarks/gpu_speed.py --shape 7B --count 1024 --batch-sizes 64,256 \
+    --only "mixed lengths" --repeats 2
 } > >(tee "$out") 2>&1
 exit "$failed"
