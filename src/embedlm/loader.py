@@ -37,7 +37,9 @@ from embedlm.schema.recipe import Recipe
 
 __all__ = ["load", "load_readout", "load_to_train", "model_source"]
 
-BUILTIN = Path(__file__).parent / "builtin"
+_HERE = Path(__file__).parent / "builtin"
+BUILTIN = {"builtin": _HERE / "tuned", "builtin-base": _HERE / "base"}
+"""The folders of the models that come with the package, by their names."""
 log = logging.getLogger(__name__)
 
 
@@ -268,7 +270,7 @@ def model_source(name: str, **hub: Any) -> str:
 
     `hub` are the revision, the token and the cache of what is downloaded.
     """
-    if name in ("builtin", "builtin-base"):
+    if name in BUILTIN:
         return downloaded(_builtin(name), **hub)
     folder = gguf_folder(name, **hub)
     on_hub = folder != name and not Path(name).exists() and not name.startswith("ollama:")
@@ -277,7 +279,7 @@ def model_source(name: str, **hub: Any) -> str:
 
 def _builtin(name: str) -> str:
     """Return the folder of a built-in model; another model never takes its place."""
-    folder = BUILTIN / ("tuned" if name == "builtin" else "base")
+    folder = BUILTIN[name]
     missing = [
         file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()
     ]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import embedlm
-from embedlm.errors import InputError
+from embedlm.errors import InputError, ModelError
 from embedlm.mining import score
+from embedlm.rerank import Reranker, is_reranker
 
 
 @pytest.fixture
@@ -74,3 +75,23 @@ def test_scores_come_from_one_model(model, pairs, tiny_llama, tmp_path, run):
     assert "--model and --llm were given" in told.one_line()
     told = run("score", source, "--reranker", tiny_llama, "-r", "echo", "-o", tmp_path / "o.jsonl")
     assert "are for embedders" in told.one_line()
+
+
+@pytest.mark.parametrize("name", ["builtin", "builtin-base"])
+def test_the_built_in_models_score_by_name(name, pairs, tmp_path, run):
+    """They are embedders, of which no folder of that name has to be there."""
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("".join(json.dumps(one) + "\n" for one in pairs[:3]))
+    recipe = ["-r", "plain-mean"] if name == "builtin-base" else []
+    done = run("score", source, "-m", name, *recipe, "-o", tmp_path / "scored.jsonl")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    assert all(-1.001 <= score <= 1.001 for row in rows for score in row["scores"])
+
+
+@pytest.mark.parametrize("name", ["builtin", "builtin-base"])
+def test_no_built_in_model_is_a_reranker(name):
+    assert not is_reranker(name)
+    with pytest.raises(ModelError, match="comes with EmbedLM and is no re-ranker"):
+        Reranker(name)

@@ -137,7 +137,7 @@ def _by_mteb(
     check_for_mteb(given)
     if scoring.cache == "none":
         raise InputError("mteb keeps its results in files; give --cache DIR, or leave it out")
-    reranker = not model.startswith("builtin") and is_reranker(model)
+    reranker = is_reranker(model)
     adapter = mteb_model(_reranker(model, loading) if reranker else load(), **form.form())
     mteb_results(
         adapter,

@@ -23,6 +23,7 @@ from embedlm.encode.identity import (
 )
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, ModelError, closest
+from embedlm.loader import BUILTIN
 from embedlm.persistence import layout_folder
 from embedlm.rerank.answers import AnswerModel
 from embedlm.rerank.chat import chat_method
@@ -82,7 +83,7 @@ class Reranker:
                 cannot be honoured.
         """
         self.name = str(model)
-        if self.name in ("builtin", "builtin-base"):
+        if self.name in BUILTIN:
             raise ModelError(
                 f"{self.name!r} comes with EmbedLM and is no re-ranker; give the folder or hub id "
                 "of one, such as BAAI/bge-reranker-v2-m3"
@@ -273,11 +274,16 @@ class Reranker:
 
 
 def is_reranker(source: str | Path) -> bool:
-    """Tell whether a folder or hub id is a re-ranker's, by its class or its name.
+    """Tell whether a model is a re-ranker, by its class or its name; no built-in one is.
+
+    Args:
+        source: a folder, a hub id or the name of a built-in model.
 
     Raises:
         ModelError: nothing that can be loaded is there.
     """
+    if str(source) in BUILTIN:
+        return False
     folder, _ = split_adapters(gguf_folder(str(source)))
     classes = getattr(load_config(folder), "architectures", None) or ()
     named = any(str(one).endswith("ForSequenceClassification") for one in classes)

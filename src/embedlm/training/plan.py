@@ -148,15 +148,15 @@ def find_model(name: str, folder: Path, data: str | Path | None) -> str:
 
     "builtin" and "builtin-base" are the folders of the built-in models.
     """
-    if name in ("builtin", "builtin-base"):
-        return str(BUILTIN / ("tuned" if name == "builtin" else "base"))
+    if name in BUILTIN:
+        return str(BUILTIN[name])
     there = (str(path) for path in _candidates(name, folder, data) if path.exists())
     return gguf_folder(next(there, name))
 
 
 def shown_name(model: str) -> str:
     """Return what a report calls a model: "builtin" or "builtin-base" for the folder of one."""
-    folders = {find_model(name, Path(), None): name for name in ("builtin", "builtin-base")}
+    folders = {find_model(name, Path(), None): name for name in BUILTIN}
     return folders.get(model, model)
 
 

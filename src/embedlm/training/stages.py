@@ -19,7 +19,7 @@ from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.lock import locked
-from embedlm.loader import load, load_to_train
+from embedlm.loader import BUILTIN, load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
 from embedlm.schema.plan import Plan
@@ -116,7 +116,7 @@ def _located(plan: Any, model: str | None, scale: str | None, device: Any) -> Lo
         raise InputError(f"scale {scale!r} is not known; allowed: tiny")
     chosen = tiny(loaded.plan, device) if scale == "tiny" else loaded.plan
     if model is not None:
-        here = Path(model).exists() and model not in ("builtin", "builtin-base")
+        here = Path(model).exists() and model not in BUILTIN
         own = str(Path(model).absolute()) if here else model  # not one beside the plan
         chosen = chosen.model_copy(update={"model": own})
     return LocatedPlan(chosen, loaded.folder)

@@ -10,6 +10,7 @@ from embedlm.backbone import gguf_folder
 from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.config import load_config
 from embedlm.errors import InputError
+from embedlm.loader import BUILTIN
 from embedlm.persistence import derive_recipe
 from embedlm.schema.recipe import Recipe
 
@@ -45,7 +46,7 @@ def check_models(models: Sequence[str | NamedModel]) -> list[NamedModel]:
             continue
         if one.recipe is not None:
             Recipe.load(one.recipe)
-        if one.model not in ("builtin", "builtin-base"):
+        if one.model not in BUILTIN:
             folder = gguf_folder(one.model)
             load_config(split_adapters(folder)[0])
             derive_recipe(folder)
