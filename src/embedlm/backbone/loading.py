@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from embedlm.backbone import attention, prepacked
+from embedlm.backbone import attention, norms, prepacked
 from embedlm.backbone.adapter_files import chosen_tokenizer
 from embedlm.backbone.adapters import apply_adapters, check_vocabulary
 from embedlm.backbone.company import Company
@@ -179,6 +179,8 @@ def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | 
     if method is not None:
         how = f"on {backbone.device.type} with weights stored by {method}"
         instead = "take a checkpoint of plain weights, and dtype='int8' to run it in 8 bits"
+    if backbone.device.type == "cuda":
+        norms.fuse(backbone.network)
     with _refused(backbone, how, instead):
         backbone = _proven(backbone, attention_asked, attn)
     if kind is None:
