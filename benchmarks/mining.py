@@ -4,6 +4,7 @@
     python benchmarks/mining.py search [--passages 100000] [--queries 10000]
     python benchmarks/mining.py speed [--passages 100000] [--queries 10000] [--tokens 10]
         [--ours auto float32 int8] [--theirs float32 bfloat16] [--threads 1] [--work DIR]
+        [--device cuda] [--batch-size 256]
 
 `filters` mines SciFact's training claims that have several relevant abstracts. One is given as the
 positive, the others are hidden: each hidden one among the negatives is a false negative. `search`
@@ -101,6 +102,8 @@ def main() -> None:
     parser.add_argument("--ours", nargs="+", default=["auto"], help="dtypes of EmbedLM")
     parser.add_argument("--theirs", nargs="+", default=["float32"], help="dtypes of the other side")
     parser.add_argument("--threads", type=int, default=None, help="of each side; None: all")
+    parser.add_argument("--device", default="cpu", help="of both sides, for speed")
+    parser.add_argument("--batch-size", type=int, default=32, help="of the other side, for speed")
     parser.add_argument("--work", type=Path, default=None, help="folder that keeps what was mined")
     parser.add_argument("--out", type=Path, default=Path("mining.jsonl"))
     options = parser.parse_args()
@@ -111,7 +114,8 @@ def main() -> None:
         search(options.passages, options.queries, options.out, options.threads)
     else:
         size = options.passages, options.queries, options.tokens
-        contest = Contest(*size, options.k or 5, options.ours, options.theirs, options.threads)
+        sides = options.ours, options.theirs, options.threads, options.device, options.batch_size
+        contest = Contest(*size, options.k or 5, *sides)
         speed(contest, options.out, options.work)
     print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
 

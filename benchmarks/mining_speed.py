@@ -41,7 +41,7 @@ from benchmarks.contender import peak_mb
 from benchmarks.mining_speed import Clock
 import embedlm
 folder, k, dtype = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-model = embedlm.load(folder / "model", dtype=dtype, device="cpu")
+model = embedlm.load(folder / "model", dtype=dtype, device=sys.argv[4])
 times = []
 for run in range(2):
     with Clock(times):
@@ -59,7 +59,8 @@ import datasets
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 folder, k, dtype = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-model = SentenceTransformer(str(folder / "model"), device="cpu", model_kwargs={"dtype": dtype})
+model = SentenceTransformer(
+    str(folder / "model"), device=sys.argv[4], model_kwargs={"dtype": dtype})
 read = lambda name: [json.loads(line) for line in (folder / name).open()]
 times = []
 for run in range(2):
@@ -68,7 +69,8 @@ for run in range(2):
         pairs = datasets.Dataset.from_dict({"anchor": [one["query"] for one in records],
             "positive": [one["positives"][0] for one in records]})
         found = mine_hard_negatives(pairs, model, corpus=texts, num_negatives=k,
-            relative_margin=0.05, cache_folder=str(folder / f"theirs-{dtype}-cache"), verbose=False)
+            relative_margin=0.05, batch_size=int(sys.argv[5]),
+            cache_folder=str(folder / f"theirs-{dtype}-cache"), verbose=False)
         found.to_json(str(folder / f"theirs-{dtype}-{run}.jsonl"))
 used = str(next(model.parameters()).dtype)
 print(json.dumps({"times": times, "peak": peak_mb(), "dtype": used}))
@@ -147,7 +149,12 @@ def measured(
 
 
 def contender(
-    program: str, folder: Path, k: int, dtype: str = "", threads: int | None = None
+    program: str,
+    folder: Path,
+    k: int,
+    dtype: str = "",
+    threads: int | None = None,
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what a process measures of itself."""
     environment = dict(os.environ)
@@ -155,7 +162,7 @@ def contender(
         names = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
         environment |= dict.fromkeys(names, str(threads))
     done = subprocess.run(
-        [sys.executable, "-c", program, str(folder), str(k), dtype],
+        [sys.executable, "-c", program, str(folder), str(k), dtype, *more],
         capture_output=True,
         text=True,
         check=False,
@@ -208,6 +215,9 @@ class Contest:
     ours: Sequence[str]
     theirs: Sequence[str]
     threads: int | None
+    device: str = "cpu"
+    batch_size: int = 32
+    """Of the other side."""
 
     @property
     def size(self) -> str:
@@ -259,7 +269,8 @@ def mined(contest: Contest, folder: Path, name: str, program: str, file: str) ->
     """Measure one side, from nothing."""
     for left in folder.glob(f"{file.removesuffix('-0.jsonl')}-*"):  # of a run that was stopped
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return contender(program, folder, contest.k, name.split()[-1], contest.threads)
+    more = contest.device, str(contest.batch_size)
+    return contender(program, folder, contest.k, name.split()[-1], contest.threads, more)
 
 
 def speed(contest: Contest, out: Path, work: Path | None) -> None:
