@@ -226,8 +226,8 @@ class Embedder(Saving):
         """Return vectors of texts, in their order.
 
         Args:
-            texts: a string (one vector, 1-D), or a list of strings, of `{"text": ...}`, or of rows
-                of token ids, which are run as they are.
+            texts: a string (one vector, 1-D), or a list of strings, of `{"text": ..., "image":
+                ...}` (a path, bytes or PIL image; either may lack), or of rows of token ids.
             role: None, "query", "document" or a name the recipe defines.
             instruction: one string or one per text; None takes the recipe's, "" means none.
             demonstrations: list of `{"instruct": ..., "query": ..., "response": ...}`.
@@ -252,7 +252,7 @@ class Embedder(Saving):
             `heads` is not given.
 
         Raises:
-            InputError: texts or options that cannot be used.
+            InputError: texts, images or options that cannot be used.
             NotFiniteError: the model gave NaN or infinity.
         """
         texts = texts_of(texts, spellings)
@@ -261,7 +261,7 @@ class Embedder(Saving):
         named |= {"dim": dim, "precision": precision, "normalize": normalize, "ranges": ranges}
         named |= {"batch_tokens": batch_tokens, "show_progress": show_progress, "adapter": adapter}
         options = Options.of(spellings, self.device, **named)
-        checked = check_texts(texts, ids=True)
+        checked = check_texts(texts, all_kinds=True)
         outputs = self._encode(checked.parts, options)
         if isinstance(outputs, Embeddings):
             return outputs

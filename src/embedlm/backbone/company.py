@@ -10,7 +10,7 @@ Shapes: T tokens of a pack, D width of a state.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ Rows = Sequence[Sequence[int]]
 Company = Literal["any", "equal lengths", "none"]
 """Which rows a padded pass may hold: any, those of one length (so that none is padded), or one."""
 
-Run = Callable[[Rows, Sequence[int], Rows | None], Tensor]
+Run = Callable[[Rows, Sequence[int], Rows | None, Sequence[Any]], Tensor]
 
 
 class ByLength(Protocol):
@@ -49,6 +49,7 @@ def run_in_groups(
     rows: Rows,
     unseen: Sequence[int],
     positions: Rows | None,
+    images: Sequence[Any],
 ) -> Tensor:
     """Run the rows of each group in a pass of its own; h_TD in the order of the rows.
 
@@ -58,18 +59,20 @@ def run_in_groups(
         rows: token ids.
         unseen: how many tokens at each row's end no token looks at.
         positions: of each row's tokens, where they are not 0, 1, 2, ...
+        images: of the rows; empty: none.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
     if len(groups) == 1:
-        return run(rows, unseen, positions)
+        return run(rows, unseen, positions, images)
     states: dict[int, Tensor] = {}
     for members in groups.values():
         h_TD = run(
             [rows[i] for i in members],
             [unseen[i] for i in members] if unseen else (),
             [positions[i] for i in members] if positions else None,
+            [images[i] for i in members] if images else (),
         )
         states.update(zip(members, h_TD.split([len(rows[i]) for i in members]), strict=True))
     return torch.cat([states[index] for index in range(len(rows))])

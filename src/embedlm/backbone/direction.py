@@ -26,13 +26,27 @@ def set_direction(network: nn.Module, *, causal: bool) -> None:
 def _owners(network: nn.Module) -> list[Any]:
     """Return everything that an architecture may read the direction from."""
     owners: list[Any] = []
-    for module in network.modules():
+    for module in _text_modules(network):
         if isinstance(getattr(module, "is_causal", None), bool):
             owners.append(module)
         config = getattr(module, "config", None)
         if isinstance(config, PretrainedConfig):
             owners += [config, config.get_text_config()]
     return list({id(owner): owner for owner in owners}.values())
+
+
+def _text_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module and those within it that texts pass through: no part for images, say."""
+    config = getattr(module, "config", None)
+    if _of_no_text(str(getattr(config, "base_config_key", ""))):
+        return
+    yield module
+    for child in module.children():
+        yield from _text_modules(child)
+
+
+def _of_no_text(name: str) -> bool:
+    return any(sense in name for sense in _OTHER_SENSES)
 
 
 def asks_for_bidirectional(fields: Mapping[str, Any]) -> bool:
@@ -64,7 +78,7 @@ def _settings(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a config and of the configs within it that are of text."""
     for name, value in fields.items():
         yield name, value
-        if any(sense in name for sense in _OTHER_SENSES):
+        if _of_no_text(name):
             continue
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, dict):

@@ -14,7 +14,7 @@ Shapes: T tokens of a pack, D width of a state, V vocabulary, B sequences, L lon
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from embedlm.backbone.adapters import Adapters, base_weights, check_adapter
 from embedlm.backbone.company import Company, Rows, group_keys, run_in_groups
 from embedlm.backbone.direction import set_direction
+from embedlm.backbone.images import Pixels, image_inputs
 from embedlm.backbone.inputs import packed_inputs, padded_inputs, taken
 from embedlm.backbone.language_head import lacks_head, logits_of, stand_in
 from embedlm.backbone.layers import Tapped, Wanted, find_layers, states_before
@@ -191,6 +192,7 @@ class Backbone:
         adapter: str | None = None,
         causal: bool | None = None,
         apart: bool = False,
+        images: Sequence[Pixels] = (),
     ) -> Tensor:
         """Return the states of the prefix and then of each row's own tokens, h_TD.
 
@@ -204,12 +206,13 @@ class Backbone:
             adapter: the switchable adapter that runs; None: the base alone.
             causal: the direction of attention; None: the backbone's own.
             apart: the states of several layers stand side by side, D being the sum of their widths.
+            images: one a row, whose tokens are in it (padded path only); empty: none.
 
         Raises:
             InputError: an adapter or layer that the model does not have.
             UnsupportedError: positions for a network that computes its own.
         """
-        packed = self.packs and not any(unseen)
+        packed = self.packs and not any(unseen) and not images
         self._check_pass(adapter, positions, prefix, packed)
         if self.static:
             return self._looked_up(rows, prefix)
@@ -223,13 +226,15 @@ class Backbone:
             tapped=wanted.indices != (self.layer_count,),
         )
 
-        def run(rows: Rows, unseen: Sequence[int], positions: Rows | None) -> Tensor:
+        def run(
+            rows: Rows, unseen: Sequence[int], positions: Rows | None, images: Sequence[Pixels]
+        ) -> Tensor:
             if packed:
                 return self._run_packed(view, wanted, rows, prefix, kept, positions, causal)
-            return self._run_padded(view, wanted, rows, unseen, positions)
+            return self._run_padded(view, wanted, rows, unseen, positions, images)
 
         keys = group_keys(rows, positions, "any" if packed else self.company, self.length_rope)
-        return run_in_groups(keys, run, rows, unseen, positions)
+        return run_in_groups(keys, run, rows, unseen, positions, images)
 
     def _check_pass(self, adapter: str | None, positions: Any, prefix: int, packed: bool) -> None:
         """Refuse what a pass of this network cannot be asked for."""
@@ -268,7 +273,7 @@ class Backbone:
         )
         lengths = tuple(len(row) - prefix for row in rows)
         with layout(Layout(lengths, causal, prefix, held > 0), kept):
-            h_TD = self._forward(view, wanted, ids_1T, positions_1T, None)[0]
+            h_TD = self._forward(view, wanted, self._inputs(ids_1T, positions_1T, None))[0]
         if before_PD is not None:
             h_TD = torch.cat([before_PD, h_TD])
         if kept is not None:
@@ -282,6 +287,7 @@ class Backbone:
         rows: Rows,
         unseen: Sequence[int],
         positions: Rows | None,
+        images: Sequence[Pixels],
     ) -> Tensor:
         """Run the rows padded on the right; h_TD without the padding."""
         pad = getattr(self.text_config, "pad_token_id", None)
@@ -293,20 +299,18 @@ class Backbone:
             self.first_position or 0,
             self.device,
         )
-        return self._forward(view, wanted, ids_BL, positions_BL, seen_BL)[mask_BL.bool()]
+        inputs = self._inputs(ids_BL, positions_BL, seen_BL)
+        inputs |= image_inputs(self._view(view), images, ids_BL, mask_BL) if images else {}
+        return self._forward(view, wanted, inputs)[mask_BL.bool()]
 
-    def _forward(
-        self,
-        view: View,
-        wanted: Wanted,
-        ids: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-    ) -> Tensor:
+    def _inputs(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        """Return the arguments of a pass."""
+        positions_given = None if self.first_position is None else positions
+        return taken(self._accepts, self.text_config, ids, positions_given, mask)
+
+    def _forward(self, view: View, wanted: Wanted, inputs: Mapping[str, Any]) -> Tensor:
         """Run a view of the network; the states that are wanted."""
         network = self._view(view)
-        positions_given = None if self.first_position is None else positions
-        inputs = taken(self._accepts, self.text_config, ids, positions_given, mask)
 
         def forward() -> Tensor:
             with original_frequencies(network) if self.length_rope else nullcontext():

@@ -14,7 +14,7 @@ from embedlm.backbone import Backbone
 from embedlm.backbone.adapters import check_adapter
 from embedlm.encode.engine import Engine
 from embedlm.encode.inputs import check_instructions
-from embedlm.encode.items import Item, Part, Share, Text
+from embedlm.encode.items import Item, Part, Share, TokenIds
 from embedlm.encode.options import AUTO, Options
 from embedlm.errors import InputError, NotFiniteError
 from embedlm.jobs.progress import progress
@@ -130,7 +130,7 @@ def check_finite(outputs: Mapping[str, Any], parts: Sequence[Part], backbone: Ba
         return
     rows = np.flatnonzero(wrong_n).tolist()
     part = parts[rows[0]]
-    shown = short(part.text if isinstance(part, Text) else part.ids)
+    shown = short(part.ids if isinstance(part, TokenIds) else part.text)
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     dtype = str(backbone.dtype).removeprefix("torch.")
     cause = (

@@ -18,7 +18,8 @@ from embedlm.backbone.layout import Kept
 from embedlm.backbone.memory import is_out_of_memory
 from embedlm.encode.executor import Executor
 from embedlm.encode.ids import as_rendered
-from embedlm.encode.items import Share, Text, TokenIds
+from embedlm.encode.images import check_tokens, chunked, pixels_of
+from embedlm.encode.items import Share, TokenIds
 from embedlm.encode.parallel import on_cores, submitted
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, base_of, plan_after
 from embedlm.encode.prefix_cache import SharedPrefix, Way
@@ -40,8 +41,6 @@ Words = list[npt.NDArray[np.int64]]
 Rendered = tuple[list[Share], list[RenderedBatch], Words | None]
 """The shares of a chunk, a batch for each of the recipe's prompts, and the texts' own words."""
 
-CHUNK = 2048
-"""Texts rendered at once, while the chunk before is run."""
 PACKS_A_CORE = 4
 """Packs for each core, from which each pack runs on one."""
 WIDTHS = (256, 1 << 20)
@@ -91,9 +90,7 @@ class Engine:
             progress: told the number of items finished.
         """
         collectors = self.readout.collectors(targets)
-        # Chunks of like length make packs with little waste and runs of equal lengths.
-        ordered = sorted(shares, key=lambda share: share.item.cost)
-        chunks = [ordered[i : i + CHUNK] for i in range(0, len(ordered), CHUNK)]
+        chunks = chunked(shares)
         # What a sharded layer joins is kept for training, and must be no inference tensor.
         with torch.no_grad() if self.backbone.sharded else torch.inference_mode():
             costs = [sum(share.item.cost for share in chunk) for chunk in chunks]
@@ -137,10 +134,20 @@ class Engine:
         instructions = (
             None if item_instructions[0] is None else [str(text) for text in item_instructions]
         )
-        texts = [item.part.text for item in items if isinstance(item.part, Text)]
+        texts = [item.part.text for item in items if not isinstance(item.part, TokenIds)]
         segments = self.readout.reads_segments
         ready = joined([item.part for item in items], self.renderer, request, segments=segments)
-        batches = ready or self.renderer.render(texts, request, instructions, segments=segments)
+        pixels = pixels_of(items, self.executor, self.readout)
+        token = self.executor.image_reader.token if pixels else ""
+        batches = ready or self.renderer.render(
+            texts,
+            request,
+            instructions,
+            segments=segments,
+            images=[token * one.tokens for one in pixels],
+        )
+        if pixels:
+            check_tokens(batches, items, pixels, self.backbone)
         if request.max_length is None and not ready:
             self._tell_shortened(batches)
         self._check_ids(batches)
@@ -258,7 +265,7 @@ class Engine:
         return cache.find(rows, self._way, self._pack_cost)
 
     def _shares(self, batch: RenderedBatch) -> bool:
-        return self.backbone.shares_prefixes and not batch.unseen
+        return self.backbone.shares_prefixes and not batch.unseen and not batch.pixels
 
     @property
     def _way(self) -> Way:

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone import Backbone
+from embedlm.backbone.images import Pixels
 from embedlm.backbone.layout import Kept
 from embedlm.backbone.memory import free_memory, is_out_of_memory
 from embedlm.backbone.network import Rows
 from embedlm.encode.compiling import Compiling, Mode
 from embedlm.encode.prefix_cache import PrefixCache
 from embedlm.errors import EmbedLMError, UnsupportedError
+from embedlm.vision.reader import ImageReader, open_reader
 
 __all__ = ["Executor", "default_budget"]
 
@@ -85,6 +88,11 @@ class Executor:
                 tokens,
             )
 
+    @cached_property
+    def image_reader(self) -> ImageReader:
+        """What reads images for the network; opened when the first one is given."""
+        return open_reader(self.backbone)
+
     # -- passes -------------------------------------------------------------------------------
 
     def run(
@@ -99,6 +107,7 @@ class Executor:
         adapter: str | None = None,
         causal: bool | None = None,
         apart: bool = False,
+        images: Sequence[Pixels] = (),
         compiled: bool = True,
     ) -> Tensor:
         """Return what `Backbone.run` returns for these arguments, compiled where that pays.
@@ -117,12 +126,14 @@ class Executor:
                 adapter=adapter,
                 causal=causal,
                 apart=apart,
+                images=images,
             )
 
         compiling, tokens = self.compiling, sum(map(len, rows)) - prefix * (len(rows) - 1)
         if kept is not None and kept.states is not None:
             tokens -= prefix
-        if compiling is None or not compiled or any(unseen) or not compiling.suits(tokens):
+        padded = any(unseen) or len(images) > 0
+        if compiling is None or not compiled or padded or not compiling.suits(tokens):
             return run_by(self.backbone)
         chosen = compiling.chosen(self._ahead.tokens)
         self._ahead.tokens = max(0, self._ahead.tokens - tokens)

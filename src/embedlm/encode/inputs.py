@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from embedlm.encode.items import Part, Text, TokenIds
+from embedlm.encode.items import Part, Pictured, Text, TokenIds
 from embedlm.errors import InputError
 from embedlm.schema.arguments import check_arguments, short
+from embedlm.vision.picture import is_image, picture_of
 
 __all__ = [
     "CheckedTexts",
@@ -33,22 +34,23 @@ class CheckedTexts:
 
     @property
     def texts(self) -> list[str]:
-        """The strings, without rows of token ids."""
+        """The strings, without images and rows of token ids."""
         return [part.text for part in self.parts if isinstance(part, Text)]
 
 
-def check_texts(texts: Any, *, ids: bool = False) -> CheckedTexts:
+def check_texts(texts: Any, *, all_kinds: bool = False) -> CheckedTexts:
     """Return the texts of a string, a mapping with `text`, or an iterable of these.
 
     Args:
         texts: what was given.
-        ids: whether rows of token ids may stand in the texts' place.
+        all_kinds: whether images, and rows of token ids, may stand in the texts' place.
 
     Raises:
-        InputError: something else, or a string that cannot be encoded as UTF-8.
+        InputError: something else, a string that cannot be encoded as UTF-8, or an image that
+            cannot be read.
     """
-    if isinstance(texts, str | Mapping):
-        return CheckedTexts([Text(_text(texts, 0))], True)
+    if isinstance(texts, str | Mapping) or is_image(texts):
+        return CheckedTexts([_part(texts, 0, images=all_kinds)], True)
     if isinstance(texts, Set) or hasattr(texts, "columns"):
         kind = "a set, which has no order" if isinstance(texts, Set) else "a table"
         raise InputError(f"texts is {kind}; give a list of strings, or one column of a table")
@@ -59,15 +61,34 @@ def check_texts(texts: Any, *, ids: bool = False) -> CheckedTexts:
             'strings or of {"text": ...}'
         )
     items = list(texts)
-    if ids and items and _begins_with_id(items[0]):
+    if all_kinds and items and _begins_with_id(items[0]):
         return CheckedTexts(
             [TokenIds(_ids(item, index)) for index, item in enumerate(items)], False
         )
-    parts = [
-        item if isinstance(item, Text) else Text(_text(item, index))
-        for index, item in enumerate(items)
-    ]
-    return CheckedTexts([*parts], False)
+    parts = [_part(item, index, images=all_kinds) for index, item in enumerate(items)]
+    return CheckedTexts(parts, False)
+
+
+def _part(item: Any, index: int, *, images: bool) -> Part:
+    """Return what is made of one text, mapping or image."""
+    if isinstance(item, Text):
+        return item
+    image = item if is_image(item) else None
+    if isinstance(item, Mapping):
+        image = item.get("image")
+        other = next((name for name in ("audio", "video") if item.get(name) is not None), None)
+        if other is not None:
+            raise InputError(f"item {index} has {other}, which no model here reads; leave it out")
+    if image is None:
+        return Text(_text(item, index))
+    if not images:
+        raise InputError(
+            f"item {index} is an image, or has one, and this takes texts alone; give its text"
+        )
+    text = item.get("text") if isinstance(item, Mapping) else None
+    return Pictured(
+        "" if text is None else _text(text, index), picture_of(image, f"item {index}")
+    )
 
 
 def _begins_with_id(item: Any) -> bool:
@@ -103,7 +124,7 @@ def check_lead(lead: str | None, parts: Sequence[Part]) -> str | None:
     Raises:
         InputError: there are token ids among the parts.
     """
-    if lead is not None and not all(isinstance(part, Text) for part in parts):
+    if lead is not None and any(isinstance(part, TokenIds) for part in parts):
         raise InputError("token ids are run as they are; a prompt cannot be written before them")
     return lead
 

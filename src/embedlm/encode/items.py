@@ -1,14 +1,19 @@
 """What is embedded: items made of parts, each with the cost by which they are ordered.
 
-A text and a row of token ids are the parts that there are today; a further kind (an image, say) is
-a further class with a cost.
+A text, a text with an image beside it and a row of token ids are the parts that there are today; a
+further kind is a further class with a cost.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Item", "Part", "Share", "Text", "TokenIds"]
+from embedlm.vision.picture import Picture
+
+__all__ = ["Item", "Part", "Pictured", "Share", "Text", "TokenIds"]
+
+_AREA = 256
+"""Pixels of an image that are about as much work as a character: some 4 are a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,20 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Pictured:
+    """An image, and the text beside it."""
+
+    text: str
+    """May be empty."""
+    image: Picture
+
+    @property
+    def cost(self) -> int:
+        """Its length in characters, the image's share of them included."""
+        return len(self.text) + self.image.area // _AREA
+
+
+@dataclass(frozen=True, slots=True)
 class TokenIds:
     """Token ids that are run as they are: no prompt is written around them."""
 
@@ -35,7 +54,7 @@ class TokenIds:
         return len(self.ids)
 
 
-Part = Text | TokenIds
+Part = Text | Pictured | TokenIds
 
 
 @dataclass(frozen=True, slots=True)

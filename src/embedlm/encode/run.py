@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from embedlm.backbone.images import Pixels
 from embedlm.backbone.layout import Kept
 from embedlm.encode.plan import Pack
 from embedlm.errors import InputError
@@ -34,6 +35,7 @@ class Run(Protocol):
         unseen: Sequence[int] = (),
         kept: Kept | None = None,
         positions: Rows | None = None,
+        images: Sequence[Pixels] = (),
     ) -> Tensor:
         """Return the states of the prefix and then of each row's own tokens, h_TD."""
 
@@ -64,7 +66,9 @@ def pack_states(
     items = pack.items.tolist()
     rows = [batch.ids[item] for item in items]
     unseen = [batch.unseen[item] for item in items] if batch.unseen else ()
-    h_TD = run(rows, prefix=pack.prefix, layers=readout.layers, unseen=unseen, kept=kept)
+    images = [batch.pixels[item] for item in items] if batch.pixels else ()
+    how = {"prefix": pack.prefix, "layers": readout.layers, "unseen": unseen, "kept": kept}
+    h_TD = run(rows, **how, images=images)
     denoise = readout.pooling.denoise if denoise is None else denoise
     return PackStates(
         h_TD,

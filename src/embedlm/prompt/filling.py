@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from embedlm.schema.prompt import Prompt
 from embedlm.schema.template import DEMONSTRATION_SLOTS, Piece, fill
 
 __all__ = [
+    "clean_instruction",
     "clean_text",
     "join_blocks",
     "prepared",
@@ -73,6 +75,15 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
 def clean_text(text: str, rule: str) -> str:
     """Return the text after the clean-up rule of that name (`prompt.clean`)."""
     return _CLEANERS[rule](text)
+
+
+def clean_instruction(text: str, rule: str, own: str) -> str:
+    """Return an instruction after the rule of `prompt.instruction_end`; `own` is the recipe's."""
+    if rule == "keep":
+        return text
+    text = text.strip() or own.strip()
+    closed = not text or unicodedata.category(text[-1]).startswith("P")
+    return text if closed else text + "."
 
 
 def prepared(texts: Sequence[str], prompt: Prompt, tokenizer: Any, limit: int | None) -> list[str]:

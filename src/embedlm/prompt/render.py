@@ -17,7 +17,13 @@ import numpy as np
 from embedlm.errors import InputError, UnsupportedError, closest
 from embedlm.prompt.chat import chat_template
 from embedlm.prompt.control import ControlTokens
-from embedlm.prompt.filling import prepared, spell_demonstrations, strip_row
+from embedlm.prompt.filling import (
+    clean_instruction,
+    prepared,
+    spell_demonstrations,
+    strip_row,
+)
+from embedlm.prompt.images import check_images
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.prompt.special import filling_token, lower_case
@@ -156,6 +162,7 @@ class Renderer:
         instructions: Sequence[str] | None = None,
         *,
         segments: bool = True,
+        images: Sequence[str] = (),
     ) -> list[RenderedBatch]:
         """Render every text by each of the role's templates.
 
@@ -164,11 +171,18 @@ class Renderer:
             request: role, demonstrations and limit of the call.
             instructions: n strings; None takes the recipe's own.
             segments: whether the caller reads the segments (they cost time).
+            images: what stands for the image of each text, "" for none; empty: no text has one.
         """
-        if instructions is None:
-            instructions = [self.instruction(request.role)] * len(texts)
+        own, ending = self.instruction(request.role), self.prompt.instruction_end
+        instructions = [own] * len(texts) if instructions is None else instructions
+        instructions = [clean_instruction(one, ending, own) for one in instructions]
+        images = images or [""] * len(texts)
         limit = self._limit(request)
         cleaned = prepared(texts, self.prompt, self.tokenizer, self.max_length(request.role))
+        cleaned = [
+            text if text or image else self.prompt.empty
+            for text, image in zip(cleaned, images, strict=True)
+        ]
         slots = list(zip(cleaned, instructions, strict=True))
         renamed = self._renamed(slots, request)
         demonstrations = {name: self._demonstrations(request, name) for name in set(renamed)}
@@ -177,9 +191,10 @@ class Renderer:
         for template in self.templates(request.role):
             pieces = parse_template(template)
             self._check_slots(pieces, instructions, any(demonstrations.values()))
+            check_images(pieces, cleaned, images, request.role)
             rows = [
-                Row(self._fill(pieces, text, instruction, demonstrations[name], name), name)
-                for (text, instruction), name in zip(slots, renamed, strict=True)
+                Row(self._fill(pieces, text, instruction, demonstrations[name], image, name), name)
+                for (text, instruction), image, name in zip(slots, images, renamed, strict=True)
             ]
             batches.append(self._rows.tokenize(rows, limit, special=special, segments=segments))
         for batch in batches:
@@ -275,6 +290,7 @@ class Renderer:
         text: str,
         instruction: str,
         demonstrations: str,
+        image: str,
         renamed: bool,
     ) -> list[Piece]:
         """Return the pieces with every slot's value, empty optional blocks left out.
@@ -284,9 +300,11 @@ class Renderer:
             text: fills {text}.
             instruction: fills {instruction}.
             demonstrations: fills {demonstrations}.
+            image: fills {image}.
             renamed: whether the template's control tokens get their other names.
         """
         values = {"text": text, "instruction": instruction, "demonstrations": demonstrations}
+        values["image"] = self._control.renamed(image) if renamed else image
         row: list[Piece] = []
         seen_text = False
         for piece in pieces:

@@ -50,6 +50,8 @@ class RenderedBatch:
     """Whether the row was shortened."""
     unseen: list[int] = field(default_factory=list)
     """How many tokens at each row's end no other token looks at; empty: none."""
+    pixels: list[Any] = field(default_factory=list)
+    """The image of each row, as the network reads it; empty: none."""
 
     def __len__(self) -> int:
         return len(self.ids)

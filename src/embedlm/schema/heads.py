@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 SegmentName = Literal[
-    "special", "literal", "instruction", "demonstrations", "text", "repeat", "eos", "mask"
+    "special", "literal", "instruction", "demonstrations", "text", "repeat", "eos", "mask", "image"
 ]
 SEGMENTS: tuple[str, ...] = get_args(SegmentName)
 """What a token can belong to; `repeat` is the second (or later) `{text}` of a template."""

@@ -86,6 +86,15 @@ class Prompt(Part):
     max_length: PositiveInt | dict[str, PositiveInt] | None = Field(
         None, description="In tokens; one for all roles, or by role. None: the model's own."
     )
+    instruction_end: Literal["keep", "full_stop"] = Field(
+        "keep",
+        description="full_stop: white space around an instruction goes, and a full stop is added "
+        "where it ends in no punctuation; where nothing is left, the recipe's own is taken "
+        "(Qwen3-VL-Embedding).",
+    )
+    empty: str = Field(
+        "", description="Takes the place of an empty text that stands alone, without an image."
+    )
     text_length: PositiveInt | None = Field(
         None,
         description="In tokens; a text that has more loses words from its end before it is put "

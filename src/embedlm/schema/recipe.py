@@ -30,6 +30,7 @@ from embedlm.schema.heads import (
     head_schema,
     parse_head,
 )
+from embedlm.schema.image import Image
 from embedlm.schema.prompt import Expansion, Message, Prompt, Template
 from embedlm.schema.tuning import Tuning
 from embedlm.schema.yaml_files import read_mapping
@@ -41,6 +42,7 @@ __all__ = [
     "Dense",
     "Expansion",
     "Head",
+    "Image",
     "Latent",
     "Message",
     "MultiVector",
@@ -196,6 +198,7 @@ class Recipe(Part):
     checkpoints: tuple[str, ...] = Field((), description="Hub ids of published checkpoints.")
     backbone: Backbone = Backbone()
     prompt: Prompt = Prompt()
+    image: Image = Image()
     pooling: Pooling = Pooling()
     heads: tuple[Head, ...] = (Dense(),)
     normalize: bool = Field(False, description="L2-normalise dense vectors.")
@@ -310,7 +313,7 @@ class Recipe(Part):
             (
                 [head for head in recipe.heads if head.kind == "dense"],
                 recipe.prompt.model_copy(update={"max_length": None}),
-                (recipe.backbone, recipe.pooling, recipe.transform),
+                (recipe.backbone, recipe.image, recipe.pooling, recipe.transform),
             )
             for recipe in (self, other)
         )

@@ -1,4 +1,4 @@
-"""The grammar of templates: literals, and slots that a text, an instruction, ... go into."""
+"""The grammar of templates: literals, and slots that a text, an image, ... go into."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
     "parse_template",
 ]
 
-SLOTS = ("text", "instruction", "demonstrations", "eos", "bos", "mask")
-OPTIONAL_SLOTS = ("instruction", "demonstrations")
+SLOTS = ("text", "image", "instruction", "demonstrations", "eos", "bos", "mask")
+OPTIONAL_SLOTS = ("image", "instruction", "demonstrations")
 """Slots whose emptiness can drop a block of the template."""
 DEMONSTRATION_SLOTS = ("instruct", "query", "response")
 """Slots of the template of one demonstration."""
@@ -51,13 +51,13 @@ def parse_template(template: str) -> tuple[Piece, ...]:
     """Return the pieces of a template such as `Query: {text}{eos}`.
 
     `{{` and `}}` are braces. `{?instruction}...{/instruction}` is left out where the instruction is
-    empty; the same holds for demonstrations.
+    empty; the same holds for demonstrations and an image.
 
     Raises:
-        TemplateError: an unknown slot, a lone brace, an open block, or no `{text}`.
+        TemplateError: an unknown slot, a lone brace, an open block, or neither `{text}` nor `{image}`.
     """
     pieces = tuple(_merge(_scan(template)))
-    if not any(piece.kind == "text" for piece in pieces):
+    if not any(piece.kind in ("text", "image") for piece in pieces):
         raise TemplateError(f"the template {template!r} has no {{text}}: say where the text goes")
     return pieces
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from embedlm.encode.items import Item, Share, Text
+from embedlm.encode.items import Item, Pictured, Share, Text
+from embedlm.errors import InputError
 from embedlm.schema.recipe import Transform
 from embedlm.transform.geneol import transform_texts
 
@@ -26,7 +27,15 @@ def transform_items(
         config: the recipe's transform.
         generator: see `transform_texts`.
         show_progress: None shows a bar for long jobs on a terminal.
+
+    Raises:
+        InputError: there are images among them.
     """
+    if any(isinstance(item.part, Pictured) for item in items):
+        raise InputError(
+            "the recipe rewrites texts before they are embedded, and an image was given; take "
+            "another recipe"
+        )
     texts = [item.part.text for item in items if isinstance(item.part, Text)]
     if len(texts) < len(items):
         return [Share(item, index) for index, item in enumerate(items)]

@@ -1,0 +1,78 @@
+"""Items with images: which of them run together, and what the network reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from embedlm.backbone import Backbone
+from embedlm.backbone.images import Pixels
+from embedlm.encode.executor import Executor
+from embedlm.encode.items import Item, Pictured, Share
+from embedlm.errors import InputError, UnsupportedError
+from embedlm.prompt.render import RenderedBatch
+from embedlm.readout import Readout
+
+__all__ = ["check_tokens", "chunked", "pixels_of"]
+
+CHUNK = 2048
+"""Texts rendered at once, while the chunk before is run."""
+IMAGES = 16
+"""Images read at once: the patches of a large one take some 40 MB."""
+
+
+def chunked(shares: Sequence[Share]) -> list[list[Share]]:
+    """Return shares in chunks that are rendered at once; none holds texts and images.
+
+    Chunks of like length make packs with little waste and runs of equal lengths.
+    """
+    ordered = sorted(shares, key=lambda share: share.item.cost)
+    kinds = ([], [])  # type: tuple[list[Share], list[Share]]
+    for share in ordered:
+        kinds[isinstance(share.item.part, Pictured)].append(share)
+    return [
+        kind[start : start + size]
+        for kind, size in zip(kinds, (CHUNK, IMAGES), strict=True)
+        for start in range(0, len(kind), size)
+    ]
+
+
+def pixels_of(items: Sequence[Item], executor: Executor, readout: Readout) -> list[Pixels]:
+    """Return the images of a chunk as the network reads them; empty: it has none.
+
+    Raises:
+        InputError: one cannot be read.
+        UnsupportedError: the network, or the recipe's pooling, takes texts alone.
+    """
+    parts = [item.part for item in items if isinstance(item.part, Pictured)]
+    if parts and readout.pooling.denoise:
+        raise UnsupportedError(
+            "pooling.denoise runs the prompt without its text, which says nothing of an image; set "
+            "it to false"
+        )
+    options = readout.recipe.image
+    return [executor.image_reader.read(part.image, options) for part in parts]
+
+
+def check_tokens(
+    batches: Sequence[RenderedBatch],
+    items: Sequence[Item],
+    pixels: Sequence[Pixels],
+    backbone: Backbone,
+) -> None:
+    """Give rendered rows their images, whose tokens must all be there.
+
+    Raises:
+        InputError: a row was shortened so far that it lost some, or its text has some of its own.
+    """
+    token = backbone.config.image_token_id
+    for batch in batches:
+        batch.pixels = list(pixels)
+        for ids, item, own in zip(batch.ids, items, pixels, strict=True):
+            found = ids.count(token)
+            if found != own.tokens:
+                name = item.part.image.name if isinstance(item.part, Pictured) else "an image"
+                raise InputError(
+                    f"{name} takes {own.tokens} tokens, and {found} of them are in its prompt of "
+                    f"{len(ids)}; give a larger max_length, a smaller image (image.max_pixels), or "
+                    "take the image's token out of the text"
+                )

@@ -1,0 +1,6 @@
+"""Images: what callers give, and what a network's vision part reads of it."""
+
+from embedlm.vision.picture import Picture, is_image, picture_of
+from embedlm.vision.reader import ImageReader, open_reader
+
+__all__ = ["ImageReader", "Picture", "is_image", "open_reader", "picture_of"]

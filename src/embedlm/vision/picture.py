@@ -1,0 +1,139 @@
+"""An image as a caller gives it (a path, the bytes of a file, a PIL image), and its pixels."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from io import BytesIO
+from os import PathLike
+from typing import Any
+
+from embedlm.errors import InputError, require
+from embedlm.schema.arguments import short, usable_path
+
+__all__ = ["Picture", "is_image", "picture_of"]
+
+_ADDRESSES = ("http:", "https:", "data:", "file:")
+
+
+def is_image(value: Any) -> bool:
+    """Tell whether a value is an image of PIL's."""
+    module = sys.modules.get("PIL.Image")  # without it there can be none
+    return module is not None and isinstance(value, module.Image)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image that can be opened; two of one source are equal."""
+
+    key: Hashable
+    source: Any = field(compare=False, repr=False)
+    """What PIL opens: a path, bytes, or an image of PIL's."""
+    name: str = field(compare=False)
+    """What messages call it."""
+    area: int = field(compare=False)
+    """Pixels, as its header says."""
+
+    def pixels(self) -> Any:
+        """Return the image in RGB, upright as its EXIF data says, on white where it is transparent.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            with _opened(self.source) as image:
+                return _in_rgb(image)
+        except InputError as error:
+            raise InputError(f"{self.name} {error}") from None
+        except Exception as error:  # PIL's decoders raise whatever they meet
+            raise _unreadable(self.name, error) from error
+
+
+def picture_of(value: Any, what: str) -> Picture:
+    """Return an image that was given, its header read.
+
+    Args:
+        value: a path, the bytes of a file, or an image of PIL's.
+        what: whose image it is, for messages.
+
+    Raises:
+        InputError: something else, or what cannot be read.
+        MissingExtraError: Pillow is not installed.
+    """
+    require("PIL.Image", "image")
+    name = f"the image of {what}"
+    key: Hashable
+    if is_image(value):
+        key = ("image", id(value))
+    elif isinstance(value, bytes | bytearray):
+        value = bytes(value)
+        key = ("bytes", value)
+    elif isinstance(value, str | PathLike) and str(value):
+        if str(value).startswith(_ADDRESSES):
+            raise InputError(
+                f"{name} is an address ({short(str(value))}), and nothing is downloaded; give the "
+                "path of a file, its bytes, or a PIL image"
+            )
+        value = usable_path(value)
+        name += f" ({short(str(value))})"
+        if not value.is_file():
+            raise InputError(f"{name} is not there; give the path of an image file")
+        key = ("path", str(value))
+    else:
+        raise InputError(
+            f"{name} is {type(value).__name__} ({short(value)}); give the path of a file, its "
+            "bytes, or a PIL image"
+        )
+    try:
+        with _opened(value) as image:
+            area = image.width * image.height
+    except Exception as error:  # as above
+        raise _unreadable(name, error) from error
+    return Picture(key, value, name, area)
+
+
+class _Kept:
+    """An image of the caller's, which is not closed after use."""
+
+    def __init__(self, image: Any) -> None:
+        self.image = image
+
+    def __enter__(self) -> Any:
+        return self.image
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def _opened(source: Any) -> Any:
+    """Return a context with the image of a source."""
+    if is_image(source):
+        return _Kept(source)
+    opener = require("PIL.Image", "image")
+    return opener.open(BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _in_rgb(image: Any) -> Any:
+    """Return an image in RGB.
+
+    Raises:
+        InputError: its numbers are no shades from 0 to 255.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise InputError(
+            f"has the mode {image.mode}, whose numbers are not shades from 0 to 255; convert it to "
+            "8 bits first"
+        )
+    upright = require("PIL.ImageOps", "image").exif_transpose(image)
+    if upright.has_transparency_data:
+        shown = upright.convert("RGBA")
+        paper = require("PIL.Image", "image").new("RGBA", shown.size, "white")
+        paper.alpha_composite(shown)
+        upright = paper
+    return upright.convert("RGB")
+
+
+def _unreadable(name: str, error: BaseException) -> InputError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{name} cannot be read as an image: {short(said)[1:-1]}")

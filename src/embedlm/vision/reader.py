@@ -1,0 +1,89 @@
+"""From images to what a network's vision part reads, by the checkpoint's own processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedlm.backbone import Backbone
+from embedlm.backbone.config import unloadable
+from embedlm.backbone.images import Pixels
+from embedlm.backbone.quiet import quiet
+from embedlm.errors import InputError, ModelError, UnsupportedError, require
+from embedlm.schema.image import Image
+from embedlm.vision.picture import Picture
+
+__all__ = ["ImageReader", "open_reader"]
+
+NETWORKS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""Types of networks whose images are read: their tokens are the merged patches of the image."""
+
+
+class ImageReader:
+    """Reads images for one network."""
+
+    def __init__(self, processor: Any, token: str) -> None:
+        """Take the parts.
+
+        Args:
+            processor: of transformers, for images.
+            token: the token that stands for each part of an image in a prompt.
+        """
+        self.processor = processor
+        self.token = token
+
+    def read(self, picture: Picture, options: Image) -> Pixels:
+        """Return an image as the network reads it.
+
+        Args:
+            picture: the image.
+            options: the recipe's.
+
+        Raises:
+            InputError: it cannot be read, or has a form that the network does not take.
+        """
+        size = dict(self.processor.size)
+        limits = {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}
+        size |= {name: limit for name, limit in limits.items() if limit is not None}
+        pixels = picture.pixels()
+        try:
+            read = self.processor(images=[pixels], size=size, return_tensors="pt")
+        except ValueError as error:  # too long and thin, say
+            raise InputError(f"{picture.name} cannot be taken by the model: {error}") from error
+        grid = read["image_grid_thw"]
+        tokens = int(grid.prod()) // self.processor.merge_size**2
+        tensors = {"pixel_values": read["pixel_values"], "image_grid_thw": grid}
+        return Pixels(tensors, tokens, options.positions == "grid")
+
+
+def open_reader(backbone: Backbone) -> ImageReader:
+    """Return what reads images for a network.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+        ModelError: the checkpoint has no settings for images.
+        UnsupportedError: the network has no vision part, or one of another kind.
+    """
+    kind = str(backbone.config.model_type)
+    if kind not in NETWORKS or backbone.static:
+        why = "by this recipe no layer is run" if backbone.static else f"it is {kind!r}"
+        raise UnsupportedError(
+            f"{backbone.name!r} reads texts alone: {why}. Images are read by networks of the types "
+            f"{', '.join(NETWORKS)}, as of the recipes qwen3-vl-embedding, gme, vlm2vec and "
+            "colqwen2; leave the images out, or take such a model"
+        )
+    require("PIL.Image", "image")
+    from transformers import AutoImageProcessor
+
+    try:
+        with quiet():
+            # Without torchvision, whose other way to shrink images gives other vectors.
+            processor = AutoImageProcessor.from_pretrained(backbone.name, backend="pil")
+    except OSError as error:
+        raise ModelError(
+            f"{backbone.name!r} has no preprocessor_config.json, which says how images are read; "
+            "add the one that was published with the model"
+        ) from error
+    except Exception as error:  # the library's own errors have no common base
+        raise unloadable(backbone.name, "image processor", error) from error
+    token = backbone.tokenizer.convert_ids_to_tokens(backbone.config.image_token_id)
+    return ImageReader(processor, str(token))
