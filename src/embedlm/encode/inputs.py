@@ -86,9 +86,8 @@ def _part(item: Any, index: int, *, images: bool) -> Part:
             f"item {index} is an image, or has one, and this takes texts alone; give its text"
         )
     text = item.get("text") if isinstance(item, Mapping) else None
-    return Pictured(
-        "" if text is None else _text(text, index), picture_of(image, f"item {index}")
-    )
+    beside = "" if text is None else _text(text, index)
+    return Pictured(beside, picture_of(image, f"item {index}"))
 
 
 def _begins_with_id(item: Any) -> bool:

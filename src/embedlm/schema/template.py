@@ -54,7 +54,8 @@ def parse_template(template: str) -> tuple[Piece, ...]:
     empty; the same holds for demonstrations and an image.
 
     Raises:
-        TemplateError: an unknown slot, a lone brace, an open block, or neither `{text}` nor `{image}`.
+        TemplateError: an unknown slot, a lone brace, an open block, or neither `{text}` nor
+            `{image}`.
     """
     pieces = tuple(_merge(_scan(template)))
     if not any(piece.kind in ("text", "image") for piece in pieces):

@@ -9,7 +9,7 @@ from io import BytesIO
 from os import PathLike
 from typing import Any
 
-from embedlm.errors import InputError, require
+from embedlm.errors import InputError, clipped, require
 from embedlm.schema.arguments import short, usable_path
 
 __all__ = ["Picture", "is_image", "picture_of"]
@@ -76,7 +76,7 @@ def picture_of(value: Any, what: str) -> Picture:
                 "path of a file, its bytes, or a PIL image"
             )
         value = usable_path(value)
-        name += f" ({short(str(value))})"
+        name += f" ({str(value)!r})"
         if not value.is_file():
             raise InputError(f"{name} is not there; give the path of an image file")
         key = ("path", str(value))
@@ -136,4 +136,6 @@ def _in_rgb(image: Any) -> Any:
 
 def _unreadable(name: str, error: BaseException) -> InputError:
     said = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{name} cannot be read as an image: {short(said)[1:-1]}")
+    if type(error).__name__ == "UnidentifiedImageError":
+        said = "it has no form that Pillow knows"  # instead of the file's name once more
+    return InputError(f"{name} cannot be read as an image: {clipped(said, 200)}")

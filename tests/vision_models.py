@@ -1,0 +1,92 @@
+"""Tiny random vision-language models, saved like published ones, and images for them."""
+
+import numpy as np
+import torch
+import transformers as tf
+from PIL import Image
+
+from tests.models import build_tokenizer
+
+CONTROL = [
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+]
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
+EYES = {"depth": 3, "num_heads": 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
+WIDE = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "initializer_range": 0.3}
+WINDOWS = {"window_size": 56, "fullatt_block_indexes": [2]}
+VISION = {
+    "qwen2_vl": {**EYES, "embed_dim": 16, "hidden_size": 32, "patch_size": 14, "mlp_ratio": 2},
+    "qwen2_5_vl": {**EYES, **WIDE, **WINDOWS, "patch_size": 14},
+    "qwen3_vl": {
+        **(EYES | WIDE),
+        "patch_size": 16,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 1],
+    },
+}
+CONFIGS = {
+    "qwen2_vl": tf.Qwen2VLConfig,
+    "qwen2_5_vl": tf.Qwen2_5_VLConfig,
+    "qwen3_vl": tf.Qwen3VLConfig,
+}
+
+
+def control_tokenizer():
+    """Return the tests' tokenizer with the control tokens of Qwen's, and nothing around a text."""
+    tokenizer = build_tokenizer("decoder", max_length=4096)
+    tokenizer.add_special_tokens({"additional_special_tokens": CONTROL})
+    tokenizer.backend_tokenizer.post_processor = None
+    return tokenizer
+
+
+def config_of(kind, tokenizer):
+    """Return the config of a network that has a vision part."""
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in zip(
+            ("vision_start", "vision_end", "image", "video"), CONTROL[3:], strict=True
+        )
+    }
+    rope = {**ROPE, "mrope_interleaved": True} if kind == "qwen3_vl" else ROPE
+    text = {**TEXT, "vocab_size": len(tokenizer), "rope_parameters": rope, "head_dim": 8}
+    return CONFIGS[kind](text_config=text, vision_config=VISION[kind], **ids)
+
+
+def image_processor(kind, least=4, most=12):
+    """Return the image processor of a kind, for images of so many tokens."""
+    side = 2 * VISION[kind]["patch_size"]
+    return tf.Qwen2VLImageProcessorPil(
+        patch_size=side // 2,
+        merge_size=2,
+        size={"shortest_edge": least * side**2, "longest_edge": most * side**2},
+    )
+
+
+def build(kind, folder):
+    """Save a tiny random model of that type, with its tokenizer and image processor."""
+    torch.manual_seed(sum(map(ord, kind)))
+    tokenizer = control_tokenizer()
+    network = tf.AutoModel.from_config(config_of(kind, tokenizer))
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor(kind).save_pretrained(folder)
+    return folder
+
+
+def picture(width, height, seed=0):
+    """Return an image of smooth random colours."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
