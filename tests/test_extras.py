@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {
     "pyyaml": "yaml",
+    "pillow": "PIL",
     "scikit-learn": "sklearn",
     "llama-index-core": "llama_index",
     "haystack-ai": "haystack",

@@ -36,7 +36,7 @@ def refused(change):
 @pytest.mark.parametrize(
     ("change", "field", "allowed", "hint"),
     [
-        ({"poolin": {}}, "poolin", "backbone, prompt, pooling, heads", "pooling"),
+        ({"poolin": {}}, "poolin", "backbone, prompt, image, pooling, heads", "pooling"),
         ({"pooling": {"knid": "mean"}}, "pooling.knid", "kind, over, boundary, layer", "kind"),
         ({"prompt": {"qery": "{text}"}}, "prompt.qery", "default, query, document", "query"),
         ({"backbone": {"atention": "causal"}}, "backbone.atention", "attention", "attention"),

@@ -1,8 +1,10 @@
 """What may be given as an image, and what is refused in words that help."""
 
 import io
+import pickle
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,6 +110,23 @@ def test_a_text_that_spells_the_image_token_is_text(seeing):
     read = seeing.recipe.override({"prompt.special_tokens_in_text": "tokens"})
     with pytest.raises(InputError, match="takes 4 tokens, and 5 of them are in its prompt"):
         seeing.with_recipe(read).encode({"image": image, "text": spelled})
+
+
+def test_a_saved_model_reads_images(seeing, tmp_path):
+    items = [{"image": picture(90, 60), "text": "a dog"}, "a dog"]
+    seeing.save_pretrained(tmp_path / "saved")
+    again = embedlm.load(tmp_path / "saved", device="cpu")
+    assert again.recipe == seeing.recipe
+    np.testing.assert_allclose(again.encode(items), seeing.encode(items), atol=1e-6)
+
+
+def test_a_copy_and_another_thread_read_images(seeing):
+    items = [{"image": picture(90, 60 + 8 * number)} for number in range(4)]
+    expected = seeing.encode(items)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(seeing.encode, [items] * 4):
+            np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(seeing)).encode(items), expected)
 
 
 # -- what is refused ------------------------------------------------------------------------------

@@ -62,7 +62,10 @@ def _prefix(recipe: Recipe, role: str | None, template: Any) -> tuple[str, bool]
         "instruction": instruction,
         "demonstrations": spell_demonstrations(recipe.prompt, None),
     }
-    pieces = [p for p in parse_template(template) if not p.when or values[p.when]]
+    parsed = parse_template(template)
+    if any(piece.kind == "image" for piece in parsed):
+        return None
+    pieces = [p for p in parsed if not p.when or values[p.when]]
     kinds = [piece.kind for piece in pieces]
     place = kinds.index("text")
     closing = kinds[place + 1 :]

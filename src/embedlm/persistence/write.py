@@ -21,6 +21,7 @@ from embedlm.readout.new_projection import asked_projection
 from embedlm.readout.projection import Projection, save_projection
 from embedlm.readout.token_layers import save_token_layers
 from embedlm.schema.recipe import Recipe
+from embedlm.vision.reader import keep_settings
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -69,6 +70,7 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: 
         store_weights(folder, save_dtype)
     _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
     dense = []
+    keep_settings(embedder.backbone, folder)
     parts = embedder.readout.parts.read_by(recipe)
     if parts.projection is not None:
         dense = save_projection(parts.projection, folder)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
+
+from transformers.utils.hub import cached_file
 
 from embedlm.backbone import Backbone
 from embedlm.backbone.config import unloadable
@@ -12,10 +16,12 @@ from embedlm.errors import InputError, ModelError, UnsupportedError, require
 from embedlm.schema.image import Image
 from embedlm.vision.picture import Picture
 
-__all__ = ["ImageReader", "open_reader"]
+__all__ = ["ImageReader", "keep_settings", "open_reader"]
 
 NETWORKS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 """Types of networks whose images are read: their tokens are the merged patches of the image."""
+_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+"""Files that say how images are read."""
 
 
 class ImageReader:
@@ -87,3 +93,15 @@ def open_reader(backbone: Backbone) -> ImageReader:
         raise unloadable(backbone.name, "image processor", error) from error
     token = backbone.tokenizer.convert_ids_to_tokens(backbone.config.image_token_id)
     return ImageReader(processor, str(token))
+
+
+def keep_settings(backbone: Backbone, folder: Path) -> None:
+    """Copy the files that say how a network's images are read, where there are some."""
+    if str(backbone.config.model_type) not in NETWORKS:
+        return
+    silent: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False}
+    silent["_raise_exceptions_for_connection_errors"] = False
+    for name in _SETTINGS:
+        file = cached_file(backbone.name, name, **silent)
+        if file is not None and Path(file).is_file():
+            shutil.copyfile(file, folder / name)
