@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import transformers as tf
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.models import build_tokenizer
 
@@ -83,6 +84,53 @@ def build(kind, folder):
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor(kind).save_pretrained(folder)
+    return folder
+
+
+def build_colqwen2(folder, *, named_as=str):
+    """Save a tiny ColQwen2 and return its folder; `named_as` gives each weight its stored name."""
+    torch.manual_seed(7)
+    tokenizer = control_tokenizer()
+    tokenizer.pad_token = "<|endoftext|>"
+    inside = config_of("qwen2_vl", tokenizer).to_dict()
+    network = tf.ColQwen2ForRetrieval(tf.ColQwen2Config(vlm_config=inside, embedding_dim=12))
+    network.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    weights = {named_as(name): weight for name, weight in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+    tf.ColQwen2Processor(image_processor("qwen2_vl"), tokenizer).save_pretrained(folder)
+    image_processor("qwen2_vl").save_pretrained(folder)
+    return folder
+
+
+def build_colpali(folder):
+    """Save a tiny ColPali, whose images have 9 tokens, and return its folder."""
+    torch.manual_seed(8)
+    tokenizer = build_tokenizer("decoder", max_length=4096)
+    tokenizer.backend_tokenizer.post_processor = None
+    processor = tf.SiglipImageProcessorPil(size={"height": 42, "width": 42})
+    processor.image_seq_length = 9
+    whole = tf.ColPaliProcessor(processor, tokenizer)  # adds its tokens to the tokenizer
+    text = {**TEXT, "vocab_size": len(tokenizer), "head_dim": 8, "model_type": "gemma"}
+    eyes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "projection_dim": 32,
+    }
+    eyes |= {"num_attention_heads": 2, "image_size": 42, "patch_size": 14}
+    inside = tf.PaliGemmaConfig(
+        text_config=text,
+        vision_config={**eyes, "model_type": "siglip_vision_model"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=32,
+    )
+    config = tf.ColPaliConfig(vlm_config=inside.to_dict(), embedding_dim=12)
+    tf.ColPaliForRetrieval(config).save_pretrained(folder)
+    file = folder / "model.safetensors"
+    head = {"vlm.language_model.lm_head.weight": torch.zeros(len(tokenizer), 32)}  # read by nothing
+    save_file({**load_file(file), **head}, file, {"format": "pt"})
+    whole.save_pretrained(folder)
     return folder
 
 

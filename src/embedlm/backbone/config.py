@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -22,6 +22,7 @@ from embedlm.jobs.json_files import read_object
 
 __all__ = [
     "STANFORD_CLASS",
+    "TOKEN_PROJECTIONS",
     "WRAPPED",
     "check_reachable",
     "is_local",
@@ -30,13 +31,41 @@ __all__ = [
     "raw_config",
     "stored_by",
     "stored_dtype",
+    "token_projection",
     "unloadable",
 ]
 
-WRAPPED = {"nvembed": ("mistral", "embedding_model.")}
-"""Published wrappers: the type of the network inside, and what its weights' names begin with."""
+
+class Wrapper(NamedTuple):
+    """A published class around a network that transformers opens by itself."""
+
+    field: str
+    """Of config.json, with the config of the network inside."""
+    kind: str | None
+    """The type of that network; None: as its config says."""
+    prefix: str
+    """What the names of its weights begin with: a regular expression."""
+    beside: str
+    """What the names of the wrapper's own weights begin with, which are read apart."""
+
+
+# transformers 4 named a ColQwen2's network as the body of a language model.
+_VLM = r"vlm\.(model\.(?=visual\.|language_model\.))?"
+_RETRIEVER = Wrapper("vlm_config", None, _VLM, "embedding_proj_layer.")
+WRAPPED = {
+    "nvembed": Wrapper("text_config", "mistral", r"embedding_model\.", "latent_attention_model."),
+    "colqwen2": _RETRIEVER,
+    "colpali": _RETRIEVER,
+}
+"""Wrappers by the type that their config.json names."""
 STANFORD_CLASS = "HF_ColBERT"
 """The ColBERT library's class: an encoder, and a projection of its states beside it."""
+TOKEN_PROJECTIONS = {
+    STANFORD_CLASS: "linear.",
+    "ColQwen2ForRetrieval": _RETRIEVER.beside,
+    "ColPaliForRetrieval": _RETRIEVER.beside,
+}
+"""What the names of the layer that makes vectors of token states begin with, by the class."""
 
 
 _OLD_IDS = re.compile(
@@ -105,10 +134,11 @@ def load_config(source: str) -> Any:
         with quiet():
             outer = raw_config(source)
             stored_by(outer)
-            if outer.get("model_type") in WRAPPED:
-                kind, _ = WRAPPED[outer["model_type"]]
-                inner = {**outer["text_config"], "model_type": kind}
-                return _plain(AutoConfig.for_model(**inner))
+            wrapper = WRAPPED.get(outer.get("model_type", ""))
+            if wrapper is not None:
+                inner = {"dtype": outer.get("dtype"), **outer[wrapper.field]}
+                kind = wrapper.kind or inner["model_type"]
+                return _plain(AutoConfig.for_model(**{**inner, "model_type": kind}))
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             if is_stored_by_row(source, outer):
                 del config.quantization_config  # what is loaded is expanded
@@ -163,6 +193,16 @@ def network_classes(fields: Mapping[str, Any]) -> list[str]:
     """Return the classes that the content of a config.json names; none where it is damaged."""
     named = fields.get("architectures")
     return [str(one) for one in named] if isinstance(named, list) else []
+
+
+def token_projection(fields: Mapping[str, Any]) -> str | None:
+    """Return what the names of a checkpoint's layer for token vectors begin with; None: no layer.
+
+    Args:
+        fields: of its config.json.
+    """
+    found = (TOKEN_PROJECTIONS.get(name) for name in network_classes(fields))
+    return next((prefix for prefix in found if prefix is not None), None)
 
 
 def raw_config(source: str) -> dict[str, Any]:

@@ -38,13 +38,13 @@ def image_inputs(
         ids_BL: token ids, those of the images among them.
         mask_BL: 0 for padding.
     """
-    inputs: dict[str, Any] = {
-        name: torch.cat([one.tensors[name] for one in images]).to(ids_BL.device)
-        for name in images[0].tensors
-    }
+    model: Any = network
+    inputs: dict[str, Any] = {}
+    for name, tensor in images[0].tensors.items():
+        dtype = model.dtype if tensor.is_floating_point() else tensor.dtype
+        inputs[name] = torch.cat([one.tensors[name] for one in images]).to(ids_BL.device, dtype)
     if not images[0].on_grid:
         return inputs
-    model: Any = network
     # Computed here, for the network would keep them for its next pass (and other threads').
     inputs["position_ids"], _ = model.get_rope_index(
         ids_BL,

@@ -37,7 +37,9 @@ _BUFFERS = re.compile(
 
 
 def _begins_with(*names: str) -> re.Pattern[str]:
-    return re.compile(rf"^(model\.|transformer\.|base_model\.)?({'|'.join(names)})(\.|$)", re.X)
+    return re.compile(
+        rf"^((model|language_model|transformer|base_model)\.){{0,2}}({'|'.join(names)})(\.|$)", re.X
+    )
 
 
 _OF_BODIES = _begins_with(_HEADS, _CLASSIFIERS, _NO_TEXT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from embedlm.backbone.config import (
-    STANFORD_CLASS,
     WRAPPED,
-    network_classes,
     raw_config,
+    token_projection,
     unloadable,
 )
 from embedlm.backbone.gguf_model import LINK, gguf_tensors
@@ -42,16 +40,12 @@ __all__ = ["head_is_cheap", "load_classifier", "load_network"]
 CHEAP_HEAD = 1 << 26
 """Bytes of a head in float32."""
 _IGNORED_MISSING = ("pooler.", ".position_ids", "lm_head.bias", "cls.predictions.decoder.bias")
-_WRAPPER_PARTS = ("latent_attention_model.",)
-_STANFORD_PARTS = ("linear.",)
-"""What the names of those tensors of a wrapper, and of ColBERT's class, begin with that are read
-beside the network."""
 
 
 def _key_mapping(source: str) -> dict[str, str] | None:
     """Return how a wrapper's names of weights become those of the network inside it."""
     wrapped = WRAPPED.get(raw_config(source).get("model_type", ""))
-    return None if wrapped is None else {f"^{re.escape(wrapped[1])}": ""}
+    return None if wrapped is None else {f"^{wrapped.prefix}": ""}
 
 
 def _head_class(config: Any) -> Any:
@@ -174,15 +168,13 @@ def _opened(
                 "model; leave it out"
             ) from error
         raise unloadable(source, "weights", error) from error
-    apart: tuple[str, ...] = ()
     outer = raw_config(source)
-    if outer.get("model_type") in WRAPPED:
+    apart = {token_projection(outer)}  # what is read beside the network
+    if (wrapper := WRAPPED.get(outer.get("model_type", ""))) is not None:
         model._weight_conversions = []  # it is saved as the network that it is
-        apart = _WRAPPER_PARTS
-    elif STANFORD_CLASS in network_classes(outer):
-        apart = _STANFORD_PARTS
+        apart.add(wrapper.beside)
     unread = [str(key) for key in info.get("unexpected_keys", ())]
-    unread = [key for key in unread if not key.startswith(apart)]
+    unread = [key for key in unread if not key.startswith(tuple(filter(None, apart)))]
     ignored = () if loader is AutoModelForSequenceClassification else _IGNORED_MISSING
     missing = [key for key in info["missing_keys"] if not any(part in key for part in ignored)]
     return model, missing, [_unfit(key) for key in info.get("mismatched_keys", ())], unread

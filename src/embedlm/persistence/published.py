@@ -23,6 +23,8 @@ from embedlm.schema.recipe import Recipe, recipes
 
 __all__ = ["recipe_of_checkpoint", "recognise"]
 
+_PAGES = ("colpali", "colqwen2")
+"""Types of networks that are named as the recipe of their retriever of pages."""
 _ICL_TOKENS = {"<instruct>", "<query>", "<response>"}
 
 
@@ -53,6 +55,8 @@ def recognise(folder: Path) -> Recipe | None:
         return _as_long(Recipe.load("jina-v3"), folder)
     if (folder / "sparse_linear.pt").is_file() and (folder / "colbert_linear.pt").is_file():
         return _as_long(Recipe.load("bge-m3"), folder)
+    if config.get("model_type") in _PAGES and not listed:
+        return Recipe.load(str(config["model_type"]))
     if is_late_interaction(folder):
         return read_folder(folder, Recipe.load("colbert"))
     if is_stanford(folder) and not listed:
@@ -64,12 +68,13 @@ def recognise(folder: Path) -> Recipe | None:
     auto_map = config.get("auto_map")
     if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
         return Recipe.load("gritlm")
+    return Recipe.load("bge-icl") if _ICL_TOKENS <= _added_tokens(folder) else None
+
+
+def _added_tokens(folder: Path) -> set[str]:
     added = optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    if isinstance(added, dict):
-        tokens = {str(entry.get("content")) for entry in added.values() if isinstance(entry, dict)}
-        if tokens >= _ICL_TOKENS:
-            return Recipe.load("bge-icl")
-    return None
+    entries = added.values() if isinstance(added, dict) else ()
+    return {str(entry.get("content")) for entry in entries if isinstance(entry, dict)}
 
 
 def _has_adapters(folder: Path) -> bool:

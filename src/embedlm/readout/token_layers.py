@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from embedlm.backbone.config import STANFORD_CLASS, network_classes, raw_config
+from embedlm.backbone.config import raw_config, token_projection
 from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.readout.projection import Projection, ProjectionLayer, load_projection
@@ -84,26 +84,28 @@ def load_token_layers(
         )
     own: nn.Module | None = found["vector"]
     if vector and own is None:
-        own = load_projection(folder, width, tokens=True) or _stanford(source, width)
+        own = load_projection(folder, width, tokens=True) or _among_weights(source, width)
     layers = TokenLayers(found["weight"], own if vector else None)
     return layers.eval().requires_grad_(False)
 
 
-def _stanford(source: str, width: int) -> Projection | None:
-    """Return the projection that stands among an encoder's weights, as the ColBERT library has it.
+def _among_weights(source: str, width: int) -> Projection | None:
+    """Return the projection that stands among a network's weights (ColBERT, ColPali, ColQwen2).
 
     Raises:
-        ModelError: it does not fit the encoder.
+        ModelError: it does not fit the network.
     """
-    if STANFORD_CLASS not in network_classes(raw_config(source)):
+    prefix = token_projection(raw_config(source))
+    if prefix is None:
         return None
-    state = read_tensors(source, *_WEIGHTS, prefix="linear.")
+    state = read_tensors(source, *_WEIGHTS, prefix=prefix)
+    name = f"{prefix}weight"
     if not state:
-        raise ModelError(f"the weights in {source!r} lack linear.weight, ColBERT's projection")
+        raise ModelError(f"the weights in {source!r} lack {name}, the projection of token states")
     shape = tuple(state["weight"].shape) if "weight" in state else ()
     if len(shape) != 2 or shape[1] != width:
         raise ModelError(
-            f"the projection linear.weight in {source!r} has the shape {shape}, but the model's "
+            f"the projection {name} in {source!r} has the shape {shape}, but the model's "
             f"states have {width} numbers; the weights are not of one model"
         )
     layer = ProjectionLayer(width, shape[0], bias="bias" in state, activation="Identity")

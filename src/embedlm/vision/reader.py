@@ -18,8 +18,10 @@ from embedlm.vision.picture import Picture
 
 __all__ = ["ImageReader", "keep_settings", "open_reader"]
 
-NETWORKS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
-"""Types of networks whose images are read: their tokens are the merged patches of the image."""
+BY_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""Types of networks that read an image in its own size: each patch of it, merged, is a token."""
+NETWORKS = (*BY_PATCHES, "paligemma")
+"""Types of networks whose images are read; others read them in one size."""
 _SETTINGS = ("preprocessor_config.json", "processor_config.json")
 """Files that say how images are read."""
 
@@ -27,15 +29,17 @@ _SETTINGS = ("preprocessor_config.json", "processor_config.json")
 class ImageReader:
     """Reads images for one network."""
 
-    def __init__(self, processor: Any, token: str) -> None:
+    def __init__(self, processor: Any, token: str, tokens: int | None) -> None:
         """Take the parts.
 
         Args:
             processor: of transformers, for images.
             token: the token that stands for each part of an image in a prompt.
+            tokens: how many of them each image has; None: by its size.
         """
         self.processor = processor
         self.token = token
+        self.tokens = tokens
 
     def read(self, picture: Picture, options: Image) -> Pixels:
         """Return an image as the network reads it.
@@ -47,10 +51,13 @@ class ImageReader:
         Raises:
             InputError: it cannot be read, or has a form that the network does not take.
         """
+        pixels = picture.pixels()
+        if self.tokens is not None:
+            read = self.processor(images=[pixels], return_tensors="pt")
+            return Pixels({"pixel_values": read["pixel_values"]}, self.tokens, on_grid=False)
         size = dict(self.processor.size)
         limits = {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}
         size |= {name: limit for name, limit in limits.items() if limit is not None}
-        pixels = picture.pixels()
         try:
             read = self.processor(images=[pixels], size=size, return_tensors="pt")
         except ValueError as error:  # too long and thin, say
@@ -58,7 +65,7 @@ class ImageReader:
         grid = read["image_grid_thw"]
         tokens = int(grid.prod()) // self.processor.merge_size**2
         tensors = {"pixel_values": read["pixel_values"], "image_grid_thw": grid}
-        return Pixels(tensors, tokens, options.positions == "grid")
+        return Pixels(tensors, tokens, on_grid=options.positions == "grid")
 
 
 def open_reader(backbone: Backbone) -> ImageReader:
@@ -74,8 +81,8 @@ def open_reader(backbone: Backbone) -> ImageReader:
         why = "by this recipe no layer is run" if backbone.static else f"it is {kind!r}"
         raise UnsupportedError(
             f"{backbone.name!r} reads texts alone: {why}. Images are read by networks of the types "
-            f"{', '.join(NETWORKS)}, as of the recipes qwen3-vl-embedding, gme, vlm2vec and "
-            "colqwen2; leave the images out, or take such a model"
+            f"{', '.join(NETWORKS)}, as of the recipes qwen3-vl-embedding, gme, vlm2vec, colqwen2 "
+            "and colpali; leave the images out, or take such a model"
         )
     require("PIL.Image", "image")
     from transformers import AutoImageProcessor
@@ -91,8 +98,12 @@ def open_reader(backbone: Backbone) -> ImageReader:
         ) from error
     except Exception as error:  # the library's own errors have no common base
         raise unloadable(backbone.name, "image processor", error) from error
-    token = backbone.tokenizer.convert_ids_to_tokens(backbone.config.image_token_id)
-    return ImageReader(processor, str(token))
+    token = str(backbone.tokenizer.convert_ids_to_tokens(backbone.config.image_token_id))
+    eyes = backbone.config.vision_config
+    by_size = kind in BY_PATCHES
+    return ImageReader(
+        processor, token, None if by_size else (eyes.image_size // eyes.patch_size) ** 2
+    )
 
 
 def keep_settings(backbone: Backbone, folder: Path) -> None:
