@@ -68,7 +68,7 @@ def recognise(folder: Path) -> Recipe | None:
     auto_map = config.get("auto_map")
     if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
         return Recipe.load("gritlm")
-    return Recipe.load("bge-icl") if _ICL_TOKENS <= _added_tokens(folder) else None
+    return Recipe.load("bge-icl") if _added_tokens(folder) >= _ICL_TOKENS else None
 
 
 def _added_tokens(folder: Path) -> set[str]:
