@@ -72,7 +72,7 @@ def _masked(line):
 
 
 def write_sample_files(folder, page):
-    """Write what a page says its reader has: a GGUF model, or a checkout.
+    """Write what a page says its reader has: a GGUF model, models and images, or a checkout.
 
     Every other file that a block reads is one that a block before it makes.
     """
@@ -81,6 +81,13 @@ def write_sample_files(folder, page):
         from tests.models import build
 
         write_gguf(build("llama", folder / "llama"), folder / "model.gguf", "F16")
+    if page.name == "images.md":
+        from tests import vision_models
+
+        vision_models.build("qwen3_vl", folder / "qwen3-vl")
+        vision_models.build_colqwen2(folder / "colqwen2")
+        for seed, name in enumerate(("dog.jpg", "chart.png")):
+            vision_models.picture(120, 90, seed).save(folder / name)
     if page.name == "README.md":
         for name in ("docs", "examples"):
             (folder / name).symlink_to(ROOT / name)
