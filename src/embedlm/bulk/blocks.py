@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.data import Record
+from embedlm.encode.items import Pictured
 from embedlm.encode.options import Options
 from embedlm.encode.precision import WITH_RANGES, quantize, ranges_for, ranges_of
 from embedlm.errors import (
@@ -25,6 +26,7 @@ from embedlm.errors import (
 )
 from embedlm.jobs import Job, Reject
 from embedlm.readout.embeddings import as_embeddings
+from embedlm.vision.picture import picture_of
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -94,7 +96,8 @@ class BlockEncoder:
         self._call.check_heads(["dense"] if dense is not None else list(no_texts.heads))
         self.needs_ranges = self.precision in WITH_RANGES
         self.vocabulary = 0 if sparse is None else int(sparse.shape[1])
-        self.width = 0 if tokens is None else self.encode(["a"]).multi_vector[0].shape[1]
+        readout = model.readout_of(settings.get("heads"), settings.get("role"))
+        self.width = 0 if tokens is None else readout.columns(1)["multi_vector"]
         self.empty = self._block(no_texts, [], "", [])
         """A block without texts; it shows the names, widths and types of the arrays."""
 
@@ -106,17 +109,37 @@ class BlockEncoder:
         """
         good = [record for record in records if record.error is None]
         bad = [record for record in records if record.error is not None]
+        items, unreadable = self._items(good)
+        good, bad = [r for r in good if r.line not in unreadable], [*bad, *unreadable.values()]
         self._refuse(bad, file)
         try:
-            outputs = self.encode([record.text for record in good])
+            outputs = self.encode(items)
         except NotFiniteError as error:
             wrong = error.rows
             reason = "the model gave NaN or infinity for it; try dtype float32"
             bad += [replace(good[i], error=reason, raw=good[i].text[:200]) for i in wrong]
             self._refuse(bad, file)
             good = [record for i, record in enumerate(good) if i not in wrong]
-            outputs = self.encode([record.text for record in good])
+            outputs = self.encode([item for i, item in enumerate(items) if i not in wrong])
         return self._block(outputs, good, file, bad)
+
+    def _items(self, records: Sequence[Record]) -> tuple[list[Any], dict[int, Record]]:
+        """Return what is encoded of records, and by line those whose image cannot be read."""
+        items: list[Any] = []
+        unreadable: dict[int, Record] = {}
+        for record in records:
+            if record.image is None:
+                items.append(record.text)
+                continue
+            try:
+                picture = picture_of(record.image.path, f"line {record.line}")
+                if self.keep_rejects:
+                    picture.pixels()  # a damaged one is set aside, and does not stop the job
+                items.append(Pictured(record.text, picture))
+            except InputError as error:
+                raw = record.image.path
+                unreadable[record.line] = replace(record, error=str(error), raw=raw)
+        return items, unreadable
 
     def take_fitted_ranges(self) -> None:
         """Take the ranges of int8 and uint8 that were fitted for the model.

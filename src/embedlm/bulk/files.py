@@ -93,8 +93,8 @@ def encode_file(
         show_progress: None shows a bar on a terminal.
         pool: other processes that encode (see `open_pool`); None: this one alone.
         note: file in which a finished job is noted, so that it is not done again.
-        **options: those of `JobOptions` (input_format, text_field, id_field, keep, quoting,
-            rejects, calibration, restart, compile, block), and of `Embedder.encode` role,
+        **options: those of `JobOptions` (input_format, text_field, image_field, id_field, keep,
+            quoting, rejects, calibration, restart, compile, block), and of `Embedder.encode` role,
             instruction, demonstrations, heads, dim, precision, normalize, batch_tokens,
             max_length and adapter.
 
@@ -316,7 +316,8 @@ class _Run:
 def _digest(records: Sequence[Record]) -> npt.NDArray[np.uint8]:
     seen = hashlib.sha256()
     for r in records:
-        seen.update(json.dumps([r.line, r.text, r.columns, r.error]).encode("utf-8"))
+        facts = [r.line, r.text, r.columns, r.error, *([r.image.digest] if r.image else [])]
+        seen.update(json.dumps(facts).encode("utf-8"))
     return np.frombuffer(seen.digest(), dtype=np.uint8)
 
 

@@ -26,6 +26,8 @@ class JobOptions:
     """Form of the input, where its name does not tell it."""
     text_field: str = _DEFAULT.text
     """Field or column that holds the text."""
+    image_field: str | None = None
+    """Field or column that holds the path of an image, inside the folder of the file."""
     id_field: str = _DEFAULT.id
     """Field or column that holds the id; without the default field the id is the line number."""
     keep: Sequence[str] = ()
@@ -66,7 +68,7 @@ class JobOptions:
         sample = None
         if self.calibration is not None:
             sample = text_source(self.calibration, self.text_field)
-        named = Fields(self.text_field, self.id_field, tuple(self.keep))
+        named = Fields(self.text_field, self.id_field, tuple(self.keep), self.image_field)
         records = Source(source, named, self.input_format, quoting=self.quoting)
         if records.bare and sample is not None and not sample.bare:
             records.fields = replace(named, text=_DEFAULT.text)  # the field is that of the sample

@@ -63,6 +63,14 @@ class FileOptions(Tables):
             "csv, tsv or parquet, each also with its compression: jsonl.gz.",
         ),
     ] = None
+    image_field: Annotated[
+        str | None,
+        Parameter(
+            metavar="FIELD",
+            help="Field or column that holds the path of an image, inside the file's folder, for "
+            "models that read images.",
+        ),
+    ] = None
     id_field: Annotated[
         str,
         Parameter(

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from embedlm.data.compression import COMPRESSIONS, DAMAGE, Meter, existing, unpacked
 from embedlm.data.forms import FORMS, SUFFIXES, file_form
+from embedlm.data.images import ImageFile, image_file
 from embedlm.data.rows import FileRow, Reading, lone_surrogate, shortened, whole, wide_encoding
 from embedlm.data.tables import count_parquet
 from embedlm.errors import InputError, closest
@@ -47,6 +48,8 @@ class Fields:
     id: str = _ID
     """The default field may be missing from a record; then its line number is the id."""
     keep: tuple[str, ...] = ()
+    image: str | None = None
+    """Holds the path of an image, relative to the file's folder; None: no field does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Record:
     """The reason why the record cannot be used; its text is then empty."""
     raw: str = ""
     """The record as the source has it, shortened; empty where there is no error."""
+    image: ImageFile | None = None
+    """Beside the text, which may then be empty."""
 
 
 class Source:
@@ -141,8 +146,9 @@ class Source:
         return bool(default if quoting is None else quoting)
 
     def _required(self) -> list[str]:
-        """Return the id's field where it was named; the default one may be missing."""
-        return [self.fields.id] if self.fields.id != _ID else []
+        """Return the id's and the image's field where they were named."""
+        named = [self.fields.id] if self.fields.id != _ID else []  # the default may be missing
+        return named if self.fields.image is None else [*named, self.fields.image]
 
     # -- what and how far ---------------------------------------------------------------------
 
@@ -180,6 +186,8 @@ class Source:
             "keep": list(self.fields.keep),
             "quoting": self.quoting,
         }
+        if self.fields.image is not None:
+            facts["image_field"] = self.fields.image
         if not self.regular:
             return {**facts, "stream": True}
         size = self.path.stat().st_size
@@ -294,13 +302,13 @@ class Source:
 
     def _columns(self, names: list[str]) -> list[str]:
         """Return those of a table's columns that are read, and refuse one that is missing."""
-        required = (self.fields.text, *self._required(), *self.fields.keep)
+        required = (text := self.fields.text, *self._required(), *self.fields.keep)
         for name in required:
-            if name not in names:
+            if name not in names and (name != text or self.fields.image is None):
                 raise InputError(
                     f"{self.name} has no column {name!r}; there are: {', '.join(names)}."
                     + closest(name, names)
-                    + (f" {WHICH_FIELD}" if name == self.fields.text else "")
+                    + (f" {WHICH_FIELD}" if name == text else "")
                 )
         return [name for name in names if name in (*required, self.fields.id)]
 
@@ -312,25 +320,43 @@ class Source:
         value: Any = row.value
         if isinstance(value, str):
             value = {fields.text: value, **dict.fromkeys(fields.keep, value)}
-        text, error = value.get(fields.text) if isinstance(value, dict) else None, None
-        if not isinstance(value, dict):
-            error = f"a JSON {type(value).__name__}, not an object with {fields.text!r}"
-        elif fields.text not in value:
-            error = _lacks(fields.text, value)
-        elif not isinstance(text, str):
-            error = f"field {fields.text!r} is {type(text).__name__}, not a string"
-        elif (at := lone_surrogate(text)) is not None:
-            error = f"the text holds a lone surrogate at character {at}; it is not valid Unicode"
-        if error is not None or not isinstance(text, str):
-            return Record(row.line, "", error=error, raw=shortened(row.raw))
+        image = None
+        try:
+            if fields.image is not None and isinstance(value, dict):
+                image = image_file(value.get(fields.image), fields.image, self.path)
+            text = _text(value, fields.text, lone_image=image is not None)
+        except InputError as error:
+            return Record(row.line, "", error=str(error), raw=shortened(row.raw))
         id = value.get(fields.id)
         columns = {"id": row.line if id is None else id}
         columns |= {name: value.get(name) for name in fields.keep}
         written, wrong = _written(columns)
         if wrong is not None:
-            error = f"its id or a kept field {wrong}"
-            return Record(row.line, "", error=error, raw=shortened(row.raw))
-        return Record(row.line, text, written)
+            told = f"its id or a kept field {wrong}"
+            return Record(row.line, "", error=told, raw=shortened(row.raw))
+        return Record(row.line, text, written, image=image)
+
+
+def _text(value: Any, field: str, *, lone_image: bool) -> str:
+    """Return the text of a record, which may be missing beside an image.
+
+    Raises:
+        InputError: it is missing otherwise, or is no text.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"a JSON {type(value).__name__}, not an object with {field!r}")
+    text = value.get(field)
+    if lone_image and text is None:
+        return ""
+    if field not in value:
+        raise InputError(_lacks(field, value))
+    if not isinstance(text, str):
+        raise InputError(f"field {field!r} is {type(text).__name__}, not a string")
+    if (at := lone_surrogate(text)) is not None:
+        raise InputError(
+            f"the text holds a lone surrogate at character {at}; it is not valid Unicode"
+        )
+    return text
 
 
 def _lacks(field: str, record: dict[str, Any]) -> str:

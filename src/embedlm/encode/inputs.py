@@ -71,7 +71,7 @@ def check_texts(texts: Any, *, all_kinds: bool = False) -> CheckedTexts:
 
 def _part(item: Any, index: int, *, images: bool) -> Part:
     """Return what is made of one text, mapping or image."""
-    if isinstance(item, Text):
+    if isinstance(item, Text) or (images and isinstance(item, Pictured)):
         return item
     image = item if is_image(item) else None
     if isinstance(item, Mapping):
