@@ -22,7 +22,7 @@ from embedlm.persistence import (
     own_recipe,
     recognise,
 )
-from embedlm.persistence.hub import check_model_kwargs, downloaded
+from embedlm.persistence.hub import check_model_kwargs, downloaded, network_place
 from embedlm.persistence.layouts import asked_dtype
 from embedlm.persistence.markers import keep_markers
 from embedlm.persistence.published import recipe_of_checkpoint
@@ -200,8 +200,9 @@ def load_readout(
         recipe = recipe.override({"prompt.max_length": max_length})
     merge = recipe.backbone.merge if merge is None else merge
     base, folders = _adapters(source, recipe, adapters, merge, hub or {})
+    place = network_place(base)
     backbone = load_backbone(
-        base,
+        place,
         recipe.backbone,
         device=device,
         dtype=dtype,
@@ -210,13 +211,15 @@ def load_readout(
         adapters=folders,
         merge=merge,
         more=model_kwargs,
-        stored=asked_dtype(layout_folder(base)),
+        stored=asked_dtype(layout_folder(place)),
     )
     if not trained and max_length is None:
         recipe = recipe.within(backbone.max_positions)
     folder = layout_folder(source)
     keep_markers(folder, backbone.tokenizer)
-    parts = Parts(source, folder).for_recipe(recipe, backbone, create=create)
+    parts = Parts(place if base == source else source, folder).for_recipe(
+        recipe, backbone, create=create
+    )
     if parts.latent is not None:
         recipe = recipe.override({"pooling.latent": parts.latent.config})
     return Readout(backbone, recipe, parts, trained=trained)

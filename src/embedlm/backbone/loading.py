@@ -34,6 +34,7 @@ from embedlm.backbone.probe import (
 )
 from embedlm.backbone.quantised import KINDS, Kind, quantise, share_inputs
 from embedlm.backbone.quiet import quiet
+from embedlm.backbone.table import is_table, load_table
 from embedlm.backbone.weights import head_is_cheap, load_network
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
 from embedlm.schema.recipe import Backbone as BackboneRecipe
@@ -83,8 +84,14 @@ def load_backbone(
     bound_kernel_caches()
     keep_freed()
     target = choose_device(device)
-    config = _config(source, recipe)
     kind: Kind | None = dtype if dtype in KINDS else None
+    if kind and recipe.kind == "static":
+        raise UnsupportedError(
+            f"{kind} is for networks, and this recipe reads a table alone; take another dtype"
+        )
+    if is_table(source):
+        return _table(source, recipe, dtype, target, head=head is True, adapters=adapters)
+    config = _config(source, recipe)
     # Adapters that stay switchable are of the body alone, unless its head is asked for too.
     cheap = head_is_cheap(config) and recipe.kind != "static" and (merge or not adapters)
     numbers = choose_dtype("auto" if kind else dtype, stored or config.dtype, target)
@@ -96,7 +103,7 @@ def load_backbone(
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
     if adapters:
         check_vocabulary(network, tokenizer, adapters)
-    if kind and (switchable is not None or recipe.kind == "static"):
+    if kind and switchable is not None:
         raise UnsupportedError(
             f"{kind} is for networks whose adapters are merged; take another dtype"
         )
@@ -113,6 +120,32 @@ def load_backbone(
         padded=str(body.config._attn_implementation),  # type: ignore[union-attr]
     )
     return backbone if backbone.static else _finished(backbone, recipe.attention, attn, kind)
+
+
+def _table(
+    source: str,
+    recipe: BackboneRecipe,
+    dtype: str | torch.dtype,
+    device: torch.device,
+    *,
+    head: bool,
+    adapters: Sequence[Path],
+) -> Backbone:
+    """Return the backbone of a folder with a table of embeddings and no network.
+
+    Raises:
+        UnsupportedError: what is asked for needs a network.
+    """
+    lacking = "network" if recipe.kind != "static" else "layers for adapters" if adapters else ""
+    if lacking or head:
+        raise UnsupportedError(
+            f"{source!r} holds a table of embeddings, and no {lacking or 'language-model head'}"
+            ", which is asked for; take a recipe whose backbone is static (static-mean), or "
+            "another model"
+        )
+    asked = dtype if dtype == "auto" else choose_dtype(dtype, None, device)
+    network, tokenizer = load_table(source, asked)
+    return Backbone(network=network.to(device), tokenizer=tokenizer, name=source, static=True)
 
 
 def _network(

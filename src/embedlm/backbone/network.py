@@ -42,6 +42,7 @@ from embedlm.backbone.positions import (
 )
 from embedlm.backbone.quantised import Kind
 from embedlm.backbone.quiet import quiet
+from embedlm.backbone.table import table_of
 from embedlm.backbone.views import View, ViewCache, copy_structure
 from embedlm.errors import InputError, UnsupportedError
 
@@ -383,6 +384,8 @@ class Backbone:
     def save(self, folder: Path) -> None:
         """Write config, weights (with the head, where it was loaded) and switchable adapters.
 
+        Of a static model it is the table of embeddings alone, all that it reads.
+
         Raises:
             UnsupportedError: the weights are in 8 bits.
         """
@@ -390,7 +393,8 @@ class Backbone:
             raise UnsupportedError(
                 f"{self.name!r} runs in {self.quantised}; load it in another dtype to save"
             )
-        network: Any = self._assembled()
+        alone = self.static and self.adapters is None
+        network: Any = table_of(self.network) if alone else self._assembled()
         state = network.state_dict()
         with quiet():
             if self.adapters is None:

@@ -1,7 +1,8 @@
 """What of a recipe sentence-transformers can do.
 
-Prefix prompts with a plain pooling and linear layers (SentenceTransformer), log(1 + relu) of a
-masked language model (SparseEncoder), a vector a token (MultiVectorEncoder).
+Prefix prompts with a plain pooling or a table of embeddings, and layers after it
+(SentenceTransformer), log(1 + relu) of a masked language model or a table of weights
+(SparseEncoder), a vector a token (MultiVectorEncoder).
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def form_of(embedder: Embedder) -> Form | None:
     prefixes = prefixes_of(embedder.recipe) if kind else None
     if kind is None or prefixes is None:
         return None
-    if kind == "dense":
+    if embedder.recipe.backbone.kind == "static":
+        fits = not prefixes.eos
+    elif kind == "dense":
         fits = _pools_alike(embedder, prefixes)
     elif kind == "sparse":
         fits = "MaskedLM" in type(embedder.backbone.head).__name__
@@ -113,6 +116,8 @@ def is_expressible(recipe: Recipe) -> bool:
 def _kind(recipe: Recipe) -> Kind | None:
     if len(recipe.heads) != 1 or not _is_plain(recipe):
         return None
+    if recipe.backbone.kind == "static":
+        return _static_kind(recipe)
     (head,), over, kinds = recipe.heads, recipe.pooling.over, kinds_of(recipe.pooling.kind)
     if isinstance(head, Dense):
         whole = over == "all"
@@ -139,16 +144,37 @@ def _is_plain(recipe: Recipe) -> bool:
         prefixes_of(recipe) is not None
         and prompt.clean in ("none", "strip", "strip_all", "lower")
         and prompt.tokenize == "joined"
-        and prompt.special_tokens == "tokenizer"
+        and (prompt.special_tokens == "tokenizer" or recipe.backbone.kind == "static")
         and prompt.text_length is None
         and (prompt.truncation_side == "right" or _cuts_alike(recipe))
         and pooling.layer == -1
         and pooling.weights == "none"
         and not pooling.exclude_sink
         and pooling.latent is None
-        and recipe.backbone.kind == "transformer"
         and recipe.transform is None
     )
+
+
+def _static_kind(recipe: Recipe) -> Kind | None:
+    """Tell whether a table is read as there: the mean of a text's own tokens, or their weights."""
+    (head,), prompt, pooling = recipe.heads, recipe.prompt, recipe.pooling
+    bare = prompt.special_tokens == "none" and pooling.over == "all"
+    if isinstance(head, Sparse):
+        whole = head.restrict == "none" and head.over in (None, "all")
+        return "sparse" if head.weights == "static" and whole and bare else None
+    prefixes = prefixes_of(recipe)
+    alone = prefixes is not None and not any(prefixes.named.values())
+    fits = (
+        isinstance(head, Dense)
+        and (bare or (pooling.over != "all" and set(pooling.over) == {"text"} and alone))
+        and (pooling.kind, pooling.empty, pooling.skip) == ("mean", "zero", ())
+        and not pooling.remove_components
+        and not pooling.denoise
+        and prompt.clean != "lower"
+        and prompt.expansion is None
+        and (recipe.dim is None or not (recipe.normalize and recipe.renormalize))
+    )
+    return "dense" if fits else None
 
 
 def _cuts_alike(recipe: Recipe) -> bool:

@@ -12,12 +12,14 @@ from huggingface_hub import snapshot_download
 from embedlm.backbone.config import check_reachable, is_local, unloadable
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.layouts import TRANSFORMER_FILES
+from embedlm.persistence.listing import first_module
+from embedlm.persistence.model2vec import is_model2vec
 from embedlm.persistence.stanford import METADATA
 from embedlm.readout.frequency import STATISTICS_FILE
 from embedlm.readout.quantized import RANGES_FILE
 from embedlm.schema.arguments import usable_path
 
-__all__ = ["check_model_kwargs", "downloaded", "layout_folder"]
+__all__ = ["check_model_kwargs", "downloaded", "layout_folder", "network_place"]
 
 _FILES = (
     "embedlm.yaml",
@@ -28,7 +30,9 @@ _FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "*/config.json",
+    *(f"*/{name}" for name in (*TRANSFORMER_FILES[:1], "tokenizer.json", "tokenizer_config.json")),
     "*_Dense/*",
+    "*_LayerNorm/*",
     "llm2vec_config.json",
     METADATA,
     "adapter_config.json",
@@ -131,6 +135,29 @@ def downloaded(
             "revision, the token and the network, or give the path of a local folder"
         ) from error
     return str(folder)
+
+
+def network_place(source: str) -> str:
+    """Return where a model's network, or its table of embeddings, lies.
+
+    It is the model's folder or hub id itself, or a folder below it. A table, and what lies below a
+    hub model, is downloaded here.
+
+    Raises:
+        ModelError: a hub model that cannot be reached.
+    """
+    folder = layout_folder(source)
+    kind, path = first_module(folder)
+    if is_local(source):
+        return str(path) if path != folder else source
+    if path == folder and "Static" not in kind and not is_model2vec(folder):
+        return source
+    try:
+        whole = Path(snapshot_download(source, ignore_patterns=[*_COPIES]))
+    except Exception as error:  # the hub's client and its transport have no common base
+        check_reachable(source)
+        raise unloadable(source, "files", error) from error
+    return str(whole / path.relative_to(folder))
 
 
 def layout_folder(source: str) -> Path:

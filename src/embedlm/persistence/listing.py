@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from embedlm.errors import ModelError, UnsupportedError
+from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
 from embedlm.jobs.json_files import inner_path, read_json, read_object
-from embedlm.persistence.modules import MODULES, Module
+from embedlm.persistence.modules import INPUTS, MODULES, Module
 from embedlm.persistence.settings import (
     TEXT,
     TEXTS,
@@ -18,7 +18,7 @@ from embedlm.persistence.settings import (
     read_settings,
 )
 
-__all__ = ["LISTING", "check_order", "read_listing", "read_module"]
+__all__ = ["LISTING", "check_order", "first_module", "read_listing", "read_module"]
 
 LISTING = "modules.json"
 PACKAGES = ("sentence_transformers", "pylate")
@@ -60,6 +60,21 @@ def read_listing(folder: Path) -> list[tuple[str, Path]]:
     return modules
 
 
+def first_module(folder: Path) -> tuple[str, Path]:
+    """Return kind and folder of what reads a text; the model's own where its files tell no other.
+
+    A listing that cannot be read is passed over: who asks for the recipe of a folder is told of it.
+    """
+    file, own = folder / LISTING, ("Transformer", folder)
+    try:
+        entries = read_json(file) if file.is_file() else None
+        first = entries[0] if isinstance(entries, list) and entries else None
+        kind, path = _entry(folder, file, first) if isinstance(first, dict) else own
+    except EmbedLMError:
+        return own
+    return (kind, path) if kind in INPUTS else own
+
+
 def _entry(folder: Path, file: Path, entry: dict[str, Any]) -> tuple[str, Path]:
     for key in _NEEDED:
         if key not in entry:
@@ -92,13 +107,8 @@ def read_module(draft: Draft, kind: str, path: Path) -> None:
     """
     module, file = MODULES[kind], path / "config.json"
     draft.stages.append(kind)
-    if kind.endswith("Transformer"):
-        if path != draft.folder:  # its config.json is the network's own
-            raise UnsupportedError(
-                f"{draft.folder / LISTING} has the network in {path.name!r}; EmbedLM reads it from "
-                "the model's folder itself. Load that folder with recipe= to say how it is read"
-            )
-    elif file.is_file() or module.needs is not None:
+    # That of a module without keys is the network's own.
+    if module.settings and (file.is_file() or module.needs is not None):
         content = read_object(file)
         read_settings(draft, file, content, module.settings)
         _check_needs(file, content, module)
@@ -112,8 +122,9 @@ def _check_needs(file: Path, content: dict[str, Any], module: Module) -> None:
 
 
 _ORDERS = {
-    "dense": r"Transformer Pooling( Dense| Dropout)*( Normalize| Dropout)*",
-    "sparse": r"(MLM)?Transformer SpladePooling",
+    "dense": r"(Transformer Pooling|StaticEmbedding)( Dense| LayerNorm| Dropout)*"
+    r"( Normalize| Dropout)*",
+    "sparse": r"(MLM)?Transformer SpladePooling|SparseStaticEmbedding",
     "multi_vector": r"Transformer( Dense)*( Normalize| MultiVectorMask){0,2}",
 }
 """The modules that each kind of model has, in their order."""
@@ -131,14 +142,18 @@ def check_order(draft: Draft, outputs: dict[str, str]) -> str:
         UnsupportedError: modules, or an output of the network, that make up none.
     """
     late = draft.facts.get("late_interaction", False)
-    kind = "multi_vector" if late else "sparse" if "SpladePooling" in draft.stages else "dense"
+    sparse = {"SpladePooling", "SparseStaticEmbedding"} & {*draft.stages}
+    kind = "multi_vector" if late else "sparse" if sparse else "dense"
     if draft.stages and not re.fullmatch(_ORDERS[kind], " ".join(draft.stages)):
         raise UnsupportedError(
             f"{draft.folder / LISTING} has the modules {', '.join(draft.stages)}; EmbedLM knows "
-            "Transformer, Pooling, Dense..., Normalize; Transformer, SpladePooling; and for token "
-            "vectors Transformer, Dense..., Normalize, MultiVectorMask. Give recipe= to say how "
-            "the model is read"
+            "Transformer, Pooling, Dense..., LayerNorm, Normalize; StaticEmbedding in place of the "
+            "first two; Transformer, SpladePooling; SparseStaticEmbedding; and for token vectors "
+            "Transformer, Dense..., Normalize, MultiVectorMask. Give recipe= to say how the model "
+            "is read"
         )
+    if draft.stages and not draft.stages[0].endswith("Transformer"):
+        return kind  # a table has one output
     masked = draft.stages[:1] == ["MLMTransformer"]
     task = draft.facts.get("task", "fill-mask" if masked else "feature-extraction")
     for key in (outputs[task], draft.facts.get("reads", _OUTPUT[kind])):

@@ -29,8 +29,18 @@ from embedlm.readout.pooling import kinds_of
 from embedlm.schema.heads import Sparse
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["AFTER_PROMPT", "MODULES", "POOLINGS", "WIDTHS", "Module", "leaves_prompt_out"]
+__all__ = [
+    "AFTER_PROMPT",
+    "INPUTS",
+    "MODULES",
+    "POOLINGS",
+    "WIDTHS",
+    "Module",
+    "leaves_prompt_out",
+]
 
+INPUTS = ("Transformer", "MLMTransformer", "StaticEmbedding", "SparseStaticEmbedding")
+"""The modules that read a text: a network, or a table of its tokens' rows."""
 DENSE = "sentence_transformers.models."
 SPARSE = "sentence_transformers.sparse_encoder.models."
 
@@ -135,6 +145,10 @@ def _read_dense(draft: Draft) -> None:
         draft.changes["heads"] = [{"dense": {"projection": "auto"}}]
 
 
+def _read_layer_norm(draft: Draft) -> None:
+    draft.changes["heads"] = [{"dense": {"projection": "auto"}}]
+
+
 def _read_normalize(draft: Draft) -> None:
     _same_place(draft)
     if not draft.facts.get("late_interaction"):
@@ -165,6 +179,23 @@ def _read_splade(draft: Draft) -> None:
     draft.changes["similarity"] = "dot"
 
 
+def _read_static(draft: Draft) -> None:
+    """Read a table of vectors: the mean of a text's own tokens, zeros for none."""
+    draft.changes |= {
+        "backbone.kind": "static",
+        "prompt.special_tokens": "none",
+        "pooling.kind": "mean",
+        "pooling.empty": "zero",
+    }
+
+
+def _read_sparse_static(draft: Draft) -> None:
+    """Read a table of weights."""
+    _read_static(draft)
+    draft.changes["heads"] = [{"sparse": {"weights": "static"}}]
+    draft.changes["similarity"] = "dot"
+
+
 def _sparse(recipe: Recipe) -> Sparse:
     return next(head for head in recipe.heads if isinstance(head, Sparse))
 
@@ -182,6 +213,14 @@ MODULES = {
     for module in (
         Module("Transformer"),
         Module("MLMTransformer", package=SPARSE),
+        Module("StaticEmbedding", read=_read_static),
+        Module(
+            "SparseStaticEmbedding",
+            # The table's reader takes the path.
+            (Setting("frozen", FLAG), Setting("path", TEXT, null="missing")),
+            _read_sparse_static,
+            SPARSE,
+        ),
         Module(
             "Pooling",
             (
@@ -210,6 +249,9 @@ MODULES = {
             ),
             _read_dense,
             needs=(("in_features",), ("out_features",)),
+        ),
+        Module(
+            "LayerNorm", (Setting("dimension", COUNT),), _read_layer_norm, needs=(("dimension",),)
         ),
         Module(
             "Normalize",

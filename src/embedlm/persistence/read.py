@@ -10,9 +10,14 @@ from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.hub import layout_folder
 from embedlm.persistence.listing import LISTING, read_listing
+from embedlm.persistence.model2vec import is_model2vec, read_model2vec
 from embedlm.persistence.modules import WIDTHS
 from embedlm.persistence.published import recipe_of_checkpoint, recognise
-from embedlm.persistence.sentence_transformers import SETTINGS_FILE, read_folder
+from embedlm.persistence.sentence_transformers import (
+    SETTINGS_FILE,
+    read_folder,
+    table_truncation,
+)
 from embedlm.schema.recipe import MultiVector, Recipe
 
 __all__ = ["RECIPE_FILE", "check_width", "derive_recipe", "own_recipe"]
@@ -46,7 +51,7 @@ def own_recipe(source: str) -> Recipe | None:
     if known is not None:
         return known
     if not (folder / LISTING).is_file():
-        return None
+        return read_model2vec(folder) if is_model2vec(folder) else None
     base = {
         "name": _name(source),
         "summary": "derived from a sentence-transformers folder",
@@ -58,7 +63,8 @@ def own_recipe(source: str) -> Recipe | None:
     cutting = _cuts_on_the_left(folder)
     if cutting is not None:
         return _left(recipe, cutting)
-    is_t5 = "t5" in str(optional_json(folder / "config.json").get("model_type"))
+    _, place = read_listing(folder)[0]
+    is_t5 = "t5" in str(optional_json(place / "config.json").get("model_type"))
     return _instructor(recipe) if is_t5 and _may_be_instructor(source, folder) else recipe
 
 
@@ -68,8 +74,9 @@ def _cuts_on_the_left(folder: Path) -> str | None:
     The tokenizer's rules (tokenizer.json) count where its settings name no side.
     """
     kind, path = read_listing(folder)[0]
-    if "Transformer" not in kind:
-        return None
+    if kind == "StaticEmbedding":
+        cut = table_truncation(path)
+        return f"{path / RULES_FILE}: truncation.direction" if cut and cut[1] == "left" else None
     file, key = path / TOKENIZER_FILE, "truncation_side"
     side = optional_json(file).get(key)
     if side is None:

@@ -25,7 +25,15 @@ from embedlm.persistence.layouts import (
 )
 from embedlm.persistence.listing import LISTING, check_order, read_listing, read_module
 from embedlm.persistence.modules import MODULES
-from embedlm.persistence.settings import Draft, Outline, Setting, read_settings, write_settings
+from embedlm.persistence.settings import (
+    COUNT,
+    Draft,
+    Outline,
+    Setting,
+    read_settings,
+    write_settings,
+)
+from embedlm.schema.arguments import short
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.template import escape
 
@@ -33,7 +41,14 @@ if TYPE_CHECKING:
     from embedlm.embedder import Embedder
     from embedlm.persistence.expressible import Form
 
-__all__ = ["LISTING", "SETTINGS_FILE", "is_late_interaction", "read_folder", "write_modules"]
+__all__ = [
+    "LISTING",
+    "SETTINGS_FILE",
+    "is_late_interaction",
+    "read_folder",
+    "table_truncation",
+    "write_modules",
+]
 
 SETTINGS_FILE = "config_sentence_transformers.json"
 PYLATE_DENSE = "pylate.models.Dense.Dense"
@@ -68,10 +83,9 @@ def read_folder(folder: Path, base: Recipe) -> Recipe:
     draft.facts["late_interaction"] = late
     settings = SETTINGS + (PYLATE if late else ())
     _read(draft, folder / SETTINGS_FILE, settings)
-    named = next((name for name in TRANSFORMER_FILES if optional_json(folder / name)), None)
-    if named is not None:
-        _read(draft, folder / named, TRANSFORMER)
-    for kind, path in read_listing(folder):
+    modules = read_listing(folder)
+    _read_input(draft, *(modules[0] if modules else ("Transformer", folder)))
+    for kind, path in modules:
         read_module(draft, kind, path)
     kind = check_order(draft, OUTPUTS)
     _check_model_type(draft, kind)
@@ -89,6 +103,39 @@ def read_folder(folder: Path, base: Recipe) -> Recipe:
 
 def _read(draft: Draft, file: Path, settings: tuple[Setting, ...]) -> None:
     read_settings(draft, file, optional_json(file), settings)
+
+
+def _read_input(draft: Draft, kind: str, place: Path) -> None:
+    """Read how long a text may be, and what else stands beside what reads it."""
+    if kind == "StaticEmbedding":
+        cut = table_truncation(place)
+        if cut is not None:
+            draft.facts["max_seq_length"] = cut[0]
+    named = next((name for name in TRANSFORMER_FILES if optional_json(place / name)), None)
+    if named is not None and kind.endswith("Transformer"):
+        _read(draft, place / named, TRANSFORMER)
+
+
+def table_truncation(place: Path) -> tuple[int, str] | None:
+    """Return the tokens that a table's tokenizer keeps of a text, and the side where it cuts.
+
+    None: it cuts nothing. Other settings than those of tokenizer.json do not count there.
+
+    Raises:
+        ModelError: the file cannot be read, or says something else.
+    """
+    file = place / "tokenizer.json"
+    cut = optional_json(file).get("truncation")
+    if cut is None:
+        return None
+    side = str(cut.get("direction", "right")).lower() if isinstance(cut, dict) else ""
+    length = cut.get("max_length") if isinstance(cut, dict) else None
+    if side not in ("left", "right") or not COUNT.fit(length):
+        raise ModelError(
+            f"{file}: truncation is {short(cut)}; allowed are max_length, a whole number above 0, "
+            "and direction, Left or Right"
+        )
+    return int(length), side
 
 
 def _prefix(text: str | None) -> str:
@@ -297,20 +344,22 @@ def write_modules(embedder: Embedder, folder: Path, form: Form, dense: Sequence[
 def write_outline(outline: Outline, folder: Path, dense: Sequence[str] = ()) -> None:
     """Write every file of the layout but the weights."""
     kind = outline.recipe.heads[0].kind
+    static = outline.recipe.backbone.kind == "static"
+    normalized = [*dense, *["Normalize"] * outline.recipe.normalize]
     stages = {
-        "dense": ["Transformer", "Pooling", *dense, *["Normalize"] * outline.recipe.normalize],
-        "sparse": ["MLMTransformer", "SpladePooling"],
+        "dense": [*(["StaticEmbedding"] if static else ["Transformer", "Pooling"]), *normalized],
+        "sparse": ["SparseStaticEmbedding"] if static else ["MLMTransformer", "SpladePooling"],
         "multi_vector": ["Transformer", *dense],
     }[kind]
     entries = []
     for index, stage in enumerate(stages):
         path = stage if stage in dense else f"{index}_{stage}" if index else ""
-        module = MODULES[stage if stage in MODULES else "Dense"]
+        module = MODULES[stage.rpartition("_")[2]]
         kind_ref = f"{module.package}{module.kind}"
         if module.kind == "Dense" and kind == "multi_vector":
             kind_ref = PYLATE_DENSE
         entries.append({"idx": index, "name": str(index), "path": path, "type": kind_ref})
-        content = write_settings(outline, module.settings)
+        content = {} if stage in dense else write_settings(outline, module.settings)
         if path and path not in dense:
             (folder / path).mkdir()
         if content:
@@ -318,4 +367,5 @@ def write_outline(outline: Outline, folder: Path, dense: Sequence[str] = ()) -> 
     write_json(folder / LISTING, entries, indent=2)
     keys = SETTINGS + (PYLATE if kind == "multi_vector" else ())
     write_json(folder / SETTINGS_FILE, write_settings(outline, keys), indent=2)
-    write_json(folder / TRANSFORMER_FILES[0], write_settings(outline, TRANSFORMER), indent=2)
+    if not static:
+        write_json(folder / TRANSFORMER_FILES[0], write_settings(outline, TRANSFORMER), indent=2)

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 
 from embedlm.backbone.stored import store_weights
 from embedlm.errors import InputError
 from embedlm.jobs import disk_errors, new_folder
+from embedlm.jobs.json_files import read_object, write_json
 from embedlm.persistence.card import Card
 from embedlm.persistence.expressible import Form, form_of
+from embedlm.persistence.model2vec import is_model2vec
 from embedlm.persistence.read import RECIPE_FILE
 from embedlm.persistence.sentence_transformers import write_modules
-from embedlm.prompt.special import add_eos
+from embedlm.prompt.special import add_eos, surround
 from embedlm.readout.latent import save_latent
 from embedlm.readout.new_projection import asked_projection
 from embedlm.readout.projection import Projection, save_projection
@@ -69,6 +72,8 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: 
     if save_dtype is not None:
         store_weights(folder, save_dtype)
     _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
+    if embedder.backbone.static:
+        _finish_table(embedder, folder)
     dense = []
     keep_settings(embedder.backbone, folder)
     parts = embedder.readout.parts.read_by(recipe)
@@ -109,9 +114,33 @@ def _note(embedder: Embedder, form: Form | None, *, by_row: bool) -> str:
     return note
 
 
+def _finish_table(embedder: Embedder, folder: Path) -> None:
+    """Tell other libraries how texts are cut and vectors finished: a table's files say no more."""
+    length = _own_length(embedder)
+    if length is not None:
+        file = folder / "tokenizer.json"
+        core = Tokenizer.from_file(str(file))
+        core.enable_truncation(length, direction=embedder.recipe.prompt.truncation_side)
+        core.save(str(file))
+    if is_model2vec(folder):
+        config = read_object(folder / "config.json")
+        settings = {"normalize": embedder.recipe.normalize, "max_length": length}
+        write_json(folder / "config.json", {**config, **settings}, indent=2)
+
+
+def _own_length(embedder: Embedder) -> int | None:
+    """Return how many of a text's own tokens are read; None: all."""
+    length, prompt = embedder.max_length, embedder.recipe.prompt
+    if length is None or prompt.special_tokens == "none":
+        return length
+    return max(1, length - sum(map(len, surround(embedder.tokenizer))))
+
+
 def _saved_recipe(embedder: Embedder) -> Recipe:
     """Return the recipe of the folder: its adapters are merged into it or lie below it."""
     recipe, switchable = embedder.recipe, bool(embedder.adapters)
+    if embedder.backbone.static and recipe.prompt.max_length is None:
+        recipe = recipe.override({"prompt.max_length": embedder.max_length})
     asked = asked_projection(recipe)
     if asked is not None:  # the folder has it, and without it must not be opened
         recipe = recipe.override({"heads.dense.projection.init": None})

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from embedlm.backbone import Backbone
     from embedlm.readout.readout import Readout
     from embedlm.readout.states import PackStates
     from embedlm.schema.heads import Over
@@ -55,6 +56,9 @@ class Head(ABC, Generic[Options]):
 
     def __init__(self, options: Options) -> None:
         self.options = options
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a backbone whose states it cannot read."""
 
     # -- reading ------------------------------------------------------------------------------
 

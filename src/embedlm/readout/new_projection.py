@@ -71,8 +71,7 @@ def check_projection(asked: NewProjection, found: Projection, name: str) -> None
     Raises:
         ModelError: says both.
     """
-    last = found.parts()[-1].linear
-    biased = last.bias is not None
+    biased = found.parts()[-1].biased
     if (found.out_features, biased) == (asked.width, asked.bias):
         return
     bias = {True: "with a bias", False: "without a bias"}

@@ -1,7 +1,8 @@
-"""Linear layers after pooling, as sentence-transformers' Dense modules hold them.
+"""Layers after pooling, as sentence-transformers' Dense and LayerNorm modules hold them.
 
-y = a(W x + b), where the activation a is named in the layer's config; several follow each other.
-They are found by a folder's modules.json, else by the folders' names (`2_Dense`, `3_Dense`).
+y = a(W x + b), where the activation a is named in the layer's config; or x with its mean taken out,
+divided by its deviation. Several follow each other. They are found by a folder's modules.json, else
+by the folders' names (`2_Dense`, `3_LayerNorm`).
 
 Shapes: B rows, D width.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import inner_path, read_json, read_object
 
 __all__ = [
+    "NormLayer",
     "Projection",
     "ProjectionLayer",
     "load_projection",
@@ -50,6 +52,9 @@ _PATHS = {
 class ProjectionLayer(nn.Module):
     """One linear layer with its activation."""
 
+    kind: ClassVar[str] = "Dense"
+    """The name of its module."""
+
     def __init__(
         self,
         in_features: int,
@@ -75,6 +80,16 @@ class ProjectionLayer(nn.Module):
         own = hasattr(self, "residual")
         return out_BD + (self.residual(x_BD) if own else x_BD)
 
+    @property
+    def out_features(self) -> int:
+        """Width of what comes out."""
+        return self.linear.out_features
+
+    @property
+    def biased(self) -> bool:
+        """Whether it adds numbers of its own."""
+        return self.linear.bias is not None
+
     def config(self) -> dict[str, Any]:
         """Return the layer's config as sentence-transformers writes it."""
         kind = type(self.activation_function)
@@ -87,21 +102,47 @@ class ProjectionLayer(nn.Module):
         return {**config, "use_residual": True} if self.use_residual else config
 
 
+class NormLayer(nn.Module):
+    """A layer norm of vectors."""
+
+    kind: ClassVar[str] = "LayerNorm"
+    biased: ClassVar[bool] = True
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out_features = width
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Return the vectors with mean 0 and deviation 1, then scaled and moved."""
+        out_BD: Tensor = self.norm(x_BD)
+        return out_BD
+
+    def config(self) -> dict[str, Any]:
+        """Return the layer's config as sentence-transformers writes it."""
+        return {"dimension": self.out_features}
+
+
+Layer = ProjectionLayer | NormLayer
+LayerT = TypeVar("LayerT", bound=nn.Module)
+_KINDS = (ProjectionLayer.kind, NormLayer.kind)
+
+
 class Projection(nn.Module):
     """The layers between pooling and the vector that is handed out."""
 
-    def __init__(self, layers: Sequence[ProjectionLayer]) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
     @property
     def out_features(self) -> int:
         """Width of what comes out."""
-        return self.parts()[-1].linear.out_features
+        return self.parts()[-1].out_features
 
-    def parts(self) -> list[ProjectionLayer]:
+    def parts(self) -> list[Layer]:
         """Return the layers in order."""
-        return cast(list[ProjectionLayer], list(self.layers))
+        return cast(list[Layer], list(self.layers))
 
     def forward(self, v_BD: Tensor) -> Tensor:
         """Return the pooled vectors after all layers, in float32."""
@@ -111,7 +152,7 @@ class Projection(nn.Module):
 
 
 def load_projection(folder: Path, width: int, *, tokens: bool = False) -> Projection | None:
-    """Return the Dense modules of a model folder; None where it has none.
+    """Return the Dense and LayerNorm modules of a model folder; None where it has none.
 
     Args:
         folder: of the model.
@@ -122,36 +163,42 @@ def load_projection(folder: Path, width: int, *, tokens: bool = False) -> Projec
         ModelError: files that are missing, cannot be read or do not fit.
         UnsupportedError: an activation or an input that is not known here.
     """
-    places = _dense_folders(folder)
+    places = _layer_folders(folder)
     if not places:
         return None
-    layers = []
-    for place in places:
-        layers.append(_read(place, width, tokens))
-        width = layers[-1].linear.out_features
+    layers: list[Layer] = []
+    for kind, place in places:
+        layers.append(
+            _read(place, width, tokens) if kind == _KINDS[0] else _read_norm(place, width)
+        )
+        width = layers[-1].out_features
     return Projection(layers).float().eval().requires_grad_(False)
 
 
 def projected_width(folder: Path) -> int | None:
-    """Return the width that the Dense modules of a folder give; None where it has none.
+    """Return the width that the layers of a folder give; None where it has none.
 
     Only their configs are read.
 
     Raises:
         ModelError: a file that cannot be read.
     """
-    places = _dense_folders(folder)
+    places = _layer_folders(folder)
     if not places:
         return None
-    file = places[-1] / "config.json"
-    return _width(read_object(file), "out_features", file)
+    kind, place = places[-1]
+    file = place / "config.json"
+    return _width(read_object(file), "out_features" if kind == _KINDS[0] else "dimension", file)
 
 
-def _dense_folders(folder: Path) -> list[Path]:
+def _layer_folders(folder: Path) -> list[tuple[str, Path]]:
+    """Return kind and folder of each layer, in order."""
     modules = folder / "modules.json"
     if not modules.is_file():
-        found = [path for path in folder.glob("*_Dense") if (path / "config.json").is_file()]
-        return sorted(found, key=lambda path: (len(path.name), path.name))
+        found = [path for kind in _KINDS for path in folder.glob(f"*_{kind}")]
+        found = [path for path in found if (path / "config.json").is_file()]
+        named = [(*path.name.rsplit("_", 1), path) for path in found]
+        return [(kind, path) for _, kind, path in sorted(named, key=lambda one: (len(one[0]), one))]
     entries = read_json(modules)
     fit = isinstance(entries, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("type", "path"))
@@ -159,8 +206,37 @@ def _dense_folders(folder: Path) -> list[Path]:
     )
     if not fit:
         raise ModelError(f'{modules} is not a list of modules, each with "type" and "path"')
-    dense = [entry for entry in entries if entry["type"].rsplit(".", 1)[-1] == "Dense"]
-    return [inner_path(folder, entry["path"], modules) for entry in dense]
+    kinds = [entry["type"].rsplit(".", 1)[-1] for entry in entries]
+    return [
+        (kind, inner_path(folder, entry["path"], modules))
+        for kind, entry in zip(kinds, entries, strict=True)
+        if kind in _KINDS
+    ]
+
+
+def _read_norm(folder: Path, width: int) -> NormLayer:
+    file = folder / "config.json"
+    own = _width(read_object(file), "dimension", file)
+    if own != width:
+        raise ModelError(_not_of_one_model(folder, own, width))
+    return _filled(NormLayer(width), _weights(folder), folder)
+
+
+def _not_of_one_model(folder: Path, own: int, width: int) -> str:
+    return (
+        f"{str(folder)!r} takes vectors of width {own}, but what comes before it gives {width}; "
+        "the folder's parts are not of one model"
+    )
+
+
+def _filled(layer: LayerT, state: dict[str, Tensor], folder: Path) -> LayerT:
+    """Return a layer with its weights."""
+    try:
+        layer.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the weights in {str(folder)!r} do not fit: {reason[:300]}") from error
+    return layer
 
 
 def _read(folder: Path, width: int, tokens: bool) -> ProjectionLayer:
@@ -174,10 +250,7 @@ def _read(folder: Path, width: int, tokens: bool) -> ProjectionLayer:
         )
     widths = [_width(config, key, file) for key in ("in_features", "out_features")]
     if widths[0] != width:
-        raise ModelError(
-            f"{str(folder)!r} takes vectors of width {widths[0]}, but what comes before it gives "
-            f"{width}; the folder's parts are not of one model"
-        )
+        raise ModelError(_not_of_one_model(folder, widths[0], width))
     state = _weights(folder)
     shape = tuple(state["linear.weight"].shape) if "linear.weight" in state else None
     if shape != (widths[1], width):  # checked before a layer of a damaged width takes the memory
@@ -191,12 +264,7 @@ def _read(folder: Path, width: int, tokens: bool) -> ProjectionLayer:
         activation=_activation(config, folder),
         residual=_flag(config, "use_residual", file, default=False),
     )
-    try:
-        layer.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"the weights in {str(folder)!r} do not fit: {reason[:300]}") from error
-    return layer
+    return _filled(layer, state, folder)
 
 
 def _width(config: Mapping[str, Any], key: str, file: Path) -> int:
@@ -233,10 +301,10 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def save_projection(projection: Projection, folder: Path) -> list[str]:
-    """Write every layer as a Dense module below a model folder and return the folders' names."""
+    """Write every layer as a module below a model folder and return the folders' names."""
     names = []
     for index, layer in enumerate(projection.parts(), start=2):
-        place = folder / f"{index}_Dense"
+        place = folder / f"{index}_{layer.kind}"
         place.mkdir()
         text = json.dumps(layer.config(), indent=2) + "\n"
         (place / "config.json").write_text(text, encoding="utf-8")

@@ -71,6 +71,8 @@ class Readout:
         self.trained = trained
         self.pooling = recipe.pooling
         self.heads = make_heads(recipe.heads if heads is None else heads)
+        for head in self.heads:
+            head.check(backbone)
         self._check_pooling()
         if recipe.dim is not None and recipe.dim > self.dense_width:
             raise UnsupportedError(
@@ -207,6 +209,10 @@ class Readout:
     def vocabulary_weights(self) -> npt.NDArray[np.float32] | None:
         """The weight of each id of the vocabulary in the pooling; None: all tokens weigh 1."""
         pooling = self.pooling
+        if pooling.skip:
+            weight_V = np.ones(self.backbone.vocab_size, np.float32)
+            weight_V[self.token_ids(pooling.skip)] = 0
+            return weight_V
         if pooling.weights == "none":
             return None
         statistics = self.statistics or frequency.zipf(self.backbone.vocab_size)
@@ -229,7 +235,7 @@ class Readout:
         return states.tokens(
             pooling.over,
             self.vocabulary_weights,
-            weighted_total=pooling.weights == "idf",
+            weighted_total=pooling.weights == "idf" or bool(pooling.skip),
             places=pooling.boundary == "count_prompt",
         )
 
@@ -241,6 +247,9 @@ class Readout:
         """
         tokens = self.pooled_tokens(states)
         v_BD = self._pooled(states.h_TD, tokens, self.kept(states, tokens))
+        if self.pooling.empty == "zero":
+            nothing_B = put(torch.from_numpy(states.nothing_B(self.pooling.over)), v_BD.device)
+            v_BD = v_BD.masked_fill(nothing_B[:, None], 0)
         if states.template is None:
             return v_BD
         return v_BD - self.pool(states.template.states)[states.template.prompt_B]

@@ -1,9 +1,9 @@
 """The sparse head: weights over the vocabulary.
 
-From the language-model head (SPLADE, PromptReps; `term_weights.py`), or from a layer that weighs
-the text's own tokens (BGE-M3; `token_layers.py`).
+From the language-model head (SPLADE, PromptReps; `term_weights.py`), or from a layer or a table
+that weighs the text's own tokens (BGE-M3, SparseStaticEmbedding; `token_layers.py`).
 
-Shapes: B texts of a pack, n texts of a call, V vocabulary.
+Shapes: B texts of a pack, n texts of a call, N tokens of a pack, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from embedlm.readout.token_layers import spread, token_weights, unweighed
 from embedlm.schema.heads import Sparse
 
 if TYPE_CHECKING:
+    from embedlm.backbone import Backbone
+    from embedlm.readout.pooling import Tokens
     from embedlm.readout.readout import Readout
     from embedlm.readout.states import PackStates
     from embedlm.schema.recipe import Recipe
@@ -69,11 +71,10 @@ class SparseHead(Head[Sparse]):
     def read(self, readout: Readout, states: PackStates) -> list[SparseRow]:
         """Return each text's terms and weights."""
         if not self.reads_lm_head:
-            picked = states.picked(self._segments(readout))
-            h_ND = states.tokens(self._segments(readout)).states(states.h_TD)
-            layer = self._layer(readout)
-            left_out = unweighed(readout.backbone.tokenizer)
-            return token_weights(layer, h_ND, picked.ids_by_text(), self.options.top_k, left_out)
+            over = self._segments(readout)
+            w_N = self._weights(readout, states, states.tokens(over)).float().cpu().numpy()
+            ids = states.picked(over).ids_by_text()
+            return token_weights(w_N, ids, self.options.top_k, self._left_out(readout))
         w_BV = self._term_weights(readout, states).cpu().numpy()
         words = states.words if states.words is not None else [None] * len(w_BV)
         extra = word_like(readout.backbone.tokenizer) if self.options.expand else None
@@ -98,13 +99,12 @@ class SparseHead(Head[Sparse]):
         """Return each text's weights of the whole vocabulary, w_BV."""
         if self.reads_lm_head:
             return self._term_weights(readout, states)
-        picked = states.picked(self._segments(readout))
-        tokens = states.tokens(self._segments(readout))
-        ids_N = put(torch.from_numpy(picked.ids()), states.h_TD.device)
+        over = self._segments(readout)
+        tokens = states.tokens(over)
+        ids_N = put(torch.from_numpy(states.picked(over).ids()), states.h_TD.device)
         shape = (len(states), readout.backbone.vocab_size)
-        h_ND = tokens.states(states.h_TD)
-        left_out = unweighed(readout.backbone.tokenizer)
-        return spread(self._layer(readout), h_ND, ids_N, tokens.sequence_N, shape, left_out)
+        w_N = self._weights(readout, states, tokens)
+        return spread(w_N, ids_N, tokens.sequence_N, shape, self._left_out(readout))
 
     def columns(self, readout: Readout, longest: int) -> int:
         """Return the size of the vocabulary."""
@@ -112,6 +112,29 @@ class SparseHead(Head[Sparse]):
 
     def _segments(self, readout: Readout) -> Any:
         return readout.pooling.over if self.options.over is None else self.options.over
+
+    def _weights(self, readout: Readout, states: PackStates, tokens: Tokens) -> Tensor:
+        """Return the weight of each picked token, w_N; none for a token that stands for nothing."""
+        h_ND = tokens.states(states.h_TD)
+        if self.options.weights == "token":
+            weight_N: Tensor = torch.relu(self._layer(readout)(h_ND))[:, 0]
+            return weight_N
+        nothing_B = put(torch.from_numpy(states.nothing_B(self._segments(readout))), h_ND.device)
+        return h_ND[:, 0].masked_fill(nothing_B[tokens.sequence_N], 0)
+
+    def _left_out(self, readout: Readout) -> list[int]:
+        """Return the ids of tokens that have no weight."""
+        table = self.options.weights == "static"
+        return [] if table else unweighed(readout.backbone.tokenizer)
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a table of vectors where one of weights is read."""
+        if self.options.weights == "static" and not (backbone.static and backbone.dim == 1):
+            raise UnsupportedError(
+                f"the sparse head's `weights: static` reads a table of one weight a token, and "
+                f"{backbone.name!r} has none; load a folder of SparseStaticEmbedding, or take "
+                "`weights: lm_head`"
+            )
 
     def _layer(self, readout: Readout) -> nn.Linear:
         layers = readout.parts.token_layers

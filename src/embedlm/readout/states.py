@@ -21,6 +21,7 @@ from embedlm.readout.pooling import Tokens
 
 __all__ = ["PackStates", "Picked", "TemplateStates"]
 
+_SPECIAL = SEGMENT_ID["special"]
 Over = str | tuple[str, ...]
 Ids = npt.NDArray[np.int64]
 
@@ -36,6 +37,8 @@ class Picked:
     count_B: Ids
     start_B: Ids
     """Where each text starts in R."""
+    nothing_B: npt.NDArray[np.bool_] | None = None
+    """Whether a text has none, so that its last token is picked; None: each has some."""
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], segments: Sequence[Segments], over: Over) -> Picked:
@@ -53,7 +56,7 @@ class Picked:
         mask_R = chosen[np.concatenate(list(segments))]
         count_B = np.add.reduceat(mask_R, start_B, dtype=np.int64)
         mask_R[(start_B + length_B - 1)[count_B == 0]] = True
-        return cls(rows, np.flatnonzero(mask_R), np.maximum(count_B, 1), start_B)
+        return cls(rows, np.flatnonzero(mask_R), np.maximum(count_B, 1), start_B, count_B == 0)
 
     def ids(self) -> Ids:
         """Return the picked tokens' ids, ids_N."""
@@ -128,6 +131,18 @@ class PackStates:
         if over not in self._picked:
             self._picked[over] = Picked.of(self.rows, self.segments, over)
         return self._picked[over]
+
+    def nothing_B(self, over: Over) -> npt.NDArray[np.bool_]:
+        """Tell for each text whether it has no token in the segments `over`.
+
+        An empty prompt has one, a special token that stands for nothing.
+        """
+        found_B = self.picked(over).nothing_B
+        if found_B is not None:
+            return found_B
+        rows = zip(self.rows, self.segments, strict=True) if self.segments else ()
+        found = [len(row) == 1 and list(marks) == [_SPECIAL] for row, marks in rows]
+        return np.array(found or [False] * len(self), dtype=bool)
 
     def tokens(
         self,

@@ -154,8 +154,7 @@ def unweighed(tokenizer: Any) -> list[int]:
 
 
 def spread(
-    layer: nn.Linear,
-    h_ND: Tensor,
+    w_N: Tensor,
     ids_N: Tensor,
     text_N: Tensor,
     shape: Any,
@@ -164,22 +163,20 @@ def spread(
     """Return each text's weights over the vocabulary with their gradient, w_BV.
 
     Args:
-        layer: from a state to its weight.
-        h_ND: states of all texts' tokens.
+        w_N: of all texts' tokens.
         ids_N: their token ids.
         text_N: which text each is of.
         shape: (B, V).
         left_out: token ids that have no weight.
     """
-    w_N = torch.relu(layer(h_ND))[:, 0]
     w_X = w_N.new_zeros(shape[0] * shape[1])
-    w_BV = w_X.scatter_reduce(0, text_N * shape[1] + ids_N, w_N, "amax").view(shape)
+    place_N = text_N * shape[1] + ids_N
+    w_BV = w_X.scatter_reduce(0, place_N, w_N, "amax", include_self=False).view(shape)
     return w_BV.index_fill(1, torch.tensor(left_out, dtype=torch.long, device=w_BV.device), 0.0)
 
 
 def token_weights(
-    layer: nn.Linear,
-    h_ND: Tensor,
+    w_N: npt.NDArray[np.float32],
     ids: list[npt.NDArray[np.int64]],
     top_k: int | None,
     left_out: Sequence[int],
@@ -187,16 +184,14 @@ def token_weights(
     """Return each text's vocabulary ids with the largest weight of their occurrences.
 
     Args:
-        layer: from a state to its weight.
-        h_ND: states, text after text.
-        ids: the token ids of each text's states.
+        w_N: of the texts' tokens, text after text.
+        ids: the token ids of each text.
         top_k: keep the largest k.
         left_out: token ids that have no weight.
     """
-    every = torch.relu(layer(h_ND.float()))[:, 0].cpu().numpy()
     rows, start = [], 0
     for own in ids:
-        weights = every[start : start + len(own)]
+        weights = w_N[start : start + len(own)]
         start += len(own)
         wrong = ~np.isfinite(weights)
         if wrong.any():  # no cut may hide them: `check_finite` tells of them
@@ -204,10 +199,10 @@ def token_weights(
             rows.append((ids_of, weights[wrong][first]))
             continue
         distinct, where = np.unique(own, return_inverse=True)
-        best = np.zeros(len(distinct), dtype=np.float32)
+        best = np.full(len(distinct), -np.inf, dtype=np.float32)
         np.maximum.at(best, where, weights)
-        keep = np.flatnonzero((best > 0) & ~np.isin(distinct, left_out))
+        keep = np.flatnonzero((best != 0) & ~np.isin(distinct, left_out))
         if top_k is not None and len(keep) > top_k:
-            keep = np.sort(keep[np.lexsort((distinct[keep], -best[keep]))[:top_k]])
+            keep = np.sort(keep[np.lexsort((distinct[keep], -np.abs(best[keep])))[:top_k]])
         rows.append((distinct[keep], best[keep]))
     return rows

@@ -75,13 +75,15 @@ class Sparse(Part):
     """Weights over the vocabulary: log(1 + relu(logits)) of the language-model head."""
 
     kind: Literal["sparse"] = "sparse"
-    weights: Literal["lm_head", "token"] = Field(
+    weights: Literal["lm_head", "token", "static"] = Field(
         "lm_head",
         description="token: a layer of the checkpoint gives each token of the text its weight "
-        "(BGE-M3).",
+        "(BGE-M3). static: so does a table (the queries of sparse models without inference).",
     )
     over: Over | None = Field(
-        None, description="With weights token: the segments that are read; None: the pooling's."
+        None,
+        description="With weights token and static: the segments that are read; None: the "
+        "pooling's.",
     )
     activation: Literal["relu", "log1p_relu"] = Field(
         "relu",
@@ -112,7 +114,7 @@ class Sparse(Part):
 
     @model_validator(mode="after")
     def _weighed_by_logits(self) -> Sparse:
-        if self.weights == "token" and self.activation != "relu":
+        if self.weights != "lm_head" and self.activation != "relu":
             raise ValueError("activation is that of the language-model head; leave it out")
         return self
 

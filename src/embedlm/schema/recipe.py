@@ -131,6 +131,14 @@ class Pooling(Part):
         "a typical one of the layers that are read, which is measured at load. bos: each row's "
         "first token, a BOS or not. A text without any other token keeps them.",
     )
+    skip: tuple[str, ...] = Field(
+        (), description="Tokens left out of a mean (model2vec's unknown token)."
+    )
+    empty: Literal["last", "zero"] = Field(
+        "last",
+        description="What a prompt without a token to pool gives: the state of its last token (of "
+        "one that stands for nothing), or zeros.",
+    )
     weights: Literal["none", "idf", "sif"] = Field(
         "none", description="Token weights from corpus frequencies (see Embedder.fit)."
     )
@@ -161,6 +169,12 @@ class Pooling(Part):
     @classmethod
     def _sink_by_norm(cls, value: bool | str) -> bool | str:
         return "norm" if value is True else value
+
+    @model_validator(mode="after")
+    def _a_plain_mean_to_skip_in(self) -> Pooling:
+        if self.skip and (self.kind, self.weights) != ("mean", "none"):
+            raise ValueError("skip leaves tokens out of kind: mean with weights: none alone")
+        return self
 
     @property
     def gathers(self) -> bool:
