@@ -30,8 +30,9 @@ from embedlm.encode.inputs import (
     check_texts,
 )
 from embedlm.encode.items import Item, Part, Share
-from embedlm.encode.options import AUTO, UNSET, Options, in_role, texts_of
+from embedlm.encode.options import AUTO, UNSET, Options, texts_of
 from embedlm.encode.precision import RANGE_OPTIONS, finish_vectors, fitted_ranges, vector_form
+from embedlm.encode.roles import Roles
 from embedlm.errors import InputError
 from embedlm.persistence.saving import Saving
 from embedlm.prompt.lead import with_lead
@@ -55,7 +56,7 @@ Names = Sequence[str] | None
 _STREAM_WINDOW = 4096
 
 
-class Embedder(Saving):
+class Embedder(Saving, Roles):
     """A language model and a recipe: encodes texts into vectors.
 
     Made by `embedlm.load`. `encode` takes sentence-transformers' spellings too.
@@ -69,6 +70,7 @@ class Embedder(Saving):
         name: str,
         generator: Any = None,
         ranges: Ranges | None = None,
+        routes: Mapping[str | None, Embedder] | None = None,
     ) -> None:
         """Join a readout with the prompt of its recipe.
 
@@ -78,8 +80,9 @@ class Embedder(Saving):
             name: what the model is called in messages and cards: a folder or hub id.
             generator: writes the texts that a recipe such as geneol rewrites; None: the model.
             ranges: of int8 and uint8 vectors, see `fit_ranges`.
+            routes: what reads the texts of each role, where that is not this one.
         """
-        self.ranges = ranges or Ranges()
+        self.ranges, self.routes = ranges or Ranges(), routes or {}
         self.readout, self.executor = readout, executor
         self.name, self.generator = name, generator
         self.renderer = Renderer(
@@ -102,6 +105,7 @@ class Embedder(Saving):
             UnsupportedError: the recipe wants the network itself otherwise (its attention, sliding
                 windows, adapters); load the model with it.
         """
+        self.check_one_route("read by another recipe")
         limit = self.backbone.max_positions if isinstance(recipe, str) else None
         readout = self.readout.with_recipe(Recipe.load(recipe).within(limit))
         same = readout.recipe.gives_vectors_of(self.recipe)
@@ -109,6 +113,7 @@ class Embedder(Saving):
 
     def with_backbone(self, backbone: Backbone) -> Embedder:
         """Return one by the same recipe over another form of the network, without its ranges."""
+        self.check_one_route("changed")
         return self._with(self.readout.with_backbone(backbone), Executor(backbone))
 
     def _with(self, readout: Readout, executor: Executor, ranges: Ranges | None = None) -> Embedder:
@@ -159,11 +164,10 @@ class Embedder(Saving):
     get_embedding_dimension = get_sentence_embedding_dimension
 
     def __repr__(self) -> str:
-        return (
-            f"Embedder({self.name!r}, recipe={self.recipe.name!r}, dim={self.dim}, "
-            f"attention={'causal' if self.backbone.causal else 'bidirectional'}, "
-            f"{self.backbone.implementation}, {self.device}, {self.backbone.dtype})"
-        )
+        attention = "causal" if self.backbone.causal else "bidirectional"
+        facts = f"recipe={self.recipe.name!r}, dim={self.dim}, attention={attention}"
+        how = f"{self.backbone.implementation}, {self.device}, {self.backbone.dtype}"
+        return f"Embedder({self.name!r}, {facts}, {how})"
 
     # -- rendering ----------------------------------------------------------------------------
 
@@ -181,7 +185,7 @@ class Embedder(Saving):
         checked = check_texts(texts)
         request = Request(role, check_demonstrations(demonstrations), max_length)
         instructions = check_instructions(instruction, len(checked))
-        batches = self.renderer.render(checked.texts, request, instructions)
+        batches = self.route(role).renderer.render(checked.texts, request, instructions)
         return batches if len(batches) > 1 else batches[0]
 
     # -- encoding -----------------------------------------------------------------------------
@@ -268,14 +272,6 @@ class Embedder(Saving):
         vectors = outputs[0] if checked.single else outputs
         return torch.from_numpy(vectors) if options.as_tensor else vectors
 
-    def encode_query(self, texts: Any = UNSET, **options: Any) -> Any:
-        """Encode with role "query", unless the call names another; options as in `encode`."""
-        return self.encode(texts, **in_role("query", options))
-
-    def encode_document(self, texts: Any = UNSET, **options: Any) -> Any:
-        """Encode with role "document", unless the call names another; options as in `encode`."""
-        return self.encode(texts, **in_role("document", options))
-
     def stream(self, texts: Iterable[Any], **options: Any) -> Iterator[Any]:
         """Yield the vectors of an iterable of texts one by one, in order; see `encode`."""
         if isinstance(texts, str | Mapping):
@@ -286,10 +282,11 @@ class Embedder(Saving):
         return (vector for window in windows for vector in self.encode(window, **options))
 
     def _encode(self, parts: Sequence[Part], options: Options) -> Any:
-        readout = self.readout_of(options.heads, options.role)
+        route = self.route(options.role)
+        readout = route.readout_of(options.heads, options.role)
         options.check_heads([head.kind for head in readout.heads])
-        outputs = self.gather(readout, parts, options).by_kind(readout)
-        check_finite(outputs, parts, self.backbone)
+        outputs = route.gather(readout, parts, options).by_kind(readout)
+        check_finite(outputs, parts, route.backbone)
         facts = readout.recipe, readout.statistics, options, self.ranges
         if "dense" in outputs:
             outputs["dense"] = finish_vectors(outputs["dense"], *facts)
@@ -308,6 +305,8 @@ class Embedder(Saving):
 
     def readout_of(self, heads: Any, role: str | None) -> Readout:
         """Return the readout with the heads that a call asks for."""
+        if (route := self.route(role)) is not self:
+            return route.readout_of(heads, role)
         several = self.recipe.transform is not None or len(self.renderer.templates(role)) > 1
         chosen = requested_heads(heads, self.recipe, several=several, trained=self.readout.trained)
         return self.readout if heads is None else self.readout.with_heads(chosen)
@@ -336,6 +335,7 @@ class Embedder(Saving):
         Unfitted, the frequency of a token is taken from its rank in the vocabulary (Zipf's law).
         `save_pretrained` keeps what was learnt. Returns the embedder itself.
         """
+        self.check_one_route("fitted")
         texts = check_texts(texts).texts
         statistics = token_statistics(self.renderer, texts, self.backbone.vocab_size)
         if count := self.recipe.pooling.remove_components:

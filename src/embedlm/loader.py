@@ -8,12 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from embedlm.backbone import gguf_folder, load_backbone
+from embedlm.backbone import Backbone, gguf_folder, load_backbone
 from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_adapters
 from embedlm.backbone.gguf_model import pools_last
+from embedlm.backbone.quantised import KINDS
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
-from embedlm.errors import ModelError
+from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.names import real_path
 from embedlm.persistence import (
     check_width,
@@ -22,10 +23,17 @@ from embedlm.persistence import (
     own_recipe,
     recognise,
 )
-from embedlm.persistence.hub import check_model_kwargs, downloaded, network_place
+from embedlm.persistence.hub import (
+    check_model_kwargs,
+    downloaded,
+    network_place,
+    whole_folder,
+)
 from embedlm.persistence.layouts import asked_dtype
 from embedlm.persistence.markers import keep_markers
 from embedlm.persistence.published import recipe_of_checkpoint
+from embedlm.persistence.read import check_widths, route_recipe
+from embedlm.persistence.router import read_router
 from embedlm.prompt.render import Request
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.readout import Parts, Readout
@@ -99,6 +107,11 @@ def load(
     check_model_kwargs(model_kwargs)
     name = str(model) if model is not None else "builtin" if recipe is None else "builtin-base"
     source = model_source(name, **hub)
+    router = read_router(layout_folder(source)) if recipe is None else None
+    if router is not None:
+        refused = {"adapters": adapters, "merge": merge, "generator": generator, "lm_head": lm_head}
+        options = {"device": device, "dtype": dtype, "attn": attn, "max_length": max_length}
+        return _routed(name, source, refused, {**options, "model_kwargs": model_kwargs})
     known = _own_recipe(name, source) if recipe is None else _asked_for(recipe, source)
     chosen = known or Recipe.load("plain-mean")
     # A model that writes the variants of texts itself needs its language-model head for that.
@@ -125,6 +138,67 @@ def load(
     if known is None:
         _tell_of_no_recipe(name)
     return _told_of_open_end(embedder, source)
+
+
+def _routed(
+    name: str, source: str, refused: Mapping[str, Any], options: Mapping[str, Any]
+) -> Embedder:
+    """Load a folder whose roles are read by modules of their own.
+
+    Args:
+        name: as it was given.
+        source: folder or hub id.
+        refused: arguments of `load` that are for one network.
+        options: the others, of `load_readout`.
+
+    Raises:
+        UnsupportedError: one of those that are for one network was given, or the routes give
+            vectors that cannot be compared.
+    """
+    given = [key for key, value in refused.items() if value]
+    if given:
+        raise UnsupportedError(
+            f"{name!r} reads queries and documents by networks of their own (a Router), and "
+            f"{given[0]} is for a model of one; leave it out"
+        )
+    router = read_router(whole_folder(source))
+    assert router is not None
+    found: dict[str, Embedder] = {}
+    for route, modules in router.routes.items():
+        recipe, place = route_recipe(router, route, source), str(modules[0][1])
+        kept = dict(options)
+        if recipe.backbone.kind == "static" and kept["dtype"] in KINDS:
+            kept["dtype"] = "auto"  # a table has no products that could run in 8 bits
+        alike = [
+            one
+            for one in found.values()
+            if one.backbone.name == place and one.recipe.backbone == recipe.backbone
+        ]
+        shared = alike[0].backbone if alike else None
+        readout = load_readout(place, recipe, trained=True, backbone=shared, places=modules, **kept)
+        check_widths(modules, readout.backbone.dim)
+        executor = alike[0].executor if alike else Executor(readout.backbone)
+        found[route] = Embedder(readout, executor, name=name)
+    _check_alike(name, found)
+    main, ranges = found[router.default], Ranges.load(router.folder)
+    routes = {role: found[route] for role, route in router.roles.items()}
+    return Embedder(main.readout, main.executor, name=name, ranges=ranges, routes=routes)
+
+
+def _check_alike(name: str, found: Mapping[str, Embedder]) -> None:
+    """Refuse routes whose vectors cannot be compared."""
+    told = {
+        route: ("sparse vectors of", one.backbone.vocab_size)
+        if one.recipe.heads[0].kind == "sparse"
+        else ("vectors of", one.dim)
+        for route, one in found.items()
+    }
+    if len(set(told.values())) > 1:
+        listed = ", ".join(f"{route}: {kind} {size}" for route, (kind, size) in told.items())
+        raise UnsupportedError(
+            f"the routes of {name!r} give vectors that cannot be compared ({listed}); the folder's "
+            "parts are not of one model"
+        )
 
 
 @lru_cache(maxsize=256)
@@ -157,8 +231,14 @@ def load_to_train(
     model: str, recipe: Recipe, *, device: Any = None, lm_head: bool = False
 ) -> Embedder:
     """Load a model in float32, with untrained layers where its recipe reads some that it lacks."""
+    source = model_source(model)
+    if read_router(layout_folder(source)) is not None:
+        raise UnsupportedError(
+            f"{model!r} reads queries and documents by networks of their own (a Router), and "
+            "EmbedLM trains models of one; take the folder of one of them"
+        )
     readout = load_readout(
-        model_source(model), recipe, device=device, dtype="float32", lm_head=lm_head, create=True
+        source, recipe, device=device, dtype="float32", lm_head=lm_head, create=True
     )
     return Embedder(readout, Executor(readout.backbone), name=model)
 
@@ -178,6 +258,8 @@ def load_readout(
     create: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
     hub: Mapping[str, Any] | None = None,
+    backbone: Backbone | None = None,
+    places: Sequence[tuple[str, Path]] | None = None,
 ) -> Readout:
     """Load the network of a folder or hub id, and the layers that the recipe reads beside it.
 
@@ -195,13 +277,15 @@ def load_readout(
         max_length: see there; as model_kwargs.
         create: make untrained layers for token vectors and weights that the checkpoint lacks.
         hub: token and cache_dir, see there.
+        backbone: the network, where it is loaded already.
+        places: kind and folder of the modules, where they are those of a route.
     """
     if max_length is not None:
         recipe = recipe.override({"prompt.max_length": max_length})
     merge = recipe.backbone.merge if merge is None else merge
     base, folders = _adapters(source, recipe, adapters, merge, hub or {})
     place = network_place(base)
-    backbone = load_backbone(
+    backbone = backbone or load_backbone(
         place,
         recipe.backbone,
         device=device,
@@ -217,9 +301,8 @@ def load_readout(
         recipe = recipe.within(backbone.max_positions)
     folder = layout_folder(source)
     keep_markers(folder, backbone.tokenizer)
-    parts = Parts(place if base == source else source, folder).for_recipe(
-        recipe, backbone, create=create
-    )
+    own = Parts(place if base == source else source, folder, places)
+    parts = own.for_recipe(recipe, backbone, create=create)
     if parts.latent is not None:
         recipe = recipe.override({"pooling.latent": parts.latent.config})
     return Readout(backbone, recipe, parts, trained=trained)

@@ -12,8 +12,9 @@ from embedlm.errors import ModelError, UnsupportedError
 from embedlm.persistence.expressible import is_expressible, prefixes_of
 from embedlm.persistence.layouts import PYLATE, SETTINGS, TRANSFORMER
 from embedlm.persistence.modules import MODULES, POOLINGS
-from embedlm.persistence.sentence_transformers import read_folder, write_outline
+from embedlm.persistence.sentence_transformers import read_folder
 from embedlm.persistence.settings import Outline
+from embedlm.persistence.written import write_outline
 from embedlm.schema.recipe import Recipe
 from tests.models import VOCAB, build
 

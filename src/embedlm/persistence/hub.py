@@ -19,12 +19,13 @@ from embedlm.readout.frequency import STATISTICS_FILE
 from embedlm.readout.quantized import RANGES_FILE
 from embedlm.schema.arguments import usable_path
 
-__all__ = ["check_model_kwargs", "downloaded", "layout_folder", "network_place"]
+__all__ = ["check_model_kwargs", "downloaded", "layout_folder", "network_place", "whole_folder"]
 
 _FILES = (
     "embedlm.yaml",
     "config.json",
     "modules.json",
+    "router_config.json",
     "config_sentence_transformers.json",
     *TRANSFORMER_FILES,
     "tokenizer.json",
@@ -152,12 +153,22 @@ def network_place(source: str) -> str:
         return str(path) if path != folder else source
     if path == folder and "Static" not in kind and not is_model2vec(folder):
         return source
+    return str(whole_folder(source) / path.relative_to(folder))
+
+
+def whole_folder(source: str) -> Path:
+    """Return the folder of a model with all its files, downloaded where it is one of the hub.
+
+    Raises:
+        ModelError: a hub model that cannot be reached.
+    """
+    if is_local(source):
+        return Path(source)
     try:
-        whole = Path(snapshot_download(source, ignore_patterns=[*_COPIES]))
+        return Path(snapshot_download(source, ignore_patterns=[*_COPIES]))
     except Exception as error:  # the hub's client and its transport have no common base
         check_reachable(source)
         raise unloadable(source, "files", error) from error
-    return str(whole / path.relative_to(folder))
 
 
 def layout_folder(source: str) -> Path:

@@ -18,7 +18,16 @@ from embedlm.persistence.settings import (
     read_settings,
 )
 
-__all__ = ["LISTING", "check_order", "first_module", "read_listing", "read_module"]
+__all__ = [
+    "LISTING",
+    "Modules",
+    "check_order",
+    "first_module",
+    "listed_entries",
+    "module_at",
+    "read_listing",
+    "read_module",
+]
 
 LISTING = "modules.json"
 PACKAGES = ("sentence_transformers", "pylate")
@@ -37,12 +46,29 @@ _ENTRY = (
 _NEEDED = ("name", "path", "type")
 
 
-def read_listing(folder: Path) -> list[tuple[str, Path]]:
+Modules = list[tuple[str, Path]]
+"""Kind and folder of each module, in order."""
+
+
+def read_listing(folder: Path) -> Modules:
     """Return kind and folder of each module, in order; none where there is no modules.json.
 
     Raises:
         ModelError: a file that cannot be read, or a path outside the folder.
         UnsupportedError: a module that is not known.
+    """
+    file = folder / LISTING
+    return [
+        module_at(folder, file, entry["type"], entry["path"]) for entry in listed_entries(folder)
+    ]
+
+
+def listed_entries(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of a folder's modules.json, checked; none where it has no such file.
+
+    Raises:
+        ModelError: a file that cannot be read.
+        UnsupportedError: an entry with a key that is not known.
     """
     file = folder / LISTING
     if not file.is_file():
@@ -54,10 +80,31 @@ def read_listing(folder: Path) -> list[tuple[str, Path]]:
             f'{file} is not a list of modules, each {{"idx": ..., "name": ..., "path": ..., '
             '"type": ...}'
         )
-    modules = [_entry(folder, file, entry) for entry in entries]
+    for entry in entries:
+        for key in _NEEDED:
+            if key not in entry:
+                raise ModelError(f"{file}: a module lacks {key!r}; each has {', '.join(_NEEDED)}")
+        read_settings(Draft(folder), file, entry, _ENTRY)
     for key in ("idx", "name"):
         _check_once(file, key, [entry[key] for entry in entries if key in entry])
-    return modules
+    found: list[dict[str, Any]] = entries
+    return found
+
+
+def module_at(folder: Path, file: Path, kind_ref: str, path: str) -> tuple[str, Path]:
+    """Return kind and folder of a module that a file of a model's folder names.
+
+    Raises:
+        ModelError: a path outside the folder.
+        UnsupportedError: a module that is not known.
+    """
+    package, kind = kind_ref.split(".")[0], kind_ref.rsplit(".", 1)[-1]
+    if kind not in MODULES or package not in PACKAGES:
+        raise UnsupportedError(
+            f"{file} has the module {kind_ref!r}, which EmbedLM does not know; known: "
+            f"{', '.join(MODULES)}, of {' and '.join(PACKAGES)}. Give recipe= to say how to pool"
+        )
+    return kind, inner_path(folder, path, file)
 
 
 def first_module(folder: Path) -> tuple[str, Path]:
@@ -65,28 +112,14 @@ def first_module(folder: Path) -> tuple[str, Path]:
 
     A listing that cannot be read is passed over: who asks for the recipe of a folder is told of it.
     """
-    file, own = folder / LISTING, ("Transformer", folder)
+    own = "Transformer", folder
     try:
-        entries = read_json(file) if file.is_file() else None
-        first = entries[0] if isinstance(entries, list) and entries else None
-        kind, path = _entry(folder, file, first) if isinstance(first, dict) else own
+        first = listed_entries(folder)[:1]
+        places = [module_at(folder, folder / LISTING, one["type"], one["path"]) for one in first]
     except EmbedLMError:
         return own
+    kind, path = (*places, own)[0]
     return (kind, path) if kind in INPUTS else own
-
-
-def _entry(folder: Path, file: Path, entry: dict[str, Any]) -> tuple[str, Path]:
-    for key in _NEEDED:
-        if key not in entry:
-            raise ModelError(f"{file}: a module lacks {key!r}; each has {', '.join(_NEEDED)}")
-    read_settings(Draft(folder), file, entry, _ENTRY)
-    package, kind = entry["type"].split(".")[0], entry["type"].rsplit(".", 1)[-1]
-    if kind not in MODULES or package not in PACKAGES:
-        raise UnsupportedError(
-            f"{file} has the module {entry['type']!r}, which EmbedLM does not know; known: "
-            f"{', '.join(MODULES)}, of {' and '.join(PACKAGES)}. Give recipe= to say how to pool"
-        )
-    return kind, inner_path(folder, entry["path"], file)
 
 
 def _check_once(file: Path, key: str, values: list[Any]) -> None:

@@ -9,18 +9,27 @@ from typing import Any
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.hub import layout_folder
-from embedlm.persistence.listing import LISTING, read_listing
+from embedlm.persistence.listing import LISTING, Modules, read_listing
 from embedlm.persistence.model2vec import is_model2vec, read_model2vec
 from embedlm.persistence.modules import WIDTHS
 from embedlm.persistence.published import recipe_of_checkpoint, recognise
+from embedlm.persistence.router import Router, read_router
 from embedlm.persistence.sentence_transformers import (
     SETTINGS_FILE,
+    is_late_interaction,
     read_folder,
     table_truncation,
 )
 from embedlm.schema.recipe import MultiVector, Recipe
 
-__all__ = ["RECIPE_FILE", "check_width", "derive_recipe", "own_recipe"]
+__all__ = [
+    "RECIPE_FILE",
+    "check_width",
+    "check_widths",
+    "derive_recipe",
+    "own_recipe",
+    "route_recipe",
+]
 
 RECIPE_FILE = "embedlm.yaml"
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -52,6 +61,32 @@ def own_recipe(source: str) -> Recipe | None:
         return known
     if not (folder / LISTING).is_file():
         return read_model2vec(folder) if is_model2vec(folder) else None
+    router = read_router(folder)
+    if router is not None:
+        return route_recipe(router, router.default, source)
+    return _derived(source, folder, read_listing(folder))
+
+
+def route_recipe(router: Router, route: str, source: str) -> Recipe:
+    """Return the recipe of one of a folder's routes, which knows the roles of all.
+
+    Raises:
+        ModelError: a file that cannot be read.
+        UnsupportedError: a module or a setting that no recipe can express.
+    """
+    if is_late_interaction(router.folder):
+        raise UnsupportedError(
+            f"{router.folder} gives token vectors by several routes, which EmbedLM does not know; "
+            "load the folder of one of them"
+        )
+    recipe = _derived(source, router.folder, router.routes[route])
+    default = recipe.prompt.default
+    named = {role: default for role in router.roles if role not in (None, "query", "document")}
+    return recipe.override({"prompt.roles": {**named, **recipe.prompt.roles}})
+
+
+def _derived(source: str, folder: Path, modules: Modules) -> Recipe:
+    """Return the recipe that the modules of a folder ask for."""
     base = {
         "name": _name(source),
         "summary": "derived from a sentence-transformers folder",
@@ -59,21 +94,20 @@ def own_recipe(source: str) -> Recipe | None:
         "prompt": {"default": "{text}", "special_tokens_in_text": "tokens"},
         "heads": ["dense"],
     }
-    recipe = read_folder(folder, Recipe.load(base))
-    cutting = _cuts_on_the_left(folder)
+    recipe = read_folder(folder, Recipe.load(base), modules)
+    kind, place = modules[0]
+    cutting = _cuts_on_the_left(kind, place)
     if cutting is not None:
         return _left(recipe, cutting)
-    _, place = read_listing(folder)[0]
     is_t5 = "t5" in str(optional_json(place / "config.json").get("model_type"))
     return _instructor(recipe) if is_t5 and _may_be_instructor(source, folder) else recipe
 
 
-def _cuts_on_the_left(folder: Path) -> str | None:
+def _cuts_on_the_left(kind: str, path: Path) -> str | None:
     """Return the setting that has what is too long cut on the left; None: it is cut on the right.
 
     The tokenizer's rules (tokenizer.json) count where its settings name no side.
     """
-    kind, path = read_listing(folder)[0]
     if kind == "StaticEmbedding":
         cut = table_truncation(path)
         return f"{path / RULES_FILE}: truncation.direction" if cut and cut[1] == "left" else None
@@ -109,9 +143,17 @@ def check_width(source: str, width: int) -> None:
         ModelError: names the file and both widths.
     """
     folder = layout_folder(source)
-    if (folder / RECIPE_FILE).is_file():
-        return
-    for kind, path in read_listing(folder):
+    if not (folder / RECIPE_FILE).is_file():
+        check_widths(read_listing(folder), width)
+
+
+def check_widths(modules: Modules, width: int) -> None:
+    """Refuse modules whose pooling is of states of another width than their network's.
+
+    Raises:
+        ModelError: names the file and both widths.
+    """
+    for kind, path in modules:
         file = path / "config.json"
         content = optional_json(file) if kind == "Pooling" else {}
         for key in WIDTHS:

@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers and PyLate: read into a recipe, written from a model.
+"""Folders of sentence-transformers and PyLate, read into a recipe; `written.py` writes them.
 
 What each key of their files means stands in `layouts.py`; here is what only the files together say:
 prompts, the order of modules, lengths and expansion of token vectors.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedlm.errors import ModelError, UnsupportedError
-from embedlm.jobs.json_files import optional_json, write_json
+from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.chat_prompts import write_chats
 from embedlm.persistence.layouts import (
     LATE_INTERACTION,
@@ -23,23 +23,22 @@ from embedlm.persistence.layouts import (
     TRANSFORMER,
     TRANSFORMER_FILES,
 )
-from embedlm.persistence.listing import LISTING, check_order, read_listing, read_module
-from embedlm.persistence.modules import MODULES
+from embedlm.persistence.listing import (
+    LISTING,
+    Modules,
+    check_order,
+    read_listing,
+    read_module,
+)
 from embedlm.persistence.settings import (
     COUNT,
     Draft,
-    Outline,
     Setting,
     read_settings,
-    write_settings,
 )
 from embedlm.schema.arguments import short
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.template import escape
-
-if TYPE_CHECKING:
-    from embedlm.embedder import Embedder
-    from embedlm.persistence.expressible import Form
 
 __all__ = [
     "LISTING",
@@ -47,16 +46,11 @@ __all__ = [
     "is_late_interaction",
     "read_folder",
     "table_truncation",
-    "write_modules",
 ]
 
 SETTINGS_FILE = "config_sentence_transformers.json"
-PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TASK = re.compile(r"Instruct: (?P<task>.+)(?P<end>\nQuery: ?)", re.DOTALL)
 _TASK_PROMPTS = ("query", "web_search_query")
-
-
-# -- reading -----------------------------------------------------------------------------------
 
 
 def is_late_interaction(folder: Path) -> bool:
@@ -67,12 +61,13 @@ def is_late_interaction(folder: Path) -> bool:
     return kind in ("ColBERT", "MultiVectorEncoder") or (kind is None and marked)
 
 
-def read_folder(folder: Path, base: Recipe) -> Recipe:
+def read_folder(folder: Path, base: Recipe, modules: Modules | None = None) -> Recipe:
     """Return the recipe that a folder's modules.json, and what it points to, ask for.
 
     Args:
         folder: of the model.
         base: the recipe whose fields hold where the folder says nothing.
+        modules: of one of its routes; None: those that modules.json lists.
 
     Raises:
         ModelError: a file that cannot be read, or a path outside the folder.
@@ -83,7 +78,7 @@ def read_folder(folder: Path, base: Recipe) -> Recipe:
     draft.facts["late_interaction"] = late
     settings = SETTINGS + (PYLATE if late else ())
     _read(draft, folder / SETTINGS_FILE, settings)
-    modules = read_listing(folder)
+    modules = read_listing(folder) if modules is None else modules
     _read_input(draft, *(modules[0] if modules else ("Transformer", folder)))
     for kind, path in modules:
         read_module(draft, kind, path)
@@ -316,56 +311,3 @@ def _expansion(draft: Draft) -> tuple[int | None, dict[str, Any] | None]:
         return length, None
     length = length or 32
     return length, {"length": length, "attended": facts.get("attend", False)}
-
-
-# -- writing -----------------------------------------------------------------------------------
-
-
-def write_modules(embedder: Embedder, folder: Path, form: Form, dense: Sequence[str]) -> None:
-    """Write modules.json and what it points to.
-
-    Args:
-        embedder: the model that is saved.
-        folder: with the network, the tokenizer and the projection in it.
-        form: which of the library's classes the recipe is, and its prompts.
-        dense: names of the folders of the projection's layers.
-    """
-    outline = Outline(
-        embedder.recipe,
-        form.prefixes.named,
-        form.prefixes.default,
-        embedder.backbone.dim,
-        embedder.backbone.vocab_size,
-        embedder.max_length,
-    )
-    write_outline(outline, folder, dense)
-
-
-def write_outline(outline: Outline, folder: Path, dense: Sequence[str] = ()) -> None:
-    """Write every file of the layout but the weights."""
-    kind = outline.recipe.heads[0].kind
-    static = outline.recipe.backbone.kind == "static"
-    normalized = [*dense, *["Normalize"] * outline.recipe.normalize]
-    stages = {
-        "dense": [*(["StaticEmbedding"] if static else ["Transformer", "Pooling"]), *normalized],
-        "sparse": ["SparseStaticEmbedding"] if static else ["MLMTransformer", "SpladePooling"],
-        "multi_vector": ["Transformer", *dense],
-    }[kind]
-    entries = []
-    for index, stage in enumerate(stages):
-        path = stage if stage in dense else f"{index}_{stage}" if index else ""
-        module = MODULES[stage.rpartition("_")[2]]
-        kind_ref = f"{module.package}{module.kind}"
-        if module.kind == "Dense" and kind == "multi_vector":
-            kind_ref = PYLATE_DENSE
-        entries.append({"idx": index, "name": str(index), "path": path, "type": kind_ref})
-        content = {} if stage in dense else write_settings(outline, module.settings)
-        if path and path not in dense:
-            (folder / path).mkdir()
-        if content:
-            write_json(folder / path / "config.json", content, indent=2)
-    write_json(folder / LISTING, entries, indent=2)
-    keys = SETTINGS + (PYLATE if kind == "multi_vector" else ())
-    write_json(folder / SETTINGS_FILE, write_settings(outline, keys), indent=2)
-    if not static:
-        write_json(folder / TRANSFORMER_FILES[0], write_settings(outline, TRANSFORMER), indent=2)

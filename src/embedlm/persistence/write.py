@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
 
-from embedlm.backbone.stored import store_weights
 from embedlm.errors import InputError
 from embedlm.jobs import disk_errors, new_folder
-from embedlm.jobs.json_files import read_object, write_json
 from embedlm.persistence.card import Card
 from embedlm.persistence.expressible import Form, form_of
-from embedlm.persistence.model2vec import is_model2vec
+from embedlm.persistence.input_files import save_input
 from embedlm.persistence.read import RECIPE_FILE
-from embedlm.persistence.sentence_transformers import write_modules
-from embedlm.prompt.special import add_eos, surround
+from embedlm.persistence.route_files import write_router
+from embedlm.persistence.router import ROUTER_FILE
+from embedlm.persistence.written import write_modules
 from embedlm.readout.latent import save_latent
 from embedlm.readout.new_projection import asked_projection
 from embedlm.readout.projection import Projection, save_projection
@@ -54,13 +51,19 @@ def save(embedder: Embedder, folder: Path, card: Card, save_dtype: str | None = 
     """
     if folder.is_file():
         raise InputError(f"{str(folder)!r} is a file; give a folder to save the model in")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+    known = any((folder / name).is_file() for name in ("config.json", ROUTER_FILE))
+    if folder.is_dir() and any(folder.iterdir()) and not known:
         raise InputError(f"the folder {str(folder)!r} holds something that is no model")
     kept = f"What was at {folder} before is unchanged; make room, or choose another folder"
     with disk_errors(folder, kept, also=(SafetensorError,)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(folder) as unfinished:
-            _write(embedder, unfinished, card, folder.name, save_dtype)
+            if embedder.routes:
+                form = write_router(embedder, unfinished, save_dtype)
+                embedder.ranges.save(unfinished)
+                card.write(embedder, unfinished, _note(embedder, form, by_row=False), folder.name)
+            else:
+                _write(embedder, unfinished, card, folder.name, save_dtype)
 
 
 def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: str | None) -> None:
@@ -68,12 +71,7 @@ def _write(embedder: Embedder, folder: Path, card: Card, name: str, save_dtype: 
     # sentence-transformers would read the base alone, without a word; rows it cannot read at all.
     by_row = save_dtype == "int8"
     form = None if embedder.adapters or by_row else form_of(embedder)
-    embedder.executor.save(folder)
-    if save_dtype is not None:
-        store_weights(folder, save_dtype)
-    _tokenizer(embedder, form is not None and form.prefixes.eos).save_pretrained(folder)
-    if embedder.backbone.static:
-        _finish_table(embedder, folder)
+    save_input(embedder, folder, save_dtype, eos=form is not None and form.prefixes.eos)
     dense = []
     keep_settings(embedder.backbone, folder)
     parts = embedder.readout.parts.read_by(recipe)
@@ -114,28 +112,6 @@ def _note(embedder: Embedder, form: Form | None, *, by_row: bool) -> str:
     return note
 
 
-def _finish_table(embedder: Embedder, folder: Path) -> None:
-    """Tell other libraries how texts are cut and vectors finished: a table's files say no more."""
-    length = _own_length(embedder)
-    if length is not None:
-        file = folder / "tokenizer.json"
-        core = Tokenizer.from_file(str(file))
-        core.enable_truncation(length, direction=embedder.recipe.prompt.truncation_side)
-        core.save(str(file))
-    if is_model2vec(folder):
-        config = read_object(folder / "config.json")
-        settings = {"normalize": embedder.recipe.normalize, "max_length": length}
-        write_json(folder / "config.json", {**config, **settings}, indent=2)
-
-
-def _own_length(embedder: Embedder) -> int | None:
-    """Return how many of a text's own tokens are read; None: all."""
-    length, prompt = embedder.max_length, embedder.recipe.prompt
-    if length is None or prompt.special_tokens == "none":
-        return length
-    return max(1, length - sum(map(len, surround(embedder.tokenizer))))
-
-
 def _saved_recipe(embedder: Embedder) -> Recipe:
     """Return the recipe of the folder: its adapters are merged into it or lie below it."""
     recipe, switchable = embedder.recipe, bool(embedder.adapters)
@@ -147,24 +123,3 @@ def _saved_recipe(embedder: Embedder) -> Recipe:
     if not (recipe.backbone.adapters or switchable):
         return recipe
     return recipe.override({"backbone.adapters": (), "backbone.merge": not switchable})
-
-
-def _tokenizer(embedder: Embedder, eos: bool) -> Any:
-    """Return the tokenizer, which cuts and closes texts as the recipe does where it can say so.
-
-    One without a padding token pads with its EOS: other libraries refuse batches otherwise, and
-    look away from padding whatever it is.
-    """
-    side = embedder.recipe.prompt.truncation_side
-    closes = eos and embedder.tokenizer.eos_token_id is not None
-    eos_token = embedder.tokenizer.eos_token
-    pads = embedder.tokenizer.pad_token is not None or eos_token is None
-    if not closes and pads and embedder.tokenizer.truncation_side == side:
-        return embedder.tokenizer
-    tokenizer = copy.deepcopy(embedder.tokenizer)
-    tokenizer.truncation_side = side
-    if not pads:
-        tokenizer.pad_token = eos_token
-    if closes:
-        add_eos(tokenizer)
-    return tokenizer

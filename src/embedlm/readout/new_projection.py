@@ -5,6 +5,7 @@ Shapes: O numbers out, I numbers in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,14 @@ def asked_projection(recipe: Recipe) -> NewProjection | None:
     return asked if isinstance(asked, NewProjection) else None
 
 
-def projection_for(folder: Path, width: int, recipe: Recipe, *, create: bool) -> Projection | None:
+def projection_for(
+    folder: Path,
+    width: int,
+    recipe: Recipe,
+    *,
+    create: bool,
+    places: Sequence[tuple[str, Path]] | None = None,
+) -> Projection | None:
     """Return the projection of a checkpoint, or a new one that its recipe asks for.
 
     Args:
@@ -32,12 +40,13 @@ def projection_for(folder: Path, width: int, recipe: Recipe, *, create: bool) ->
         width: of the vectors that go in.
         recipe: `projection: auto` takes the checkpoint's, a width the checkpoint's or a new one.
         create: whether the layer is there to be trained.
+        places: of the layers, see `load_projection`.
 
     Raises:
         ModelError: files that are damaged, or a projection of another width or form.
         UnsupportedError: the checkpoint has none, and nothing says what it should begin with.
     """
-    found, asked = load_projection(folder, width), asked_projection(recipe)
+    found, asked = load_projection(folder, width, places=places), asked_projection(recipe)
     if asked is None:
         return found
     if found is not None:

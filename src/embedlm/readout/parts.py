@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Parts:
     """The folder or hub id that the layers are read from."""
     folder: Path = Path()
     """Where the source's small files are on this machine."""
+    places: Sequence[tuple[str, Path]] | None = None
+    """Kind and folder of the modules among which layers are; None: the folder's files tell."""
     projection: Projection | None = None
     """After the pooling."""
     latent: LatentAttention | None = None
@@ -83,7 +86,7 @@ class Parts:
     ) -> nn.Module | None:
         if name == "projection":
             width = backbone.dim * len(kinds_of(recipe.pooling.kind))
-            return projection_for(self.folder, width, recipe, create=create)
+            return projection_for(self.folder, width, recipe, create=create, places=self.places)
         if name == "latent":
             assert recipe.pooling.latent is not None
             return load_latent(self.source, backbone.dim, recipe.pooling.latent)

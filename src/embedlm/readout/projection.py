@@ -22,11 +22,13 @@ from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.json_files import inner_path, read_json, read_object
 
 __all__ = [
+    "LAYERS",
     "NormLayer",
     "Projection",
     "ProjectionLayer",
     "load_projection",
     "projected_width",
+    "save_layer",
     "save_projection",
 ]
 
@@ -125,7 +127,8 @@ class NormLayer(nn.Module):
 
 Layer = ProjectionLayer | NormLayer
 LayerT = TypeVar("LayerT", bound=nn.Module)
-_KINDS = (ProjectionLayer.kind, NormLayer.kind)
+LAYERS = (ProjectionLayer.kind, NormLayer.kind)
+"""The names of their modules."""
 
 
 class Projection(nn.Module):
@@ -151,25 +154,33 @@ class Projection(nn.Module):
         return v_BD
 
 
-def load_projection(folder: Path, width: int, *, tokens: bool = False) -> Projection | None:
+def load_projection(
+    folder: Path,
+    width: int,
+    *,
+    tokens: bool = False,
+    places: Sequence[tuple[str, Path]] | None = None,
+) -> Projection | None:
     """Return the Dense and LayerNorm modules of a model folder; None where it has none.
 
     Args:
         folder: of the model.
         width: of the vectors that go in.
         tokens: whether these are token states, and not what comes out of the pooling.
+        places: kind and folder of each; None: those that the folder's files tell.
 
     Raises:
         ModelError: files that are missing, cannot be read or do not fit.
         UnsupportedError: an activation or an input that is not known here.
     """
-    places = _layer_folders(folder)
+    places = _layer_folders(folder) if places is None else places
+    places = [(kind, place) for kind, place in places if kind in LAYERS]
     if not places:
         return None
     layers: list[Layer] = []
     for kind, place in places:
         layers.append(
-            _read(place, width, tokens) if kind == _KINDS[0] else _read_norm(place, width)
+            _read(place, width, tokens) if kind == LAYERS[0] else _read_norm(place, width)
         )
         width = layers[-1].out_features
     return Projection(layers).float().eval().requires_grad_(False)
@@ -183,19 +194,19 @@ def projected_width(folder: Path) -> int | None:
     Raises:
         ModelError: a file that cannot be read.
     """
-    places = _layer_folders(folder)
+    places = [(kind, place) for kind, place in _layer_folders(folder) if kind in LAYERS]
     if not places:
         return None
     kind, place = places[-1]
     file = place / "config.json"
-    return _width(read_object(file), "out_features" if kind == _KINDS[0] else "dimension", file)
+    return _width(read_object(file), "out_features" if kind == LAYERS[0] else "dimension", file)
 
 
 def _layer_folders(folder: Path) -> list[tuple[str, Path]]:
-    """Return kind and folder of each layer, in order."""
+    """Return kind and folder of each module among which the layers are, in order."""
     modules = folder / "modules.json"
     if not modules.is_file():
-        found = [path for kind in _KINDS for path in folder.glob(f"*_{kind}")]
+        found = [path for kind in LAYERS for path in folder.glob(f"*_{kind}")]
         found = [path for path in found if (path / "config.json").is_file()]
         named = [(*path.name.rsplit("_", 1), path) for path in found]
         return [(kind, path) for _, kind, path in sorted(named, key=lambda one: (len(one[0]), one))]
@@ -210,7 +221,6 @@ def _layer_folders(folder: Path) -> list[tuple[str, Path]]:
     return [
         (kind, inner_path(folder, entry["path"], modules))
         for kind, entry in zip(kinds, entries, strict=True)
-        if kind in _KINDS
     ]
 
 
@@ -306,9 +316,14 @@ def save_projection(projection: Projection, folder: Path) -> list[str]:
     for index, layer in enumerate(projection.parts(), start=2):
         place = folder / f"{index}_{layer.kind}"
         place.mkdir()
-        text = json.dumps(layer.config(), indent=2) + "\n"
-        (place / "config.json").write_text(text, encoding="utf-8")
-        weights = {name: value.contiguous().cpu() for name, value in layer.state_dict().items()}
-        save_file(weights, place / "model.safetensors")
+        save_layer(layer, place)
         names.append(place.name)
     return names
+
+
+def save_layer(layer: Layer, place: Path) -> None:
+    """Write a layer as a module, into a folder of its own."""
+    text = json.dumps(layer.config(), indent=2) + "\n"
+    (place / "config.json").write_text(text, encoding="utf-8")
+    weights = {name: value.contiguous().cpu() for name, value in layer.state_dict().items()}
+    save_file(weights, place / "model.safetensors")
