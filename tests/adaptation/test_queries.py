@@ -219,3 +219,68 @@ def test_options_are_refused(told, options):
     kinds = options.pop("kinds", None)
     with pytest.raises(InputError, match=told):
         Settings.of(kinds, given=False, llm=False, **options)
+
+
+# -- scripts without blanks -------------------------------------------------------------------
+
+WIND = {
+    "zh": (
+        "# 风力发电机\n\n## 叶片与机组\n\n叶片通常由玻璃纤维和环氧树脂制成。叶片的长度决定了"
+        "扫风面积。在风速过高的时候，变桨系统会调整叶片角度！机组结冰会降低效率，机组因此需要"
+        "加热装置，效率仍然不高。"
+    ),
+    "ja": (
+        "# 風力発電所\n\n## 羽根とその問題\n\n風力発電は風の力で風車を回す方法である。風車の"
+        "羽根は三枚のものが多い。強風のときは風力発電を止めることになる。風車の騒音が問題にな"
+        "ることもある。"
+    ),
+    "ko": (
+        "# 풍력 발전\n\n## 풍력 터빈 날개\n\n풍력은 바람의 힘으로 전기를 만드는 방법이다. 날"
+        "개는 유리 섬유로 만든다. 바람이 너무 강하면 풍력 터빈을 멈춘다. 날개가 얼면 전기를 "
+        "적게 만든다."
+    ),
+    "th": (
+        "# พลังงานลม\n\n## ใบพัดกังหันลม\n\nกังหันลมเปลี่ยนพลังงานจลน์ของลมให้เป็นไฟฟ้า ใบพัด"
+        "มักทำจากใยแก้วและเรซิน เมื่อลมแรงเกินไป ระบบจะหยุดกังหันลมเพื่อความปลอดภัย ใบพัดที่ม"
+        "ีน้ำแข็งผลิตไฟฟ้าได้น้อย"
+    ),
+}
+
+
+def _queries_of(folder, text, size=2_000):
+    folder.mkdir()
+    (folder / "a.md").write_text(text, encoding="utf-8")
+    chunks = list(cut(read_corpus(folder).documents, TOKENIZER, size))
+    return {query.kind: query for query in derived(chunks, DERIVED, 6, seed=0)}
+
+
+@pytest.mark.parametrize(
+    ("language", "keywords", "asked"),
+    [
+        ("zh", {"叶片", "机组"}, "什么 解释 知识 意思 作用 工作"),
+        ("ja", {"風車", "風力発電"}, "です ください ます"),
+        ("ko", {"풍력", "바람", "날개", "전기"}, "뜻 요 주세요"),
+        ("th", {"กังหันลม", "ใบพัด"}, "อะไร อย่างไร อธิบาย"),
+    ],
+)
+def test_all_kinds_are_made_of_a_script_without_blanks(language, keywords, asked, tmp_path):
+    found = _queries_of(tmp_path / language, WIND[language])
+    assert set(found) == set(DERIVED)
+    assert set(found["keywords"].text.split()) & keywords
+    assert any(word in found["question"].text for word in asked.split())
+    assert any(word in found["question"].text for word in keywords)
+    for kind in ("title", "heading", "first_sentence", "cloze"):
+        assert found[kind].text not in found[kind].passage
+    assert len(found["cloze"].text) < 0.5 * len(found["cloze"].chunk.text)
+
+
+def test_no_english_question_is_asked_about_another_language(tmp_path):
+    german = (
+        "Eine Windkraftanlage wandelt die Energie des Windes in Strom um. Die Flügel bestehen "
+        "aus Glasfaser und Harz. Bei starkem Wind wird die Anlage angehalten. Auf dem Meer sind "
+        "die Anlagen größer als an Land, und der Wind weht dort gleichmäßiger. Der Lärm der "
+        "Anlage kann ein Problem sein, wenn Häuser in der Nähe stehen und der Wind sich dreht."
+    )
+    kinds = set(_queries_of(tmp_path / "de", german))
+    assert {"keywords", "first_sentence", "cloze"} <= kinds
+    assert "question" not in kinds

@@ -1,6 +1,6 @@
 import pytest
 
-from embedlm.data.words import runs_of, words_of
+from embedlm.data.words import runs_of, word_count, words_of
 
 
 def test_words_are_folded_and_each_sign_of_a_script_without_blanks_is_one():
@@ -49,3 +49,18 @@ def test_scripts_without_blanks_stand_apart_from_letters(text, runs):
 )
 def test_spellings_of_one_word_are_one(one, other):
     assert words_of(one) == words_of(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Wind turns a user_id, don't it?", 8),
+        ("什么是光合作用", 4),
+        ("風力発電は風の力で電気を作る方法である", 10),
+        ("풍력은 바람의 힘이다", 4),
+        ("กังหันลมเปลี่ยนพลังงาน", 4),
+        ("", 0),
+    ],
+)
+def test_signs_without_blanks_are_parts_of_words(text, count):
+    assert word_count(text) == count

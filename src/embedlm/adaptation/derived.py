@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from embedlm.adaptation.chunks import Chunk
-from embedlm.data.words import words_of
+from embedlm.adaptation.questions import QUESTIONS, Words
+from embedlm.adaptation.terms import repeated, spelt, terms_in
+from embedlm.data.words import runs_of, word_count, words_of
 from embedlm.search.chunks import sentence_spans
 
 __all__ = ["Query", "WordCounts", "derived"]
@@ -34,14 +36,6 @@ _LEFT = 8
 """Words that a passage must keep where a sentence is taken out of it."""
 _KEYWORDS = (3, 6)
 _PHRASE = (2, 3)
-_QUESTIONS = (
-    "what is {phrase}?",
-    "what is known about {phrase}?",
-    "how does {phrase} work?",
-    "what is the effect of {phrase}?",
-    "explain {phrase}",
-    "when does {phrase} matter?",
-)
 _COMMON = 0.2
 """Share of the chunks in which a word may stand that begins or ends a phrase."""
 
@@ -63,23 +57,49 @@ class Query:
 
 
 class WordCounts:
-    """In how many chunks each word stands."""
+    """In how many chunks each word stands, and what documents without blanks repeat."""
 
     def __init__(self, chunks: Sequence[Chunk]) -> None:
         self.total = len(chunks)
         self.counts: Counter[str] = Counter()
+        self.terms: dict[str, list[str]] = {}
+        self.languages: dict[str, str | None] = {}
+        documents: dict[str, list[Chunk]] = {}
         for chunk in chunks:
             self.counts.update(set(words_of(chunk.passage)))
+            documents.setdefault(chunk.document, []).append(chunk)
+        found = {id: Words(chunk.passage for chunk in own) for id, own in documents.items()}
+        around = Words()
+        for words in found.values():
+            around.add(words)
+        for id, own in documents.items():
+            self.languages[id] = found[id].language(around)
+            texts = [chunk.text for chunk in own]
+            self.terms[id] = repeated(texts) if found[id].signs else []
+            for text in texts if self.terms[id] else ():
+                self.counts.update(terms_in(text, self.terms[id]).keys())
+        self._terms = frozenset(term for own in self.terms.values() for term in own)
 
     def idf(self, word: str) -> float:
         """Return log(1 + (N - n + 0.5) / (n + 0.5)), as BM25 weighs words."""
         count = self.counts[word]
         return math.log(1 + (self.total - count + 0.5) / (count + 0.5))
 
+    def is_term(self, word: str) -> bool:
+        """Tell whether a word is a term of a script without blanks."""
+        return word in self._terms
+
     def rare(self, word: str) -> bool:
         """Tell whether a word says what a chunk is about."""
         common = self.counts[word] > max(1, _COMMON * self.total)
-        return len(word) > 2 and not common and not word.isdecimal()
+        long = len(word) > 2 or self.is_term(word)
+        return long and not common and not word.isdecimal()
+
+    def told(self, chunk: Chunk) -> dict[str, float]:
+        """Return tf * idf of a chunk's words, and of its terms where no blanks part words."""
+        words = Counter(run for run in runs_of(chunk.text) if isinstance(run, str))
+        words.update(terms_in(chunk.text, self.terms[chunk.document]))
+        return {word: n * self.idf(word) for word, n in words.items() if self.rare(word)}
 
 
 def derived(chunks: Sequence[Chunk], kinds: Sequence[str], each: int, seed: int) -> Iterator[Query]:
@@ -98,7 +118,7 @@ Made = tuple[str, str] | None
 
 
 def _title(chunk: Chunk, _: WordCounts, __: random.Random) -> Made:
-    if chunk.number or len(words_of(chunk.title)) < 2:
+    if chunk.number or word_count(chunk.title) < 2:
         return None
     heading = f"{chunk.heading} " if chunk.heading else ""
     return chunk.title, f"{heading}{chunk.text}"
@@ -107,7 +127,7 @@ def _title(chunk: Chunk, _: WordCounts, __: random.Random) -> Made:
 def _heading(chunk: Chunk, _: WordCounts, __: random.Random) -> Made:
     if not chunk.heading:
         return None
-    short = len(words_of(chunk.heading)) < 3
+    short = word_count(chunk.heading) < 3
     return (f"{chunk.title} {chunk.heading}" if short else chunk.heading), chunk.text
 
 
@@ -117,8 +137,8 @@ def _sentences(chunk: Chunk) -> list[str]:
 
 def _taken_out(chunk: Chunk, sentence: str) -> Made:
     low, high = _SENTENCE
-    words = len(words_of(sentence))
-    if not low <= words <= high or len(words_of(chunk.text)) - words < _LEFT:
+    words = word_count(sentence)
+    if not low <= words <= high or word_count(chunk.text) - words < _LEFT:
         return None
     return sentence, chunk.without(sentence)
 
@@ -134,15 +154,37 @@ def _cloze(chunk: Chunk, _: WordCounts, rng: random.Random) -> Made:
 
 
 def _keywords(chunk: Chunk, counts: WordCounts, rng: random.Random) -> Made:
-    words = words_of(chunk.text)
-    weight = {word: n * counts.idf(word) for word, n in Counter(words).items() if counts.rare(word)}
-    best = sorted(weight, key=lambda word: (-weight[word], word))[: rng.randint(*_KEYWORDS)]
-    if len(best) < _KEYWORDS[0]:
+    weight = counts.told(chunk)
+    best: list[str] = []
+    most = rng.randint(*_KEYWORDS)
+    for word in sorted(weight, key=lambda word: (-weight[word], word)):
+        inside = counts.is_term(word) and any(word in one or one in word for one in best)
+        if len(best) < most and not inside:
+            best.append(word)
+    if word_count(" ".join(best)) < _KEYWORDS[0]:
         return None
-    return " ".join(sorted(best, key=words.index)), chunk.passage
+    runs = ["".join(run) for run in runs_of(chunk.text)]
+
+    def place(word: str) -> tuple[int, int]:
+        at = runs.index(word) if word in runs else next(i for i, r in enumerate(runs) if word in r)
+        return at, runs[at].index(word)
+
+    return spelt(" ".join(sorted(best, key=place))), chunk.passage
 
 
 def _question(chunk: Chunk, counts: WordCounts, rng: random.Random) -> Made:
+    language = counts.languages[chunk.document]
+    if language is None:
+        return None
+    weight = _phrases(chunk, counts) if language == "en" else counts.told(chunk)
+    if not weight:
+        return None
+    best = min(weight, key=lambda phrase: (-weight[phrase], phrase))
+    return rng.choice(QUESTIONS[language]).format(phrase=spelt(best)), chunk.passage
+
+
+def _phrases(chunk: Chunk, counts: WordCounts) -> dict[str, float]:
+    """Return the weights of a chunk's phrases."""
     phrases: Counter[str] = Counter()
     for sentence in _sentences(chunk):
         for run in re.split(r"[^\w\s'-]+", sentence):
@@ -152,15 +194,12 @@ def _question(chunk: Chunk, counts: WordCounts, rng: random.Random) -> Made:
                     part = words[at : at + size]
                     if counts.rare(part[0]) and counts.rare(part[-1]):
                         phrases[" ".join(part)] += 1
-    if not phrases:
-        return None
 
     def weight(phrase: str) -> float:
         parts = phrase.split()
         return phrases[phrase] * sum(counts.idf(word) for word in parts) / math.sqrt(len(parts))
 
-    best = min(phrases, key=lambda phrase: (-weight(phrase), phrase))
-    return rng.choice(_QUESTIONS).format(phrase=best), chunk.passage
+    return {phrase: weight(phrase) for phrase in phrases}
 
 
 MAKERS: dict[str, Callable[[Chunk, WordCounts, random.Random], Made]] = {

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-__all__ = ["folded", "runs_of", "words_of"]
+__all__ = ["folded", "runs_of", "script_of", "sign_words", "word_count", "words_of"]
 
 _SIGNS = (
     r"\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6"
@@ -22,6 +22,8 @@ _SIGNS = (
     r"\U00020000-\U0003ffff"
 )
 """Letters of scripts without blanks, and Korean syllables."""
+_SIGNS_OF_A_WORD = {"kana": 2.5, "Han": 1.7, "Hangul": 2.0, "alphabet": 4.0}
+"""Signs of a word on average; alphabets are those of Thai, Lao, Burmese and Khmer."""
 _PLAIN = re.compile(r"[^\W_]+")
 _POINTS = re.compile(
     r"[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670"
@@ -58,6 +60,26 @@ def words_of(text: str) -> list[str]:
     for run in runs_of(text):
         words += [run] if isinstance(run, str) else run
     return words
+
+
+def word_count(text: str) -> int:
+    """Return about how many words a text has, where `words_of` counts signs of scripts."""
+    return round(sum(1.0 if isinstance(run, str) else sign_words(run) for run in runs_of(text)))
+
+
+def sign_words(signs: Iterable[str]) -> float:
+    """Return about how many words so many signs of scripts without blanks are."""
+    return sum(1 / _SIGNS_OF_A_WORD[script_of(sign)] for sign in signs)
+
+
+def script_of(sign: str) -> str:
+    """Return the kind of script of a sign: kana, Han, Hangul or alphabet (Thai, Lao, ...)."""
+    code = sign[0]
+    if code < "\u3000":
+        return "alphabet"
+    if "\u3040" <= code <= "\u31ff":
+        return "kana"
+    return "Hangul" if "\uac00" <= code <= "\ud7af" else "Han"
 
 
 @lru_cache(maxsize=1)

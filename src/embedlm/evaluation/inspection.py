@@ -16,6 +16,7 @@ from embedlm.data import Source, TrainingRecord, read_rows, training_records
 from embedlm.data.duplicates import Duplicates
 from embedlm.data.keys import text_key
 from embedlm.data.languages import language_of
+from embedlm.data.words import word_count
 from embedlm.errors import MissingExtraError
 from embedlm.evaluation.contamination import HeldOut, texts_of
 from embedlm.jobs import progress
@@ -42,7 +43,7 @@ class _Texts:
     seen: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, text: str) -> None:
-        self.words.append(len(text.split()))
+        self.words.append(word_count(text))
         self.characters.append(len(text))
         key = text_key(text)
         self.seen[key] = self.seen.get(key, 0) + 1
@@ -211,7 +212,7 @@ def _leaks(found: _Found, against: Sequence[str | Path], model: Any) -> dict[str
 def _evaluation_texts(paths: Sequence[str | Path]) -> Iterator[str]:
     for path in paths:
         for _, row in read_rows(path):
-            yield from (text for text in texts_of(row) if len(text.split()) > 2)
+            yield from (text for text in texts_of(row) if word_count(text) > 2)
 
 
 def _near_vectors(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from embedlm.data.lines import paragraphs
 from embedlm.data.rows import FileRow
+from embedlm.data.sentences import SENTENCE_GAP
 from embedlm.errors import InputError, closest
 
 __all__ = ["Chunking", "Span", "sentence_spans"]
@@ -20,7 +21,7 @@ Span = tuple[int, int]
 WAYS = ("tokens", "sentences", "headings")
 SIZE = 256
 """Tokens of a chunk where nothing is said and a model reads as many."""
-_BETWEEN = re.compile(r"(?<=[.!?])\s+|(?<!\s)\s*\n\s*|(?<=[。！？])")
+_BETWEEN = re.compile(rf"{SENTENCE_GAP}|(?<!\s)\s*\n\s*")
 _ROW = re.compile(r"^[ \t]*\|.*\|(?=[ \t]*$)", re.MULTILINE)
 
 

@@ -17,6 +17,7 @@ from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.data.front_matter import below, is_break, without_fields
 from embedlm.data.lines import TABLE_RULE, heading_words, paragraphs
 from embedlm.data.rows import FileRow
+from embedlm.data.sentences import SENTENCE_GAP
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs.names import check_name
 
@@ -30,7 +31,7 @@ LONGEST_HEADING = 300
 _ENDS = (
     ("|", re.compile(r"(?<=\|) (?=\|)")),
     ("- ", re.compile(r"\s+(?=- )")),
-    ("", re.compile(r"(?<=[.!?])\s+|(?<=[。！？])(?!\Z)")),
+    ("", re.compile(SENTENCE_GAP)),
     ("", re.compile(r"\s*\n\s*")),
     ("", re.compile(r"\s+")),
 )

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from embedlm.data.words import word_count
 from embedlm.generation import Answer, Conversation, Question, Sampling
 from embedlm.generation.generator import unquoted
 from embedlm.jobs.json_files import why_not_json
@@ -175,7 +176,7 @@ class Asker:
             text = self._bare_text(text)
             if not text:
                 raise _Unreadable("the answer is empty")
-            if len(text.split()) >= _OWN and _bare(text) in self.shown:
+            if word_count(text) >= _OWN and _bare(text) in self.shown:
                 raise _Unreadable("the answer is that of an example")
             return {self.step.into: text}
         found = _object(text, self.step.fields)
@@ -260,7 +261,7 @@ def _text_of(least: int, most: int | None) -> Any:
     """Return the type of a text with so many words."""
 
     def check(text: str) -> str:
-        words = len(text.split())
+        words = word_count(text)
         if words < least or (most is not None and words > most):
             allowed = f"at least {least}" if most is None else f"{least} to {most}"
             raise ValueError(f"{words} words, and {allowed} are wanted")

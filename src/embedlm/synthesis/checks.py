@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from embedlm.data.languages import in_language
-from embedlm.data.words import words_of
+from embedlm.data.words import word_count, words_of
 from embedlm.evaluation.contamination import HeldOut
 from embedlm.schema.pipeline import Check
 from embedlm.synthesis.asking import Outcome, shared_prompts
@@ -40,8 +40,9 @@ def _reasons(step: Check, text: str, item: Item, held_out: HeldOut) -> Iterator[
     ):
         yield "a refusal"
     words = words_of(text)
-    if step.words is not None and not step.words[0] <= len(words) <= step.words[1]:
-        yield f"{len(words)} words, not {step.words[0]} to {step.words[1]}"
+    count = word_count(text)
+    if step.words is not None and not step.words[0] <= count <= step.words[1]:
+        yield f"{count} words, not {step.words[0]} to {step.words[1]}"
     for name in step.copies_of:
         if _copied(words, str(item[name])):
             yield f"a copy of {name}"

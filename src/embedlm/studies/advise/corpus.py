@@ -11,6 +11,7 @@ import numpy as np
 
 from embedlm.data import existing, read_rows
 from embedlm.data.lines import heading_words
+from embedlm.data.words import word_count
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation.readers import read_retrieval
 from embedlm.evaluation.statistics import SEED
@@ -200,7 +201,7 @@ def _derived(
             heading = words
             if text[1:2] != "#":
                 page = words
-            elif len(words.split()) < _ALONE:
+            elif word_count(words) < _ALONE:
                 heading = f"{page} {words}".strip()
             continue
         title = titles.get(str(document.id)) or str(document.metadata.get("title") or "") or heading
@@ -209,7 +210,7 @@ def _derived(
         if title and document.text.startswith(title):
             bare = replace(document, text=document.text[len(title) :].strip(" .:\n") or title)
         kept.append(bare)
-        if len(title.split()) >= _FEWEST_WORDS and bare.text != title:
+        if word_count(title) >= _FEWEST_WORDS and bare.text != title:
             titled.append((title.strip(), bare))
     counts: dict[str, int] = {}
     for title, _ in titled:
