@@ -1,6 +1,7 @@
 """Every form is read as it was written, and as its own library writes it."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -228,13 +229,37 @@ def test_every_public_set_has_what_its_kind_needs():
     assert {"dureader", "eli5", "fever", "hotpotqa", "all-nli", "miracl"} <= set(public_sets())
 
 
+def test_what_a_form_cannot_hold_is_left_out_and_counted(file, tmp_path, run):
+    qrels = [("q1", "a", 1), ("q1", "c", 0), ("q2", "a", 0), ("q2", "b", 0)]
+    folder = collection(tmp_path / "set", CORPUS, QUERIES, qrels)
+    words = ("data", "convert", folder, "--from", "beir", "-o")
+    told = "queries without a positive (all their grades are 0 or less)"
+    done = run(*words, tmp_path / "o.jsonl", "--json")
+    assert json.loads(done.out)["left_out"] == {told: 1}
+    assert f"left out: 1 {told}" in run(*words, tmp_path / "p.jsonl").err
+    collection(folder, CORPUS, QUERIES, qrels[1:])
+    assert f"2 {told}" in run(*words, tmp_path / "q.jsonl").one_line()
+    words = ("data", "convert", file, "--to", "sentence-transformers", "-o")
+    done = run(*words, tmp_path / "r.jsonl")
+    assert "1 record in" in done.out
+    assert "left out: 1 records without negatives" in done.err
+    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "positives": ["p"]}\n')
+    words = ("data", "convert", tmp_path / "pairs.jsonl", "--to", "sentence-transformers")
+    assert "no record has negatives" in run(*words, "-o", tmp_path / "s.jsonl").one_line()
+    assert not (tmp_path / "s.jsonl").exists()
+
+
 def test_rows_come_through_the_library_from_a_folder_too(tmp_path):
     pytest.importorskip("datasets")
     home = tmp_path / "set"
     home.mkdir()
     rows = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(5)]
+    rows.insert(1, {"question": "no answer", "answer": ""})
     (home / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = list(public_rows("squad", source=str(home), config="default", limit=3))
+    left_out = Counter()
+    place = {"source": str(home), "config": "default"}
+    found = list(public_rows("squad", **place, limit=3, left_out=left_out))
+    assert left_out == {"rows without a query or a positive": 1}
     assert [row["query"] for row in found] == ["q0", "q1", "q2"]
     assert found[0]["positives"] == ["a0"]
     assert found[0]["license"] == public_sets()["squad"].license

@@ -271,7 +271,11 @@ def test_a_missing_model_is_refused_before_anything_is_computed(beir, run, tiny_
 
 
 def test_titles_without_blanks_are_queries(tmp_path):
-    rows = [("风力发电机", "叶片由玻璃纤维制成。"), ("核电站", "反应堆使用普通水。"), ("水", "冷。")]
+    rows = [
+        ("风力发电机", "叶片由玻璃纤维制成。"),
+        ("核电站", "反应堆使用普通水。"),
+        ("水", "冷。"),
+    ]
     lines = (json.dumps({"id": t, "title": t, "text": text}) for t, text in rows)
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     assert read_corpus(tmp_path).queries == ["风力发电机", "核电站"]

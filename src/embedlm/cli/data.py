@@ -180,16 +180,31 @@ def convert(
     """Write records in another form; a bad record ends it, with its file and line."""
     from embedlm.data.conversion import convert as converted
 
-    left_out: Counter[str] | None = Counter() if skip_missing else None
-    forms = {"from_form": from_form, "to_form": to_form}
-    count = converted(source, output, **forms, corpus=corpus, split=split, left_out=left_out)
+    missing: Counter[str] | None = Counter() if skip_missing else None
+    unusable: Counter[str] = Counter()
+    count = converted(
+        source,
+        output,
+        from_form=from_form,
+        to_form=to_form,
+        corpus=corpus,
+        split=split,
+        left_out=missing,
+        unusable=unusable,
+    )
+    _tell_written(json, "record", count, output, {**(missing or {}), **unusable}, skip_missing)
+
+
+def _tell_written(
+    json: bool, what: str, count: int, output: str, left_out: dict[str, int], always: bool = False
+) -> None:
     if json:
-        told = {} if left_out is None else {"left_out": dict(left_out)}
-        emit({"records": count, "output": output, **told})
+        told = {"left_out": left_out} if left_out or always else {}
+        emit({f"{what}s": count, "output": output, **told})
         return
-    print(f"{counted(count, 'record')} in {output}")
-    for what, number in (left_out or {}).items():
-        print(f"left out: {number:,} {what}", file=sys.stderr)
+    print(f"{counted(count, what)} in {output}")
+    for reason, number in left_out.items():
+        print(f"left out: {number:,} {reason}", file=sys.stderr)
 
 
 @app.command(
@@ -248,9 +263,14 @@ def get(
     from embedlm.data.conversion import write_rows
     from embedlm.data.public import public_rows
 
-    rows = public_rows(name, source=source, config=config, split=split, limit=limit, seed=seed)
-    count = write_rows(rows, output)
-    if json:
-        emit({"rows": count, "output": output})
-    else:
-        print(f"{counted(count, 'row')} in {output}")
+    left_out: Counter[str] = Counter()
+    rows = public_rows(
+        name,
+        source=source,
+        config=config,
+        split=split,
+        limit=limit,
+        seed=seed,
+        left_out=left_out,
+    )
+    _tell_written(json, "row", write_rows(rows, output), output, left_out)

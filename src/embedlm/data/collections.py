@@ -48,6 +48,7 @@ class _Asked:
     corpus: str | Path | None
     split: str | None
     left_out: Counter[str] | None
+    unanswered: Counter[str]
 
     def lacks(self, what: str, told: str) -> None:
         """Count what is named and not there, or refuse it."""
@@ -63,6 +64,7 @@ def read_collection(
     corpus: str | Path | None = None,
     split: str | None = None,
     left_out: Counter[str] | None = None,
+    unanswered: Counter[str] | None = None,
 ) -> Iterator[TrainingRecord]:
     """Yield the records of a collection.
 
@@ -73,6 +75,7 @@ def read_collection(
         split: beir, mteb: which judgements are read; None: train.
         left_out: counts queries and passages that are named and not there, which are then left
             out; None: the first of them is an error.
+        unanswered: counts queries that no passage answers, which are left out in any case.
 
     Raises:
         InputError: an unknown form, a missing file, or an option that the form does not take.
@@ -90,7 +93,8 @@ def read_collection(
             "the form 'medi' holds its texts, and none can be missing; leave left_out "
             "(--skip-missing) out"
         )
-    yield from COLLECTIONS[form](where, _Asked(corpus, split, left_out))
+    asked = _Asked(corpus, split, left_out, Counter() if unanswered is None else unanswered)
+    yield from COLLECTIONS[form](where, asked)
 
 
 # -- ids to texts ---------------------------------------------------------------------------------
@@ -125,6 +129,8 @@ def _joined(
             yield record
         elif sides["positives"]:
             asked.lacks("queries of which no positive is left", f"{where}: the query {query!r}")
+        else:
+            asked.unanswered["queries without a positive (all their grades are 0 or less)"] += 1
 
 
 def _passages(corpora: Iterable[Path], wanted: set[str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ def read_any(
     corpus: str | Path | None = None,
     split: str | None = None,
     left_out: Counter[str] | None = None,
+    unusable: Counter[str] | None = None,
 ) -> Iterator[TrainingRecord]:
     """Yield the records of a file of any layout ("records"), or of a collection; see `convert`.
 
@@ -40,7 +41,8 @@ def read_any(
     """
     check_form(form, ["records", *COLLECTIONS])
     if form != "records":
-        yield from read_collection(source, form, corpus=corpus, split=split, left_out=left_out)
+        options = {"left_out": left_out, "unanswered": unusable}
+        yield from read_collection(source, form, corpus=corpus, split=split, **options)
         return
     if corpus is not None:
         raise InputError("records hold their texts; leave corpus out")
@@ -63,6 +65,7 @@ def convert(
     corpus: str | Path | None = None,
     split: str | None = None,
     left_out: Counter[str] | None = None,
+    unusable: Counter[str] | None = None,
 ) -> int:
     """Write records in another form; the output appears whole or not at all.
 
@@ -75,6 +78,8 @@ def convert(
         split: of beir and mteb, which is read or written; None: train.
         left_out: counts the queries and passages that a collection names and does not hold, which
             are left out; None: the first of them is an error.
+        unusable: counts what is left out in any case: queries that no passage answers, and
+            records that the other form cannot hold.
 
     Returns:
         The number of records.
@@ -90,11 +95,13 @@ def convert(
     _check_split(split, from_form, to_form)
     if Path(output).is_file() and Path(output).stat().st_size:
         raise InputError(f"the output {str(output)!r} is there already; give another name")
-    records = read_any(source, from_form, corpus=corpus, split=split, left_out=left_out)
+    unusable = Counter() if unusable is None else unusable
+    told = {"left_out": left_out, "unusable": unusable}
+    found = read_any(source, from_form, corpus=corpus, split=split, **told)
+    records = _some(found, source, unusable)
     if to_form in FOLDER_FORMS:
-        return write_collection(_some(records, source), output, to_form, split or TRAIN)
-    lines = (list(record_lines(record, to_form)) for record in _some(records, source))
-    return _write(lines, output)
+        return write_collection(records, output, to_form, split or TRAIN)
+    return _write(_filled(records, to_form, unusable), output)
 
 
 def _check_split(split: str | None, from_form: str, to_form: str) -> None:
@@ -133,7 +140,27 @@ def _write(groups: Iterable[list[bytes]], output: str | Path) -> int:
     return count
 
 
-def _some(records: Iterable[TrainingRecord], source: str | Path) -> Iterator[TrainingRecord]:
+def _filled(
+    records: Iterable[TrainingRecord], form: str, unusable: Counter[str]
+) -> Iterator[list[bytes]]:
+    """Yield the lines of each record that the form can hold; refuse records of which none is."""
+    some = False
+    for record in records:
+        if lines := list(record_lines(record, form)):
+            some = True
+            yield lines
+        else:
+            unusable[f"records without negatives, of which {form} makes no triplet"] += 1
+    if not some:
+        raise InputError(
+            f"no record has negatives, and {form} holds triplets; mine some (embedlm mine), or "
+            "name another form: records, flagembedding, tevatron and e5 take pairs"
+        )
+
+
+def _some(
+    records: Iterable[TrainingRecord], source: str | Path, unusable: Counter[str]
+) -> Iterator[TrainingRecord]:
     """Yield the records; refuse an input without any."""
     none = True
     for record in records:
@@ -141,5 +168,7 @@ def _some(records: Iterable[TrainingRecord], source: str | Path) -> Iterator[Tra
         yield record
     if none:
         raise InputError(
-            f"the input {str(source)!r} holds no record; give records with a query and positives"
+            f"the input {str(source)!r} holds no record"
+            + "".join(f", and {count:,} {what}" for what, count in unusable.items())
+            + "; give records with a query and positives"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
@@ -69,6 +70,7 @@ def public_rows(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a data set or mixture, as `embedlm train` reads them.
 
@@ -81,6 +83,7 @@ def public_rows(
         split: None: the set's.
         limit: rows at most; of a mixture of each set.
         seed: draws the share that a mixture takes of a set.
+        left_out: counts the rows that are left out since they lack a text.
 
     Raises:
         InputError: an unknown name, a set that no hub has, or one that cannot be read.
@@ -91,7 +94,7 @@ def public_rows(
             raise InputError(f"{name!r} is a mixture; source, config and split are of one set")
         for inner, share in mixtures()[name].sets.items():
             rng = random.Random(f"{seed}{inner}")
-            rows = public_rows(inner, seed=seed)
+            rows = public_rows(inner, seed=seed, left_out=left_out)
             yield from islice((row for row in rows if rng.random() < share), limit)
         return
     known = public_sets()
@@ -107,17 +110,23 @@ def public_rows(
     told = {"source": name, "license": found.license, "task": found.task}
     if found.instruction is not None:
         told["instruction"] = found.instruction
-    rows = _rows(found, where, config or found.config, split or found.split)
+    lacking = Counter() if left_out is None else left_out
+    rows = _rows(found, where, config or found.config, split or found.split, lacking)
     for row in islice(rows, limit):
         yield {**row, **told}
 
 
-def _rows(found: PublicSet, where: str, config: str | None, split: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    found: PublicSet, where: str, config: str | None, split: str, left_out: Counter[str]
+) -> Iterator[dict[str, Any]]:
     if found.kind == "beir":
-        yield from _beir(where, split)
+        yield from _beir(where, split, left_out)
         return
     for row in _loaded(where, config, split):
-        yield from _row(found, row)
+        made = list(_row(found, row))
+        if not made:
+            left_out["rows without a query or a positive"] += 1
+        yield from made
 
 
 def _loaded(where: str, config: str | None, split: str) -> Iterator[Mapping[str, Any]]:
@@ -150,7 +159,7 @@ def _row(found: PublicSet, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield made
 
 
-def _beir(where: str, split: str) -> Iterator[dict[str, Any]]:
+def _beir(where: str, split: str, left_out: Counter[str]) -> Iterator[dict[str, Any]]:
     """Join the configurations corpus and queries with the judgements, WHERE-qrels."""
     judged: dict[str, list[str]] = {}
     for row in _loaded(f"{where}-qrels", None, split):
@@ -164,6 +173,11 @@ def _beir(where: str, split: str) -> Iterator[dict[str, Any]]:
     }
     for row in _loaded(where, "queries", "queries"):
         ids = [id for id in judged.get(str(row["_id"]), ()) if id in texts]
+        lost = len(judged.get(str(row["_id"]), ())) - len(ids)
+        if lost:
+            left_out["positives that the corpus lacks"] += lost
         if ids:
             positives = [texts[id] for id in ids]
             yield {"query": row["text"], "positives": positives, "positive_ids": ids}
+        elif lost:
+            left_out["queries of which no positive is left"] += 1
