@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from embedlm.backbone import Backbone, gguf_folder, load_backbone
 from embedlm.backbone.adapter_files import adapter_folder, own_adapters, split_adapters
+from embedlm.backbone.builtin import BUILTIN
 from embedlm.backbone.gguf_model import pools_last
 from embedlm.backbone.quantised import KINDS
 from embedlm.embedder import Embedder
@@ -45,9 +46,6 @@ from embedlm.schema.recipe import Recipe
 
 __all__ = ["load", "load_readout", "load_to_train", "model_source"]
 
-_HERE = Path(__file__).parent / "builtin"
-BUILTIN = {"builtin": _HERE / "tuned", "builtin-base": _HERE / "base"}
-"""The folders of the models that come with the package, by their names."""
 log = logging.getLogger(__name__)
 
 
@@ -356,16 +354,15 @@ def model_source(name: str, **hub: Any) -> str:
 
     `hub` are the revision, the token and the cache of what is downloaded.
     """
-    if name in BUILTIN:
-        return downloaded(_builtin(name), **hub)
+    if (built_in := BUILTIN.get(name)) is not None:
+        return downloaded(_whole(name, built_in), **hub)
     folder = gguf_folder(name, **hub)
     on_hub = folder != name and not Path(name).exists() and not name.startswith("ollama:")
     return folder if on_hub else downloaded(folder, **hub)
 
 
-def _builtin(name: str) -> str:
+def _whole(name: str, folder: Path) -> str:
     """Return the folder of a built-in model; another model never takes its place."""
-    folder = BUILTIN[name]
     missing = [
         file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()
     ]

@@ -1,9 +1,11 @@
 """A model is known by what its files hold, and not by where they lie."""
 
+import json
 import shutil
 
 import pytest
 
+from embedlm.backbone import builtin
 from embedlm.backbone.content import content_digest
 from embedlm.generation.local import model_name
 from embedlm.training.teacher_vectors import identity_of
@@ -54,3 +56,31 @@ def test_the_folder_that_stands_for_a_gguf_file_is_that_file(tmp_path):
     (folder / "config.json").write_text("{}")
     assert names(folder) == names(file)
     assert content_digest("some/hub-id") is None
+
+
+@pytest.mark.parametrize("name", ["builtin", "builtin-base"])
+def test_a_built_in_model_is_known_by_its_files(tmp_path, monkeypatch, name):
+    shipped = builtin.BUILTIN[name]
+    assert names(name) == names(shipped)
+    monkeypatch.setitem(builtin.BUILTIN, name, tmp_path / shipped.name)
+    (tmp_path / shipped.name).mkdir()
+    (tmp_path / shipped.name / "model.safetensors").write_bytes(b"another version")
+    assert all_differ(names(name), names(shipped))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_adapter_is_another_model_on_another_base(tmp_path, steps):
+    base, source = tmp_path / "base", tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    for step in range(steps):
+        below, source = source, tmp_path / f"adapter{step}"
+        source.mkdir()
+        facts = {"base_model_name_or_path": str(below), "peft_type": "LORA"}
+        (source / "adapter_config.json").write_text(json.dumps(facts))
+        (source / "adapter_model.safetensors").write_bytes(b"change")
+    before = names(source)
+    (base / "model.safetensors").write_bytes(b"WEIGHTS")
+    assert all_differ(names(source), before)
+    shutil.rmtree(base)
+    assert all(names(source))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from embedlm.backbone.adapter_files import split_adapters
+from embedlm.backbone.builtin import BUILTIN
 from embedlm.backbone.gguf_model import LINK
+from embedlm.errors import EmbedLMError
 
-__all__ = ["content_digest"]
+__all__ = ["content_digest", "files_digest"]
 
 _KINDS = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt")
 """Endings of the files that states depend on; a card does not change them."""
@@ -21,6 +25,35 @@ model tuned in one layer, the ends are those of the model before."""
 
 
 def content_digest(source: str | Path) -> str | None:
+    """Return a digest of all that a model is; None where it has no files here (a hub id).
+
+    Args:
+        source: the name of a built-in model; or what `files_digest` takes. The base of an adapter
+            counts, so far as it can be found.
+    """
+    built_in = BUILTIN.get(str(source))
+    if built_in is not None:
+        return _lasting_digest(built_in)
+    own = files_digest(source)
+    if own is None:
+        return None
+    try:
+        base, adapters = split_adapters(str(source))
+    except EmbedLMError:  # it cannot be loaded alone, and is told where it is
+        return own
+    if not adapters:
+        return own
+    parts = [*map(files_digest, adapters), content_digest(base) or base]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _lasting_digest(folder: Path) -> str | None:
+    """Return the digest of a folder that does not change while this process runs."""
+    return files_digest(folder)
+
+
+def files_digest(source: str | Path) -> str | None:
     """Return a digest of a model's files, or of a GGUF file; None where there are none.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from embedlm.backbone import Backbone, gguf_folder, load_backbone, prepacked
-from embedlm.backbone.content import content_digest
+from embedlm.backbone.content import content_digest, files_digest
 from embedlm.backbone.memory import free_memory
 from embedlm.backbone.views import copy_structure
 from embedlm.errors import GenerationError, UnsupportedError
@@ -309,12 +309,12 @@ def model_name(source: str, adapters: Sequence[Path] = ()) -> str:
     """Return a model's identity: a digest of its folder or GGUF file, or its hub id.
 
     Args:
-        source: folder, GGUF file or hub id.
+        source: folder, GGUF file, hub id or built-in model.
         adapters: folders of those that are merged into it, which make it another model.
     """
     content = content_digest(source)
     name = f"hub:{source}" if content is None else f"model:{content}"
-    return "+".join([name, *(str(content_digest(folder)) for folder in adapters)])
+    return "+".join([name, *(str(files_digest(folder)) for folder in adapters)])
 
 
 def _with_packed_head(view: Any) -> Any:

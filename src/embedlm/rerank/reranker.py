@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from embedlm.backbone import gguf_folder
 from embedlm.backbone.adapter_files import split_adapters
+from embedlm.backbone.builtin import BUILTIN
 from embedlm.backbone.config import load_config, raw_config
 from embedlm.encode.identity import (
     config_digest,
@@ -23,7 +24,6 @@ from embedlm.encode.identity import (
 )
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, ModelError, closest
-from embedlm.loader import BUILTIN
 from embedlm.persistence import layout_folder
 from embedlm.rerank.answers import AnswerModel
 from embedlm.rerank.chat import chat_method

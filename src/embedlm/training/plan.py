@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from embedlm.backbone import gguf_folder
+from embedlm.backbone.builtin import BUILTIN
 from embedlm.backbone.devices import bfloat16_is_fast, choose_device
 from embedlm.data import existing
 from embedlm.errors import InputError, RecipeError
-from embedlm.loader import BUILTIN
 from embedlm.persistence import derive_recipe
 from embedlm.schema.base import Part, validated
 from embedlm.schema.plan import Plan
@@ -148,8 +148,8 @@ def find_model(name: str, folder: Path, data: str | Path | None) -> str:
 
     "builtin" and "builtin-base" are the folders of the built-in models.
     """
-    if name in BUILTIN:
-        return str(BUILTIN[name])
+    if (built_in := BUILTIN.get(name)) is not None:
+        return str(built_in)
     there = (str(path) for path in _candidates(name, folder, data) if path.exists())
     return gguf_folder(next(there, name))
 

@@ -14,12 +14,13 @@ from typing import Any, Literal
 import torch
 
 from embedlm.backbone.adapters import apply_adapters
+from embedlm.backbone.builtin import BUILTIN
 from embedlm.data import Records
 from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
 from embedlm.jobs.lock import locked
-from embedlm.loader import BUILTIN, load, load_to_train
+from embedlm.loader import load, load_to_train
 from embedlm.readout.heads import make_heads
 from embedlm.rerank import Reranker
 from embedlm.schema.plan import Plan

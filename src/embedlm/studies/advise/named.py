@@ -8,9 +8,9 @@ from pathlib import Path
 
 from embedlm.backbone import gguf_folder
 from embedlm.backbone.adapter_files import split_adapters
+from embedlm.backbone.builtin import BUILTIN
 from embedlm.backbone.config import load_config
 from embedlm.errors import InputError
-from embedlm.loader import BUILTIN
 from embedlm.persistence import derive_recipe
 from embedlm.schema.recipe import Recipe
 
