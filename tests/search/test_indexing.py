@@ -114,6 +114,61 @@ def test_every_mode_gives_ids_as_they_came_and_scores_of_the_model(corpus, model
             index.search("  ")
 
 
+@pytest.mark.parametrize("store", ["edge", "exact"])
+@pytest.mark.parametrize("recipe", ["dense", "heads", "late"])
+def test_what_has_moved_keeps_its_vectors(model, tiny_llama, tmp_path, store, recipe, monkeypatch):
+    chunking = Chunking("sentences", 8, late=True) if recipe == "late" else None
+    if recipe == "heads":
+        heads = ["dense", {"sparse": {"restrict": "text"}}, "multi_vector"]
+        own = embedlm.Recipe.load("plain-mean").override({"heads": heads})
+        model = embedlm.load(tiny_llama, own, device="cpu", lm_head=True)
+    folder, index = tmp_path / "docs", tmp_path / "index"
+    (folder / "sub").mkdir(parents=True)
+    pages = ["Tyres wear out. Check them.\n\nOil is checked monthly.\n", "Plants need light.\n"]
+    records = [{"id": i, "text": f"Record {i} is about {i} plants.", "n": i} for i in range(4)]
+
+    def lay(prose, rows):
+        (folder / "a.txt").write_text(prose[0])
+        (folder / "b.txt").write_text(prose[1])
+        write(folder / "sub/r.jsonl", rows)
+
+    def build(path):
+        return build_index(folder, path, model, store=store, chunking=chunking, sync=True)
+
+    lay(pages, records)
+    total = build(index).added
+    (folder / "a.txt").rename(folder / "c.txt")
+    changed = [{**records[0], "n": 7}, *records[3:0:-1]]
+    lay([pages[1], "Oil is checked monthly.\n\nTyres wear out. Check them.\n"], changed)
+    asked = []
+    encode = embedlm.Embedder.encode_document
+
+    def counted(self, texts, **options):
+        asked.extend(texts)
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(embedlm.Embedder, "encode_document", counted)
+    report = build(index)
+    if recipe == "late":  # the page with two paragraphs is another document
+        assert report.added < total
+    else:
+        assert (report.added, asked) == (0, [])
+    assert report.moved > 4
+    assert build(index).moved == 0
+    build(tmp_path / "fresh")
+    for mode in ["dense", "bm25"] if recipe != "heads" else ["sparse", "late-interaction", "dense"]:
+        with Index.open(index, model) as one, Index.open(tmp_path / "fresh", model) as other:
+            for where in (None, "n>=3"):
+                options = {"mode": mode, "top_k": 20, "where": where and parse_filter(where)}
+                found, wanted = (i.search("plants oil", **options) for i in (one, other))
+                told = [[(h.id, h.text, h.file, h.line) for h in hits] for hits in (found, wanted)]
+                assert sorted(told[0], key=str) == sorted(told[1], key=str)
+                scores = [{h.id: h.score for h in hits} for hits in (found, wanted)]
+                rtol = 5e-2 if mode == "bm25" else 1e-4
+                for id, score in scores[0].items():
+                    assert score == pytest.approx(scores[1][id], rel=rtol, abs=1e-6)
+
+
 def test_a_change_embeds_what_is_new_and_equals_an_index_made_at_once(corpus, model, tmp_path):
     index = tmp_path / "index"
     build_index(corpus, index, model)

@@ -250,6 +250,8 @@ def _show(report: Any, index: str, *, json: bool) -> None:
     print(
         f"{index}: {counted(report.documents, 'document')} in "
         f"{counted(report.passages, 'passage')}; added "
-        f"{report.added:,}, deleted {report.deleted:,}"
+        f"{report.added:,}, "
+        + (f"moved {report.moved:,}, " if report.moved else "")
+        + f"deleted {report.deleted:,}"
     )
     print(f"{report.seconds:.1f} s, of which {report.embedding:.1f} s embedding", file=sys.stderr)

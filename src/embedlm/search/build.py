@@ -49,6 +49,8 @@ class IndexReport:
     passages: int
     added: int
     """Passages that were embedded, in this run or in one that it went on with."""
+    moved: int
+    """Passages of new places or metadata, which kept their vectors."""
     deleted: int
     """Passages that were taken out; those that were replaced are not among them."""
     gone: int

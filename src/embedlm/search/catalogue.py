@@ -136,6 +136,11 @@ class Catalogue:
                 _entry, self._db.execute(f"SELECT {_COLUMNS} FROM passages ORDER BY key")
             )
 
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yield the key and the text of each passage."""
+        with self._told():
+            yield from self._db.execute("SELECT key, text FROM passages ORDER BY key")
+
     def digests(self) -> dict[str, str]:
         """Return all digests by key."""
         with self._told():

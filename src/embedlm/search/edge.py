@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 
 from embedlm.errors import EmbedLMError, InputError, JobError, require
 from embedlm.jobs.json_files import read_json, write_json
-from embedlm.search.qdrant import FIRST, QdrantPoints
+from embedlm.search.forms import gathered
+from embedlm.search.qdrant import FIRST, QdrantPoints, point_id
 from embedlm.search.store import FirstStage, StoredPoint
 
 __all__ = ["EdgeStore", "check_space"]
@@ -230,6 +231,19 @@ class EdgeStore(QdrantPoints):
                 )
             )
         return found
+
+    def stored(self, ids: Sequence[str], heads: Sequence[str]) -> dict[str, Any]:
+        """Return the vectors of some documents, which are all present, by head."""
+        points = list({point_id(one): None for one in ids})
+        with self._told():
+            records = self._shard.retrieve(points, with_payload=True, with_vector=True)
+        held = {record.payload["id"]: record.vector for record in records}
+        vectors = [dict(held[one]) for one in ids]
+        return {
+            head: gathered(form, width or 0, [own.get(head) for own in vectors])
+            for head, (form, width) in self._widths.items()
+            if head in heads
+        }
 
     def scroll(self) -> Iterator[StoredPoint]:
         """Yield all documents with their vectors, in the order of their points."""

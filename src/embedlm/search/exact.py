@@ -205,6 +205,13 @@ class ExactStore:
         kept = {head: self._kept(head) for head in self._vectors}
         return {head: form for head, form in kept.items() if form is not None}
 
+    def stored(self, ids: Sequence[str], heads: Sequence[str]) -> dict[str, Any]:
+        """Return the vectors of some documents, which are all present, by head."""
+        place = {id_: i for i, id_ in enumerate(self._ids)}
+        rows = [place[id_] for id_ in ids]
+        held = {head: self._vectors[head] for head in heads}
+        return {head: vector_form(value).take(value, rows) for head, value in held.items()}
+
     def scroll(self) -> Iterator[StoredPoint]:
         """Yield all documents with their vectors."""
         for row, id_ in enumerate(self._ids):

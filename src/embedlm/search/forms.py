@@ -8,7 +8,8 @@ Shapes: n documents, D width, V terms, T tokens of all documents.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from embedlm.readout.quantized import in_floats
 __all__ = [
     "VECTOR_FORMS",
     "VectorForm",
+    "gathered",
     "pack_heads",
     "unpack_header",
     "unpack_heads",
@@ -217,6 +219,25 @@ def vector_form(value: Any) -> type[VectorForm]:
     if hasattr(value, "shape"):
         return DenseForm
     return TokenForm
+
+
+def gathered(form: str, width: int, values: Sequence[Any]) -> Any:
+    """Return one head's vectors of plain values, as points hold them; None: an empty one.
+
+    Args:
+        form: a name of `VECTOR_FORMS`.
+        width: D or V.
+        values: lists, lists of lists, or what has indices and values.
+    """
+    if form == "dense":
+        return np.array(values, dtype=np.float32)
+    if form == "tokens":
+        return [np.array(value or [], dtype=np.float32).reshape(-1, width) for value in values]
+    indices = [[] if value is None else value.indices for value in values]
+    numbers = [[] if value is None else value.values for value in values]
+    starts = np.cumsum([0, *map(len, indices)])
+    parts = (np.array([*chain(*numbers)], np.float32), np.array([*chain(*indices)], np.int32))
+    return csr_matrix((*parts, starts), shape=(len(values), width))
 
 
 def _check_finite(values: npt.NDArray[np.float32]) -> None:

@@ -6,11 +6,10 @@ Each block is kept beside the index when it is finished, so that a run that is k
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,13 @@ import numpy as np
 from embedlm.errors import InputError, JobError, UnsupportedError
 from embedlm.jobs import Job, disk_errors, progress
 from embedlm.readout.embeddings import as_embeddings
-from embedlm.search.catalogue import Catalogue, Entry
+from embedlm.search.catalogue import Entry
 from embedlm.search.chunks import Chunking, Span
 from embedlm.search.documents import Document, read_documents
 from embedlm.search.edge import check_space
 from embedlm.search.fitting import reads_whole
 from embedlm.search.forms import pack_heads
+from embedlm.search.known import Known, digest_of
 from embedlm.search.late import late_model, late_vectors
 from embedlm.search.layout import CATALOGUE, model_facts, write_statistics
 from embedlm.search.writer import KEPT, Order, read_block, write_generation
@@ -46,6 +46,20 @@ class _Cut:
     spans: Sequence[Span] | None
     """Its chunks; None: the document is one passage."""
     entries: list[Entry]
+    starts: list[int]
+    """Where each passage begins in the document."""
+    sources: list[str | None] = field(default_factory=list)
+    """Of each passage: the one of the index that has its vectors; None: it is to be embedded."""
+
+    def fresh(self) -> _Cut:
+        """Return the passages that are to be embedded."""
+        rows = [i for i, source in enumerate(self.sources) if source is None]
+        return self.chosen(rows, [None] * len(rows))
+
+    def chosen(self, rows: Sequence[int], sources: list[str | None]) -> _Cut:
+        """Return some of the passages, with their sources."""
+        entries, starts = [self.entries[i] for i in rows], [self.starts[i] for i in rows]
+        return _Cut(self.document, self.spans, entries, starts, sources)
 
 
 class Work:
@@ -64,7 +78,7 @@ class Work:
         if model is not None and chunking is None and not asked:
             self._fits = reads_whole(model)
         self.embedding = 0.0
-        self.added = self.gone = 0
+        self.added = self.moved = self.gone = 0
         self._base = facts.get("generation")
         self._similarity = facts["similarity"]
 
@@ -85,15 +99,8 @@ class Work:
         self, source: Any, reading: Mapping[str, Any], sync: bool, job: Job, show: Any
     ) -> tuple[list[Path], list[str]]:
         """Embed what is new; return the blocks' files and the keys that are taken out."""
-        before: dict[str, str] = {}
-        parts: dict[str, list[str]] = {}
-        if self._base is not None:
-            file = self.out / self._base / CATALOGUE
-            catalogue = Catalogue.open(file, self.facts["analyzer"])
-            before = catalogue.digests()
-            catalogue.close()
-            for key in before:
-                parts.setdefault(_document_of(key), []).append(key)
+        file = None if self._base is None else self.out / self._base / CATALOGUE
+        known = Known(file, self.facts["analyzer"])
         seen: set[str] = set()
         removed: list[str] = []
         blocks: list[Path] = []
@@ -101,69 +108,76 @@ class Work:
         def fresh() -> Iterator[_Cut]:
             for cut in map(self._cut, read_documents(source, fits=self._fits, **reading)):
                 keys = {entry.key for entry in cut.entries}
-                removed.extend(k for k in parts.get(cut.document.key, ()) if k not in keys)
+                removed.extend(k for k in known.parts.get(cut.document.key, ()) if k not in keys)
                 seen.add(cut.document.key)
-                changed = [e for e in cut.entries if before.get(e.key) != e.digest]
-                if changed:
-                    yield cut if cut.spans is not None else _Cut(cut.document, None, changed)
+                if (changed := self._changed(cut, known)) is not None:
+                    yield changed
 
         with progress(show, None, unit="passage", label="embed") as advance:
             for number, cuts in enumerate(_blocks(fresh())):
                 blocks.append(self._block(job, number, cuts))
-                count = sum(len(cut.entries) for cut in cuts)
-                self.added += count
-                advance(count)
-        gone = [name for name in parts if name not in seen]
+                sources = [source for cut in cuts for source in cut.sources]
+                self.added += sources.count(None)
+                self.moved += len(sources) - sources.count(None)
+                advance(len(sources))
+        known.close()
+        gone = [name for name in known.parts if name not in seen]
         if sync:
-            removed += [key for name in gone for key in parts[name]]
+            removed += [key for name in gone for key in known.parts[name]]
         else:
             self.gone = len(gone)
         return blocks, removed
+
+    def _changed(self, cut: _Cut, known: Known) -> _Cut | None:
+        """Return the passages of a document that the index does not hold as they are."""
+        rows = [i for i, entry in enumerate(cut.entries) if not known.has(entry)]
+        if not rows:
+            return None
+        whole = cut.document.text if self._late is not None else ""
+        if whole:  # all chunks are embedded together
+            rows = list(range(len(cut.entries)))
+        sources = [known.source(cut.entries[i], whole, cut.starts[i]) for i in rows]
+        if whole and None in sources:
+            sources = [None] * len(rows)
+        return cut.chosen(rows, sources)
 
     def _cut(self, document: Document) -> _Cut:
         spans = None
         if self.chunking is not None:
             assert self.model is not None
             spans = self.chunking.spans(document.text, self.model.tokenizer)
-        whole = document.text if self.chunking is not None and self.chunking.late else ""
-        entries = []
-        for number, (start, end) in enumerate(spans or [(0, len(document.text))]):
-            text = document.text[start:end]
+        whole = document.text if self._late is not None else ""
+        entries, places = [], spans or [(0, len(document.text))]
+        for number, (start, end) in enumerate(places):
+            text, metadata = document.text[start:end], dict(document.metadata)
             line = document.line + document.text.count("\n", 0, start) * (spans is not None)
-            facts = [text, dict(document.metadata), document.file, line, whole, start]
-            digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+            digest = digest_of(text, metadata, document.file, line, whole, start)
             key = document.key if spans is None else f"{document.key}#{number:06d}"
-            entries.append(
-                Entry(
-                    key,
-                    document.key,
-                    number,
-                    document.file,
-                    line,
-                    text,
-                    dict(document.metadata),
-                    digest,
-                )
-            )
-        return _Cut(document, spans, entries)
+            place = (number, document.file, line)
+            entries.append(Entry(key, document.key, *place, text, metadata, digest))
+        return _Cut(document, spans, entries, [start for start, _ in places])
 
     def _block(self, job: Job, number: int, cuts: Sequence[_Cut]) -> Path:
         """Return the file of a block, which is written unless an earlier run has done so."""
         entries = [entry for cut in cuts for entry in cut.entries]
-        facts = "".join(f"{entry.key}\0{entry.digest}\n" for entry in entries)
+        sources = [source for cut in cuts for source in cut.sources]
+        told = zip(entries, sources, strict=True)
+        facts = "".join(f"{entry.key}\0{entry.digest}\0{source}\n" for entry, source in told)
         digest = hashlib.sha256(facts.encode("utf-8")).hexdigest()[:32]
         path = job.block_path(number)
         if path.is_file():
             try:
-                if read_block(path)[2] == digest:
+                if read_block(path).digest == digest:
                     return path
             except JobError:
                 pass
             job.drop_block(number)
         start = time.perf_counter()
-        vectors = self._vectors(cuts, entries)
+        fresh = [cut for cut in map(_Cut.fresh, cuts) if cut.entries]
+        vectors = self._vectors(fresh, [e for cut in fresh for e in cut.entries]) if fresh else {}
         self.embedding += time.perf_counter() - start
-        header = {"digest": digest, "entries": [asdict(entry) for entry in entries]}
+        kept = [asdict(entry) for entry in entries]
+        header = {"digest": digest, "entries": kept, "sources": sources}
         arrays: dict[str, Any] = pack_heads(vectors, header)
         size = sum(array.nbytes for array in arrays.values()) // 2
         check_space(job.folder, size, self.facts["store"])
@@ -215,7 +229,7 @@ class Work:
                 write_statistics(self.model, learnt)
         name = f"gen-{last + 1:06d}"
         order = Order(self.out, name, self._base, self.facts, blocks, removed, learnt)
-        with progress(show, self.added, unit="passage", label="write") as advance:
+        with progress(show, self.added + self.moved, unit="passage", label="write") as advance:
             facts = write_generation(order, advance)
         for path in self.out.glob("gen-*"):
             if path.name != name:
@@ -224,13 +238,8 @@ class Work:
 
     def _report(self, facts: Mapping[str, Any], deleted: int) -> dict[str, int]:
         counts = {"documents": facts["documents"], "passages": facts["passages"]}
-        return {**counts, "added": self.added, "deleted": deleted, "gone": self.gone}
-
-
-def _document_of(key: str) -> str:
-    """Return the document of a passage's key."""
-    head, sign, number = key.rpartition("#")
-    return head if sign and number.isdigit() and not key.endswith('"') else key
+        done = {"added": self.added, "moved": self.moved, "deleted": deleted}
+        return {**counts, **done, "gone": self.gone}
 
 
 def _blocks(cuts: Iterator[_Cut]) -> Iterator[list[_Cut]]:

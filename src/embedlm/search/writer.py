@@ -28,7 +28,7 @@ from embedlm.jobs.json_files import write_json
 from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.edge import EdgeStore, check_space
 from embedlm.search.exact import ExactStore
-from embedlm.search.forms import unpack_header, unpack_heads, vector_form
+from embedlm.search.forms import pack_heads, unpack_header, unpack_heads, vector_form
 from embedlm.search.layout import CATALOGUE, FACTS, make_store, open_store
 from embedlm.search.lexical import Bm25
 
@@ -59,8 +59,20 @@ class Order:
     """Folder with the model's statistics."""
 
 
-def read_block(file: Path) -> tuple[list[Entry], dict[str, Any], str]:
-    """Return a block's passages, their vectors by head and its digest.
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Passages that are added together."""
+
+    entries: list[Entry]
+    sources: list[str | None]
+    """Of each passage: the one of the base that has its vectors; None: its own are here."""
+    vectors: dict[str, Any]
+    """By head, of the passages without a source."""
+    digest: str
+
+
+def read_block(file: Path) -> Block:
+    """Return a block.
 
     Raises:
         JobError: the file is damaged.
@@ -68,13 +80,15 @@ def read_block(file: Path) -> tuple[list[Entry], dict[str, Any], str]:
     with _opened(file) as arrays:
         held = dict(arrays)
         header = unpack_header(held)
-        return _entries(header), unpack_heads(held), header["digest"]
+        sources = header["sources"]
+        return Block(_entries(header), sources, unpack_heads(held), header["digest"])
 
 
-def _read_entries(file: Path) -> list[Entry]:
-    """Return a block's passages without reading their vectors."""
+def _read_entries(file: Path) -> tuple[list[Entry], list[str | None]]:
+    """Return a block's passages and their sources without reading vectors."""
     with _opened(file) as arrays:
-        return _entries(unpack_header(arrays))
+        header = unpack_header(arrays)
+        return _entries(header), header["sources"]
 
 
 @contextmanager
@@ -209,20 +223,23 @@ def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in order.blocks)
     check_space(unfinished, size, order.facts["store"])
     catalogue, store = _begin(order, unfinished)
+    carried = [unfinished / f"carried-{i}.npz" for i in range(len(order.blocks))]
+    for file, aside in zip(order.blocks, carried, strict=True):
+        _set_aside(file, catalogue, store, order.facts["heads"], aside)
     catalogue.remove(order.removed)
     store.delete(order.removed)
     for file in order.blocks:
-        catalogue.put(_read_entries(file))
+        catalogue.put(_read_entries(file)[0])
     bm25, again = _statistics(order, catalogue)
-    for file in order.blocks:
-        entries, vectors, _ = read_block(file)
-        for start in range(0, len(entries), _AT_ONCE):
-            part = entries[start : start + _AT_ONCE]
-            rows = list(range(start, start + len(part)))
-            taken = {head: _take(value, rows) for head, value in vectors.items()}
+    for file, aside in zip(order.blocks, carried, strict=True):
+        block = read_block(file)
+        done = 0
+        for part, taken in _with_vectors(block, aside):
             taken["bm25"] = bm25.documents([entry.text for entry in part])
             store.add([one.key for one in part], taken, [one.metadata for one in part])
+            done += len(part)
             advance(len(part))
+        advance(len(block.entries) - done)
     if again:
         _renew(catalogue, store, bm25)
     facts = {
@@ -238,8 +255,44 @@ def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
     return facts
 
 
-def _take(value: Any, rows: list[int]) -> Any:
-    return vector_form(value).take(value, rows)
+def _set_aside(
+    file: Path, catalogue: Catalogue, store: EdgeStore | ExactStore, heads: Sequence[str], to: Path
+) -> None:
+    """Write the vectors of a block's passages that keep theirs in another point of the store.
+
+    Those of which only the place has changed are not among them: the store does not know it.
+    """
+    entries, sources = _read_entries(file)
+    moved = [i for i, source in enumerate(sources) if source is not None]
+    held = catalogue.entries([entries[i].key for i in moved])
+    same = (i for i in moved if sources[i] == entries[i].key)
+    known = {i for i in same if held[entries[i].key].metadata == entries[i].metadata}
+    rows = [i for i in moved if i not in known]
+    if rows:
+        vectors = store.stored([str(sources[i]) for i in rows], heads)
+        arrays: dict[str, Any] = pack_heads(vectors, {"rows": rows})
+        np.savez(to, **arrays)
+
+
+def _with_vectors(block: Block, aside: Path) -> Iterator[tuple[list[Entry], dict[str, Any]]]:
+    """Yield passages of a block that the store is to take, some at once, with their vectors."""
+    rows = [i for i, source in enumerate(block.sources) if source is None]
+    yield from _parts([block.entries[i] for i in rows], block.vectors)
+    if aside.is_file():
+        with _opened(aside) as arrays:
+            held = dict(arrays)
+        rows = unpack_header(held)["rows"]
+        yield from _parts([block.entries[i] for i in rows], unpack_heads(held))
+        aside.unlink()
+
+
+def _parts(
+    entries: list[Entry], vectors: Mapping[str, Any]
+) -> Iterator[tuple[list[Entry], dict[str, Any]]]:
+    for start in range(0, len(entries), _AT_ONCE):
+        part = entries[start : start + _AT_ONCE]
+        rows = list(range(start, start + len(part)))
+        yield part, {head: vector_form(v).take(v, rows) for head, v in vectors.items()}
 
 
 def _begin(order: Order, unfinished: Path) -> tuple[Catalogue, EdgeStore | ExactStore]:
