@@ -222,6 +222,7 @@ def test_what_cannot_be_advised_is_refused(run, tiny_llama, tmp_path):
     for more, told in (
         (("-o", folder / "0.md"), "lies inside the input"),
         (("--queries", tmp_path / "empty.jsonl"), "has 0 queries"),
+        (("--max-queries", 1), "2 are the fewest"),
         (("--most-queries", 1), "2 are the fewest"),
     ):
         assert told in run("advise", folder, "-m", model, *work, *more).one_line()

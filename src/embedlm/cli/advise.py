@@ -57,7 +57,9 @@ class Asking:
         int | None,
         whole("Try N documents, drawn by seed, without it all; those that answer queries stay."),
     ] = None
-    most_queries: Annotated[int, whole("Try N queries at most.")] = 300
+    most_queries: Annotated[
+        int, whole("Try N queries at most.", ["--max-queries", "--most-queries"])
+    ] = 300
     text_field: Annotated[
         str, Parameter(metavar="FIELD", help="Field or column that holds the text.")
     ] = "text"
