@@ -12,6 +12,7 @@ import pytest
 import embedlm
 from embedlm.cli._options import Loading
 from embedlm.cli.serve import load
+from embedlm.errors import EmbedLMError, InputError
 from embedlm.search import Index, build_index
 from embedlm.serving import Models, Mounted
 from embedlm.serving.encoding import Encoding, Served
@@ -370,6 +371,31 @@ def test_without_a_model_the_indexs_own_is_served(index, model, tiny_llama):
         (hit,) = place.post("/v1/search", {"query": "glucose", "top_k": 1}).json()["hits"]
         assert hit["id"] == "g1"
         assert place.get("/metrics").body.count(b"embedlm_tokens_total{model=") == 1
+
+
+def test_options_of_a_model_are_honoured_or_refused(tmp_path, reranker, model_folder):
+    cross = reranker.name
+    held, _ = load(("builtin",), (), Loading(device="cpu", recipe="plain-last"))
+    assert held.embedders["builtin"].model.recipe.name == "plain-last"
+    assert held.embedders["builtin"].model.backbone.name.endswith("tuned")
+    held, _ = load((), (), Loading(device="cpu", recipe="plain-last"))
+    assert held.names == ["builtin-base"]
+    for wrong, told in [
+        ({"generator": "builtin-base"}, "no --generator"),
+        ({"change": ("pooling.kind=mean",)}, "no --set"),
+    ]:
+        with pytest.raises(InputError, match=told):
+            load((cross,), (), Loading(device="cpu", **wrong))
+    with pytest.raises(InputError, match="--keep-adapters is for embedders"):
+        load((cross,), (), Loading(device="cpu"), keep_adapters=True)
+    base = str(model_folder("llama"))
+    make_adapter(base, tmp_path / "law", seed=1)
+    adapted = Loading(device="cpu", adapter=(str(tmp_path / "law"),))
+    with pytest.raises(EmbedLMError, match="adapter"):
+        load((cross,), (), adapted)
+    held, _ = load((base, f"rr={cross}"), (), adapted)
+    assert held.rerankers
+    assert len(next(iter(held.embedders.values())).model.backbone.merged) == 1
 
 
 def test_models_of_two_indexes_whose_folders_have_one_name_are_both_served(tmp_path, model):

@@ -13,6 +13,7 @@ from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
+    from embedlm.rerank import Reranker
     from embedlm.schema.recipe import Recipe
     from embedlm.search import Passage
 
@@ -208,6 +209,27 @@ class Loading:
             lm_head=heads is not None and _reads_lm_head(heads, _known_recipe(model, chosen)),
         )
         return loaded
+
+    def reranker(self, model: str, *, adapters: bool = True) -> Reranker:
+        """Load a re-ranker, which has no recipe.
+
+        Args:
+            model: folder or hub id.
+            adapters: whether those that were given are its own.
+
+        Raises:
+            InputError: an option that it cannot take.
+        """
+        from embedlm.rerank import Reranker
+
+        named = {"--recipe": self.recipe, "--set": self.change, "--generator": self.generator}
+        if given := [name for name, value in named.items() if value]:
+            raise InputError(
+                f"{model!r} is a re-ranker, which has no {' and no '.join(given)}; leave out what "
+                "it cannot take"
+            )
+        own = self.adapter if adapters else ()
+        return Reranker(model, device=self.device, dtype=self.dtype, adapters=own)
 
 
 def _check_rewrites(recipe: Recipe) -> None:

@@ -15,7 +15,6 @@ from embedlm.errors import InputError
 
 if TYPE_CHECKING:
     from embedlm.evaluation.results import Result
-    from embedlm.rerank import Reranker
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
@@ -137,8 +136,7 @@ def _by_mteb(
     check_for_mteb(given)
     if scoring.cache == "none":
         raise InputError("mteb keeps its results in files; give --cache DIR, or leave it out")
-    reranker = is_reranker(model)
-    adapter = mteb_model(_reranker(model, loading) if reranker else load(), **form.form())
+    adapter = mteb_model(loading.reranker(model) if is_reranker(model) else load(), **form.form())
     mteb_results(
         adapter,
         scoring.names(),
@@ -149,16 +147,6 @@ def _by_mteb(
     )
     meta = adapter.mteb_model_meta
     return {"name": meta.name, "revision": meta.revision, "options": form.form()}, {}, {}
-
-
-def _reranker(model: str, loading: Loading) -> Reranker:
-    """Load a re-ranker, which has no recipe."""
-    from embedlm.rerank import Reranker
-
-    named = {"--recipe": loading.recipe, "--set": loading.change, "--generator": loading.generator}
-    if given := [name for name, value in named.items() if value]:
-        raise InputError(f"{model} is a re-ranker, which has no {' and no '.join(given)}")
-    return Reranker(model, device=loading.device, dtype=loading.dtype, adapters=loading.adapter)
 
 
 def _loaded(model: str, loading: Loading, calibration: str | None, form: VectorForm) -> Any:

@@ -140,7 +140,11 @@ def command(
     _check_query(query)
     if source != "-" and is_index(source):
         _refuse_reading(source, reading, max_length)
-        options = {"top_k": top_k, "instruction": instruction, **_options(asking, mode or "hybrid")}
+        options = {
+            "top_k": top_k,
+            "instruction": instruction,
+            **_options(asking, mode or "hybrid", loading),
+        }
         with _opened(source, model, loading, server) as index:
             _ask(index, query, options, json=json)
         return
@@ -236,7 +240,7 @@ def _opened(source: str, model: str | None, loading: Loading, server: Server) ->
     )
 
 
-def _options(asking: Asking, mode: str) -> dict[str, Any]:
+def _options(asking: Asking, mode: str, loading: Loading) -> dict[str, Any]:
     """Return those options of `Index.search` that were given."""
     from embedlm.search import parse_filter
 
@@ -260,7 +264,7 @@ def _options(asking: Asking, mode: str) -> dict[str, Any]:
     if asking.rerank is not None:
         from embedlm.rerank import Reranker
 
-        options["rerank"] = Reranker(asking.rerank)
+        options["rerank"] = Reranker(asking.rerank, device=loading.device)
         options["rerank_depth"] = asking.rerank_depth or 50
     return options
 

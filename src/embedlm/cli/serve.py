@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -165,22 +165,29 @@ def load(
 
 
 def _load_models(names: Sequence[str], loading: Loading, *, keep_adapters: bool) -> Models:
-    """Return models by name; the built-in one where none is named."""
-    from embedlm.rerank import Reranker
+    """Return models by name; the built-in one where none is named, by a recipe `builtin-base`.
+
+    Recipe, adapters and generator are the embedders'; where there are only re-rankers, they take
+    the adapters, and refuse the others.
+    """
     from embedlm.rerank.reranker import is_reranker
     from embedlm.serving import Models
     from embedlm.serving.models import check_names, short_name
 
-    named = [_named(name, short_name) for name in names or ("builtin",)]
+    own = "builtin" if loading.recipe is None else "builtin-base"
+    named = [_named(name, short_name) for name in names or (own,)]
     check_names([name for name, _ in named])
+    reranks = {name: loading.recipe is None and is_reranker(source) for name, source in named}
+    alone = all(reranks.values())
+    if alone and keep_adapters:
+        raise InputError("--keep-adapters is for embedders, and only re-rankers are to be served")
+    for_rerankers = loading if alone else replace(loading, change=(), generator=None)
     found: dict[str, Any] = {}
     for name, source in named:
-        builtin = source in ("builtin", "builtin-base")
-        if not builtin and loading.recipe is None and is_reranker(source):
-            found[name] = Reranker(source, device=loading.device, dtype=loading.dtype)
+        if reranks[name]:
+            found[name] = for_rerankers.reranker(source, adapters=alone)
         else:
-            model = None if source == "builtin" else source
-            found[name] = loading.load(model, merge=False if keep_adapters else None)
+            found[name] = loading.load(source, merge=False if keep_adapters else None)
     return Models.of(found)
 
 

@@ -44,7 +44,8 @@ def deployment(
         raise InputError(f"limits: {error}; see embedlm.serving.Limits") from error
 
     def application() -> Any:
-        return _application(dict(models or {"builtin": None}), dict(indexes or {}), load, chosen)
+        own = "builtin" if (load or {}).get("recipe") is None else "builtin-base"
+        return _application(dict(models or {own: None}), dict(indexes or {}), load, chosen)
 
     replica = serve.ingress(application)()
     return serve.deployment(replica, **{"name": "embedlm", **options}).bind()

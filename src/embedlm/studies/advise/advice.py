@@ -123,8 +123,7 @@ def advise(
     on_candidate(words)
     with keeping(folder.is_dir):
         for one in named:
-            known = None if one.model == "builtin" else one.model
-            opened = load(known, one.recipe, device=device, dtype=dtype)
+            opened = load(one.model, one.recipe, device=device, dtype=dtype)
             own = vectors_of(opened, one.name, corpus, folder)
             for candidate in candidates(own, corpus, runs):
                 found.append(candidate)
