@@ -62,6 +62,30 @@ def test_tokens_that_have_no_vector_have_none_in_training(tiny_llama):
             np.testing.assert_allclose(ours[(ours != 0).any(1)], theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 5},
+        {"restrict": "text"},
+        {"restrict": "text", "stop_words": "english", "top_k": 2, "expand": 3},
+    ],
+)
+def test_sparse_weights_are_trained_as_they_are_read(tiny_llama, options):
+    recipe = embedlm.Recipe.load("plain-mean").override({"heads": [{"sparse": options}]})
+    stage = Stage.model_validate(
+        {"name": "s", **of("info_nce", options={"head": "sparse"}), **groups()}
+    )
+    model = _load_trainable(stage, str(tiny_llama), recipe, "cpu")
+    texts = tuple(sentences(5)) + ("the of",)
+    plan = model.plan_chunks([TextRequest(texts, None)])
+    rows = torch.cat([chunk() for chunk in plan.chunks])[plan.order_N]
+    wanted = model.embedder.encode(list(texts)).sparse.toarray()
+    np.testing.assert_allclose(rows.detach().numpy(), wanted, atol=1e-5)
+    assert (rows.detach().numpy() > 0).sum() == (wanted > 0).sum()
+    rows.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.modules().parameters())
+
+
 def test_without_in_batch_negatives_no_head_has_any(tiny_llama, data, tmp_path):  # noqa: F811
     change = {"heads": ["dense", "sparse", "multi_vector"]}
     found = [

@@ -75,12 +75,15 @@ class SparseHead(Head[Sparse]):
             w_N = self._weights(readout, states, states.tokens(over)).float().cpu().numpy()
             ids = states.picked(over).ids_by_text()
             return token_weights(w_N, ids, self.options.top_k, self._left_out(readout))
-        w_BV = self._term_weights(readout, states).cpu().numpy()
+        return self._selected(readout, states, self._term_weights(readout, states))
+
+    def _selected(self, readout: Readout, states: PackStates, w_BV: Tensor) -> list[SparseRow]:
+        """Return the terms of each text that stay."""
         words = states.words if states.words is not None else [None] * len(w_BV)
         extra = word_like(readout.backbone.tokenizer) if self.options.expand else None
         return [
             select_terms(w_V, ids, self.options, extra)
-            for w_V, ids in zip(w_BV, words, strict=True)
+            for w_V, ids in zip(w_BV.cpu().numpy(), words, strict=True)
         ]
 
     def gathered(self, readout: Readout, states: PackStates) -> Tensor:
@@ -96,7 +99,20 @@ class SparseHead(Head[Sparse]):
         return _Rows(count, readout.backbone.vocab_size)
 
     def gradient_rows(self, readout: Readout, states: PackStates, longest: int) -> Tensor:
-        """Return each text's weights of the whole vocabulary, w_BV."""
+        """Return each text's weights of the whole vocabulary, w_BV; 0 for terms that do not stay.
+
+        Which stay has no gradient; so they are those that `read` gives.
+        """
+        w_BV = self._every_weight(readout, states)
+        if self.options.top_k is None and self.stop_words is None:
+            return w_BV
+        kept_BV = torch.zeros_like(w_BV, dtype=torch.bool)
+        for row, (ids, _) in enumerate(self._selected(readout, states, w_BV.detach().float())):
+            kept_BV[row, torch.from_numpy(ids).to(w_BV.device)] = True
+        return w_BV * kept_BV
+
+    def _every_weight(self, readout: Readout, states: PackStates) -> Tensor:
+        """Return each text's weights of the whole vocabulary with their gradient, w_BV."""
         if self.reads_lm_head:
             return self._term_weights(readout, states)
         over = self._segments(readout)

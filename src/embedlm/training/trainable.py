@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from embedlm.encode.plan import Pack, plan
 from embedlm.encode.run import pack_states
 from embedlm.errors import UnsupportedError
 from embedlm.prompt.render import RenderedBatch, Request
+from embedlm.readout.term_weights import text_token_ids
 from embedlm.schema.recipe import Head
 from embedlm.training.devices import max_over_processes
 
@@ -123,8 +126,9 @@ class TrainableEmbedder:
             share = self.backbone.shares_prefixes and not batch.unseen
             # A shared prefix would share its dropout too.
             share = share and not self._has_dropout()
+            words = self._words(request)
             for pack in plan(batch.ids, self.budget, share=share):
-                chunks.append(partial(self._run, batch, pack, longest, request))
+                chunks.append(partial(self._run, batch, pack, longest, request, words))
                 items += [start + item for item in pack.items.tolist()]
             start += len(request.texts)
         order_N = torch.empty(start, dtype=torch.long)
@@ -167,10 +171,24 @@ class TrainableEmbedder:
         assert whole is not None
         return whole
 
-    def _run(self, batch: RenderedBatch, pack: Pack, longest: int, request: TextRequest) -> Tensor:
+    def _words(self, request: TextRequest) -> list[npt.NDArray[np.int64]] | None:
+        """Return the vocabulary ids of each text's own words, where a head is bound to them."""
+        stop_words = self.readout.stop_words
+        if stop_words is None:
+            return None
+        return text_token_ids(list(request.texts), self.backbone.tokenizer, stop_words)
+
+    def _run(
+        self,
+        batch: RenderedBatch,
+        pack: Pack,
+        longest: int,
+        request: TextRequest,
+        words: list[npt.NDArray[np.int64]] | None,
+    ) -> Tensor:
         """Return the output of all heads for the texts of a pack, v_RX."""
         run = partial(self.backbone.run, adapter=request.adapter)
-        how: dict[str, Any] = {"role": request.role, "denoise": self.denoise}
+        how: dict[str, Any] = {"role": request.role, "denoise": self.denoise, "words": words}
         states = pack_states(run, self.readout, batch, pack, **how)
         return self.readout.gradient_rows(states, longest)
 
