@@ -76,7 +76,8 @@ def test_sparse_weights_are_trained_as_they_are_read(tiny_llama, options):
         {"name": "s", **of("info_nce", options={"head": "sparse"}), **groups()}
     )
     model = _load_trainable(stage, str(tiny_llama), recipe, "cpu")
-    texts = tuple(sentences(5)) + ("the of",)
+    model.modules().requires_grad_(True)
+    texts = (*sentences(5), "the of")
     plan = model.plan_chunks([TextRequest(texts, None)])
     rows = torch.cat([chunk() for chunk in plan.chunks])[plan.order_N]
     wanted = model.embedder.encode(list(texts)).sparse.toarray()
