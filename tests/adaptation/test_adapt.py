@@ -10,6 +10,8 @@ import pytest
 
 import embedlm
 from embedlm.adaptation.evaluating import judged
+from embedlm.adaptation.settings import Settings
+from embedlm.adaptation.tuning import plan_of
 from embedlm.cli.adapt import tell_plan
 from embedlm.errors import MissingExtraError
 from embedlm.evaluation.results import Result
@@ -61,6 +63,15 @@ def test_the_tuned_model_is_kept_only_where_its_gain_is_sure(gain, kept, why):
 
 def test_the_base_is_kept_where_no_step_was_better():
     assert judged([result([0.5, 0.6])], None).kept == "base"
+
+
+def test_a_long_prompt_leaves_room_for_texts(tmp_path):
+    common = {"model": "base", "recipe": None, "teacher": None, "scored": False, "queries": 100}
+    common |= {"save_dtype": "float32", "data": tmp_path}
+    for prompts, wanted in [((2, 0), (64, 128)), ((80, 100), (112, 164))]:
+        sizes = dict(zip(("query", "document"), prompts, strict=True))
+        (stage,) = plan_of(Settings(), **common, prompts=sizes)["stages"]
+        assert tuple(stage["max_length"].values()) == wanted
 
 
 def test_a_run_ends_with_the_better_model_and_is_done_once(run, words, finished):

@@ -168,6 +168,17 @@ def test_sampling_draws_from_the_hardest_and_depends_on_seed_and_query_alone(
         assert {*found["negatives"]} <= {*pool["negatives"]}
 
 
+def test_a_prompt_that_leaves_queries_no_room_is_told_before_passages_are_embedded(
+    model, corpus, records, monkeypatch
+):
+    fields = {"prompt.query": "find what answers this: {text}", "prompt.max_length": {"query": 4}}
+    narrow = model.with_recipe(model.recipe.override(fields))
+    monkeypatch.setattr(type(model), "encode", None)
+    monkeypatch.setattr(type(model), "encode_document", None)
+    with pytest.raises(InputError, match="role query: the prompt alone takes"):
+        mine(records, corpus, model=narrow, k=2)
+
+
 def test_positives_that_the_search_does_not_find_are_dropped(model, corpus, records):
     mined = mine(records, corpus, model=model, k=2, filters={"consistency": 10})
     kept = {found["id"]: found["positives"] for found in mined.records}

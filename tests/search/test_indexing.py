@@ -114,6 +114,16 @@ def test_every_mode_gives_ids_as_they_came_and_scores_of_the_model(corpus, model
             index.search("  ")
 
 
+def test_a_prompt_that_leaves_queries_no_room_is_told_when_the_index_is_made(
+    corpus, model, tmp_path
+):
+    fields = {"prompt.query": "find what answers this: {text}", "prompt.max_length": {"query": 4}}
+    narrow = model.with_recipe(model.recipe.override(fields))
+    with pytest.raises(InputError, match="role query: the prompt alone takes"):
+        build_index(corpus, tmp_path / "index", narrow, store="exact")
+    assert not (tmp_path / "index").exists()
+
+
 @pytest.mark.parametrize("store", ["edge", "exact"])
 @pytest.mark.parametrize("recipe", ["dense", "heads", "late"])
 def test_what_has_moved_keeps_its_vectors(model, tiny_llama, tmp_path, store, recipe, monkeypatch):

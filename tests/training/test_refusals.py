@@ -121,6 +121,31 @@ def test_an_objective_that_cannot_learn_is_refused(
     assert not list(tmp_path.glob("stage-*"))
 
 
+@pytest.mark.parametrize(
+    ("length", "more", "told"),
+    [
+        (6, {}, "stage 'info_nce-2': role query: the prompt alone takes"),
+        ({"query": 30, "document": 2}, {}, "role document: the prompt alone takes"),
+        (14, {"data": [{"source": "groups.jsonl", "instruction": "search " * 20}]}, "role query"),
+    ],
+)
+def test_a_prompt_without_room_is_told_before_an_earlier_stage_trains(
+    tiny_llama,
+    data,  # noqa: F811
+    tmp_path,
+    length,
+    more,
+    told,
+):
+    change = {"prompt.query": "Task: {instruction} query: {text}", "prompt.document": "doc: {text}"}
+    stages = [("info_nce", {}), ("info_nce", {"name": "info_nce-2", "max_length": length, **more})]
+    plan = a_plan(tiny_llama, *stages, change=change)
+    plan["stages"][0]["name"] = "first"
+    with pytest.raises(InputError, match=told):
+        train(plan, tmp_path, data=data, device="cpu")
+    assert not list(tmp_path.glob("stage-*"))
+
+
 def test_a_group_size_that_changes_nothing_is_told(tiny_llama, data, tmp_path, caplog):  # noqa: F811
     write(data, "bare.jsonl", [{"query": f"q {i}", "pos": [f"p {i}"]} for i in range(9)])
     stage = {"data": [{"source": "bare.jsonl"}], "optimizer": {"steps": 1}}

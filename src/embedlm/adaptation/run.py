@@ -324,6 +324,10 @@ class _Run:
             teacher=self.models.teacher_source,
             scored=taught == "reranker",
             queries=queries,
+            prompts={
+                role: len(self.models.base.render([""], role=role).ids[0])
+                for role in ("query", "document")
+            },
             save_dtype=self.models.save_dtype,
             data=steps.data,
         )

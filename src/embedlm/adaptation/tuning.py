@@ -9,6 +9,7 @@ untouched base is kept unless the result is better.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def plan_of(
     teacher: str | None,
     scored: bool,
     queries: int,
+    prompts: Mapping[str, int],
     save_dtype: str,
     data: Path,
 ) -> dict[str, Any]:
@@ -55,11 +57,15 @@ def plan_of(
         teacher: the folder or hub id of an embedder that is distilled; None: there is none.
         scored: the records hold a re-ranker's scores, which are distilled.
         queries: number of training records.
+        prompts: tokens of the prompt by role.
         save_dtype: numbers of the tuned model's weights.
         data: the folder with train.jsonl and dev.jsonl.
     """
     steps = steps_of(settings, queries)
     stage = _stage(settings, teacher, data, steps, scored=scored)
+    limits = {"query": QUERY_TOKENS, "document": settings.chunk_tokens}
+    # A long prompt leaves room for half as much text at least.
+    stage["max_length"] = {r: max(n, prompts[r] + n // 2) for r, n in limits.items()}
     return {
         "name": "adapt",
         "model": model,
@@ -89,7 +95,6 @@ def _stage(
             "chunk_tokens": 16384,
         },
         "optimizer": {"learning_rate": settings.learning_rate, "steps": steps, "warmup": 0.1},
-        "max_length": {"query": QUERY_TOKENS, "document": settings.chunk_tokens},
         "keep": "best",
     }
     if settings.train != "adapter":

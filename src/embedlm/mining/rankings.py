@@ -91,6 +91,8 @@ class DenseMiner:
         self.similarity = str(model.recipe.similarity)
         if instruction is not None:
             model.render(["a"], role="query", instruction=instruction)
+        for role in ("query", "document"):  # told now, not when all passages are embedded
+            model.renderer.check_room(role)
         self._vectors: VectorFile | None = None
         self._home: Path | None = None
         """Where the vectors are; those of queries, too."""

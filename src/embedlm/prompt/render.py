@@ -153,6 +153,25 @@ class Renderer:
         counts_all = self.prompt.truncate not in ("slot", "pieces")
         return min(length, self.positions) if counts_all and self.positions else length
 
+    def check_room(
+        self, role: str | None, max_length: int | None = None, instruction: str | None = None
+    ) -> None:
+        """Refuse a limit within which the prompt leaves no room for a text.
+
+        Args:
+            role: of the texts.
+            max_length: of a call; None takes the recipe's or the model's.
+            instruction: None takes the recipe's.
+
+        Raises:
+            InputError: it says how many tokens the prompt takes.
+        """
+        given = None if instruction is None else [instruction]
+        try:
+            self.render(["a"], Request(role, None, max_length), given, segments=False)
+        except InputError as error:
+            raise InputError(f"{f'role {role}' if role else 'texts'}: {error}") from error
+
     # -- rendering ----------------------------------------------------------------------------
 
     def render(

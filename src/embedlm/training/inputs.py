@@ -18,6 +18,7 @@ from embedlm.training.objective_checks import check_objective
 from embedlm.training.objectives import reads_scores
 from embedlm.training.parameters import check_packages
 from embedlm.training.plan import LocatedPlan, find_data
+from embedlm.training.room import check_room, renderer_of
 from embedlm.training.stage_checks import check_dev, check_prompt, check_stage
 
 __all__ = ["batches_of", "read_inputs"]
@@ -45,6 +46,10 @@ def read_inputs(
     check_stages(source.plan.stages)
     recipe = source.recipe(data)
     sets = [_sets(stage, source, data, recipe) for stage in source.plan.stages]
+    renderer = renderer_of(source, recipe, data)
+    for stage, records in zip(source.plan.stages, sets, strict=True):
+        if renderer is not None:
+            check_room(stage, renderer, records[0].kind)
     dev = source.plan.dev
     if dev is None:
         return sets, None

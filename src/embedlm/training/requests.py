@@ -57,7 +57,7 @@ def requests_of(
     def request(
         texts: Iterable[str], role: str | None, given: Sequence[str | None], shots: Any = None
     ) -> TextRequest:
-        length, adapter = _length(stage.max_length, role), adapter_of(stage, source, role)
+        length, adapter = length_of(stage.max_length, role), adapter_of(stage, source, role)
         own = _instructions(embedder, given, role)
         return TextRequest(tuple(texts), role, own, shots, length, adapter)
 
@@ -73,7 +73,7 @@ def _views(embedder: Embedder, stage: Stage, rows: Sequence[BatchRow]) -> list[T
     texts, source = tuple(row.query for row in rows), rows[0].source if rows else 0
     views = 2 if any(loss.kind == "simcse" for loss in stage.objective) else 1
     given = [stage.data[row.source].instruction for row in rows]
-    own, length = _instructions(embedder, given, None), _length(stage.max_length, None)
+    own, length = _instructions(embedder, given, None), length_of(stage.max_length, None)
     adapter = adapter_of(stage, source, None)
     return [TextRequest(texts, None, own, max_length=length, adapter=adapter)] * views
 
@@ -108,7 +108,8 @@ def _demonstrations(
     )
 
 
-def _length(limit: int | dict[str, int] | None, role: str | None) -> int | None:
+def length_of(limit: int | dict[str, int] | None, role: str | None) -> int | None:
+    """Return the limit of a role's texts; None: the recipe's."""
     if isinstance(limit, dict):
         return limit.get(role or "default", limit.get("document"))
     return limit
