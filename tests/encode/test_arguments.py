@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import embedlm
 from embedlm.errors import InputError, ModelError, RecipeError
 from embedlm.schema.arguments import ARGUMENTS, check_arguments
+from embedlm.schema.heads import Sparse
 from embedlm.search import Passage, SearchIndex
 
 SURROGATE = "\ud800"
@@ -121,6 +122,36 @@ def test_an_option_that_another_leaves_no_use_for_is_refused(tiny_llama, options
     model = embedlm.load(tiny_llama, recipe, device="cpu", lm_head=True)
     with pytest.raises(InputError, match=told):
         model.encode(["a"], role="query", **options)
+
+
+@pytest.mark.parametrize("option", [{"instruction": "find"}, {"demonstrations": [{"query": "q"}]}])
+def test_what_a_roles_template_has_no_place_for_is_refused(tiny_llama, option):
+    """Other roles of the recipe have a place for it."""
+    model = embedlm.load(tiny_llama, "bge-icl", device="cpu")
+    for call in (model.encode, model.render):
+        call(["a"], role="query", **option)
+        with pytest.raises(InputError, match=f"this role has no {{{next(iter(option))}}}"):
+            call(["a"], role="document", **option)
+
+
+UNREAD = [
+    ({"sparse": {"expand": 5}}, "needs restrict: text"),
+    ({"sparse": {"stop_words": "none"}}, "stop_words is read with restrict: text alone"),
+    ({"sparse": {"fallback_top_k": 3}}, "fallback_top_k is read with restrict: text alone"),
+    ({"sparse": {"over": ["text"]}}, "over is of weights token"),
+    ({"sparse": {"weights": "token", "restrict": "text"}}, "restrict is that of the language-"),
+    ({"sparse": {"weights": "token", "reduce": "sum"}}, "reduce is that of the language-model"),
+    ({"sparse": {"similarity": "cosine"}}, "heads.sparse.similarity says how outputs are compared"),
+    ({"multi_vector": {"score": "mean"}}, "multi_vector.score says how outputs are compared"),
+    (Sparse(stop_words="none"), "stop_words is read with restrict: text alone"),
+]
+
+
+@pytest.mark.parametrize(("head", "told"), UNREAD, ids=str)
+def test_an_option_of_a_head_that_nothing_reads_is_refused(tiny_llama, head, told):
+    model = embedlm.load(tiny_llama, "plain-mean", device="cpu", lm_head=True)
+    with pytest.raises(RecipeError, match=told):
+        model.encode(["a"], heads=[head])
 
 
 def test_two_names_that_agree_are_one(model):

@@ -183,7 +183,7 @@ OPTIONS = [
     ({"heads": "{sparse: {top_k: 0}}"}, "top_k: Input should be greater than 0"),
     ({"max_length": 0}, _above_zero("max_length")),
     ({"batch_tokens": 0}, _above_zero("batch_tokens")),
-    ({"instruction": "Find"}, r"has no \{instruction\}; leave it out"),
+    ({"instruction": "Find"}, r"has no \{instruction\}; give none"),
 ]
 
 
@@ -210,7 +210,7 @@ def test_options_of_python_alone(model):
         ({"instruction": [5]}, "instruction 0 is int"),
         ({"demonstrations": "x"}, "demonstrations: give a list"),
         ({"demonstrations": [{"query": 5}]}, "demonstration 0 is not a mapping of strings"),
-        ({"demonstrations": [{"query": "a"}]}, "no prompt.demonstration template"),
+        ({"demonstrations": [{"query": "a"}]}, "no {demonstrations}; give none"),
         ({"dimension": 5}, "encode has no option 'dimension'"),
     ):
         with pytest.raises(InputError, match=re.escape(told)):

@@ -145,6 +145,23 @@ def test_demonstrations(model_folder):
         plain.encode("x", demonstrations=shots)
 
 
+def test_a_recipes_own_demonstrations_leave_documents_bare(model_folder):
+    shots = [{"instruct": "Find </s>", "query": "cats", "response": "Cat"}]
+    changes = {"prompt.demonstrations": shots, "prompt.special_tokens_in_text": "refuse"}
+    bare = embedlm.load(model_folder("llama"), recipe="bge-icl")
+    shown = bare.with_recipe(bare.recipe.override(changes))
+    assert "cats" in bare.render("x", "query", demonstrations=shots).text[0]
+    np.testing.assert_array_equal(shown.encode_document(TEXTS), bare.encode_document(TEXTS))
+    with pytest.raises(InputError, match="refuse"):
+        shown.encode_query(TEXTS)
+    for recipe, told in (("plain-mean", "has no {demonst"), ("bge-icl", "no prompt.demonstration")):
+        changes = {"prompt.demonstrations": shots, "prompt.demonstration": None}
+        changed = embedlm.Recipe.load(recipe).override(changes)
+        with pytest.raises(InputError, match=told):
+            shown.with_recipe(changed).encode_query(TEXTS)
+    np.testing.assert_array_equal(shown.encode(TEXTS, prompt="x "), bare.encode(TEXTS, prompt="x "))
+
+
 def test_several_prompts_are_rendered_apart_and_averaged(model_folder):
     templates = ["One: {text}", "Two: {text}", "Three: {text}"]
     base = {"name": "t", "pooling": {"kind": "last"}}

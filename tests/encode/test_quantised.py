@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import embedlm
-from embedlm.encode.precision import quantize
+from embedlm.encode.precision import PRECISIONS, quantize
 from embedlm.errors import InputError, ModelError
 from embedlm.readout.quantized import dequantize
 from embedlm.search import ExactStore
@@ -85,6 +85,7 @@ def test_ranges_of_a_call(model):
         (np.full((2, 32), np.nan), "NaN or infinity for dimension 0"),
         (np.full((2, 32), np.inf), "NaN or infinity"),
         (np.vstack([np.ones(32), np.zeros(32)]), "minimum above the maximum for dimension 0"),
+        (np.float32([[-3e38] * 32, [3e38] * 32]), "too far apart for float32"),
         ("wide", "no array of numbers"),
         ([[1], [1, 2]], "no array of numbers"),
         ([["a"] * 32] * 2, "no array of numbers"),
@@ -205,6 +206,14 @@ def test_few_vectors_are_not_their_own_ranges():
     assert quantize(vectors, "int8").shape == (100, 4)
     with pytest.raises(InputError, match="which 99 vectors cannot tell"):
         quantize(vectors[:99], "int8")
+
+
+def test_small_numbers_are_quantised_where_numpy_raises_for_them():
+    vectors = np.full((100, 2), 1e-42, np.float32)
+    vectors[0] = 0
+    with np.errstate(all="raise"):
+        for precision in PRECISIONS:
+            assert len(quantize(vectors, precision)) == 100
 
 
 # -- comparing ------------------------------------------------------------------------------------

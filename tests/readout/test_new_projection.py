@@ -62,8 +62,20 @@ def test_a_checkpoints_projection_of_another_form_is_refused(tiny_llama, tmp_pat
             embedlm.load(tmp_path / "saved", recipe=projecting(**options))
     with pytest.raises(ModelError, match="24 with a bias"):
         model.encode(TEXTS, heads={"dense": {"projection": {"width": 7}}})
-    with pytest.raises(UnsupportedError, match="loaded without a projection"):
+    with pytest.raises(UnsupportedError, match="a projection to 7 numbers"):
         embedlm.load(tiny_llama).encode(TEXTS, heads={"dense": {"projection": {"width": 7}}})
+
+
+def test_a_call_reads_the_checkpoints_projection_though_the_recipe_does_not(tiny_llama, tmp_path):
+    model = embedlm.load(tiny_llama, recipe=projecting(init="orthogonal"))
+    model.save_pretrained(tmp_path / "saved")
+    bare = embedlm.load(tmp_path / "saved", recipe="plain-mean")
+    through = {"dense": {"projection": "auto"}}
+    projected = bare.with_recipe(bare.recipe.override({"heads": [through]}))
+    wanted = projected.encode(TEXTS)
+    assert wanted.shape[1] != bare.dim
+    found = bare.encode(TEXTS, heads=through)
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,11 @@ def quantize(
         raise InputError(
             f"vectors are {values.dtype} with the shape {values.shape}; give numbers (n, dim)"
         )
+    with np.errstate(all="ignore"):  # what cannot be held is found and told
+        return _quantized(values, precision, ranges, calibration)
+
+
+def _quantized(values: Array, precision: str, ranges: Any, calibration: Any) -> Array:
     _refuse_unfinished(values, precision)
     if precision in ("float32", "float16"):
         return values.astype(precision)
@@ -208,8 +213,7 @@ def quantize(
 
 def _refuse_unfinished(values: Array, precision: str) -> None:
     """Refuse vectors that a precision cannot hold."""
-    with np.errstate(over="ignore"):
-        kept = values.astype(np.float16 if precision == "float16" else np.float32, copy=False)
+    kept = values.astype(np.float16 if precision == "float16" else np.float32, copy=False)
     if not np.isfinite(kept).all():
         row = int(np.flatnonzero(~np.isfinite(kept).all(axis=1))[0])
         instead = "take float32" if precision != "float32" else "leave it out, or scale it down"

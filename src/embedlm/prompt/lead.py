@@ -29,5 +29,6 @@ def with_lead(renderer: Renderer, lead: str | None, role: str | None) -> Rendere
         "query": None,
         "document": None,
         "roles": dict.fromkeys(renderer.prompt.roles, template),
+        "demonstrations": (),
     }
     return renderer.with_prompt(renderer.prompt.model_copy(update=changes))

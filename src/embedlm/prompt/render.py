@@ -139,8 +139,7 @@ class Renderer:
 
     def takes_instruction(self, role: str | None) -> bool:
         """Tell whether the templates of a role have an {instruction}."""
-        pieces = (piece for text in self.templates(role) for piece in parse_template(text))
-        return any(piece.kind == "instruction" for piece in pieces)
+        return all(_takes("instruction", parse_template(text)) for text in self.templates(role))
 
     def max_length(self, role: str | None) -> int | None:
         """Return the recipe's own limit for the role, or the model's."""
@@ -192,10 +191,14 @@ class Renderer:
             segments: whether the caller reads the segments (they cost time).
             images: what stands for the image of each text, "" for none; empty: no text has one.
         """
+        templates = [parse_template(template) for template in self.templates(request.role)]
+        self._check_slots(templates, instructions, request)
         own, ending = self.instruction(request.role), self.prompt.instruction_end
         instructions = [own] * len(texts) if instructions is None else instructions
         instructions = [clean_instruction(one, ending, own) for one in instructions]
         images = images or [""] * len(texts)
+        if not any(_takes("demonstrations", pieces) for pieces in templates):
+            request = replace(request, demonstrations=())  # the recipe's are for other roles
         limit = self._limit(request)
         cleaned = prepared(texts, self.prompt, self.tokenizer, self.max_length(request.role))
         cleaned = [
@@ -207,9 +210,7 @@ class Renderer:
         demonstrations = {name: self._demonstrations(request, name) for name in set(renamed)}
         special = self.prompt.special_tokens == "tokenizer" and not self._is_chat(request.role)
         batches = []
-        for template in self.templates(request.role):
-            pieces = parse_template(template)
-            self._check_slots(pieces, instructions, any(demonstrations.values()))
+        for pieces in templates:
             check_images(pieces, cleaned, images, request.role)
             rows = [
                 Row(self._fill(pieces, text, instruction, demonstrations[name], image, name), name)
@@ -288,20 +289,34 @@ class Renderer:
         return limit
 
     def _check_slots(
-        self, pieces: tuple[Piece, ...], instructions: Sequence[str], demonstrated: bool
+        self,
+        templates: Sequence[tuple[Piece, ...]],
+        instructions: Sequence[str] | None,
+        request: Request,
     ) -> None:
-        kinds = {piece.kind for piece in pieces}
-        default = self.prompt.instruction
-        if "instruction" not in kinds and any(instructions) and default is None:
-            raise InputError(
-                "an instruction was given, but the recipe's template for this role has no "
-                "{instruction}; leave it out or choose a recipe that takes one"
-            )
-        if demonstrated and "demonstrations" not in kinds:
-            raise InputError(
-                "demonstrations were given, but the recipe's template for this role has no "
-                "{demonstrations}; leave them out or choose a recipe that takes them"
-            )
+        """Refuse what a call gives and a template of its role has no place for.
+
+        What the recipe itself gives may be for other roles; demonstrations that none has a place
+        for are refused.
+        """
+        given = {
+            "instruction": ("an instruction was", any(instructions or ())),
+            "demonstrations": ("demonstrations were", self._shots(request)),
+        }
+        for slot, (told, value) in given.items():
+            if value and not all(_takes(slot, pieces) for pieces in templates):
+                raise InputError(
+                    f"{told} given, but the recipe's template for this role has no {{{slot}}}; "
+                    "give none, or choose a recipe that has it"
+                )
+
+    def _shots(self, request: Request) -> Sequence[Any]:
+        """Return the demonstrations of a call, or the recipe's if they are for no role."""
+        if request.demonstrations is not None or not self.prompt.demonstrations:
+            return request.demonstrations or ()
+        every = [text for role in (None, *self.roles()) for text in self.templates(role)]
+        shown = any(_takes("demonstrations", parse_template(text)) for text in every)
+        return () if shown else self.prompt.demonstrations
 
     def _fill(
         self,
@@ -347,3 +362,8 @@ class Renderer:
                 "the recipe needs a masked language model such as BERT"
             )
         return token
+
+
+def _takes(slot: str, pieces: Sequence[Piece]) -> bool:
+    """Tell whether a template has a slot."""
+    return any(piece.kind == slot for piece in pieces)

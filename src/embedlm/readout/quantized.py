@@ -84,6 +84,13 @@ def check_ranges(ranges: Any, width: int, name: str = "ranges") -> Array:
     if not np.isfinite(low_high_2D).all():
         dimension = int(np.flatnonzero(~np.isfinite(low_high_2D).all(axis=0))[0])
         raise InputError(f"{name} hold NaN or infinity for dimension {dimension}; give numbers")
+    with np.errstate(over="ignore"):
+        wide_D = ~np.isfinite(low_high_2D[1] - low_high_2D[0])
+    if wide_D.any():
+        raise InputError(
+            f"{name} are too far apart for {low_high_2D.dtype} in dimension "
+            f"{int(np.flatnonzero(wide_D)[0])}; scale the vectors down"
+        )
     if (low_high_2D[0] > low_high_2D[1]).any():
         dimension = int(np.flatnonzero(low_high_2D[0] > low_high_2D[1])[0])
         raise InputError(

@@ -22,11 +22,9 @@ from embedlm.errors import UnsupportedError
 from embedlm.readout import frequency, sinks
 from embedlm.readout.head import Collector
 from embedlm.readout.heads import make_heads
-from embedlm.readout.new_projection import check_projection
 from embedlm.readout.parts import Parts
 from embedlm.readout.pooling import Tokens, kinds_of, pooled
 from embedlm.readout.states import PackStates
-from embedlm.schema.heads import Dense, NewProjection
 from embedlm.schema.heads import Head as HeadOptions
 from embedlm.schema.recipe import Recipe
 
@@ -133,21 +131,14 @@ class Readout:
                 )
 
     def with_heads(self, heads: Sequence[HeadOptions]) -> Readout:
-        """Return the same readout with other heads.
+        """Return the same readout with other heads; layers that only they read are loaded.
 
         Raises:
             ModelError: a projection of another form than the model's.
-            UnsupportedError: the model was loaded without one.
+            UnsupportedError: the model has no such layers.
         """
-        asked = next((h.projection for h in heads if isinstance(h, Dense)), "none")
-        if isinstance(asked, NewProjection):
-            if self.parts.projection is None:
-                raise UnsupportedError(
-                    f"{self.backbone.name!r} was loaded without a projection; load it with a "
-                    "recipe that asks for one"
-                )
-            check_projection(asked, self.parts.projection, self.backbone.name)
-        return self._changed(heads=heads)
+        read = self.recipe.model_copy(update={"heads": tuple(heads)})
+        return self._changed(heads=heads, parts=self.parts.for_recipe(read, self.backbone))
 
     def with_statistics(self, statistics: frequency.Statistics | None) -> Readout:
         """Return the same readout with the statistics of a corpus."""

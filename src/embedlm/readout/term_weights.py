@@ -128,7 +128,8 @@ def select_terms(
     if len(words):
         of_text = best_terms(w_V, words[w_V[words] > 0], options.top_k)
     else:
-        of_text = best_terms(w_V, np.flatnonzero(w_V), options.fallback_top_k)
+        fewest = min(options.fallback_top_k, options.top_k or options.fallback_top_k)
+        of_text = best_terms(w_V, np.flatnonzero(w_V), fewest)
     if word_like_ids is None:
         return of_text
     outside = np.setdiff1d(word_like_ids, words)

@@ -113,9 +113,17 @@ class Sparse(Part):
     )
 
     @model_validator(mode="after")
-    def _weighed_by_logits(self) -> Sparse:
-        if self.weights != "lm_head" and self.activation != "relu":
-            raise ValueError("activation is that of the language-model head; leave it out")
+    def _reads_what_is_asked(self) -> Sparse:
+        fields = type(self).model_fields
+        changed = {name for name, field in fields.items() if getattr(self, name) != field.default}
+        if self.weights != "lm_head":
+            for name in ("activation", "reduce", "restrict", "expand"):
+                if name in changed:
+                    raise ValueError(f"{name} is that of the language-model head; leave it out")
+        elif self.over is not None:
+            raise ValueError("over is of token weights; the language-model head reads pooling.over")
+        elif self.expand and self.restrict != "text":
+            raise ValueError("expand adds to a text's own words; it needs restrict: text")
         return self
 
     @field_validator("restrict", mode="before")
@@ -146,18 +154,57 @@ Head = Dense | Sparse | MultiVector
 _HEADS: dict[str, type[Any]] = {head.model_fields["kind"].default: head for head in get_args(Head)}
 
 
-def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] = ()) -> Head:
-    """Return the head that a name or `{name: options}` asks for, on top of the recipe's own."""
+def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] | None = None) -> Head:
+    """Return the head that a name or `{name: options}` asks for.
+
+    Args:
+        value: the name or the options.
+        base: of a call, the recipe's heads, whose options hold where the call gives none; None: it
+            is the recipe itself that is read.
+
+    Raises:
+        RecipeError: no such head, an option that it lacks, or one that a call has no use for.
+    """
     if isinstance(value, get_args(Head)):
-        return cast(Head, value)
-    name, options = _named_options(value)
-    if name not in _HEADS:
+        head = cast(Head, value)
+        name, given = head.kind, frozenset(head.model_fields_set)
+    else:
+        name, options = _named_options(value)
+        if name not in _HEADS:
+            raise RecipeError(
+                f"heads: {name!r} is not a head; allowed: {', '.join(_HEADS)}."
+                + closest(name, list(_HEADS))
+            )
+        defaults = next((h.model_dump() for h in base or () if h.kind == name), {})
+        head = validated(_HEADS[name], {**defaults, **options}, f"heads.{name}")
+        given = frozenset(options)
+    if base is not None:
+        own = next((h for h in base if h.kind == name), _HEADS[name]())
+        _check_of_call(head, given, own)
+    return head
+
+
+def _check_of_call(head: Head, given: frozenset[str], own: Head) -> None:
+    """Refuse options of a call that change none of its outputs.
+
+    Args:
+        head: what the call asks for.
+        given: the options that it names.
+        own: the recipe's head of that kind.
+    """
+    for name in sorted(given & {"similarity", "score"}):
+        if getattr(head, name) != getattr(own, name):
+            raise RecipeError(
+                f"heads.{head.kind}.{name} says how outputs are compared, which `similarity` does "
+                "by the model's recipe; change it there, with_recipe(m.recipe.override("
+                f"{{'heads.{head.kind}.{name}': {getattr(head, name)!r}}})), or leave it out"
+            )
+    unread = sorted(given & {"stop_words", "fallback_top_k"})
+    if unread and isinstance(head, Sparse) and head.restrict != "text":
         raise RecipeError(
-            f"heads: {name!r} is not a head; allowed: {', '.join(_HEADS)}."
-            + closest(name, list(_HEADS))
+            f"heads.sparse.{unread[0]} is read with restrict: text alone; add it, or leave "
+            f"{unread[0]} out"
         )
-    defaults = next((h.model_dump() for h in base if h.kind == name), {})
-    return cast(Head, validated(_HEADS[name], {**defaults, **options}, f"heads.{name}"))
 
 
 def _named_options(value: Any) -> tuple[str, Mapping[str, Any]]:
