@@ -130,6 +130,13 @@ def test_names_that_are_not_loaded_are_told(tiny_llama, adapters):
     assert switched.adapters == ("a", "b")
     with pytest.raises(InputError, match=r"'c' is not loaded; allowed: None.*'a', 'b'"):
         switched.encode(TEXTS, adapter="c")
+    changed = switched.recipe.override({"backbone.adapter_roles": {"query": "c", "document": "a"}})
+    told = "query is served by 'c', which is not loaded; there are 'a', 'b'"
+    with pytest.raises(InputError, match=told):
+        switched.with_recipe(changed)
+    paths = [str(adapter) for adapter in adapters]
+    with pytest.raises(InputError, match=told):
+        embedlm.load(tiny_llama, changed, adapters=paths, merge=False)
     with pytest.raises(InputError, match=r"merge=False"):
         load(tiny_llama, adapters).encode(TEXTS, adapter="a")
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import embedlm
+from embedlm.bulk.files import encode_file
 from embedlm.encode.precision import PRECISIONS, quantize
 from embedlm.errors import InputError, ModelError
 from embedlm.readout.quantized import dequantize
@@ -133,6 +134,23 @@ def test_each_width_has_ranges_of_its_own(fitted):
     # What is only cut has the ranges of its first dimensions.
     cut = model.encode(TEXTS, truncate_dim=8, precision="int8")
     np.testing.assert_array_equal(cut, whole[:, :8])
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_a_recipe_that_cuts_vectors_has_ranges_too(tiny_llama, unit, tmp_path):
+    recipe = {"name": "cut", "normalize": unit, "dim": 8}
+    model = embedlm.load(tiny_llama, recipe, device="cpu").fit_ranges(CORPUS)
+    wanted = quantize(model.encode(TEXTS), "int8", calibration=model.encode(CORPUS))
+    np.testing.assert_array_equal(model.encode(TEXTS, precision="int8"), wanted)
+    np.testing.assert_array_equal(model.encode(TEXTS, dim=8, precision="int8"), wanted)
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    encode_file(model, tmp_path / "in.txt", tmp_path / "out.npy", precision="int8")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), wanted)
+    narrow = model.encode(TEXTS, dim=5, precision="int8", normalize=False) if not unit else wanted
+    np.testing.assert_array_equal(narrow, wanted[:, : narrow.shape[1]])
+    for other in ({"dim": 16}, {"truncate_dim": 8}) if unit else ({"dim": 16},):
+        with pytest.raises(InputError, match="none for vectors of width"):
+            model.encode(TEXTS, precision="int8", **other)
 
 
 def test_ranges_are_saved_copied_and_pickled(fitted, tmp_path):

@@ -66,6 +66,13 @@ def test_a_checkpoints_projection_of_another_form_is_refused(tiny_llama, tmp_pat
         embedlm.load(tiny_llama).encode(TEXTS, heads={"dense": {"projection": {"width": 7}}})
 
 
+def test_other_heads_are_not_held_to_the_width_of_dense_vectors(tiny_llama):
+    recipe = projecting(init="orthogonal", width=64).override({"dim": 48})
+    model = embedlm.load(tiny_llama, recipe=recipe)
+    assert model.encode(TEXTS).shape[1] == 48
+    assert len(model.encode(TEXTS, heads="multi_vector")) == len(TEXTS)
+
+
 def test_a_call_reads_the_checkpoints_projection_though_the_recipe_does_not(tiny_llama, tmp_path):
     model = embedlm.load(tiny_llama, recipe=projecting(init="orthogonal"))
     model.save_pretrained(tmp_path / "saved")

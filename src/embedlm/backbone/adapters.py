@@ -27,6 +27,7 @@ __all__ = [
     "apply_adapters",
     "base_weights",
     "check_adapter",
+    "check_adapter_roles",
     "check_vocabulary",
 ]
 
@@ -100,6 +101,25 @@ def check_adapter(adapters: Adapters | None, name: str | None) -> None:
         f"adapter {name!r} is not loaded; allowed: None (the base alone), "
         f"{', '.join(map(repr, adapters.names))}.{closest(name, list(adapters.names))}"
     )
+
+
+def check_adapter_roles(adapters: Adapters | None, roles: Mapping[str, str]) -> None:
+    """Refuse roles of switchable adapters that are not among those that were loaded.
+
+    Without any, the recipe's method is applied to another model.
+
+    Raises:
+        InputError: names the first such role and the adapters that there are.
+    """
+    if adapters is None:
+        return
+    for role, name in roles.items():
+        if name not in adapters.names:
+            raise InputError(
+                f"backbone.adapter_roles: {role} is served by {name!r}, which is not loaded; there "
+                f"are {', '.join(map(repr, adapters.names))}.{closest(name, list(adapters.names))} "
+                "Load it too, or change the roles"
+            )
 
 
 def base_weights(adapters: Adapters, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

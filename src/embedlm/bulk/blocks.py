@@ -148,7 +148,8 @@ class BlockEncoder:
             InputError: there are none.
         """
         model = self._model
-        self.ranges = ranges_for(self._call, model.ranges, model.recipe, model.dim)
+        width = model.readout.dense_width
+        self.ranges = ranges_for(self._call, model.ranges, model.recipe, width)
 
     def widen_ranges(self, texts: Sequence[str]) -> None:
         """Widen the ranges of int8 and uint8 by these texts' vectors."""

@@ -87,9 +87,15 @@ def finish_vectors(
 
 
 def vector_form(options: Options, recipe: Recipe, width: int) -> Form:
-    """Return the form of the vectors of a call, for which ranges are fitted."""
+    """Return the form of the vectors of a call, for which ranges are fitted.
+
+    Args:
+        options: of the call.
+        recipe: of the model.
+        width: of its dense vectors before a cut.
+    """
     unit = recipe.normalize if options.normalize is None else options.normalize
-    dim = width if options.dim is None else options.dim
+    dim = options.dim or recipe.dim or width
     if options.cut_last:  # normalised before the cut, which matters where there is one
         unit = bool(options.normalize) or (recipe.normalize and dim == width)
     return dim, bool(unit)
@@ -111,11 +117,12 @@ def ranges_for(options: Options, ranges: Ranges, recipe: Recipe, width: int) -> 
     found = None if options.cut_last and dim < width and not unit else ranges.by_form.get(form)
     if found is None and not unit:
         # Vectors that are only cut have the ranges of their first dimensions.
-        whole = ranges.by_form.get((width, options.cut_last))
-        found = None if whole is None else whole[:, :dim]
+        wider = [width] if options.cut_last else [width, recipe.dim or width]
+        wholes = (ranges.by_form.get((one, options.cut_last)) for one in wider if dim <= one)
+        found = next((whole[:, :dim] for whole in wholes if whole is not None), None)
     if found is not None:
         return found
-    call = f", dim={dim}" if dim < width else ""
+    call = "" if options.dim is None else f", dim={dim}"
     call += "" if unit == recipe.normalize else f", normalize={unit}"
     known = ", ".join(f"{d}{' (length 1)' if u else ''}" for d, u in ranges.by_form) or "none"
     raise InputError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from embedlm.backbone import Backbone
+from embedlm.backbone.adapters import check_adapter_roles
 from embedlm.backbone.layers import layer_at
 from embedlm.backbone.memory import put
 from embedlm.errors import UnsupportedError
@@ -72,7 +73,9 @@ class Readout:
         for head in self.heads:
             head.check(backbone)
         self._check_pooling()
-        if recipe.dim is not None and recipe.dim > self.dense_width:
+        check_adapter_roles(backbone.adapters, recipe.backbone.adapter_roles)
+        gives_dense = any(head.kind == "dense" for head in self.heads)
+        if gives_dense and recipe.dim is not None and recipe.dim > self.dense_width:
             raise UnsupportedError(
                 f"recipe {recipe.name!r} cuts vectors to dim {recipe.dim}, and those of "
                 f"{backbone.name!r} have {self.dense_width}; allowed: 1 to {self.dense_width}"
