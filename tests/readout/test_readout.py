@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 import embedlm
-from embedlm.errors import UnsupportedError
+from embedlm.errors import InputError, UnsupportedError
 from embedlm.readout import HEADS, PackStates
 from embedlm.readout.pooling import POOL
 from embedlm.schema.recipe import POOLINGS
@@ -165,3 +166,28 @@ def test_states_without_a_pooled_segment_give_their_last_token():
     picked = states.picked(("text",))
     assert picked.index_N.tolist() == [1, 2, 4]
     assert picked.count_B.tolist() == [2, 1]
+
+
+def test_sparse_tensors_are_compared_as_sparse_vectors(tiny_llama):
+    """sentence-transformers' SparseEncoder gives such."""
+    model = embedlm.load(tiny_llama, "plain-mean", device="cpu")
+    rows = csr_matrix(np.array([[0, 2, 0, 1], [3, 0, 0, 0], [0, 0, 0, 0]], np.float32))
+    wanted = model.similarity(rows, rows)
+    coo = torch.from_numpy(rows.toarray()).to_sparse()
+    for given in (coo, [coo[row] for row in range(3)]):
+        np.testing.assert_array_equal(model.similarity(given, rows), wanted)
+
+
+def test_what_holds_no_vectors_is_refused(tiny_llama):
+    model = embedlm.load(tiny_llama, "plain-mean", device="cpu")
+    vectors = np.ones((2, 3), np.float32)
+    masked = np.ma.array(vectors, mask=[[0, 1, 0], [0, 0, 0]])
+    for given, told in (
+        (torch.empty(2, 3, device="meta"), "no tensor of vectors"),
+        (torch.ones(2, 3, 4).to_sparse(), "no tensor of vectors"),
+        (masked, "entries that are masked"),
+    ):
+        with pytest.raises(InputError, match=told):
+            model.similarity(given, vectors)
+    with pytest.raises(InputError, match="heads is empty"):
+        model.similarity(vectors, vectors, heads=[])

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
+import torch
+from scipy.sparse import csr_matrix, vstack
 
 from embedlm.errors import InputError
 from embedlm.readout.heads import HEADS
@@ -94,14 +95,43 @@ def as_embeddings(value: Any, what: str = "the vectors") -> Embeddings:
     if isinstance(value, Embeddings):
         return value
     if hasattr(value, "detach"):
-        tensor = value.detach().cpu()
-        value = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    if isinstance(value, list) and value and all(hasattr(one, "detach") for one in value):
-        value = [one.detach().cpu().float().numpy() for one in value]
+        value = _from_torch([value], what)[0]
+    elif isinstance(value, list) and value and all(hasattr(one, "detach") for one in value):
+        value = _from_torch(value, what)
+        if all(hasattr(one, "tocsr") for one in value):
+            value = vstack(value, format="csr")
+    elif np.ma.is_masked(value):
+        raise InputError(
+            f"{what} has entries that are masked, and vectors have a number in each dimension; "
+            "fill them, or leave these vectors out"
+        )
     for name, head in HEADS.items():
         if name != "dense" and head.holds(value):
             return Embeddings(**{name: value})
     return Embeddings(dense=_dense(value, what))
+
+
+def _from_torch(tensors: Sequence[Any], what: str) -> list[Any]:
+    """Return tensors as arrays; sparse ones as CSR matrices.
+
+    Raises:
+        InputError: what holds no numbers, or a sparse tensor of more than two dimensions.
+    """
+    try:
+        return [_array(tensor.detach().cpu()) for tensor in tensors]
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{what} is no tensor of vectors ({error}); give vectors (n, D) of real numbers"
+        ) from error
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    values = tensor.float() if tensor.is_floating_point() else tensor
+    if values.layout == torch.strided:
+        return values.numpy()
+    rows = values.to_sparse_coo().coalesce()
+    rows = rows.unsqueeze(0).coalesce() if rows.ndim == 1 else rows
+    return csr_matrix((rows.values().numpy(), rows.indices().numpy()), shape=tuple(rows.shape))
 
 
 def _dense(value: Any, what: str) -> Array:
@@ -160,6 +190,8 @@ def scores(
     check_arguments("similarity", heads=heads, weights=weights)
     left, right = as_embeddings(a, "a"), as_embeddings(b, "b")
     common = [name for name in HEADS if name in left.heads and name in right.heads]
+    if heads is not None and not len(heads):
+        raise InputError(f"heads is empty; give at least one of {', '.join(HEADS)}, or None")
     names = [heads] if isinstance(heads, str) else list(heads or common)
     missing = [name for name in names if name not in common]
     if missing or not names:
