@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -28,11 +29,10 @@ def test_every_form_is_read_and_names_differ(model, folder, tmp_path, caplog):
     (folder / "c.txt").write_text("nine")
     (folder / ".hidden.txt").write_text("secret")
     (folder / "picture.png").write_bytes(b"\xff")
-    (folder / "inner").mkdir()
     out = tmp_path / "out"
     with caplog.at_level(logging.WARNING):
         reports = encode_folder(model, folder, out)
-    assert "inner, picture.png" in caplog.text
+    assert "cannot be read: picture.png" in caplog.text
     assert "hidden" not in caplog.text
     rows = {path.name: parquet.read_table(path).num_rows for path in sorted(out.glob("*.parquet"))}
     assert rows == {
@@ -46,6 +46,31 @@ def test_every_form_is_read_and_names_differ(model, folder, tmp_path, caplog):
     assert sum(report.rows for report in reports) == 8
     again = encode_folder(model, folder, out)
     assert all(report.resumed == report.blocks for report in again)
+
+
+def test_what_lies_below_is_encoded_too_but_neither_hidden_files_nor_the_outputs(
+    model, folder, monkeypatch
+):
+    for name in ("a.txt", "inner/a.txt", "inner/deep/b.md", ".git/c.txt", "inner/.d.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("one\n")
+    monkeypatch.chdir(folder)
+    for source, out in ((".", "out"), (folder, "out"), (".", folder / "out")):
+        reports = encode_folder(model, source, out)
+        assert [report.rows for report in reports] == [1, 1, 1]
+        found = sorted(file.relative_to(out).as_posix() for file in Path(out).rglob("*.parquet"))
+        assert found == ["a.parquet", "inner/a.parquet", "inner/deep/b.parquet"]
+    assert all(report.resumed == report.blocks for report in reports)
+    above = encode_folder(model, "inner", ".")
+    assert (len(above), Path("deep/b.parquet").is_file()) == (2, True)
+
+
+def test_only_the_first_of_many_left_out_files_are_named(model, folder, tmp_path, caplog):
+    (folder / "a.txt").write_text("one\n")
+    for number in range(13):
+        (folder / f"{number:02}.png").write_bytes(b"")
+    encode_folder(model, folder, tmp_path / "out")
+    assert "09.png and 3 more" in caplog.text
 
 
 def test_a_damaged_note_means_the_file_is_done_again(model, folder, tmp_path):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import embedlm
-from embedlm.cli._app import COMMANDS, app
+from embedlm.cli._app import COMMANDS, PANELS, app
 from tests.command import ROOT
 
 WITHIN = [
@@ -37,6 +37,17 @@ def test_help_fits_80_columns_and_shows_no_type_for_a_value(words, capsys):
     assert max(map(len, text.splitlines())) <= 80
     if words:
         assert not re.search(r"--[a-z-]+ (-\w )?(STR|INT|PATH|FLOAT)\b", text)
+
+
+def test_the_overview_shows_each_command_once_under_what_it_is_for(capsys):
+    panels = re.findall(r"^╭─ (.*?) ─+╮\n(.*?)^╰", page([], capsys), re.M | re.S)
+    shown = {name: re.findall(r"^│ (\w[\w-]*)  ", text, re.M) for name, text in panels}
+    assert [*shown][-1] == "Options"
+    assert {name: sorted(names) for name, names in shown.items() if names} == {
+        name: sorted(getattr(one, "NAME", "") or one.app.name[0] for one in modules)
+        for name, modules in PANELS.items()
+    }
+    assert sorted(name for names in shown.values() for name in names) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)

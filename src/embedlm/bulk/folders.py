@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedlm.bulk.files import Encoded, encode_file
 from embedlm.bulk.writers import WRITERS
 from embedlm.data.compression import COMPRESSIONS, split_compression
+from embedlm.data.folders import visible_files
 from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import keeping
@@ -23,16 +24,19 @@ __all__ = ["encode_folder"]
 
 log = logging.getLogger(__name__)
 
+_NAMED = 10
+"""Files that are left out and told by name."""
+
 
 def encode_folder(
     model: Embedder, source: str | Path, target: str | Path, **options: Any
 ) -> list[Encoded]:
-    """Encode each file of a folder into a .parquet of its name in another folder.
+    """Encode each file of a folder, and below it, into a .parquet of its name in another folder.
 
     A file that an earlier run has finished is skipped unless the file, the model or an option has
     changed; an unfinished one is resumed. Files whose names differ only in their endings keep them:
-    `a.txt` and `a.csv` become `a.txt.parquet` and `a.csv.parquet`. Files of other forms and
-    subfolders are left out with a warning, hidden ones without.
+    `a.txt` and `a.csv` become `a.txt.parquet` and `a.csv.parquet`. Files of other forms are left
+    out with a warning; hidden ones, and the target where it lies in the source, without.
 
     Args:
         model: encodes.
@@ -56,14 +60,16 @@ def encode_folder(
     check_name(target, "output")
     folder, out = Path(source), Path(target)
     _check_target(folder, out)
-    files = _inputs(folder)
+    files = _inputs(folder, out)
     fitting = _fitting(folder, files, options)
-    names = _output_names(files)
+    names = _output_names([file.relative_to(folder) for file in files])
     make_folder(out, "output folder")
     reports: list[Encoded] = []
     with keeping(lambda: bool(reports)):
         for file, name, own in zip(files, names, fitting, strict=True):
-            target, note = out / f"{name}.parquet", out / f".{name}.json"
+            place = out / name.parent
+            make_folder(place, "output folder")
+            target, note = place / f"{name.name}.parquet", place / f".{name.name}.json"
             reports.append(encode_file(model, file, target, note=note, **own))
     return reports
 
@@ -98,11 +104,19 @@ def _check_target(folder: Path, out: Path) -> None:
         )
 
 
-def _inputs(folder: Path) -> list[Path]:
-    """Return the folder's files that can be read, in order of their names."""
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in entries if path.is_file() and file_form(path)[0] is not None]
-    left_out = [path.name for path in entries if path not in files]
+def _inputs(folder: Path, out: Path) -> list[Path]:
+    """Return the files of a folder and below it that can be read, but for those of the outputs."""
+    outputs = out.resolve()
+    within = outputs.is_relative_to(folder.resolve())
+    files: list[Path] = []
+    left_out: list[str] = []
+    for path in visible_files(folder):
+        if within and path.resolve().is_relative_to(outputs):
+            continue
+        if path.is_file() and file_form(path)[0] is not None:
+            files.append(path)
+        else:
+            left_out.append(str(path.relative_to(folder)))
     if not files:
         raise InputError(
             f"the folder {str(folder)!r} holds no file that ends in one of {', '.join(SUFFIXES)}, "
@@ -110,18 +124,17 @@ def _inputs(folder: Path) -> list[Path]:
         )
     if left_out:
         log.warning(
-            "skipped in %s, because they are folders or files that cannot be read: %s",
+            "skipped in %s, because they are files that cannot be read: %s%s",
             folder,
-            ", ".join(left_out),
+            ", ".join(left_out[:_NAMED]),
+            f" and {more} more" if (more := len(left_out) - _NAMED) > 0 else "",
         )
     return files
 
 
-def _output_names(files: Sequence[Path]) -> list[str]:
+def _output_names(files: Sequence[Path]) -> list[Path]:
     """Return a name for each file, without endings where that tells the files apart."""
-    names = [split_compression(file)[0].stem for file in files]
+    names = [file.with_name(split_compression(file)[0].stem) for file in files]
     while twice := {name for name, count in Counter(names).items() if count > 1}:
-        names = [
-            file.name if name in twice else name for file, name in zip(files, names, strict=True)
-        ]
+        names = [file if name in twice else name for file, name in zip(files, names, strict=True)]
     return names

@@ -10,9 +10,9 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 from cyclopts.exceptions import (
     CoercionError,
     MissingArgumentError,
@@ -79,51 +79,38 @@ A command's own options and examples: embedlm COMMAND --help""",
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-MODULES = (
-    encode,
-    similarity,
-    search,
-    rerank,
-    serve,
-    mcp,
-    evaluate,
-    compare,
-    layers,
-    synthesize,
-    larmor,
-    study,
-    report,
-    advise,
-    mine,
-    refine,
-    score,
-    train,
-    adapt,
-    merge,
-    compress,
-    render,
-    demonstrations,
-    parity,
-)
-for module in MODULES:
-    app.command(
-        module.command,
-        name=module.NAME,
-        usage=getattr(module, "USAGE", None),
-        help_epilogue=module.EXAMPLES,
-    )
+PANELS: dict[str, tuple[Any, ...]] = {
+    "Embed and search": (encode, similarity, index, search, rerank),
+    "Serve": (serve, mcp),
+    "Look into": (recipes, render, demonstrations, layers),
+    "Measure and choose": (evaluate, compare, parity, study, report, advise, larmor),
+    "Training data": (data, synthesize, mine, refine, score),
+    "Tune and shrink": (adapt, train, merge, compress),
+}
+"""The commands by what they are for, in the order in which the help shows them."""
 GROUPS = (index.app, recipes.app, data.app)
-for group in GROUPS:
-    app.command(group)
+"""Commands that have commands of their own."""
+COMMANDS: list[str] = []
+for panel, modules in PANELS.items():
+    shown = Group.create_ordered(panel)
+    for module in modules:
+        if own := getattr(module, "app", None):
+            own.group, own.group_commands = shown, Group.create_default_commands()
+            app.command(own)
+            COMMANDS += own.name
+            continue
+        app.command(
+            module.command,
+            name=module.NAME,
+            usage=getattr(module, "USAGE", None),
+            help_epilogue=module.EXAMPLES,
+            group=shown,
+        )
+        COMMANDS.append(module.NAME)
+app.group_commands = Group.create_ordered("Options")
 app.register_install_completion_command(
     help="Install completion of commands and options for your shell."
 )
-COMMANDS = [
-    *(module.NAME for module in MODULES),
-    *index.app.name,
-    *data.app.name,
-    *recipes.app.name,
-]
 
 
 class _Terminated(KeyboardInterrupt):

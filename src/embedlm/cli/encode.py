@@ -170,7 +170,7 @@ def command(
             ".txt (each line is a text), .md, .rst, .html or .pdf (each paragraph), .jsonl, .csv, "
             ".tsv or .parquet, each also with .gz, .xz or .zst; or a folder of these; - reads "
             "standard input.",
-            "FILE",
+            "FILE_OR_DIR",
             None,
             allow_leading_hyphen=True,
         ),

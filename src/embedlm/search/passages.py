@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn
 
 from embedlm.data import Fields, Source, existing
 from embedlm.data.compression import COMPRESSIONS
+from embedlm.data.folders import visible_files
 from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.data.front_matter import below, is_break, without_fields
 from embedlm.data.lines import TABLE_RULE, heading_words, paragraphs
@@ -116,27 +115,13 @@ def files_of(path: str | Path) -> list[str]:
         return [str(path if root is None else root)]
     if root is None:
         raise InputError(f"{str(path)!r} is not there; give a file or a folder of text")
-    files: list[str] = []
-    for folder, inner, names in os.walk(root, onerror=_unread):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        files += [
-            str(Path(folder) / name)
-            for name in sorted(names)
-            if not name.startswith(".") and file_form(Path(name))[0] is not None
-        ]
+    files = [str(file) for file in visible_files(root) if file_form(file)[0] is not None]
     if not files:
         raise InputError(
             f"the folder {str(root)!r} holds no file that ends in one of {', '.join(SUFFIXES)}, "
             f"with or without {', '.join(COMPRESSIONS)}"
         )
     return files
-
-
-def _unread(error: OSError) -> NoReturn:
-    raise InputError(
-        f"the folder {error.filename!r} cannot be read ({error.strerror}); let it be read, or move "
-        "it elsewhere"
-    ) from error
 
 
 def _records(file: str, text_field: str, quoting: bool | None) -> Iterator[Passage]:
