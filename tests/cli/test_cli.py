@@ -303,6 +303,18 @@ def test_search_says_what_it_embedded_and_reads_html(run, with_model, tmp_path):
     assert done.err.startswith("embedded 3 passages of 2 files in ")
 
 
+def test_an_index_says_so_where_it_finds_nothing(run, with_model, tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": 1, "text": "The quick brown fox jumps.", "lang": "en"}\n')
+    index = tmp_path / "index"
+    assert run("index", corpus, "-o", index, *with_model, "--store", "exact").code == 0
+    filtered = run("search", index, "fox", "--where", "lang=de")
+    assert (filtered.code, filtered.out) == (0, "")
+    assert "nothing found among the documents that --where takes" in filtered.err
+    assert "nothing found\n" in run("search", index, "dog", "--mode", "bm25").err
+    assert "nothing" not in run("search", index, "fox").err
+
+
 def test_search_in_parts_finds_the_same(tiny_llama, monkeypatch, model):
     from embedlm.search import Passage, SearchIndex
 

@@ -272,7 +272,7 @@ def _options(asking: Asking, mode: str, loading: Loading) -> dict[str, Any]:
 def _ask(index: Index, query: str | None, options: dict[str, Any], *, json: bool) -> None:
     """Search once, or for each line of standard input until it ends."""
     if query is not None:
-        _show(index.search(query, **options), json=json)
+        _show(index.search(query, **options), options, json=json)
         return
     terminal = sys.stdin.isatty()
     if terminal:
@@ -284,18 +284,21 @@ def _ask(index: Index, query: str | None, options: dict[str, Any], *, json: bool
         if not line or (terminal and not line.strip()):
             return
         if line.strip():
-            _show(index.search(line.strip(), **options), json=json)
+            _show(index.search(line.strip(), **options), options, json=json)
             if not json:
                 print(flush=True)
 
 
-def _show(hits: list[Found], *, json: bool) -> None:
+def _show(hits: list[Found], options: dict[str, Any], *, json: bool) -> None:
     """Print hits with score, id and snippet, the matching sentence marked; or all as JSON."""
     from embedlm.search import snippet
 
     if json:
         emit({"hits": [hit.as_dict() for hit in hits]})
         return
+    if not hits:
+        among = " among the documents that --where takes" if "where" in options else ""
+        print(f"nothing found{among}", file=sys.stderr)
     marks = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("«", "»")
     for hit in hits:
         print(f"{hit.score:.4f}  {hit.id}  {snippet(hit.text, hit.sentence, *marks)}")
