@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/gguf.md": [OLLAMA],
     "docs/images.md": [SETUP],
     "docs/index.md": [HUB],
+    "docs/jobs.md": [DATA, HUB, DATA],
     "docs/methods/bge-m3.md": [HUB],
     "docs/methods/jina.md": [HUB],
     "docs/methods/llm2vec.md": [HUB],

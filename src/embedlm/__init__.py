@@ -1,4 +1,4 @@
-"""Turn any language model into an embedding model: prompt it, tune it, prove it."""
+"""Turn any language model into an embedding model: prompt it, tune it, prove it, serve it."""
 
 from __future__ import annotations
 
