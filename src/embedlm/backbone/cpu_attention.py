@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from embedlm.backbone.cpu_plan import Block, Plan, of_layout, of_prompts
+from embedlm.backbone.cpu_plan import Block, Plan, bits, of_layout, of_prompts
 from embedlm.backbone.layout import Layout
 
 __all__ = ["How", "attend_one", "attend_packed", "attend_prompts", "suits", "visible"]
@@ -149,6 +149,7 @@ def _attend(
             if not shifted:
                 scratch[:used].exp_()
             for block, score_NRE in scored:
+                _hide(score_NRE, block, how, shifted=shifted)
                 if shifted:
                     torch.softmax(score_NRE, dim=-1, out=score_NRE)
                 else:
@@ -161,7 +162,7 @@ def _attend(
 
 
 def _scores(q_MD: Tensor, k_ED: Tensor, block: Block, how: How, scratch: Tensor) -> Tensor:
-    """Return the scores of a block's queries, with the mask, in the scratch buffer; score_NRE."""
+    """Return the scores of a block's queries, unmasked, in the scratch buffer; score_NRE."""
     seen = block.seen(how.causal, how.window)
     keys = seen.stop - seen.start
     q_NRD = q_MD.view(block.pairs, -1, q_MD.shape[1])
@@ -171,11 +172,32 @@ def _scores(q_MD: Tensor, k_ED: Tensor, block: Block, how: How, scratch: Tensor)
     k_NDE = k_NED[:, seen].reshape(-1).view(block.pairs, keys, -1).transpose(1, 2)
     alpha = how.scale / (how.softcap or 1)
     torch.baddbmm(score_NRE, q_NRD, k_NDE, beta=0, alpha=alpha, out=score_NRE)
-    mask_CX = _hidden(block.first - seen.start, block.count, keys, how.causal, how.window)
-    _cap(score_NRE.view(-1, block.count, keys), mask_CX, how.softcap)
-    if block.padding_N1X is not None:
-        score_NRE[..., -block.padding_N1X.shape[-1] :].add_(block.padding_N1X)
+    if how.softcap is not None:
+        score_NRE.tanh_().mul_(how.softcap)
     return score_NRE
+
+
+def _hide(x_NRE: Tensor, block: Block, how: How, *, shifted: bool) -> None:
+    """Take the keys that a query may not see out of its weights, or, if `shifted`, its scores."""
+    seen = block.seen(how.causal, how.window)
+    keys = seen.stop - seen.start
+    shown_CX = _shown(block.first - seen.start, block.count, keys, how.causal, how.window)
+    _keep(x_NRE.view(-1, block.count, keys), shown_CX, shifted=shifted)
+    _keep(x_NRE, block.shown_N1X, shifted=shifted)
+
+
+def _keep(x_MCE: Tensor, shown_X: Tensor | None, *, shifted: bool) -> None:
+    """Keep the last numbers of each row where a mask of bits is -1; others become 0, or -inf.
+
+    PyTorch adds a mask of bfloat16 to the ends of rows at a tenth of the speed of this.
+    """
+    if shown_X is None:
+        return
+    last_MCX = x_MCE[..., -shown_X.shape[-1] :]
+    if shifted:
+        last_MCX.masked_fill_(shown_X == 0, -math.inf)
+    else:
+        last_MCX.view(torch.int16).bitwise_and_(shown_X)
 
 
 def _rows(x_BHTD: Tensor) -> Tensor:
@@ -183,26 +205,18 @@ def _rows(x_BHTD: Tensor) -> Tensor:
     return x_BHTD.transpose(1, 2).reshape(-1, x_BHTD.shape[-1])
 
 
-def _cap(score_MCE: Tensor, mask_CX: Tensor | None, softcap: float | None) -> None:
-    """Bound scores (over `softcap`, where there is one) and hide those of the mask, in place."""
-    if softcap is not None:
-        score_MCE.tanh_().mul_(softcap)
-    if mask_CX is not None:
-        score_MCE[..., -mask_CX.shape[1] :].add_(mask_CX)
-
-
 @lru_cache(maxsize=64)
-def _hidden(first: int, rows: int, total: int, causal: bool, window: int | None) -> Tensor | None:
-    """Return what is added to the last scores of `rows` queries from position `first`, mask_CX.
+def _shown(first: int, rows: int, total: int, causal: bool, window: int | None) -> Tensor | None:
+    """Return which of the last keys each of `rows` queries from position `first` sees, shown_CX.
 
-    Keys before those that all of the queries see stay out of the mask; None: all see all.
+    Keys before those that all of the queries see stay out of it; None: all see all.
     """
     windowed = window is not None and total > window
-    begin = 0 if windowed else first + 1 if causal else total
+    # With all keys in it the mask lies as the weights do, which takes half the time.
+    begin = 0 if windowed or (causal and not first) else first + 1 if causal else total
     if begin >= total:
         return None
-    seen_CX = visible(first, rows, total, causal, window)[:, begin:]
-    return torch.zeros(seen_CX.shape, dtype=torch.bfloat16).masked_fill_(~seen_CX, -math.inf)
+    return bits(visible(first, rows, total, causal, window)[:, begin:])
 
 
 def visible(

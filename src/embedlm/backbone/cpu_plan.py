@@ -9,7 +9,6 @@ R rows of queries, E keys, C queries of a block.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from embedlm.backbone.layout import Layout
 
-__all__ = ["Block", "Plan", "Step", "of_layout", "of_prompts", "padded_length"]
+__all__ = ["Block", "Plan", "Step", "bits", "of_layout", "of_prompts", "padded_length"]
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -50,8 +49,8 @@ class Block:
     count: int
     keys: int
     """How many keys they may see, from the first."""
-    padding_N1X: Tensor | None
-    """What is added to the scores of the last keys, which not all sequences have."""
+    shown_N1X: Tensor | None
+    """Which sequences have the last keys, in bits: -1, else 0; None: all have all."""
 
     def seen(self, causal: bool, window: int | None) -> slice:
         """Return which keys any of the queries sees."""
@@ -181,7 +180,7 @@ class _Planner:
                 first=like.before + low,
                 count=high - low,
                 keys=seen,
-                padding_N1X=None if self.causal else _padding(like.length_B, like.size, kinds),
+                shown_N1X=None if self.causal else _own_keys(like.length_B, like.size, kinds),
             )
             self._row += asked
             self._hold(block, asked * seen)
@@ -227,14 +226,18 @@ def _within(length_B: Ints, low: int, high: int) -> tuple[Ints, npt.NDArray[np.b
     return np.where(real_BC, place_C, 0), real_BC
 
 
-def _padding(length_B: Ints, size: int, kinds: int) -> Tensor | None:
-    """Return what hides the last keys where they are not a sequence's own; None where all are."""
+def _own_keys(length_B: Ints, size: int, kinds: int) -> Tensor | None:
+    """Return which sequences have which of the last keys, in bits; None where all have all."""
     least = length_B.min()
     if least == size:
         return None
-    hidden_NX = np.repeat(np.arange(least, size) >= length_B[:, None], kinds, axis=0)
-    zeros_NX = torch.zeros(hidden_NX.shape, dtype=torch.bfloat16)
-    return zeros_NX.masked_fill_(torch.from_numpy(hidden_NX), -math.inf)[:, None]
+    own_NX = np.repeat(np.arange(least, size) < length_B[:, None], kinds, axis=0)
+    return bits(torch.from_numpy(own_NX))[:, None]
+
+
+def bits(mask: Tensor) -> Tensor:
+    """Return a mask of which a number of 16 bits is kept (all bits are 1) or not (none is)."""
+    return mask.to(torch.int16).neg_()
 
 
 def _in_layout(layout: Layout) -> Iterator[_Like]:
