@@ -107,8 +107,9 @@ def load(
     source = model_source(name, **hub)
     router = read_router(layout_folder(source)) if recipe is None else None
     if router is not None:
-        refused = {"adapters": adapters, "merge": merge, "generator": generator, "lm_head": lm_head}
+        refused = {"adapters": adapters, "merge": merge, "generator": generator}
         options = {"device": device, "dtype": dtype, "attn": attn, "max_length": max_length}
+        options |= {"lm_head": lm_head or "if_cheap"}
         return _routed(name, source, refused, {**options, "model_kwargs": model_kwargs})
     known = _own_recipe(name, source) if recipe is None else _asked_for(recipe, source)
     chosen = known or Recipe.load("plain-mean")
@@ -162,11 +163,12 @@ def _routed(
     router = read_router(whole_folder(source))
     assert router is not None
     found: dict[str, Embedder] = {}
+    dtype = options["dtype"]
     for route, modules in router.routes.items():
         recipe, place = route_recipe(router, route, source), str(modules[0][1])
         kept = dict(options)
-        if recipe.backbone.kind == "static" and kept["dtype"] in KINDS:
-            kept["dtype"] = "auto"  # a table has no products that could run in 8 bits
+        if recipe.backbone.kind == "static":  # a table has no head, and no products in 8 bits
+            kept |= {"lm_head": False, "dtype": "auto" if dtype in KINDS else dtype}
         alike = [
             one
             for one in found.values()

@@ -249,3 +249,30 @@ def test_a_table_by_a_recipe_that_is_given(saved):
         embedlm.load(folder, "prompteol")
     with pytest.raises(UnsupportedError, match="no language-model head"):
         embedlm.load(folder, lm_head=True)
+
+
+def test_a_table_is_trained(saved, run, tmp_path):
+    peer, folder = saved(models.Normalize())
+    pairs = [("plants", "food"), ("fox", "jumps"), ("committee", "met"), ("light", "glucose")]
+    lines = [json.dumps({"query": query, "positive": text}) for query, text in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    stage = {
+        "name": "s",
+        "train": "all",
+        "data": [{"source": "pairs.jsonl"}],
+        "objective": [{"kind": "info_nce"}],
+        "batching": {"size": 4},
+        "optimizer": {"steps": 3, "learning_rate": 0.1},
+    }
+    (tmp_path / "plan.yaml").write_text(json.dumps({"model": str(folder), "stages": [stage]}))
+    out = tmp_path / "out"
+    done = run("train", tmp_path / "plan.yaml", "-o", out, "--data", tmp_path, "--device", "cpu")
+    assert done.code == 0, done.err
+    tuned = embedlm.load(out / "model", device="cpu")
+    close(SentenceTransformer(str(out / "model"), device="cpu").encode(TEXTS), tuned.encode(TEXTS))
+    queries, texts = ([pair[side] for pair in pairs] for side in (0, 1))
+
+    def agree(model):
+        return np.trace(model.encode(queries) @ model.encode(texts).T)
+
+    assert agree(tuned) > agree(peer) + 0.1

@@ -71,6 +71,7 @@ class Models:
         if isinstance(reranker, str | Path):
             reranker = Reranker(str(reranker), device=device)
         base = load(find_model(str(name), Path(), None), recipe, device=device)
+        base.check_one_route("tuned")
         for one, what in ((base, "the model"), (teacher, "the teacher")):
             if one is not None and all(head.kind != "dense" for head in one.recipe.heads):
                 raise UnsupportedError(f"{what} {one.name!r} has no dense head; name another")

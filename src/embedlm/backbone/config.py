@@ -22,6 +22,7 @@ from embedlm.jobs.json_files import read_object
 
 __all__ = [
     "STANFORD_CLASS",
+    "TABLE_TYPE",
     "TOKEN_PROJECTIONS",
     "WRAPPED",
     "check_reachable",
@@ -58,6 +59,8 @@ WRAPPED = {
     "colpali": _RETRIEVER,
 }
 """Wrappers by the type that their config.json names."""
+TABLE_TYPE = "model2vec"
+"""The type of a folder with a table of embeddings and no network."""
 STANFORD_CLASS = "HF_ColBERT"
 """The ColBERT library's class: an encoder, and a projection of its states beside it."""
 TOKEN_PROJECTIONS = {
@@ -133,6 +136,11 @@ def load_config(source: str) -> Any:
     try:
         with quiet():
             outer = raw_config(source)
+            if outer.get("model_type") == TABLE_TYPE:
+                raise UnsupportedError(
+                    f"{source!r} holds a table of embeddings, and a network is needed here; take "
+                    "another model"
+                )
             stored_by(outer)
             wrapper = WRAPPED.get(outer.get("model_type", ""))
             if wrapper is not None:

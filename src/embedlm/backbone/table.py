@@ -20,15 +20,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from embedlm.backbone.config import TABLE_TYPE
 from embedlm.backbone.stored import expanded_tensors, is_stored_by_row
 from embedlm.backbone.tensors import read_tensors
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.errors import ModelError
 from embedlm.jobs.json_files import inner_path, optional_json, read_object, write_json
 
-__all__ = ["MODEL_TYPE", "Table", "is_table", "load_table", "table_of"]
+__all__ = ["Table", "is_table", "load_table", "table_of"]
 
-MODEL_TYPE = "model2vec"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _NAMES = {
     "embedding.weight": "sentence-transformers' StaticEmbedding",
@@ -46,7 +46,7 @@ _BY_TOKEN = "idf.json"
 
 
 class _Config(PretrainedConfig):
-    model_type = MODEL_TYPE
+    model_type = TABLE_TYPE
 
 
 class Table(nn.Module):
@@ -88,7 +88,7 @@ class Table(nn.Module):
         config = {key: value for key, value in self.fields.items() if key not in _UNFOLDED}
         if not self.weighs:
             config |= {
-                "model_type": MODEL_TYPE,
+                "model_type": TABLE_TYPE,
                 "architectures": ["StaticModel"],
                 "hidden_dim": rows_VD.shape[1],
                 "embedding_dtype": str(rows_VD.dtype).removeprefix("torch."),
@@ -113,7 +113,7 @@ def is_table(source: str) -> bool:
         return False
     fields = optional_json(folder / "config.json")
     if fields.get("model_type") is not None:
-        return bool(fields["model_type"] == MODEL_TYPE)
+        return bool(fields["model_type"] == TABLE_TYPE)
     return "architectures" not in fields and any((folder / name).is_file() for name in _FILES)
 
 

@@ -38,10 +38,11 @@ def command(
 
     loaded = loading.load(model)
     options = prompting.options()
+    role = options.get("role")
     rendered = loaded.render(list(texts), **options, max_length=max_length)
     rows = [
         row
-        for prompts in shown_prompts(rendered, loaded.readout, options.get("role"))
+        for prompts in shown_prompts(rendered, loaded.route(role).readout, role)
         for row in prompts
     ]
     if json:

@@ -104,6 +104,7 @@ def prune(
         check_apart(usable_path(output), [model])
     check_new(usable_path(output))
     whole = _opened(str(model), device)
+    whole.check_one_route("cut")
     save_dtype = save_dtype or stored_dtype(whole.backbone.name)
     facts = _facts(whole)
     if not any(asked.values()):

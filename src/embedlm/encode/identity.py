@@ -55,11 +55,18 @@ def identity(model: Embedder, *, with_head: bool) -> dict[str, Any]:
             "causal": backbone.causal,
             "statistics": None if statistics is None else _short(_bytes(statistics)),
             **({} if writer is None else {"writer": writer}),
+            **({"routes": _routes(model, with_head)} if model.routes else {}),
         },
         "config": config_digest(backbone.network),
         "recipe": json.loads(model.recipe.model_dump_json()),
         "software": versions("embedlm", "torch", "transformers"),
     }
+
+
+def _routes(model: Embedder, with_head: bool) -> dict[str, Any]:
+    """Return what must be the same of the networks that read texts of each role."""
+    each = {role: identity(one, with_head=with_head) for role, one in model.routes.items()}
+    return {str(role): [one["model"], one["config"], one["recipe"]] for role, one in each.items()}
 
 
 def revision(model: Embedder, *facts: Any) -> str:

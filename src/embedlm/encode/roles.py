@@ -45,6 +45,11 @@ class Roles:
             )
         return self.routes.get(role) or self.routes[None]
 
+    def takes_instruction(self, role: str | None) -> bool:
+        """Tell whether the prompt of a role has a place for an instruction."""
+        one = self.routes.get(role, self.routes.get(None)) if self.routes else self.route(role)
+        return one is not None and one.renderer.takes_instruction(role)
+
     def check_one_route(self, what: str) -> None:
         """Refuse what can be done to one network alone.
 

@@ -71,7 +71,7 @@ def speed(subject: Subject, task: Speed, paths: Paths) -> Scored:
 def _tokens(subject: Subject, texts: Sequence[str], task: Speed) -> int:
     more = {"max_length": subject.options.get("max_length")}
     told = task.told(task.role)
-    if told is not None and subject.model.renderer.takes_instruction(task.role):
+    if told is not None and subject.model.takes_instruction(task.role):
         more["instruction"] = told
     batches = subject.model.render(list(texts), task.role, **more)
     whole = batches if isinstance(batches, list) else [batches]

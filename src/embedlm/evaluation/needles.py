@@ -79,7 +79,8 @@ def needle(subject: Subject, task: Needle, paths: Mapping[str, Path]) -> Scored:
     runs = dict(zip(judged, best, strict=True))
     each = score_queries(runs, judged, ["ndcg@1", "ndcg@10"])
     metrics = {name: float(np.mean(values)) for name, values in each.items()}
-    limit = subject.options.get("max_length") or subject.model.renderer.max_length("document")
+    renderer = subject.model.route("document").renderer
+    limit = subject.options.get("max_length") or renderer.max_length("document")
     sample = Sample.of(
         "mean",
         "query",

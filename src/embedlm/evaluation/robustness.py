@@ -140,7 +140,7 @@ def instructions(subject: Subject, task: Instructions, paths: Paths) -> Scored:
     """
     collection = collected(subject, task, paths)
     texts = list(collection.queries.values())
-    takes = subject.model.renderer.takes_instruction("query")
+    takes = subject.model.takes_instruction("query")
     wordings = task.wordings if takes else task.wordings[:1]
     told = {"instruction": ""} if not takes else None
     rows = []

@@ -58,7 +58,7 @@ class Subject:
         Options of the call are before those of the subject, an instruction before the task's.
         """
         told = task.told(role)
-        if told is not None and self.model.renderer.takes_instruction(role):
+        if told is not None and self.model.takes_instruction(role):
             more.setdefault("instruction", told)
         return self.vectors(list(texts), role, {**self.options, **more})
 

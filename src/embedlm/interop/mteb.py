@@ -100,7 +100,7 @@ class EmbedLMEncoder(AbsEncoder):
             **options: of `encode`; those of the encoder come before them.
         """
         role = None if prompt_type is None else prompt_type.value
-        if self.model.renderer.takes_instruction(role):
+        if self.model.takes_instruction(role):
             options["instruction"] = self.get_instruction(task_metadata, prompt_type) or None
         return self.model.encode(list(texts), role, **{**options, **self.options})
 
@@ -127,7 +127,7 @@ def _metadata(
         max_tokens=model.max_length,
         embed_dim=options.get("dim") or model.dim,
         similarity_fn_name=score,
-        use_instructions=any(map(model.renderer.takes_instruction, (None, "query"))),
+        use_instructions=any(map(model.takes_instruction, (None, "query"))),
     )
 
 

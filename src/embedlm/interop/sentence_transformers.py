@@ -356,6 +356,9 @@ EmbedderSentenceTransformer.__name__ = "SentenceTransformer"
 
 def bridge(embedder: Embedder) -> EmbedderSentenceTransformer:
     """Return a SentenceTransformer around an embedder."""
+    embedder.check_one_route(
+        "taken as one of its modules; save it, and open the folder with sentence-transformers"
+    )
     return EmbedderSentenceTransformer(modules=modules_of(embedder))
 
 

@@ -108,7 +108,7 @@ class DenseMiner:
     @property
     def takes_instructions(self) -> bool:
         """Whether the recipe has a place for an instruction of a query."""
-        return self.model.renderer.takes_instruction("query")
+        return self.model.takes_instruction("query")
 
     def prepare(self, corpus: Corpus, folder: Path, show_progress: bool | None) -> None:
         """Encode the corpus into a file, named by the content of model and texts."""
@@ -160,7 +160,8 @@ class DenseMiner:
             options: dict[str, Any] = {"role": "query", "instruction": self.instruction}
             if any(one is not None for one in block.instructions) and self.takes_instructions:
                 own = self.instruction
-                own = self.model.renderer.instruction("query") if own is None else own
+                if own is None:
+                    own = self.model.route("query").renderer.instruction("query")
                 options["instruction"] = [own if one is None else one for one in block.instructions]
             block.vectors[id(self)] = self._kept(block.queries, options)
         return block.vectors[id(self)]

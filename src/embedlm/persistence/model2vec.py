@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from embedlm.backbone.table import MODEL_TYPE
+from embedlm.backbone.config import TABLE_TYPE
 from embedlm.jobs.json_files import optional_json, read_object
 from embedlm.persistence.settings import COUNT, FLAG, Draft, Setting, keep, read_settings
 from embedlm.schema.recipe import Recipe
@@ -26,7 +26,7 @@ _SETTINGS = (
 
 def is_model2vec(folder: Path) -> bool:
     """Tell whether a folder is model2vec's."""
-    return optional_json(folder / "config.json").get("model_type") == MODEL_TYPE
+    return optional_json(folder / "config.json").get("model_type") == TABLE_TYPE
 
 
 def read_model2vec(folder: Path) -> Recipe:

@@ -6,6 +6,7 @@ What the keys of its file mean was read in sentence-transformers 6.2.
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,12 @@ def _roles(
     for name in (default, *mappings.values()):
         if name is not None and name not in routes:
             raise ModelError(f"{file} names the route {name!r}; there are {', '.join(routes)}")
+    for name in (*routes, *(task for task, _ in mappings if task is not None)):
+        if not re.fullmatch(r"\w[\w .-]{0,99}", name):  # they become names of folders
+            raise UnsupportedError(
+                f"{file} has the route or task {short(name)}; EmbedLM can honour names of letters, "
+                "digits, _, -, dots and spaces"
+            )
     found: dict[str | None, str] = {}
     for role in dict.fromkeys([*_ROLES, *(task for task, _ in mappings), *routes]):
         mapped = [(role, "text"), (role, None), (None, "text"), (None, None)]

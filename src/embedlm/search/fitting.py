@@ -53,15 +53,17 @@ def fitted(chunking: Chunking, model: Embedder) -> Chunking:
 
 def _room(model: Embedder) -> int | None:
     """Return the tokens that a document may have beside its prompt; None: as many as it likes."""
-    limit = model.renderer.max_length("document")
+    renderer = model.route("document").renderer
+    limit = renderer.max_length("document")
     if limit is None:
         return None
-    batch = model.renderer.render([" a" * (2 * limit + 2)], _DOCUMENT)[0]
+    batch = renderer.render([" a" * (2 * limit + 2)], _DOCUMENT)[0]
     if not batch.truncated[0]:
         return None
     return int((np.asarray(batch.segments[0]) == SEGMENT_ID["text"]).sum())
 
 
 def _shortened(model: Embedder, text: str) -> bool:
-    batches = model.renderer.render([text], _DOCUMENT, segments=False)
+    renderer = model.route("document").renderer
+    batches = renderer.render([text], _DOCUMENT, segments=False)
     return any(batch.truncated[0] for batch in batches)

@@ -16,7 +16,7 @@ from embedlm.embedder import Embedder
 from embedlm.encode.options import AUTO
 from embedlm.encode.rendered import Rendered, rendered
 from embedlm.encode.shown import shown_prompts
-from embedlm.prompt.render import RenderedBatch
+from embedlm.prompt.render import RenderedBatch, Renderer
 from embedlm.readout import Embeddings, Readout
 from embedlm.rerank import Reranker
 from embedlm.serving.failures import TooLongError
@@ -99,6 +99,11 @@ class Encoding:
         model: Embedder = self.served.states if self.states else self.served.model
         return model
 
+    @property
+    def renderer(self) -> Renderer:
+        """What renders texts of its role."""
+        return self.embedder.route(self.role).renderer
+
     def prepare(
         self, items: Sequence[Item], *, truncate: bool, instead: str = "shorten it"
     ) -> Prepared:
@@ -116,7 +121,7 @@ class Encoding:
         if self.ids:
             return Prepared(items, [len(text) for text, _ in items if isinstance(text, tuple)], [])
         found = rendered(
-            self.embedder.renderer,
+            self.renderer,
             [text for text, _ in items],
             self.role,
             self._instructions(items),

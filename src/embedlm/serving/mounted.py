@@ -161,8 +161,8 @@ def _is_of(facts: Mapping[str, Any], model: Embedder, path: Path) -> bool:
 
 def _apart(model: Embedder) -> Embedder:
     """Return a model around the same network, whose ranges may become others."""
-    same = {"name": model.name, "generator": model.generator, "ranges": model.ranges}
-    return Embedder(model.readout, model.executor, **same)
+    same: dict[str, Any] = {name: getattr(model, name) for name in ("name", "generator", "ranges")}
+    return Embedder(model.readout, model.executor, routes=model.routes, **same)
 
 
 def _one_row(value: Any, terms: int) -> Any:

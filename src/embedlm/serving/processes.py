@@ -367,7 +367,7 @@ def _answer(
     raised: Exception | None = None
     try:
         group = replace(group, served=served[number])
-        known = texts.by(group.embedder.renderer) if isinstance(texts, Detached) else texts
+        known = texts.by(group.renderer) if isinstance(texts, Detached) else texts
         results = group.run(list(zip(known, instructions, strict=True)))
     except EmbedLMError as error:
         raised = error

@@ -118,7 +118,7 @@ def facts_of(model: Any) -> dict[str, Any]:
         "heads": [head.kind for head in recipe.heads],
         "more_heads": [head for head in HEADS if _may_give(model, head)],
         "roles": roles[1:],
-        "instructed": [role for role in roles if model.renderer.takes_instruction(role)],
+        "instructed": [role for role in roles if model.takes_instruction(role)],
         "pooling": {
             "kind": pooling.kind,
             "over": pooling.over,

@@ -82,6 +82,7 @@ def readings_of(
             f"recipe {model.recipe.name!r} weighs tokens by their frequency in a corpus, which is "
             "counted for one layer at a time; set pooling.weights to none"
         )
+    model.check_one_route("scored layer by layer")
     readout = model.readout.with_norms(norms_of_layers(model.backbone))
     (dense,) = requested_heads("dense", model.recipe, several=False, trained=readout.trained)
     recipe = model.recipe.override({"heads": [dense]})

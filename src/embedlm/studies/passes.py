@@ -52,6 +52,7 @@ def one_pass_serves(embedders: Sequence[Embedder]) -> bool:
     return len(embedders) > 1 and all(
         one.backbone is first.backbone
         and not one.backbone.static
+        and not one.routes
         and bool(one.backbone.layer_count)
         and [head.kind for head in one.recipe.heads] == ["dense"]
         and one.recipe.pooling.weights == "none"

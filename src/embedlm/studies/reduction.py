@@ -66,6 +66,7 @@ def reduced(model: Embedder, kind: str, dim: int, texts: Sequence[str] = ()) -> 
     Raises:
         InputError: more numbers than the model gives, or too few texts.
     """
+    model.check_one_route("reduced by a layer")
     if dim > model.readout.dense_width:
         raise InputError(
             f"the vectors have {model.readout.dense_width} numbers and cannot be reduced to {dim}"

@@ -126,7 +126,7 @@ async def _encoded(
         heads='["dense"]',
         dim=body.output_dimension,
         precision=precision,
-        max_length=_limit(body.max_tokens, model.renderer.max_length(role)),
+        max_length=_limit(body.max_tokens, model.route(role).renderer.max_length(role)),
         adapter=adapter,
     )
     end = "END" if model.recipe.prompt.truncation_side == "right" else "START"
