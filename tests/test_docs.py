@@ -39,6 +39,7 @@ NOT_RUN = {
     "docs/index.md": [HUB],
     "docs/jobs.md": [DATA, HUB, DATA],
     "docs/methods/bge-m3.md": [HUB],
+    "docs/from-sentence-transformers.md": [HUB],
     "docs/methods/jina.md": [HUB],
     "docs/methods/llm2vec.md": [HUB],
     "docs/methods/promptbert.md": [HUB],

@@ -12,6 +12,13 @@ import peft
 import pytest
 import torch
 import transformers
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers import models as st
+from sentence_transformers.sparse_encoder.models import (
+    MLMTransformer,
+    SparseStaticEmbedding,
+    SpladePooling,
+)
 
 import embedlm
 from tests.blocks import ROOT, code_blocks, write_sample_files
@@ -19,6 +26,7 @@ from tests.hub_downloads import downloads
 from tests.models import build
 
 PAGES = (
+    "docs/from-sentence-transformers.md",
     "docs/index.md",
     "docs/quickstart.md",
     "docs/rerank.md",
@@ -58,6 +66,31 @@ def adapter(base, folder, target="q_proj"):
     return folder
 
 
+def folders_of_modules(bert, root):
+    """Save models whose networks and tables lie in folders of their own."""
+    mlm = MLMTransformer(str(bert))
+    query = SparseStaticEmbedding(mlm.tokenizer, weight=torch.rand(400))
+    router = st.Router.for_query_document([query], [mlm, SpladePooling()])
+    SparseEncoder(modules=[router], device="cpu").save(str(root / "router"))
+    table = st.StaticEmbedding(mlm.tokenizer.backend_tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[table], device="cpu").save(str(root / "table"))
+    pooled = [st.Transformer(str(bert)), st.Pooling(32)]
+    SentenceTransformer(modules=pooled, device="cpu").save(str(root / "inner"))
+    for name, own in (("table", "0_StaticEmbedding"), ("inner", "0_Transformer")):
+        (root / name / own).mkdir()
+        for file in [path for path in (root / name).iterdir() if path.is_file()]:
+            if file.name not in ("modules.json", "config_sentence_transformers.json"):
+                shutil.move(file, root / name / own / file.name)
+        listing = json.loads((root / name / "modules.json").read_text())
+        listing[0]["path"] = own
+        (root / name / "modules.json").write_text(json.dumps(listing))
+    return {
+        "opensearch-project/opensearch-neural-sparse-encoding-doc-v2-distill": root / "router",
+        "sentence-transformers/static": root / "table",
+        "sentence-transformers/inner": root / "inner",
+    }
+
+
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
@@ -77,6 +110,7 @@ def repositories(tmp_path_factory):
     for name in ("mntp", "mntp-supervised"):
         repository = f"McGill-NLP/LLM2Vec-Mistral-7B-Instruct-v2-{name}"
         made[repository] = adapter(mistral, root / name)
+    made |= folders_of_modules(made["google-bert/bert-base-uncased"], root)
     older = shutil.copytree(made["Qwen/Qwen3-0.6B"], root / "older")
     config = json.loads((older / "config.json").read_text()) | {"rope_theta": 77.0}
     config.pop("rope_parameters", None)
@@ -133,6 +167,22 @@ def test_a_revision_is_what_is_loaded(run, repositories):
         np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert np.abs(main - older).max() > 1e-3
     assert "Qwen/Qwen3-0.6B" in told
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_dir": "own"}])
+def test_networks_and_tables_in_folders_below(run, repositories, options):
+    names = [name for name in repositories["main"] if name.startswith(("sentence-", "opensearch"))]
+    code = (
+        "import embedlm, json\n"
+        f"for name in {names}:\n"
+        f"    vectors = embedlm.load(name, **{options}).encode_query(['fox'])\n"
+        "    vectors = vectors.sparse.toarray() if hasattr(vectors, 'sparse') else vectors\n"
+        "    print(json.dumps(vectors.tolist()))\n"
+    )
+    for name, line in zip(names, run(code).splitlines(), strict=True):
+        own = embedlm.load(repositories["main"][name]).encode_query(["fox"])
+        own = own.sparse.toarray() if hasattr(own, "sparse") else own
+        np.testing.assert_allclose(np.array(json.loads(line)), own, atol=1e-6)
 
 
 def test_all_that_is_downloaded_lies_in_the_folder_that_is_named(run, tmp_path):
