@@ -6,6 +6,7 @@ import transformers as tf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from embedlm.prompt.special import surround_with
 from tests.models import build_tokenizer
 
 CONTROL = [
@@ -131,6 +132,27 @@ def build_colpali(folder):
     head = {"vlm.language_model.lm_head.weight": torch.zeros(len(tokenizer), 32)}  # read by nothing
     save_file({**load_file(file), **head}, file, {"format": "pt"})
     whole.save_pretrained(folder)
+    return folder
+
+
+def build_clip(folder):
+    """Save a tiny CLIP and return its folder."""
+    torch.manual_seed(9)
+    tokenizer = build_tokenizer("encoder", max_length=77)
+    tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})  # the highest id, as there
+    surround_with(tokenizer, [1], [tokenizer.eos_token_id])
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    tower |= {"num_attention_heads": 4, "initializer_range": 0.3}
+    reading = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": 2}
+    reading |= {"bos_token_id": 1, "pad_token_id": 0}
+    seeing = {"image_size": 28, "patch_size": 14, "num_hidden_layers": 2}
+    config = tf.CLIPConfig(
+        text_config={**tower, **reading}, vision_config={**tower, **seeing}, projection_dim=20
+    )
+    tf.CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    side = {"height": 28, "width": 28}
+    tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=side).save_pretrained(folder)
     return folder
 
 

@@ -93,11 +93,14 @@ def load_backbone(
         return _table(source, recipe, dtype, target, head=head is True, adapters=adapters)
     config = _config(source, recipe)
     # Adapters that stay switchable are of the body alone, unless its head is asked for too.
+    towers = recipe.kind == "towers"
     cheap = head_is_cheap(config) and recipe.kind != "static" and (merge or not adapters)
     numbers = choose_dtype("auto" if kind else dtype, stored or config.dtype, target)
     wanted = cheap if head == "if_cheap" else head
     padded = "eager" if attn == "eager" else "sdpa"
-    network, whole = _network(source, config, numbers, padded, more, wanted, needed=head is True)
+    network, whole = _network(
+        source, config, numbers, padded, more, wanted, needed=head is True, towers=towers
+    )
     tokenizer = chosen_tokenizer(source, config, adapters, merge=merge)
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
@@ -157,6 +160,7 @@ def _network(
     with_head: bool,
     *,
     needed: bool,
+    towers: bool,
 ) -> tuple[nn.Module, bool | None]:
     """Return a network, and whether its head is whole; None: it was loaded without one.
 
@@ -165,7 +169,13 @@ def _network(
     """
     with quiet():
         network, missing = load_network(
-            source, config, dtype, head=with_head, implementation=implementation, more=more
+            source,
+            config,
+            dtype,
+            head=with_head,
+            implementation=implementation,
+            more=more,
+            towers=towers,
         )
     if with_head and not has_body(network):
         if needed:
@@ -173,7 +183,9 @@ def _network(
                 f"{type(network).__name__} does not keep its head apart from its body, so that no "
                 "sparse head can read it; take another model, or a recipe without one"
             )
-        return _network(source, config, dtype, implementation, more, False, needed=False)
+        return _network(
+            source, config, dtype, implementation, more, False, needed=False, towers=towers
+        )
     if needed and missing:
         raise UnsupportedError(
             f"{source!r} has no language-model head (missing: {missing[0]}), which the "

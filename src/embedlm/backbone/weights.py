@@ -32,6 +32,7 @@ from embedlm.backbone.quiet import quiet
 from embedlm.backbone.sizes import check_sizes
 from embedlm.backbone.stored import expanded_tensors, is_stored_by_row
 from embedlm.backbone.tensors import check_indexes
+from embedlm.backbone.towers import towers_of
 from embedlm.backbone.unread import refuse_unread
 from embedlm.errors import EmbedLMError, InputError, ModelError, UnsupportedError
 
@@ -82,16 +83,17 @@ def load_network(
     head: bool,
     implementation: str,
     more: Mapping[str, Any] | None = None,
+    towers: bool = False,
 ) -> tuple[nn.Module, list[str]]:
     """Return the network (with its language-model head if `head`) and its missing head weights.
 
-    `more` holds further arguments of `from_pretrained`.
+    `more` holds further arguments of `from_pretrained`; `towers` loads both of two towers.
 
     Raises:
         ModelError: weights that are missing, truncated, of other shapes, or read by nothing.
         UnsupportedError: a head was asked for and the architecture has none.
     """
-    loader: Any = AutoModel
+    loader: Any = towers_of(config) if towers else AutoModel
     if head:
         loader = _head_class(config)
         if loader is None:

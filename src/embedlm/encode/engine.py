@@ -18,7 +18,7 @@ from embedlm.backbone.layout import Kept
 from embedlm.backbone.memory import is_out_of_memory
 from embedlm.encode.executor import Executor
 from embedlm.encode.ids import as_rendered
-from embedlm.encode.images import check_tokens, chunked, pixels_of
+from embedlm.encode.images import check_tokens, chunked, of_tower, pixels_of
 from embedlm.encode.items import Share, TokenIds
 from embedlm.encode.parallel import on_cores, submitted
 from embedlm.encode.plan import DEPTH, PACK_COST, PACK_COST_CUDA, Pack, base_of, plan_after
@@ -139,6 +139,8 @@ class Engine:
         ready = joined([item.part for item in items], self.renderer, request, segments=segments)
         pixels = pixels_of(items, self.executor, self.readout)
         token = self.executor.image_reader.token if pixels else ""
+        if token is None:
+            return chunk, [of_tower(items, pixels, request)], None
         batches = ready or self.renderer.render(
             texts,
             request,

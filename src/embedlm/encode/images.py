@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from embedlm.backbone import Backbone
 from embedlm.backbone.images import Pixels
 from embedlm.encode.executor import Executor
 from embedlm.encode.items import Item, Pictured, Share
 from embedlm.errors import InputError, UnsupportedError
-from embedlm.prompt.render import RenderedBatch
+from embedlm.prompt.render import SEGMENT_ID, RenderedBatch, Request
 from embedlm.readout import Readout
 
-__all__ = ["check_tokens", "chunked", "pixels_of"]
+__all__ = ["check_tokens", "chunked", "of_tower", "pixels_of"]
 
 CHUNK = 2048
 """Texts rendered at once, while the chunk before is run."""
@@ -51,6 +53,27 @@ def pixels_of(items: Sequence[Item], executor: Executor, readout: Readout) -> li
         )
     options = readout.recipe.image
     return [executor.image_reader.read(part.image, options) for part in parts]
+
+
+def of_tower(items: Sequence[Item], pixels: Sequence[Pixels], request: Request) -> RenderedBatch:
+    """Return rows for images that have a tower of their own, and so no prompt around them.
+
+    Raises:
+        InputError: a text or an instruction beside an image, which nothing would read.
+    """
+    for item in items:
+        beside = item.part.text if isinstance(item.part, Pictured) else ""
+        if beside or item.instruction or request.demonstrations:
+            what = "a text" if beside else "an instruction or a demonstration"
+            raise InputError(
+                f"{what} was given beside an image, and the model has a tower for each, of which "
+                "none reads both; give texts and images as items of their own"
+            )
+    mark = np.array([SEGMENT_ID["image"]], dtype=np.uint8)
+    rows = len(items)
+    batch = RenderedBatch([[0]] * rows, [mark] * rows, [""] * rows, [False] * rows)
+    batch.pixels = list(pixels)
+    return batch
 
 
 def check_tokens(

@@ -146,6 +146,8 @@ def _is_plain(recipe: Recipe) -> bool:
         and prompt.tokenize == "joined"
         and (prompt.special_tokens == "tokenizer" or recipe.backbone.kind == "static")
         and prompt.text_length is None
+        and prompt.instruction_end == "keep"
+        and not prompt.empty
         and (prompt.truncation_side == "right" or _cuts_alike(recipe))
         and pooling.layer == -1
         and pooling.weights == "none"

@@ -23,8 +23,8 @@ from embedlm.schema.recipe import Recipe, recipes
 
 __all__ = ["recipe_of_checkpoint", "recognise"]
 
-_PAGES = ("colpali", "colqwen2")
-"""Types of networks that are named as the recipe of their retriever of pages."""
+_SEEING = ("clip", "colpali", "colqwen2")
+"""Types of networks that read images, and are named as their recipe."""
 _ICL_TOKENS = {"<instruct>", "<query>", "<response>"}
 
 
@@ -55,7 +55,7 @@ def recognise(folder: Path) -> Recipe | None:
         return _as_long(Recipe.load("jina-v3"), folder)
     if (folder / "sparse_linear.pt").is_file() and (folder / "colbert_linear.pt").is_file():
         return _as_long(Recipe.load("bge-m3"), folder)
-    if config.get("model_type") in _PAGES and not listed:
+    if config.get("model_type") in _SEEING and not listed:
         return Recipe.load(str(config["model_type"]))
     if is_late_interaction(folder):
         return read_folder(folder, Recipe.load("colbert"))

@@ -74,8 +74,10 @@ class Backbone(Part):
     """Which network makes the token states, and what a token may see."""
 
     base: str | None = Field(None, description="Hub id of the base model the system was made from.")
-    kind: Literal["transformer", "static"] = Field(
-        "transformer", description="static: the input embedding table alone, no layers."
+    kind: Literal["transformer", "static", "towers"] = Field(
+        "transformer",
+        description="static: the input embedding table alone, no layers; towers: a network for "
+        "texts and one for images, into one space (CLIP).",
     )
     attention: Literal["causal", "bidirectional", "native"] = Field(
         "native", description="native: as the checkpoint's own config says."

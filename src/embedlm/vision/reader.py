@@ -12,6 +12,7 @@ from embedlm.backbone import Backbone
 from embedlm.backbone.config import unloadable
 from embedlm.backbone.images import Pixels
 from embedlm.backbone.quiet import quiet
+from embedlm.backbone.towers import TOWERS
 from embedlm.errors import InputError, ModelError, UnsupportedError, require
 from embedlm.schema.image import Image
 from embedlm.vision.picture import Picture
@@ -20,8 +21,8 @@ __all__ = ["ImageReader", "keep_settings", "open_reader"]
 
 BY_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 """Types of networks that read an image in its own size: each patch of it, merged, is a token."""
-NETWORKS = (*BY_PATCHES, "paligemma")
-"""Types of networks whose images are read; others read them in one size."""
+NETWORKS = (*BY_PATCHES, "paligemma", *TOWERS)
+"""Types of networks whose images are read; the others read them in one size."""
 _SETTINGS = ("preprocessor_config.json", "processor_config.json")
 """Files that say how images are read."""
 
@@ -29,12 +30,13 @@ _SETTINGS = ("preprocessor_config.json", "processor_config.json")
 class ImageReader:
     """Reads images for one network."""
 
-    def __init__(self, processor: Any, token: str, tokens: int | None) -> None:
+    def __init__(self, processor: Any, token: str | None, tokens: int | None) -> None:
         """Take the parts.
 
         Args:
             processor: of transformers, for images.
-            token: the token that stands for each part of an image in a prompt.
+            token: the token that stands for each part of an image in a prompt; None: images have a
+                tower of their own, and no prompt.
             tokens: how many of them each image has; None: by its size.
         """
         self.processor = processor
@@ -81,8 +83,8 @@ def open_reader(backbone: Backbone) -> ImageReader:
         why = "by this recipe no layer is run" if backbone.static else f"it is {kind!r}"
         raise UnsupportedError(
             f"{backbone.name!r} reads texts alone: {why}. Images are read by networks of the types "
-            f"{', '.join(NETWORKS)}, as of the recipes qwen3-vl-embedding, gme, vlm2vec, colqwen2 "
-            "and colpali; leave the images out, or take such a model"
+            f"{', '.join(NETWORKS)}, as of the recipes qwen3-vl-embedding, gme, vlm2vec, colqwen2, "
+            "colpali and clip; leave the images out, or take such a model"
         )
     require("PIL.Image", "image")
     from transformers import AutoImageProcessor
@@ -98,6 +100,8 @@ def open_reader(backbone: Backbone) -> ImageReader:
         ) from error
     except Exception as error:  # the library's own errors have no common base
         raise unloadable(backbone.name, "image processor", error) from error
+    if kind in TOWERS:
+        return ImageReader(processor, None, 1)
     token = str(backbone.tokenizer.convert_ids_to_tokens(backbone.config.image_token_id))
     eyes = backbone.config.vision_config
     by_size = kind in BY_PATCHES

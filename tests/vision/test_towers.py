@@ -1,0 +1,65 @@
+"""Networks with a tower for texts and one for images, against transformers' own features."""
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+
+import embedlm
+from embedlm.errors import InputError, UnsupportedError
+from tests.vision_models import build_clip, picture
+
+TEXTS = ["how do plants make food?", "light", "the quick brown fox " * 30]
+IMAGES = [picture(130, 90), picture(60, 200, 1), picture(28, 28, 2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_clip(tmp_path_factory.mktemp("clip") / "model")
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return embedlm.load(folder, device="cpu")
+
+
+@torch.no_grad()
+def test_clip(folder, clip):
+    assert clip.recipe == embedlm.Recipe.load("clip")
+    assert clip.dim == 20
+    ours = clip.encode([*TEXTS, *IMAGES])
+    network = tf.CLIPModel.from_pretrained(folder).eval()
+    tokenizer = tf.AutoTokenizer.from_pretrained(folder)
+    read = tokenizer(TEXTS, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    read.pop("token_type_ids", None)
+    texts = network.get_text_features(**read).pooler_output
+    processor = tf.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    images = network.get_image_features(**processor(IMAGES, return_tensors="pt")).pooler_output
+    theirs = torch.nn.functional.normalize(torch.cat([texts, images]), dim=-1)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_vector_does_not_depend_on_its_company(clip):
+    items = [TEXTS[0], IMAGES[0], *TEXTS[1:], *IMAGES[1:]]
+    alone = np.stack([clip.encode(item) for item in items])
+    np.testing.assert_allclose(clip.encode(items), alone, atol=2e-6)
+
+
+def test_a_saved_model_is_transformers_own(clip, tmp_path):
+    clip.save_pretrained(tmp_path / "saved")
+    again = embedlm.load(tmp_path / "saved", device="cpu")
+    items = [TEXTS[0], IMAGES[0]]
+    np.testing.assert_allclose(again.encode(items), clip.encode(items), atol=1e-6)
+    assert type(tf.AutoModel.from_pretrained(tmp_path / "saved")) is tf.CLIPModel
+
+
+def test_what_no_tower_reads_is_refused(clip):
+    with pytest.raises(InputError, match="a text was given beside an image"):
+        clip.encode({"image": IMAGES[0], "text": "a dog"})
+    with pytest.raises(InputError, match="an instruction or a demonstration was given"):
+        clip.encode(IMAGES[:1], instruction="find")
+
+
+def test_other_networks_are_no_towers(tiny_llama):
+    with pytest.raises(UnsupportedError, match="the network is 'llama'; allowed: clip"):
+        embedlm.load(tiny_llama, "clip", device="cpu")
