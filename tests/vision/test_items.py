@@ -1,6 +1,7 @@
 """What may be given as an image, and what is refused in words that help."""
 
 import io
+import json
 import pickle
 import shutil
 import sys
@@ -118,6 +119,24 @@ def test_a_saved_model_reads_images(seeing, tmp_path):
     again = embedlm.load(tmp_path / "saved", device="cpu")
     assert again.recipe == seeing.recipe
     np.testing.assert_allclose(again.encode(items), seeing.encode(items), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_processor_type": "Qwen2VLImageProcessorFast"},
+        {"size": None, "min_pixels": 4096, "max_pixels": 12288},
+    ],
+)
+def test_settings_of_earlier_versions_are_read(seeing, vision_folder, tmp_path, changes):
+    folder = shutil.copytree(vision_folder("qwen3_vl"), tmp_path / "model")
+    file = folder / "preprocessor_config.json"
+    settings = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: one for key, one in settings.items() if one is not None}))
+    recipe = seeing.recipe.override({"image": {}})
+    older = embedlm.load(folder, recipe, device="cpu")
+    image = picture(300, 200)
+    np.testing.assert_array_equal(older.encode(image), seeing.with_recipe(recipe).encode(image))
 
 
 def test_a_copy_and_another_thread_read_images(seeing):

@@ -28,12 +28,11 @@ def chunked(shares: Sequence[Share]) -> list[list[Share]]:
     Chunks of like length make packs with little waste and runs of equal lengths.
     """
     ordered = sorted(shares, key=lambda share: share.item.cost)
-    kinds = ([], [])  # type: tuple[list[Share], list[Share]]
-    for share in ordered:
-        kinds[isinstance(share.item.part, Pictured)].append(share)
+    texts = [share for share in ordered if not isinstance(share.item.part, Pictured)]
+    images = [share for share in ordered if isinstance(share.item.part, Pictured)]
     return [
         kind[start : start + size]
-        for kind, size in zip(kinds, (CHUNK, IMAGES), strict=True)
+        for kind, size in ((texts, CHUNK), (images, IMAGES))
         for start in range(0, len(kind), size)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
 from os import PathLike
@@ -93,25 +94,14 @@ def picture_of(value: Any, what: str) -> Picture:
     return Picture(key, value, name, area)
 
 
-class _Kept:
-    """An image of the caller's, which is not closed after use."""
-
-    def __init__(self, image: Any) -> None:
-        self.image = image
-
-    def __enter__(self) -> Any:
-        return self.image
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-
-def _opened(source: Any) -> Any:
-    """Return a context with the image of a source."""
+def _opened(source: Any) -> AbstractContextManager[Any]:
+    """Return a context with the image of a source; a caller's own is not closed."""
     if is_image(source):
-        return _Kept(source)
-    opener = require("PIL.Image", "image")
-    return opener.open(BytesIO(source) if isinstance(source, bytes) else source)
+        return nullcontext(source)
+    opened: AbstractContextManager[Any] = require("PIL.Image", "image").open(
+        BytesIO(source) if isinstance(source, bytes) else source
+    )
+    return opened
 
 
 def _in_rgb(image: Any) -> Any:
