@@ -163,6 +163,13 @@ def test_two_names_that_agree_are_one(model):
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_texts_under_another_name_are_told(model):
+    with pytest.raises(InputError, match="encode has no option 'queries'"):
+        model.encode(queries=["a"])
+    with pytest.raises(InputError, match="no texts were given"):
+        model.encode(dim=3)
+
+
 def test_texts_go_by_sentence_transformers_names(model):
     wanted = model.encode(["a", "b"])
     for name in ("sentences", "inputs"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -44,6 +45,8 @@ from embedlm.readout import Readout
 from embedlm.schema.arguments import check_arguments, usable_path
 
 __all__ = ["check_cut", "check_no_adapters", "prune"]
+
+log = logging.getLogger(__name__)
 
 _LAYER = {
     **dict.fromkeys(
@@ -130,7 +133,7 @@ def prune(
             facts["intermediate"][1] = intermediate
         facts["layers"][1] = layers
         facts["parameters"] = _cut_weights(folder, layers, keep, neurons)
-        cut = _reopened(whole, folder, device)
+        cut = _reopened(whole, folder, device, same_tokens=keep is None)
     check_new(output)  # another process may have written it in the meantime
     cut.save_pretrained(usable_path(output), save_dtype=save_dtype, **stated(whole.backbone.name))
     return facts
@@ -219,15 +222,28 @@ def _opened(model: str, device: Any) -> Embedder:
         return load(model, **options)
 
 
-def _reopened(whole: Embedder, folder: Path, device: Any) -> Embedder:
-    """Return the cut model with the recipe and the layers of the whole one."""
+def _reopened(whole: Embedder, folder: Path, device: Any, *, same_tokens: bool) -> Embedder:
+    """Return the cut model with the recipe and the layers of the whole one.
+
+    What was fitted stays as far as it is true of the cut model's vectors and tokens.
+    """
     recipe, head = whole.recipe, whole.backbone.head is not None
     recipe = recipe.override({"backbone.adapters": ()})
     backbone = load_backbone(
         str(folder), recipe.backbone, device=device, dtype="float32", head=head or "if_cheap"
     )
-    readout = Readout(backbone, recipe, whole.readout.parts, statistics=None)
-    return Embedder(readout, Executor(backbone), name=whole.name)
+    statistics, same_vectors = whole.readout.statistics, backbone.static and same_tokens
+    if statistics is not None and not same_vectors:
+        if recipe.pooling.remove_components or not same_tokens:
+            log.warning(
+                "%s was fitted to a corpus, and what was learnt is not true of the cut model: fit "
+                "it again (Embedder.fit, or --fit FILE)",
+                whole.name,
+            )
+        statistics = statistics.without_components() if same_tokens else None
+    readout = Readout(backbone, recipe, whole.readout.parts, statistics=statistics)
+    ranges = whole.ranges if same_vectors else None
+    return Embedder(readout, Executor(backbone), name=whole.name, ranges=ranges)
 
 
 def _cut_tokenizer(

@@ -55,7 +55,7 @@ class Options:
             InputError: a name that neither knows, a value that is not allowed, or two names of one
                 option that say different things.
         """
-        check_names("encode", spellings, [*_OURS, *_SPELLINGS, *_WITHOUT_EFFECT])
+        check_names("encode", spellings, _SPELLED)
         checked = {name: value for name, value in named.items() if name not in _CHECKED_ELSEWHERE}
         check_arguments("encode", **checked, **spellings)
         _refuse_elsewhere(spellings, device)
@@ -119,6 +119,7 @@ _SPELLINGS = {
 }
 _WITHOUT_EFFECT = ("batch_size", "convert_to_numpy", "device")
 """Names that change no vector; `_refuse_elsewhere` refuses what cannot be honoured."""
+_SPELLED = [*_OURS, *_SPELLINGS, *_WITHOUT_EFFECT]
 
 
 def _joined(named: Mapping[str, Any], spellings: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,6 +192,8 @@ def texts_of(texts: Any, spellings: dict[str, Any]) -> Any:
     }
     if texts is not UNSET:
         named = {"texts": texts, **named}
+    if not named:  # they may stand under a name that is none of ours
+        check_names("encode", spellings, _SPELLED)
     if len(named) != 1:
         raise InputError(
             "no texts were given; give a string or a list of strings"
