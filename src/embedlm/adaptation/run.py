@@ -22,6 +22,7 @@ from embedlm.adaptation.selection import select_records
 from embedlm.adaptation.settings import WRITTEN, Settings
 from embedlm.adaptation.steps import REPORT, Steps, check_output, opened
 from embedlm.adaptation.tuning import plan_of
+from embedlm.embedder import Embedder
 from embedlm.errors import InputError
 from embedlm.evaluation.results import Result
 from embedlm.jobs import Reject, new_folder
@@ -325,8 +326,7 @@ class _Run:
             scored=taught == "reranker",
             queries=queries,
             prompts={
-                role: len(self.models.base.render([""], role=role).ids[0])
-                for role in ("query", "document")
+                role: _prompt_tokens(self.models.base, role) for role in ("query", "document")
             },
             save_dtype=self.models.save_dtype,
             data=steps.data,
@@ -376,3 +376,10 @@ def _digest(value: Any) -> str:
     from embedlm.jobs.manifest import facts_digest
 
     return facts_digest({"value": value})
+
+
+def _prompt_tokens(model: Embedder, role: str) -> int:
+    """Return how many tokens a role's prompt has without a text; of several the longest."""
+    rendered = model.render([""], role=role)
+    batches = rendered if isinstance(rendered, list) else [rendered]
+    return max(len(batch.ids[0]) for batch in batches)

@@ -30,7 +30,7 @@ def repeated(texts: Iterable[str]) -> list[str]:
     """Return the terms that texts of one document hold at least twice, in order of appearance."""
     rows = [units for text in texts for units in _unit_runs(text)]
     kept: dict[tuple[str, ...], int] = {}
-    shorter = Counter((unit,) for row in rows for unit in row)
+    shorter: Counter[tuple[str, ...]] = Counter((unit,) for row in rows for unit in row)
     for size in range(2, _SIGNS + 1):
         found = Counter(
             gram

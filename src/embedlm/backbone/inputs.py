@@ -17,7 +17,7 @@ from torch import Tensor
 from embedlm.backbone.company import Rows
 from embedlm.backbone.memory import put
 
-__all__ = ["packed_inputs", "padded_inputs", "taken"]
+__all__ = ["looked_up", "packed_inputs", "padded_inputs", "taken"]
 
 
 def packed_inputs(
@@ -37,6 +37,13 @@ def packed_inputs(
     both_2T[1] += first
     ids_1T, positions_1T = put(torch.from_numpy(both_2T), device)[:, None]
     return ids_1T, positions_1T
+
+
+def looked_up(network: Any, rows: Rows, prefix: int, device: torch.device) -> Tensor:
+    """Return the embeddings of a shared prefix's tokens and then of each row's own, h_TD."""
+    ids_T = torch.from_numpy(_flat(rows, prefix, 0)).to(device)
+    states_TD: Tensor = network.get_input_embeddings()(ids_T)
+    return states_TD
 
 
 def _flat(rows: Rows, prefix: int, held: int) -> npt.NDArray[np.int64]:

@@ -28,7 +28,7 @@ from embedlm.backbone.adapters import Adapters, base_weights, check_adapter
 from embedlm.backbone.company import Company, Rows, group_keys, run_in_groups
 from embedlm.backbone.direction import set_direction
 from embedlm.backbone.images import Pixels, image_inputs
-from embedlm.backbone.inputs import packed_inputs, padded_inputs, taken
+from embedlm.backbone.inputs import looked_up, packed_inputs, padded_inputs, taken
 from embedlm.backbone.language_head import lacks_head, logits_of, stand_in
 from embedlm.backbone.layers import Tapped, Wanted, find_layers, states_before
 from embedlm.backbone.layout import Kept, Layout, layout
@@ -216,7 +216,7 @@ class Backbone:
         packed = self.packs and not any(unseen) and not images
         self._check_pass(adapter, positions, prefix, packed)
         if self.static:
-            return self._looked_up(rows, prefix)
+            return looked_up(self.network, rows, prefix, self.device)
         causal = self.causal if causal is None else causal
         wanted = Wanted.of(layers, self.layer_count, apart=apart)
         # In a packed pass the layout alone tells the direction.
@@ -227,9 +227,7 @@ class Backbone:
             tapped=wanted.indices != (self.layer_count,),
         )
 
-        def run(
-            rows: Rows, unseen: Sequence[int], positions: Rows | None, images: Sequence[Pixels]
-        ) -> Tensor:
+        def run(rows: Rows, unseen: Any, positions: Rows | None, images: Any) -> Tensor:
             if packed:
                 return self._run_packed(view, wanted, rows, prefix, kept, positions, causal)
             return self._run_padded(view, wanted, rows, unseen, positions, images)
@@ -244,12 +242,6 @@ class Backbone:
             raise UnsupportedError(f"{self.name!r} computes its own positions; give none")
         if prefix and not self.static and not (packed and self.length_rope is None):
             raise InputError(f"{self.name!r} cannot share prefixes; see `shares_prefixes`")
-
-    def _looked_up(self, rows: Rows, prefix: int) -> Tensor:
-        """Return the tokens' embeddings, h_TD."""
-        ids = [*rows[0][:prefix], *(i for row in rows for i in row[prefix:])]
-        table = self.network.get_input_embeddings()  # type: ignore[operator]
-        return table(torch.tensor(ids, device=self.device))  # type: ignore[no-any-return]
 
     def _run_packed(
         self,

@@ -65,7 +65,8 @@ class Table(nn.Module):
         super().__init__()
         self.fields, self.weighs = dict(fields or {}), weighs
         count, width = rows_VD.shape
-        self.config = _Config(vocab_size=count, hidden_size=width, dtype=rows_VD.dtype)
+        facts: Any = {"vocab_size": count, "hidden_size": width, "dtype": rows_VD.dtype}
+        self.config = _Config(**facts)
         self.table = nn.Embedding(count, width, _weight=rows_VD)
         self.eval().requires_grad_(False)
 
@@ -134,7 +135,7 @@ def load_table(source: str, dtype: str | torch.dtype) -> tuple[Table, Any]:
     fields = optional_json(folder / "config.json")
     rows_VD, weighs = _rows(folder, fields)
     if dtype != "auto":
-        rows_VD = rows_VD.to(dtype)  # type: ignore[arg-type]
+        rows_VD = rows_VD.to(dtype)
     table = Table(rows_VD, fields, weighs=weighs)
     if weighs:  # as transformers builds it, with what its settings say
         return table, load_tokenizer(source, table.config)

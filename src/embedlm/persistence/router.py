@@ -99,7 +99,8 @@ def _structure(file: Path, content: dict[str, Any]) -> dict[str, list[str]]:
     Raises:
         ModelError: the file is damaged.
     """
-    types, structure = content.get("types"), content.get("structure")
+    types: Any = content.get("types")
+    structure: Any = content.get("structure")
     fits = (
         set(content) <= set(_PARTS)
         and _is_mapping(types)

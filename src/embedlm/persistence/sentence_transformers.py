@@ -123,14 +123,14 @@ def table_truncation(place: Path) -> tuple[int, str] | None:
     cut = optional_json(file).get("truncation")
     if cut is None:
         return None
-    side = str(cut.get("direction", "right")).lower() if isinstance(cut, dict) else ""
-    length = cut.get("max_length") if isinstance(cut, dict) else None
-    if side not in ("left", "right") or not COUNT.fit(length):
+    fields: dict[str, Any] = cut if isinstance(cut, dict) else {}
+    side, length = str(fields.get("direction", "right")).lower(), fields.get("max_length")
+    if not fields or side not in ("left", "right") or not COUNT.fit(length):
         raise ModelError(
             f"{file}: truncation is {short(cut)}; allowed are max_length, a whole number above 0, "
             "and direction, Left or Right"
         )
-    return int(length), side
+    return int(length or 0), side
 
 
 def _prefix(text: str | None) -> str:

@@ -142,7 +142,11 @@ def write_routes(routes: Mapping[str, RouteFiles], default: str | None, folder: 
                 _write_module(files.outline, stage, place)
             types[names[-1]] = _class(files.outline, stage)
         structure[route] = names
-    parameters = {"default_route": default, "allow_empty_key": False, "route_mappings": {}}
+    parameters: dict[str, object] = {
+        "default_route": default,
+        "allow_empty_key": False,
+        "route_mappings": {},
+    }
     content = {"types": types, "structure": structure, "parameters": parameters}
     write_json(folder / ROUTER_FILE, content, indent=2)
     entry = {"idx": 0, "name": "0", "path": "", "type": f"{DENSE}Router"}

@@ -208,8 +208,8 @@ def _layer_folders(folder: Path) -> list[tuple[str, Path]]:
     if not modules.is_file():
         found = [path for kind in LAYERS for path in folder.glob(f"*_{kind}")]
         found = [path for path in found if (path / "config.json").is_file()]
-        named = [(*path.name.rsplit("_", 1), path) for path in found]
-        return [(kind, path) for _, kind, path in sorted(named, key=lambda one: (len(one[0]), one))]
+        by_number = sorted(found, key=lambda path: (path.name.find("_"), path.name))
+        return [(path.name.partition("_")[2], path) for path in by_number]
     entries = read_json(modules)
     fit = isinstance(entries, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("type", "path"))

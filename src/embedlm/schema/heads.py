@@ -167,7 +167,7 @@ def parse_head(value: str | Mapping[str, Any] | Head, base: tuple[Head, ...] | N
     """
     if isinstance(value, get_args(Head)):
         head = cast(Head, value)
-        name, given = head.kind, frozenset(head.model_fields_set)
+        name, given = str(head.kind), frozenset(head.model_fields_set)
     else:
         name, options = _named_options(value)
         if name not in _HEADS:
