@@ -1,6 +1,4 @@
-"""RMSNorms that run by one kernel give what they gave as they were written."""
-
-from __future__ import annotations
+"""Norms in fewer passes give what networks' own give, and stay what they are."""
 
 import copy
 import pickle
@@ -10,76 +8,147 @@ import torch
 from torch import nn
 
 import embedlm
-from embedlm.backbone import norms
-from tests.models import DECODERS, ENCODERS, build
+from benchmarks import architectures
+from embedlm.backbone import load_backbone, norms
+from embedlm.schema.recipe import Backbone
+from tests.backbone.test_architectures import saved
 
-TEXTS = ["plants make food from sunlight", "a committee met", "why?"]
-PLAIN, FROM_ONE = {"llama", "mistral", "qwen2", "qwen3"}, {"gemma", "gemma2"}
-
-
-def loaded(name, folder, **options):
-    return embedlm.load(build(name, folder), "plain-mean", device="cpu", **options)
-
-
-@pytest.mark.parametrize("name", sorted({**DECODERS, **ENCODERS}))
-def test_vectors_stay_what_they_are(name, tmp_path):
-    model = loaded(name, tmp_path / name, attn="sdpa")
-    network = model.backbone.network
-    for module in network.modules():  # weights that are all alike would hide a wrong one
-        if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.ndim == 1:
-            module.weight.data += torch.linspace(0, 0.5, len(module.weight))
-    before = model.encode(TEXTS)
-    found = norms.fuse(network)
-    assert found or name not in PLAIN | FROM_ONE
-    torch.testing.assert_close(model.encode(TEXTS), before, atol=2e-5, rtol=1e-4)
+DTYPES = [torch.float32, torch.bfloat16]
+KINDS = {
+    "llama": {"_rounded_first"},
+    "qwen3": {"_rounded_first"},
+    "t5": {"_rounded_first"},
+    "olmo2": {"_rounded_first", "_rounded_last"},
+    "gemma3_text": {"_around_one"},
+    "llama4_text": {"_rounded_first", None},
+    "cohere": {None},
+    "bert": {None},
+}
+"""Networks, and the forms of their norms; None: other norms, which are left alone."""
 
 
-def test_bfloat16_rounds_once(tmp_path):
-    model = loaded("qwen3", tmp_path / "m", dtype="bfloat16", attn="sdpa")
-    before = model.encode(TEXTS, normalize=True)
-    assert norms.fuse(model.backbone.network)
-    after = model.encode(TEXTS, normalize=True)
-    assert (before * after).sum(1).min() > 0.999
+class Centred(nn.Module):
+    """Has what a norm by the root mean square has, and takes the mean off too."""
 
-
-def test_gradients_and_copies_are_as_written(tmp_path):
-    network = loaded("llama", tmp_path / "m").backbone.network
-    plain = copy.deepcopy(network)
-    assert norms.fuse(network)
-    assert type(network.norm) is not type(plain.norm)
-    assert isinstance(network.norm, type(plain.norm))
-    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert type(twin.norm) is type(plain.norm)
-        assert twin.state_dict().keys() == plain.state_dict().keys()
-        x_D = torch.randn(2, 32)
-        torch.testing.assert_close(twin.norm(x_D), plain.norm(x_D))
-    x_TD = torch.randn(3, 32, requires_grad=True)
-    for one in (network, plain):
-        one.norm.weight.requires_grad_(True)
-        one.norm(x_TD).square().sum().backward()
-    assert torch.equal(network.norm.weight.grad, plain.norm.weight.grad)
-
-
-class Shifted(nn.Module):
-    """Looks like an RMSNorm and is none."""
-
-    def __init__(self):
+    def __init__(self, form="centred", width=64):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+        self.eps, self.form_of_it = 1e-5, form
 
     def forward(self, x):
-        return self.weight * (x - x.mean(-1, keepdim=True))
+        if self.form_of_it == "refuses":
+            raise ValueError("this is no state")
+        if self.form_of_it == "epsilon":
+            return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        if self.form_of_it == "pair":
+            return x, x
+        return nn.functional.layer_norm(x, x.shape[-1:], self.weight, None, self.eps)
 
 
-class Gated(Shifted):
-    """Takes another thing beside the states."""
-
-    def forward(self, x, gate):
-        return self.weight * x * gate
+def states(width, dtype, rows=7):
+    x = torch.randn(1, rows, width, generator=torch.Generator().manual_seed(1))
+    return (x * torch.logspace(-3, 2, rows)[:, None]).to(dtype)
 
 
-def test_what_is_no_rms_norm_stays_as_it_is():
-    network = nn.ModuleList([Shifted(), Gated(), nn.LayerNorm(8, bias=False), nn.Linear(8, 1)])
-    before = [type(module) for module in network]
-    assert norms.fuse(network) == 0
-    assert [type(module) for module in network] == before
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_gives_the_same_states(name, dtype):
+    network = architectures.built(name).to(dtype).eval()
+    quick = copy.deepcopy(network)
+    norms.quicken(quick)
+    found = {getattr(m, "form", None) for m in quick.modules() if "Norm" in type(m).__name__}
+    assert {form and form.__name__ for form in found} <= KINDS[name]
+    assert (found != {None}) == (KINDS[name] != {None})
+    assert network.state_dict().keys() == quick.state_dict().keys()
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-4
+    with torch.no_grad():
+        for own, other in zip(network.modules(), quick.modules(), strict=True):
+            if isinstance(other, norms._Quick):
+                assert isinstance(other, type(own))
+                assert type(other).__name__ == type(own).__name__
+                x = states(len(own.weight), dtype)
+                wanted = own(x).float()
+                assert ((other(x).float() - wanted).norm() / wanted.norm()) < tolerance
+
+
+@pytest.mark.parametrize("form", ["centred", "refuses", "epsilon", "pair"])
+def test_what_is_another_norm_is_left_alone(form):
+    body = nn.Sequential(Centred(form))
+    norms.quicken(body)
+    assert type(body[0]) is Centred
+
+
+@pytest.fixture
+def norm():
+    network = architectures.built("llama")
+    norms.quicken(network)
+    assert isinstance(network.norm, norms._Quick)
+    return network.norm
+
+
+def test_with_gradients_in_other_numbers_or_on_no_cpu_the_own_code_runs(norm, monkeypatch):
+    x = states(len(norm.weight), torch.float32)
+    own = type(norm).kind.forward
+
+    def refuses(*given):
+        raise AssertionError("the form ran")
+
+    monkeypatch.setattr(type(norm), "form", staticmethod(refuses))
+    found = norm(x.requires_grad_())
+    found.sum().backward()
+    assert torch.equal(found, own(norm, x))
+    assert norm.weight.grad is not None
+    with torch.no_grad():
+        assert norm(x.bfloat16()).isfinite().all()
+        assert norm.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert norm(x).isfinite().all()
+        assert norm.to("meta")(x.to("meta")).device.type == "meta"
+
+
+def test_copies_and_pickles_are_quick_too(norm):
+    x = states(len(norm.weight), torch.float32)
+    with torch.no_grad():
+        wanted = norm(x)
+        for other in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm)), copy.copy(norm)):
+            assert type(other) is type(norm)
+            assert torch.equal(other(x), wanted)
+            assert other.state_dict().keys() == {"weight"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_is_the_same_to_the_last_bit_in_any_company(norm, dtype):
+    x = states(len(norm.weight), dtype, rows=300)
+    weight_D = norm.weight.to(dtype)
+    with torch.inference_mode():
+        for form in norms._FORMS:
+            whole = form(x, weight_D, 1e-5)
+            alone = torch.cat([form(x[:, i : i + 1], weight_D, 1e-5) for i in range(300)], 1)
+            assert torch.equal(whole, alone)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loaded_model_is_saved_as_it_was(tmp_path):
+    folder = saved("qwen3", tmp_path / "model")
+    backbone = load_backbone(folder, Backbone(attention="native"), dtype="float32", device="cpu")
+    assert isinstance(backbone.network.norm, norms._Quick)
+    embedlm.load(folder, recipe="plain-mean").save_pretrained(tmp_path / "out")
+    first, again = (
+        load_backbone(str(x), Backbone(attention="native"), dtype="float32", device="cpu")
+        for x in (folder, tmp_path / "out")
+    )
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", norms._FORMS)
+def test_a_card_s_kernel_gives_what_the_form_gives(form, dtype):
+    """The kernels run on CPUs too; they round once where a form may round twice."""
+    x, weight_D = states(64, dtype), torch.linspace(-0.5, 1.5, 64).to(dtype)
+    wanted = form(x, weight_D, 1e-5).float()
+    found = norms._ON_CARD[form](x, weight_D, 1e-5)
+    assert found.dtype == dtype
+    error = (found.float() - wanted).norm(dim=-1) / wanted.norm(dim=-1)
+    assert error.max() < {torch.float32: 1e-6, torch.bfloat16: 5e-3}[dtype]

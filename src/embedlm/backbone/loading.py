@@ -224,10 +224,9 @@ def _finished(backbone: Backbone, attention_asked: str, attn: str, kind: Kind | 
     if method is not None:
         how = f"on {backbone.device.type} with weights stored by {method}"
         instead = "take a checkpoint of plain weights, and dtype='int8' to run it in 8 bits"
-    if backbone.device.type == "cuda":
-        norms.fuse(backbone.network)
     with _refused(backbone, how, instead):
         backbone = _proven(backbone, attention_asked, attn)
+    norms.quicken(backbone.network)
     if kind is None:
         return backbone
     with _refused(backbone, f"in {kind}", "take another dtype"):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "int8_product",
     "is_linear",
     "pack",
     "pack_int8",
@@ -95,14 +96,31 @@ def _(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight_OI.shape[0])
 
 
+def int8_product(q_TI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
+    """Return (q - 128) W^T s in float32, of a weight that was packed by `pack_int8`."""
+    if torch.compiler.is_compiling():
+        out: Tensor = torch.ops.embedlm.int8_product(q_TI, weight_OI, scale_O)
+        return out
+    return _product_of_bytes(q_TI, weight_OI, scale_O)
+
+
 @torch.library.custom_op("embedlm::int8_product", mutates_args=())
 def _int8_product(q_TI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
-    """Return (q - 128) W^T s in float32."""
-    packed, zero_O = _packed[weight_OI.data_ptr()], torch.zeros(len(scale_O), dtype=torch.int32)
+    return _product_of_bytes(q_TI, weight_OI, scale_O)
+
+
+def _product_of_bytes(q_TI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
+    packed, zero_O = _packed[weight_OI.data_ptr()], _no_shift(len(scale_O))
     out: Tensor = torch.ops.onednn.qlinear_pointwise(
         q_TI, 1.0, MIDDLE, packed, scale_O, zero_O, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return out
+
+
+@lru_cache(maxsize=32)
+def _no_shift(outputs: int) -> Tensor:
+    """Return what stands for zero in weights, zero_O."""
+    return torch.zeros(outputs, dtype=torch.int32)
 
 
 @_int8_product.register_fake
