@@ -129,6 +129,23 @@ def test_scores_of_any_size_equal_the_formula_and_move_no_other_row(size):
     assert found_1THD[:, :20].abs().max() <= value[:, :, :20].abs().max()
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_no_hidden_score_is_too_large(window):
+    """The exponentials of keys that a query may not see are infinite."""
+    torch.manual_seed(0)
+    how, layout = How(causal=True, scale=1.0, window=window), Layout((9, 12, 12), causal=True)
+    query, key, value = (x.abs() for x in row(33, 4, 2))
+    with torch.inference_mode():
+        before_1THD = attend_packed(query, key, value, layout, how)
+        for last in (8, 20, 32):
+            key[:, :, last] = 1e4
+        found_1THD = attend_packed(query, key, value, layout, how)
+    kept = torch.ones(33, dtype=torch.bool)
+    kept[[8, 20, 32]] = False
+    assert torch.equal(found_1THD[:, kept], before_1THD[:, kept])
+    assert found_1THD.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_only_bfloat16_without_gradient(dtype):
     with torch.inference_mode():
