@@ -39,9 +39,9 @@ def count_tokens(monkeypatch):
     """Return a list that grows by the tokens of every pass."""
     forward, tokens = network.Backbone._forward, []
 
-    def counted(self, view, indices, ids, *inputs):
-        tokens.append(ids.shape[1])
-        return forward(self, view, indices, ids, *inputs)
+    def counted(self, view, indices, inputs):
+        tokens.append(inputs["input_ids"].shape[1])
+        return forward(self, view, indices, inputs)
 
     monkeypatch.setattr(network.Backbone, "_forward", counted)
     return tokens

@@ -116,6 +116,14 @@ def test_a_head_on_a_decoder_alone(tmp_path):
 
 
 def test_a_network_that_no_auto_class_opens(copy, change):
-    change(copy, model_type="colpali", architectures=["ColPaliForRetrieval"])
-    with pytest.raises(UnsupportedError, match=r"is a ColPaliForRetrieval \('colpali'\), and"):
+    change(copy, model_type="colmodernvbert", architectures=["ColModernVBertForRetrieval"])
+    told = r"is a ColModernVBertForRetrieval \('colmodernvbert'\), and"
+    with pytest.raises(UnsupportedError, match=told):
+        embedlm.load(copy, "plain-mean", device="cpu")
+
+
+@pytest.mark.parametrize("inside", [None, 5, {"vision_config": {}}])
+def test_a_wrapper_without_the_config_inside_is_named(copy, change, inside):
+    change(copy, model_type="colpali", architectures=["ColPaliForRetrieval"], vlm_config=inside)
+    with pytest.raises(ModelError, match="vlm_config"):
         embedlm.load(copy, "plain-mean", device="cpu")

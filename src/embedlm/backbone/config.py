@@ -19,6 +19,7 @@ from embedlm.backbone.quiet import quiet
 from embedlm.backbone.stored import is_stored_by_row
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError, closest
 from embedlm.jobs.json_files import read_object
+from embedlm.schema.arguments import short
 
 __all__ = [
     "STANFORD_CLASS",
@@ -144,9 +145,7 @@ def load_config(source: str) -> Any:
             stored_by(outer)
             wrapper = WRAPPED.get(outer.get("model_type", ""))
             if wrapper is not None:
-                inner = {"dtype": outer.get("dtype"), **outer[wrapper.field]}
-                kind = wrapper.kind or inner["model_type"]
-                return _plain(AutoConfig.for_model(**{**inner, "model_type": kind}))
+                return _plain(AutoConfig.for_model(**_inside(outer, wrapper)))
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             if is_stored_by_row(source, outer):
                 del config.quantization_config  # what is loaded is expanded
@@ -155,6 +154,22 @@ def load_config(source: str) -> Any:
         raise
     except Exception as error:  # the libraries' own errors have no common base
         raise unloadable(source, "config", error) from error
+
+
+def _inside(outer: Mapping[str, Any], wrapper: Wrapper) -> dict[str, Any]:
+    """Return the fields of the config of the network inside a wrapper.
+
+    Raises:
+        ModelError: there are none.
+    """
+    inner = outer.get(wrapper.field)
+    kind = wrapper.kind or (inner.get("model_type") if isinstance(inner, dict) else None)
+    if not isinstance(inner, dict) or not isinstance(kind, str):
+        raise ModelError(
+            f"config.json: {wrapper.field} is {short(inner)}; allowed is the config of the network "
+            "inside, which names its model_type"
+        )
+    return {"dtype": outer.get("dtype"), **inner, "model_type": kind}
 
 
 def _plain(config: Any) -> Any:
