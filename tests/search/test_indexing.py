@@ -114,6 +114,34 @@ def test_every_mode_gives_ids_as_they_came_and_scores_of_the_model(corpus, model
             index.search("  ")
 
 
+@pytest.mark.parametrize("store", ["edge", "exact"])
+def test_several_queries_are_embedded_together_and_answered_as_one_by_one(
+    corpus, model, tmp_path, store, monkeypatch
+):
+    build_index(corpus, tmp_path / "index", model, store=store, chunking=Chunking("tokens", 3))
+    queries = ["plants and glucose", "a fox", "who met?"]
+    with Index.open(tmp_path / "index", model) as index:
+        for mode, options in (("hybrid", {"depth": 2}), ("dense", {"exact": True}), ("bm25", {})):
+            alone = [index.search(q, 3, mode=mode, **options) for q in queries]
+            asked = []
+            encode = embedlm.Embedder.encode_query
+
+            def counted(self, texts, encode=encode, asked=asked, **more):
+                asked.append(len(texts))
+                return encode(self, texts, **more)
+
+            monkeypatch.setattr(embedlm.Embedder, "encode_query", counted)
+            together = index.search_all(queries, 3, mode=mode, **options)
+            monkeypatch.undo()
+            assert asked == ([] if mode == "bm25" else [3])
+            for one, other in zip(together, alone, strict=True):
+                assert [hit.id for hit in one] == [hit.id for hit in other]
+                scores = [[hit.score for hit in hits] for hits in (one, other)]
+                np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-6)
+        with pytest.raises(InputError, match="empty"):
+            index.search_all(["plants", " "])
+
+
 def test_a_prompt_that_leaves_queries_no_room_is_told_when_the_index_is_made(
     corpus, model, tmp_path
 ):

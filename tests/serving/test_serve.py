@@ -373,6 +373,28 @@ def test_without_a_model_the_indexs_own_is_served(index, model, tiny_llama):
         assert place.get("/metrics").body.count(b"embedlm_tokens_total{model=") == 1
 
 
+def test_queries_of_one_store_search_run_together(place, client, monkeypatch):
+    asked = []
+    encode = place.service.encode
+
+    async def counted(caller, encoding, items, **more):
+        asked.append(len(items))
+        return await encode(caller, encoding, items, **more)
+
+    monkeypatch.setattr(place.service, "encode", counted)
+    queries = ["glucose", "a dog", "who met on Tuesday?"]
+    alone = [client.vector_stores.search("notes", query=q, max_num_results=3) for q in queries]
+    best = {}
+    for hit in (hit for page in alone for hit in page.data):
+        best[hit.file_id] = max(best.get(hit.file_id, hit.score), hit.score)
+    asked.clear()
+    page = client.vector_stores.search("notes", query=queries, max_num_results=3)
+    assert asked == [3]
+    for hit in page.data:
+        assert hit.score == pytest.approx(best[hit.file_id], abs=1e-5)
+    assert [h.score for h in page.data] == sorted((h.score for h in page.data), reverse=True)
+
+
 def test_options_of_a_model_are_honoured_or_refused(tmp_path, reranker, model_folder):
     cross = reranker.name
     held, _ = load(("builtin",), (), Loading(device="cpu", recipe="plain-last"))

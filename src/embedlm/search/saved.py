@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix, vstack
 
 from embedlm.errors import InputError, closest
 from embedlm.jobs.names import real_path
@@ -20,7 +21,8 @@ from embedlm.search.documents import document_key
 from embedlm.search.edge import EdgeStore
 from embedlm.search.exact import ExactStore
 from embedlm.search.filters import Filter, check_filter
-from embedlm.search.fusion import DEFAULT, fuse, ordered
+from embedlm.search.forms import vector_form
+from embedlm.search.fusion import DEFAULT
 from embedlm.search.layout import (
     CATALOGUE,
     check_model,
@@ -31,16 +33,16 @@ from embedlm.search.layout import (
     store_options,
 )
 from embedlm.search.lexical import Bm25, counts
+from embedlm.search.ranked import DEPTH, Ranking, Reranks, best_documents
 from embedlm.search.server import QdrantStore
 from embedlm.search.snippets import best_sentence, nearest_sentences
+from embedlm.search.store import Match
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
 __all__ = ["Found", "Index"]
 
-DEPTH = 200
-"""Passages of each ranking that are fused: the best number for `min_max`, see docs/results.md."""
 _MODES = {
     "dense": ("dense",),
     "sparse": ("sparse",),
@@ -49,19 +51,6 @@ _MODES = {
     "late-interaction": ("multi_vector",),
 }
 """The rankings of each mode; a hybrid search fuses those that the index has."""
-
-
-_INVERTED = ("sparse", "bm25")
-_READ = 64
-"""Passages that are read at once, at least; a search seldom needs all that were ranked."""
-
-
-class _Reranks(Protocol):
-    """What re-ranks: `embedlm.Reranker`."""
-
-    def rank(
-        self, query: str, documents: Any, top_k: int | None = None
-    ) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +188,7 @@ class Index:
         fusion: str = DEFAULT,
         weights: Mapping[str, float] | None = None,
         depth: int = DEPTH,
-        rerank: _Reranks | None = None,
+        rerank: Reranks | None = None,
         rerank_depth: int = 50,
         exact: bool = False,
         sentences: bool = False,
@@ -228,36 +217,69 @@ class Index:
         Raises:
             InputError: an empty query, or a mode or an option that the index cannot serve.
         """
+        given: dict[str, Any] = {
+            "mode": mode,
+            "where": where,
+            "instruction": instruction,
+            "fusion": fusion,
+            "weights": weights,
+            "depth": depth,
+            "rerank": rerank,
+            "exact": exact,
+            "rerank_depth": rerank_depth,
+            "sentences": sentences,
+            "vectors": vectors,
+        }
         check_arguments("search", query=query, top_k=top_k, instruction=instruction)
-        if not query.strip():
+        return self.search_all([query], top_k, **given)[0]
+
+    def search_all(
+        self,
+        queries: Sequence[str],
+        top_k: int = 10,
+        *,
+        mode: str = "hybrid",
+        where: Filter | None = None,
+        instruction: str | None = None,
+        vectors: Mapping[str, Any] | None = None,
+        exact: bool = False,
+        sentences: bool = False,
+        **options: Any,
+    ) -> list[list[Found]]:
+        """Return for each of several queries what `search` does; they are embedded together.
+
+        Args:
+            queries: the questions.
+            top_k: documents for each, at most.
+            mode: see `search`, and so the others.
+            where: see there.
+            instruction: see there.
+            vectors: of all queries, by head.
+            exact: see there.
+            sentences: see there.
+            **options: fusion, weights, depth, rerank and rerank_depth, see there.
+
+        Raises:
+            InputError: an empty query, or a mode or an option that the index cannot serve.
+        """
+        if not all(query.strip() for query in queries):
             raise InputError("the query is empty; say what to look for")
         heads = self._heads(mode)
-        shares = _shares(heads, weights)
         if where is not None:
             where = check_filter(where)
-        vectors = self._query_vectors(query, heads, instruction, vectors)
-        wanted = max(top_k, rerank_depth if rerank is not None else 0)
-        limit = wanted if len(heads) == 1 else max(depth, wanted)
-        while True:
-            found = [
-                self.store.search(one, vectors[one], limit, where=where, exact=exact)[0]
-                for one in heads
+        held = self._query_vectors(queries, heads, instruction, vectors)
+
+        def ask(rows: list[int], limit: int) -> list[list[list[Match]]]:
+            """Return the matches of some queries, by head."""
+            asked = {head: vector_form(value).take(value, rows) for head, value in held.items()}
+            return [
+                self.store.search(head, asked[head], limit, where=where, exact=exact)
+                for head in heads
             ]
-            # The exact store also gives passages that share no term with the query.
-            runs = [
-                {m.id: m.score for m in matches if m.score or one not in _INVERTED}
-                for one, matches in zip(heads, found, strict=True)
-            ]
-            scores = runs[0] if len(runs) == 1 else fuse(runs, fusion, shares, depth=limit)
-            best = self._by_document(ordered(scores), wanted)
-            # Several chunks of one document count once: look further where these are many.
-            if len(best) >= wanted or max(map(len, runs)) < limit or limit >= self._total:
-                break
-            limit *= 4
-        if rerank is not None and best:
-            ranked = rerank.rank(query, [entry.text for entry, _ in best[:rerank_depth]])
-            best = [(best[one["corpus_id"]][0], one["score"]) for one in ranked]
-        return self._found(query, best[:top_k], sentences)
+
+        how = Ranking(top_k, **options)
+        found = best_documents(queries, heads, ask, how, (self._catalogue, self._total))
+        return [self._found(q, own, sentences) for q, own in zip(queries, found, strict=True)]
 
     def _heads(self, mode: str) -> list[str]:
         if mode not in _MODES:
@@ -284,7 +306,7 @@ class Index:
 
     def _query_vectors(
         self,
-        query: str,
+        queries: Sequence[str],
         heads: Sequence[str],
         instruction: str | None,
         given: Mapping[str, Any] | None,
@@ -294,38 +316,19 @@ class Index:
         if neural and given is not None:
             vectors = {head: given[head] for head in neural}
         elif neural:
-            found = self.model.encode_query([query], heads=neural, instruction=instruction)
+            found = self.model.encode_query(list(queries), heads=neural, instruction=instruction)
             embeddings = as_embeddings(found)
             vectors = {head: embeddings[head] for head in neural}
         elif instruction is not None:
             raise InputError("BM25 takes no instruction; leave it out, or take another mode")
         if "bm25" in heads:
             bm25 = Bm25(self.facts["average"], self.facts["analyzer"])
-            vectors["bm25"] = bm25.query(query, self._frequency(query), self._total)
+            rows = [bm25.query(one, self._frequency(one), self._total) for one in queries]
+            vectors["bm25"] = csr_matrix(vstack(rows))
         return vectors
 
     def _frequency(self, query: str) -> dict[int, int]:
         return self._catalogue.frequency(counts(query, self.facts["analyzer"], query=True))
-
-    def _by_document(
-        self, ranked: Sequence[tuple[str, float]], wanted: int
-    ) -> list[tuple[Entry, float]]:
-        best: dict[str, tuple[Entry, float]] = {}
-        step = max(2 * wanted, _READ)
-        for start in range(0, len(ranked), step):
-            some = ranked[start : start + step]
-            entries = self._catalogue.entries([key for key, _ in some])
-            for key, score in some:
-                entry = entries.get(key)
-                if entry is None:
-                    raise InputError(
-                        f"the store of {str(self.path)!r} holds the passage {key!r}, and its "
-                        "catalogue does not; the index is damaged: make it again"
-                    )
-                best.setdefault(entry.document, (entry, score))
-                if len(best) == wanted:
-                    return list(best.values())
-        return list(best.values())
 
     def _found(
         self, query: str, best: Sequence[tuple[Entry, float]], by_model: bool
@@ -370,14 +373,3 @@ class Index:
             return np.asarray(model.similarity(asked, read)[0], dtype=np.float32)
 
         return scores
-
-
-def _shares(heads: Sequence[str], weights: Mapping[str, float] | None) -> list[float] | None:
-    if weights is None:
-        return None
-    if set(weights) != set(heads):
-        raise InputError(
-            f"weights were given for {', '.join(weights) or 'nothing'}, and this search ranks by "
-            f"{', '.join(heads)}; give one for each"
-        )
-    return [weights[head] for head in heads]

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from scipy.sparse import csr_matrix
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
 
 from embedlm.embedder import Embedder
 from embedlm.errors import EmbedLMError, InputError, closest
@@ -97,21 +98,40 @@ class Mounted:
         Raises:
             InputError: an empty query, or an option that the index cannot serve.
         """
+        (hits,) = await self.search_all(service, caller, [query], top_k, **options)
+        return hits
+
+    async def search_all(
+        self, service: Encodes, caller: Any, queries: Sequence[str], top_k: int, **options: Any
+    ) -> list[list[Found]]:
+        """Return for each query what `search` does; all are embedded together.
+
+        Args:
+            service: embeds the queries.
+            caller: for whom.
+            queries: what is looked for.
+            top_k: documents for each, at most.
+            **options: of `Index.search`.
+
+        Raises:
+            InputError: an empty query, or an option that the index cannot serve.
+        """
         mode, instruction = options.get("mode", "hybrid"), options.get("instruction")
         heads = self.index.query_heads(mode)
         vectors: dict[str, Any] | None = None
-        if heads and query.strip():
+        if heads and all(query.strip() for query in queries):
             encoding = Encoding(
                 served=self.served,
                 role="query",
                 heads=json.dumps(heads),
                 instructed=instruction is not None,
             )
-            (found,) = (await service.encode(caller, encoding, [(query, instruction)])).outputs
+            items = [(query, instruction) for query in queries]
+            found = (await service.encode(caller, encoding, items)).outputs
             terms = self.served.model.backbone.vocab_size
-            vectors = {head: _one_row(value, terms) for head, value in found.items()}
-        hits: list[Found] = await self._run(
-            lambda index: index.search(query, top_k, vectors=vectors, **options)
+            vectors = {head: _rows([one[head] for one in found], terms) for head in heads}
+        hits: list[list[Found]] = await self._run(
+            lambda index: index.search_all(queries, top_k, vectors=vectors, **options)
         )
         return hits
 
@@ -165,9 +185,9 @@ def _apart(model: Embedder) -> Embedder:
     return Embedder(model.readout, model.executor, routes=model.routes, **same)
 
 
-def _one_row(value: Any, terms: int) -> Any:
-    """Return the output of one text as the library gives those of several."""
-    if isinstance(value, tuple):
-        ids, weights = value
-        return csr_matrix((weights, ids, [0, len(ids)]), shape=(1, terms))
-    return [value] if value.ndim == 2 else value[None]
+def _rows(values: Sequence[Any], terms: int) -> Any:
+    """Return outputs of texts, one each, as the library gives those of several."""
+    if isinstance(values[0], tuple):
+        rows = (csr_matrix((w, ids, [0, len(ids)]), shape=(1, terms)) for ids, w in values)
+        return csr_matrix(vstack(list(rows)))
+    return list(values) if values[0].ndim == 2 else np.stack(values)

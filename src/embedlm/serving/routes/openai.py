@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
@@ -169,13 +170,11 @@ async def search_store(store: str, body: StoreSearchBody, request: Request) -> R
         options["instruction"] = body.instruction
     caller = caller_of(request)
     best: dict[Any, Found] = {}
-    for query in queries:
-        hits = await service.index(store).search(
-            service, caller, query, body.max_num_results, **options
-        )
-        for hit in hits:
-            kept = best.get(hit.id)
-            best[hit.id] = hit if kept is None or hit.score > kept.score else kept
+    index = service.index(store)
+    found = await index.search_all(service, caller, queries, body.max_num_results, **options)
+    for hit in chain.from_iterable(found):
+        kept = best.get(hit.id)
+        best[hit.id] = hit if kept is None or hit.score > kept.score else kept
     ranking = body.ranking_options
     least = None if ranking is None else ranking.score_threshold
     ordered = sorted(best.values(), key=lambda hit: -hit.score)[: body.max_num_results]
