@@ -44,7 +44,7 @@ from embedlm.readout.quantized import Ranges
 from embedlm.schema.arguments import check_arguments
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["load", "load_readout", "load_to_train", "model_source"]
+__all__ = ["fitted_tokens", "load", "load_readout", "load_to_train", "model_source"]
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,26 @@ def load_to_train(
     readout = load_readout(
         source, recipe, device=device, dtype="float32", lm_head=lm_head, create=True
     )
+    readout = readout.with_statistics(fitted_tokens(source, readout))
     return Embedder(readout, Executor(readout.backbone), name=model)
+
+
+def fitted_tokens(source: str, readout: Readout) -> Statistics | None:
+    """Return how common tokens are, as a model's folder says, for a readout that is trained.
+
+    What its vectors had in common is not true of those that will be.
+    """
+    pooling = readout.recipe.pooling
+    found = Statistics.load(layout_folder(source), readout.backbone.vocab_size, None)
+    if found is None or not pooling.reads_statistics:
+        return None
+    if pooling.remove_components:
+        log.warning(
+            "%s was fitted to a corpus, and the components that were found are not those of the "
+            "trained model's vectors: fit it again (Embedder.fit, or --fit FILE)",
+            source,
+        )
+    return found
 
 
 def load_readout(

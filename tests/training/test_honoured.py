@@ -87,6 +87,22 @@ def test_sparse_weights_are_trained_as_they_are_read(tiny_llama, options):
     assert any(p.grad is not None and p.grad.any() for p in model.modules().parameters())
 
 
+def test_a_fitted_models_words_keep_their_weights(tiny_llama, data, tmp_path, caplog):  # noqa: F811
+    recipe = {"name": "w", "pooling": {"kind": "mean", "weights": "sif", "remove_components": 1}}
+    fitted = embedlm.load(tiny_llama, recipe, device="cpu").fit(sentences(100))
+    fitted.save_pretrained(tmp_path / "fitted")
+    wanted = fitted.readout.vocabulary_weights
+    stage = Stage.model_validate({"name": "s", **of("info_nce"), **groups()})
+    model = _load_trainable(stage, str(tmp_path / "fitted"), fitted.recipe, "cpu")
+    np.testing.assert_array_equal(model.embedder.readout.vocabulary_weights, wanted)
+    plan = a_plan(tmp_path / "fitted", ("info_nce", STEP), recipe=fitted.recipe.model_dump())
+    train(plan, tmp_path / "run", data=data, device="cpu")
+    trained = embedlm.load(tmp_path / "run" / "model", device="cpu")
+    np.testing.assert_array_equal(trained.readout.vocabulary_weights, wanted)
+    assert trained.readout.statistics.components_KD is None
+    assert "fit it again" in caplog.text
+
+
 def test_without_in_batch_negatives_no_head_has_any(tiny_llama, data, tmp_path):  # noqa: F811
     change = {"heads": ["dense", "sparse", "multi_vector"]}
     found = [

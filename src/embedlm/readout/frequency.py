@@ -76,8 +76,13 @@ class Statistics:
         save_file(values, folder / STATISTICS_FILE)
 
     @classmethod
-    def load(cls, folder: Path, vocab_size: int, width: int) -> Statistics | None:
+    def load(cls, folder: Path, vocab_size: int, width: int | None) -> Statistics | None:
         """Return the statistics of a model's folder; None where it has no such file.
+
+        Args:
+            folder: of the model.
+            vocab_size: tokens that it has.
+            width: of its vectors; None: without what these have in common.
 
         Raises:
             ModelError: a damaged file, or that of a model of another vocabulary or width.
@@ -88,7 +93,7 @@ class Statistics:
         try:
             values = load_file(file)
             shares = [values[name] for name in ("probability", "documents")]
-            components = values.get("components")
+            components = None if width is None else values.get("components")
             fit = all(one.shape == (vocab_size,) and one.dtype == np.float64 for one in shares)
             fit &= components is None or components.shape[1:] == (width,)
             if not fit or not all(np.isfinite(one).all() for one in values.values()):

@@ -24,7 +24,7 @@ from embedlm.jobs import disk_errors
 from embedlm.jobs.atomic import write_file
 from embedlm.jobs.json_files import write_json
 from embedlm.jobs.manifest import facts_digest, json_values
-from embedlm.loader import load, load_readout
+from embedlm.loader import fitted_tokens, load, load_readout
 from embedlm.persistence import derive_recipe, layout_folder
 from embedlm.readout import Readout
 from embedlm.readout.new_projection import asked_projection, linear_projection
@@ -114,6 +114,7 @@ class RidgeStart:
         bare = recipe.override({"heads": ["dense"], "dim": None, "normalize": False})
         options: dict[str, Any] = {"device": self.device, "dtype": "float32"}
         readout = load_readout(model, bare, lm_head=self.lm_head, **options)
+        readout = readout.with_statistics(fitted_tokens(model, readout))
         fitted, held_out = self._sums(readout, asked.width, folder, manifest, report)
         found = solve(fitted, held_out, self.settings.strengths, bias=asked.bias)
         bias = None if found.bias_O is None else torch.from_numpy(found.bias_O).float()
@@ -123,7 +124,7 @@ class RidgeStart:
             projection=projection.to(readout.backbone.device),
             sought=readout.parts.sought | {"projection"},
         )
-        whole = Readout(readout.backbone, recipe, parts)
+        whole = Readout(readout.backbone, recipe, parts, statistics=readout.statistics)
         embedder = Embedder(whole, Executor(readout.backbone), name=model)
         embedder.save_pretrained(folder / _MODEL, save_dtype=self.save_dtype)
         summary = {
