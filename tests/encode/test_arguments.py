@@ -201,8 +201,14 @@ def test_texts_of_arrays_and_tables(model):
     for kind in (object, "string"):
         column = pandas.Series(texts, index=[7, 8, 9], dtype=kind)
         np.testing.assert_array_equal(model.encode(column), wanted)
-    with pytest.raises(InputError, match="texts is a table"):
-        model.encode(pandas.DataFrame({"text": texts}))
+    arrow = pytest.importorskip("pyarrow")
+    for column in (arrow.array(texts), arrow.chunked_array([texts[:1], texts[1:]])):
+        np.testing.assert_array_equal(model.encode(column), wanted)
+    with pytest.raises(InputError, match="item 1 is NoneType"):
+        model.encode(arrow.array(["a", None]))
+    for table in (pandas.DataFrame({"text": texts}), arrow.table({"text": texts})):
+        with pytest.raises(InputError, match="texts is a table"):
+            model.encode(table)
     with pytest.raises(InputError, match="item 1 is"):
         model.encode(pandas.Series(["a", None]))
 

@@ -60,7 +60,7 @@ def check_texts(texts: Any, *, all_kinds: bool = False) -> CheckedTexts:
             f"texts is {type(texts).__name__} ({short(texts)}); give a string, or a list of "
             'strings or of {"text": ...}'
         )
-    items = list(texts)
+    items = list(texts.to_pylist() if hasattr(texts, "to_pylist") else texts)  # arrow's are wrapped
     if all_kinds and items and _begins_with_id(items[0]):
         return CheckedTexts(
             [TokenIds(_ids(item, index)) for index, item in enumerate(items)], False
