@@ -17,8 +17,10 @@ from embedlm.evaluation import evaluate
 from embedlm.evaluation.measures import spearman
 from embedlm.evaluation.metrics import ndcg, recall, reciprocal_rank
 from embedlm.evaluation.readers import read_retrieval
+from embedlm.evaluation.subject import Subject
 from embedlm.evaluation.suite import Suite
 from embedlm.studies import search_layers
+from tests.command import sentences
 
 WORDS = [
     "plants",
@@ -131,3 +133,17 @@ def test_layers_are_scored_as_their_override_would(tiny_llama):
     assert best.score == pytest.approx(spearman(scores, [gold for *_, gold in dev]), abs=1e-6)
     with pytest.raises(InputError, match="layer 9"):
         search_layers(model, dev, [9])
+
+
+@pytest.mark.parametrize("weights", ["none", "sif"])
+def test_a_model_is_fitted_to_a_tasks_texts_unless_it_was_before(tiny_llama, weights):
+    pooling = {"kind": "mean", "weights": weights, "remove_components": 1}
+    bare = embedlm.load(tiny_llama, {"name": "f", "pooling": pooling}, device="cpu")
+    corpus, texts = sentences(40, seed=1), sentences(30, seed=2)
+    fitted = bare.with_recipe(bare.recipe).fit(corpus)
+    wanted = bare.with_recipe(bare.recipe).fit(texts).encode(texts)
+    np.testing.assert_array_equal(Subject(bare).fitted(texts).model.encode(texts), wanted)
+    assert bare.readout.statistics is None
+    kept = Subject(fitted).fitted(texts).model.encode(texts)
+    np.testing.assert_array_equal(kept, fitted.encode(texts))
+    assert np.abs(kept - wanted).max() > 1e-3

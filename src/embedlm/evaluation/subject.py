@@ -43,11 +43,12 @@ class Subject:
     """The vectors of the corpora embedded last: tasks of one run often share theirs."""
 
     def fitted(self, texts: Sequence[str]) -> Subject:
-        """Return the subject with token frequencies counted, where its recipe weighs by them.
+        """Return the subject fitted to texts, where its recipe reads what is learnt from a corpus.
 
-        The caller's model stays as it is, so that tasks do not depend on each other.
+        One that was fitted before keeps what it learnt. The caller's model stays as it is, so that
+        tasks do not depend on each other.
         """
-        if self.model.recipe.pooling.weights == "none":
+        if not self.model.recipe.pooling.reads_statistics or self.model.readout.statistics:
             return self
         copy = self.model.with_recipe(self.model.recipe)
         return Subject(copy.fit(texts), self.options, self.words)
