@@ -186,7 +186,8 @@ def _no_folder(source: str) -> str:
         return f"{source!r} is not a folder; give a model folder or a hub id"
     return (
         f"no folder {source!r} here; give the path of a model folder, or a hub id, which has the "
-        "form owner/name (only old ids such as gpt2 have no owner)."
+        "form owner/name (only old ids such as gpt2 have no owner; that of the short names that "
+        "sentence-transformers takes is sentence-transformers)."
         + closest(source, ["builtin", "builtin-base"])
     ).removesuffix(".")
 

@@ -16,7 +16,7 @@ NAME = "demonstrations"
 EXAMPLES = r"""Choose on a dev set, never on the test set whose results are reported.
 
 Examples:
-  embedlm demonstrations builtin --dev stsb_dev.jsonl --log search.jsonl
+  embedlm demonstrations builtin-base --dev stsb_dev.jsonl --log search.jsonl
   embedlm demonstrations Qwen/Qwen3-0.6B --dev dev.jsonl \
       --candidates mine.jsonl --json"""
 
