@@ -210,8 +210,15 @@ def test_what_cannot_be_cut(model_folder, tmp_path, name, options, error, told):
 
 def test_a_model_that_runs_no_layers_is_refused(model_folder, tmp_path):
     embedlm.load(model_folder("llama"), recipe="static-mean").save_pretrained(tmp_path / "static")
-    with pytest.raises(UnsupportedError, match="leave `intermediate` out"):
+    with pytest.raises(UnsupportedError, match="'model2vec', which cannot be cut"):
         prune(tmp_path / "static", tmp_path / "cut", intermediate=8, texts=TEXTS)
+
+
+def test_a_table_keeps_its_numbers(model_folder, tmp_path):
+    model = embedlm.load(model_folder("llama"), recipe="static-mean")
+    model.save_pretrained(tmp_path / "static", save_dtype="float16")
+    prune(tmp_path / "static", tmp_path / "same")
+    assert embedlm.load(tmp_path / "same").backbone.dtype == torch.float16
 
 
 def test_the_command(run, tiny_llama, tmp_path):

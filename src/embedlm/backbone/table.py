@@ -27,7 +27,7 @@ from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.errors import ModelError
 from embedlm.jobs.json_files import inner_path, optional_json, read_object, write_json
 
-__all__ = ["Table", "is_table", "load_table", "table_of"]
+__all__ = ["Table", "is_table", "load_table", "table_dtype", "table_of"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _NAMES = {
@@ -140,6 +140,12 @@ def load_table(source: str, dtype: str | torch.dtype) -> tuple[Table, Any]:
     if weighs:  # as transformers builds it, with what its settings say
         return table, load_tokenizer(source, table.config)
     return table, _tokenizer(folder)
+
+
+def table_dtype(source: str) -> str | None:
+    """Return the numbers of a folder's rows, where they are of 16 bits; None otherwise."""
+    rows_VD, _ = _rows(Path(source), optional_json(Path(source) / "config.json"))
+    return str(rows_VD.dtype).removeprefix("torch.") if rows_VD.dtype in _HALF else None
 
 
 def _core(folder: Path) -> Any:
