@@ -245,8 +245,10 @@ def test_what_cannot_be_advised_is_refused(run, tiny_llama, tmp_path):
 
 def test_each_model_is_checked_once(beir, tiny_llama, tmp_path, monkeypatch):
     asked = []
-    plain = named.load_config
-    monkeypatch.setattr(named, "load_config", lambda folder: asked.append(folder) or plain(folder))
+    plain = named.network_config
+    monkeypatch.setattr(
+        named, "network_config", lambda folder: asked.append(folder) or plain(folder)
+    )
     words = ("advise", beir, "-m", f"{tiny_llama}@plain-mean", "--work", tmp_path / "work")
     with contextlib.suppress(SystemExit):
         main([str(word) for word in words])

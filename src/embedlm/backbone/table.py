@@ -20,14 +20,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from embedlm.backbone.config import TABLE_TYPE
+from embedlm.backbone.config import TABLE_TYPE, stored_dtype
 from embedlm.backbone.stored import expanded_tensors, is_stored_by_row
 from embedlm.backbone.tensors import read_tensors
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.errors import ModelError
 from embedlm.jobs.json_files import inner_path, optional_json, read_object, write_json
 
-__all__ = ["Table", "is_table", "load_table", "table_dtype", "table_of"]
+__all__ = ["Table", "is_table", "load_table", "own_dtype", "table_of"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _NAMES = {
@@ -142,8 +142,10 @@ def load_table(source: str, dtype: str | torch.dtype) -> tuple[Table, Any]:
     return table, _tokenizer(folder)
 
 
-def table_dtype(source: str) -> str | None:
-    """Return the numbers of a folder's rows, where they are of 16 bits; None otherwise."""
+def own_dtype(source: str) -> str | None:
+    """Return the numbers in which a model's weights are stored, if of 16 bits; None otherwise."""
+    if not is_table(source):
+        return stored_dtype(source)
     rows_VD, _ = _rows(Path(source), optional_json(Path(source) / "config.json"))
     return str(rows_VD.dtype).removeprefix("torch.") if rows_VD.dtype in _HALF else None
 

@@ -22,8 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedlm.backbone import load_backbone
-from embedlm.backbone.config import stored_dtype
-from embedlm.backbone.table import is_table, table_dtype
+from embedlm.backbone.table import own_dtype
 from embedlm.backbone.tensors import read_tensors
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.compress.vocabulary import (
@@ -109,8 +108,7 @@ def prune(
     check_new(usable_path(output))
     whole = _opened(str(model), device)
     whole.check_one_route("cut")
-    own = whole.backbone.name
-    save_dtype = save_dtype or (table_dtype(own) if is_table(own) else stored_dtype(own))
+    save_dtype = save_dtype or own_dtype(whole.backbone.name)
     facts = _facts(whole)
     if not any(asked.values()):
         check_new(output)

@@ -1,7 +1,7 @@
 """Reading and writing model folders in every layout the field uses."""
 
 from embedlm.persistence.card import Card
-from embedlm.persistence.hub import layout_folder
+from embedlm.persistence.hub import layout_folder, network_config, network_place
 from embedlm.persistence.published import recognise
 from embedlm.persistence.push import push
 from embedlm.persistence.read import check_width, derive_recipe, own_recipe
@@ -12,6 +12,8 @@ __all__ = [
     "check_width",
     "derive_recipe",
     "layout_folder",
+    "network_config",
+    "network_place",
     "own_recipe",
     "push",
     "recognise",

@@ -9,17 +9,26 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from embedlm.backbone.config import check_reachable, is_local, unloadable
+from embedlm.backbone.config import check_reachable, is_local, load_config, unloadable
+from embedlm.backbone.table import is_table
 from embedlm.errors import InputError, ModelError
 from embedlm.persistence.layouts import TRANSFORMER_FILES
 from embedlm.persistence.listing import first_module
 from embedlm.persistence.model2vec import is_model2vec
+from embedlm.persistence.router import read_router
 from embedlm.persistence.stanford import METADATA
 from embedlm.readout.frequency import STATISTICS_FILE
 from embedlm.readout.quantized import RANGES_FILE
 from embedlm.schema.arguments import usable_path
 
-__all__ = ["check_model_kwargs", "downloaded", "layout_folder", "network_place", "whole_folder"]
+__all__ = [
+    "check_model_kwargs",
+    "downloaded",
+    "layout_folder",
+    "network_config",
+    "network_place",
+    "whole_folder",
+]
 
 _FILES = (
     "embedlm.yaml",
@@ -154,6 +163,18 @@ def network_place(source: str) -> str:
     if path == folder and "Static" not in kind and not is_model2vec(folder):
         return source
     return str(whole_folder(source) / path.relative_to(folder))
+
+
+def network_config(source: str) -> Any | None:
+    """Return the config of a model's network; None: it is a table, or has several (a Router).
+
+    Raises:
+        ModelError: nothing that can be loaded is there.
+    """
+    place = network_place(source)
+    if is_table(place) or read_router(layout_folder(source)) is not None:
+        return None
+    return load_config(place)
 
 
 def whole_folder(source: str) -> Path:

@@ -24,7 +24,7 @@ from embedlm.encode.identity import (
 )
 from embedlm.encode.inputs import check_texts
 from embedlm.errors import InputError, ModelError, closest
-from embedlm.persistence import layout_folder
+from embedlm.persistence import layout_folder, network_config
 from embedlm.rerank.answers import AnswerModel
 from embedlm.rerank.chat import chat_method
 from embedlm.rerank.classifier import Classifier
@@ -285,7 +285,7 @@ def is_reranker(source: str | Path) -> bool:
     if str(source) in BUILTIN:
         return False
     folder, _ = split_adapters(gguf_folder(str(source)))
-    classes = getattr(load_config(folder), "architectures", None) or ()
+    classes = getattr(network_config(folder), "architectures", None) or ()
     named = any(str(one).endswith("ForSequenceClassification") for one in classes)
     return named or is_published(folder)
 

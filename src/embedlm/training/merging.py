@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from embedlm.backbone.config import stored_dtype
+from embedlm.backbone.table import own_dtype
 from embedlm.compress import check_no_adapters
 from embedlm.data import read_records
 from embedlm.embedder import Embedder
@@ -58,7 +58,8 @@ def merge(
     check_output(models, output)
     whole = load(str(models[0]), device=device, dtype="float32")
     check_no_adapters(whole, _NO_MEAN, "average")
-    stored = {stored_dtype(whole.backbone.name)}
+    whole.check_one_route("averaged with others")
+    stored = {own_dtype(whole.backbone.name)}
     parameters = dict(modules_of(whole).named_parameters())
     with_head = whole.backbone.head is not None
     with torch.no_grad():
@@ -67,8 +68,9 @@ def merge(
         for name, part in zip(models[1:], share[1:], strict=True):
             other = load(str(name), device=device, dtype="float32")
             check_no_adapters(other, _NO_MEAN, "average")
+            other.check_one_route("averaged with others")
             _check_vocabulary(whole, other)
-            stored.add(stored_dtype(other.backbone.name))
+            stored.add(own_dtype(other.backbone.name))
             addends = dict(modules_of(other).named_parameters())
             if with_head != (other.backbone.head is not None):
                 # A language-model head that only some of the models have is left out.

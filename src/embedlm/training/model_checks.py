@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from embedlm.backbone.adapter_files import split_adapters
-from embedlm.backbone.config import load_config
 from embedlm.backbone.outline import outline
 from embedlm.errors import InputError, ModelError
+from embedlm.persistence import network_config, network_place
 from embedlm.readout.heads import make_heads
 from embedlm.readout.parts import needed_layers
 from embedlm.schema.recipe import Recipe
@@ -50,11 +50,11 @@ def check_models(source: LocatedPlan, data: str | Path | None) -> None:
             base = split_adapters(find_model(name, source.folder, data))[0]
             try:
                 if not Path(base).exists():
-                    load_config(base)  # of the hub
+                    network_config(base)  # of the hub
             except ModelError as error:
                 raise ModelError(f"stage {stage.name!r}: {option}: {error}") from error
     model = find_model(plan.model, source.folder, data)
-    network = outline(model) if plan.stages else None
+    network = outline(network_place(model)) if plan.stages else None
     recipe = source.recipe(data)
     for number, stage in enumerate(plan.stages):
         _check_parts(stage, recipe)

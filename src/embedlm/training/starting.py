@@ -16,6 +16,7 @@ from embedlm.errors import InputError
 from embedlm.jobs import disk_errors
 from embedlm.jobs.json_files import write_json
 from embedlm.jobs.manifest import json_values
+from embedlm.persistence import network_place
 from embedlm.readout.new_projection import asked_projection
 from embedlm.schema.plan import Plan, Prune, Ridge
 from embedlm.schema.recipe import Recipe
@@ -85,7 +86,7 @@ def _check_prune(plan: Plan, model: str) -> None:
         raise InputError(
             "prune: nothing is to be cut; give one of layers, vocabulary and intermediate, or more"
         )
-    config = load_config(split_adapters(model)[0]).get_text_config()
+    config = load_config(network_place(split_adapters(model)[0])).get_text_config()
     check_cut(config, asked.layers, asked.intermediate, plan.model)
     if _reads_texts(asked):
         ridge = plan.ridge.data if plan.ridge is not None else ()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from embedlm.backbone.adapter_files import split_adapters
-from embedlm.backbone.config import load_config
 from embedlm.errors import InputError, ModelError, UnsupportedError
-from embedlm.persistence import derive_recipe, layout_folder
+from embedlm.persistence import derive_recipe, layout_folder, network_config
 from embedlm.readout.new_projection import asked_projection
 from embedlm.readout.pooling import kinds_of
 from embedlm.readout.projection import projected_width
@@ -35,8 +34,8 @@ def dense_width(source: str, recipe: Recipe) -> int | None:
             projected = projected_width(layout_folder(source))
             if projected is not None:
                 return projected
-        config = load_config(split_adapters(source)[0])
-        width = getattr(config.get_text_config(), "hidden_size", None)
+        config = network_config(split_adapters(source)[0])
+        width = getattr(config and config.get_text_config(), "hidden_size", None)
     except (ModelError, UnsupportedError):
         return None  # loading says what is wrong
     return width * len(kinds_of(recipe.pooling.kind)) if isinstance(width, int) else None

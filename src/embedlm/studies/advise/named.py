@@ -9,9 +9,8 @@ from pathlib import Path
 from embedlm.backbone import gguf_folder
 from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.builtin import BUILTIN
-from embedlm.backbone.config import load_config
 from embedlm.errors import InputError
-from embedlm.persistence import derive_recipe
+from embedlm.persistence import derive_recipe, network_config
 from embedlm.schema.recipe import Recipe
 
 __all__ = ["NamedModel", "check_models", "split_model"]
@@ -48,7 +47,7 @@ def check_models(models: Sequence[str | NamedModel]) -> list[NamedModel]:
             Recipe.load(one.recipe)
         if one.model not in BUILTIN:
             folder = gguf_folder(one.model)
-            load_config(split_adapters(folder)[0])
+            network_config(split_adapters(folder)[0])
             derive_recipe(folder)
     return split
 
