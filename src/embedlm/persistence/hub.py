@@ -134,9 +134,7 @@ def downloaded(
         return source
     options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     try:
-        folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES, _PICKLES], **options))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES], **options))
+        folder = _snapshot(source, **options)
     except Exception as error:  # the hub's client and its transport have no common base
         at = "" if revision is None else f" at revision {revision!r}"
         reason = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
@@ -145,6 +143,14 @@ def downloaded(
             "revision, the token and the network, or give the path of a local folder"
         ) from error
     return str(folder)
+
+
+def _snapshot(source: str, **options: Any) -> Path:
+    """Return the folder of a hub model with all its files but further forms of its weights."""
+    folder = Path(snapshot_download(source, ignore_patterns=[*_COPIES, _PICKLES], **options))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return Path(snapshot_download(source, ignore_patterns=[*_COPIES], **options))
 
 
 def network_place(source: str) -> str:
@@ -186,7 +192,7 @@ def whole_folder(source: str) -> Path:
     if is_local(source):
         return Path(source)
     try:
-        return Path(snapshot_download(source, ignore_patterns=[*_COPIES]))
+        return _snapshot(source)
     except Exception as error:  # the hub's client and its transport have no common base
         check_reachable(source)
         raise unloadable(source, "files", error) from error
