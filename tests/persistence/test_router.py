@@ -100,6 +100,13 @@ def test_a_table_for_queries_and_a_network_for_documents(saved, table, network):
     assert model.render("x", "query").text == ["q: x"]
 
 
+def test_the_licence_is_that_of_the_card(saved, table, network):
+    _, folder = saved(router([table], network()))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    embedlm.load(folder, device="cpu").save_pretrained(folder.parent / "ours")
+    assert "license: apache-2.0" in (folder.parent / "ours" / "README.md").read_text()
+
+
 def test_two_networks(saved, network):
     change_of = {"default_route": "query"}
     peer, folder = saved(router(network("llama"), network(pooling="cls"), **change_of))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
+from embedlm.persistence.listing import LISTING
 from embedlm.schema.arguments import check_arguments, check_names
 
 if TYPE_CHECKING:
@@ -19,9 +20,15 @@ __all__ = ["Card", "stated"]
 
 
 def stated(folder: str) -> dict[str, str]:
-    """Return the licence and the base model that the card in a model's folder states."""
+    """Return the licence and the base model that the card in a model's folder states.
+
+    A network that lies below its model's folder has the card there.
+    """
+    place = Path(folder)
+    if not (place / "README.md").is_file() and (place.parent / LISTING).is_file():
+        place = place.parent
     try:
-        data = metadata_load(Path(folder) / "README.md") or {}
+        data = metadata_load(place / "README.md") or {}
     except (OSError, ValueError, yaml.YAMLError):  # no card, or one that a person broke
         return {}
     found = {name: data.get(name) for name in ("license", "base_model")}
