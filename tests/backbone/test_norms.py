@@ -57,7 +57,7 @@ def test_a_network_gives_the_same_states(name, dtype):
     network = architectures.built(name).to(dtype).eval()
     quick = copy.deepcopy(network)
     norms.quicken(quick)
-    found = {getattr(m, "form", None) for m in quick.modules() if "Norm" in type(m).__name__}
+    found = {getattr(m, "quick_form", None) for m in quick.modules() if "Norm" in type(m).__name__}
     assert {form and form.__name__ for form in found} <= KINDS[name]
     assert (found != {None}) == (KINDS[name] != {None})
     assert network.state_dict().keys() == quick.state_dict().keys()
@@ -89,12 +89,12 @@ def norm():
 
 def test_with_gradients_in_other_numbers_or_on_no_cpu_the_own_code_runs(norm, monkeypatch):
     x = states(len(norm.weight), torch.float32)
-    own = type(norm).kind.forward
+    own = type(norm).quick_kind.forward
 
     def refuses(*given):
         raise AssertionError("the form ran")
 
-    monkeypatch.setattr(type(norm), "form", staticmethod(refuses))
+    monkeypatch.setattr(type(norm), "quick_form", staticmethod(refuses))
     found = norm(x.requires_grad_())
     found.sum().backward()
     assert torch.equal(found, own(norm, x))

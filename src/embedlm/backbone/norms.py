@@ -79,23 +79,24 @@ _DEVICES = ("cpu", "cuda")
 class _Quick(nn.Module):
     """Stands before a network's class of norms, and runs a form of it where that is faster."""
 
-    form: Form
-    kind: type[nn.Module]
+    quick_form: Form
+    quick_kind: type[nn.Module]
     """The network's class."""
-    dtype: torch.dtype
+    quick_dtype: torch.dtype
     """What the form was proven in."""
     weight: nn.Parameter
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the norm of x times the weight."""
-        if args or kwargs or x.dtype != self.dtype or not _suits(x, self.weight):
+        if args or kwargs or x.dtype != self.quick_dtype or not _suits(x, self.weight):
             return super().forward(x, *args, **kwargs)
-        form = self.form if x.device.type == "cpu" else _ON_CARD[self.form]
+        form = self.quick_form if x.device.type == "cpu" else _ON_CARD[self.quick_form]
         return form(x, self.weight, _epsilon(self))  # type: ignore[arg-type]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the network's class: this one has no place of its own."""
-        return _restored, (self.kind, self.form, self.dtype), self.__dict__
+        state = self.__getstate__()  # type: ignore[no-untyped-call]
+        return _restored, (self.quick_kind, self.quick_form, self.quick_dtype), state
 
 
 def _suits(x: Tensor, weight_D: Tensor) -> bool:
@@ -113,7 +114,7 @@ def _quick(kind: type[nn.Module], form: Form, dtype: torch.dtype) -> type[_Quick
     fields: dict[str, Any] = {
         name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")
     }
-    fields |= {"kind": kind, "form": staticmethod(form), "dtype": dtype}
+    fields |= {"quick_kind": kind, "quick_form": staticmethod(form), "quick_dtype": dtype}
     return type(kind.__name__, (_Quick, kind), fields)
 
 
