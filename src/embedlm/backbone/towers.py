@@ -22,7 +22,7 @@ __all__ = ["TOWERS", "CLIPModel", "towers_of"]
 class CLIPModel(transformers.CLIPModel):
     """CLIP, run on texts or on images; named as the class whose weights it has."""
 
-    def forward(  # one side at a time
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,

@@ -67,14 +67,8 @@ def pack_states(
     rows = [batch.ids[item] for item in items]
     unseen = [batch.unseen[item] for item in items] if batch.unseen else ()
     images = [batch.pixels[item] for item in items] if batch.pixels else ()
-    h_TD = run(
-        rows,
-        prefix=pack.prefix,
-        layers=readout.layers,
-        unseen=unseen,
-        kept=kept,
-        images=images,
-    )
+    prefix, layers = pack.prefix, readout.layers
+    h_TD = run(rows, prefix=prefix, layers=layers, unseen=unseen, kept=kept, images=images)
     denoise = readout.pooling.denoise if denoise is None else denoise
     return PackStates(
         h_TD,
