@@ -10,6 +10,7 @@ import embedlm
 from embedlm.data import read_records
 from embedlm.errors import GenerationError, InputError, RecipeError, RecordError
 from embedlm.generation import EndpointGenerator
+from embedlm.search import read_documents
 from embedlm.synthesis import Pipeline, pipelines
 from tests.chat_server import serving
 from tests.synthesis.writer_server import WriterServer
@@ -243,6 +244,22 @@ def test_words_are_counted_and_copies_found_where_no_blanks_are_written():
     made = embedlm.synthesize({"steps": steps}, rows, llm=in_chinese)
     assert [row["query"] for row in made.records] == ["绿叶怎样得到能量？"]
     assert asides(made) == {"check: query: a copy of passage": 1}
+
+
+def named_after(chat, sampling, seed):
+    return f"what is told of {chat[-1]['content']}?"
+
+
+def test_a_folder_gives_the_documents_of_an_index(tmp_path):
+    page = "<h1>Oil</h1><p>Oil floats.</p><p>Water does not.</p>"
+    (tmp_path / "page.html").write_text(f"<html><body>{page}</body></html>")
+    (tmp_path / "r.jsonl").write_text('{"id": "p7", "title": "Tin", "text": "It is soft."}\n')
+    steps = [{"kind": "generate", "prompt": "{passage}", "into": "query"}, {"kind": "write"}]
+    made = embedlm.synthesize({"steps": steps}, tmp_path, llm=named_after)
+    ids = [row["positive_ids"][0] for row in made.records]
+    assert ids == [str(one.id) for one in read_documents(tmp_path)]
+    assert ids[-1] == "p7"
+    assert made.records[-1]["positives"] == ["Tin It is soft."]
 
 
 def leak(chat, sampling, seed):

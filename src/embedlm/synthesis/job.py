@@ -236,12 +236,17 @@ def _in_languages(pipeline: Pipeline, languages: Sequence[str]) -> Pipeline:
 
 
 def _documents(rows: Rows | None) -> Rows | None:
-    """Return the passages of a folder; anything else as it is."""
+    """Return the passages of a folder, as an index has them; anything else as it is."""
     if not isinstance(rows, str | Path) or not Path(rows).is_dir():
         return rows
-    from embedlm.search import read_passages
+    from embedlm.search import read_documents
 
-    return [{"id": f"{one.file}:{one.line}", "text": one.text} for one in read_passages(rows)]
+    found = []
+    for one in read_documents(rows):
+        title = one.metadata.get("title")
+        named = {"title": title} if isinstance(title, str) else {}
+        found.append({"id": str(one.id), **named, "text": one.text})
+    return found
 
 
 def _searched(
