@@ -7,6 +7,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 import embedlm
+from embedlm import Recipe
 from embedlm.errors import InputError, ModelError, UnsupportedError
 from embedlm.persistence.expressible import is_expressible
 
@@ -71,6 +72,32 @@ def test_what_cannot_be_expressed_says_so_and_still_round_trips(model_folder, tm
         np.testing.assert_allclose(theirs.sparse.toarray(), ours.sparse.toarray(), atol=1e-6)
         ours, theirs = ours.dense, theirs.dense
     np.testing.assert_allclose(theirs, ours, atol=1e-6)
+
+
+ROLES = ("default", "query", "document")
+OTHERWISE = [
+    {"prompt.truncate": "end", "prompt.default": "ask: {text}{eos}"},
+    {"prompt.truncate": "slot"},
+    {"pooling.remove_components": 1},
+    {"pooling.denoise": True, "prompt.default": "ask: {text}"},
+    {"prompt.max_length": {"query": 20}},
+]
+ALIKE = [{}, {"prompt.truncation_side": "left"}, {"prompt.max_length": dict.fromkeys(ROLES, 9)}]
+
+
+@pytest.mark.parametrize("changes", [*OTHERWISE, *ALIKE], ids=str)
+def test_what_sentence_transformers_opens_has_the_same_vectors(tiny_llama, tmp_path, changes):
+    recipe = Recipe.load("plain-mean").override({"prompt.max_length": 20, **changes})
+    model = embedlm.load(tiny_llama, recipe, device="cpu").fit(TEXTS)
+    texts = [*TEXTS, "the quick brown fox jumps over the lazy dog " * 9]
+    model.save_pretrained(tmp_path / "saved")
+    again = embedlm.load(tmp_path / "saved", device="cpu").encode(texts)
+    np.testing.assert_allclose(again, model.encode(texts), atol=1e-5)
+    opened = (tmp_path / "saved" / "modules.json").exists()
+    assert opened == (changes in ALIKE)
+    if opened:
+        peer = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+        np.testing.assert_allclose(peer.encode(texts), model.encode(texts), atol=1e-4)
 
 
 def test_saving_replaces_a_model_and_nothing_else(model_folder, tmp_path):

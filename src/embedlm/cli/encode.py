@@ -155,7 +155,7 @@ class _Loader:
         embedder = self.loading.load(self.model, heads=self.heads)
         if self.fit is None:
             return embedder
-        if embedder.recipe.pooling.weights == "none":
+        if not embedder.recipe.pooling.reads_statistics:
             raise InputError(
                 f"--fit counts word frequencies, which the recipe {embedder.recipe.name!r} does "
                 "not use; take static-tfidf or static-sif, or leave --fit out"

@@ -93,12 +93,14 @@ def form_of(embedder: Embedder) -> Form | None:
     prefixes = prefixes_of(embedder.recipe) if kind else None
     if kind is None or prefixes is None:
         return None
+    renderer = embedder.renderer
+    one_length = len({renderer.max_length(role) for role in (None, *renderer.roles())}) == 1
     if embedder.recipe.backbone.kind == "static":
-        fits = not prefixes.eos
+        fits = one_length and not prefixes.eos
     elif kind == "dense":
-        fits = _pools_alike(embedder, prefixes)
+        fits = one_length and _pools_alike(embedder, prefixes)
     elif kind == "sparse":
-        fits = "MaskedLM" in type(embedder.backbone.head).__name__
+        fits = one_length and "MaskedLM" in type(embedder.backbone.head).__name__
     else:
         fits = _is_colbert(embedder)
     return Form(kind, prefixes) if fits else None
@@ -148,9 +150,11 @@ def _is_plain(recipe: Recipe) -> bool:
         and prompt.text_length is None
         and prompt.instruction_end == "keep"
         and not prompt.empty
+        and prompt.truncate == "text"
         and (prompt.truncation_side == "right" or _cuts_alike(recipe))
         and pooling.layer == -1
-        and pooling.weights == "none"
+        and not pooling.reads_statistics
+        and not pooling.denoise
         and not pooling.exclude_sink
         and pooling.latent is None
         and recipe.transform is None

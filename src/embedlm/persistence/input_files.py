@@ -72,6 +72,7 @@ def _tokenizer(embedder: Embedder, eos: bool) -> Any:
         return embedder.tokenizer
     tokenizer = copy.deepcopy(embedder.tokenizer)
     tokenizer.truncation_side = side
+    tokenizer.init_kwargs["truncation_side"] = side  # of the others transformers writes nothing
     if not pads:
         tokenizer.pad_token = eos_token
     if closes:
