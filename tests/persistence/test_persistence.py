@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 
 import embedlm
 from embedlm import Recipe
@@ -98,6 +98,20 @@ def test_what_sentence_transformers_opens_has_the_same_vectors(tiny_llama, tmp_p
     if opened:
         peer = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
         np.testing.assert_allclose(peer.encode(texts), model.encode(texts), atol=1e-4)
+
+
+@pytest.mark.parametrize("over", ["all", ["text"]])
+def test_a_sparse_model_that_reads_the_text_alone_is_not_said_to_open_there(
+    model_folder, tmp_path, over
+):
+    recipe = Recipe.load("splade").override({"pooling.over": over, "heads.sparse.top_k": 9})
+    model = embedlm.load(model_folder("bert"), recipe, device="cpu")
+    model.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "modules.json").exists() == (over == "all")
+    if over == "all":
+        peer = SparseEncoder(str(tmp_path / "saved"), device="cpu")
+        wanted = model.encode(TEXTS).sparse.toarray()
+        np.testing.assert_allclose(peer.encode(TEXTS).to_dense().numpy(), wanted, atol=1e-4)
 
 
 def test_saving_replaces_a_model_and_nothing_else(model_folder, tmp_path):

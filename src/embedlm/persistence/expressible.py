@@ -130,7 +130,7 @@ def _kind(recipe: Recipe) -> Kind | None:
         fits = recipe.prompt.expansion is None and (whole or part) and cut_alike
         return "dense" if fits else None
     if isinstance(head, Sparse):
-        all_words = head.restrict == "none" and not head.expand
+        all_words = head.restrict == "none" and over == "all"
         reduced = head.reduce in ("max", "sum") or (head.reduce, kinds) == ("auto", ("max",))
         return "sparse" if head.weights == "lm_head" and all_words and reduced else None
     every = head.over == "all" and head.normalize
