@@ -165,6 +165,17 @@ def test_every_method_page_has_its_parts(page):
     assert any(block.language == "python" for block in code_blocks(page))
 
 
+def test_the_readme_lists_the_commands_in_the_groups_of_the_help():
+    from embedlm.cli._app import PANELS
+
+    listed = re.search(r"^## Commands\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    rows = re.findall(r"^\| ([a-z].*?) \| (\[.*) \|$", listed, re.MULTILINE)
+    assert [re.findall(r"\[`(\w+)`\]", row) for _, row in rows] == [
+        [getattr(one, "NAME", "") or one.app.name[0] for one in modules]
+        for modules in PANELS.values()
+    ]
+
+
 PARTS = (
     schema.Recipe,
     schema.Backbone,
