@@ -17,6 +17,8 @@ import embedlm
 from embedlm.encode.identity import revision
 from embedlm.errors import InputError, ModelError, UnsupportedError
 from embedlm.loader import load_to_train
+from embedlm.studies.parity import compare
+from embedlm.studies.runtimes import open_runtime
 from tests.models import build, build_tokenizer
 from tests.persistence.peers import change, close
 
@@ -105,6 +107,13 @@ def test_the_licence_is_that_of_the_card(saved, table, network):
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     embedlm.load(folder, device="cpu").save_pretrained(folder.parent / "ours")
     assert "license: apache-2.0" in (folder.parent / "ours" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("role", ["query", "document", None])
+def test_both_libraries_are_compared_by_role(saved, table, network, role):
+    _, folder = saved(router([table], network()), prompts={"query": "q: "})
+    sides = [open_runtime(name, role=role) for name in (str(folder), f"st:{folder}")]
+    assert compare(*sides, [text for text in TEXTS if text]).equal
 
 
 def test_two_networks(saved, network):

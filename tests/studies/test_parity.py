@@ -60,8 +60,10 @@ def test_length_and_numbers_and_width(tiny_llama, model_folder):
     assert {row.parts for row in found.rows} == {"width"}
 
 
-def test_sentence_transformers_on_a_saved_folder(tiny_llama, tmp_path):
-    embedlm.load(tiny_llama, "plain-mean").save_pretrained(tmp_path / "saved")
+@pytest.mark.parametrize("recipe", ["plain-mean", "static-mean"])
+def test_sentence_transformers_on_a_saved_folder(tiny_llama, tmp_path, recipe):
+    embedlm.load(tiny_llama, recipe).save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "embedlm.yaml").unlink()
     a, b = open_runtime(str(tmp_path / "saved")), open_runtime(f"st:{tmp_path / 'saved'}")
     found = compare(a, b, TEXTS)
     assert found.equal, found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from embedlm.errors import InputError, ModelError, require
 from embedlm.loader import load
@@ -44,7 +45,9 @@ class Runtime:
                     f"{self.name!r} has no prompt named {self.role!r}; allowed: "
                     f"{', '.join(self.model.prompts) or 'no role at all'}"
                 )
-            vectors = self.model.encode(list(texts), show_progress_bar=False, **named)
+            calls = {"query": self.model.encode_query, "document": self.model.encode_document}
+            call = calls.get(str(self.role), self.model.encode)  # these tell a Router the role
+            vectors = call(list(texts), show_progress_bar=False, **named)
         return np.asarray(vectors, dtype=np.float32)
 
     def _requested(self, texts: Sequence[str]) -> Vectors:
@@ -67,13 +70,16 @@ class Runtime:
         if self.kind == "embedlm":
             batch = self.model.render(list(texts), role=self.role)
             return None if isinstance(batch, list) else list(batch.ids)
-        if self.kind == "endpoint":
-            return None
+        if self.kind == "endpoint" or hasattr(self.model[0], "sub_modules"):
+            return None  # a Router has a tokenizer for each role
         prompt = (self.model.prompts or {}).get(self.role or self.model.default_prompt_name, "")
         limit = self.model.max_seq_length
-        encoded = self.model.tokenizer(
-            [prompt + text for text in texts], truncation=limit is not None, max_length=limit
-        )["input_ids"]
+        whole = [prompt + text for text in texts]
+        if isinstance(self.model.tokenizer, Tokenizer):  # of a table
+            return [one.ids for one in self.model.tokenizer.encode_batch(whole, False, False)]
+        encoded = self.model.tokenizer(whole, truncation=limit is not None, max_length=limit)[
+            "input_ids"
+        ]
         return [list(row) for row in encoded]
 
     def spell(self, ids: Sequence[int]) -> str:
