@@ -77,7 +77,14 @@ def create_app(
     app.add_exception_handler(EmbedLMError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_middleware(Door, service=service, tracing=tracing, names=Names.at(host))
+    quick = {
+        (method, route.path): route
+        for route in app.routes
+        if isinstance(route, QuickRoute)
+        for method in route.methods
+    }
+    names = Names.at(host)
+    app.add_middleware(Door, service=service, tracing=tracing, names=names, quick=quick)
     return app
 
 

@@ -37,8 +37,6 @@ _WEIGHT = 0.2
 _LITTLE = 64
 """Tokens that must wait for each process before the work is divided: less is done sooner by all
 threads together."""
-_AHEAD = 768
-"""Tokens that make a batch for a process that still runs another; fewer wait for who is free."""
 _GATHER = 0.025
 """Seconds that a free process waits at most for requests that come, while another one runs."""
 _QUIET = 0.001
@@ -87,6 +85,7 @@ class Batcher:
         budget: int,
         told: Callable[[Batch], object] = lambda _: None,
         processes: Sequence[Process] = (),
+        pack: int | None = None,
     ) -> None:
         """Make one; `start` runs it.
 
@@ -95,8 +94,9 @@ class Batcher:
             budget: tokens of a batch.
             told: is told of each batch.
             processes: that run models, too; they are ended with the batcher.
+            pack: tokens that a model runs at once; None: as many as a batch has.
         """
-        self.limits, self.budget = limits, budget
+        self.limits, self.budget, self.pack = limits, budget, min(budget, pack or budget)
         self.queue = FairQueue()
         self.rate = _FIRST_RATE
         """Tokens a second, as measured."""
@@ -219,13 +219,13 @@ class Batcher:
             await asyncio.get_running_loop().run_in_executor(self._thread, give_back)
 
     async def _gather(self) -> None:
-        """Let what is being read come in time for the next batch, while another one runs.
+        """Let what is being read come in time to fill the next pack, while another one runs.
 
         The answers of a batch bring the next requests of those who waited for it.
         """
         end, before = time.perf_counter() + _GATHER, -1
         while self._running and (self._coming or self._come > before):
-            if self.queue.tokens >= self.budget or time.perf_counter() > end:
+            if self.queue.tokens >= self.pack or time.perf_counter() > end:
                 return
             before = self._come
             await asyncio.sleep(_QUIET)
@@ -234,8 +234,8 @@ class Batcher:
         """Return who runs what waits next, and up to how many tokens; None: nobody is free.
 
         Processes divide what waits. What cannot be divided, or hardly pays, runs here on all
-        threads, and then nothing else does. A process takes a batch ahead, if that is a large one:
-        it would wait for the answers of the last to be written, and for the next to be formed.
+        threads, and then nothing else does. A process takes a batch ahead, if that fills a pack: it
+        would wait for the answers of the last to be written, and for the next to be formed.
         """
         queue, count = self.queue, len(self._processes)
         runners = [run.runner for run in self._running]
@@ -243,13 +243,20 @@ class Batcher:
             return None
         if not runners and not (count and queue.divides(count, _LITTLE)):
             return None, self.budget
-        for batches, least in ((0, _LITTLE), (1, _AHEAD)):
+        for batches, least in ((0, _LITTLE), (1, self.pack)):
             free = [one for one in self._processes if runners.count(one) == batches]
             share = -(-queue.tokens // max(1, len(free)))
             if free and (not batches or share >= least):
                 first = min(free, key=runners.index) if batches else free[0]
-                return first, min(self.budget, max(least, share))
+                return first, self._whole(min(self.budget, max(least, share)))
         return None
+
+    def _whole(self, tokens: int) -> int:
+        """Return how many tokens of so many make whole packs; fewer than one are no pack.
+
+        What is a little more than a pack would be run as two halves, each at a lower rate.
+        """
+        return tokens - tokens % self.pack if tokens > self.pack else tokens
 
     async def _through(self, run: _Run, ahead: int) -> None:
         """Run a batch, for whose runner so many are ahead of it, and hand out what it gave."""

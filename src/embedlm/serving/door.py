@@ -7,10 +7,10 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from embedlm.errors import EmbedLMError
@@ -22,9 +22,10 @@ from embedlm.serving.failures import (
     ServingError,
     TooLargeError,
 )
-from embedlm.serving.lines import Facts
+from embedlm.serving.lines import Facts, tell
 from embedlm.serving.metrics import Spent
 from embedlm.serving.names import Names
+from embedlm.serving.routes.quick import QuickRoute
 from embedlm.serving.routes.status import OPEN
 from embedlm.serving.service import Service
 from embedlm.serving.tracing import Tracing
@@ -46,7 +47,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Door:
-    """Stands before the application."""
+    """Stands before the application, and goes the short way to the routes that have one."""
 
     def __init__(
         self,
@@ -54,8 +55,10 @@ class Door:
         service: Service,
         tracing: Tracing | None = None,
         names: Names = Names(any=True),  # noqa: B008  # frozen
+        quick: Mapping[tuple[str, str], QuickRoute] | None = None,
     ) -> None:
         self._app, self._service, self._tracing, self._names = app, service, tracing, names
+        self._quick = quick or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, and tell of it when it is answered."""
@@ -88,48 +91,41 @@ class Door:
             self._names.check(headers.get(b"host", b""))
         if scope["path"] not in OPEN:
             scope["embedlm.key"] = self._service.keys.check(_keys_in(headers))
-        seconds = _seconds(headers, self._service.limits.timeout)
-        due = asyncio.get_running_loop().time() + seconds
-        if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-            receive = await self._whole(headers, receive)
+        limits = self._service.limits
+        seconds = _seconds(headers, limits.timeout)
+        begun = asyncio.get_running_loop().time()
+        body: bytes | None = None
         try:
-            async with asyncio.timeout_at(due) as answer.timer:
-                await self._app(scope, receive, answer)
+            # One timer for both, as the body of most requests is there.
+            async with asyncio.timeout_at(begun + limits.body_timeout) as timer:
+                if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+                    body = await _whole(headers, receive, limits.body_bytes)
+                timer.reschedule(begun + seconds)
+                answer.timer = timer
+                await self._answered(scope, body, receive, answer)
         except TimeoutError as error:
+            if answer.timer is None:
+                raise _SlowBodyError(
+                    f"the body did not come within {limits.body_timeout:g} seconds; send it at once"
+                ) from error
             # What it waited for was cancelled, and leaves the queue.
             raise LateError.after(seconds) from error
         finally:
             answer.timer = None
 
-    async def _whole(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
-        """Return the body, read to its end within the limits of size and time.
-
-        Raises:
-            TooLargeError: it has more bytes than are allowed.
-            LateError: it did not come in time.
-            DepartedError: the client left before its end.
-        """
-        limits = self._service.limits
-        stated = headers.get(b"content-length", b"0")
-        if stated.isdigit() and int(stated) > limits.body_bytes:
-            raise _too_large(limits.body_bytes)
-        try:
-            async with asyncio.timeout(limits.body_timeout):
-                body = await _read(receive, limits.body_bytes)
-        except TimeoutError as error:
-            raise _SlowBodyError(
-                f"the body did not come within {limits.body_timeout:g} seconds; send it at once"
-            ) from error
-        given = False
-
-        async def replay() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return replay
+    async def _answered(
+        self, scope: Scope, body: bytes | None, receive: Receive, answer: _Answer
+    ) -> None:
+        """Have a request answered by its route, or by the framework where that must look at it."""
+        route = None if body is None else self._quick.get((scope["method"], scope["path"]))
+        if route is not None:
+            scope["route"] = route
+            given = _given(body, receive)
+            response = await route.quickly(Request(scope, given))
+            if response is not None:
+                await response(scope, given, answer)
+                return
+        await self._app(scope, receive if body is None else _given(body, receive), answer)
 
     def _tell(self, scope: Scope, method: str, answer: _Answer, seconds: float) -> dict[str, Any]:
         # A route that is plain ASGI, as MCP's, leaves no name; and a path that is none is not kept.
@@ -157,7 +153,7 @@ class Door:
                 "run_seconds": round(spent.run, 6),
             }
         quiet = route in OPEN and answer.status < 400
-        log.log(logging.DEBUG if quiet else logging.INFO, facts)
+        tell(log, logging.DEBUG if quiet else logging.INFO, facts)
         return facts
 
 
@@ -204,6 +200,34 @@ def _as_routed(scope: Scope) -> Scope:
     """
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
     return {**scope, "method": method, "path": scope["path"].rstrip("/") or "/"}
+
+
+async def _whole(headers: dict[bytes, bytes], receive: Receive, most: int) -> bytes:
+    """Return the body, read to its end within a limit of bytes.
+
+    Raises:
+        TooLargeError: it has more bytes than are allowed.
+        DepartedError: the client left before its end.
+    """
+    stated = headers.get(b"content-length", b"0")
+    if stated.isdigit() and int(stated) > most:
+        raise _too_large(most)
+    return await _read(receive, most)
+
+
+def _given(body: bytes | None, receive: Receive) -> Receive:
+    """Return what gives a body that was read, and then what comes after it."""
+    left: bytes | None = body
+
+    async def replay() -> Message:
+        nonlocal left
+        if left is None:
+            return await receive()
+        message = {"type": "http.request", "body": left, "more_body": False}
+        left = None
+        return message
+
+    return replay
 
 
 async def _read(receive: Receive, most: int) -> bytes:

@@ -8,9 +8,10 @@ import os
 import sys
 import threading
 import time
+from functools import lru_cache
 from typing import Any, TextIO
 
-__all__ = ["Facts", "log_lines"]
+__all__ = ["Facts", "log_lines", "tell"]
 
 TOGETHER = 0.1
 """Seconds of requests whose lines are written together: a write for each took a fifth of the
@@ -32,9 +33,19 @@ class _Format(logging.Formatter):
         facts: Any = record.msg
         if not isinstance(facts, Facts):
             facts = {"event": "log", "logger": record.name, "message": record.getMessage()}
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        stamp = f"{moment}.{int(record.msecs):03d}Z"
+        stamp = f"{_moment(int(record.created))}.{int(record.msecs):03d}Z"
         return json.dumps({"time": stamp, "level": record.levelname.lower(), **facts})
+
+
+@lru_cache(maxsize=2)
+def _moment(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def tell(log: logging.Logger, level: int, facts: Facts) -> None:
+    """Log facts as the logger's method does, but for the place in the code, which takes longer."""
+    if log.isEnabledFor(level):
+        log.handle(log.makeRecord(log.name, level, "", 0, facts, (), None))
 
 
 class _Together(logging.Handler):

@@ -49,10 +49,15 @@ class Models:
         return [*self.embedders, *with_adapters, *self.rerankers]
 
     @property
+    def pack(self) -> int:
+        """Tokens that run at once."""
+        executors = [served.model.executor for served in self.embedders.values()]
+        return max((executor.budget() for executor in executors), default=1536)
+
+    @property
     def budget(self) -> int:
         """Tokens that a batch may have, so that packs are full and texts are sorted in it."""
-        executors = [served.model.executor for served in self.embedders.values()]
-        return _WINDOW * max((executor.budget() for executor in executors), default=1536)
+        return _WINDOW * self.pack
 
     def add(self, served: Served) -> Served:
         """Serve another embedder, and return it as it is called: with a number after a taken name.

@@ -15,6 +15,48 @@ HEADERS = 64 << 10
 """Bytes of a request's headers at most, where they do not come at once."""
 
 
+_HELD = 64 << 10
+"""Bytes of an answer that are held back at most until it is whole."""
+
+
+class _Joined:
+    """A transport that sends at once what is written at once: an answer's headers and its body.
+
+    Each would be a system call of its own, and wake the client.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Give all else as the transport does."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send something when what runs now has ended."""
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > _HELD:
+            self.flush()  # whoever writes on is told to wait by the transport
+
+    def flush(self) -> None:
+        """Send what was written."""
+        if self._parts:
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self._size = 0
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self.flush()
+        self._transport.close()
+
+
 class _Patient:
     """Closes a connection whose next request does not bring its headers in time."""
 
@@ -23,7 +65,9 @@ class _Patient:
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         self._slow: asyncio.TimerHandle | None = None
-        super().connection_made(transport)  # type: ignore[misc]
+        line: Any = self
+        joined = transport if isinstance(transport, _Joined) else _Joined(transport, line.loop)
+        super().connection_made(joined)  # type: ignore[misc]
         self._wait()
 
     def data_received(self, data: bytes) -> None:

@@ -92,7 +92,7 @@ class Service:
             lambda: (self.batcher.queue.count, self.batcher.queue.tokens),
             lambda: summed([models.prefix_counts(), *(one.prefixes for one in processes)]),
         )
-        self.batcher = Batcher(self.limits, budget, self.metrics.batch, processes)
+        self.batcher = Batcher(self.limits, budget, self.metrics.batch, processes, models.pack)
         self.recipes = Recipes()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="embedlm-tokenize")
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="embedlm-beside")
@@ -252,23 +252,31 @@ class Service:
 
     async def _waited(self, caller: Caller, job: Job) -> list[Any]:
         """Wait for a job, its time, or for the caller to leave, whichever comes first."""
-        waits: set[asyncio.Future[Any]] = {job.future}
-        first = min(_SOON, self.limits.timeout) if caller.left else self.limits.timeout
+        loop, limit = asyncio.get_running_loop(), self.limits.timeout
+        gone: list[asyncio.Future[None]] = []
+
+        def end(error: Exception) -> None:
+            if not job.over:
+                job.future.set_exception(error)
+
+        def leave(left: asyncio.Future[None]) -> None:
+            if not left.cancelled():
+                left.exception()  # which says no more than that it has ended
+                end(DepartedError("the client closed the connection"))
+
+        def watch() -> None:
+            if caller.left is not None:
+                gone.append(asyncio.ensure_future(caller.left()))
+                gone[0].add_done_callback(leave)
+
+        timers = [loop.call_later(limit, lambda: end(LateError.after(limit)))]
+        if caller.left is not None and limit > _SOON:
+            timers.append(loop.call_later(_SOON, watch))
         try:
-            done, _ = await asyncio.wait(waits, timeout=first)
-            if not done and caller.left is not None:
-                waits.add(asyncio.ensure_future(caller.left()))
-                done, _ = await asyncio.wait(
-                    waits, timeout=self.limits.timeout - first, return_when=asyncio.FIRST_COMPLETED
-                )
+            return await job.future
         finally:
-            for one in waits:
+            for one in (job.future, *timers, *gone):
                 one.cancel()  # which changes nothing where it is done
-        if job.future in done:
-            return job.future.result()
-        if done:
-            raise DepartedError("the client closed the connection")
-        raise LateError.after(self.limits.timeout)
 
     async def beside(self, call: Callable[[], Made]) -> Made:
         """Return what a call gives that would hold up requests if it ran between them."""

@@ -35,31 +35,41 @@ class QuickRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Any:
-        """Return what answers a request."""
+        """Return what answers a request that came by the framework's way."""
         usual = super().get_route_handler()
-        taken = [field.alias for field in self.dependant.query_params]
+        self._taken = [field.alias for field in self.dependant.query_params]
         named = set(signature(self.endpoint).parameters)
-        kind = get_type_hints(self.endpoint)["body"] if named == {"body", "request"} else Any
-        body_of: TypeAdapter[Any] = TypeAdapter(kind)
+        hints = get_type_hints(self.endpoint)
+        self._body: TypeAdapter[Any] | None = TypeAdapter(hints["body"]) if "body" in named else None
+        self._alone = named == {"body", "request"}
 
         async def handler(given: Request) -> Response:
-            if given.scope["query_string"] and self.path not in _ANYTHING:
-                _check_query(self.path, given, taken)
             request = _Request(given.scope, given.receive)
-            if "body" not in named or _media_type(request) != "application/json":
-                return await usual(request)
-            try:
-                body = body_of.validate_python(await request.json())
-            except RequestError:
-                raise
-            except (ValueError, RecursionError):  # pydantic's error is a ValueError
-                return await usual(request)
-            if kind is Any:
-                return await usual(request)
-            response: Response = await self.endpoint(body=body, request=request)
-            return response
+            answer = await self.quickly(request)
+            return await usual(request) if answer is None else answer
 
         return handler
+
+    async def quickly(self, given: Request) -> Response | None:
+        """Return the answer to a request whose body can be read; None: FastAPI must look at it.
+
+        Raises:
+            RequestError: something stands behind `?` that is not taken, or twice in the body.
+        """
+        if given.scope["query_string"] and self.path not in _ANYTHING:
+            _check_query(self.path, given, self._taken)
+        if self._body is None or _media_type(given) != "application/json":
+            return None
+        try:
+            body = self._body.validate_python(read_json(await given.body()))
+        except RequestError:  # which FastAPI would hide
+            raise
+        except (ValueError, RecursionError):  # pydantic's error is a ValueError
+            return None
+        if not self._alone:
+            return None
+        answer: Response = await self.endpoint(body=body, request=given)
+        return answer
 
 
 def _media_type(request: Request) -> str:
