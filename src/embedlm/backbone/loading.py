@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,14 +93,12 @@ def load_backbone(
         return _table(source, recipe, dtype, target, head=head is True, adapters=adapters)
     config = _config(source, recipe)
     # Adapters that stay switchable are of the body alone, unless its head is asked for too.
-    towers = recipe.kind == "towers"
     cheap = head_is_cheap(config) and recipe.kind != "static" and (merge or not adapters)
     numbers = choose_dtype("auto" if kind else dtype, stored or config.dtype, target)
     wanted = cheap if head == "if_cheap" else head
-    padded = "eager" if attn == "eager" else "sdpa"
-    network, whole = _network(
-        source, config, numbers, padded, more, wanted, needed=head is True, towers=towers
-    )
+    how: dict[str, Any] = {"implementation": "eager" if attn == "eager" else "sdpa", "more": more}
+    load = partial(load_network, source, config, numbers, **how, towers=recipe.kind == "towers")
+    network, whole = _network(load, source, wanted, needed=head is True)
     tokenizer = chosen_tokenizer(source, config, adapters, merge=merge)
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
@@ -152,40 +150,28 @@ def _table(
 
 
 def _network(
-    source: str,
-    config: Any,
-    dtype: torch.dtype,
-    implementation: str,
-    more: Mapping[str, Any] | None,
-    with_head: bool,
-    *,
-    needed: bool,
-    towers: bool,
+    load: Callable[..., tuple[nn.Module, list[str]]], source: str, with_head: bool, *, needed: bool
 ) -> tuple[nn.Module, bool | None]:
     """Return a network, and whether its head is whole; None: it was loaded without one.
+
+    Args:
+        load: `load_network` without its `head`.
+        source: folder or hub id.
+        with_head: whether the head is loaded too.
+        needed: whether it is asked for.
 
     Raises:
         UnsupportedError: the head is needed and is missing, or cannot be read apart from the body.
     """
     with quiet():
-        network, missing = load_network(
-            source,
-            config,
-            dtype,
-            head=with_head,
-            implementation=implementation,
-            more=more,
-            towers=towers,
-        )
+        network, missing = load(head=with_head)
     if with_head and not has_body(network):
         if needed:
             raise UnsupportedError(
                 f"{type(network).__name__} does not keep its head apart from its body, so that no "
                 "sparse head can read it; take another model, or a recipe without one"
             )
-        return _network(
-            source, config, dtype, implementation, more, False, needed=False, towers=towers
-        )
+        return _network(load, source, False, needed=False)
     if needed and missing:
         raise UnsupportedError(
             f"{source!r} has no language-model head (missing: {missing[0]}), which the "
