@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import embedlm
-from embedlm.errors import InputError, JobError, UnsupportedError
+from embedlm.errors import InputError, JobError, RecordError, UnsupportedError
 from embedlm.search import (
     Chunking,
     FirstStage,
@@ -140,6 +140,40 @@ def test_several_queries_are_embedded_together_and_answered_as_one_by_one(
                 np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-6)
         with pytest.raises(InputError, match="empty"):
             index.search_all(["plants", " "])
+
+
+def test_what_cannot_be_read_is_set_aside_by_choice_and_stays_in_the_index(model, tmp_path, run):
+    folder, index, rejects = tmp_path / "docs", tmp_path / "index", tmp_path / "bad.jsonl"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Tyres wear out.")
+    (folder / "b.txt").write_text("Oil floats.")
+    write(folder / "r.jsonl", RECORDS[:2])
+    options = {"store": "exact", "sync": True}
+    assert build_index(folder, index, model, rejects=rejects, **options).set_aside == 0
+    assert rejects.read_text() == ""
+    (folder / "a.txt").write_bytes("Größe".encode("latin-1"))
+    rows = [RECORDS[0], {"id": 9, "body": "no text"}, {**RECORDS[0], "text": "Twice."}]
+    write(folder / "r.jsonl", [*rows, {"id": 10, "text": "New."}])
+    with pytest.raises(RecordError, match=r"a\.txt:1: not valid UTF-8"):
+        build_index(folder, index, model, **options)
+    report = build_index(folder, index, model, rejects=rejects, **options)
+    assert (report.added, report.deleted, report.set_aside) == (1, 0, 3)
+    told = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(one["file"], one["line"]) for one in told] == [
+        ("a.txt", 1),
+        ("r.jsonl", 2),
+        ("r.jsonl", 3),
+    ]
+    assert "given twice" in told[2]["error"]
+    ids = {hit[0] for hit in answers(index, model, top_k=9, mode="dense")}
+    assert ids == {"a.txt:1", "b.txt:1", 7, "7", 10}
+    done = run("index", folder, "-o", index, "--rejects", rejects, "--sync")
+    assert "set aside in" in done.err
+    (folder / "b.txt").unlink()
+    (folder / "r.jsonl").unlink()
+    line = run("index", folder, "-o", tmp_path / "new", "--rejects", rejects).one_line()
+    assert "holds no text to index" in line
+    assert "not valid UTF-8" in line
 
 
 def test_a_prompt_that_leaves_queries_no_room_is_told_when_the_index_is_made(

@@ -136,6 +136,10 @@ def make(
     tables: Tables = AS_TABLES,
     sync: Annotated[bool, flag("Also delete documents that the source does not hold.")] = False,
     restart: Annotated[bool, flag("Forget what an unfinished run has embedded.")] = False,
+    rejects: Annotated[
+        str | None,
+        path("Set aside in this file what cannot be read; without it that stops the run."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Index a file, a folder or a BEIR folder; of an index that is there, embed what is new.
@@ -154,6 +158,7 @@ def make(
         **keeping.options(),
         sync=sync,
         restart=restart,
+        rejects=rejects,
         load_options={
             "dtype": None if loading.dtype == "auto" else loading.dtype,
             "adapters": list(loading.adapter),
@@ -165,6 +170,8 @@ def make(
         quoting=tables.quoting,
         id_field=id_field,
     )
+    if report.set_aside:
+        print(f"set aside in {rejects}: {report.set_aside:,} that cannot be read", file=sys.stderr)
     if report.gone:
         print(
             f"note: {source!r} lacks {counted(report.gone, 'document')} of the index, which "

@@ -17,6 +17,7 @@ from embedlm.errors import InputError, closest, require
 from embedlm.jobs import Job
 from embedlm.jobs.manifest import difference
 from embedlm.jobs.names import check_name, real_path
+from embedlm.jobs.rejects import check_rejects, write_rejects
 from embedlm.search.catalogue import Catalogue
 from embedlm.search.chunks import Chunking
 from embedlm.search.documents import document_key
@@ -55,6 +56,8 @@ class IndexReport:
     """Passages that were taken out; those that were replaced are not among them."""
     gone: int
     """Documents that stay, though the source does not hold them."""
+    set_aside: int
+    """Records and files that could not be read, in the rejects file."""
     embedding: float
     """Seconds spent embedding."""
     seconds: float
@@ -71,6 +74,7 @@ def build_index(
     analyzer: str | None = None,
     sync: bool = False,
     restart: bool = False,
+    rejects: str | Path | None = None,
     load_options: Mapping[str, Any] | None = None,
     show_progress: bool | Literal["lines"] | None = None,
     **reading: Any,
@@ -87,6 +91,8 @@ def build_index(
         analyzer: of BM25: english (the default of a new index) or plain.
         sync: also take out the documents that the source does not hold.
         restart: forget what an unfinished run has embedded.
+        rejects: a file that takes what cannot be read; what the index holds of such a file stays.
+            None: the first such record or file is an error.
         load_options: with which the model was loaded (dtype, adapters, generator), so that a
             search loads it so.
         show_progress: see `embedlm.jobs.progress`.
@@ -106,6 +112,9 @@ def build_index(
     cutting = None if facts["chunking"] is None else Chunking(**facts["chunking"])
     reading["whole"] = cutting is not None
     work = Work(out, facts, model, cutting)
+    if rejects is not None:
+        check_rejects(Path(rejects))
+        work.aside = []
     manifest = {
         "index": {k: v for k, v in facts.items() if k not in ("passages", "documents")},
         "source": str(real_path(source)) if str(source) != "-" else "-",
@@ -117,8 +126,12 @@ def build_index(
             work.learn(source, reading)
         blocks, removed = work.embed(source, reading, sync, job, show_progress)
         report = work.write(job, blocks, removed, show_progress)
+        aside = work.aside or []
+        if rejects is not None:
+            write_rejects(Path(rejects), (f"{one.to_json()}\n".encode() for one in aside))
         job.remove()
-    return IndexReport(**report, embedding=work.embedding, seconds=time.perf_counter() - start)
+    times = {"embedding": work.embedding, "seconds": time.perf_counter() - start}
+    return IndexReport(**report, set_aside=len(aside), **times)
 
 
 def delete_documents(index: str | Path, ids: Sequence[str | int]) -> IndexReport:
@@ -149,7 +162,7 @@ def delete_documents(index: str | Path, ids: Sequence[str | int]) -> IndexReport
             )
         report = Work(out, facts, None, None).write(job, [], [one.key for one in held], False)
         job.remove()
-    return IndexReport(**report, embedding=0.0, seconds=time.perf_counter() - start)
+    return IndexReport(**report, set_aside=0, embedding=0.0, seconds=time.perf_counter() - start)
 
 
 def _checked_place(index: str | Path) -> Path:

@@ -6,20 +6,23 @@ Shapes: n documents.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from embedlm.data import Source, existing
 from embedlm.data.forms import FORMS, check_used, file_form
+from embedlm.data.rows import FileRow, shortened
 from embedlm.data.source import WHICH_FIELD
-from embedlm.errors import InputError, RecordError
+from embedlm.errors import EmbedLMError, InputError, RecordError
+from embedlm.jobs import Reject
 from embedlm.search.passages import Fits, files_of, prose, whole_text
 
 __all__ = ["Document", "document_key", "read_documents"]
 
 Id = str | int
+TakesBad = Callable[[Reject], None]
 _BEIR = "corpus.jsonl"
 
 
@@ -53,6 +56,7 @@ def read_documents(
     quoting: bool | None = None,
     headings: bool = True,
     fits: Fits | None = None,
+    bad: TakesBad | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of a file, of a folder and below it, or of a BEIR folder, in order.
 
@@ -70,6 +74,8 @@ def read_documents(
         headings: whether headings go with the paragraphs below them, see `passages.prose`; without
             it each is a document.
         fits: whether a paragraph may stand whole, see `passages.prose`.
+        bad: takes records, and files of prose, that cannot be read, and ids that are given twice;
+            None: the first one is an error.
 
     Raises:
         InputError: nothing is there; an option that no file can use; an id that is given twice, or
@@ -86,23 +92,53 @@ def read_documents(
     check_used(str(path), forms, text_field=text_field, quoting=quoting)
     base = root if root.is_dir() else root.parent
     seen: set[str] = set()
+    aside = _Aside(bad)
     for file, form in zip(files, forms, strict=True):
         name = "stdin" if file == "-" else Path(file).relative_to(base).as_posix()
         if FORMS[form].bare:
             found = _prose(file, name, whole, headings, fits)
         else:
             quoted = None if FORMS[form].quoting is None else quoting
-            found = _records(Source(file, quoting=quoted), name, text_field, id_field, beir)
-        for document in found:
+            source = Source(file, quoting=quoted)
+            found = _records(source, name, text_field, id_field, beir, aside)
+        for document in _readable(found, name, aside):
             if document.key in seen:
-                raise InputError(
+                told = (
                     f"{document.file}:{document.line}: the id {document.key} is given twice; give "
                     "each document an id of its own"
                 )
+                aside.take(name, document.line, InputError(told), document.text)
+                continue
             seen.add(document.key)
             yield document
     if not seen:
-        raise InputError(f"{str(path)!r} holds no text to index; give a file or folder with some")
+        raise InputError(
+            f"{str(path)!r} holds no text to index; give a file or folder with some"
+            + (f" ({aside.first})" if aside.first is not None else "")
+        )
+
+
+class _Aside:
+    """Takes what cannot be read; without a taker it is an error."""
+
+    def __init__(self, bad: TakesBad | None) -> None:
+        self.bad = bad
+        self.first: EmbedLMError | None = None
+
+    def take(self, file: str, line: int, error: EmbedLMError, record: Any = "") -> None:
+        """Set aside a record or a file."""
+        if self.bad is None:
+            raise error
+        self.first = self.first or error
+        self.bad(Reject(file, line, str(error), shortened(record)))
+
+
+def _readable(found: Iterator[Document], name: str, aside: _Aside) -> Iterator[Document]:
+    """Yield the documents of a file up to where it cannot be read."""
+    try:
+        yield from found
+    except (InputError, RecordError) as error:
+        aside.take(name, 1, error)
 
 
 def _prose(
@@ -122,32 +158,47 @@ def _prose(
 
 
 def _records(
-    source: Source, name: str, text_field: str, id_field: str | None, beir: bool
+    source: Source,
+    name: str,
+    text_field: str,
+    id_field: str | None,
+    beir: bool,
+    aside: _Aside,
 ) -> Iterator[Document]:
     for row in source.rows():
-        where = f"{source.name}:{row.line}"
-        record = {text_field: row.value} if isinstance(row.value, str) else row.value
-        error = row.error
-        if error is None and not isinstance(record, dict):
-            error = f"a JSON {type(record).__name__}, not an object with {text_field!r}"
-        if error is None and not isinstance(record.get(text_field), str):
-            error = f"no text in the field {text_field!r}; there are: {', '.join(record)}. "
-            error += WHICH_FIELD
-        if error is not None:
-            raise RecordError(f"{where}: {error}. Correct the record")
-        text = record[text_field]
-        used = {text_field}
-        if beir and record.get("title"):
-            text = f"{record['title']} {text}"
-            used.add("title")
-        names = [id_field] if id_field is not None else ["id", "_id"]
-        held = next((one for one in names if record.get(one) is not None), None)
-        if held is None and id_field is not None:
-            raise RecordError(f"{where}: no id in the field {id_field!r}. Correct the record")
-        id_ = f"{name}:{row.line}" if held is None else _checked_id(record[held], where)
-        if text.strip():
-            metadata = {k: v for k, v in record.items() if k not in used and k != held}
-            yield Document(id_, text, name, row.line, _plain(metadata))
+        try:
+            yield from _record(row, source.name, name, text_field, id_field, beir)
+        except RecordError as error:
+            aside.take(name, row.line, error, row.raw or row.value)
+
+
+def _record(
+    row: FileRow, place: str, name: str, text_field: str, id_field: str | None, beir: bool
+) -> Iterator[Document]:
+    """Yield the document of a row, unless its text is blank."""
+    where = f"{place}:{row.line}"
+    record = {text_field: row.value} if isinstance(row.value, str) else row.value
+    error = row.error
+    if error is None and not isinstance(record, dict):
+        error = f"a JSON {type(record).__name__}, not an object with {text_field!r}"
+    if error is None and not isinstance(record.get(text_field), str):
+        error = f"no text in the field {text_field!r}; there are: {', '.join(record)}. "
+        error += WHICH_FIELD
+    if error is not None:
+        raise RecordError(f"{where}: {error}. Correct the record")
+    text = record[text_field]
+    used = {text_field}
+    if beir and record.get("title"):
+        text = f"{record['title']} {text}"
+        used.add("title")
+    names = [id_field] if id_field is not None else ["id", "_id"]
+    held = next((one for one in names if record.get(one) is not None), None)
+    if held is None and id_field is not None:
+        raise RecordError(f"{where}: no id in the field {id_field!r}. Correct the record")
+    id_ = f"{name}:{row.line}" if held is None else _checked_id(record[held], where)
+    if text.strip():
+        metadata = {k: v for k, v in record.items() if k not in used and k != held}
+        yield Document(id_, text, name, row.line, _plain(metadata))
 
 
 def _checked_id(value: Any, where: str) -> Id:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,12 @@ class Known:
             for key, text in self._catalogue.texts():
                 self._by_text.setdefault(_text_key(text), key)
         return self._by_text
+
+    def of_files(self, files: Collection[str]) -> set[str]:
+        """Return the documents of some files."""
+        if self._catalogue is None or not files:
+            return set()
+        return {entry.document for entry in self._catalogue if entry.file in files}
 
     def close(self) -> None:
         """Let go of the catalogue."""

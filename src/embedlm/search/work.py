@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedlm.errors import InputError, JobError, UnsupportedError
-from embedlm.jobs import Job, disk_errors, progress
+from embedlm.jobs import Job, Reject, disk_errors, progress
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.search.catalogue import Entry
 from embedlm.search.chunks import Chunking, Span
@@ -79,6 +79,8 @@ class Work:
             self._fits = reads_whole(model)
         self.embedding = 0.0
         self.added = self.moved = self.gone = 0
+        self.aside: list[Reject] | None = None
+        """Takes what cannot be read; None: it is an error."""
         self._base = facts.get("generation")
         self._similarity = facts["similarity"]
 
@@ -89,7 +91,8 @@ class Work:
         if model.recipe.pooling.weights != "none":
             if str(source) == "-":
                 raise InputError("this recipe reads the documents twice; give a file, not stdin")
-            documents = read_documents(source, fits=self._fits, **reading)
+            bad = None if self.aside is None else lambda _: None
+            documents = read_documents(source, fits=self._fits, bad=bad, **reading)
             model.fit([document.text for document in documents])
             self.facts["model"]["identity"] = model_facts(model)["identity"]
 
@@ -106,7 +109,9 @@ class Work:
         blocks: list[Path] = []
 
         def fresh() -> Iterator[_Cut]:
-            for cut in map(self._cut, read_documents(source, fits=self._fits, **reading)):
+            bad = None if self.aside is None else self.aside.append
+            documents = read_documents(source, fits=self._fits, bad=bad, **reading)
+            for cut in map(self._cut, documents):
                 keys = {entry.key for entry in cut.entries}
                 removed.extend(k for k in known.parts.get(cut.document.key, ()) if k not in keys)
                 seen.add(cut.document.key)
@@ -120,6 +125,7 @@ class Work:
                 self.added += sources.count(None)
                 self.moved += len(sources) - sources.count(None)
                 advance(len(sources))
+        seen |= known.of_files({reject.file for reject in self.aside or ()})
         known.close()
         gone = [name for name in known.parts if name not in seen]
         if sync:
