@@ -23,7 +23,7 @@ from typing import Any
 from embedlm.backbone.memory import give_back
 from embedlm.serving.failures import OverloadedError
 from embedlm.serving.fair import FairQueue, Group, Job, Piece
-from embedlm.serving.processes import IDLE, EndedError, Process, UnknownModelError
+from embedlm.serving.processes import IDLE, EndedError, Process, UnknownModelError, move_to
 from embedlm.serving.settings import Limits
 
 __all__ = ["Batch", "Batcher"]
@@ -271,6 +271,8 @@ class Batcher:
                 late = loop.call_later(patience, _give_up, run.runner, patience)
                 call = partial(self._by, run.runner, run, loop.time)
                 outcomes = await loop.run_in_executor(self._lines, _run, run.pieces, call)
+                if sum(other.runner is run.runner for other in self._running) == 1:
+                    move_to(run.runner.core)  # which waits for what comes of these answers
             self._finish(run.pieces, outcomes, time.perf_counter() - run.start)
         finally:
             if late is not None:

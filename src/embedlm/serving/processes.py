@@ -45,6 +45,7 @@ __all__ = [
     "chosen",
     "default_count",
     "forked",
+    "move_to",
 ]
 
 log = logging.getLogger(__name__)
@@ -251,6 +252,8 @@ class Process:
         self._sending, self._turn = threading.Lock(), threading.Condition()
         self.prefixes: dict[str, Counts] = {}
         """What its caches of prefixes had done by its last answer, by model."""
+        self.core = -1
+        """Where it was when it gave its last answer; -1: that is not known."""
 
     @property
     def pid(self) -> int:
@@ -285,7 +288,7 @@ class Process:
             begins()
             if broken is not None:
                 raise broken
-            results, raised, self.prefixes = self._line.recv()
+            results, raised, self.prefixes, self.core = self._line.recv()
         except (EOFError, OSError) as error:
             raise EndedError(f"process {self.pid} has ended") from error
         finally:
@@ -325,6 +328,26 @@ class Process:
             count.entries = count.bytes = 0
 
 
+def _core() -> int:
+    """Return the number of the core that this runs on; -1: the system does not tell."""
+    with suppress(OSError, AttributeError):
+        return int(ctypes.CDLL(None).sched_getcpu())
+    return -1
+
+
+def move_to(core: int) -> None:
+    """Have this thread go on on a core, if it may run there; later it runs wherever it is put.
+
+    One that is woken while all cores work stays where it was. The scheduler leaves it there, beside
+    who works on, for milliseconds after another core has become free.
+    """
+    with suppress(OSError):
+        allowed = os.sched_getaffinity(0)
+        if core in allowed and len(allowed) > 1:
+            os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(0, allowed)
+
+
 def _sent(items: Sequence[Item]) -> tuple[Detached | Sequence[Text], list[str | None]]:
     """Return items as they are sent: tokenized texts without their tokenizer, and instructions."""
     texts = [text for text, _ in items]
@@ -351,7 +374,8 @@ def _serve(line: Connection, served: Sequence[Served], threads: int, prefix_byte
             while True:
                 if not line.poll(IDLE):
                     give_back()
-                line.send(_answer(served, *line.recv()))
+                answer = _answer(served, *line.recv())
+                line.send((*answer, _core()))
     os._exit(0)  # what the server opened is not ours to close
 
 
