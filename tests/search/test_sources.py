@@ -95,3 +95,14 @@ def test_facts_of_another_kind_are_damage(name, index, tmp_path):
         (place / "index.json").write_text(json.dumps({**facts, name: value}))
         with pytest.raises(InputError, match=r"index\.json is damaged"):
             Index.open(place)
+
+
+def test_files_of_other_forms_are_told_by_their_endings(tmp_path, caplog):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.docx", "sub/b.docx", "c.png", "LICENSE", ".hidden.docx"):
+        (tmp_path / name).write_bytes(b"PK")
+    (tmp_path / "d.txt").write_text("Oil floats.")
+    assert len(list(read_documents(tmp_path))) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"left out of {tmp_path}, since such files cannot be read: .docx (2), LICENSE (1), .png (1)"
+    ]

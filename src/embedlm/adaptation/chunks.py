@@ -83,7 +83,7 @@ def read_corpus(path: str | Path, text_field: str = "text") -> Corpus:
     """
     root = Path(path)
     beir = existing(root / "corpus.jsonl") if root.is_dir() else None
-    files = [str(beir)] if beir is not None else files_of(path)
+    files = [str(beir)] if beir is not None else files_of(path, tell=True)
     base = root if root.is_dir() else root.parent
     documents: list[Document] = []
     aside: list[Reject] = []

@@ -87,7 +87,7 @@ def read_documents(
     if corpus is not None:
         files, beir = [str(corpus)], True
     else:
-        files, beir = files_of(path), False
+        files, beir = files_of(path, tell=True), False
     forms = [file_form(Path(file))[0] or "txt" for file in files]
     check_used(str(path), forms, text_field=text_field, quoting=quoting)
     base = root if root.is_dir() else root.parent

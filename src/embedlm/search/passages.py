@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -40,6 +42,7 @@ empty cell of a table has mostly more."""
 _TABLE = re.compile(rf"\|.*?\| \|{TABLE_RULE} (?=\|)")
 """The first row of a table, and the rule below it."""
 _BLANKS = re.compile(r"\s*")
+log = logging.getLogger(__name__)
 Fits = Callable[[str], bool]
 """Whether a model reads all of a text."""
 
@@ -103,8 +106,12 @@ def read_passages(
     return passages
 
 
-def files_of(path: str | Path) -> list[str]:
+def files_of(path: str | Path, *, tell: bool = False) -> list[str]:
     """Return the file, or the files of a folder and below it that can be read, in order.
+
+    Args:
+        path: the file or folder.
+        tell: log how many files have forms that cannot be read.
 
     Raises:
         InputError: there is none.
@@ -115,12 +122,21 @@ def files_of(path: str | Path) -> list[str]:
         return [str(path if root is None else root)]
     if root is None:
         raise InputError(f"{str(path)!r} is not there; give a file or a folder of text")
-    files = [str(file) for file in visible_files(root) if file_form(file)[0] is not None]
+    files: list[str] = []
+    others: Counter[str] = Counter()
+    for file in visible_files(root):
+        if file_form(file)[0] is not None:
+            files.append(str(file))
+        else:
+            others[file.suffix or file.name] += 1
     if not files:
         raise InputError(
             f"the folder {str(root)!r} holds no file that ends in one of {', '.join(SUFFIXES)}, "
             f"with or without {', '.join(COMPRESSIONS)}"
         )
+    if tell and others:
+        told = ", ".join(f"{ending} ({count:,})" for ending, count in others.most_common(9))
+        log.warning("left out of %s, since such files cannot be read: %s", root, told)
     return files
 
 
