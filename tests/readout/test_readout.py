@@ -11,6 +11,7 @@ import embedlm
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.readout import HEADS, PackStates
 from embedlm.readout.pooling import POOL
+from embedlm.readout.similarity import SPARSE
 from embedlm.schema.recipe import POOLINGS
 from embedlm.training.trainable import TextRequest, TrainableEmbedder
 
@@ -176,6 +177,14 @@ def test_sparse_tensors_are_compared_as_sparse_vectors(tiny_llama):
     coo = torch.from_numpy(rows.toarray()).to_sparse()
     for given in (coo, [coo[row] for row in range(3)]):
         np.testing.assert_array_equal(model.similarity(given, rows), wanted)
+
+
+@pytest.mark.parametrize("compare", SPARSE.values(), ids=SPARSE)
+@pytest.mark.parametrize("pairwise", [False, True])
+def test_sparse_vectors_of_two_vocabularies_are_not_compared(compare, pairwise):
+    narrow, wide = (csr_matrix(np.ones((2, width), np.float32)) for width in (3, 7))
+    with pytest.raises(InputError, match="over 3 and 7 terms"):
+        compare(narrow, wide, pairwise=pairwise)
 
 
 def test_what_holds_no_vectors_is_refused(tiny_llama):

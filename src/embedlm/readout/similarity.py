@@ -124,12 +124,16 @@ DENSE = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "manhattan": manh
 
 def sparse_dot(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Floats:
     """Inner products of sparse vectors: (n, m), or (n,) for pairs."""
-    if a.shape[1] != b.shape[1]:
-        raise InputError(f"sparse vectors over {a.shape[1]} and {b.shape[1]} terms: not the same")
+    _same_terms(a, b)
     if pairwise:
         _same_count(a.shape[0], b.shape[0])
         return np.asarray(a.multiply(b).sum(axis=1), dtype=np.float32).ravel()
     return np.asarray((a @ b.T).toarray(), dtype=np.float32)
+
+
+def _same_terms(a: csr_matrix, b: csr_matrix) -> None:
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"sparse vectors over {a.shape[1]} and {b.shape[1]} terms: not the same")
 
 
 def _sparse_cosine(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Floats:
@@ -144,6 +148,7 @@ def _sparse_unit(rows: csr_matrix) -> csr_matrix:
 
 def _sparse_distance(metric: Literal["euclidean", "cityblock"]) -> Callable[..., Floats]:
     def compare(a: csr_matrix, b: csr_matrix, *, pairwise: bool = False) -> Floats:
+        _same_terms(a, b)
         terms = np.union1d(a.indices, b.indices)  # of the others both have none
         left, right = (rows[:, terms].toarray() for rows in (a, b))
         return _negative_distance(left, right, metric, pairwise=pairwise)
