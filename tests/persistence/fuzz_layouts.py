@@ -16,10 +16,14 @@ from sentence_transformers import (
     SparseEncoder,
     models,
 )
-from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
+from sentence_transformers.sparse_encoder.models import (
+    MLMTransformer,
+    SparseStaticEmbedding,
+    SpladePooling,
+)
 
 import embedlm
-from tests.models import build
+from tests.models import build, build_tokenizer
 
 TEXTS = ["Plants MAKE food", "x", "the quick brown fox jumps over the lazy dog; " * 3 + "end"]
 RECIPE = "embedlm.yaml"
@@ -47,6 +51,42 @@ def _sparse(folder):
     base = build("bert", folder.with_name("base"))
     modules = [MLMTransformer(str(base)), SpladePooling("max")]
     SparseEncoder(modules=modules, max_active_dims=30, device="cpu").save(str(folder))
+
+
+def _table():
+    torch.manual_seed(0)
+    return models.StaticEmbedding(build_tokenizer("encoder").backend_tokenizer, embedding_dim=32)
+
+
+def _static(folder):
+    modules = [_table(), models.LayerNorm(32), models.Dense(32, 12), models.Normalize()]
+    prompts = {"query": "find {this}: ", "title": "t: "}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save(
+        str(folder), create_model_card=False
+    )
+    fields = {"model_type": "model2vec", "normalize": True, "hidden_dim": 32}
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+def _router(folder):
+    base = build("bert", folder.with_name("base"))
+    document = [models.Transformer(str(base)), models.Pooling(32, "cls")]
+    router = models.Router(
+        {"query": [_table()], "document": document},
+        default_route="document",
+        route_mappings={("faq", None): "query", ("query", "text"): "query"},
+    )
+    SentenceTransformer(modules=[router, models.Normalize()], device="cpu").save(
+        str(folder), create_model_card=False
+    )
+
+
+def _inference_free(folder):
+    mlm = MLMTransformer(str(build("bert", folder.with_name("base"))))
+    torch.manual_seed(0)
+    query = SparseStaticEmbedding(mlm.tokenizer, weight=torch.rand(400))
+    router = models.Router.for_query_document([query], [mlm, SpladePooling("max")])
+    SparseEncoder(modules=[router], device="cpu").save(str(folder))
 
 
 def _pylate(folder):
@@ -193,6 +233,9 @@ LAYOUTS = {
     "transformers": Layout(_plain, _load, Plain, _both),
     "dense": Layout(_dense, *_DENSE),
     "sparse": Layout(_sparse, _load, _peer(SparseEncoder), _sparse_rows),
+    "static": Layout(_static, *_DENSE),
+    "router": Layout(_router, *_DENSE),
+    "inference-free": Layout(_inference_free, _load, _peer(SparseEncoder), _sparse_rows),
     "pylate": Layout(_pylate, _load, _peer(MultiVectorEncoder), _token_rows),
     "cross-encoder": Layout(
         _cross_encoder,
