@@ -166,7 +166,7 @@ def _routed(
     dtype = options["dtype"]
     for route, modules in router.routes.items():
         recipe, place = route_recipe(router, route, source), str(modules[0][1])
-        kept = dict(options)
+        kept = {**options, "max_length": router.length(route, options["max_length"])}
         if recipe.backbone.kind == "static":  # a table has no head, and no products in 8 bits
             kept |= {"lm_head": False, "dtype": "auto" if dtype in KINDS else dtype}
         alike = [

@@ -194,6 +194,13 @@ def test_the_options_of_load(saved, table, network):
     cut = embedlm.load(folder, device="cpu")
     for name in CALLS:
         close(getattr(short, name)(TEXTS), getattr(cut, name)(TEXTS, max_length=5))
+    by_role = embedlm.load(folder, device="cpu", max_length={"query": 5, "document": 9})
+    for name, length in (("encode_query", 5), ("encode_document", 9), ("encode", 9)):
+        close(getattr(by_role, name)(TEXTS), getattr(cut, name)(TEXTS, max_length=length))
+    by_role.save_pretrained(folder.parent / "by_role")
+    opened = SentenceTransformer(str(folder.parent / "by_role"), device="cpu")
+    for name in CALLS:
+        close(getattr(opened, name)(TEXTS), getattr(by_role, name)(TEXTS))
     eight = embedlm.load(folder, device="cpu", dtype="int8")
     close(eight.encode_query(TEXTS), peer.encode_query(TEXTS))
     short.save_pretrained(folder.parent / "ours")

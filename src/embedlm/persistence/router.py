@@ -58,6 +58,18 @@ class Router:
         """The route that stands for the model where one must."""
         return self.roles.get(None) or self.roles.get("document") or next(iter(self.routes))
 
+    def length(self, route: str, given: int | dict[str, int] | None) -> Any:
+        """Return how many tokens of its texts a route reads, where a call gives that by role.
+
+        It stays a mapping where the route serves roles of several lengths.
+        """
+        if not isinstance(given, dict):
+            return given
+        roles = [role for role, own in self.roles.items() if own == route]
+        others = {role: None if role == "query" else given.get("document") for role in roles}
+        lengths = {given.get(role or "default", other) for role, other in others.items()}
+        return lengths.pop() if len(lengths) == 1 else given
+
 
 def read_router(folder: Path) -> Router | None:
     """Return the routes of a folder; None: it has none.
