@@ -130,8 +130,8 @@ def build_index(
         if rejects is not None:
             write_rejects(Path(rejects), (f"{one.to_json()}\n".encode() for one in aside))
         job.remove()
-    times = {"embedding": work.embedding, "seconds": time.perf_counter() - start}
-    return IndexReport(**report, set_aside=len(aside), **times)
+    seconds = time.perf_counter() - start
+    return IndexReport(**report, set_aside=len(aside), embedding=work.embedding, seconds=seconds)
 
 
 def delete_documents(index: str | Path, ids: Sequence[str | int]) -> IndexReport:

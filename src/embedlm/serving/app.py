@@ -81,7 +81,7 @@ def create_app(
         (method, route.path): route
         for route in app.routes
         if isinstance(route, QuickRoute)
-        for method in route.methods
+        for method in route.methods or ()
     }
     names = Names.at(host)
     app.add_middleware(Door, service=service, tracing=tracing, names=names, quick=quick)

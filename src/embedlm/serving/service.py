@@ -275,7 +275,8 @@ class Service:
         try:
             return await job.future
         finally:
-            for one in (job.future, *timers, *gone):
+            held: tuple[asyncio.Handle | asyncio.Future[Any], ...] = (job.future, *timers, *gone)
+            for one in held:
                 one.cancel()  # which changes nothing where it is done
 
     async def beside(self, call: Callable[[], Made]) -> Made:
