@@ -11,6 +11,7 @@ from embedlm.errors import InputError
 from embedlm.search import Chunking, Index, build_index, read_documents, read_passages, reads_whole
 from embedlm.search.chunks import sentence_spans
 from tests.command import sentences
+from tests.models import build_tokenizer
 
 LIMIT = 40
 
@@ -222,3 +223,21 @@ def test_what_only_looks_like_a_table_is_prose(tmp_path):
     ):
         (tmp_path / "a.md").write_text(words + "\n")
         assert [p.text for p in read_passages(tmp_path / "a.md")] == [" ".join(words.split("\n"))]
+
+
+@pytest.mark.parametrize("form", ["md", "html"])
+@pytest.mark.parametrize("way", ["sentences", "headings"])
+def test_a_table_of_a_file_is_cut_between_its_rows(tmp_path, form, way):
+    rows = [["name", "what it is"]] + [[f"n{i}", "a thing. that. stands here"] for i in range(30)]
+    if form == "md":
+        lines = [f"| {a} | {b} |" for a, b in rows]
+        text = "\n".join(["# Limits", "", lines[0], "|---|---|", *lines[1:]])
+    else:
+        cells = "".join(f"<tr><td>{a}</td><td>{b}</td></tr>" for a, b in rows)
+        text = f"<h1>Limits</h1><table>{cells}</table>"
+    (tmp_path / f"a.{form}").write_text(text)
+    (document,) = read_documents(tmp_path, whole=True)
+    spans = Chunking(way, 80).spans(document.text, build_tokenizer())
+    chunks = [document.text[start:end] for start, end in spans]
+    assert len(chunks) > 3
+    assert all(chunk.endswith("|") and chunk.startswith(("|", "#")) for chunk in chunks)

@@ -172,6 +172,7 @@ SAID = {
     "fifth": "<think>They want",
     "sixth": "Hier ist eine Frage:",
     "seventh": "<think>\n\n</think>\n\nwhat glows at night\nAsk me more.",
+    "eighth": "Sure! what rings at noon",
 }
 
 
@@ -198,6 +199,7 @@ def test_what_is_said_around_a_question_is_no_part_of_it():
         "first": "what floats on the water",
         "second": "what boils when it is heated",
         "third": "what freezes in the cold",
+        "eighth": "what rings at noon",
         "seventh": "what glows at night",
     }
     assert asides(made[0]) == {"q: refused": 1, "q: unreadable": 1}

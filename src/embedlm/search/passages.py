@@ -29,8 +29,9 @@ LONGEST = 1200
 """Characters; a longer paragraph is cut where a line or a sentence ends."""
 LONGEST_HEADING = 300
 """Characters; a longer one would drown what stands under it, and is a paragraph."""
+_BETWEEN_ROWS = re.compile(r"(?<=\|) (?=\|)")
 _ENDS = (
-    ("|", re.compile(r"(?<=\|) (?=\|)")),
+    ("|", _BETWEEN_ROWS),
     ("- ", re.compile(r"\s+(?=- )")),
     ("", re.compile(SENTENCE_GAP)),
     ("", re.compile(r"\s*\n\s*")),
@@ -179,7 +180,8 @@ def whole_text(file: str) -> str:
     """Return all text of a document, a blank line between its paragraphs.
 
     Headings have their number signs, those of HTML too; another paragraph that begins with such
-    signs, as code does, is indented.
+    signs, as code does, is indented. Each row of a table has a line of its own, at whose end the
+    text can be cut.
     """
     form = file_form(Path(file))[0]
     parts = []
@@ -190,6 +192,8 @@ def whole_text(file: str) -> str:
             text = f"{'#' * min(row.heading, 6)} {text}"
         elif signed and not row.heading and form in ("md", "html"):
             text = f"    {text}"
+        elif _TABLE.match(text):
+            text = _BETWEEN_ROWS.sub("\n", text)
         parts.append(text)
     return "\n\n".join(parts)
 

@@ -39,6 +39,8 @@ _INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 """What chat models say before they answer."""
+_YES = re.compile(r"\A(?:sure|certainly|of course|absolutely|okay)[!.:,]\s+(?=\S+ )", re.IGNORECASE)
+"""The same, on the line of the answer."""
 _STRONG = re.compile(r"\A(\*\*|__)([^*_\n]{1,40})(?::\1|\1:)")
 """A label in bold type."""
 _NUMBER = re.compile(r"\A(?:\d{1,2}[.)]|[-*•])\s+")
@@ -191,7 +193,7 @@ class Asker:
         Raises:
             _Introduction: there is nothing else, since the answer was stopped after it.
         """
-        whole = _INTRODUCTION.sub("", text.strip())
+        whole = _YES.sub("", _INTRODUCTION.sub("", text.strip()))
         if self.step.stop is None:
             return whole
         line = unquoted(_STRONG.sub(r"\2:", whole.lstrip().split(self.step.stop)[0]))
