@@ -190,3 +190,17 @@ def test_help_pages_and_modules_are_one_to_one():
     for name, module in COMMANDS.items():
         assert module.__name__ == f"embedlm.cli.{name}"
     assert recipes.app.name == ("recipes",)
+
+
+def test_an_interrupt_while_the_command_line_is_imported(monkeypatch, capsys):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name == "embedlm.cli._app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "embedlm.cli._app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        embedlm.cli.main(["recipes"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "embedlm: interrupted; nothing was begun\n"
