@@ -30,10 +30,10 @@ def model(tiny_llama):
     [
         (
             ["simlarity", "a", "b"],
-            "'simlarity' is not a command; allowed: encode, .*recipes. Did you",
+            "'simlarity' is not a command; allowed: encode, .*recipes, .* Did you",
         ),
         (["encode", "in.txt"], "--output was not given. See: embedlm encode --help"),
-        (["encode", "-o", "x.npy"], "FILE was not given. See: embedlm encode --help"),
+        (["encode", "-o", "x.npy"], "FILE_OR_DIR was not given. See: embedlm encode --help"),
         (["encode", "in.txt", "-o", "x.npy", "--modle", "x"], "Unknown option: --modle"),
         (["encode", "--modle", "in.txt", "-o", "x.npy"], "'in.txt' is one argument too many"),
         (["encode", "--modle", "-o", "x.npy"], "unknown option '--modle'"),

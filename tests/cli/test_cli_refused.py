@@ -59,7 +59,7 @@ UNUSED = [
     (("similarity", "a", "b", "--weights", "nan"), "--weights 'nan': write a number for each"),
 ]
 NAMES = [
-    (("encode", "", "-o", "out.npy"), "FILE: the name is empty"),
+    (("encode", "", "-o", "out.npy"), "FILE_OR_DIR: the name is empty"),
     (("encode", "in.txt", "-o", ""), "-o: the name is empty"),
     ((*ENCODE, "--rejects", ""), "--rejects: the name is empty"),
     (("search", "", "light"), "INDEX_OR_FILE: the name is empty"),
