@@ -81,7 +81,7 @@ def test_what_is_another_norm_is_left_alone(form):
 
 @pytest.fixture
 def norm():
-    network = architectures.built("llama")
+    network = architectures.built("llama").eval()
     norms.quicken(network)
     assert isinstance(network.norm, norms._Quick)
     return network.norm
@@ -100,6 +100,8 @@ def test_with_gradients_in_other_numbers_or_on_no_cpu_the_own_code_runs(norm, mo
     assert torch.equal(found, own(norm, x))
     assert norm.weight.grad is not None
     with torch.no_grad():
+        assert torch.equal(norm.train()(x), found)
+        norm.eval()
         assert norm(x.bfloat16()).isfinite().all()
         assert norm.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
         with torch.autocast("cpu", dtype=torch.bfloat16):

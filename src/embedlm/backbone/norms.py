@@ -3,8 +3,8 @@
 On a CPU there are fewer of them, on a card one: the six of a network take a third of a card's time,
 on which products are fast. What a network's norm computes is found at load by trying it, not by its
 name: on random weights and states it must give what one of the forms below gives. It keeps its
-class, of which it becomes a subclass, and its weight; with gradients, compiled, or on another
-device its own code runs.
+class, of which it becomes a subclass, and its weight; in training, with gradients, compiled, or on
+another device its own code runs.
 
 Shapes: D width of a state.
 """
@@ -88,7 +88,8 @@ class _Quick(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the norm of x times the weight."""
-        if args or kwargs or x.dtype != self.quick_dtype or not _suits(x, self.weight):
+        other = args or kwargs or self.training or x.dtype != self.quick_dtype
+        if other or not _suits(x, self.weight):
             return super().forward(x, *args, **kwargs)
         form = self.quick_form if x.device.type == "cpu" else _ON_CARD[self.quick_form]
         return form(x, self.weight, _epsilon(self))  # type: ignore[arg-type]
