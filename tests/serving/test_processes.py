@@ -248,7 +248,7 @@ def test_a_batch_ahead_does_not_double_the_rate(monkeypatch):
     rates = []
 
     class Process:
-        pid = 0
+        pid, core = 0, -1
 
         def __init__(self):
             self.lock = threading.Lock()

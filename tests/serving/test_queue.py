@@ -112,3 +112,10 @@ def test_the_queue_has_an_end_and_one_request_always_fits():
         await batcher.stop()
 
     asyncio.run(check())
+
+
+def test_batches_are_whole_packs_and_what_is_over_waits():
+    batcher = Batcher(Limits(), 4000, pack=1000)
+    sizes = {64: 64, 1000: 1000, 1001: 1000, 1999: 1000, 2000: 2000, 3999: 3000, 4000: 4000}
+    assert {given: batcher._whole(given) for given in sizes} == sizes
+    assert Batcher(Limits(), 500, pack=1000).pack == 500

@@ -21,9 +21,10 @@ from functools import partial
 from typing import Any
 
 from embedlm.backbone.memory import give_back
+from embedlm.serving.cores import move_to
 from embedlm.serving.failures import OverloadedError
 from embedlm.serving.fair import FairQueue, Group, Job, Piece
-from embedlm.serving.processes import IDLE, EndedError, Process, UnknownModelError, move_to
+from embedlm.serving.processes import IDLE, EndedError, Process, UnknownModelError
 from embedlm.serving.settings import Limits
 
 __all__ = ["Batch", "Batcher"]

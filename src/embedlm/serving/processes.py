@@ -27,6 +27,7 @@ from embedlm.backbone.memory import give_back
 from embedlm.encode.prefix_cache import Counts
 from embedlm.encode.rendered import Detached, Rendered
 from embedlm.errors import EmbedLMError, InputError
+from embedlm.serving.cores import this_core
 from embedlm.serving.encoding import Encoding, Item, Served, Text
 from embedlm.serving.fair import Group
 
@@ -45,7 +46,6 @@ __all__ = [
     "chosen",
     "default_count",
     "forked",
-    "move_to",
 ]
 
 log = logging.getLogger(__name__)
@@ -328,26 +328,6 @@ class Process:
             count.entries = count.bytes = 0
 
 
-def _core() -> int:
-    """Return the number of the core that this runs on; -1: the system does not tell."""
-    with suppress(OSError, AttributeError):
-        return int(ctypes.CDLL(None).sched_getcpu())
-    return -1
-
-
-def move_to(core: int) -> None:
-    """Have this thread go on on a core, if it may run there; later it runs wherever it is put.
-
-    One that is woken while all cores work stays where it was. The scheduler leaves it there, beside
-    who works on, for milliseconds after another core has become free.
-    """
-    with suppress(OSError):
-        allowed = os.sched_getaffinity(0)
-        if core in allowed and len(allowed) > 1:
-            os.sched_setaffinity(0, {core})
-            os.sched_setaffinity(0, allowed)
-
-
 def _sent(items: Sequence[Item]) -> tuple[Detached | Sequence[Text], list[str | None]]:
     """Return items as they are sent: tokenized texts without their tokenizer, and instructions."""
     texts = [text for text, _ in items]
@@ -375,7 +355,7 @@ def _serve(line: Connection, served: Sequence[Served], threads: int, prefix_byte
                 if not line.poll(IDLE):
                     give_back()
                 answer = _answer(served, *line.recv())
-                line.send((*answer, _core()))
+                line.send((*answer, this_core()))
     os._exit(0)  # what the server opened is not ours to close
 
 

@@ -40,8 +40,9 @@ class QuickRoute(APIRoute):
         self._taken = [field.alias for field in self.dependant.query_params]
         named = set(signature(self.endpoint).parameters)
         hints = get_type_hints(self.endpoint)
-        reads = "body" in named
-        self._body: TypeAdapter[Any] | None = TypeAdapter(hints["body"]) if reads else None
+        self._body: TypeAdapter[Any] | None = (
+            TypeAdapter(hints["body"]) if "body" in named else None
+        )
         self._alone = named == {"body", "request"}
 
         async def handler(given: Request) -> Response:
