@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from embedlm.jobs.software import VERSION
 from embedlm.schema.recipe import Recipe, recipes
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from embedlm.synthesis import synthesize
     from embedlm.training import train
 
-__version__ = VERSION
+__version__ = "0.1.0"
 __all__ = [
     "Embedder",
     "Embeddings",

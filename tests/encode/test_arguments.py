@@ -138,7 +138,7 @@ UNREAD = [
     ({"sparse": {"expand": 5}}, "needs restrict: text"),
     ({"sparse": {"stop_words": "none"}}, "stop_words is read with restrict: text alone"),
     ({"sparse": {"fallback_top_k": 3}}, "fallback_top_k is read with restrict: text alone"),
-    ({"sparse": {"over": ["text"]}}, "over is of weights token"),
+    ({"sparse": {"over": ["text"]}}, "over is of token weights"),
     ({"sparse": {"weights": "token", "restrict": "text"}}, "restrict is that of the language-"),
     ({"sparse": {"weights": "token", "reduce": "sum"}}, "reduce is that of the language-model"),
     ({"sparse": {"similarity": "cosine"}}, "heads.sparse.similarity says how outputs are compared"),

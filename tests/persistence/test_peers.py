@@ -130,7 +130,7 @@ def test_modules_that_are_refused(saved, module):
 @pytest.mark.parametrize(
     "kind",
     [
-        *("Asym", "Router", "WordEmbeddings", "BoW", "CNN", "LSTM"),
+        *("WordEmbeddings", "BoW", "CNN", "LSTM"),
         *("CLIPModel", "WordWeights", "WeightedLayerPooling", "SparseAutoEncoder"),
         "HierarchicalTokenPooling",
     ],

@@ -13,7 +13,12 @@ from embedlm.persistence.expressible import form_of, is_expressible
 
 TEXTS = ["plants make food", "x", "the quick brown fox jumps", "a committee met on Tuesday"]
 TOGETHER = [name for name in embedlm.recipes() if is_expressible(embedlm.Recipe.load(name))]
-DENSE = [name for name in TOGETHER if embedlm.Recipe.load(name).heads[0].kind == "dense"]
+LOADED = {name: embedlm.Recipe.load(name) for name in TOGETHER}
+DENSE = [
+    name
+    for name, recipe in LOADED.items()
+    if recipe.heads[0].kind == "dense" and recipe.backbone.kind != "towers"
+]
 ROLES = (None, "query", "document")
 
 

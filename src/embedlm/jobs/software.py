@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["VERSION", "versions"]
+import embedlm
 
-VERSION = "0.1.0"
-"""Of this package, also where it runs from its sources without being installed."""
+__all__ = ["versions"]
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Return the version of each distribution; of one that is not installed "missing"."""
-    return {name: VERSION if name == "embedlm" else _installed(name) for name in names}
+    """Return the version of each distribution; of one that is not installed "missing".
+
+    This package has one also where it runs from its sources without being installed.
+    """
+    own = {"embedlm": embedlm.__version__}
+    return {name: own.get(name) or _installed(name) for name in names}
 
 
 def _installed(name: str) -> str:

@@ -47,6 +47,7 @@ class _Making:
             model = self.served.model.with_recipe(recipe)
             if any(head.reads_lm_head for head in model.readout.heads):
                 model.backbone.check_head()
+            model.render(["a"])  # one that reads images alone does not serve texts
         except EmbedLMError as error:
             return error
         return Served(self.served.name, model)
