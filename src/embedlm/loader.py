@@ -105,12 +105,11 @@ def load(
     check_model_kwargs(model_kwargs)
     name = str(model) if model is not None else "builtin" if recipe is None else "builtin-base"
     source = model_source(name, **hub)
-    router = read_router(layout_folder(source)) if recipe is None else None
-    if router is not None:
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "attn": attn}
+    options |= {"max_length": max_length, "model_kwargs": model_kwargs}
+    if recipe is None and read_router(layout_folder(source)) is not None:
         refused = {"adapters": adapters, "merge": merge, "generator": generator}
-        options = {"device": device, "dtype": dtype, "attn": attn, "max_length": max_length}
-        options |= {"lm_head": lm_head or "if_cheap"}
-        return _routed(name, source, refused, {**options, "model_kwargs": model_kwargs})
+        return _routed(name, source, refused, {**options, "lm_head": lm_head or "if_cheap"})
     known = _own_recipe(name, source) if recipe is None else _asked_for(recipe, source)
     chosen = known or Recipe.load("plain-mean")
     # A model that writes the variants of texts itself needs its language-model head for that.
@@ -119,24 +118,18 @@ def load(
         source,
         chosen,
         trained=recipe is None and chosen != Recipe.load("plain-mean"),
-        device=device,
-        dtype=dtype,
-        attn=attn,
         adapters=adapters or (),
         merge=merge,
         lm_head=writes or lm_head or "if_cheap",
-        max_length=max_length,
-        model_kwargs=model_kwargs,
         hub={"token": token, "cache_dir": cache_dir},
+        **options,
     )
     if recipe is None:
         check_width(source, readout.backbone.dim)
     readout, ranges = (readout, None) if adapters else _fitted(readout, source)
     executor = Executor(readout.backbone)
     embedder = Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
-    if known is None:
-        _tell_of_no_recipe(name)
-    return _told_of_open_end(embedder, source)
+    return _told(embedder, source, has_recipe=known is not None)
 
 
 def _routed(
@@ -202,17 +195,14 @@ def _check_alike(name: str, found: Mapping[str, Embedder]) -> None:
 
 
 @lru_cache(maxsize=256)
-def _tell_of_no_recipe(name: str) -> None:
-    """Say once of a model that nothing tells how it is read; the command line shows it."""
-    log.info(
-        "%s has no recipe of its own, and is read by plain-mean: the mean of its last states, "
-        "without a prompt. Name another with --recipe (recipe=); embedlm recipes lists them",
-        name,
-    )
-
-
-def _told_of_open_end(embedder: Embedder, source: str) -> Embedder:
-    """Warn of a GGUF file of an embedding model that lost the token whose state is its vector."""
+def _told(embedder: Embedder, source: str, *, has_recipe: bool) -> Embedder:
+    """Say once how a model is read where nothing tells that, and warn of a GGUF file's open end."""
+    if not has_recipe:  # the command line shows it
+        log.info(
+            "%s has no recipe of its own, and is read by plain-mean: the mean of its last states, "
+            "without a prompt. Name another with --recipe (recipe=); embedlm recipes lists them",
+            embedder.name,
+        )
     if not pools_last(source) or embedder.recipe.pooling.kind != "last":
         return embedder
     rendered = embedder.renderer.render(["a"], Request(None))

@@ -47,6 +47,18 @@ IMPLEMENTATIONS = ("auto", "packed", "sdpa", "eager")
 Head = bool | Literal["if_cheap"]
 
 
+def _check_bytes(kind: Kind | None, recipe: BackboneRecipe, *, switchable: bool) -> None:
+    """Refuse products in 8 bits where there are none, or their weights would change."""
+    if kind and recipe.kind == "static":
+        raise UnsupportedError(
+            f"{kind} is for networks, and this recipe reads a table alone; take another dtype"
+        )
+    if kind and switchable:
+        raise UnsupportedError(
+            f"{kind} is for networks whose adapters are merged; take another dtype"
+        )
+
+
 def load_backbone(
     source: str,
     recipe: BackboneRecipe,
@@ -85,10 +97,7 @@ def load_backbone(
     keep_freed()
     target = choose_device(device)
     kind: Kind | None = dtype if dtype in KINDS else None
-    if kind and recipe.kind == "static":
-        raise UnsupportedError(
-            f"{kind} is for networks, and this recipe reads a table alone; take another dtype"
-        )
+    _check_bytes(kind, recipe, switchable=not merge and len(adapters) > 0)
     if is_table(source):
         return _table(source, recipe, dtype, target, head=head is True, adapters=adapters)
     config = _config(source, recipe)
@@ -104,10 +113,6 @@ def load_backbone(
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
     if adapters:
         check_vocabulary(network, tokenizer, adapters)
-    if kind and switchable is not None:
-        raise UnsupportedError(
-            f"{kind} is for networks whose adapters are merged; take another dtype"
-        )
     network = network.to(target)
     body = network if whole is None else detach_head(network)
     backbone = Backbone(

@@ -182,16 +182,8 @@ def convert(
 
     missing: Counter[str] | None = Counter() if skip_missing else None
     unusable: Counter[str] = Counter()
-    count = converted(
-        source,
-        output,
-        from_form=from_form,
-        to_form=to_form,
-        corpus=corpus,
-        split=split,
-        left_out=missing,
-        unusable=unusable,
-    )
+    forms: Any = {"from_form": from_form, "to_form": to_form, "corpus": corpus, "split": split}
+    count = converted(source, output, **forms, left_out=missing, unusable=unusable)
     _tell_written(json, "record", count, output, {**(missing or {}), **unusable}, skip_missing)
 
 

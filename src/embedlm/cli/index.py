@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -24,6 +24,9 @@ from embedlm.cli._options import (
 from embedlm.cli._place import Place
 from embedlm.cli._values import counted, emit
 from embedlm.errors import InputError
+
+if TYPE_CHECKING:
+    from embedlm.search import IndexReport
 
 __all__ = ["app"]
 
@@ -170,6 +173,12 @@ def make(
         quoting=tables.quoting,
         id_field=id_field,
     )
+    _tell(report, source, rejects)
+    _show(report, output, json=json)
+
+
+def _tell(report: IndexReport, source: str, rejects: str | None) -> None:
+    """Tell of what was set aside, and of what the source no longer holds."""
     if report.set_aside:
         print(f"set aside in {rejects}: {report.set_aside:,} that cannot be read", file=sys.stderr)
     if report.gone:
@@ -178,7 +187,6 @@ def make(
             "searches still find; --sync takes them out",
             file=sys.stderr,
         )
-    _show(report, output, json=json)
 
 
 @app.command(

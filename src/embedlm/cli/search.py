@@ -140,11 +140,8 @@ def command(
     _check_query(query)
     if source != "-" and is_index(source):
         _refuse_reading(source, reading, max_length)
-        options = {
-            "top_k": top_k,
-            "instruction": instruction,
-            **_options(asking, mode or "hybrid", loading),
-        }
+        options = _options(asking, mode or "hybrid", loading)
+        options |= {"top_k": top_k, "instruction": instruction}
         with _opened(source, model, loading, server) as index:
             _ask(index, query, options, json=json)
         return
@@ -152,8 +149,7 @@ def command(
         raise _no_index(source)
     if query is None:
         raise InputError("QUERY was not given; only an index is asked line by line")
-    mode = mode or "dense"
-    _check_passages(source, mode)
+    _check_passages(source, mode := mode or "dense")
     loaded = loading.load(model, heads=MODES[mode], max_length=max_length)
     passages = reading.read(source, loaded if max_length is None else None)
     _search_passages(loaded, passages, query, mode, top_k, instruction, json=json)

@@ -116,7 +116,7 @@ def is_expressible(recipe: Recipe) -> bool:
 
 
 def _kind(recipe: Recipe) -> Kind | None:
-    if len(recipe.heads) != 1 or not _is_plain(recipe):
+    if len(recipe.heads) != 1 or recipe.backbone.kind == "towers" or not _is_plain(recipe):
         return None
     if recipe.backbone.kind == "static":
         return _static_kind(recipe)
