@@ -1,6 +1,7 @@
 """Compiled layers give the same vectors, and what cannot be compiled still runs."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -79,6 +80,13 @@ def test_a_card_s_first_tokens_say_nothing_of_those_ahead(model_folder):
     kernels._plain = compiling.Pace(1.5, compiling.TRIAL_ON_CARD)
     assert kernels._due(ahead=200_000)
     assert not kernels._due(ahead=50_000)
+
+
+def test_passes_do_not_wait_for_another_thread_that_compiles(model_folder):
+    kernels = model(model_folder, "llama").executor.compiling
+    with ThreadPoolExecutor(1) as pool, kernels._lock:
+        pool.submit(kernels.took, 100, kernels.begin()).result(timeout=10)
+    assert kernels._plain.tokens == 100
 
 
 def test_what_is_kept_may_be_broken(tmp_path, monkeypatch):

@@ -147,6 +147,8 @@ class Compiling:
         self.key = _key(backbone)
         """Names layers of this kind, dtype and device."""
         self._lock = threading.RLock()
+        self._counting = threading.Lock()
+        """Of the pace alone: who compiles holds the other one, and passes do not wait for that."""
         self._failed = False
         self._plain = Pace()
         self._passes: deque[tuple[int, Any, Any]] = deque()
@@ -204,7 +206,7 @@ class Compiling:
 
     def took(self, tokens: int, start: Any) -> None:
         """Note how long a pack took without compiled layers, since `start` (of `begin`)."""
-        with self._lock:
+        with self._counting:
             if not self.on_card:
                 self._plain.add(time.perf_counter() - start, tokens)
                 return
