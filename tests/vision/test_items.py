@@ -246,6 +246,15 @@ def test_an_image_that_leaves_no_room_is_refused(seeing):
         cut.encode({"image": picture(100, 100)}, instruction="long " * 5, max_length=40)
 
 
+@pytest.mark.parametrize("name", ["min_pixels", "max_pixels"])
+def test_sizes_that_contradict_the_checkpoint_s_are_refused(seeing, name):
+    asked = seeing.recipe.override({"image": {name: {"min_pixels": 10**9, "max_pixels": 1}[name]}})
+    model = seeing.with_recipe(asked)
+    assert model.encode("a dog").shape == (32,)
+    with pytest.raises(UnsupportedError, match="give both image.min_pixels and"):
+        model.encode(picture(64, 64))
+
+
 @pytest.mark.parametrize("method", ["render", "fit"])
 def test_what_takes_texts_alone_refuses_images(seeing, method):
     with pytest.raises(InputError, match="item 0 is an image, or has one, and this takes texts"):

@@ -60,6 +60,13 @@ def test_what_no_tower_reads_is_refused(clip):
         clip.encode(IMAGES[:1], instruction="find")
 
 
+@pytest.mark.parametrize("name", ["min_pixels", "max_pixels"])
+def test_sizes_are_refused_where_all_images_are_read_in_one(clip, name):
+    model = clip.with_recipe(clip.recipe.override({f"image.{name}": 784}))
+    with pytest.raises(UnsupportedError, match=f"image.{name} is for networks that read each"):
+        model.encode(IMAGES[0])
+
+
 def test_other_networks_are_no_towers(tiny_llama):
     with pytest.raises(UnsupportedError, match="the network is 'llama'; allowed: clip"):
         embedlm.load(tiny_llama, "clip", device="cpu")

@@ -52,14 +52,13 @@ class ImageReader:
 
         Raises:
             InputError: it cannot be read, or has a form that the network does not take.
+            UnsupportedError: the recipe asks for a size that the network does not read.
         """
+        size = self._size(options)
         pixels = picture.pixels()
         if self.tokens is not None:
             read = self.processor(images=[pixels], return_tensors="pt")
             return Pixels({"pixel_values": read["pixel_values"]}, self.tokens, on_grid=False)
-        size = dict(self.processor.size)
-        limits = {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}
-        size |= {name: limit for name, limit in limits.items() if limit is not None}
         try:
             read = self.processor(images=[pixels], size=size, return_tensors="pt")
         except ValueError as error:  # too long and thin, say
@@ -68,6 +67,26 @@ class ImageReader:
         tokens = int(grid.prod()) // self.processor.merge_size**2
         tensors = {"pixel_values": read["pixel_values"], "image_grid_thw": grid}
         return Pixels(tensors, tokens, on_grid=options.positions == "grid")
+
+    def _size(self, options: Image) -> dict[str, int]:
+        """Return the least and the most pixels of an image, as the processor calls them."""
+        if self.tokens is not None:
+            for name in ("min_pixels", "max_pixels"):
+                if getattr(options, name) is not None:
+                    raise UnsupportedError(
+                        f"image.{name} is for networks that read each image in its own size, and "
+                        "this one reads all in one; leave it out"
+                    )
+            return {}
+        own = dict(self.processor.size)
+        least = options.min_pixels or own["shortest_edge"]
+        most = options.max_pixels or own["longest_edge"]
+        if least > most:
+            raise UnsupportedError(
+                f"the recipe and the checkpoint ask for images of at least {least} and at most "
+                f"{most} pixels; give both image.min_pixels and image.max_pixels"
+            )
+        return {"shortest_edge": least, "longest_edge": most}
 
 
 def open_reader(backbone: Backbone) -> ImageReader:
