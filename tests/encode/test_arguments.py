@@ -141,6 +141,7 @@ UNREAD = [
     ({"sparse": {"over": ["text"]}}, "over is of token weights"),
     ({"sparse": {"weights": "token", "restrict": "text"}}, "restrict is that of the language-"),
     ({"sparse": {"weights": "token", "reduce": "sum"}}, "reduce is that of the language-model"),
+    ({"sparse": {"weights": "token", "stop_words": "none"}}, "stop_words is that of the language-"),
     ({"sparse": {"similarity": "cosine"}}, "heads.sparse.similarity says how outputs are compared"),
     ({"multi_vector": {"score": "mean"}}, "multi_vector.score says how outputs are compared"),
     (Sparse(stop_words="none"), "stop_words is read with restrict: text alone"),

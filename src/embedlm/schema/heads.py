@@ -72,7 +72,7 @@ class Dense(Part):
 
 
 class Sparse(Part):
-    """Weights over the vocabulary: log(1 + relu(logits)) of the language-model head."""
+    """Weights over the vocabulary: of the language-model head, or of a text's own tokens."""
 
     kind: Literal["sparse"] = "sparse"
     weights: Literal["lm_head", "token", "static"] = Field(
@@ -117,9 +117,9 @@ class Sparse(Part):
         fields = type(self).model_fields
         changed = {name for name, field in fields.items() if getattr(self, name) != field.default}
         if self.weights != "lm_head":
-            for name in ("activation", "reduce", "restrict", "expand"):
-                if name in changed:
-                    raise ValueError(f"{name} is that of the language-model head; leave it out")
+            unread = changed - {"kind", "weights", "over", "similarity", "top_k"}
+            for name in sorted(unread):
+                raise ValueError(f"{name} is that of the language-model head; leave it out")
         elif self.over is not None:
             raise ValueError("over is of token weights; the language-model head reads pooling.over")
         elif self.expand and self.restrict != "text":
