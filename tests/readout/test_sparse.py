@@ -7,6 +7,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 import embedlm
 from embedlm.errors import UnsupportedError
+from embedlm.readout.term_weights import select_terms
+from embedlm.readout.token_layers import token_weights
+from embedlm.schema.heads import Sparse
 from tests import models
 
 TEXTS = ["Plants make food from sunlight.", "the quick brown fox", "?", "the of and", ""]
@@ -165,3 +168,13 @@ def test_tokens_that_are_no_terms_have_no_weight_where_a_layer_weighs(tmp_path):
     row = model.with_recipe(read).encode(["a <mask> <pad> </s> b"]).sparse
     assert set(row.indices) == set(tokenizer("a   b", add_special_tokens=False)["input_ids"])
     assert (row.data == 1.0).all()
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 2])
+def test_terms_and_token_weights_are_cut_alike(top_k):
+    """A table may have weights below 0, and what is trained is what is read."""
+    w_V = np.array([0.0, -3.0, 1.0, 2.0], np.float32)
+    ids, weights = select_terms(w_V, None, Sparse(weights="static", top_k=top_k), None)
+    ((own, same),) = token_weights(w_V, [np.arange(4)], top_k, ())
+    assert ids.tolist() == own.tolist() == {None: [1, 2, 3], 1: [1], 2: [1, 3]}[top_k]
+    assert weights.tolist() == same.tolist() == w_V[ids].tolist()

@@ -141,10 +141,13 @@ def select_terms(
 def best_terms(
     w_V: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], k: int | None
 ) -> SparseRow:
-    """Return the k of some terms with the largest weights, in the order of their ids."""
+    """Return the k of some terms with the largest weights, in the order of their ids.
+
+    A weight of a table may be below 0, and counts by its size.
+    """
     if k is not None and len(ids) > k:
         # Larger weight first, then smaller id: ties are broken the same way on every machine.
-        ids = ids[np.lexsort((ids, -w_V[ids]))[:k]]
+        ids = ids[np.lexsort((ids, -np.abs(w_V[ids])))[:k]]
     ids = np.sort(ids)
     return ids, w_V[ids]
 

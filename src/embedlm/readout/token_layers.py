@@ -22,7 +22,7 @@ from embedlm.backbone.config import raw_config, token_projection
 from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.readout.projection import Projection, ProjectionLayer, load_projection
-from embedlm.readout.term_weights import SparseRow
+from embedlm.readout.term_weights import SparseRow, best_terms
 
 __all__ = [
     "TokenLayers",
@@ -202,7 +202,6 @@ def token_weights(
         best = np.full(len(distinct), -np.inf, dtype=np.float32)
         np.maximum.at(best, where, weights)
         keep = np.flatnonzero((best != 0) & ~np.isin(distinct, left_out))
-        if top_k is not None and len(keep) > top_k:
-            keep = np.sort(keep[np.lexsort((distinct[keep], -np.abs(best[keep])))[:top_k]])
-        rows.append((distinct[keep], best[keep]))
+        kept, largest = best_terms(best, keep, top_k)
+        rows.append((distinct[kept], largest))
     return rows
