@@ -1,11 +1,14 @@
 """Retrievers of pages with a vector a token, against transformers' own classes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import transformers as tf
 
 import embedlm
+from embedlm.backbone.config import stored_dtype
 from embedlm.errors import InputError
 from tests.vision_models import build_colpali, build_colqwen2, picture
 
@@ -119,3 +122,13 @@ def test_queries_are_texts_and_documents_are_images(name, request):
         model.encode_query(PAGES[0])
     with pytest.raises(InputError, match=r"for role 'document' has no \{text\}"):
         model.encode_document({"image": PAGES[0], "text": "a page"})
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_the_numbers_that_a_retriever_names_are_its_networks(colqwen2, tmp_path, name):
+    config = json.loads((colqwen2 / "config.json").read_text())
+    for part in (config, config["vlm_config"]):
+        part.pop("dtype", None)
+    config[name] = "bfloat16"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert stored_dtype(str(tmp_path)) == "bfloat16"

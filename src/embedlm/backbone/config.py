@@ -169,7 +169,8 @@ def _inside(outer: Mapping[str, Any], wrapper: Wrapper) -> dict[str, Any]:
             f"config.json: {wrapper.field} is {short(inner)}; allowed is the config of the network "
             "inside, which names its model_type"
         )
-    return {"dtype": outer.get("dtype"), **inner, "model_type": kind}
+    dtypes = {name: outer.get(name) for name in ("dtype", "torch_dtype")}  # of versions 5 and 4
+    return {**dtypes, **inner, "model_type": kind}
 
 
 def _plain(config: Any) -> Any:
