@@ -67,6 +67,18 @@ def test_sizes_are_refused_where_all_images_are_read_in_one(clip, name):
         model.encode(IMAGES[0])
 
 
+def test_a_prompt_of_the_call_s_own_is_for_texts(clip):
+    assert clip.encode("a dog", prompt="a photo of ").shape == (20,)
+    with pytest.raises(InputError, match="written before texts alone, and an image was given"):
+        clip.encode(["a dog", IMAGES[0]], prompt="a photo of ")
+
+
+@pytest.mark.parametrize("layer", [1, 0.5, [-2, -1]])
+def test_no_layer_but_the_last_is_in_the_shared_space(clip, layer):
+    with pytest.raises(UnsupportedError, match=r"pooling\.layer is .*; leave it at -1"):
+        clip.with_recipe(clip.recipe.override({"pooling.layer": layer}))
+
+
 def test_other_networks_are_no_towers(tiny_llama):
     with pytest.raises(UnsupportedError, match="the network is 'llama'; allowed: clip"):
         embedlm.load(tiny_llama, "clip", device="cpu")

@@ -41,7 +41,7 @@ def packed_inputs(
 
 def looked_up(network: Any, rows: Rows, prefix: int, device: torch.device) -> Tensor:
     """Return the embeddings of a shared prefix's tokens and then of each row's own, h_TD."""
-    ids_T = torch.from_numpy(_flat(rows, prefix, 0)).to(device)
+    ids_T = put(torch.from_numpy(_flat(rows, prefix, 0)), device)
     states_TD: Tensor = network.get_input_embeddings()(ids_T)
     return states_TD
 

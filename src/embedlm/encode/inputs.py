@@ -121,10 +121,15 @@ def check_lead(lead: str | None, parts: Sequence[Part]) -> str | None:
     """Return what is written before each text; None: the recipe's prompt.
 
     Raises:
-        InputError: there are token ids among the parts.
+        InputError: there are token ids among the parts, or images, of which it would say nothing.
     """
     if lead is not None and any(isinstance(part, TokenIds) for part in parts):
         raise InputError("token ids are run as they are; a prompt cannot be written before them")
+    if lead and any(isinstance(part, Pictured) for part in parts):
+        raise InputError(
+            "a prompt of the call's own is written before texts alone, and an image was given; "
+            "leave the prompt out, or take a role or an instruction of the recipe"
+        )
     return lead
 
 

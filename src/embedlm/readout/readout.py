@@ -90,7 +90,7 @@ class Readout:
         )
 
     def _check_pooling(self) -> None:
-        """Refuse a pooling that reads states which no text reaches."""
+        """Refuse a pooling that reads states which no text reaches, or no image."""
         network = self.backbone
         over = self.pooling.over
         first = self.pooling.kind == "cls" and (over == "all" or "text" not in over)
@@ -99,6 +99,12 @@ class Readout:
                 f"pooling.kind: cls reads the state of the first token, and in {network.name!r} no "
                 "token sees what follows it (measured): every text would get the same vector. Use "
                 "pooling.kind: last or mean, or backbone.attention: bidirectional"
+            )
+        towers = self.recipe.backbone.kind == "towers"
+        if towers and not {*self.layers} <= {-1, network.layer_count}:
+            raise UnsupportedError(
+                f"pooling.layer is {self.pooling.layer}, and the towers of {network.name!r} meet in "
+                "one space after their last layer alone; leave it at -1"
             )
 
     # -- others like it -----------------------------------------------------------------------
