@@ -103,8 +103,8 @@ class Readout:
         towers = self.recipe.backbone.kind == "towers"
         if towers and not {*self.layers} <= {-1, network.layer_count}:
             raise UnsupportedError(
-                f"pooling.layer is {self.pooling.layer}, and the towers of {network.name!r} meet in "
-                "one space after their last layer alone; leave it at -1"
+                f"pooling.layer is {self.pooling.layer}, and the towers of {network.name!r} meet "
+                "in one space after their last layer alone; leave it at -1"
             )
 
     # -- others like it -----------------------------------------------------------------------
