@@ -137,8 +137,8 @@ class Executor:
             return run_by(self.backbone)
         chosen = compiling.chosen(self._ahead.tokens)
         self._ahead.tokens = max(0, self._ahead.tokens - tokens)
-        start = compiling.begin()
         if chosen is self.backbone:
+            start = compiling.begin()
             states_TD = run_by(chosen)
             compiling.took(tokens, start)
             return states_TD
