@@ -195,14 +195,19 @@ def _check_alike(name: str, found: Mapping[str, Embedder]) -> None:
 
 
 @lru_cache(maxsize=256)
+def _tell_of_no_recipe(name: str) -> None:
+    """Say once of a model that nothing tells how it is read; the command line shows it."""
+    log.info(
+        "%s has no recipe of its own, and is read by plain-mean: the mean of its last states, "
+        "without a prompt. Name another with --recipe (recipe=); embedlm recipes lists them",
+        name,
+    )
+
+
 def _told(embedder: Embedder, source: str, *, has_recipe: bool) -> Embedder:
-    """Say once how a model is read where nothing tells that, and warn of a GGUF file's open end."""
-    if not has_recipe:  # the command line shows it
-        log.info(
-            "%s has no recipe of its own, and is read by plain-mean: the mean of its last states, "
-            "without a prompt. Name another with --recipe (recipe=); embedlm recipes lists them",
-            embedder.name,
-        )
+    """Tell how a model is read where nothing says that, and warn of a GGUF file's open end."""
+    if not has_recipe:
+        _tell_of_no_recipe(embedder.name)
     if not pools_last(source) or embedder.recipe.pooling.kind != "last":
         return embedder
     rendered = embedder.renderer.render(["a"], Request(None))

@@ -1,7 +1,9 @@
 """The façade: forms of input, options, order, duplicates, several heads."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -283,3 +285,11 @@ def test_options_that_are_not_there_are_named(model):
 def test_the_embedder_says_what_it_is(model):
     assert "recipe='plain-mean'" in repr(model)
     assert "causal, packed" in repr(model)
+
+
+def test_a_model_that_was_loaded_is_let_go(tiny_llama, caplog):
+    with caplog.at_level("INFO"):
+        loaded = [weakref.ref(embedlm.load(tiny_llama, device="cpu")) for _ in range(2)]
+        gc.collect()
+    assert [one() for one in loaded] == [None, None]
+    assert caplog.text.count("no recipe of its own") <= 1
