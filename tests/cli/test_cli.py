@@ -176,6 +176,22 @@ def test_search_fits_recipes_that_weigh_words(run, tiny_llama, tmp_path):
     assert done.out.splitlines()[0].endswith("a.md:5  plants fox")
 
 
+@pytest.mark.parametrize("weights", ["none", "sif"])
+def test_search_keeps_what_a_model_was_fitted_with(run, tiny_llama, tmp_path, weights):
+    texts = ["plants plants", "plants make", "plants fox"]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    pooling = {"kind": "mean", "weights": weights, "remove_components": 1}
+    bare = embedlm.load(tiny_llama, {"name": "f", "pooling": pooling}, device="cpu")
+    bare.save_pretrained(tmp_path / "bare")
+    apart = bare.with_recipe(bare.recipe).fit(sentences(40, seed=1))
+    apart.save_pretrained(tmp_path / "apart")
+    for name, model in (("bare", bare.fit(texts)), ("apart", apart)):
+        done = run("search", tmp_path / "a.txt", "fox", "-m", tmp_path / name, "--json", "-k", 3)
+        found = {row["text"]: row["score"] for row in json.loads(done.out)}
+        wanted = model.similarity(model.encode_query("fox"), model.encode_document(texts))[0]
+        assert [found[text] for text in texts] == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
 def test_encode_tells_what_it_did(run, with_model, tmp_path, model):
     (tmp_path / "in.jsonl").write_text('{"text": "light"}\n{broken\n{"text": "fox"}\n')
     arguments = ("encode", tmp_path / "in.jsonl", "-o", tmp_path / "out.npy", *with_model)

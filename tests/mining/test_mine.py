@@ -392,3 +392,18 @@ def test_an_input_under_another_name_is_not_replaced(run, with_model, corpus, re
         words = ("mine", given, "--corpus", passages, "-o", output, *with_model)
         assert "is an input, too" in run(*words).one_line()
     assert (given.read_bytes(), passages.read_bytes()) == before
+
+
+def test_a_model_is_fitted_to_the_passages_unless_it_was_before(corpus, records, tiny_llama):
+    pooling = {"kind": "mean", "remove_components": 1}
+    bare = embedlm.load(tiny_llama, {"name": "f", "pooling": pooling}, device="cpu")
+    passages = list(dict.fromkeys(one["text"].strip() for one in corpus))
+    own = bare.with_recipe(bare.recipe).fit(passages)
+    apart = bare.with_recipe(bare.recipe).fit(sentences(40, seed=1))
+    for model, wanted in ((bare, own), (apart, apart.with_recipe(apart.recipe))):
+        mined = mine(records, corpus, model=model, k=6)
+        for record, found in zip(records, mined.records, strict=True):
+            expected = brute_force(wanted, corpus, records, record, 6, {})
+            ranks = found.get("negative_ranks", [])
+            assert list(zip(found.get("negative_ids", []), ranks, strict=True)) == expected
+    assert bare.readout.statistics is None  # and it is fitted to the next corpus anew

@@ -364,6 +364,28 @@ def test_statistics_that_were_learnt_from_the_documents_come_with_the_index(corp
     assert hit.score == pytest.approx(float(scores[0, 0]), rel=1e-5)
 
 
+@pytest.mark.parametrize("weights", ["none", "sif"])
+def test_an_index_is_fitted_to_its_documents_unless_the_model_was_before(
+    corpus, tiny_llama, tmp_path, weights
+):
+    pooling = {"kind": "mean", "weights": weights, "remove_components": 1}
+    bare = embedlm.load(tiny_llama, {"name": "f", "pooling": pooling}, device="cpu")
+    apart = bare.with_recipe(bare.recipe).fit(sentences(40, seed=1))
+    texts = [record["text"] for record in RECORDS]
+    for name, given, wanted in (
+        ("bare", bare, bare.with_recipe(bare.recipe).fit(texts)),
+        ("apart", apart, apart.with_recipe(apart.recipe)),
+    ):
+        build_index(corpus, tmp_path / name, given, store="exact")
+        expected = wanted.similarity(wanted.encode_query(texts[0]), wanted.encode_document(texts))
+        with Index.open(tmp_path / name) as index:
+            found = {hit.text: hit.score for hit in index.search(texts[0], 9, mode="dense")}
+        np.testing.assert_allclose([found[text] for text in texts], expected[0], atol=1e-5)
+    assert bare.readout.statistics is None  # and its next index is fitted to other documents
+    with pytest.raises(UnsupportedError, match="late chunking"):
+        build_index(corpus, tmp_path / "l", apart, chunking=Chunking("sentences", 8, late=True))
+
+
 @pytest.mark.parametrize(
     "damage", ["index.json", "catalogue.sqlite", "segments", "generation", "foreign folder"]
 )

@@ -126,9 +126,10 @@ def test_refused(tiny_llama):
         readings_of(model, poolings=["median"])
     with pytest.raises(UnsupportedError, match="runs no layers"):
         readings_of(load(tiny_llama, "static-mean"))
-    weighted = model.with_recipe(model.recipe.override({"pooling.weights": "idf"}))
-    with pytest.raises(UnsupportedError, match=r"pooling\.weights"):
-        readings_of(weighted)
+    for field, value in (("weights", "idf"), ("remove_components", 1)):
+        fitted = model.with_recipe(model.recipe.override({f"pooling.{field}": value}))
+        with pytest.raises(UnsupportedError, match=rf"pooling\.{field}"):
+            readings_of(fitted)
 
 
 # -- scores -----------------------------------------------------------------------------------

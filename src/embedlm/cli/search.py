@@ -207,7 +207,7 @@ def _search_passages(
     from embedlm.search import SearchIndex
 
     loaded.render([query], role="query", instruction=instruction)  # refuses what it cannot use
-    if loaded.recipe.pooling.weights != "none":
+    if loaded.readout.unfitted:
         loaded.fit([passage.text for passage in passages])
     start = time.perf_counter()
     index = SearchIndex(loaded, passages, mode, show_progress="lines")

@@ -92,7 +92,7 @@ class DenseMiner:
         if instruction is not None:
             model.render(["a"], role="query", instruction=instruction)
         for role in ("query", "document"):  # told now, not when all passages are embedded
-            model.renderer.check_room(role)
+            model.route(role).renderer.check_room(role)
         self._vectors: VectorFile | None = None
         self._home: Path | None = None
         """Where the vectors are; those of queries, too."""
@@ -112,8 +112,9 @@ class DenseMiner:
 
     def prepare(self, corpus: Corpus, folder: Path, show_progress: bool | None) -> None:
         """Encode the corpus into a file, named by the content of model and texts."""
-        if self.model.recipe.pooling.weights != "none":
-            self.model.fit([line["text"] for line in corpus.lines])
+        if self.model.readout.unfitted:  # a copy: the caller's may mine another corpus
+            copy = self.model.with_recipe(self.model.recipe)
+            self.model = copy.fit([line["text"] for line in corpus.lines])
         facts = identity(self.model, with_head=False)
         home = folder / f"vectors-{facts_digest({'texts': corpus.lines.digest, **facts})}"
         home.mkdir(exist_ok=True)

@@ -177,6 +177,15 @@ class Readout:
     # -- facts --------------------------------------------------------------------------------
 
     @property
+    def unfitted(self) -> bool:
+        """Whether its recipe reads what is learnt from a corpus, and not all of that was learnt."""
+        if not self.pooling.reads_statistics:
+            return False
+        learnt = self.statistics
+        lacks = learnt is not None and learnt.components_KD is None
+        return learnt is None or (lacks and self.pooling.remove_components > 0)
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """The hidden states that are read; several are averaged."""
         layer = self.pooling.layer

@@ -35,7 +35,7 @@ def _check_late(model: Embedder) -> None:
     """
     recipe = model.recipe
     pooling = recipe.pooling
-    plain = pooling.latent is None and not pooling.denoise and pooling.weights == "none"
+    plain = pooling.latent is None and not pooling.denoise and not pooling.reads_statistics
     one = recipe.transform is None and len(model.renderer.templates("document")) == 1
     if pooling.kind not in _POOLINGS or not plain or not one:
         raise UnsupportedError(

@@ -85,16 +85,20 @@ class Work:
         self._similarity = facts["similarity"]
 
     def learn(self, source: str | Path, reading: Mapping[str, Any]) -> None:
-        """Count the tokens of the documents for a recipe that weighs them."""
+        """Fit a model whose recipe reads what is learnt from a corpus, unless that was done before.
+
+        The caller's model stays as it is, so that its next index is fitted to its own documents.
+        """
         model = self.model
         assert model is not None
-        if model.recipe.pooling.weights != "none":
+        if model.readout.unfitted:
             if str(source) == "-":
                 raise InputError("this recipe reads the documents twice; give a file, not stdin")
             bad = None if self.aside is None else lambda _: None
             documents = read_documents(source, fits=self._fits, bad=bad, **reading)
-            model.fit([document.text for document in documents])
-            self.facts["model"]["identity"] = model_facts(model)["identity"]
+            copy = model.with_recipe(model.recipe)
+            self.model = copy.fit([document.text for document in documents])
+            self.facts["model"]["identity"] = model_facts(self.model)["identity"]
 
     # -- embedding ----------------------------------------------------------------------------
 

@@ -68,7 +68,8 @@ def readings_of(
 
     Raises:
         InputError: a pooling that is not known, or a layer that the model does not have.
-        UnsupportedError: a model without layers, or a recipe that weighs tokens by their frequency.
+        UnsupportedError: a model without layers, or a recipe that reads what is learnt from a
+            corpus.
     """
     names = list(POOLINGS if poolings is None else dict.fromkeys(poolings))
     for name in names:
@@ -77,10 +78,11 @@ def readings_of(
                 f"{name!r} is no pooling of layers; allowed: {', '.join(POOLINGS)}."
                 + closest(name, list(POOLINGS))
             )
-    if model.recipe.pooling.weights != "none":
+    if model.recipe.pooling.reads_statistics:
         raise UnsupportedError(
-            f"recipe {model.recipe.name!r} weighs tokens by their frequency in a corpus, which is "
-            "counted for one layer at a time; set pooling.weights to none"
+            f"recipe {model.recipe.name!r} weighs tokens by their frequency in a corpus, or takes "
+            "out what its vectors have in common, which is learnt for one layer at a time; set "
+            "pooling.weights to none and pooling.remove_components to 0"
         )
     model.check_one_route("scored layer by layer")
     readout = model.readout.with_norms(norms_of_layers(model.backbone))

@@ -45,8 +45,8 @@ def _what_is_run(settings: Level) -> str:
 def one_pass_serves(embedders: Sequence[Embedder]) -> bool:
     """Tell whether the embedders of a group can be read from one pass.
 
-    Each needs a dense head alone and a network with layers; weights by token frequencies are
-    counted for one embedder at a time.
+    Each needs a dense head alone and a network with layers; what is learnt from a corpus is learnt
+    for one embedder at a time.
     """
     first = embedders[0]
     return len(embedders) > 1 and all(
@@ -55,7 +55,7 @@ def one_pass_serves(embedders: Sequence[Embedder]) -> bool:
         and not one.routes
         and bool(one.backbone.layer_count)
         and [head.kind for head in one.recipe.heads] == ["dense"]
-        and one.recipe.pooling.weights == "none"
+        and not one.recipe.pooling.reads_statistics
         and one.recipe.pooling.over == first.recipe.pooling.over
         for one in embedders
     )
