@@ -17,6 +17,8 @@ import embedlm
 from embedlm.encode.identity import revision
 from embedlm.errors import InputError, ModelError, UnsupportedError
 from embedlm.loader import load_to_train
+from embedlm.mining import mine
+from embedlm.search import build_index
 from embedlm.studies.parity import compare
 from embedlm.studies.runtimes import open_runtime
 from tests.models import build, build_tokenizer
@@ -373,3 +375,15 @@ def test_search(saved, table, network, run, tmp_path):
         peer.encode_query(["brown plants"]), peer.encode_document([hit["text"] for hit in hits])
     )
     close([hit["score"] for hit in hits], scores[0], atol=1e-4)
+
+
+def test_a_query_without_room_is_told_before_anything_is_embedded(saved, table, network, tmp_path):
+    prompts = {"query": "the quick brown fox asks: "}
+    _, folder = saved(router([table], network()), prompts=prompts)
+    docs = tmp_path / "docs.txt"
+    docs.write_text("plants make food")
+    model = embedlm.load(folder, device="cpu", max_length={"query": 3, "document": 64})
+    with pytest.raises(InputError, match="role query"):
+        build_index(docs, tmp_path / "index", model)
+    with pytest.raises(InputError, match="role query"):
+        mine([{"query": "a", "positives": ["b"]}], [{"id": "1", "text": "c"}], model=model)

@@ -1,6 +1,7 @@
 """What a run says of itself, and what it refuses before the first step."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -144,6 +145,24 @@ def test_a_prompt_without_room_is_told_before_an_earlier_stage_trains(
     with pytest.raises(InputError, match=told):
         train(plan, tmp_path, data=data, device="cpu")
     assert not list(tmp_path.glob("stage-*"))
+
+
+def test_a_prompt_without_room_is_told_where_the_network_has_a_folder_of_its_own(
+    tiny_llama,
+    data,  # noqa: F811
+    tmp_path,
+):
+    model, first = tmp_path / "model", "0_Transformer"
+    shutil.copytree(tiny_llama, model / first)
+    entry = {"idx": 0, "name": "0", "path": first, "type": "sentence_transformers.models."}
+    entries = [{**entry, "type": f"{entry['type']}Transformer"}]
+    entries.append({"idx": 1, "name": "1", "path": "", "type": f"{entry['type']}Normalize"})
+    (model / "modules.json").write_text(json.dumps(entries))
+    change = {"prompt.query": "Task: {instruction} query: {text}", "prompt.document": "{text}"}
+    stages = [("info_nce", {}), ("info_nce", {"name": "second", "max_length": 6})]
+    with pytest.raises(InputError, match="role query: the prompt alone takes"):
+        train(a_plan(model, *stages, change=change), tmp_path / "out", data=data, device="cpu")
+    assert not list(tmp_path.glob("out/stage-*"))
 
 
 def test_a_group_size_that_changes_nothing_is_told(tiny_llama, data, tmp_path, caplog):  # noqa: F811

@@ -108,7 +108,7 @@ def build_index(
     _check_names(store, analyzer)
     facts, model = _facts(out, model, chunking, store, first, analyzer, load_options)
     for role in ("query", "document"):
-        model.renderer.check_room(role)
+        model.route(role).renderer.check_room(role)
     cutting = None if facts["chunking"] is None else Chunking(**facts["chunking"])
     reading["whole"] = cutting is not None
     work = Work(out, facts, model, cutting)

@@ -7,6 +7,7 @@ from pathlib import Path
 from embedlm.backbone.adapter_files import split_adapters
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.errors import EmbedLMError, InputError
+from embedlm.persistence import network_place
 from embedlm.prompt.render import Renderer
 from embedlm.schema.recipe import Recipe
 from embedlm.schema.tuning import Stage
@@ -24,7 +25,7 @@ def renderer_of(source: LocatedPlan, recipe: Recipe, data: str | Path | None) ->
     """
     try:
         base, _ = split_adapters(find_model(source.plan.model, source.folder, data))
-        return Renderer(load_tokenizer(base), recipe.prompt)
+        return Renderer(load_tokenizer(network_place(base)), recipe.prompt)
     except EmbedLMError:
         return None
 
