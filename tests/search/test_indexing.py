@@ -381,7 +381,14 @@ def test_an_index_is_fitted_to_its_documents_unless_the_model_was_before(
         with Index.open(tmp_path / name) as index:
             found = {hit.text: hit.score for hit in index.search(texts[0], 9, mode="dense")}
         np.testing.assert_allclose([found[text] for text in texts], expected[0], atol=1e-5)
+        with Index.open(tmp_path / name, bare) as index:
+            found = {hit.text: hit.score for hit in index.search(texts[0], 9, mode="dense")}
+        np.testing.assert_allclose([found[text] for text in texts], expected[0], atol=1e-5)
     assert bare.readout.statistics is None  # and its next index is fitted to other documents
+    with Index.open(tmp_path / "bare", bare) as one, Index.open(tmp_path / "apart", bare) as other:
+        scores = [index.search(texts[0], 1, mode="dense")[0].score for index in (one, other)]
+    assert scores == pytest.approx([1, 1], abs=1e-5)  # each reads its query as its documents
+    assert bare.readout.statistics is None
     with pytest.raises(UnsupportedError, match="late chunking"):
         build_index(corpus, tmp_path / "l", apart, chunking=Chunking("sentences", 8, late=True))
 

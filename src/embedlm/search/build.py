@@ -30,7 +30,7 @@ from embedlm.search.layout import (
     load_model,
     new_facts,
     read_index,
-    restore_statistics,
+    restored,
 )
 from embedlm.search.lexical import ANALYZERS
 from embedlm.search.store import FirstStage
@@ -244,6 +244,6 @@ def _facts(
         )
     if model is None:
         return facts, load_model(facts, out)
-    restore_statistics(model, out / facts["generation"])
+    model = restored(model, out / facts["generation"])
     check_model(facts, model, out)
     return facts, model

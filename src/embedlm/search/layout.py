@@ -177,7 +177,7 @@ def load_model(facts: Mapping[str, Any], path: Path, device: Any = None) -> Embe
         raise type(error)(f"the model of the index {str(path)!r} cannot be loaded: {error}") from (
             error
         )
-    restore_statistics(model, path / facts["generation"])
+    model = restored(model, path / facts["generation"])
     check_model(facts, model, path)
     return model
 
@@ -191,16 +191,29 @@ def write_statistics(model: Embedder, folder: Path) -> None:
     model.ranges.save(folder)
 
 
-def restore_statistics(model: Embedder, folder: Path) -> None:
-    """Give a model what it had learnt."""
+def restored(model: Embedder, folder: Path) -> Embedder:
+    """Return a model with what that of an index had learnt.
+
+    The given one stays as it is: another index may be open with it, which learnt something else.
+    """
+    from embedlm.embedder import Embedder
+
+    readout, ranges = model.readout, Ranges.load(folder)
     if (folder / STATISTICS).is_file():
         with np.load(folder / STATISTICS, allow_pickle=False) as file:
             values: dict[str, Any] = dict(file)
         values["texts"] = int(values["texts"])
-        model.readout = model.readout.with_statistics(Statistics(**values))
-    ranges = Ranges.load(folder)
-    if ranges.by_form:
-        model.ranges = ranges
+        readout = readout.with_statistics(Statistics(**values))
+    elif not ranges.by_form:
+        return model
+    return Embedder(
+        readout,
+        model.executor,
+        name=model.name,
+        generator=model.generator,
+        ranges=ranges if ranges.by_form else model.ranges,
+        routes=model.routes,
+    )
 
 
 # -- the store ----------------------------------------------------------------------------------

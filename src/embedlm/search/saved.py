@@ -29,7 +29,7 @@ from embedlm.search.layout import (
     load_model,
     open_store,
     read_index,
-    restore_statistics,
+    restored,
     store_options,
 )
 from embedlm.search.lexical import Bm25, counts
@@ -123,7 +123,7 @@ class Index:
         facts = read_index(root)
         folder = root / facts["generation"]
         if model is not None:
-            restore_statistics(model, folder)
+            model = restored(model, folder)
             check_model(facts, model, root)
         catalogue = Catalogue.open(folder / CATALOGUE, facts["analyzer"])
         if place is None:

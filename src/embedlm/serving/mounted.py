@@ -60,8 +60,7 @@ class Mounted:
         facts = read_index(root)
         for one in served:
             if _is_of(facts, one.model, root):
-                # In a façade of its own: opening gives it the ranges that the index holds.
-                return cls(name, Index.open(root, _apart(one.model)), one)
+                return cls(name, Index.open(root, one.model), one)
         own = load_model(facts, root, device)
         return cls(name, Index.open(root, own), Served(short_name(own.name), own))
 
@@ -156,7 +155,7 @@ class Mounted:
             try:
                 found = read_index(self.index.path)
                 if found["generation"] != self._generation:
-                    opened = Index.open(self.index.path, _apart(self.index.model))
+                    opened = Index.open(self.index.path, self.index.model)
                     self.index.close()
                     self.index, self._generation = opened, found["generation"]
             except EmbedLMError as error:
@@ -177,12 +176,6 @@ def _is_of(facts: Mapping[str, Any], model: Embedder, path: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-def _apart(model: Embedder) -> Embedder:
-    """Return a model around the same network, whose ranges may become others."""
-    same: dict[str, Any] = {name: getattr(model, name) for name in ("name", "generator", "ranges")}
-    return Embedder(model.readout, model.executor, routes=model.routes, **same)
 
 
 def _rows(values: Sequence[Any], terms: int) -> Any:
