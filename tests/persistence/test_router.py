@@ -18,7 +18,7 @@ from embedlm.encode.identity import revision
 from embedlm.errors import InputError, ModelError, UnsupportedError
 from embedlm.loader import load_to_train
 from embedlm.mining import mine
-from embedlm.search import build_index
+from embedlm.search import Index, build_index
 from embedlm.studies.parity import compare
 from embedlm.studies.runtimes import open_runtime
 from tests.models import build, build_tokenizer
@@ -387,3 +387,13 @@ def test_a_query_without_room_is_told_before_anything_is_embedded(saved, table, 
         build_index(docs, tmp_path / "index", model)
     with pytest.raises(InputError, match="role query"):
         mine([{"query": "a", "positives": ["b"]}], [{"id": "1", "text": "c"}], model=model)
+
+
+def test_an_index_is_opened_by_a_model_that_runs_otherwise(saved, table, network, tmp_path):
+    _, folder = saved(router([table], network()))
+    docs = tmp_path / "docs.txt"
+    docs.write_text("plants make food\n\nthe fox")
+    build_index(docs, tmp_path / "index", embedlm.load(folder, device="cpu"), store="exact")
+    other = embedlm.load(folder, device="cpu", attn="eager")
+    with Index.open(tmp_path / "index", other) as index:
+        assert index.search("plants", 1)[0].text == "plants make food"

@@ -114,8 +114,10 @@ def model_facts(model: Embedder, options: Mapping[str, Any] | None = None) -> di
     with_head = any(head.reads_lm_head for head in model.readout.heads)
     found = identity(model, with_head=with_head)
     libraries = found["software"]
-    for name in ("device", "attention", "dtype"):
-        found["model"].pop(name)
+    routes = (route for route, *_ in found["model"].get("routes", {}).values())
+    for facts in (found["model"], *routes):
+        for name in ("device", "attention", "dtype"):
+            facts.pop(name)
     name = str(real_path(model.name)) if Path(model.name).exists() else model.name
     return {
         "name": name,
