@@ -48,7 +48,8 @@ class Subject:
         One that was fitted before keeps what it learnt. The caller's model stays as it is, so that
         tasks do not depend on each other.
         """
-        if not self.model.readout.unfitted:
+        reads = self.model.recipe.pooling.reads_statistics
+        if not (reads and self.model.readout.unfitted):
             return self
         copy = self.model.with_recipe(self.model.recipe)
         return Subject(copy.fit(texts), self.options, self.words)
