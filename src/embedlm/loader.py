@@ -15,6 +15,7 @@ from embedlm.backbone.gguf_model import pools_last
 from embedlm.backbone.quantised import KINDS
 from embedlm.embedder import Embedder
 from embedlm.encode.executor import Executor
+from embedlm.encode.roles import routed
 from embedlm.errors import ModelError, UnsupportedError
 from embedlm.jobs.names import real_path
 from embedlm.persistence import (
@@ -149,10 +150,7 @@ def _routed(
     """
     given = [key for key, value in refused.items() if value]
     if given:
-        raise UnsupportedError(
-            f"{name!r} reads queries and documents by networks of their own (a Router), and "
-            f"{given[0]} is for a model of one; leave it out"
-        )
+        raise routed(name, f"{given[0]} is for a model of one; leave it out")
     router = read_router(whole_folder(source))
     assert router is not None
     found: dict[str, Embedder] = {}
@@ -228,10 +226,7 @@ def load_to_train(
     """Load a model in float32, with untrained layers where its recipe reads some that it lacks."""
     source = model_source(model)
     if read_router(layout_folder(source)) is not None:
-        raise UnsupportedError(
-            f"{model!r} reads queries and documents by networks of their own (a Router), and "
-            "EmbedLM trains models of one; take the folder of one of them"
-        )
+        raise routed(model, "EmbedLM trains models of one; take the folder of one of them")
     readout = load_readout(
         source, recipe, device=device, dtype="float32", lm_head=lm_head, create=True
     )

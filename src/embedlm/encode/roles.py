@@ -11,7 +11,14 @@ from embedlm.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["Roles"]
+__all__ = ["Roles", "routed"]
+
+
+def routed(name: Any, hindrance: str) -> UnsupportedError:
+    """Return the refusal of what can be done to one network alone, of a model with routes."""
+    return UnsupportedError(
+        f"{name!r} reads queries and documents by networks of their own (a Router), and {hindrance}"
+    )
 
 
 class Roles:
@@ -60,7 +67,4 @@ class Roles:
             UnsupportedError: the model has routes.
         """
         if self.routes:
-            raise UnsupportedError(
-                f"{self.name!r} reads queries and documents by networks of their own (a Router), "
-                f"and cannot be {what}; take a model of one network"
-            )
+            raise routed(self.name, f"cannot be {what}; take a model of one network")

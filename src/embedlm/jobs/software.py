@@ -14,11 +14,12 @@ def versions(*names: str) -> dict[str, str]:
 
     This package has one also where it runs from its sources without being installed.
     """
-    own = {"embedlm": embedlm.__version__}
-    return {name: own.get(name) or _installed(name) for name in names}
+    return {name: _version(name) for name in names}
 
 
-def _installed(name: str) -> str:
+def _version(name: str) -> str:
+    if name == "embedlm":
+        return embedlm.__version__
     try:
         return version(name)
     except PackageNotFoundError:
