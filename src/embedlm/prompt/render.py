@@ -34,6 +34,9 @@ from embedlm.schema.template import Piece, parse_template
 
 __all__ = ["SEGMENT_ID", "RenderedBatch", "Renderer", "Request"]
 
+_KNOWN = 64
+"""Kinds of requests of which a renderer keeps what their texts share."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -42,6 +45,21 @@ class Request:
     role: str | None = None
     demonstrations: tuple[dict[str, str], ...] | None = None
     max_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """What all texts of a request share."""
+
+    templates: list[tuple[Piece, ...]]
+    request: Request
+    """Without demonstrations where no template has a place for them."""
+    limit: int | None
+    """The tokens that `prompt.truncate` counts."""
+    instruction: str
+    """Of the recipe, cleaned up."""
+    special: bool
+    """Whether joined prompts get the tokenizer's own special tokens."""
 
 
 class Renderer:
@@ -85,12 +103,14 @@ class Renderer:
         self.boundary = boundary
         self.limit = limit
         self.positions = positions
+        self._known: dict[Any, _Usual] = {}
         self._rows = RowTokenizer(tokenizer, prompt, self._control, boundary, positions)
 
     def with_prompt(self, prompt: Prompt) -> Renderer:
         """Return a renderer of the same tokenizer and limits by another prompt."""
         other = copy.copy(self)
         other.prompt = prompt
+        other._known = {}
         other._rows = RowTokenizer(
             self.tokenizer, prompt, self._control, self.boundary, self.positions
         )
@@ -125,10 +145,15 @@ class Renderer:
         candidates = (of_role, prompt.default, prompt.document, prompt.query)
         return next((t for t in candidates if t is not None), "{text}")
 
+    @property
+    def _chat_template(self) -> str | None:
+        template = getattr(self.tokenizer, "chat_template", None)
+        return template if template is None or isinstance(template, str) else repr(template)
+
     def _is_chat(self, role: str | None) -> bool:
         template = self._template(role)
         chat = isinstance(template, tuple) and isinstance(template[0], Message)
-        return chat and bool(getattr(self.tokenizer, "chat_template", None))
+        return chat and bool(self._chat_template)
 
     def instruction(self, role: str | None) -> str:
         """Return the recipe's own instruction for the role."""
@@ -191,15 +216,15 @@ class Renderer:
             segments: whether the caller reads the segments (they cost time).
             images: what stands for the image of each text, "" for none; empty: no text has one.
         """
-        templates = [parse_template(template) for template in self.templates(request.role)]
-        self._check_slots(templates, instructions, request)
-        own, ending = self.instruction(request.role), self.prompt.instruction_end
-        instructions = [own] * len(texts) if instructions is None else instructions
-        instructions = [clean_instruction(one, ending, own) for one in instructions]
+        usual = self._usual(request)
+        templates, request, limit = usual.templates, usual.request, usual.limit
+        if instructions is None:
+            instructions = [usual.instruction] * len(texts)
+        else:
+            self._check_slot("instruction", "an instruction was", any(instructions), templates)
+            own, ending = self.instruction(request.role), self.prompt.instruction_end
+            instructions = [clean_instruction(one, ending, own) for one in instructions]
         images = images or [""] * len(texts)
-        if not any(_takes("demonstrations", pieces) for pieces in templates):
-            request = replace(request, demonstrations=())  # the recipe's are for other roles
-        limit = self._limit(request)
         cleaned = prepared(texts, self.prompt, self.tokenizer, self.max_length(request.role))
         cleaned = [
             text if text or image else self.prompt.empty
@@ -208,7 +233,6 @@ class Renderer:
         slots = list(zip(cleaned, instructions, strict=True))
         renamed = self._renamed(slots, request)
         demonstrations = {name: self._demonstrations(request, name) for name in set(renamed)}
-        special = self.prompt.special_tokens == "tokenizer" and not self._is_chat(request.role)
         batches = []
         for pieces in templates:
             check_images(pieces, cleaned, images, request.role)
@@ -216,7 +240,7 @@ class Renderer:
                 Row(self._fill(pieces, text, instruction, demonstrations[name], image, name), name)
                 for (text, instruction), image, name in zip(slots, images, renamed, strict=True)
             ]
-            batches.append(self._rows.tokenize(rows, limit, special=special, segments=segments))
+            batches.append(self._rows.tokenize(rows, limit, special=usual.special, segments=segments))
         for batch in batches:
             self._expand(batch, request.role)
         return batches
@@ -288,27 +312,49 @@ class Renderer:
             limit = self.positions if limit is None else min(limit, self.positions)
         return limit
 
-    def _check_slots(
-        self,
-        templates: Sequence[tuple[Piece, ...]],
-        instructions: Sequence[str] | None,
-        request: Request,
-    ) -> None:
-        """Refuse what a call gives and a template of its role has no place for.
+    def _usual(self, request: Request) -> _Usual:
+        """Return what all texts of such a request share; found once, unless it brings examples."""
+        if request.demonstrations is not None:
+            return self._shared(request)
+        key = request.role, request.max_length, self._chat_template
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _KNOWN:
+                self._known = {}
+            found = self._known[key] = self._shared(request)
+        return found
+
+    def _shared(self, request: Request) -> _Usual:
+        """Return what all texts of a request share.
 
         What the recipe itself gives may be for other roles; demonstrations that none has a place
         for are refused.
         """
-        given = {
-            "instruction": ("an instruction was", any(instructions or ())),
-            "demonstrations": ("demonstrations were", self._shots(request)),
-        }
-        for slot, (told, value) in given.items():
-            if value and not all(_takes(slot, pieces) for pieces in templates):
-                raise InputError(
-                    f"{told} given, but the recipe's template for this role has no {{{slot}}}; "
-                    "give none, or choose a recipe that has it"
-                )
+        role, prompt = request.role, self.prompt
+        templates = [parse_template(template) for template in self.templates(role)]
+        shots = self._shots(request)
+        self._check_slot("demonstrations", "demonstrations were", bool(shots), templates)
+        if not any(_takes("demonstrations", pieces) for pieces in templates):
+            request = replace(request, demonstrations=())  # the recipe's are for other roles
+        own = self.instruction(role)
+        return _Usual(
+            templates,
+            request,
+            self._limit(request),
+            clean_instruction(own, prompt.instruction_end, own),
+            special=prompt.special_tokens == "tokenizer" and not self._is_chat(role),
+        )
+
+    @staticmethod
+    def _check_slot(
+        slot: str, told: str, given: bool, templates: Sequence[tuple[Piece, ...]]
+    ) -> None:
+        """Refuse what a call gives and a template of its role has no place for."""
+        if given and not all(_takes(slot, pieces) for pieces in templates):
+            raise InputError(
+                f"{told} given, but the recipe's template for this role has no {{{slot}}}; "
+                "give none, or choose a recipe that has it"
+            )
 
     def _shots(self, request: Request) -> Sequence[Any]:
         """Return the demonstrations of a call, or the recipe's if they are for no role."""
@@ -350,7 +396,8 @@ class Renderer:
                 row.append(Piece(kind, values[piece.kind], piece.block, piece.when))
                 continue
             value = piece.value if piece.kind == "literal" else self._token(piece.kind)
-            row.append(replace(piece, value=self._control.renamed(value) if renamed else value))
+            value = self._control.renamed(value) if renamed else value
+            row.append(piece if value is piece.value else replace(piece, value=value))
         return strip_row(row) if self.prompt.clean in ("prompteol", "strip_all") else row
 
     def _token(self, name: str) -> str:

@@ -145,7 +145,7 @@ class RowTokenizer:
         offsets = segments or self.boundary != "offsets"
         strings = [spell(row.pieces) for row in bodies]
         encodings = self._encodings(bodies, strings, special, offsets)
-        eos_id = self.tokenizer.eos_token_id
+        eos_id = self.tokenizer.eos_token_id if any(closed) else None
         appended = eos_id is not None and not (self._adds_eos and special)
         batch = RenderedBatch([], [], [])
         for body, string, encoding, eos in zip(bodies, strings, encodings, closed, strict=True):

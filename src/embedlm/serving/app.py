@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import embedlm
 from embedlm.errors import EmbedLMError
@@ -50,7 +52,7 @@ def create_app(
             such a one.
         tracing: makes spans of requests; None: there are none.
     """
-    app = FastAPI(
+    app = _Application(
         title="EmbedLM",
         version=embedlm.__version__,
         description="Embeddings, re-ranking and search.",
@@ -84,8 +86,18 @@ def create_app(
         for method in route.methods or ()
     }
     names = Names.at(host)
-    app.add_middleware(Door, service=service, tracing=tracing, names=names, quick=quick)
+    app.door = partial(Door, service=service, tracing=tracing, names=names, quick=quick)
     return app
+
+
+class _Application(FastAPI):
+    """An application with a door before the framework's own layers, which it goes round."""
+
+    door: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return all layers, the door first."""
+        return self.door(super().build_middleware_stack())
 
 
 def _add_mcp(app: FastAPI, service: Service, host: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -100,6 +101,8 @@ class Metrics:
         requests.set_function(lambda: waiting()[0])
         tokens = Gauge("embedlm_queue_tokens", "Tokens that wait.", registry=registry)
         tokens.set_function(lambda: waiting()[1])
+        self._answers = lru_cache(256)(lambda route, status: self._requests.labels(route, status))
+        self._tokens_of = lru_cache(256)(self._tokens.labels)
         self._answered = {True: 0, False: 0}
         registry.register(_Prefixes(prefixes))
 
@@ -115,11 +118,11 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float, spent: Spent) -> None:
         """Count an answer."""
-        self._requests.labels(route, str(status)).inc()
+        self._answers(route, status).inc()
         self._answered[status < 400] += 1
         self._whole.observe(seconds)
         if spent.texts:
-            self._tokens.labels(spent.model).inc(spent.tokens)
+            self._tokens_of(spent.model).inc(spent.tokens)
             self._queue.observe(spent.queue)
             self._run.observe(spent.run)
             self._tokenize.observe(spent.tokenize)

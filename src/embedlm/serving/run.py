@@ -24,6 +24,9 @@ __all__ = ["Server", "listen", "server_of"]
 
 log = logging.getLogger("embedlm.serving")
 
+_GARBAGE = (20_000, 20, 20)
+"""Objects after which Python looks for cycles among them: requests make few, and each look stops
+all that is being answered."""
 _FIRST_REQUEST = 1.0
 """Seconds in which the first request of a new connection is awaited when the server ends."""
 
@@ -119,6 +122,7 @@ class Server(uvicorn.Server):
         """Begin to take connections, and say so."""
         gc.collect()
         gc.freeze()  # models and libraries stay: looking through them took 40 % of a request
+        gc.set_threshold(*_GARBAGE)
         await super().startup(sockets)
         (opened,) = sockets
         host, port = opened.getsockname()[:2]
