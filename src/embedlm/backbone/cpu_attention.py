@@ -24,6 +24,7 @@ from torch import Tensor
 
 from embedlm.backbone.cpu_plan import Block, Plan, bits, of_layout, of_prompts
 from embedlm.backbone.layout import Layout
+from embedlm.backbone.native import attention as kernel
 
 __all__ = ["How", "attend_one", "attend_packed", "attend_prompts", "suits", "visible"]
 
@@ -68,6 +69,10 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how
         how: mask and scale.
     """
     heads, kinds, tokens = query.shape[1], key.shape[1], query.shape[2]
+    if kernel.suits(query, key, value, how.softcap):
+        out_THD = query.new_empty(tokens, heads, value.shape[-1])
+        places, masks = kernel.in_layout(layout), _masks(how)
+        return kernel.attend(query, key, value, places, out_THD, **masks).unsqueeze(0)
     plan = of_layout(layout, heads, kinds, how.causal)
     return _attend_all(query, key, value, plan, how).view(1, tokens, heads, -1)
 
@@ -85,6 +90,12 @@ def attend_prompts(
         scale: of the scores.
     """
     batch, heads, tokens, _ = query.shape
+    if kernel.suits(query, key, value) and (rows := kernel.row_steps(query, key, value)):
+        out_BTHD = query.new_zeros(batch, tokens, heads, value.shape[-1])
+        places = kernel.in_rows(pads, tokens, key.shape[2] - tokens, *rows)
+        how = How(causal=True, scale=scale)
+        kernel.attend(query, key, value, places, out_BTHD, **_masks(how))
+        return out_BTHD
     plan = of_prompts(pads, tokens, key.shape[2] - tokens, heads, key.shape[1])
     out_XD = _attend_all(query, key, value, plan, How(causal=True, scale=scale))
     return out_XD.view(batch, tokens, heads, -1)
@@ -110,6 +121,10 @@ def attend_one(
         score_NGS.view(batch, heads, 1, keys).masked_fill_(~mask_B11S, -math.inf)
     weight_NGS = torch.softmax(score_NGS, -1, dtype=torch.float32).to(query.dtype)
     return torch.bmm(weight_NGS, v_NSD).view(batch, 1, heads, -1)
+
+
+def _masks(how: How) -> dict[str, Any]:
+    return {"causal": how.causal, "scale": how.scale, "window": how.window}
 
 
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, plan: Plan, how: How) -> Tensor:
