@@ -46,28 +46,52 @@ def requests_of(texts: Sequence[str], each: int) -> list[Sequence[str]]:
     return [texts[at : at + each] for at in range(0, len(texts), each)]
 
 
-class Connection:
+def request_of(texts: Sequence[str], path: str) -> bytes:
+    """Return a request as it is sent."""
+    body = json.dumps({"inputs" if path == "/embed" else "input": texts}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Connection(asyncio.Protocol):
     """A kept connection, without a client library's costs: it runs on the server's own cores."""
 
-    def __init__(self, port: int, path: str = "/embed") -> None:
-        self.port, self.path = port, path
-        self._streams: Any = None
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._line: Any = None
+        self._answer: Any = None
+        self._parts: list[bytes] = []
+        self._missing = 0
 
-    async def embed(self, texts: Sequence[str]) -> bytes:
+    async def send(self, request: bytes) -> bytes:
         """Return the answer to a request, as it came."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
-        reader, writer = self._streams
-        ours = self.path == "/embed"
-        body = json.dumps({"inputs" if ours else "input": texts}).encode()
-        head = f"POST {self.path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        headers = await reader.readuntil(b"\r\n\r\n")
-        size = int(headers.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-        answer = await reader.readexactly(size)
-        if b" 200 " not in headers.split(b"\r\n")[0]:
-            raise RuntimeError(answer.decode())
-        return bytes(answer)
+        loop = asyncio.get_running_loop()
+        if self._line is None:
+            self._line, _ = await loop.create_connection(lambda: self, "127.0.0.1", self.port)
+        self._answer, self._parts, self._missing = loop.create_future(), [], 0
+        self._line.write(request)
+        return bytes(await self._answer)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of the answer."""
+        self._parts.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return
+        head, end, body = b"".join(self._parts).partition(b"\r\n\r\n")
+        if not end:
+            return
+        size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        self._missing = size - len(body)
+        if self._missing <= 0:
+            good = b" 200 " in head.split(b"\r\n")[0]
+            done = self._answer.set_result if good else self._answer.set_exception
+            done(body if good else RuntimeError(body.decode()))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell who still waits for an answer."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("the server closed the line"))
 
 
 def vectors_of(answer: bytes) -> list[list[float]]:
@@ -80,14 +104,14 @@ async def closed_loop(
     port: int, texts: Sequence[str], connections: int, path: str = "/embed", each: int = 1
 ) -> tuple[float, npt.NDArray[np.float64]]:
     """Return the seconds for all texts, and their vectors."""
-    requests = requests_of(texts, each)
+    requests = [request_of(some, path) for some in requests_of(texts, each)]
     answers = [b""] * len(requests)
     left = iter(range(len(requests)))
 
     async def worker() -> None:
-        connection = Connection(port, path)
+        connection = Connection(port)
         for at in left:
-            answers[at] = await connection.embed(requests[at])
+            answers[at] = await connection.send(requests[at])
 
     begun = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(connections)))
@@ -103,16 +127,17 @@ async def open_loop(port: int, texts: Sequence[str], rate: float, each: int = 1)
     rng = random.Random(2)
     free: list[Connection] = []
 
-    async def one(request: Sequence[str]) -> float:
+    async def one(request: bytes) -> float:
         begun = time.perf_counter()
         connection = free.pop() if free else Connection(port)
-        await connection.embed(request)
+        await connection.send(request)
         free.append(connection)
         return time.perf_counter() - begun
 
     tasks = []
+    requests = [request_of(some, "/embed") for some in requests_of(texts, each)]
     due = time.perf_counter()
-    for request in requests_of(texts, each):
+    for request in requests:
         due += rng.expovariate(rate / each)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         tasks.append(asyncio.ensure_future(one(request)))
@@ -147,9 +172,9 @@ def peer(
     try:
         while True:
             try:
-                uvloop.run(Connection(port, "/embeddings").embed(["a"]))
+                uvloop.run(Connection(port).send(request_of(["a"], "/embeddings")))
                 break
-            except (OSError, asyncio.IncompleteReadError):
+            except OSError:
                 if process.poll() is not None:
                     raise RuntimeError("infinity-emb did not start") from None
                 time.sleep(0.2)

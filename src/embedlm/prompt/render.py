@@ -240,7 +240,9 @@ class Renderer:
                 Row(self._fill(pieces, text, instruction, demonstrations[name], image, name), name)
                 for (text, instruction), image, name in zip(slots, images, renamed, strict=True)
             ]
-            batches.append(self._rows.tokenize(rows, limit, special=usual.special, segments=segments))
+            batches.append(
+                self._rows.tokenize(rows, limit, special=usual.special, segments=segments)
+            )
         for batch in batches:
             self._expand(batch, request.role)
         return batches

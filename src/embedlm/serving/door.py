@@ -121,7 +121,7 @@ class Door:
         if route is not None:
             scope["route"] = route
             given = _given(body, receive)
-            response = await route.quickly(Request(scope, given))
+            response = await route.quickly(Request(scope, given), body)
             if response is not None:
                 await response(scope, given, answer)
                 return

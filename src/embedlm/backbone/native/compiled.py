@@ -11,17 +11,17 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-
-import torch
 
 from embedlm.errors import InputError
 from embedlm.jobs.atomic import write_file
@@ -62,14 +62,25 @@ def library() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
     flags = _processor()
-    compiler = shutil.which(os.environ.get("CC") or "gcc")
-    if not flags >= _NEEDED or flags & _OTHERWISE or compiler is None:
+    if not flags >= _NEEDED or flags & _OTHERWISE:
         return None
-    try:
-        return _opened(_file(compiler, flags))
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        log.info("no kernels are compiled, and PyTorch's are used: %s", error)
-        return None
+    for compiler in _compilers():
+        for anew in (False, True):  # a file that is damaged, or may be another's, is made anew
+            try:
+                return _opened(_file(compiler, flags, anew=anew))
+            except (OSError, subprocess.SubprocessError, AttributeError) as error:
+                log.info("%s gives no kernels here: %s", compiler[0], error)
+    return None
+
+
+def _compilers() -> Iterator[tuple[str, ...]]:
+    """Yield the commands that may compile C: what the variable CC names, and GCC."""
+    seen = []
+    for command in (os.environ.get("CC", ""), "gcc"):
+        program, *options = shlex.split(command) or [""]
+        if (path := shutil.which(program)) and (path, *options) not in seen:
+            seen.append((path, *options))
+            yield path, *options
 
 
 def _processor() -> set[str]:
@@ -83,32 +94,34 @@ def _processor() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def _file(compiler: str, flags: set[str]) -> Path:
-    """Return the compiled library of this source, compiler and processor."""
+def _file(compiler: tuple[str, ...], flags: set[str], *, anew: bool) -> Path:
+    """Return the compiled library of this source, compiler and processor.
+
+    Raises:
+        PermissionError: another user may have written it, or may write it.
+        OSError: it cannot be made.
+    """
     sources = [(resources.files(__package__) / name).read_bytes() for name in _SOURCES]
-    parts = [*sources, " ".join((compiler, *_OPTIONS, torch.__version__, *sorted(flags))).encode()]
+    parts = [*sources, " ".join((*compiler, *_OPTIONS, *sorted(flags))).encode()]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
-    path = user_cache() / "kernels" / f"{digest}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = user_cache() / f"kernels-{os.getuid()}" / f"{digest}.so"  # a cache may be a team's
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_owner(path.parent)
+    if anew or not path.exists():
         binary = _compiled(compiler, sources)
         write_file(path, lambda handle: handle.write(binary), shared=True)
+        path.chmod(0o600)  # the umask of many lets their group write
     _check_owner(path)
     return path
 
 
 def _check_owner(path: Path) -> None:
-    """Refuse code that another user may have written.
-
-    Raises:
-        PermissionError: another one owns the file or may write it.
-    """
     facts = path.stat()
     if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(f"{path} is not this user's alone")
 
 
-def _compiled(compiler: str, sources: list[bytes]) -> bytes:
+def _compiled(compiler: tuple[str, ...], sources: list[bytes]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="embedlm-") as folder:
         names = [Path(folder, name) for name in _SOURCES]
         for name, source in zip(names, sources, strict=True):
@@ -116,9 +129,9 @@ def _compiled(compiler: str, sources: list[bytes]) -> bytes:
         out = Path(folder, "kernels.so")
         objects = [str(name.with_suffix(".o")) for name in names]
         for name, made in zip(names, objects, strict=True):
-            _run(compiler, *_OPTIONS, "-c", str(name), "-o", made)
+            _run(*compiler, *_OPTIONS, "-c", str(name), "-o", made)
         # Without -fopenmp: the threads are those that PyTorch has, of the OpenMP that it brings.
-        _run(compiler, "-shared", "-o", str(out), *objects, "-lm")
+        _run(*compiler, "-shared", "-o", str(out), *objects, "-lm")
         return out.read_bytes()
 
 

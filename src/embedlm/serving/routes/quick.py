@@ -52,8 +52,12 @@ class QuickRoute(APIRoute):
 
         return handler
 
-    async def quickly(self, given: Request) -> Response | None:
+    async def quickly(self, given: Request, body: bytes | None = None) -> Response | None:
         """Return the answer to a request whose body can be read; None: FastAPI must look at it.
+
+        Args:
+            given: the request.
+            body: what it brought, where that has been received.
 
         Raises:
             RequestError: something stands behind `?` that is not taken, or twice in the body.
@@ -63,14 +67,15 @@ class QuickRoute(APIRoute):
         if self._body is None or _media_type(given) != "application/json":
             return None
         try:
-            body = self._body.validate_python(read_json(await given.body()))
+            read = read_json(await given.body() if body is None else body)
+            value = self._body.validate_python(read)
         except RequestError:  # which FastAPI would hide
             raise
         except (ValueError, RecursionError):  # pydantic's error is a ValueError
             return None
         if not self._alone:
             return None
-        answer: Response = await self.endpoint(body=body, request=given)
+        answer: Response = await self.endpoint(body=value, request=given)
         return answer
 
 
