@@ -39,7 +39,7 @@ _OTHERWISE = {"amx_bf16"}
 _OPTIONS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fopenmp")
 _PATIENCE = 60
 """Seconds that a compiler may take."""
-_SOURCES = ("attention.c",)
+_SOURCES = ("attention.c", "norms.c")
 
 _lock = threading.Lock()
 
@@ -151,4 +151,5 @@ def _opened(path: Path) -> ctypes.CDLL:
     """
     opened = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL | os.RTLD_NOW)
     opened.embedlm_attend.restype = ctypes.c_int
+    opened.embedlm_norm.restype = None
     return opened
