@@ -1,11 +1,13 @@
 """Throughput and latency of a server over HTTP, against the library on the same texts offline.
 
     python benchmarks/serve.py [--model MODEL] [--connections 64] [--texts 4000] [--each 1]
+                               [--rounds 3]
     python benchmarks/serve.py --model FOLDER --peer venv-infinity/bin/infinity_emb
 
 The server runs in a process of its own. A closed loop of many connections, each of one request at
-a time (of one text, or `--each` of them), gives the throughput as a share of the library's; an
-open loop at 70 % of that rate gives the latency, which a closed loop would hide. Every vector is
+a time (of one text, or `--each` of them), gives the throughput as a share of the library's: they
+run in turn, after a warm-up of both, and medians are told. An open loop at 70 % of that rate gives
+the latency, which a closed loop would hide. Every vector is
 compared with the library's. With `--peer` the same texts then go to infinity-emb (0.0.78, in an
 environment of its own) with the same model.
 """
@@ -32,6 +34,8 @@ import embedlm
 WORDS = "river mountain water bridge quick brown fox jumps lazy dog winter engine music trade"
 SHARE = 0.7
 """Of the measured throughput, for the open loop."""
+WARM = 1000
+"""Texts that both run before they are measured."""
 
 
 def mixed(count: int, longest: int) -> list[str]:
@@ -187,6 +191,59 @@ def peer(
         process.wait(30)
 
 
+class Server:
+    """A server in a process of its own, whose log is read and dropped."""
+
+    def __init__(self, model: str | None) -> None:
+        self._process, self.port, self.ready = started(model)
+        self._drain = asyncio.new_event_loop()
+        lines = self._process.stderr or ()
+        self._reader = self._drain.run_in_executor(None, lambda: [None for _ in lines])
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(30)
+        self._drain.run_until_complete(self._reader)
+
+
+def offline(model: Any, texts: Sequence[str]) -> tuple[float, Any]:
+    """Return the library's texts a second, and their vectors."""
+    begun = time.perf_counter()
+    vectors = model.encode(texts, show_progress=False, normalize=True)
+    return len(texts) / (time.perf_counter() - begun), vectors
+
+
+def compared(given: argparse.Namespace, texts: Sequence[str], model: Any) -> tuple[float, Any]:
+    """Measure library and server in turn, and print; the server's texts a second, and vectors."""
+    server = Server(given.model)
+    try:
+        model.encode(texts[:WARM], show_progress=False)
+        uvloop.run(closed_loop(server.port, texts[:WARM], given.connections, each=given.each))
+        own, served = [], []
+        for _ in range(given.rounds):
+            rate, expected = offline(model, texts)
+            own.append(rate)
+            loop = closed_loop(server.port, texts, given.connections, each=given.each)
+            seconds, vectors = uvloop.run(loop)
+            served.append(len(texts) / seconds)
+        rate = SHARE * float(np.median(served))
+        took = uvloop.run(open_loop(server.port, texts[: int(10 * rate)], rate, given.each))
+    finally:
+        server.close()
+    p50, p99 = np.percentile(took, [50, 99]) * 1000
+    shares = np.array(served) / np.array(own)
+    print(f"ready in {server.ready:.1f} s")
+    print(
+        f"offline {np.median(own):,.0f} texts/s, served {np.median(served):,.0f} texts/s over "
+        f"{given.connections} connections of {given.each} texts a request: {np.median(shares):.2f} "
+        f"({shares.min():.2f} to {shares.max():.2f})"
+    )
+    print(f"open loop at {SHARE:.0%}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {p99 / p50:.1f} times")
+    print(f"largest difference of a vector: {np.abs(vectors - expected).max():.1e}")
+    return float(np.median(served)), expected
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -195,37 +252,11 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--each", type=int, default=1, help="texts of a request")
     parser.add_argument("--longest", type=int, default=200, help="words of a text")
+    parser.add_argument("--rounds", type=int, default=3, help="of library and server in turn")
     parser.add_argument("--peer", help="the program infinity_emb, to be measured too")
     given = parser.parse_args()
     texts = mixed(given.texts, given.longest)
-    model = embedlm.load(given.model)
-    model.encode(texts[:64], show_progress=False)
-    begun = time.perf_counter()
-    expected = model.encode(texts, show_progress=False, normalize=True)
-    offline = len(texts) / (time.perf_counter() - begun)
-    process, port, ready = started(given.model)
-    assert process.stderr is not None
-    drain = asyncio.new_event_loop()
-    reader = drain.run_in_executor(None, lambda: [None for _ in process.stderr or ()])
-    try:
-        uvloop.run(closed_loop(port, texts[:100], given.connections))
-        loop = closed_loop(port, texts, given.connections, each=given.each)
-        seconds, vectors = uvloop.run(loop)
-        served = len(texts) / seconds
-        rate = SHARE * served
-        took = uvloop.run(open_loop(port, texts[: int(10 * rate)], rate, given.each))
-    finally:
-        process.terminate()
-        process.wait(30)
-        drain.run_until_complete(reader)
-    p50, p99 = np.percentile(took, [50, 99]) * 1000
-    print(f"ready in {ready:.1f} s")
-    print(
-        f"offline {offline:,.0f} texts/s, served {served:,.0f} texts/s over "
-        f"{given.connections} connections of {given.each} texts a request: {served / offline:.2f}"
-    )
-    print(f"open loop at {SHARE:.0%}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {p99 / p50:.1f} times")
-    print(f"largest difference of a vector: {np.abs(vectors - expected).max():.1e}")
+    served, expected = compared(given, texts, embedlm.load(given.model))
     if given.peer is not None:
         sys.stdout.flush()
         rate, others = peer(given.peer, given.model, texts, given.connections, given.each)

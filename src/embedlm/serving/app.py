@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
+from inspect import signature
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -59,6 +61,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
+        **_UNTRACED,
     )
     app.router.route_class = QuickRoute
     app.router.redirect_slashes = False
@@ -88,6 +91,14 @@ def create_app(
     names = Names.at(host)
     app.door = partial(Door, service=service, tracing=tracing, names=names, quick=quick)
     return app
+
+
+_UNTRACED: dict[str, Any] = (
+    {"telemetry": dict.fromkeys(("tracing", "metrics", "logs"), False)}
+    if "telemetry" in signature(FastAPI.__init__).parameters
+    else {}
+)
+"""Spans are `Tracing`'s: those of newer frameworks would be a second one of each request."""
 
 
 class _Application(FastAPI):
