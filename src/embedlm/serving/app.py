@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 import embedlm
 from embedlm.errors import EmbedLMError
+from embedlm.serving.agents import Agents
 from embedlm.serving.answers import failed
 from embedlm.serving.door import Door
 from embedlm.serving.failures import NO_JSON, RequestError, ServingError, explained
@@ -66,7 +67,7 @@ def create_app(
     app.router.route_class = QuickRoute
     app.router.redirect_slashes = False
     app.state.service = service
-    app.state.mcp = None
+    app.state.agents = None
     app.state.tracing = tracing
     for method, path, answer in ROUTES:
         app.add_api_route(
@@ -78,7 +79,8 @@ def create_app(
             responses=responses_of(path),
         )
     if find_spec("mcp") is not None:
-        _add_mcp(app, service, host)
+        app.state.agents = Agents(service, host)
+        app.router.routes.append(Route("/mcp", app.state.agents, methods=["POST"]))
     app.add_exception_handler(EmbedLMError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -111,25 +113,12 @@ class _Application(FastAPI):
         return self.door(super().build_middleware_stack())
 
 
-def _add_mcp(app: FastAPI, service: Service, host: str) -> None:
-    from embedlm.serving.mcp import mcp_server
-
-    app.state.mcp = server = mcp_server(service)
-    whole = server.streamable_http_app(
-        streamable_http_path="/mcp", json_response=True, stateless_http=True, host=host
-    )
-    # Without sessions the server has nothing to say unasked: a stream of it, which clients open
-    # by GET, would only hold up the server's end.
-    (route,) = whole.routes
-    app.router.routes.append(Route("/mcp", route.endpoint, methods=["POST"]))
-
-
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     async with AsyncExitStack() as stack:
-        if app.state.mcp is not None:
-            await stack.enter_async_context(app.state.mcp.session_manager.run())
+        if app.state.agents is not None:
+            await stack.enter_async_context(app.state.agents.running())
         await service.start()
         yield
         await service.stop()
