@@ -1,11 +1,13 @@
 """One reading of token states: every pooling, head and part, by every way that reads them."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from torch import nn
 
 import embedlm
 from embedlm.errors import InputError, UnsupportedError
@@ -200,3 +202,43 @@ def test_what_holds_no_vectors_is_refused(tiny_llama):
             model.similarity(given, vectors)
     with pytest.raises(InputError, match="heads is empty"):
         model.similarity(vectors, vectors, heads=[])
+
+
+WEIGHTS = {"sparse": {"weights": "token"}}
+VECTORS = {"multi_vector": {"projection": "auto"}}
+
+
+@pytest.fixture
+def flag_folder(tiny_llama, tmp_path):
+    """A model with FlagEmbedding's two layers of single tokens."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "flag")
+    width = embedlm.load(tiny_llama, "plain-mean").dim
+    torch.save(nn.Linear(width, 1).state_dict(), folder / "sparse_linear.pt")
+    torch.save(nn.Linear(width, 8).state_dict(), folder / "colbert_linear.pt")
+    return folder
+
+
+def test_layers_that_a_call_asks_for_are_read_once(flag_folder):
+    model = embedlm.load(flag_folder, {"pooling": {"kind": "mean"}})
+    first = model.encode(TEXTS, heads=[WEIGHTS, VECTORS])
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        (flag_folder / name).unlink()
+    again = model.encode(TEXTS, heads=[VECTORS, WEIGHTS])
+    same("sparse", first.sparse, again.sparse)
+    same("multi_vector", first.multi_vector, again.multi_vector)
+    # A projection that is made for one call is not that of the next.
+    for width in (3, 4):
+        made = {"dense": {"projection": {"width": width, "init": "orthogonal"}}}
+        assert model.encode(TEXTS, heads=[made]).shape == (len(TEXTS), width)
+    plain = model.encode(TEXTS)
+    assert np.array_equal(plain, model.encode(TEXTS, heads=[{"dense": {"projection": "auto"}}]))
+
+
+def test_recipes_that_follow_each_other_keep_the_layers_of_all(flag_folder):
+    model = embedlm.load(flag_folder, {"pooling": {"kind": "mean"}, "heads": [VECTORS]})
+    vectors = model.encode(TEXTS).multi_vector
+    weighing = model.with_recipe(model.recipe.override({"heads": [WEIGHTS]}))
+    weights = weighing.encode(TEXTS).sparse
+    back = weighing.with_recipe(model.recipe)
+    same("multi_vector", vectors, back.encode(TEXTS).multi_vector)
+    same("sparse", weights, back.with_recipe(weighing.recipe).encode(TEXTS).sparse)

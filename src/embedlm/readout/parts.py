@@ -67,12 +67,14 @@ class Parts:
             sought = sought - {"projection"}  # what the checkpoint lacks may be made
         elif asked is not None and self.projection is not None:
             check_projection(asked, self.projection, self.source)
-        for name in sorted(needed - sought):
-            layer = self._read(name, needed, recipe, backbone, create=create)
+        for field in dict.fromkeys(_FIELDS[name] for name in sorted(needed - sought)):
+            layer = self._read(field, needed, recipe, backbone, create=create)
             if layer is not None:
-                dtype = backbone.dtype if name == "latent" else None
+                dtype = backbone.dtype if field == "latent" else None
                 layer = layer.to(backbone.device, dtype)
-            layers[_FIELDS[name]] = layer
+            if isinstance(layer, TokenLayers) and self.token_layers is not None:
+                layer = _joined(self.token_layers, layer)
+            layers[field] = layer
         return replace(self, sought=self.sought | needed, **layers)
 
     def read_by(self, recipe: Recipe) -> Parts:
@@ -82,12 +84,18 @@ class Parts:
         return replace(self, **nothing)
 
     def _read(
-        self, name: str, needed: frozenset[str], recipe: Recipe, backbone: Backbone, *, create: bool
+        self,
+        field: str,
+        needed: frozenset[str],
+        recipe: Recipe,
+        backbone: Backbone,
+        *,
+        create: bool,
     ) -> nn.Module | None:
-        if name == "projection":
+        if field == "projection":
             width = backbone.dim * len(kinds_of(recipe.pooling.kind))
             return projection_for(self.folder, width, recipe, create=create, places=self.places)
-        if name == "latent":
+        if field == "latent":
             assert recipe.pooling.latent is not None
             return load_latent(self.source, backbone.dim, recipe.pooling.latent)
         weight, vector = "token weights" in needed, "token vectors" in needed
@@ -110,6 +118,13 @@ _FIELDS = {
     "token vectors": "token_layers",
 }
 """The field of each thing that a recipe may read."""
+
+
+def _joined(held: TokenLayers, read: TokenLayers) -> TokenLayers:
+    """Return layers that are held, which may be trained, with those that were read after them."""
+    weight = read.weight if held.weight is None else held.weight
+    vector = read.vector if held.vector is None else held.vector
+    return TokenLayers(weight, vector).train(held.training)
 
 
 def needed_layers(recipe: Recipe) -> frozenset[str]:

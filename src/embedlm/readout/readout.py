@@ -23,6 +23,7 @@ from embedlm.errors import UnsupportedError
 from embedlm.readout import frequency, sinks
 from embedlm.readout.head import Collector
 from embedlm.readout.heads import make_heads
+from embedlm.readout.new_projection import asked_projection
 from embedlm.readout.parts import Parts
 from embedlm.readout.pooling import Tokens, kinds_of, pooled
 from embedlm.readout.states import PackStates
@@ -65,7 +66,7 @@ class Readout:
         """
         self.backbone = backbone
         self.recipe = recipe
-        self.parts = parts
+        self.parts = self._further = parts
         self.statistics = statistics
         self.trained = trained
         self.pooling = recipe.pooling
@@ -140,14 +141,17 @@ class Readout:
                 )
 
     def with_heads(self, heads: Sequence[HeadOptions]) -> Readout:
-        """Return the same readout with other heads; layers that only they read are loaded.
+        """Return the same readout with other heads; layers that only they read are loaded once.
 
         Raises:
             ModelError: a projection of another form than the model's.
             UnsupportedError: the model has no such layers.
         """
         read = self.recipe.model_copy(update={"heads": tuple(heads)})
-        return self._changed(heads=heads, parts=self.parts.for_recipe(read, self.backbone))
+        parts = self._further.for_recipe(read, self.backbone)
+        if asked_projection(read) is None:  # one that is made is that call's own
+            self._further = parts
+        return self._changed(heads=heads, parts=parts)
 
     def with_statistics(self, statistics: frequency.Statistics | None) -> Readout:
         """Return the same readout with the statistics of a corpus."""
