@@ -140,6 +140,44 @@ def test_several_queries_are_embedded_together_and_answered_as_one_by_one(
                 np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-6)
         with pytest.raises(InputError, match="empty"):
             index.search_all(["plants", " "])
+        assert index.search_all([]) == []
+        vectors = {"dense": model.encode_query(queries)}
+        given = index.search_all(queries, 3, mode="dense", vectors=vectors)
+        assert [[hit.id for hit in hits] for hits in given] == [
+            [hit.id for hit in index.search(query, 3, mode="dense")] for query in queries
+        ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"top_k": 0}, r"top_k is 0; give a number above 0"),
+        ({"top_k": True}, r"top_k is True"),
+        ({"mode": ["dense"]}, r"mode is \['dense'\]; give a name"),
+        ({"depth": -1}, r"depth is -1; give a number above 0"),
+        ({"rerank_depth": 0}, r"rerank_depth is 0"),
+        ({"rerank": "a model"}, r"rerank is 'a model'; give an embedlm.Reranker or None"),
+        ({"weights": [1, 2]}, r"weights is \[1, 2\]; give a number for each ranking"),
+        ({"instruction": 5}, r"instruction is 5"),
+        ({"exact": "no"}, r"exact is 'no'; give True or False"),
+        ({"sentences": 2}, r"sentences is 2; give True or False"),
+        ({"mode": "dense", "fusion": "rfr"}, r"fusion 'rfr' is not known.*Did you mean 'rrf'"),
+        ({"mode": "dense", "vectors": {}}, r"vectors hold none for dense, and there are 1 queries"),
+        ({"mode": "dense", "vectors": {"dense": np.ones((2, 32))}}, r"vectors hold 2 for dense"),
+    ],
+)
+def test_a_search_refuses_what_it_cannot_use(corpus, model, tmp_path, options, told):
+    build_index(corpus, tmp_path / "index", model, store="exact")
+    with Index.open(tmp_path / "index", model) as index:
+        with pytest.raises(InputError, match=told):
+            index.search("plants", **options)
+        with pytest.raises(InputError, match=told):
+            index.search_all(["plants"], **options)
+        for queries in ("plants", [5], None):
+            with pytest.raises(InputError, match=r"queries is .*; give a list of strings"):
+                index.search_all(queries)
+        with pytest.raises(InputError, match=r"no option 'dept'.*Did you mean 'depth'"):
+            index.search_all(["plants"], dept=3)
 
 
 def test_what_cannot_be_read_is_set_aside_by_choice_and_stays_in_the_index(model, tmp_path, run):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError, closest
 
-__all__ = ["DEFAULT", "DEPTH", "SCALES", "dbsf", "fuse", "min_max", "ordered", "rrf", "weighted"]
+__all__ = ["DEFAULT", "DEPTH", "SCALES", "check_method", "dbsf", "fuse", "min_max", "ordered", "rrf", "weighted"]
 
 Scores = npt.NDArray[np.float64]
 """A run's scores, best first."""
@@ -78,6 +78,19 @@ SCALES: dict[str, Callable[[Scores], Scores]] = {
 """The methods, by name."""
 
 
+def check_method(name: str) -> None:
+    """Refuse a method that there is not.
+
+    Raises:
+        InputError: lists those that there are.
+    """
+    if name not in SCALES:
+        raise InputError(
+            f"fusion {name!r} is not known; allowed: {', '.join(SCALES)}."
+            + closest(name, list(SCALES))
+        )
+
+
 def ordered(run: Mapping[str, float]) -> list[tuple[str, float]]:
     """Return ids and scores, best first; equal scores by id."""
     return sorted(run.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -104,11 +117,7 @@ def fuse(
         InputError: an unknown method, another number of weights than runs, NaN or infinity, or
             numbers so large that they give these.
     """
-    if method not in SCALES:
-        raise InputError(
-            f"fusion {method!r} is not known; allowed: {', '.join(SCALES)}."
-            + closest(method, list(SCALES))
-        )
+    check_method(method)
     shares = [1 / len(runs)] * len(runs) if weights is None else list(weights)
     if len(shares) != len(runs):
         raise InputError(f"{len(shares)} weights were given for {len(runs)} runs; give one each")

@@ -12,7 +12,7 @@ from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments
 from embedlm.schema.recipe import MultiVector, Sparse
 from embedlm.search.exact import ExactStore
-from embedlm.search.fusion import DEFAULT, DEPTH, fuse, ordered
+from embedlm.search.fusion import DEFAULT, DEPTH, check_method, fuse, ordered
 from embedlm.search.passages import Passage
 from embedlm.search.store import Store
 
@@ -71,13 +71,14 @@ class SearchIndex:
                 now and then where there is no terminal.
 
         Raises:
-            InputError: an unknown mode, or a store that is not empty.
+            InputError: an unknown mode or fusion, or a store that is not empty.
         """
         if mode not in MODES:
             raise InputError(
                 f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}."
                 + closest(mode, list(MODES))
             )
+        check_method(fusion)
         store = _exact_store(model) if store is None else store
         if len(store):
             raise InputError(f"the store holds {len(store)} documents; give an empty one")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from embedlm.errors import InputError
 from embedlm.search.catalogue import Catalogue, Entry
-from embedlm.search.fusion import DEFAULT, fuse, ordered
+from embedlm.search.fusion import DEFAULT, check_method, fuse, ordered
 from embedlm.search.store import Match
 
 __all__ = ["DEPTH", "Ranking", "Reranks", "best_documents"]
@@ -41,6 +41,9 @@ class Ranking:
     depth: int = DEPTH
     rerank: Reranks | None = None
     rerank_depth: int = 50
+
+    def __post_init__(self) -> None:
+        check_method(self.fusion)
 
     @property
     def wanted(self) -> int:

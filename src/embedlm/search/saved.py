@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 from embedlm.errors import InputError, closest
 from embedlm.jobs.names import real_path
 from embedlm.readout.embeddings import as_embeddings
-from embedlm.schema.arguments import check_arguments
+from embedlm.schema.arguments import check_arguments, check_names
 from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.chunks import Span, sentence_spans
 from embedlm.search.documents import document_key
@@ -51,6 +51,9 @@ _MODES = {
     "late-interaction": ("multi_vector",),
 }
 """The rankings of each mode; a hybrid search fuses those that the index has."""
+
+_FURTHER = ("fusion", "weights", "depth", "rerank", "rerank_depth")
+"""Options of a search that say how its rankings become one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,7 @@ class Index:
             "sentences": sentences,
             "vectors": vectors,
         }
-        check_arguments("search", query=query, top_k=top_k, instruction=instruction)
+        check_arguments("search", query=query)
         return self.search_all([query], top_k, **given)[0]
 
     def search_all(
@@ -260,10 +263,17 @@ class Index:
             **options: fusion, weights, depth, rerank and rerank_depth, see there.
 
         Raises:
-            InputError: an empty query, or a mode or an option that the index cannot serve.
+            InputError: an empty query, an unknown option, or one that the index cannot serve.
         """
+        given = {"mode": mode, "instruction": instruction, "exact": exact, "sentences": sentences}
+        check_names("search_all", options, _FURTHER)
+        check_arguments("search", queries=queries, top_k=top_k, vectors=vectors, **given, **options)
+        queries = list(queries)
         if not all(query.strip() for query in queries):
             raise InputError("the query is empty; say what to look for")
+        how = Ranking(top_k, **options)
+        if not queries:
+            return []
         heads = self._heads(mode)
         if where is not None:
             where = check_filter(where)
@@ -277,7 +287,6 @@ class Index:
                 for head in heads
             ]
 
-        how = Ranking(top_k, **options)
         found = best_documents(queries, heads, ask, how, (self._catalogue, self._total))
         return [self._found(q, own, sentences) for q, own in zip(queries, found, strict=True)]
 
@@ -314,7 +323,7 @@ class Index:
         vectors: dict[str, Any] = {}
         neural = [head for head in heads if head != "bm25"]
         if neural and given is not None:
-            vectors = {head: given[head] for head in neural}
+            vectors = _checked(given, neural, len(queries))
         elif neural:
             found = self.model.encode_query(list(queries), heads=neural, instruction=instruction)
             embeddings = as_embeddings(found)
@@ -373,3 +382,19 @@ class Index:
             return np.asarray(model.similarity(asked, read)[0], dtype=np.float32)
 
         return scores
+
+
+def _checked(given: Mapping[str, Any], heads: Sequence[str], count: int) -> dict[str, Any]:
+    """Return the vectors of queries that a search compares.
+
+    Raises:
+        InputError: those of a head are missing, or are not as many as the queries.
+    """
+    for head in heads:
+        held = None if head not in given else vector_form(given[head]).count(given[head])
+        if held != count:
+            raise InputError(
+                f"vectors hold {held or 'none'} for {head}, and there are {count} queries; give "
+                f"one for each, by head ({', '.join(heads)}), or none at all"
+            )
+    return {head: given[head] for head in heads}
