@@ -365,7 +365,8 @@ class Embedder(Saving, Roles):
         check_names("fit_ranges", options, RANGE_OPTIONS)
         vectors = self.encode(texts, heads="dense", **options)
         call = Options(dim=options.get("dim"), normalize=options.get("normalize"))
-        form = vector_form(call, self.recipe, self.readout.dense_width)
+        one = self.route(options.get("role"))
+        form = vector_form(call, one.recipe, one.readout.dense_width)
         self.ranges = self.ranges.with_form(form, fitted_ranges(vectors))
         return self
 

@@ -14,6 +14,7 @@ from sentence_transformers.sparse_encoder.models import (
 )
 
 import embedlm
+from embedlm.bulk import encode_file
 from embedlm.encode.identity import revision
 from embedlm.errors import InputError, ModelError, UnsupportedError
 from embedlm.loader import load_to_train
@@ -397,3 +398,46 @@ def test_an_index_is_opened_by_a_model_that_runs_otherwise(saved, table, network
     other = embedlm.load(folder, device="cpu", attn="eager")
     with Index.open(tmp_path / "index", other) as index:
         assert index.search("plants", 1)[0].text == "plants make food"
+
+
+def test_an_index_of_routes_stays_open_to_later_versions(saved, table, network, tmp_path):
+    _, folder = saved(router([table], network()))
+    docs = tmp_path / "docs.txt"
+    docs.write_text("plants make food\n\nthe fox")
+    build_index(docs, tmp_path / "index", embedlm.load(folder, device="cpu"), store="exact")
+
+    def edited(change):
+        file = tmp_path / "index" / "index.json"
+        facts = json.loads(file.read_text())
+        for role, route in facts["model"]["identity"]["routes"].items():
+            change(role, *route, route)
+        facts["model"]["identity"]["config"]["transformers"] = "4.0"
+        file.write_text(json.dumps(facts))
+        with Index.open(tmp_path / "index", embedlm.load(folder, device="cpu")) as index:
+            return index.search("plants", 1, mode="bm25")[0].text
+
+    def older(role, model, config, recipe, route):
+        del recipe["pooling"]["denoise"]  # as if it came later
+        route[1] = "as another version of transformers writes it"
+
+    def wrong(role, model, config, recipe, route):
+        model["weights"] = "others"
+
+    assert edited(older) == "plants make food"
+    with pytest.raises(InputError, match=r"another one by now .*; make a new index"):
+        edited(wrong)
+
+
+def test_ranges_of_routes_that_normalise_otherwise(saved, network, tmp_path):
+    _, folder = saved(router([*network(), models.Normalize()], network("llama")))
+    model, texts = embedlm.load(folder, device="cpu"), [f"plants {i}" * (i + 1) for i in range(9)]
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    for role in ("query", "document"):
+        model.fit_ranges(texts, role=role)
+        plain, small = (model.encode(texts, role=role, precision=p) for p in ("float32", "int8"))
+        np.testing.assert_allclose(
+            embedlm.dequantize(small, "int8", small.ranges), plain, atol=0.02 * abs(plain).max()
+        )
+        out = tmp_path / f"{role}.npy"
+        encode_file(model, tmp_path / "in.txt", out, role=role, precision="int8")
+        np.testing.assert_allclose(np.load(out).astype(int), small.astype(int), atol=1)

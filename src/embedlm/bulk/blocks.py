@@ -96,8 +96,8 @@ class BlockEncoder:
         self._call.check_heads(["dense"] if dense is not None else list(no_texts.heads))
         self.needs_ranges = self.precision in WITH_RANGES
         self.vocabulary = 0 if sparse is None else int(sparse.shape[1])
-        readout = model.readout_of(settings.get("heads"), settings.get("role"))
-        self.width = 0 if tokens is None else readout.columns(1)["multi_vector"]
+        self._readout = model.readout_of(settings.get("heads"), settings.get("role"))
+        self.width = 0 if tokens is None else self._readout.columns(1)["multi_vector"]
         self.empty = self._block(no_texts, [], "", [])
         """A block without texts; it shows the names, widths and types of the arrays."""
 
@@ -147,9 +147,8 @@ class BlockEncoder:
         Raises:
             InputError: there are none.
         """
-        model = self._model
-        width = model.readout.dense_width
-        self.ranges = ranges_for(self._call, model.ranges, model.recipe, width)
+        recipe, width = self._readout.recipe, self._readout.dense_width
+        self.ranges = ranges_for(self._call, self._model.ranges, recipe, width)
 
     def widen_ranges(self, texts: Sequence[str]) -> None:
         """Widen the ranges of int8 and uint8 by these texts' vectors."""

@@ -20,7 +20,18 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError, closest
 
-__all__ = ["DEFAULT", "DEPTH", "SCALES", "check_method", "dbsf", "fuse", "min_max", "ordered", "rrf", "weighted"]
+__all__ = [
+    "DEFAULT",
+    "DEPTH",
+    "SCALES",
+    "check_method",
+    "dbsf",
+    "fuse",
+    "min_max",
+    "ordered",
+    "rrf",
+    "weighted",
+]
 
 Scores = npt.NDArray[np.float64]
 """A run's scores, best first."""

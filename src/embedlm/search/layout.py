@@ -29,6 +29,7 @@ from embedlm.jobs.manifest import difference
 from embedlm.jobs.names import real_path
 from embedlm.readout.frequency import Statistics
 from embedlm.readout.quantized import Ranges
+from embedlm.schema.base import validated
 from embedlm.schema.recipe import MultiVector, Recipe
 from embedlm.search.chunks import Chunking
 from embedlm.search.edge import EdgeStore
@@ -137,13 +138,8 @@ def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
     Raises:
         InputError: with what differs.
     """
-    before, now = dict(facts["model"]["identity"]), model_facts(model)["identity"]
-    # A field that recipes did not have when the index was made has its default.
-    known = Recipe.model_validate(before["recipe"])
-    before["recipe"] = json.loads(known.model_dump_json())
-    # Another version of transformers may write the same config otherwise.
-    if before.get("config", {}).get("transformers") != now["config"]["transformers"]:
-        before["config"] = now["config"]
+    now = model_facts(model)["identity"]
+    before = _as_written_now(facts["model"]["identity"], now)
     change = difference(before, now)
     if not change:
         return
@@ -151,12 +147,38 @@ def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
     same = facts["model"]["name"] == model_facts(model)["name"]
     if before["weights"] != now["weights"]:
         change = "it has other weights"  # hashes say no more
-    if same and any(before.get(part) != now[part] for part in ("weights", "config", "tokenizer")):
+    parts = ("weights", "config", "tokenizer", "routes")
+    if same and any(before.get(part) != now.get(part) for part in parts):
         raise InputError(f"{made}which is another one by now ({change}); make a new index")
     raise InputError(
         f"{made}and {model.name!r} is another one ({change}); leave --model out, or make a new "
         "index"
     )
+
+
+def _as_written_now(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model was, as it would be written now; so too that of each of its routes."""
+    # Another version of transformers may write the same config otherwise.
+    other = before.get("config", {}).get("transformers") != now["config"]["transformers"]
+    routes = {
+        role: (
+            model,
+            now["routes"][role][1] if other and role in now.get("routes", {}) else config,
+            _with_new_fields(recipe),
+        )
+        for role, (model, config, recipe) in before.get("routes", {}).items()
+    }
+    return {
+        **before,
+        "config": now["config"] if other else before["config"],
+        "recipe": _with_new_fields(before["recipe"]),
+        **({"routes": {role: list(one) for role, one in routes.items()}} if routes else {}),
+    }
+
+
+def _with_new_fields(recipe: Mapping[str, Any]) -> Any:
+    """Return a recipe in which fields that there were not when it was written have defaults."""
+    return json.loads(validated(Recipe, recipe, "the index's recipe").model_dump_json())
 
 
 def load_model(facts: Mapping[str, Any], path: Path, device: Any = None) -> Embedder:
