@@ -1,6 +1,7 @@
 """Tables of embeddings: folders of sentence-transformers' StaticEmbedding and of model2vec."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, models
 
 import embedlm
+from embedlm.backbone.table import own_dtype
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
 from tests.models import build_tokenizer
 from tests.persistence.peers import alike_and_again, change, close
@@ -276,3 +278,30 @@ def test_a_table_is_trained(saved, run, tmp_path):
         return np.trace(model.encode(queries) @ model.encode(texts).T)
 
     assert agree(tuned) > agree(peer) + 0.1
+
+
+def test_what_a_table_is_stored_in_is_told_without_its_rows(model2vec, tmp_path):
+    folder = model2vec()
+    rows = load_file(folder / "model.safetensors")["embeddings"]
+    weights = torch.ones(len(rows), dtype=torch.float16)
+    for tensors, told in [
+        ({"embeddings": rows}, None),
+        ({"embeddings": rows.half()}, "float16"),
+        ({"embeddings": rows.bfloat16()}, "bfloat16"),
+        ({"embeddings": rows.half(), "weights": weights}, None),  # a product, in float32
+        ({"embeddings": rows.half(), "mapping": torch.arange(len(rows))}, "float16"),
+        ({"embeddings": rows.to(torch.float64)}, None),
+    ]:
+        save_file(tensors, folder / "model.safetensors")
+        assert own_dtype(str(folder)) == told
+    embedlm.load(folder, device="cpu").save_pretrained(tmp_path / "rows", save_dtype="int8")
+    assert own_dtype(str(tmp_path / "rows")) is None
+    # A table of 1 GiB, of which the disk holds the head alone.
+    header = {"dtype": "F16", "shape": [1 << 20, 1 << 9], "data_offsets": [0, 1 << 30]}
+    text = json.dumps({"embeddings": header}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + (1 << 30))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert own_dtype(str(folder)) == "float16"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB

@@ -146,8 +146,14 @@ def own_dtype(source: str) -> str | None:
     """Return the numbers in which a model's weights are stored, if of 16 bits; None otherwise."""
     if not is_table(source):
         return stored_dtype(source)
-    rows_VD, _ = _rows(Path(source), optional_json(Path(source) / "config.json"))
-    return str(rows_VD.dtype).removeprefix("torch.") if rows_VD.dtype in _HALF else None
+    folder = Path(source)
+    fields = optional_json(folder / "config.json")
+    if is_stored_by_row(source, fields) or _weights_by_token(folder, fields) is not None:
+        return None
+    tensors = _tensors(folder, fields)  # mapped into memory, and not read
+    rows = tensors[_name(tensors)]
+    half = rows.dtype in _HALF and "weights" not in tensors
+    return str(rows.dtype).removeprefix("torch.") if half else None
 
 
 def _core(folder: Path) -> Any:
@@ -184,25 +190,41 @@ def _rows(folder: Path, fields: Mapping[str, Any]) -> tuple[Tensor, bool]:
     by_token = _weights_by_token(folder, fields)
     if by_token is not None:
         return _spread(by_token, _core(folder)), True
+    tensors = _tensors(folder, fields)
+    name = _name(tensors)
+    rows, weighs = tensors[name], name == "weight"
+    rows = rows[:, None] if weighs and rows.ndim == 1 else rows
+    if rows.ndim != 2 or 0 in rows.shape or (weighs and rows.shape[1] != 1):
+        raise ModelError(f"{name} in {str(folder)!r} has the shape {tuple(rows.shape)}")
+    rows = rows if rows.dtype in _HALF else rows.float()
+    rows = _unfolded(folder, rows, tensors.get("mapping"), tensors.get("weights"))
+    return rows.contiguous(), weighs
+
+
+def _tensors(folder: Path, fields: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what a file of weights holds.
+
+    Raises:
+        ModelError: no table, or more than one.
+    """
     if is_stored_by_row(str(folder), fields):
         tensors = expanded_tensors(str(folder), torch.float32)
     else:
         tensors = read_tensors(folder, *_WEIGHTS)
-    names = [name for name in _NAMES if name in tensors]
-    more = set(tensors) - {*names[:1], *(("mapping", "weights") if "embeddings" in names else ())}
-    if not names or more:
+    name = _name(tensors)
+    more = set(tensors) - {name, *(("mapping", "weights") if name == "embeddings" else ())}
+    if name is None or more:
         found = ", ".join(sorted(more)) or "nothing"
         raise ModelError(
             f"the weights in {str(folder)!r} hold {found}; a table of embeddings is one of "
             f"{', '.join(_NAMES)}, and with embeddings there may be mapping and weights"
         )
-    rows, weighs = tensors[names[0]], names[0] == "weight"
-    rows = rows[:, None] if weighs and rows.ndim == 1 else rows
-    if rows.ndim != 2 or 0 in rows.shape or (weighs and rows.shape[1] != 1):
-        raise ModelError(f"{names[0]} in {str(folder)!r} has the shape {tuple(rows.shape)}")
-    rows = rows if rows.dtype in _HALF else rows.float()
-    rows = _unfolded(folder, rows, tensors.get("mapping"), tensors.get("weights"))
-    return rows.contiguous(), weighs
+    return tensors
+
+
+def _name(tensors: Mapping[str, Tensor]) -> Any:
+    """Return what the table is called among the tensors of a file."""
+    return next((name for name in _NAMES if name in tensors), None)
 
 
 def _unfolded(
