@@ -12,6 +12,8 @@ from embedlm.errors import InputError, UnsupportedError
 from embedlm.jobs.manifest import facts_digest
 from embedlm.loader import load
 from embedlm.rerank import Reranker, is_reranker
+from embedlm.schema.recipe import Recipe
+from embedlm.schema.unread import without_effect
 from embedlm.schema.yaml_files import parse_yaml
 from embedlm.training.plan import find_model
 
@@ -75,7 +77,7 @@ class Models:
         for one, what in ((base, "the model"), (teacher, "the teacher")):
             if one is not None and all(head.kind != "dense" for head in one.recipe.heads):
                 raise UnsupportedError(f"{what} {one.name!r} has no dense head; name another")
-        own = None if recipe is None else parse_yaml(base.recipe.dump(), "the recipe")
+        own = None if recipe is None else _fields(base.recipe)
         if llm is None and pipeline is not None:
             raise InputError(f"pipeline is {str(pipeline)!r}, and no llm was given to run it")
         writer = None if llm is None else Writer.of(llm, pipeline, base, reranker)
@@ -135,3 +137,9 @@ class Models:
 
     def _digest(self, model: Embedder) -> str:
         return facts_digest(identity(model, with_head=False))
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as a plan holds it: without what has no effect, which plans refuse."""
+    read = recipe.override(without_effect(recipe))
+    return dict(parse_yaml(read.dump(), "the recipe"))

@@ -64,6 +64,14 @@ class AnswerField(Part):
     least: float | None = Field(None, description="Fewest words or entries, or lowest number.")
     most: float | None = Field(None, description="Most words or entries, or highest number.")
 
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> AnswerField:
+        if bool(self.choices) != (self.kind == "choice"):
+            raise ValueError("choices are those of kind: choice, which needs some")
+        if self.kind == "choice" and (self.least is not None or self.most is not None):
+            raise ValueError("a choice is one of its choices; leave least and most out")
+        return self
+
 
 class Generate(Part):
     """Asks the language model, reads what it answers, and asks once more if that is no answer."""
@@ -94,6 +102,18 @@ class Generate(Part):
         "template (few-shot prompts of small models); an endpoint is asked as always.",
     )
     logprobs: bool = Field(False, description="Keep the mean log-probability, as `logprob`.")
+
+    @model_validator(mode="after")
+    def _read_fields(self) -> Generate:
+        shown = "examples" in slots(f"{self.system or ''}{self.prompt}")
+        if self.examples and not (shown and self.example):
+            raise ValueError(
+                "examples are shown where the prompt has {examples}, as `example` writes each; "
+                "give both, or leave examples out"
+            )
+        if self.each is not None and self.each not in self.fields:
+            raise ValueError(f"each is {self.each!r}, which is none of the answer's fields")
+        return self
 
 
 class Check(Part):
@@ -129,6 +149,8 @@ class Filter(Part):
             raise ValueError("a round trip is kept by its rank: give rank, and no keep or least")
         if not trip and (self.rank is not None or (self.keep is None and self.least is None)):
             raise ValueError(f"by {self.by} needs keep or least, and takes no rank")
+        if self.by != "field" and self.field != type(self).model_fields["field"].default:
+            raise ValueError(f"field is the number of by: field, and by is {self.by!r}")
         return self
 
 
@@ -160,6 +182,13 @@ class Relabel(Part):
     labels: tuple[str, ...] = Field(("0", "1", "2", "3"), min_length=2, description="Worst first.")
     rrf_k: int = Field(60, gt=0)
     negative: Literal["last", "sample"] = "last"
+
+    @model_validator(mode="after")
+    def _asks(self) -> Relabel:
+        for ranker in self.rankers:
+            if not getattr(self, ranker):
+                raise ValueError(f"rankers name {ranker}, and its prompt is empty; give {ranker}")
+        return self
 
 
 class Deduplicate(Part):

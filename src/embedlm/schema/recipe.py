@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from embedlm.errors import RecipeError, closest
@@ -33,7 +32,8 @@ from embedlm.schema.heads import (
 from embedlm.schema.image import Image
 from embedlm.schema.prompt import Expansion, Message, Prompt, Template
 from embedlm.schema.tuning import Tuning
-from embedlm.schema.yaml_files import read_mapping
+from embedlm.schema.unread import check_given, given_paths
+from embedlm.schema.yaml_files import read_mapping, written
 
 __all__ = [
     "POOLINGS",
@@ -56,6 +56,8 @@ __all__ = [
     "recipes",
 ]
 
+_SAVED = "embedlm.yaml"
+"""A model's own recipe: saved with what it was changed from, and not given."""
 Boundary = Literal[
     "offsets",
     "count_prefix",
@@ -278,13 +280,13 @@ class Recipe(Part):
         """Return the recipe of that name, file, folder or mapping.
 
         Raises:
-            RecipeError: no such recipe, or one with an unknown field or a value not allowed.
+            RecipeError: no such recipe, or one with an unknown field, a value not allowed, or
+                (but in a model's own file) one that has no effect.
         """
         if isinstance(source, Recipe):
             return source
         if isinstance(source, Mapping):
-            data = {"name": "custom", **source}
-            return validated(cls, data, str(data["name"]))
+            return cls._given(source, "custom", str(source.get("name", "custom")))
         if not isinstance(source, str | Path):
             raise RecipeError(
                 f"{source!r} is no recipe: give a name, a file, a mapping or a Recipe"
@@ -293,10 +295,11 @@ class Recipe(Part):
         if source in recipes():  # before the folders: one may have the same name
             return cls._from_file(Path(str(files("embedlm"))) / "recipes" / f"{source}.yaml")
         path = usable_path(source, RecipeError)
-        if str(source) and path.is_dir():
-            path = path / "embedlm.yaml"
-        if path.suffix in {".yaml", ".yml", ".json"}:
+        path = path / _SAVED if str(source) and path.is_dir() else path
+        if path.name == _SAVED:
             return cls._from_file(path)
+        if path.suffix in {".yaml", ".yml", ".json"}:
+            return cls._given(read_mapping(path, "recipe"), path.stem, path.name)
         raise RecipeError(
             f"{str(source)!r} is no recipe and no .yaml file.{closest(str(source), recipes())} "
             f"Run `embedlm recipes` for the list of {len(recipes())}."
@@ -307,13 +310,19 @@ class Recipe(Part):
         data = read_mapping(path, "recipe")
         return validated(cls, {"name": path.stem, **data}, path.name)
 
+    @classmethod
+    def _given(cls, data: Mapping[str, Any], name: str, where: str) -> Recipe:
+        recipe = validated(cls, {"name": name, **data}, where)
+        check_given(recipe, given_paths(data), where)
+        return recipe
+
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """Return a copy with fields replaced, e.g. `{"pooling.kind": "mean"}`.
 
         An entry of a list is named by its kind, its name or its index: `heads.sparse.top_k`.
 
         Raises:
-            RecipeError: an unknown field, or a value that is not allowed.
+            RecipeError: an unknown field, a value that is not allowed, or one without effect.
         """
         if not isinstance(changes, Mapping):
             raise RecipeError(f"changes is {changes!r}; give a mapping of fields to values")
@@ -321,7 +330,9 @@ class Recipe(Part):
         for path, value in changes.items():
             plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
             set_path(data, str(path), plain)
-        return validated(Recipe, data, self.name)
+        recipe = validated(Recipe, data, self.name)
+        check_given(recipe, map(str, changes), self.name)
+        return recipe
 
     def gives_vectors_of(self, other: Recipe) -> bool:
         """Tell whether both give the same dense vectors, but for their length and cut texts."""
@@ -354,7 +365,7 @@ class Recipe(Part):
         """Return the recipe as YAML, without fields that hold their default."""
         data = json.loads(self.model_dump_json(exclude_defaults=True))
         data["heads"] = [dump_head(head) for head in self.heads]
-        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        return written(data)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -368,18 +379,6 @@ class Recipe(Part):
 def _pools(head: Head) -> bool:
     """Tell whether a head reads what the pooling gathers."""
     return isinstance(head, Dense) or (isinstance(head, Sparse) and head.weights == "lm_head")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML takes for a line break; PyYAML itself would lose or change it."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = '"' if any(sign in value for sign in "\x85\u2028\u2029\ufeff") else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 ALIASES = {"echo-mean": "echo"}

@@ -30,6 +30,8 @@ _SLOTS = {
 """Marks of a method's template, and the slots of a recipe's that they are written as."""
 
 
+_OF_ANSWERS = ("yes", "no", "divisor")
+"""Fields by which an answer becomes a score."""
 TokenId = Annotated[int, Field(strict=True, ge=0)]
 
 
@@ -97,6 +99,25 @@ class Method(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _read_fields(self) -> Method:
+        """Refuse what nothing reads beside the fields that rule it out."""
+        unread: list[tuple[str, str]] = []
+        if self.kind == "classifier":
+            unread += [(name, "kind: classifier asks for no answer") for name in _OF_ANSWERS]
+        if not self.takes_instruction:
+            unread.append(("instruction", "the template has no {instruction}"))
+        if self.template is None:
+            joined = "without a template the tokenizer joins the pair in its own way"
+            unread += [("special_tokens", joined), ("special_tokens_in_text", joined)]
+        for name, reason in unread:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise RecipeError(
+                    f"{name} of the re-ranker {self.name!r} is {getattr(self, name)!r} and has no "
+                    f"effect: {reason}; leave it out"
+                )
+        return self
+
     @property
     def takes_instruction(self) -> bool:
         """Whether the template has a place for an instruction."""
@@ -111,7 +132,7 @@ class Method(Part):
         parts = _MARK.split(self.template or "{text}")
         return {
             "default": "".join(_SLOTS[part] if part in _SLOTS else escape(part) for part in parts),
-            "demonstration": "{query}",
+            "demonstration": "{query}" if self.takes_instruction else None,
             "max_length": limit,
             "special_tokens": self.special_tokens,
             "special_tokens_in_text": self.special_tokens_in_text,

@@ -1,4 +1,4 @@
-"""The one reader of YAML files and of YAML text.
+"""The one reader of YAML files and of YAML text, and the one writer.
 
 PyYAML alone takes what nobody writes by hand: a few hundred bytes of aliases that stand for
 gigabytes, brackets nested beyond Python's recursion limit, the same key twice (the last one wins).
@@ -7,6 +7,7 @@ Here each of these is refused, before anything is built, with the line where it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from embedlm.errors import InputError, RecipeError, closest
 
-__all__ = ["known_file", "parse_yaml", "read_mapping"]
+__all__ = ["known_file", "parse_yaml", "read_mapping", "written"]
 
 MAX_BYTES = 256 * 1024
 """Size of a file; the largest recipe that comes with the package has 8 KB."""
@@ -179,3 +180,20 @@ def known_file(name: str | Path, folder: Path, what: str) -> Path:
         f"{str(name)!r} is no {what}; allowed: {', '.join(known)}, or a .yaml file."
         + closest(str(name), known)
     )
+
+
+def written(data: Mapping[str, Any]) -> str:
+    """Return data as YAML."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML takes for a line break; PyYAML itself would lose or change it."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = '"' if any(sign in value for sign in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
