@@ -1,6 +1,6 @@
 import pytest
 
-from embedlm.data.words import runs_of, word_count, words_of
+from embedlm.data.words import first_words, runs_of, word_count, words_of
 
 
 def test_words_are_folded_and_each_sign_of_a_script_without_blanks_is_one():
@@ -64,3 +64,25 @@ def test_spellings_of_one_word_are_one(one, other):
 )
 def test_signs_without_blanks_are_parts_of_words(text, count):
     assert word_count(text) == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "什么是光合作用" * 9,
+        "風力発電は風の力で電気を作る方法である " * 9,
+        "กังหันลมเปลี่ยนพลังงาน" * 9,
+        "풍력은 바람의 힘이다 " * 9,
+    ],
+)
+def test_the_first_words_of_scripts_without_blanks(text):
+    cut = first_words(text, 12)
+    assert abs(word_count(cut) - 12) <= 1
+    assert "".join(text.split()).startswith("".join(cut.split()))
+    assert first_words(text, 10_000) == " ".join(text.split())
+
+
+def test_the_first_words_between_blanks():
+    assert first_words("Don't  stop: l'été\narrive, naïve one", 4) == "Don't stop: l'été arrive,"
+    assert first_words("風力発電 is wind power", 4) == "風力発電 is wind"
+    assert first_words("a b", 0) == ""

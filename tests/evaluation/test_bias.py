@@ -285,6 +285,19 @@ def test_length_bias_is_the_correlation_with_the_number_of_words(model, tmp_path
     assert shorter.more["words_all"] == 3
 
 
+def test_length_bias_counts_the_words_of_scripts_without_blanks(model, tmp_path):
+    corpus(tmp_path)
+    texts = ["light", *("光は粒子であり波でもある" * i for i in range(1, 10))]
+    docs = [{"_id": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    write(tmp_path, "corpus.jsonl", docs)
+    (result,) = score(model, tmp_path, f"  l: {{kind: length, files: {FILES}}}")
+    scores = model.similarity(model.encode(["light"]), model.encode(texts))[0]
+    wanted = spearmanr(scores[1:], [len(text) for text in texts[1:]]).statistic
+    assert result.sample.columns["value"][0] == pytest.approx(wanted, abs=1e-6)
+    (shorter,) = score(model, tmp_path, f"  l: {{kind: length, files: {FILES}}}", words=3)
+    assert shorter.more["words_all"] < 4 < result.more["words_all"]
+
+
 # -- erasing ----------------------------------------------------------------------------------
 
 

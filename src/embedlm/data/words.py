@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-__all__ = ["folded", "runs_of", "script_of", "sign_words", "word_count", "words_of"]
+__all__ = ["first_words", "folded", "runs_of", "script_of", "sign_words", "word_count", "words_of"]
 
 _SIGNS = (
     r"\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6"
@@ -70,6 +70,32 @@ def word_count(text: str) -> int:
 def sign_words(signs: Iterable[str]) -> float:
     """Return about how many words so many signs of scripts without blanks are."""
     return sum(1 / _SIGNS_OF_A_WORD[script_of(sign)] for sign in signs)
+
+
+def first_words(text: str, count: int) -> str:
+    """Return about so many words of a text's beginning, one blank between those that had some.
+
+    What stands between blanks is one word, but in scripts that write none.
+    """
+    kept: list[str] = []
+    total = 0.0
+    for part in text.split():
+        if total >= count:
+            break
+        size, end = (1.0, len(part)) if part.isascii() else _first_signs(part, count - total)
+        kept.append(part[:end])
+        total += size
+    return " ".join(kept)
+
+
+def _first_signs(part: str, count: float) -> tuple[float, int]:
+    """Return about how many words a run of signs is, up to `count` of them, and where these end."""
+    total = 0.0
+    for sign in _patterns()[1].finditer(part):
+        if total + 1e-9 >= count:
+            return total, sign.start()
+        total += sign_words([sign[0]])
+    return total or 1.0, len(part)
 
 
 def script_of(sign: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.data.words import first_words
 from embedlm.errors import RecordError
 from embedlm.evaluation.collection import Collection, collected, main_head, query_sample
 from embedlm.evaluation.probes import Attack
@@ -55,7 +56,7 @@ def attack(subject: Subject, task: Attack, paths: Mapping[str, Path]) -> Scored:
         ]
     scores = {name: _own(collection, asked, some, head) for name, some in written.items()}
     if task.greedy_steps:
-        short = [" ".join(document.split()[:_BASE]) for document in base]
+        short = [first_words(document, _BASE) for document in base]
         scores["greedy"] = _greedy(collection, task, asked, short, head)
     ranks = {name: 1 + (corpus_QN > own[:, None]).sum(axis=1) for name, own in scores.items()}
     tried = [name for name in ranks if name != "none"]

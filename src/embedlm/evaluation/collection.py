@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.data.words import first_words
 from embedlm.errors import RecordError
 from embedlm.evaluation.metrics import ranking_metric, score_queries
 from embedlm.evaluation.probes import Searched
@@ -101,7 +102,7 @@ def judged_sample(subject: Subject, task: Searched, paths: Mapping[str, Path]) -
     names = [names[i] for i in drawn(len(names), task, SEED)]
     documents = data.documents
     if subject.words is not None:
-        documents = {d: " ".join(t.split()[: subject.words]) for d, t in documents.items()}
+        documents = {d: first_words(t, subject.words) for d, t in documents.items()}
     return Judged(
         documents,
         {name: data.queries[name] for name in names},

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedlm.data import read_rows
+from embedlm.data.words import word_count
 from embedlm.errors import InputError, RecordError
 from embedlm.evaluation.collection import judged_sample, main_head
 from embedlm.evaluation.measures import spearman
@@ -212,7 +213,7 @@ def length_bias(subject: Subject, task: LengthBias, paths: Paths) -> Scored:
     """
     data = judged_sample(subject, task, paths)
     ids, texts = list(data.documents), list(data.documents.values())
-    words_N = np.array([len(text.split()) for text in texts])
+    words_N = np.array([word_count(text) for text in texts])
     head = main_head(subject)
     subject = subject.fitted(texts)
     found = subject.corpus(texts, task, head)

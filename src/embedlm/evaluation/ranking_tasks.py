@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from embedlm.data import read_rows
+from embedlm.data.words import first_words
 from embedlm.embedder import Embedder
 from embedlm.errors import RecordError
 from embedlm.evaluation.metrics import best_documents, score_queries
@@ -49,7 +50,7 @@ def retrieval(subject: Subject, task: Retrieval, paths: Paths) -> Scored:
     documents = _searched(data, names, task.documents)
     ids, texts = list(documents), list(documents.values())
     if subject.words is not None:
-        texts = [" ".join(text.split()[: subject.words]) for text in texts]
+        texts = [first_words(text, subject.words) for text in texts]
     subject = subject.fitted(texts)
     runs = _runs(subject, task, ids, texts, {name: data.queries[name] for name in names})
     if task.ignore_identical_ids:
