@@ -221,3 +221,22 @@ def test_the_blocks_that_name_a_model_of_the_hub_run(run, page, tmp_path):
             )
     assert len(lines) > 1
     run("\n".join(lines), tmp_path)
+
+
+def test_the_base_of_an_adapter_and_what_writes_lie_there_too(run, repositories, tmp_path):
+    mntp = repositories["main"]["McGill-NLP/LLM2Vec-Mistral-7B-Instruct-v2-mntp"]
+    folder = shutil.copytree(mntp, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "mistralai/Mistral-7B-Instruct-v0.2"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    code = (
+        "import embedlm\n"
+        "from embedlm.interop.opening import Place, opened\n"
+        "place = Place(token='hf_own', cache_folder='own')\n"
+        "print(opened('adapter', place, 'cpu', {}, 'plain-mean')[0].dim)\n"
+        "model = embedlm.load('adapter', 'geneol', cache_dir='own', generator='Qwen/Qwen3-0.6B')\n"
+        "print(model.generator)\n"
+    )
+    assert "models--Qwen--Qwen3-0.6B" in run(code)
+    assert len(list((tmp_path / "own").glob("models--*"))) == 2
+    assert not list((tmp_path / "hf").rglob("models--*"))

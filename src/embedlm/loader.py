@@ -113,6 +113,7 @@ def load(
         return _routed(name, source, refused, {**options, "lm_head": lm_head or "if_cheap"})
     known = _own_recipe(name, source) if recipe is None else _asked_for(recipe, source)
     chosen = known or Recipe.load("plain-mean")
+    generator = _writer(generator, token=token, cache_dir=cache_dir)
     # A model that writes the variants of texts itself needs its language-model head for that.
     writes = chosen.transform is not None and generator is None
     readout = load_readout(
@@ -131,6 +132,13 @@ def load(
     executor = Executor(readout.backbone)
     embedder = Embedder(readout, executor, name=name, generator=generator, ranges=ranges)
     return _told(embedder, source, has_recipe=known is not None)
+
+
+def _writer(generator: Any, **hub: Any) -> Any:
+    """Return what writes; a model of the hub is downloaded as the one that is loaded is."""
+    named = isinstance(generator, str | Path) and not str(generator).startswith("http")
+    given = any(value is not None for value in hub.values())
+    return model_source(str(generator), **hub) if named and given else generator
 
 
 def _routed(

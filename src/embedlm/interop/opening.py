@@ -43,7 +43,7 @@ def opened(
 
     Args:
         name: a folder or hub id.
-        place: of the hub; nothing of it counts for a folder.
+        place: of the hub; for a folder, where what it asks for of the hub is looked for.
         device: as in `embedlm.load`.
         model_kwargs: of transformers; dtype and attn_implementation are honoured.
         recipe: as in `embedlm.load`.
@@ -65,7 +65,15 @@ def opened(
             local_files_only=bool(place.local_files_only) or is_offline_mode(),
             ignore_patterns=list(_OTHER_RUNTIMES),
         )
-    embedder = embedlm.load(folder, recipe, device=device, dtype=dtype or "auto", attn=attention)
+    embedder = embedlm.load(
+        folder,
+        recipe,
+        device=device,
+        dtype=dtype or "auto",
+        attn=attention,
+        token=place.token,  # for the base of an adapter, which is downloaded too
+        cache_dir=place.cache_folder,
+    )
     return embedder, layout_folder(folder)
 
 
