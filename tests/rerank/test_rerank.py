@@ -199,3 +199,20 @@ def test_answers_are_told_apart(model_folder):
     np.testing.assert_allclose(scores, bare.predict(PAIRS[:3]), atol=1e-6)
     with pytest.raises(UnsupportedError, match="same first token"):
         embedlm.Reranker(folder, {"template": template, "yes": "zx", "no": "zq"})
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "bert"])
+def test_a_cross_encoder_runs_quicker_norms_where_these_are_the_same(model_folder, tmp_path, kind):
+    folder = classifier(model_folder(kind), tmp_path / "cross")
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = embedlm.Reranker(folder, method="cross-encoder", device="cpu")
+    quick = [one for one in ours._network.network.modules() if hasattr(one, "quick_form")]
+    wanted = [one for one in network.modules() if type(one).__name__.endswith("RMSNorm")]
+    assert len(quick) == len(wanted)
+    assert bool(quick) == (kind != "bert")
+    pairs = [("plants", "plants make food"), ("a fox", "the quick brown fox")]
+    with torch.no_grad():
+        logits = [network(**tokenizer(*pair, return_tensors="pt")).logits.item() for pair in pairs]
+    scores = [ours.score(query, [text], probability=False)[0] for query, text in pairs]
+    np.testing.assert_allclose(scores, logits, atol=1e-4)

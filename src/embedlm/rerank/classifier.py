@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedlm.backbone import norms
 from embedlm.backbone.devices import choose_device, choose_dtype
 from embedlm.backbone.positions import (
     configured_positions,
@@ -55,6 +56,7 @@ class Classifier:
         stored = asked_dtype(layout_folder(source)) or config.dtype
         network: Any = load_classifier(source, config, choose_dtype(dtype, stored, self.device))
         self.network: Any = network.to(self.device)
+        norms.quicken(self.network)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.network.config.pad_token_id is None:
