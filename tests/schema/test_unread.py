@@ -138,7 +138,7 @@ ASKS = {"kind": "generate", "prompt": "{passage}", "into": "query"}
 @pytest.mark.parametrize(
     ("step", "told"),
     [
-        ({**ASKS, "examples": [{"a": "b"}]}, r"\{examples\}"),
+        ({**ASKS, "example": "{a}", "examples": [{"a": "b"}]}, r"\{examples\}"),
         ({**ASKS, "prompt": "{passage}{examples}", "examples": [{"a": "b"}]}, "`example`"),
         ({**ASKS, "each": "queries"}, "none of the answer's fields"),
         ({**ASKS, "fields": {"query": {"choices": ["a"]}}}, "kind: choice"),

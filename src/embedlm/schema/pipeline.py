@@ -105,12 +105,8 @@ class Generate(Part):
 
     @model_validator(mode="after")
     def _read_fields(self) -> Generate:
-        shown = "examples" in slots(f"{self.system or ''}{self.prompt}")
-        if self.examples and not (shown and self.example):
-            raise ValueError(
-                "examples are shown where the prompt has {examples}, as `example` writes each; "
-                "give both, or leave examples out"
-            )
+        if self.examples and not self.example:
+            raise ValueError("examples are written by `example`, which is empty; give it")
         if self.each is not None and self.each not in self.fields:
             raise ValueError(f"each is {self.each!r}, which is none of the answer's fields")
         return self
@@ -286,10 +282,12 @@ class Pipeline(Part):
         if isinstance(source, Pipeline):
             return source
         if isinstance(source, Mapping):
-            return validated(cls, {"name": "custom", **source}, str(source.get("name", "custom")))
+            return _shown(
+                validated(cls, {"name": "custom", **source}, str(source.get("name", "custom")))
+            )
         path = _file(source)
         data = {"name": path.stem, **read_mapping(path, "pipeline")}
-        return validated(cls, data, path.name)
+        return _shown(validated(cls, data, path.name))
 
     @staticmethod
     def source(name: str | Path) -> str:
@@ -352,6 +350,22 @@ def _templates(step: Any) -> Iterator[str]:
             yield from (one for one in value if isinstance(one, str))
         elif isinstance(value, dict) and name == "others":
             yield from value.values()
+
+
+def _shown(pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline that was given; one with examples that no prompt shows is refused.
+
+    Raises:
+        RecipeError: names the step.
+    """
+    for step in pipeline.steps:
+        shows = step.kind == "generate" and "examples" in slots(f"{step.system or ''}{step.prompt}")
+        if step.kind == "generate" and step.examples and not shows:
+            raise RecipeError(
+                f"{pipeline.name}: step {step.name!r} has examples, and its prompt no {{examples}} "
+                "where they are shown; add it, or leave examples out"
+            )
+    return pipeline
 
 
 _FOLDER = "synthesis/pipelines"
