@@ -156,6 +156,26 @@ def build_clip(folder):
     return folder
 
 
+def build_siglip(folder):
+    """Save a tiny SigLIP, whose config names another padding than its tokenizer's."""
+    torch.manual_seed(9)
+    tokenizer = build_tokenizer("encoder", max_length=16)
+    surround_with(tokenizer, [], [tokenizer.eos_token_id])
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    tower |= {"num_attention_heads": 4}
+    reading = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32}
+    reading |= {"pad_token_id": 5, "bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id}
+    seeing = {"image_size": 28, "patch_size": 14, "num_hidden_layers": 2}
+    config = tf.SiglipConfig(text_config={**tower, **reading}, vision_config={**tower, **seeing})
+    network = tf.SiglipModel(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tf.SiglipImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(folder)
+    return folder
+
+
 def picture(width, height, seed=0):
     """Return an image of smooth random colours."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)

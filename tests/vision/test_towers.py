@@ -1,13 +1,16 @@
 """Networks with a tower for texts and one for images, against transformers' own features."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import transformers as tf
 
 import embedlm
-from embedlm.errors import InputError, UnsupportedError
-from tests.vision_models import build_clip, picture
+from embedlm.errors import InputError, ModelError, UnsupportedError
+from tests.vision_models import build_clip, build_siglip, picture
 
 TEXTS = ["how do plants make food?", "light", "the quick brown fox " * 30]
 IMAGES = [picture(130, 90), picture(60, 200, 1), picture(28, 28, 2)]
@@ -80,5 +83,47 @@ def test_no_layer_but_the_last_is_in_the_shared_space(clip, layer):
 
 
 def test_other_networks_are_no_towers(tiny_llama):
-    with pytest.raises(UnsupportedError, match="the network is 'llama'; allowed: clip"):
+    with pytest.raises(UnsupportedError, match="the network is 'llama'; allowed: clip, siglip"):
         embedlm.load(tiny_llama, "clip", device="cpu")
+
+
+# -- SigLIP ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def siglip_folder(tmp_path_factory):
+    return build_siglip(tmp_path_factory.mktemp("siglip") / "model")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attn", ["auto", "eager"])
+def test_siglip(siglip_folder, attn, tmp_path):
+    siglip = embedlm.load(siglip_folder, device="cpu", attn=attn)
+    assert siglip.recipe == embedlm.Recipe.load("siglip")
+    network = tf.SiglipModel.from_pretrained(siglip_folder).eval()
+    tokenizer = tf.AutoTokenizer.from_pretrained(siglip_folder)
+    read = tokenizer(
+        TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="pt"
+    )
+    assert (read["input_ids"][1] == tokenizer.pad_token_id).sum() > 10
+    texts = network.get_text_features(input_ids=read["input_ids"]).pooler_output
+    processor = tf.AutoImageProcessor.from_pretrained(siglip_folder, backend="pil")
+    images = network.get_image_features(**processor(IMAGES, return_tensors="pt")).pooler_output
+    theirs = torch.nn.functional.normalize(torch.cat([texts, images]), dim=-1)
+    items = [*TEXTS, *IMAGES]
+    np.testing.assert_allclose(siglip.encode(items), theirs, rtol=1e-4, atol=1e-5)
+    alone = np.stack([siglip.encode(item) for item in items])
+    np.testing.assert_allclose(alone, theirs, rtol=1e-4, atol=1e-5)
+    siglip.save_pretrained(tmp_path / "saved")
+    again = embedlm.load(tmp_path / "saved", device="cpu")
+    np.testing.assert_allclose(again.encode(items), theirs, rtol=1e-4, atol=1e-5)
+    assert type(tf.AutoModel.from_pretrained(tmp_path / "saved")) is tf.SiglipModel
+
+
+def test_siglip_needs_the_padding_that_it_was_trained_with(siglip_folder, tmp_path):
+    folder = shutil.copytree(siglip_folder, tmp_path / "bare")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("pad_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="the tokenizer has no pad_token"):
+        embedlm.load(folder, device="cpu")

@@ -35,6 +35,7 @@ from embedlm.backbone.probe import (
 from embedlm.backbone.quantised import KINDS, Kind, quantise, share_inputs
 from embedlm.backbone.quiet import quiet
 from embedlm.backbone.table import is_table, load_table
+from embedlm.backbone.towers import fill_with
 from embedlm.backbone.weights import head_is_cheap, load_network
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
 from embedlm.schema.recipe import Backbone as BackboneRecipe
@@ -109,6 +110,7 @@ def load_backbone(
     load = partial(load_network, source, config, numbers, **how, towers=recipe.kind == "towers")
     network, whole = _network(load, source, wanted, needed=head is True)
     tokenizer = chosen_tokenizer(source, config, adapters, merge=merge)
+    fill_with(network, tokenizer)
     with quiet():
         switchable = apply_adapters(network, adapters, merge=merge) if adapters else None
     if adapters:

@@ -23,7 +23,7 @@ from embedlm.schema.recipe import Recipe, recipes
 
 __all__ = ["recipe_of_checkpoint", "recognise"]
 
-_SEEING = ("clip", "colpali", "colqwen2")
+_SEEING = ("clip", "siglip", "colpali", "colqwen2")
 """Types of networks that read images, and are named as their recipe."""
 _ICL_TOKENS = {"<instruct>", "<query>", "<response>"}
 

@@ -79,7 +79,7 @@ class Backbone(Part):
     kind: Literal["transformer", "static", "towers"] = Field(
         "transformer",
         description="static: the input embedding table alone, no layers; towers: a network for "
-        "texts and one for images, into one space (CLIP).",
+        "texts and one for images, into one space (CLIP, SigLIP).",
     )
     attention: Literal["causal", "bidirectional", "native"] = Field(
         "native", description="native: as the checkpoint's own config says."

@@ -103,7 +103,7 @@ def open_reader(backbone: Backbone) -> ImageReader:
         raise UnsupportedError(
             f"{backbone.name!r} reads texts alone: {why}. Images are read by networks of the types "
             f"{', '.join(NETWORKS)}, as of the recipes qwen3-vl-embedding, gme, vlm2vec, colqwen2, "
-            "colpali and clip; leave the images out, or take such a model"
+            "colpali, clip and siglip; leave the images out, or take such a model"
         )
     require("PIL.Image", "image")
     from transformers import AutoImageProcessor
