@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SparseEncoder, models
 from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
 from torch import nn
@@ -131,7 +132,7 @@ def test_modules_that_are_refused(saved, module):
     "kind",
     [
         *("WordEmbeddings", "BoW", "CNN", "LSTM"),
-        *("CLIPModel", "WordWeights", "WeightedLayerPooling", "SparseAutoEncoder"),
+        *("CLIPModel", "WordWeights", "SparseAutoEncoder"),
         "HierarchicalTokenPooling",
     ],
 )
@@ -142,6 +143,36 @@ def test_modules_that_no_recipe_expresses_are_named(saved, kind):
     (folder / "modules.json").write_text(json.dumps(listing))
     with pytest.raises(UnsupportedError, match=rf"modules\.json has the module .*{kind}"):
         embedlm.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("arch", ["bert", "llama"])
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_mean_of_layers(model_folder, tmp_path, arch, first):
+    folder = tmp_path / "theirs"
+    network = models.Transformer(model_folder(arch), config_kwargs={"output_hidden_states": True})
+    count = network.model.config.num_hidden_layers
+    layers = models.WeightedLayerPooling(32, count, first)
+    modules = [network, layers, models.Pooling(32, "mean"), models.Dense(32, 12)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+    peer = SentenceTransformer(str(folder), device="cpu")
+    model = alike(peer, folder)
+    assert model.recipe.pooling.layer == tuple(range(first, count + 1))
+    model.save_pretrained(tmp_path / "ours")
+    close(embedlm.load(tmp_path / "ours", device="cpu").encode(TEXTS), peer.encode(TEXTS))
+    place = folder / "1_WeightedLayerPooling"
+    weights = load_file(place / "model.safetensors")["layer_weights"]
+    save_file({"layer_weights": 0.5 * weights}, place / "model.safetensors")
+    alike(SentenceTransformer(str(folder), device="cpu"), folder)
+    weights[-1] = 3
+    save_file({"layer_weights": weights}, place / "model.safetensors")
+    with pytest.raises(UnsupportedError, match=r"weighs layers by .*, 3; .* all the same"):
+        embedlm.load(folder, device="cpu")
+    save_file({"layer_weights": weights[1:].clone()}, place / "model.safetensors")
+    with pytest.raises(ModelError, match="does not hold layer_weights, one for each of the layers"):
+        embedlm.load(folder, device="cpu")
+    change(folder, "config.json", output_hidden_states=False)  # there it has no layers to read
+    save_file({"layer_weights": weights}, place / "model.safetensors")
+    alike(SentenceTransformer(str(folder), device="cpu"), folder)
 
 
 def test_a_layer_norm(saved):

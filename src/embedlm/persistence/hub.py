@@ -43,6 +43,7 @@ _FILES = (
     *(f"*/{name}" for name in (*TRANSFORMER_FILES[:1], "tokenizer.json", "tokenizer_config.json")),
     "*_Dense/*",
     "*_LayerNorm/*",
+    "*_WeightedLayerPooling/*",
     "llm2vec_config.json",
     METADATA,
     "adapter_config.json",

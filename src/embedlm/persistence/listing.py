@@ -8,15 +8,8 @@ from typing import Any
 
 from embedlm.errors import EmbedLMError, ModelError, UnsupportedError
 from embedlm.jobs.json_files import inner_path, read_json, read_object
-from embedlm.persistence.modules import INPUTS, MODULES, Module
-from embedlm.persistence.settings import (
-    TEXT,
-    TEXTS,
-    Draft,
-    Setting,
-    Values,
-    read_settings,
-)
+from embedlm.persistence.modules import INPUTS, MODULES, REFUSED, Module
+from embedlm.persistence.settings import FROM_ZERO, TEXT, TEXTS, Draft, Setting, read_settings
 
 __all__ = [
     "LISTING",
@@ -31,12 +24,8 @@ __all__ = [
 
 LISTING = "modules.json"
 PACKAGES = ("sentence_transformers", "pylate")
-_INDEX = Values(
-    "a whole number from 0",
-    lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-)
 _ENTRY = (
-    Setting("idx", _INDEX),
+    Setting("idx", FROM_ZERO),
     Setting("name", TEXT),
     Setting("path", TEXT),
     Setting("type", TEXT),
@@ -99,6 +88,11 @@ def module_at(folder: Path, file: Path, kind_ref: str, path: str) -> tuple[str, 
         UnsupportedError: a module that is not known.
     """
     package, kind = kind_ref.split(".")[0], kind_ref.rsplit(".", 1)[-1]
+    if kind in REFUSED and package in PACKAGES:
+        raise UnsupportedError(
+            f"{file} has the module {kind_ref!r}, which EmbedLM cannot honour: {REFUSED[kind]}. "
+            "Open the folder in sentence-transformers, or give recipe= where a network is in it"
+        )
     if kind not in MODULES or package not in PACKAGES:
         raise UnsupportedError(
             f"{file} has the module {kind_ref!r}, which EmbedLM does not know; known: "
@@ -140,6 +134,9 @@ def read_module(draft: Draft, kind: str, path: Path) -> None:
     """
     module, file = MODULES[kind], path / "config.json"
     draft.stages.append(kind)
+    draft.facts["place"] = path
+    if kind in INPUTS:
+        draft.facts["network"] = path
     # That of a module without keys is the network's own.
     if module.settings and (file.is_file() or module.needs is not None):
         content = read_object(file)
@@ -155,8 +152,8 @@ def _check_needs(file: Path, content: dict[str, Any], module: Module) -> None:
 
 
 _ORDERS = {
-    "dense": r"(Transformer Pooling|StaticEmbedding)( Dense| LayerNorm| Dropout)*"
-    r"( Normalize| Dropout)*",
+    "dense": r"(Transformer( WeightedLayerPooling)? Pooling|StaticEmbedding)"
+    r"( Dense| LayerNorm| Dropout)*( Normalize| Dropout)*",
     "sparse": r"(MLM)?Transformer SpladePooling|SparseStaticEmbedding",
     "multi_vector": r"Transformer( Dense)*( Normalize| MultiVectorMask){0,2}",
 }
@@ -180,10 +177,10 @@ def check_order(draft: Draft, outputs: dict[str, str]) -> str:
     if draft.stages and not re.fullmatch(_ORDERS[kind], " ".join(draft.stages)):
         raise UnsupportedError(
             f"{draft.folder / LISTING} has the modules {', '.join(draft.stages)}; EmbedLM knows "
-            "Transformer, Pooling, Dense..., LayerNorm, Normalize; StaticEmbedding in place of the "
-            "first two; Transformer, SpladePooling; SparseStaticEmbedding; and for token vectors "
-            "Transformer, Dense..., Normalize, MultiVectorMask. Give recipe= to say how the model "
-            "is read"
+            "Transformer, WeightedLayerPooling, Pooling, Dense..., LayerNorm, Normalize; "
+            "StaticEmbedding in place of what stands before Dense; Transformer, SpladePooling; "
+            "SparseStaticEmbedding; and for token vectors Transformer, Dense..., Normalize, "
+            "MultiVectorMask. Give recipe= to say how the model is read"
         )
     if draft.stages and not draft.stages[0].endswith("Transformer"):
         return kind  # a table has one output

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from embedlm.backbone.tensors import read_tensors
 from embedlm.errors import ModelError, UnsupportedError
+from embedlm.jobs.json_files import optional_json
 from embedlm.persistence.settings import (
     COUNT,
     FLAG,
+    FROM_ZERO,
     NOTHING,
     SHARE,
     TEXT,
@@ -34,6 +37,7 @@ __all__ = [
     "INPUTS",
     "MODULES",
     "POOLINGS",
+    "REFUSED",
     "WIDTHS",
     "Module",
     "leaves_prompt_out",
@@ -139,6 +143,33 @@ def _read_pooling(draft: Draft) -> None:
     draft.changes["pooling.kind"] = kinds[0] if len(kinds) == 1 else kinds
 
 
+def _read_layers(draft: Draft) -> None:
+    """Read a mean of layers, where the network gives these to it and their weights are alike.
+
+    Raises:
+        ModelError: the weights are missing, or not one for each layer.
+        UnsupportedError: weights that differ.
+    """
+    place, config = draft.facts["place"], optional_json(draft.facts["network"] / "config.json")
+    if not config.get("output_hidden_states"):
+        return  # there it changes nothing, having no layers to read
+    first, count = draft.facts.get("layer_start", 4), draft.facts.get("layer_count", 12)
+    weights_L = read_tensors(place, "model.safetensors", "pytorch_model.bin").get("layer_weights")
+    own = config.get("num_hidden_layers", count)
+    if weights_L is None or weights_L.shape != (count + 1 - first,) or own != count:
+        raise ModelError(
+            f"{place} does not hold layer_weights, one for each of the layers {first} to {count} "
+            f"of {own}; the folder's parts are not of one model"
+        )
+    if not bool((weights_L == weights_L[0]).all()) or not bool(weights_L[0] > 0):
+        raise UnsupportedError(
+            f"{place} weighs layers by {', '.join(f'{w:.3g}' for w in weights_L.tolist())}; "
+            "EmbedLM can honour weights that are all the same (pooling.layer averages). Give "
+            "recipe= to say how the model is read"
+        )
+    draft.changes["pooling.layer"] = list(range(first, count + 1))
+
+
 def _read_dense(draft: Draft) -> None:
     _same_place(draft)
     if not draft.facts.get("late_interaction"):
@@ -200,6 +231,16 @@ def _sparse(recipe: Recipe) -> Sparse:
     return next(head for head in recipe.heads if isinstance(head, Sparse))
 
 
+_BY_WORDS = "it splits a text at blanks, and not into tokens"
+REFUSED = {
+    "BoW": _BY_WORDS,
+    "WordEmbeddings": _BY_WORDS,
+    "WordWeights": _BY_WORDS,
+    "CNN": "it is a network of its own between token states and their pooling",
+    "LSTM": "it is a network of its own between token states and their pooling",
+    "SparseAutoEncoder": "its sparse vectors are over neurons, and those here over a vocabulary",
+}
+"""Modules of sentence-transformers that no recipe expresses, and why."""
 _VECTORS = one_of("sentence_embedding", "token_embeddings")
 WIDTHS = ("word_embedding_dimension", "embedding_dimension")
 """The width of a state, under its name before version 6 and in it."""
@@ -220,6 +261,17 @@ MODULES = {
             (Setting("frozen", FLAG), Setting("path", TEXT, null="missing")),
             _read_sparse_static,
             SPARSE,
+        ),
+        Module(
+            "WeightedLayerPooling",
+            (
+                Setting(WIDTHS[0], COUNT, _read_width),
+                Setting(WIDTHS[1], COUNT, _read_width),
+                Setting("layer_start", FROM_ZERO, keep("layer_start")),
+                Setting("num_hidden_layers", COUNT, keep("layer_count")),
+            ),
+            _read_layers,
+            needs=(WIDTHS,),
         ),
         Module(
             "Pooling",

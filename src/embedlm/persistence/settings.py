@@ -15,6 +15,7 @@ __all__ = [
     "ANYTHING",
     "COUNT",
     "FLAG",
+    "FROM_ZERO",
     "NOTHING",
     "SHARE",
     "TEXT",
@@ -74,6 +75,10 @@ TEXT = Values("a string", is_text)
 COUNT = Values(
     "a whole number above 0",
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+)
+FROM_ZERO = Values(
+    "a whole number from 0",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
 )
 SHARE = Values(
     "a number from 0 to 1",
