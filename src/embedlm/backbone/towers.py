@@ -57,7 +57,7 @@ class SiglipModel(transformers.SiglipModel):
             v_BD = self.get_image_features(pixel_values=pixel_values).pooler_output
             return BaseModelOutput(last_hidden_state=v_BD[:, None])
         count, longest = input_ids.shape
-        config = self.config.text_config
+        config: Any = self.config.text_config
         if longest > config.max_position_embeddings:
             raise ValueError(f"{longest} tokens, and there are {config.max_position_embeddings}")
         filled_BF = input_ids.new_full((count, config.max_position_embeddings), config.pad_token_id)
@@ -85,7 +85,8 @@ def fill_with(network: Any, tokenizer: Any) -> None:
             "SigLIP reads texts with the padding that it was trained with, and the tokenizer has "
             "no pad_token; add the tokenizer_config.json that was published with the model"
         )
-    network.config.text_config.pad_token_id = tokenizer.pad_token_id
+    text_config: Any = network.config.text_config
+    text_config.pad_token_id = tokenizer.pad_token_id
 
 
 def towers_of(config: Any) -> Any:
