@@ -10,6 +10,7 @@ import transformers as tf
 
 import embedlm
 from embedlm.errors import InputError, ModelError, UnsupportedError
+from embedlm.persistence import recognise
 from tests.vision_models import build_clip, build_siglip, picture
 
 TEXTS = ["how do plants make food?", "light", "the quick brown fox " * 30]
@@ -99,7 +100,7 @@ def siglip_folder(tmp_path_factory):
 @pytest.mark.parametrize("attn", ["auto", "eager"])
 def test_siglip(siglip_folder, attn, tmp_path):
     siglip = embedlm.load(siglip_folder, device="cpu", attn=attn)
-    assert siglip.recipe == embedlm.Recipe.load("siglip")
+    assert siglip.recipe == embedlm.Recipe.load("siglip2")
     network = tf.SiglipModel.from_pretrained(siglip_folder).eval()
     tokenizer = tf.AutoTokenizer.from_pretrained(siglip_folder)
     read = tokenizer(
@@ -127,3 +128,17 @@ def test_siglip_needs_the_padding_that_it_was_trained_with(siglip_folder, tmp_pa
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="the tokenizer has no pad_token"):
         embedlm.load(folder, device="cpu")
+
+
+def test_the_first_siglip_cleans_texts(siglip_folder, tmp_path):
+    first = embedlm.load(siglip_folder, "siglip", device="cpu")
+    second = embedlm.load(siglip_folder, device="cpu")
+    given = ["How do  PLANTS\tmake food?!", "{the} quick-brown fox's", "", "Wo? ÄPFEL"]
+    # As the published tokenizer's `canonicalize_text` gives them.
+    cleaned = ["how do plants make food", "the quickbrown foxs", "", "wo äpfel"]
+    np.testing.assert_allclose(first.encode(given), second.encode(cleaned), atol=1e-6)
+    folder = shutil.copytree(siglip_folder, tmp_path / "first")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "SiglipTokenizer"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert recognise(folder).name == "siglip"

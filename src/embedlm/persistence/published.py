@@ -23,7 +23,7 @@ from embedlm.schema.recipe import Recipe, recipes
 
 __all__ = ["recipe_of_checkpoint", "recognise"]
 
-_SEEING = ("clip", "siglip", "colpali", "colqwen2")
+_SEEING = ("clip", "colpali", "colqwen2")
 """Types of networks that read images, and are named as their recipe."""
 _ICL_TOKENS = {"<instruct>", "<query>", "<response>"}
 
@@ -57,6 +57,8 @@ def recognise(folder: Path) -> Recipe | None:
         return _as_long(Recipe.load("bge-m3"), folder)
     if config.get("model_type") in _SEEING and not listed:
         return Recipe.load(str(config["model_type"]))
+    if config.get("model_type") == "siglip" and not listed:
+        return Recipe.load(_siglip(folder))
     if is_late_interaction(folder):
         return read_folder(folder, Recipe.load("colbert"))
     if is_stanford(folder) and not listed:
@@ -69,6 +71,12 @@ def recognise(folder: Path) -> Recipe | None:
     if isinstance(auto_map, dict) and any("gritlm" in str(value) for value in auto_map.values()):
         return Recipe.load("gritlm")
     return Recipe.load("bge-icl") if _added_tokens(folder) >= _ICL_TOKENS else None
+
+
+def _siglip(folder: Path) -> str:
+    """Return the recipe of a SigLIP: the first has a tokenizer that cleans texts."""
+    kind = optional_json(folder / "tokenizer_config.json").get("tokenizer_class")
+    return "siglip" if str(kind).startswith("SiglipTokenizer") else "siglip2"
 
 
 def _added_tokens(folder: Path) -> set[str]:

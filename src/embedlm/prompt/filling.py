@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -62,6 +64,14 @@ def _clean_prompteol(text: str) -> str:
     return text[:-1] + "." if text.endswith("?") else text
 
 
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _clean_siglip(text: str) -> str:
+    """Clean as SigLIP's tokenizer in big_vision: lower case, no punctuation, single blanks."""
+    return re.sub(r"\s+", " ", text.lower().translate(_PUNCTUATION)).strip()
+
+
 _CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "strip": str.strip,
@@ -69,6 +79,7 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
     "lower": lambda text: text,  # its tokenizer does that, and knows control tokens
     "promptbert": _clean_promptbert,
     "prompteol": _clean_prompteol,
+    "siglip": _clean_siglip,
 }
 
 

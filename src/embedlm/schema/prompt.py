@@ -52,12 +52,14 @@ class Prompt(Part):
         (), description="Default demonstrations; each fills `demonstration`."
     )
     separator: str = Field("", description="Written after each demonstration.")
-    clean: Literal["none", "strip", "strip_all", "lower", "promptbert", "prompteol"] = Field(
-        "none",
-        description="Text clean-up before the template; strip_all: white space around the filled "
-        "prompt goes too; lower: the filled prompt is read in lower case, control tokens apart; "
-        "promptbert: a full stop where none is; prompteol: also quotes to apostrophes and a final "
-        "? to a full stop.",
+    clean: Literal["none", "strip", "strip_all", "lower", "promptbert", "prompteol", "siglip"] = (
+        Field(
+            "none",
+            description="Text clean-up before the template; strip_all: white space around the filled "
+            "prompt goes too; lower: the filled prompt is read in lower case, control tokens apart; "
+            "promptbert: a full stop where none is; prompteol: also quotes to apostrophes and a final "
+            "? to a full stop; siglip: lower case, without punctuation, one blank between words.",
+        )
     )
     tokenize: Literal["joined", "pieces"] = Field(
         "joined", description="Tokenise the joined string, or each segment alone."
