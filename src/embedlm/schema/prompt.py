@@ -25,6 +25,9 @@ Template = str | tuple[Message, ...] | tuple[str, ...]
 """One template, one chat, or several templates whose vectors are averaged."""
 
 
+Clean = Literal["none", "strip", "strip_all", "lower", "promptbert", "prompteol", "siglip"]
+
+
 class Expansion(Part):
     """Mask tokens that fill a query up (ColBERT)."""
 
@@ -52,14 +55,12 @@ class Prompt(Part):
         (), description="Default demonstrations; each fills `demonstration`."
     )
     separator: str = Field("", description="Written after each demonstration.")
-    clean: Literal["none", "strip", "strip_all", "lower", "promptbert", "prompteol", "siglip"] = (
-        Field(
-            "none",
-            description="Text clean-up before the template; strip_all: white space around the filled "
-            "prompt goes too; lower: the filled prompt is read in lower case, control tokens apart; "
-            "promptbert: a full stop where none is; prompteol: also quotes to apostrophes and a final "
-            "? to a full stop; siglip: lower case, without punctuation, one blank between words.",
-        )
+    clean: Clean = Field(
+        "none",
+        description="Text clean-up before the template; strip_all: white space around the filled "
+        "prompt goes too; lower: the filled prompt is read in lower case, control tokens apart; "
+        "promptbert: a full stop where none is; prompteol: also quotes to apostrophes and a final "
+        "? to a full stop; siglip: lower case, without punctuation, one blank between words.",
     )
     tokenize: Literal["joined", "pieces"] = Field(
         "joined", description="Tokenise the joined string, or each segment alone."
