@@ -352,8 +352,7 @@ class Embedder(Saving, Roles):
     def fit_ranges(self, texts: Iterable[Any], **options: Any) -> Embedder:
         """Learn each dimension's range from a corpus, for int8 and uint8; returns itself.
 
-        Ranges belong to one width: vectors that are cut and normalised again have ranges of their
-        own, which `fit_ranges(texts, dim=...)` adds. `save_pretrained` keeps them.
+        Each width has ranges of its own (`dim`), and each form; `save_pretrained` keeps them all.
 
         Args:
             texts: like those that will be encoded.
@@ -365,8 +364,8 @@ class Embedder(Saving, Roles):
         check_names("fit_ranges", options, RANGE_OPTIONS)
         vectors = self.encode(texts, heads="dense", **options)
         call = Options(dim=options.get("dim"), normalize=options.get("normalize"))
-        one = self.route(options.get("role"))
-        form = vector_form(call, one.recipe, one.readout.dense_width)
+        readout = self.route(options.get("role")).readout
+        form = vector_form(call, readout.recipe, readout.dense_width)
         self.ranges = self.ranges.with_form(form, fitted_ranges(vectors))
         return self
 
