@@ -38,6 +38,7 @@ app = App(
   embedlm index docs/ -o docs.index
   embedlm index corpus.jsonl -o corpus.index -m Qwen/Qwen3-Embedding-0.6B \
       --chunk sentences --chunk-size 200 --chunk-overlap 40
+  embedlm index photos/ -o photos.index -m openai/clip-vit-base-patch32
   embedlm index delete corpus.index 17 doc-18
   embedlm index push corpus.index --to http://localhost:6333""",
 )
@@ -136,6 +137,14 @@ def make(
         str | None,
         Parameter(metavar="FIELD", help="Field with the id; without it id or _id."),
     ] = None,
+    image_field: Annotated[
+        str | None,
+        Parameter(
+            metavar="FIELD",
+            help="Field with the path of an image, inside the file's folder, for models that read "
+            "images.",
+        ),
+    ] = None,
     tables: Tables = AS_TABLES,
     sync: Annotated[bool, flag("Also delete documents that the source does not hold.")] = False,
     restart: Annotated[bool, flag("Forget what an unfinished run has embedded.")] = False,
@@ -146,6 +155,8 @@ def make(
     json: Json = False,
 ) -> None:
     """Index a file, a folder or a BEIR folder; of an index that is there, embed what is new.
+
+    A model that reads images indexes those of a folder, and those that records name.
 
     A run that was stopped goes on where it was when the same command is given again.
     """
@@ -172,6 +183,7 @@ def make(
         text_field=tables.text_field,
         quoting=tables.quoting,
         id_field=id_field,
+        image_field=image_field,
     )
     _tell(report, source, rejects)
     _show(report, output, json=json)

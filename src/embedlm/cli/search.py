@@ -40,6 +40,7 @@ EXAMPLES = r"""Examples:
   embedlm search docs.index "how do I resume a job?" --mode hybrid -k 3
   embedlm search corpus.index "tyre pressure" --where "year>=2020" \
       --rerank Qwen/Qwen3-Reranker-0.6B --json
+  embedlm search photos.index --image bicycle.jpg
   embedlm search corpus.jsonl "photosynthesis" -m Qwen/Qwen3-0.6B \
       -r promptreps --mode hybrid --json"""
 
@@ -71,6 +72,10 @@ class Asking:
         int | None, whole("Passages that the re-ranker reads; without it 50.")
     ] = None
     exact: Annotated[bool, flag("Compare with every passage's full vector.")] = False
+    image: Annotated[
+        str | None,
+        path("Image to look for, or to look for together with QUERY.", metavar="FILE"),
+    ] = None
 
 
 ASKED_PLAINLY = Asking()
@@ -120,8 +125,9 @@ def command(
         str | None,
         Parameter(
             metavar="MODE",
-            help="dense (the default for files), sparse, bm25 (an index only), hybrid (the default "
-            "for an index) or late-interaction, as far as the recipe defines these heads.",
+            help="dense (the default for files and images), sparse, bm25 (an index only), hybrid "
+            "(the default for an index) or late-interaction, as far as the recipe defines these "
+            "heads.",
         ),
     ] = None,
     top_k: TopK = 10,
@@ -140,10 +146,12 @@ def command(
     _check_query(query)
     if source != "-" and is_index(source):
         _refuse_reading(source, reading, max_length)
-        options = _options(asking, mode or "hybrid", loading)
-        options |= {"top_k": top_k, "instruction": instruction}
+        asked = _asked(query, asking.image)
         with _opened(source, model, loading, server) as index:
-            _ask(index, query, options, json=json)
+            named = mode or ("hybrid" if asked is None else index.mode_of(asked))
+            options = _options(asking, named, loading)
+            options |= {"top_k": top_k, "instruction": instruction}
+            _ask(index, asked, options, json=json)
         return
     if asking != ASKED_PLAINLY or server != HERE:
         raise _no_index(source)
@@ -160,10 +168,19 @@ def _check_query(query: str | None) -> None:
         raise InputError("the query is empty; say what to look for")
 
 
+def _asked(query: str | None, image: str | None) -> Any:
+    """Return what is looked for; None: each line of standard input."""
+    if image is None:
+        return query
+    from embedlm.search import query_of
+
+    return query_of({"image": image, "text": query})
+
+
 def _no_index(source: str) -> InputError:
     return InputError(
-        f"{source!r} is no index, and --where, --fusion, --weight, --rerank, --exact and --at are "
-        f"for one; make it: embedlm index {source} -o INDEX"
+        f"{source!r} is no index, and --where, --fusion, --weight, --rerank, --exact, --image and "
+        f"--at are for one; make it: embedlm index {source} -o INDEX"
     )
 
 
@@ -265,7 +282,7 @@ def _options(asking: Asking, mode: str, loading: Loading) -> dict[str, Any]:
     return options
 
 
-def _ask(index: Index, query: str | None, options: dict[str, Any], *, json: bool) -> None:
+def _ask(index: Index, query: Any, options: dict[str, Any], *, json: bool) -> None:
     """Search once, or for each line of standard input until it ends."""
     if query is not None:
         _show(index.search(query, **options), options, json=json)
@@ -297,4 +314,6 @@ def _show(hits: list[Found], options: dict[str, Any], *, json: bool) -> None:
         print(f"nothing found{among}", file=sys.stderr)
     marks = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("«", "»")
     for hit in hits:
-        print(f"{hit.score:.4f}  {hit.id}  {snippet(hit.text, hit.sentence, *marks)}")
+        words = snippet(hit.text, hit.sentence, *marks) if hit.text else ""
+        shown = (one for one in (hit.image, words) if one)
+        print(f"{hit.score:.4f}  {hit.id}  {'  '.join(shown)}")

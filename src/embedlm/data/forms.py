@@ -79,25 +79,29 @@ def check_used(
     text_field: str,
     quoting: bool | None,
     split: str | None = None,
+    image_field: str | None = None,
 ) -> None:
     """Refuse an option that none of these forms of file can use.
 
     Args:
         path: the file or folder, for the message.
-        forms: of the files, names of `FORMS`.
+        forms: of the files, names of `FORMS`, or others for files of no text.
         text_field: field with the text; "text" is what a bare text is called.
         quoting: whether cells may be quoted; None: not given.
         split: where prose is cut; None: not given.
+        image_field: field with the path of an image; None: not given.
 
     Raises:
         InputError: with the option and what it is for.
     """
-    kinds = [FORMS[form] for form in forms]
+    kinds = [FORMS[form] for form in forms if form in FORMS]
     unused = ""
     if split is not None and not any(kind.bare and not kind.paragraphs for kind in kinds):
         unused = "split (--split) says where .txt, .md and .rst are cut"
     elif text_field != "text" and all(kind.bare for kind in kinds):
         unused = f"text_field (--text-field) names a field of records, here {text_field!r}"
+    elif image_field is not None and all(kind.bare for kind in kinds):
+        unused = f"image_field (--image-field) names a field of records, here {image_field!r}"
     elif quoting is not None and all(kind.quoting is None for kind in kinds):
         unused = "quoting (--quoting) is for .csv and .tsv"
     if unused:

@@ -1,4 +1,4 @@
-"""Images that records name: paths that lead into the folder of the records' own file."""
+"""Images in files: those that records name, and files that are images themselves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Any, NamedTuple
 from embedlm.errors import InputError, ModelError
 from embedlm.jobs.json_files import inner_path
 
-__all__ = ["ImageFile", "image_file"]
+__all__ = ["IMAGE_SUFFIXES", "ImageFile", "image_file", "read_image"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+"""How files end that are read as images."""
 
 
 class ImageFile(NamedTuple):
-    """An image that a record names."""
+    """An image in a file of its own."""
 
     path: str
     digest: str
     """Of its content, by which a job that goes on knows whether it has changed."""
+    name: str
+    """What the record says, or the file's name; it is shown."""
 
 
 def image_file(value: Any, field: str, source: Path) -> ImageFile | None:
@@ -44,4 +49,21 @@ def image_file(value: Any, field: str, source: Path) -> ImageFile | None:
         raise InputError(
             f"field {field!r}: the image {value!r} cannot be read ({error.strerror})"
         ) from None
-    return ImageFile(str(path), hashlib.sha256(content).hexdigest())
+    return ImageFile(str(path), hashlib.sha256(content).hexdigest(), value)
+
+
+def read_image(path: Path, name: str) -> ImageFile:
+    """Return the image that a file is.
+
+    Args:
+        path: of the file.
+        name: what it is called.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the image {name!r} cannot be read ({error.strerror})") from None
+    return ImageFile(str(path), hashlib.sha256(content).hexdigest(), name)

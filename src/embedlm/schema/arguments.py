@@ -201,10 +201,13 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     },
     "search": {
         "query": TEXT,
-        "queries": _each(TEXT, "a list of strings"),
+        "queries": Kind(
+            "a list of strings, or of what encode takes",
+            lambda value: isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping),
+        ),
         "top_k": COUNT,
         "instruction": TEXT | NONE,
-        "mode": NAME,
+        "mode": NAME | NONE,
         "fusion": NAME,
         "weights": _mapping(NAME, NUMBER, "a number for each ranking: {name: number, ...}") | NONE,
         "depth": COUNT,

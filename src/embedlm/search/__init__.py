@@ -1,5 +1,6 @@
 """Finds the passages of files that answer a query."""
 
+from embedlm.search.asked import Found, query_of
 from embedlm.search.build import IndexReport, build_index, delete_documents
 from embedlm.search.chunks import Chunking
 from embedlm.search.documents import Document, read_documents
@@ -12,7 +13,7 @@ from embedlm.search.index import MODES, Hit, SearchIndex
 from embedlm.search.layout import is_index
 from embedlm.search.passages import Passage, read_passages
 from embedlm.search.push import push_index
-from embedlm.search.saved import Found, Index
+from embedlm.search.saved import Index
 from embedlm.search.server import QdrantStore
 from embedlm.search.snippets import snippet
 from embedlm.search.store import FirstStage, Match, Store
@@ -40,6 +41,7 @@ __all__ = [
     "is_index",
     "parse_filter",
     "push_index",
+    "query_of",
     "read_documents",
     "read_passages",
     "reads_whole",

@@ -21,7 +21,7 @@ from embedlm.jobs.rejects import check_rejects, write_rejects
 from embedlm.search.catalogue import Catalogue
 from embedlm.search.chunks import Chunking
 from embedlm.search.documents import document_key
-from embedlm.search.fitting import fitted
+from embedlm.search.fitting import fitted, reads_texts
 from embedlm.search.layout import (
     CATALOGUE,
     STORES,
@@ -96,11 +96,12 @@ def build_index(
         load_options: with which the model was loaded (dtype, adapters, generator), so that a
             search loads it so.
         show_progress: see `embedlm.jobs.progress`.
-        **reading: of `read_documents`: text_field, id_field, quoting.
+        **reading: of `read_documents`: text_field, id_field, image_field, quoting.
 
     Raises:
         InputError: something else is at `index`; another model or other settings than the index
             has; a document that has no usable vector.
+        UnsupportedError: images are named, and the model reads texts alone.
         JobError: another process is writing the index, or the disk is full.
     """
     start = time.perf_counter()
@@ -108,7 +109,12 @@ def build_index(
     _check_names(store, analyzer)
     facts, model = _facts(out, model, chunking, store, first, analyzer, load_options)
     for role in ("query", "document"):
-        model.route(role).renderer.check_room(role)
+        if reads_texts(model, role):
+            model.route(role).renderer.check_room(role)
+    if reading.get("image_field") is None:
+        reading.pop("image_field", None)  # what an earlier version began goes on
+    else:
+        model.route("document").executor.image_reader  # noqa: B018  # refuses one of texts alone
     cutting = None if facts["chunking"] is None else Chunking(**facts["chunking"])
     reading["whole"] = cutting is not None
     work = Work(out, facts, model, cutting)

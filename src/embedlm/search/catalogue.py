@@ -25,7 +25,9 @@ CREATE TABLE passages (key TEXT PRIMARY KEY, document TEXT NOT NULL, chunk INTEG
 CREATE INDEX documents ON passages (document);
 CREATE TABLE terms (term INTEGER PRIMARY KEY, df INTEGER NOT NULL);
 """
-_COLUMNS = "key, document, chunk, file, line, text, metadata, digest"
+_IMAGES = "images (key TEXT PRIMARY KEY, path TEXT NOT NULL, content TEXT NOT NULL) WITHOUT ROWID"
+_COLUMNS = "key, document, chunk, file, line, text, metadata, digest, path, content"
+_PASSAGES = "passages LEFT JOIN images USING (key)"
 _AT_ONCE = 500
 
 
@@ -44,6 +46,10 @@ class Entry:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
     """Of the text, the metadata and what its vector depends on."""
+    image: str | None = None
+    """The path of its image, from the folder that was indexed; None: it has none."""
+    content: str = ""
+    """A hash of that image."""
 
     @property
     def id(self) -> str | int:
@@ -65,6 +71,7 @@ class Catalogue:
         """Make an empty one."""
         connection = sqlite3.connect(path)
         connection.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
+        connection.execute(f"CREATE TABLE {_IMAGES}")
         return cls(connection, path, analyzer)
 
     @classmethod
@@ -81,6 +88,9 @@ class Catalogue:
             )
             connection.execute("SELECT key, length FROM passages LIMIT 1").fetchone()
             connection.execute("SELECT term, df FROM terms LIMIT 1").fetchone()
+            held = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'images'")
+            if held.fetchone() is None:  # of an earlier version, which took no images
+                connection.execute(f"CREATE {'' if write else 'TEMP '}TABLE {_IMAGES}")
         except sqlite3.Error as error:
             raise InputError(f"{path} is damaged ({error}); make the index again") from error
         return cls(connection, path, analyzer)
@@ -106,8 +116,13 @@ class Catalogue:
         return int(self._one("SELECT COUNT(DISTINCT document) FROM passages"))
 
     def average(self) -> float:
-        """Return the terms of a passage on average."""
-        return float(self._one("SELECT AVG(length) FROM passages") or 0.0)
+        """Return the terms of a passage on average; images without words are left out."""
+        return float(self._one("SELECT AVG(length) FROM passages WHERE text != ''") or 0.0)
+
+    def images(self, *, alone: bool = False) -> int:
+        """Return the number of passages that have an image, or that are an image alone."""
+        joined = "SELECT COUNT(*) FROM images CROSS JOIN passages USING (key) WHERE text = ''"
+        return int(self._one(joined if alone else "SELECT COUNT(*) FROM images"))
 
     def _one(self, query: str) -> Any:
         with self._told():
@@ -125,7 +140,7 @@ class Catalogue:
         for start in range(0, len(values), _AT_ONCE):
             some = values[start : start + _AT_ONCE]
             marks = ", ".join("?" * len(some))
-            query = f"SELECT {_COLUMNS} FROM passages WHERE {column} IN ({marks})"
+            query = f"SELECT {_COLUMNS} FROM {_PASSAGES} WHERE {column} IN ({marks})"
             with self._told():
                 rows = self._db.execute(query, list(some)).fetchall()
             yield from map(_entry, rows)
@@ -133,13 +148,14 @@ class Catalogue:
     def __iter__(self) -> Iterator[Entry]:
         with self._told():
             yield from map(
-                _entry, self._db.execute(f"SELECT {_COLUMNS} FROM passages ORDER BY key")
+                _entry, self._db.execute(f"SELECT {_COLUMNS} FROM {_PASSAGES} ORDER BY key")
             )
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the key and the text of each passage."""
+    def texts(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the key and the text of each passage, and the hash of its image, "" for none."""
+        columns = "key, text, COALESCE(content, '')"
         with self._told():
-            yield from self._db.execute("SELECT key, text FROM passages ORDER BY key")
+            yield from self._db.execute(f"SELECT {columns} FROM {_PASSAGES} ORDER BY key")
 
     def digests(self) -> dict[str, str]:
         """Return all digests by key."""
@@ -164,14 +180,17 @@ class Catalogue:
     def put(self, entries: Sequence[Entry]) -> None:
         """Add passages, or replace those of the same keys."""
         self.remove([entry.key for entry in entries])
-        rows, terms = [], []
+        rows, terms, images = [], [], []
         for entry in entries:
             found = counts(entry.text, self.analyzer)
             terms += [(term,) for term in found]
             metadata = json.dumps(entry.metadata, ensure_ascii=False)
             place = (entry.key, entry.document, entry.chunk, entry.file, entry.line)
             rows.append((*place, entry.text, metadata, entry.digest, sum(found.values())))
+            if entry.image is not None:
+                images.append((entry.key, entry.image, entry.content))
         with self._told():
+            self._db.executemany("INSERT INTO images VALUES (?, ?, ?)", images)
             self._db.executemany(f"INSERT INTO passages VALUES ({', '.join('?' * 9)})", rows)
             self._db.executemany(
                 "INSERT INTO terms VALUES (?, 1) ON CONFLICT (term) DO UPDATE SET df = df + 1",
@@ -183,7 +202,9 @@ class Catalogue:
         held = self.entries(keys)
         terms = [(t,) for one in held.values() for t in counts(one.text, self.analyzer)]
         with self._told():
-            self._db.executemany("DELETE FROM passages WHERE key = ?", [(key,) for key in held])
+            for table in ("passages", "images"):
+                gone = [(key,) for key in held]
+                self._db.executemany(f"DELETE FROM {table} WHERE key = ?", gone)
             self._db.executemany("UPDATE terms SET df = df - 1 WHERE term = ?", terms)
 
     def close(self) -> None:
@@ -194,5 +215,6 @@ class Catalogue:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    key, document, chunk, file, line, text, metadata, digest = row
-    return Entry(key, document, chunk, file, line, text, json.loads(metadata), digest)
+    key, document, chunk, file, line, text, metadata, digest, image, content = row
+    place = (key, document, chunk, file, line)
+    return Entry(*place, text, json.loads(metadata), digest, image, content or "")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedlm.data import Source, existing
 from embedlm.data.forms import FORMS, check_used, file_form
+from embedlm.data.images import IMAGE_SUFFIXES, ImageFile, image_file, read_image
 from embedlm.data.rows import FileRow, shortened
 from embedlm.data.source import WHICH_FIELD
 from embedlm.errors import EmbedLMError, InputError, RecordError
@@ -33,13 +34,15 @@ def document_key(id: Id) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with its id and metadata."""
+    """A text, an image or both, with their id and metadata."""
 
     id: Id
     text: str
     file: str
     line: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    image: ImageFile | None = None
+    """Named by its path from the folder that is read."""
 
     @property
     def key(self) -> str:
@@ -52,6 +55,8 @@ def read_documents(
     *,
     text_field: str = "text",
     id_field: str | None = None,
+    image_field: str | None = None,
+    images: bool = False,
     whole: bool = False,
     quoting: bool | None = None,
     headings: bool = True,
@@ -63,12 +68,15 @@ def read_documents(
     A record (.jsonl, .csv, .tsv, .parquet) is a document; its other fields are metadata. A corpus
     of BEIR (a folder with corpus.jsonl) has the fields _id, title and text. Of prose (.txt, .md,
     .html, .pdf) each paragraph with its headings is a document, or the whole file, by choice.
-    Records without an id, and prose, are called by file and line, or by file.
+    Records without an id, and prose, are called by file and line, or by file. An image is a
+    document called by its file; one that a record names goes with the record's text.
 
     Args:
         path: the file or folder.
         text_field: field or column with the text.
         id_field: field with the id; None: `id` or `_id`, where a record has one.
+        image_field: field with the path of an image, inside the folder of its file.
+        images: whether files that are images are read; a folder's are left out otherwise.
         whole: a file of prose is one document.
         quoting: whether cells of a .csv or .tsv may stand in quotes.
         headings: whether headings go with the paragraphs below them, see `passages.prose`; without
@@ -87,20 +95,23 @@ def read_documents(
     if corpus is not None:
         files, beir = [str(corpus)], True
     else:
-        files, beir = files_of(path, tell=True), False
-    forms = [file_form(Path(file))[0] or "txt" for file in files]
-    check_used(str(path), forms, text_field=text_field, quoting=quoting)
+        files, beir = files_of(path, tell=True, images=images), False
+    forms = [_form(file, images) for file in files]
+    check_used(str(path), forms, text_field=text_field, quoting=quoting, image_field=image_field)
+    fields = _Fields(text_field, id_field, image_field, beir)
     base = root if root.is_dir() else root.parent
     seen: set[str] = set()
     aside = _Aside(bad)
     for file, form in zip(files, forms, strict=True):
         name = "stdin" if file == "-" else Path(file).relative_to(base).as_posix()
-        if FORMS[form].bare:
+        if form not in FORMS:
+            found = _picture(file, name)
+        elif FORMS[form].bare:
             found = _prose(file, name, whole, headings, fits)
         else:
             quoted = None if FORMS[form].quoting is None else quoting
             source = Source(file, quoting=quoted)
-            found = _records(source, name, text_field, id_field, beir, aside)
+            found = _records(source, name, fields, aside)
         for document in _readable(found, name, aside):
             if document.key in seen:
                 told = (
@@ -111,11 +122,47 @@ def read_documents(
                 continue
             seen.add(document.key)
             yield document
+    if image_field is not None and not fields.image_found:
+        raise InputError(
+            f"no record of {str(path)!r} has the field {image_field!r}, which was to hold images "
+            "(--image-field, image_field=); name the one that does"
+        )
     if not seen:
         raise InputError(
             f"{str(path)!r} holds no text to index; give a file or folder with some"
             + (f" ({aside.first})" if aside.first is not None else "")
         )
+
+
+@dataclass(slots=True)
+class _Fields:
+    """Which fields of records are read."""
+
+    text: str
+    id: str | None
+    image: str | None
+    beir: bool
+    """Whether the title goes before the text."""
+    image_found: bool = False
+    """Whether any record has had the field of images."""
+
+
+def _form(file: str, images: bool) -> str:
+    """Return the form of a file: of `FORMS`, or how an image's name ends.
+
+    Raises:
+        InputError: an image, where none is read.
+    """
+    form = file_form(Path(file))[0]
+    suffix = Path(file).suffix.lower()
+    if form is not None or suffix not in IMAGE_SUFFIXES:
+        return form or "txt"
+    if not images:
+        raise InputError(
+            f"{file!r} is an image, and the model reads texts alone; take one that reads images "
+            "(recipes qwen3-vl-embedding, gme, vlm2vec, colqwen2, colpali and clip)"
+        )
+    return suffix.removeprefix(".")
 
 
 class _Aside:
@@ -157,48 +204,58 @@ def _prose(
         yield Document(name, text, name, 1, {"file": name})
 
 
-def _records(
-    source: Source,
-    name: str,
-    text_field: str,
-    id_field: str | None,
-    beir: bool,
-    aside: _Aside,
-) -> Iterator[Document]:
+def _picture(file: str, name: str) -> Iterator[Document]:
+    yield Document(name, "", name, 1, {"file": name}, read_image(Path(file), name))
+
+
+def _records(source: Source, name: str, fields: _Fields, aside: _Aside) -> Iterator[Document]:
     for row in source.rows():
         try:
-            yield from _record(row, source.name, name, text_field, id_field, beir)
+            yield from _record(row, source, name, fields)
         except RecordError as error:
             aside.take(name, row.line, error, row.raw or row.value)
 
 
-def _record(
-    row: FileRow, place: str, name: str, text_field: str, id_field: str | None, beir: bool
-) -> Iterator[Document]:
-    """Yield the document of a row, unless its text is blank."""
-    where = f"{place}:{row.line}"
-    record = {text_field: row.value} if isinstance(row.value, str) else row.value
-    error = row.error
+def _record(row: FileRow, source: Source, name: str, fields: _Fields) -> Iterator[Document]:
+    """Yield the document of a row, unless its text is blank and it has no image."""
+    where = f"{source.name}:{row.line}"
+    record = {fields.text: row.value} if isinstance(row.value, str) else row.value
+    error, image = row.error, None
     if error is None and not isinstance(record, dict):
-        error = f"a JSON {type(record).__name__}, not an object with {text_field!r}"
-    if error is None and not isinstance(record.get(text_field), str):
-        error = f"no text in the field {text_field!r}; there are: {', '.join(record)}. "
+        error = f"a JSON {type(record).__name__}, not an object with {fields.text!r}"
+    if error is None and fields.image is not None:
+        fields.image_found |= fields.image in record
+        try:
+            image = image_file(record.get(fields.image), fields.image, source.path)
+        except InputError as wrong:
+            error = str(wrong)
+    text: Any = "" if error is not None else record.get(fields.text)
+    if text is None and image is not None:
+        text = ""
+    if not isinstance(text, str):
+        error = f"no text in the field {fields.text!r}; there are: {', '.join(record)}. "
         error += WHICH_FIELD
     if error is not None:
         raise RecordError(f"{where}: {error}. Correct the record")
-    text = record[text_field]
-    used = {text_field}
-    if beir and record.get("title"):
+    used = {fields.text, fields.image}
+    if fields.beir and record.get("title"):
         text = f"{record['title']} {text}"
         used.add("title")
-    names = [id_field] if id_field is not None else ["id", "_id"]
+    names = [fields.id] if fields.id is not None else ["id", "_id"]
     held = next((one for one in names if record.get(one) is not None), None)
-    if held is None and id_field is not None:
-        raise RecordError(f"{where}: no id in the field {id_field!r}. Correct the record")
+    if held is None and fields.id is not None:
+        raise RecordError(f"{where}: no id in the field {fields.id!r}. Correct the record")
     id_ = f"{name}:{row.line}" if held is None else _checked_id(record[held], where)
-    if text.strip():
+    if text.strip() or image is not None:
         metadata = {k: v for k, v in record.items() if k not in used and k != held}
-        yield Document(id_, text, name, row.line, _plain(metadata))
+        document = Document(id_, text, name, row.line, _plain(metadata))
+        yield document if image is None else replace(document, **_beside(image, text, name))
+
+
+def _beside(image: ImageFile, text: str, name: str) -> dict[str, Any]:
+    """Return what an image changes of a record's document."""
+    path = (PurePosixPath(name).parent / PurePosixPath(image.name)).as_posix()
+    return {"text": text if text.strip() else "", "image": image._replace(name=path)}
 
 
 def _checked_id(value: Any, where: str) -> Id:

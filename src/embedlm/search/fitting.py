@@ -1,4 +1,4 @@
-"""What a model reads of a text, so that documents are cut into passages that it reads whole."""
+"""What a model reads: images, and how much of a text, so that it reads passages whole."""
 
 from __future__ import annotations
 
@@ -7,18 +7,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedlm.backbone.towers import TOWERS
 from embedlm.errors import InputError
 from embedlm.prompt.render import Request
 from embedlm.prompt.segments import SEGMENT_ID
+from embedlm.schema.template import parse_template
 from embedlm.search.chunks import SIZE, Chunking
 from embedlm.search.passages import Fits
+from embedlm.vision import reads_images
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
 
-__all__ = ["fitted", "reads_whole"]
+__all__ = ["fitted", "reads_pictures", "reads_texts", "reads_whole"]
 
 _DOCUMENT = Request("document")
+
+
+def reads_pictures(model: Embedder) -> bool:
+    """Tell whether a model's documents may be images: by its network, and by its recipe."""
+    own = model.route("document")
+    if not reads_images(own.backbone):
+        return False
+    if str(own.backbone.config.model_type) in TOWERS:
+        return True
+    templates = own.renderer.templates("document")
+    return all(any(p.kind == "image" for p in parse_template(one)) for one in templates)
+
+
+def reads_texts(model: Embedder, role: str) -> bool:
+    """Tell whether a model's prompts of a role take a text without an image."""
+    templates = model.route(role).renderer.templates(role)
+    pieces = [piece for one in templates for piece in parse_template(one)]
+    return all(piece.kind != "image" or piece.when == "image" for piece in pieces)
 
 
 def reads_whole(model: Embedder) -> Fits | None:
@@ -54,6 +75,8 @@ def fitted(chunking: Chunking, model: Embedder) -> Chunking:
 def _room(model: Embedder) -> int | None:
     """Return the tokens that a document may have beside its prompt; None: as many as it likes."""
     renderer = model.route("document").renderer
+    if not reads_texts(model, "document"):
+        return None
     limit = renderer.max_length("document")
     if limit is None:
         return None

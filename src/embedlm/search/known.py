@@ -19,7 +19,13 @@ __all__ = ["Known", "digest_of"]
 
 
 def digest_of(
-    text: str, metadata: Mapping[str, Any], file: str, line: int, whole: str, start: int
+    text: str,
+    metadata: Mapping[str, Any],
+    file: str,
+    line: int,
+    whole: str,
+    start: int,
+    image: tuple[str, str] | None = None,
 ) -> str:
     """Return what tells a passage from a changed one.
 
@@ -30,8 +36,9 @@ def digest_of(
         line: on which it begins.
         whole: the document's text, where vectors depend on it; else "".
         start: the passage's first character in the document.
+        image: its path and a hash of its content; None: there is none.
     """
-    facts = [text, dict(metadata), file, line, whole, start]
+    facts = [text, dict(metadata), file, line, whole, start, *(image or ())]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -62,9 +69,9 @@ class Known:
         """
         if self._catalogue is None:
             return None
-        for key in (entry.key, self._texts().get(_text_key(entry.text))):
+        for key in (entry.key, self._texts().get(_text_key(entry.text, entry.content))):
             held = self._catalogue.entries([key]).get(key) if key in self._digests else None
-            if held is None or held.text != entry.text:
+            if held is None or (held.text, held.content) != (entry.text, entry.content):
                 continue
             if not whole or held.digest == digest_of(
                 held.text, held.metadata, held.file, held.line, whole, start
@@ -73,12 +80,12 @@ class Known:
         return None
 
     def _texts(self) -> dict[bytes, str]:
-        """Return a key for each text that the index holds, once one is looked for."""
+        """Return a key for each text, and image, of the index, once one is looked for."""
         if self._by_text is None:
             assert self._catalogue is not None
             self._by_text = {}
-            for key, text in self._catalogue.texts():
-                self._by_text.setdefault(_text_key(text), key)
+            for key, text, content in self._catalogue.texts():
+                self._by_text.setdefault(_text_key(text, content), key)
         return self._by_text
 
     def of_files(self, files: Collection[str]) -> set[str]:
@@ -93,8 +100,9 @@ class Known:
             self._catalogue.close()
 
 
-def _text_key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+def _text_key(text: str, content: str) -> bytes:
+    whole = f"{text}\0{content}" if content else text
+    return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def _document_of(key: str) -> str:

@@ -16,6 +16,7 @@ from embedlm.data.compression import COMPRESSIONS
 from embedlm.data.folders import visible_files
 from embedlm.data.forms import FORMS, SUFFIXES, check_used, file_form
 from embedlm.data.front_matter import below, is_break, without_fields
+from embedlm.data.images import IMAGE_SUFFIXES
 from embedlm.data.lines import TABLE_RULE, heading_words, paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.data.sentences import SENTENCE_GAP
@@ -107,12 +108,13 @@ def read_passages(
     return passages
 
 
-def files_of(path: str | Path, *, tell: bool = False) -> list[str]:
+def files_of(path: str | Path, *, tell: bool = False, images: bool = False) -> list[str]:
     """Return the file, or the files of a folder and below it that can be read, in order.
 
     Args:
         path: the file or folder.
         tell: log how many files have forms that cannot be read.
+        images: whether files that are images are among those that can be read.
 
     Raises:
         InputError: there is none.
@@ -126,14 +128,17 @@ def files_of(path: str | Path, *, tell: bool = False) -> list[str]:
     files: list[str] = []
     others: Counter[str] = Counter()
     for file in visible_files(root):
-        if file_form(file)[0] is not None:
+        seen = images and file.suffix.lower() in IMAGE_SUFFIXES
+        if seen or file_form(file)[0] is not None:
             files.append(str(file))
         else:
             others[file.suffix or file.name] += 1
     if not files:
+        pictures = sum(others[ending] for ending in others if ending.lower() in IMAGE_SUFFIXES)
+        more = f"; its images ({pictures:,}) are indexed by a model that reads images"
         raise InputError(
             f"the folder {str(root)!r} holds no file that ends in one of {', '.join(SUFFIXES)}, "
-            f"with or without {', '.join(COMPRESSIONS)}"
+            f"with or without {', '.join(COMPRESSIONS)}" + (more if pictures else "")
         )
     if tell and others:
         told = ", ".join(f"{ending} ({count:,})" for ending, count in others.most_common(9))

@@ -115,6 +115,8 @@ def _with_texts(points: list[StoredPoint], catalogue: Catalogue) -> list[StoredP
             "file": entry.file,
             "line": entry.line,
         }
+        if entry.image is not None:
+            extra["image"] = entry.image
         found.append(StoredPoint(point.key, point.vectors, {**extra, **point.payload}))
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from embedlm.errors import InputError
+from embedlm.errors import InputError, UnsupportedError
 from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.fusion import DEFAULT, check_method, fuse, ordered
 from embedlm.search.store import Match
@@ -86,10 +86,25 @@ def best_documents(
         matches = [own[row] for own in together]
         best = _further(row, heads, ask, how, held, (limit, matches))
         if how.rerank is not None and best:
+            _check_texts([entry for entry, _ in best[: how.rerank_depth]])
             ranked = how.rerank.rank(query, [e.text for e, _ in best[: how.rerank_depth]])
             best = [(best[one["corpus_id"]][0], one["score"]) for one in ranked]
         found.append(best[: how.top_k])
     return found
+
+
+def _check_texts(entries: Sequence[Entry]) -> None:
+    """Refuse passages with images, which a re-ranker does not see.
+
+    Raises:
+        UnsupportedError: names one.
+    """
+    seen = next((entry.image for entry in entries if entry.image is not None), None)
+    if seen is not None:
+        raise UnsupportedError(
+            f"a re-ranker reads texts alone, and {seen!r} is an image among the best hits; search "
+            "without --rerank (rerank=), or narrow the search down to texts (--where, where=)"
+        )
 
 
 def _further(

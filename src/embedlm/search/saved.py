@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +14,7 @@ from embedlm.errors import InputError, closest
 from embedlm.jobs.names import real_path
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments, check_names
+from embedlm.search.asked import OF_MODEL, Found, Query, check_images, query_of
 from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.chunks import Span, sentence_spans
 from embedlm.search.documents import document_key
@@ -56,30 +56,6 @@ _FURTHER = ("fusion", "weights", "depth", "rerank", "rerank_depth")
 """Options of a search that say how its rankings become one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A document that answers a query, by its best passage."""
-
-    id: str | int
-    """As it was given."""
-    score: float
-    text: str
-    """Of the passage."""
-    rank: int
-    file: str
-    line: int
-    chunk: int
-    metadata: Mapping[str, Any]
-    sentence: Span
-    """Where the matching sentence stands in the text."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        names = ("id", "score", "text", "rank", "file", "line", "chunk", "metadata")
-        found = {name: getattr(self, name) for name in names}
-        return {**found, "sentence": list(self.sentence)}
-
-
 class Index:
     """An index that `build_index` made; see `search`.
 
@@ -96,6 +72,8 @@ class Index:
         self._model: Embedder | None = model
         self._device: Any = None
         self._total = len(catalogue)
+        self._with_words = self._total - catalogue.images(alone=True)
+        self._has_images = catalogue.images() > 0
 
     @classmethod
     def open(
@@ -182,10 +160,10 @@ class Index:
 
     def search(
         self,
-        query: str,
+        query: Any,
         top_k: int = 10,
         *,
-        mode: str = "hybrid",
+        mode: str | None = None,
         where: Filter | None = None,
         instruction: str | None = None,
         fusion: str = DEFAULT,
@@ -200,9 +178,11 @@ class Index:
         """Return the documents that answer a query best, each by its best passage.
 
         Args:
-            query: the question, or words to look for.
+            query: the question, or words to look for; an image, or `{"text": ..., "image": ...}`
+                (see `Embedder.encode`), of models that read images.
             top_k: documents, at most.
             mode: one of `modes`; hybrid fuses dense, sparse and BM25, as far as the index has them.
+                None: see `mode_of`.
             where: a filter of metadata, see `search.filters`.
             instruction: fills the query's prompt; None takes the recipe's.
             fusion: min_max, dbsf, rrf or weighted, see `search.fuse`.
@@ -219,6 +199,7 @@ class Index:
 
         Raises:
             InputError: an empty query, or a mode or an option that the index cannot serve.
+            UnsupportedError: an image, of which the model, BM25 or the re-ranker reads nothing.
         """
         given: dict[str, Any] = {
             "mode": mode,
@@ -233,15 +214,14 @@ class Index:
             "sentences": sentences,
             "vectors": vectors,
         }
-        check_arguments("search", query=query)
         return self.search_all([query], top_k, **given)[0]
 
     def search_all(
         self,
-        queries: Sequence[str],
+        queries: Sequence[Any],
         top_k: int = 10,
         *,
-        mode: str = "hybrid",
+        mode: str | None = None,
         where: Filter | None = None,
         instruction: str | None = None,
         vectors: Mapping[str, Any] | None = None,
@@ -264,20 +244,29 @@ class Index:
 
         Raises:
             InputError: an empty query, an unknown option, or one that the index cannot serve.
+            UnsupportedError: see there.
         """
         given = {"mode": mode, "instruction": instruction, "exact": exact, "sentences": sentences}
         check_names("search_all", options, _FURTHER)
         check_arguments("search", queries=queries, top_k=top_k, vectors=vectors, **given, **options)
-        queries = list(queries)
-        if not all(query.strip() for query in queries):
-            raise InputError("the query is empty; say what to look for")
+        asking = [query_of(query) for query in queries]
         how = Ranking(top_k, **options)
-        if not queries:
+        if not asking:
             return []
-        heads = self._heads(mode)
+        modes = [mode or self.mode_of(one) for one in asking]
+        if len(set(modes)) > 1:
+            del given["mode"]
+            one_by_one = []
+            for at, (one, name) in enumerate(zip(asking, modes, strict=True)):
+                own = vectors and {head: rows[at : at + 1] for head, rows in vectors.items()}
+                more = {**given, **options, "where": where, "vectors": own}
+                one_by_one += self.search_all([one], top_k, mode=name, **more)
+            return one_by_one
+        heads = self._heads(modes[0])
+        check_images(asking, heads, options.get("rerank") is not None)
         if where is not None:
             where = check_filter(where)
-        held = self._query_vectors(queries, heads, instruction, vectors)
+        held = self._query_vectors(asking, heads, instruction, vectors)
 
         def ask(rows: list[int], limit: int) -> list[list[list[Match]]]:
             """Return the matches of some queries, by head."""
@@ -287,8 +276,21 @@ class Index:
                 for head in heads
             ]
 
-        found = best_documents(queries, heads, ask, how, (self._catalogue, self._total))
-        return [self._found(q, own, sentences) for q, own in zip(queries, found, strict=True)]
+        texts = [one.text for one in asking]
+        found = best_documents(texts, heads, ask, how, (self._catalogue, self._total))
+        return [self._found(q, own, sentences) for q, own in zip(asking, found, strict=True)]
+
+    def mode_of(self, query: Any) -> str:
+        """Return the mode in which a query is searched for where none is named.
+
+        It is hybrid, or what the model alone gives (dense, late-interaction or sparse): for an
+        image, and where a hybrid search would have only words to find images by.
+        """
+        lone = not query_of(query).text
+        blind = self._has_images and not {"dense", "sparse"} & {*self.facts["heads"]}
+        if not lone and not blind:
+            return "hybrid"
+        return next((mode for mode in OF_MODEL if mode in self.modes), "hybrid")
 
     def _heads(self, mode: str) -> list[str]:
         if mode not in _MODES:
@@ -315,7 +317,7 @@ class Index:
 
     def _query_vectors(
         self,
-        queries: Sequence[str],
+        queries: Sequence[Query],
         heads: Sequence[str],
         instruction: str | None,
         given: Mapping[str, Any] | None,
@@ -325,14 +327,16 @@ class Index:
         if neural and given is not None:
             vectors = _checked(given, neural, len(queries))
         elif neural:
-            found = self.model.encode_query(list(queries), heads=neural, instruction=instruction)
+            items = [query.item for query in queries]
+            found = self.model.encode_query(items, heads=neural, instruction=instruction)
             embeddings = as_embeddings(found)
             vectors = {head: embeddings[head] for head in neural}
         elif instruction is not None:
             raise InputError("BM25 takes no instruction; leave it out, or take another mode")
         if "bm25" in heads:
             bm25 = Bm25(self.facts["average"], self.facts["analyzer"])
-            rows = [bm25.query(one, self._frequency(one), self._total) for one in queries]
+            texts = [query.text for query in queries]
+            rows = [bm25.query(one, self._frequency(one), self._with_words) for one in texts]
             vectors["bm25"] = csr_matrix(vstack(rows))
         return vectors
 
@@ -340,7 +344,7 @@ class Index:
         return self._catalogue.frequency(counts(query, self.facts["analyzer"], query=True))
 
     def _found(
-        self, query: str, best: Sequence[tuple[Entry, float]], by_model: bool
+        self, query: Query, best: Sequence[tuple[Entry, float]], by_model: bool
     ) -> list[Found]:
         spans = self._sentences(query, [entry.text for entry, _ in best], by_model)
         return [
@@ -354,18 +358,19 @@ class Index:
                 entry.chunk,
                 entry.metadata,
                 span,
+                entry.image,
             )
             for rank, ((entry, score), span) in enumerate(zip(best, spans, strict=True), 1)
         ]
 
-    def _sentences(self, query: str, texts: Sequence[str], by_model: bool) -> list[Span]:
+    def _sentences(self, query: Query, texts: Sequence[str], by_model: bool) -> list[Span]:
         """Return the matching sentence of each text: by rare words, else by the model."""
-        frequency = self._frequency(query)
+        frequency = self._frequency(query.text)
         analyzer = self.facts["analyzer"]
-        asked = counts(query, analyzer, query=True)
+        asked = counts(query.text, analyzer, query=True)
         weights = {term: 1 / (1 + frequency.get(term, 0)) for term in asked}
         spans = [best_sentence(text, weights, analyzer) for text in texts]
-        left = [i for i, span in enumerate(spans) if span is None]
+        left = [i for i, span in enumerate(spans) if span is None and texts[i]]
         if left and by_model and self._model is not None and "dense" in self.facts["heads"]:
             found = nearest_sentences([texts[i] for i in left], self._scores(query, self._model))
             for i, span in zip(left, found, strict=True):
@@ -374,10 +379,10 @@ class Index:
         return [own or one for own, one in zip(spans, first, strict=True)]
 
     def _scores(
-        self, query: str, model: Embedder
+        self, query: Query, model: Embedder
     ) -> Callable[[list[str]], npt.NDArray[np.float32]]:
         def scores(sentences: list[str]) -> npt.NDArray[np.float32]:
-            asked = model.encode_query([query], heads="dense", show_progress=False)
+            asked = model.encode_query([query.item], heads="dense", show_progress=False)
             read = model.encode_document(sentences, heads="dense", show_progress=False)
             return np.asarray(model.similarity(asked, read)[0], dtype=np.float32)
 

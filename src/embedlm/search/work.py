@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedlm.encode.items import Pictured
 from embedlm.errors import InputError, JobError, UnsupportedError
 from embedlm.jobs import Job, Reject, disk_errors, progress
 from embedlm.readout.embeddings import as_embeddings
@@ -22,12 +23,13 @@ from embedlm.search.catalogue import Entry
 from embedlm.search.chunks import Chunking, Span
 from embedlm.search.documents import Document, read_documents
 from embedlm.search.edge import check_space
-from embedlm.search.fitting import reads_whole
+from embedlm.search.fitting import reads_pictures, reads_whole
 from embedlm.search.forms import pack_heads
 from embedlm.search.known import Known, digest_of
 from embedlm.search.late import late_model, late_vectors
 from embedlm.search.layout import CATALOGUE, model_facts, write_statistics
 from embedlm.search.writer import KEPT, Order, read_block, write_generation
+from embedlm.vision import picture_of
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -36,6 +38,8 @@ __all__ = ["Work"]
 
 BLOCK = 256
 """Passages that are embedded and kept together, about."""
+_OF_IMAGE = 16
+"""Passages that take about as long as an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,11 @@ class Work:
             self._late = late_model(model)
         # With a max_length of the index's own, texts are shortened, not cut.
         asked = bool(facts["model"]["options"].get("max_length"))
-        self._fits = None
-        if model is not None and chunking is None and not asked:
-            self._fits = reads_whole(model)
+        fits = model is not None and chunking is None and not asked
+        self._how: dict[str, Any] = {
+            "fits": reads_whole(model) if model is not None and fits else None,
+            "images": model is not None and reads_pictures(model),
+        }
         self.embedding = 0.0
         self.added = self.moved = self.gone = 0
         self.aside: list[Reject] | None = None
@@ -95,7 +101,13 @@ class Work:
             if str(source) == "-":
                 raise InputError("this recipe reads the documents twice; give a file, not stdin")
             bad = None if self.aside is None else lambda _: None
-            documents = read_documents(source, fits=self._fits, bad=bad, **reading)
+            documents = list(read_documents(source, **self._how, bad=bad, **reading))
+            seen = next((one.image.name for one in documents if one.image is not None), None)
+            if seen is not None:
+                raise UnsupportedError(
+                    f"this recipe learns from texts before it embeds them, and {seen!r} is an "
+                    "image; leave images out, or take another recipe"
+                )
             copy = model.with_recipe(model.recipe)
             self.model = copy.fit([document.text for document in documents])
             self.facts["model"]["identity"] = model_facts(self.model)["identity"]
@@ -114,12 +126,15 @@ class Work:
 
         def fresh() -> Iterator[_Cut]:
             bad = None if self.aside is None else self.aside.append
-            documents = read_documents(source, fits=self._fits, bad=bad, **reading)
+            documents = read_documents(source, **self._how, bad=bad, **reading)
             for cut in map(self._cut, documents):
                 keys = {entry.key for entry in cut.entries}
-                removed.extend(k for k in known.parts.get(cut.document.key, ()) if k not in keys)
+                changed = self._changed(cut, known)
                 seen.add(cut.document.key)
-                if (changed := self._changed(cut, known)) is not None:
+                if changed is not None and not self._readable(changed):
+                    continue
+                removed.extend(k for k in known.parts.get(cut.document.key, ()) if k not in keys)
+                if changed is not None:
                     yield changed
 
         with progress(show, None, unit="passage", label="embed") as advance:
@@ -151,20 +166,49 @@ class Work:
             sources = [None] * len(rows)
         return cut.chosen(rows, sources)
 
+    def _readable(self, cut: _Cut) -> bool:
+        """Tell whether the image of a document can be embedded; one that cannot is set aside.
+
+        Raises:
+            InputError: it cannot be read, and nothing is set aside.
+        """
+        image, own = cut.document.image, cut.document
+        if image is None or None not in cut.sources:
+            return True
+        assert self.model is not None
+        model = self.model.route("document")
+        try:
+            picture = picture_of(image.path, f"{own.file}:{own.line}")
+            if self.aside is not None:
+                model.executor.image_reader.read(picture, model.recipe.image)
+        except InputError as error:
+            if self.aside is None:
+                raise
+            self.aside.append(Reject(own.file, own.line, str(error), image.name))
+            return False
+        return True
+
     def _cut(self, document: Document) -> _Cut:
-        spans = None
-        if self.chunking is not None:
+        spans, image = None, document.image
+        if image is not None and self._late is not None:
+            raise UnsupportedError(
+                f"late chunking (--late) pools a text's own states, and {image.name!r} is an "
+                "image; leave it out"
+            )
+        if self.chunking is not None and image is None:  # a text beside an image is not cut
             assert self.model is not None
             spans = self.chunking.spans(document.text, self.model.tokenizer)
         whole = document.text if self._late is not None else ""
         entries, places = [], spans or [(0, len(document.text))]
+        shown = None if image is None else (image.name, image.digest)
         for number, (start, end) in enumerate(places):
             text, metadata = document.text[start:end], dict(document.metadata)
             line = document.line + document.text.count("\n", 0, start) * (spans is not None)
-            digest = digest_of(text, metadata, document.file, line, whole, start)
+            digest = digest_of(text, metadata, document.file, line, whole, start, shown)
             key = document.key if spans is None else f"{document.key}#{number:06d}"
             place = (number, document.file, line)
-            entries.append(Entry(key, document.key, *place, text, metadata, digest))
+            own = (key, document.key, *place, text, metadata, digest)
+            entries.append(Entry(*own, *(shown or ())))
         return _Cut(document, spans, entries, [start for start, _ in places])
 
     def _block(self, job: Job, number: int, cuts: Sequence[_Cut]) -> Path:
@@ -202,8 +246,8 @@ class Work:
         plain = [head for head in heads if late is None or head != "dense"]
         vectors: dict[str, Any] = {}
         if plain:
-            texts = [entry.text for entry in entries]
-            found = self.model.encode_document(texts, heads=plain, show_progress=False)
+            items = [_item(cut.document, entry) for cut in cuts for entry in cut.entries]
+            found = self.model.encode_document(items, heads=plain, show_progress=False)
             embeddings = as_embeddings(found)
             vectors = {head: embeddings[head] for head in plain}
         if late is not None and "dense" in heads:
@@ -213,10 +257,10 @@ class Work:
             zero = np.flatnonzero(~np.asarray(vectors["dense"]).any(axis=1))
             if len(zero):
                 entry = entries[zero[0]]
+                shown = entry.text[:60] or entry.image
                 raise UnsupportedError(
-                    f"{entry.file}:{entry.line}: the model gives {entry.text[:60]!r} a vector of "
-                    "zeros, which cannot be compared by cosine; leave the text out, or take "
-                    "another recipe"
+                    f"{entry.file}:{entry.line}: the model gives {shown!r} a vector of zeros, "
+                    "which cannot be compared by cosine; leave it out, or take another recipe"
                 )
         return vectors
 
@@ -252,13 +296,21 @@ class Work:
         return {**counts, **done, "gone": self.gone}
 
 
+def _item(document: Document, entry: Entry) -> Any:
+    """Return what is embedded of a passage."""
+    if document.image is None:
+        return entry.text
+    place = f"{document.file}:{document.line}"
+    return Pictured(entry.text, picture_of(document.image.path, place))
+
+
 def _blocks(cuts: Iterator[_Cut]) -> Iterator[list[_Cut]]:
     """Yield documents in blocks of about as many passages."""
     held: list[_Cut] = []
     count = 0
     for cut in cuts:
         held.append(cut)
-        count += len(cut.entries)
+        count += len(cut.entries) if cut.document.image is None else _OF_IMAGE
         if count >= BLOCK:
             yield held
             held, count = [], 0

@@ -17,7 +17,7 @@ from embedlm.errors import InputError, ModelError, UnsupportedError, require
 from embedlm.schema.image import Image
 from embedlm.vision.picture import Picture
 
-__all__ = ["ImageReader", "keep_settings", "open_reader"]
+__all__ = ["ImageReader", "keep_settings", "open_reader", "reads_images"]
 
 BY_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 """Types of networks that read an image in its own size: each patch of it, merged, is a token."""
@@ -89,6 +89,11 @@ class ImageReader:
         return {"shortest_edge": least, "longest_edge": most}
 
 
+def reads_images(backbone: Backbone) -> bool:
+    """Tell whether a network has a vision part whose images are read."""
+    return str(backbone.config.model_type) in NETWORKS and not backbone.static
+
+
 def open_reader(backbone: Backbone) -> ImageReader:
     """Return what reads images for a network.
 
@@ -98,7 +103,7 @@ def open_reader(backbone: Backbone) -> ImageReader:
         UnsupportedError: the network has no vision part, or one of another kind.
     """
     kind = str(backbone.config.model_type)
-    if kind not in NETWORKS or backbone.static:
+    if not reads_images(backbone):
         why = "by this recipe no layer is run" if backbone.static else f"it is {kind!r}"
         raise UnsupportedError(
             f"{backbone.name!r} reads texts alone: {why}. Images are read by networks of the types "
