@@ -65,8 +65,24 @@ VALUES = st.recursive(
 )
 
 
+IMAGED = [
+    ("/v1/embeddings", {"input": [{"image": "iVBORw0KGgo="}, {"text": "a"}, "b"]}),
+    ("/v1/encode", {"texts": {"text": "a", "image": "data:image/png;base64,iVBORw0KGgo="}}),
+    ("/v1/search", {"query": "a", "image": "iVBORw0KGgo="}),
+    ("/v2/embed", {"input_type": "image", "images": ["data:image/png;base64,iVBORw0KGgo="]}),
+    (
+        "/v2/embed",
+        {
+            "input_type": "search_query",
+            "inputs": [{"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
+        },
+    ),
+]
+"""What is valid for a model that reads images."""
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(VALID), st.data())
+@given(st.sampled_from([*VALID, *IMAGED]), st.data())
 def test_no_json_is_a_fault_of_the_server(place, route, data):
     path, body = route
     changed = dict(body)

@@ -15,8 +15,19 @@ from embedlm.errors import InputError
 from embedlm.schema.arguments import short
 from embedlm.serving.encoding import Item, Text
 from embedlm.serving.failures import RequestError
+from embedlm.serving.pictures import pictured
 
-__all__ = ["ALLOW", "Body", "Count", "TokenIds", "check_ids", "items_of", "read_json"]
+__all__ = [
+    "ALLOW",
+    "Body",
+    "Count",
+    "ImageItem",
+    "ImageUri",
+    "TokenIds",
+    "check_ids",
+    "items_of",
+    "read_json",
+]
 
 ALLOW = "shorten it, or send truncate: true"
 """What a caller can do with a text that is too long, where bodies have the field."""
@@ -69,6 +80,19 @@ class Body(BaseModel):
         return reference
 
 
+ImageUri = Annotated[
+    str,
+    Field(description="A PNG, JPEG, WebP, GIF or BMP in base64, as it is or as a data: URI."),
+]
+
+
+class ImageItem(Body):
+    """A text, an image, or both."""
+
+    text: str | None = None
+    image: ImageUri | None = None
+
+
 def read_json(body: bytes) -> Any:
     """Return what a body says.
 
@@ -119,15 +143,19 @@ def items_of(texts: Any, instruction: str | list[str] | None = None) -> tuple[li
     """Return what is embedded, and whether it is rows of token ids.
 
     Args:
-        texts: a string, a list of strings, a row of token ids, or a list of such rows.
+        texts: a string, an `ImageItem`, a list of these, a row of token ids, or a list of such
+            rows.
         instruction: one for all texts, or one for each.
 
     Raises:
         InputError: an empty text or row, or another number of instructions than texts.
+        RequestError: an image that cannot be read.
     """
-    if isinstance(texts, str) or (texts and isinstance(texts[0], int)):
+    if isinstance(texts, str | ImageItem) or (texts and isinstance(texts[0], int)):
         texts = [texts]
-    rows: list[Text] = [one if isinstance(one, str) else tuple(one) for one in texts]
+    rows: list[Text] = [
+        one if isinstance(one, str) else _row(one, index) for index, one in enumerate(texts)
+    ]
     for index, row in enumerate(rows):
         if not row:
             raise InputError(f"input {index} is empty; leave it out")
@@ -140,5 +168,14 @@ def items_of(texts: Any, instruction: str | list[str] | None = None) -> tuple[li
         instructions: list[str | None] = list(instruction)
     else:
         instructions = [instruction] * len(rows)
-    ids = bool(rows) and not isinstance(rows[0], str)
+    ids = bool(rows) and isinstance(rows[0], tuple)
     return list(zip(rows, instructions, strict=True)), ids
+
+
+def _row(given: ImageItem | Sequence[int], index: int) -> Text:
+    """Return what is embedded of an item that is no string."""
+    if not isinstance(given, ImageItem):
+        return tuple(given)
+    if given.image is None:
+        return given.text or ""
+    return pictured(given.image, given.text or "", f"input {index}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -13,21 +13,25 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from embedlm.embedder import Embedder
+from embedlm.encode.inputs import check_demonstrations
+from embedlm.encode.items import Item as EncodeItem
+from embedlm.encode.items import Pictured
 from embedlm.encode.options import AUTO
 from embedlm.encode.rendered import Rendered, rendered
 from embedlm.encode.shown import shown_prompts
-from embedlm.prompt.render import RenderedBatch, Renderer
+from embedlm.prompt.render import RenderedBatch, Renderer, Request
 from embedlm.readout import Embeddings, Readout
 from embedlm.rerank import Reranker
 from embedlm.serving.failures import TooLongError
+from embedlm.serving.pictures import measured
 
 __all__ = ["Encoding", "Item", "Output", "Prepared", "Ranking", "Served", "Text"]
 
 _EACH = 16
 """Characters that take as long as what is done for each text, however short."""
 
-Text = str | Rendered | tuple[int, ...]
-"""A text, one that is rendered, or a row of token ids of the model's own."""
+Text = str | Rendered | Pictured | tuple[int, ...]
+"""A text, one that is rendered, an image, or a row of token ids of the model's own."""
 Item = tuple[Text, str | None]
 """What is embedded, with its instruction; None: the recipe's."""
 Output = dict[str, Any]
@@ -92,6 +96,8 @@ class Encoding:
     """Whether the items bring instructions of their own."""
     ids: bool = False
     """Whether the items are rows of token ids."""
+    pictured: bool = False
+    """Whether there are images among the items."""
 
     @property
     def embedder(self) -> Embedder:
@@ -116,8 +122,10 @@ class Encoding:
 
         Raises:
             TooLongError: a text is longer than the model reads, and `truncate` is false.
-            InputError: texts or options that cannot be used.
+            InputError: texts, images or options that cannot be used.
         """
+        if self.pictured:
+            return self._with_images(items, truncate=truncate, instead=instead)
         if self.ids:
             return Prepared(items, [len(text) for text, _ in items if isinstance(text, tuple)], [])
         found = rendered(
@@ -135,10 +143,35 @@ class Encoding:
         ready = [(one, instruction) for one, (_, instruction) in zip(found, items, strict=True)]
         return Prepared(ready, [one.tokens for one in found], truncated)
 
+    def _with_images(self, items: Sequence[Item], *, truncate: bool, instead: str) -> Prepared:
+        """Return what `prepare` does, for items some of which have images."""
+        ready, tokens, cut = list(items), [0] * len(items), []
+        places = [i for i, (one, _) in enumerate(items) if not isinstance(one, Pictured)]
+        if places:
+            words = replace(self, pictured=False)
+            found = words.prepare([items[i] for i in places], truncate=True)
+            for place, item, count in zip(places, found.items, found.tokens, strict=True):
+                ready[place], tokens[place] = item, count
+            cut = [places[one] for one in found.truncated]
+        request = Request(self.role, check_demonstrations(self._demonstrations()), self.max_length)
+        model = self.embedder.route(self.role)
+        for place, (one, instruction) in enumerate(items):
+            if isinstance(one, Pictured):
+                own = (instruction or "") if self.instructed else None
+                tokens[place], shortened = measured(model, EncodeItem(one, own), request)
+                cut += [place] if shortened else []
+        if cut and not truncate:
+            raise TooLongError(
+                f"input {min(cut)} is too long for the model {self.served.name!r}; {instead}"
+            )
+        return Prepared(ready, tokens, sorted(cut))
+
     def length(self, items: Sequence[Item]) -> int:
         """Return about how many characters `prepare` reads, an item being some at least."""
         asked = len(items) * (_EACH + len(self.demonstrations or ""))
         texts = sum(len(text) for text, _ in items if isinstance(text, str))
+        if self.pictured:
+            texts += sum(text.cost for text, _ in items if isinstance(text, Pictured))
         return asked + texts + sum(len(text) for _, text in items if text)
 
     def shown(self, items: Sequence[Item]) -> list[list[dict[str, Any]]]:

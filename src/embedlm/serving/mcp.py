@@ -46,6 +46,7 @@ class SearchHit(BaseModel):
     score: float
     text: str = Field(description="The passage.")
     file: str
+    image: str | None = Field(None, description="Path of its image, where it has one.")
     metadata: dict[str, Any]
 
 
@@ -198,7 +199,7 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
     async def search(
         query: str,
         k: int = 10,
-        mode: str = "hybrid",
+        mode: str | None = None,
         filters: dict[str, Any] | None = None,
         index: str | None = None,
     ) -> SearchResult:
@@ -207,7 +208,8 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
         Args:
             query: a question, or words to look for.
             k: how many documents, at most.
-            mode: hybrid, dense, sparse, bm25 or late-interaction, as far as the index has them.
+            mode: hybrid, dense, sparse, bm25 or late-interaction, as far as the index has them;
+                without it hybrid, or late-interaction where images are found by nothing else.
             filters: of metadata, e.g. {"type": "eq", "key": "lang", "value": "en"}.
             index: its name; without it the first.
         """
@@ -225,6 +227,7 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
                     score=hit.score,
                     text=hit.text,
                     file=hit.file,
+                    image=hit.image,
                     metadata=dict(hit.metadata),
                 )
                 for hit in hits

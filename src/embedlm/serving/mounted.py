@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from embedlm.embedder import Embedder
 from embedlm.errors import EmbedLMError, InputError, closest
-from embedlm.search import Found, Index
+from embedlm.search import Found, Index, query_of
 from embedlm.search.catalogue import Entry
 from embedlm.search.layout import check_model, load_model, read_index
 from embedlm.serving.encoding import Encoding, Item, Served
@@ -83,14 +83,14 @@ class Mounted:
         return mounted[name]
 
     async def search(
-        self, service: Encodes, caller: Any, query: str, top_k: int, **options: Any
+        self, service: Encodes, caller: Any, query: Any, top_k: int, **options: Any
     ) -> list[Found]:
         """Return the documents that answer a query best.
 
         Args:
             service: embeds the query.
             caller: for whom.
-            query: what is looked for.
+            query: what is looked for: a text, or an image with or without one.
             top_k: documents, at most.
             **options: of `Index.search`.
 
@@ -101,7 +101,7 @@ class Mounted:
         return hits
 
     async def search_all(
-        self, service: Encodes, caller: Any, queries: Sequence[str], top_k: int, **options: Any
+        self, service: Encodes, caller: Any, queries: Sequence[Any], top_k: int, **options: Any
     ) -> list[list[Found]]:
         """Return for each query what `search` does; all are embedded together.
 
@@ -115,22 +115,24 @@ class Mounted:
         Raises:
             InputError: an empty query, or an option that the index cannot serve.
         """
-        mode, instruction = options.get("mode", "hybrid"), options.get("instruction")
+        asking, instruction = [query_of(query) for query in queries], options.get("instruction")
+        mode = options.pop("mode", None) or (self.index.mode_of(asking[0]) if asking else "hybrid")
         heads = self.index.query_heads(mode)
         vectors: dict[str, Any] | None = None
-        if heads and all(query.strip() for query in queries):
+        if heads and asking:
             encoding = Encoding(
                 served=self.served,
                 role="query",
                 heads=json.dumps(heads),
                 instructed=instruction is not None,
+                pictured=any(query.image for query in asking),
             )
-            items = [(query, instruction) for query in queries]
+            items: list[Item] = [(query.item, instruction) for query in asking]
             found = (await service.encode(caller, encoding, items)).outputs
             terms = self.served.model.backbone.vocab_size
             vectors = {head: _rows([one[head] for one in found], terms) for head in heads}
         hits: list[list[Found]] = await self._run(
-            lambda index: index.search_all(queries, top_k, vectors=vectors, **options)
+            lambda index: index.search_all(asking, top_k, mode=mode, vectors=vectors, **options)
         )
         return hits
 

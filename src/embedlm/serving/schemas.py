@@ -294,6 +294,7 @@ class Hit(Shown):
     chunk: int
     metadata: dict[str, Any]
     sentence: list[int]
+    image: str | None = None
 
 
 class Hits(Shown):

@@ -21,6 +21,7 @@ from embedlm.serving.keys import Keys
 from embedlm.serving.metrics import Metrics, Spent
 from embedlm.serving.models import Models
 from embedlm.serving.mounted import Mounted
+from embedlm.serving.pictures import check_pixels
 from embedlm.serving.processes import Process
 from embedlm.serving.recipes import Recipes
 from embedlm.serving.settings import Limits
@@ -137,6 +138,8 @@ class Service:
             DepartedError: the client has left.
         """
         self.check_count(len(items))
+        if encoding.pictured:
+            check_pixels(items, self.limits.image_pixels)
         self.batcher.check_room()
         spent = caller.spent
         begun = time.perf_counter()

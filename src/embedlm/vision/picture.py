@@ -35,6 +35,8 @@ class Picture:
     """What messages call it."""
     area: int = field(compare=False)
     """Pixels, as its header says."""
+    forms: tuple[str, ...] | None = field(default=None, compare=False)
+    """The forms of files that it may have, as PIL calls them; None: all that PIL reads."""
 
     def pixels(self) -> Any:
         """Return the image in RGB, upright as its EXIF data says, on white where it is transparent.
@@ -43,7 +45,7 @@ class Picture:
             InputError: it cannot be read.
         """
         try:
-            with _opened(self.source) as image:
+            with _opened(self.source, self.forms) as image:
                 return _in_rgb(image)
         except InputError as error:
             raise InputError(f"{self.name} {error}") from None
@@ -51,12 +53,13 @@ class Picture:
             raise _unreadable(self.name, error) from error
 
 
-def picture_of(value: Any, what: str) -> Picture:
+def picture_of(value: Any, what: str, forms: tuple[str, ...] | None = None) -> Picture:
     """Return an image that was given, its header read.
 
     Args:
         value: a path, the bytes of a file, or an image of PIL's.
         what: whose image it is, for messages.
+        forms: of files that are read, as PIL calls them; None: all that it reads.
 
     Raises:
         InputError: something else, or what cannot be read.
@@ -87,19 +90,19 @@ def picture_of(value: Any, what: str) -> Picture:
             "bytes, or a PIL image"
         )
     try:
-        with _opened(value) as image:
+        with _opened(value, forms) as image:
             area = image.width * image.height
     except Exception as error:  # as above
         raise _unreadable(name, error) from error
-    return Picture(key, value, name, area)
+    return Picture(key, value, name, area, forms)
 
 
-def _opened(source: Any) -> AbstractContextManager[Any]:
+def _opened(source: Any, forms: tuple[str, ...] | None) -> AbstractContextManager[Any]:
     """Return a context with the image of a source; a caller's own is not closed."""
     if is_image(source):
         return nullcontext(source)
     opened: AbstractContextManager[Any] = require("PIL.Image", "image").open(
-        BytesIO(source) if isinstance(source, bytes) else source
+        BytesIO(source) if isinstance(source, bytes) else source, formats=forms
     )
     return opened
 

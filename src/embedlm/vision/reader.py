@@ -68,6 +68,23 @@ class ImageReader:
         tensors = {"pixel_values": read["pixel_values"], "image_grid_thw": grid}
         return Pixels(tensors, tokens, on_grid=options.positions == "grid")
 
+    def count(self, width: int, height: int, options: Image) -> int:
+        """Return how many tokens an image of a size in pixels has, without reading it.
+
+        Raises:
+            InputError: it has a form that the network does not take.
+            UnsupportedError: see `read`.
+        """
+        size = self._size(options)
+        if self.tokens is not None:
+            return self.tokens
+        limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        try:
+            patches = self.processor.get_number_of_image_patches(height, width, limits)
+        except ValueError as error:
+            raise InputError(f"an image cannot be taken by the model: {error}") from error
+        return int(patches) // int(self.processor.merge_size) ** 2
+
     def _size(self, options: Image) -> dict[str, int]:
         """Return the least and the most pixels of an image, as the processor calls them."""
         if self.tokens is not None:

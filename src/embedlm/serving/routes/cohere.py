@@ -10,10 +10,12 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from embedlm.encode.items import Pictured
 from embedlm.serving.answers import as_base64, as_json, as_list
-from embedlm.serving.bodies import Body, Count, items_of
-from embedlm.serving.encoding import Encoding, Ranking
+from embedlm.serving.bodies import Body, Count, ImageItem, ImageUri, items_of
+from embedlm.serving.encoding import Encoding, Item, Ranking
 from embedlm.serving.failures import RequestError
+from embedlm.serving.pictures import any_pictured
 from embedlm.serving.routes.tei import TeiRerankBody, rerank_as_tei
 from embedlm.serving.service import Encoded, caller_of, service_of
 
@@ -37,18 +39,51 @@ class TextContent(Body):
     text: str
 
 
-class CohereInput(Body):
-    """An input of `/v2/embed`."""
+class ImageAddress(Body):
+    """Where an image stands: in the address itself."""
 
-    content: Annotated[list[TextContent], Field(min_length=1, max_length=1)]
+    url: ImageUri
+
+
+class ImageContent(Body):
+    """An image of an input."""
+
+    type: Literal["image_url"]
+    image_url: ImageAddress
+
+
+Content = Annotated[TextContent | ImageContent, Field(discriminator="type")]
+
+
+class CohereInput(Body):
+    """An input of `/v2/embed`: a text, an image, or one of each."""
+
+    content: Annotated[list[Content], Field(min_length=1, max_length=2)]
+
+    def item(self, index: int) -> ImageItem:
+        """Return it as one item.
+
+        Raises:
+            RequestError: two texts, or two images.
+        """
+        found: dict[str, Any] = {}
+        for part in self.content:
+            kind, value = "text", getattr(part, "text", None)
+            if isinstance(part, ImageContent):
+                kind, value = "image", part.image_url.url
+            if kind in found:
+                raise RequestError(f"input {index} has two {kind}s; give one text and one image")
+            found[kind] = value
+        return ImageItem(**found)
 
 
 class CohereEmbedBody(Body):
     """What `/v2/embed` takes."""
 
     model: str | None = None
-    input_type: Literal["search_document", "search_query", "classification", "clustering"]
+    input_type: Literal["search_document", "search_query", "classification", "clustering", "image"]
     texts: list[str] | None = None
+    images: list[ImageUri] | None = None
     inputs: list[CohereInput] | None = None
     max_tokens: Count | None = None
     output_dimension: Count | None = None
@@ -79,19 +114,24 @@ class RerankBody(Body):
 
 
 async def embed(body: CohereEmbedBody, request: Request) -> Response:
-    """Embed texts; `input_type` is the role."""
-    texts = body.texts
-    if (texts is None) == (body.inputs is None):
-        raise RequestError("give texts or inputs, one of them")
-    if body.inputs is not None:
-        texts = [one.content[0].text for one in body.inputs]
+    """Embed texts and images; `input_type` is the role."""
+    given: list[Any] = [one for one in (body.texts, body.images, body.inputs) if one is not None]
+    if len(given) != 1:
+        raise RequestError("give texts, images or inputs, one of them")
+    parts = given[0]
+    if body.images is not None:
+        parts = [ImageItem(image=one) for one in body.images]
+    elif body.inputs is not None:
+        parts = [one.item(index) for index, one in enumerate(body.inputs)]
+    items, _ = items_of(parts)
+    texts = [one if isinstance(one, str) else getattr(one, "text", "") for one, _ in items]
     kinds = list(dict.fromkeys(body.embedding_types or ["float"]))
     embeddings: dict[str, Any] = {}
     found: dict[str, Encoded] = {}
     for kind in kinds:
         precision = _PRECISIONS[kind]
         if precision not in found:
-            found[precision] = await _encoded(request, body, texts or [], precision)
+            found[precision] = await _encoded(request, body, items, precision)
         written = as_base64 if kind == "base64" else as_list
         embeddings[kind] = [written(output["dense"]) for output in found[precision].outputs]
     first = next(iter(found.values()))
@@ -99,15 +139,18 @@ async def embed(body: CohereEmbedBody, request: Request) -> Response:
         "api_version": {"version": "2"},
         "billed_units": {"input_tokens": first.tokens},
     }
+    if pictures := sum(isinstance(one, Pictured) for one, _ in items):
+        meta["billed_units"]["images"] = pictures
     if first.truncated:
         shown = ", ".join(map(str, first.truncated))
         meta["warnings"] = [f"texts that were shortened to what the model reads: {shown}"]
-    answer = {"id": str(uuid4()), "embeddings": embeddings, "texts": texts, "meta": meta}
+    shown = [] if body.images is not None else texts
+    answer = {"id": str(uuid4()), "embeddings": embeddings, "texts": shown, "meta": meta}
     return as_json(answer, truncated=first.truncated)
 
 
 async def _encoded(
-    request: Request, body: CohereEmbedBody, texts: list[str], precision: str
+    request: Request, body: CohereEmbedBody, items: list[Item], precision: str
 ) -> Encoded:
     service = service_of(request)
     served, adapter = service.models.embedder(body.model)
@@ -119,7 +162,6 @@ async def _encoded(
     roles = model.renderer.roles()
     named = _ROLES.get(body.input_type, body.input_type)
     role = named if named in roles else None
-    items, _ = items_of(texts)
     encoding = Encoding(
         served=served,
         role=role,
@@ -128,6 +170,7 @@ async def _encoded(
         precision=precision,
         max_length=_limit(body.max_tokens, model.route(role).renderer.max_length(role)),
         adapter=adapter,
+        pictured=any_pictured(items),
     )
     end = "END" if model.recipe.prompt.truncation_side == "right" else "START"
     return await service.encode(

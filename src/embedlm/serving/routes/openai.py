@@ -15,10 +15,11 @@ from starlette.responses import Response
 
 from embedlm.search import Found
 from embedlm.serving.answers import as_base64, as_json, as_list
-from embedlm.serving.bodies import Body, Count, TokenIds, check_ids, items_of
+from embedlm.serving.bodies import Body, Count, ImageItem, TokenIds, check_ids, items_of
 from embedlm.serving.encoding import Encoding
 from embedlm.serving.failures import RequestError
 from embedlm.serving.lines import Facts
+from embedlm.serving.pictures import any_pictured
 from embedlm.serving.service import Service, caller_of, service_of
 
 __all__ = ["ROUTES"]
@@ -32,7 +33,7 @@ _LONG = "shorten it, or send it to /v1/encode with truncate"
 class EmbeddingsBody(Body):
     """What `/v1/embeddings` takes."""
 
-    input: str | list[str] | TokenIds | list[TokenIds]
+    input: str | ImageItem | list[str] | list[str | ImageItem] | TokenIds | list[TokenIds]
     model: str | None = None
     dimensions: Count | None = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -54,12 +55,12 @@ class StoreSearchBody(Body):
     filters: dict[str, Any] | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: Literal[False] = False
-    mode: str = "hybrid"
+    mode: str | None = None
     instruction: str | None = None
 
 
 async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
-    """Embed texts, or token ids of the model's own vocabulary."""
+    """Embed texts, images (as Jina's form has them), or token ids of the model's vocabulary."""
     service = service_of(request)
     served, adapter = service.models.embedder(body.model)
     items, ids = items_of(body.input)
@@ -68,7 +69,12 @@ async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
         check_ids(rows, served.model.backbone.vocab_size, _TEXTS)
         _tell_of_ids(service, served.name)
     encoding = Encoding(
-        served=served, heads='["dense"]', dim=body.dimensions, adapter=adapter, ids=ids
+        served=served,
+        heads='["dense"]',
+        dim=body.dimensions,
+        adapter=adapter,
+        ids=ids,
+        pictured=any_pictured(items),
     )
     found = await service.encode(caller_of(request), encoding, items, instead=_LONG)
     written = as_base64 if body.encoding_format == "base64" else as_list
@@ -190,11 +196,12 @@ async def search_store(store: str, body: StoreSearchBody, request: Request) -> R
 
 
 def _shown_hit(hit: Found) -> dict[str, Any]:
+    shown = {} if hit.image is None else {"image": hit.image}
     return {
         "file_id": str(hit.id),
         "filename": hit.file,
         "score": hit.score,
-        "attributes": _attributes(hit.metadata),
+        "attributes": {**shown, **_attributes(hit.metadata)},
         "content": [{"type": "text", "text": hit.text}],
     }
 

@@ -11,8 +11,10 @@ from starlette.responses import Response
 
 from embedlm.search.fusion import DEFAULT
 from embedlm.serving.answers import as_base64, as_json, as_list, shown_terms
-from embedlm.serving.bodies import ALLOW, Body, Count, TokenIds, items_of
+from embedlm.serving.bodies import ALLOW, Body, Count, ImageItem, ImageUri, TokenIds, items_of
 from embedlm.serving.encoding import Encoding, Output
+from embedlm.serving.failures import RequestError
+from embedlm.serving.pictures import any_pictured, pictured
 from embedlm.serving.service import caller_of, service_of
 
 __all__ = ["ROUTES"]
@@ -21,7 +23,7 @@ __all__ = ["ROUTES"]
 class EncodeBody(Body):
     """What `/v1/encode` takes: the arguments of the library's `encode`."""
 
-    texts: str | list[str] | list[TokenIds]
+    texts: str | ImageItem | list[str] | list[str | ImageItem] | list[TokenIds]
     model: str | None = None
     recipe: str | None = Field(None, description="One that fits the model; null: its own.")
     role: str | None = None
@@ -40,10 +42,13 @@ class EncodeBody(Body):
 class SearchBody(Body):
     """What `/v1/search` takes: the arguments of the library's `Index.search`."""
 
-    query: str
+    query: str | None = None
+    image: ImageUri | None = None
     index: str | None = None
     top_k: int = Field(10, ge=1, le=1000)
-    mode: str = "hybrid"
+    mode: str | None = Field(
+        None, description="null: hybrid; for an image alone, what the model gives."
+    )
     where: dict[str, Any] | None = None
     instruction: str | None = None
     fusion: str = DEFAULT
@@ -52,7 +57,7 @@ class SearchBody(Body):
 
 
 async def encode(body: EncodeBody, request: Request) -> Response:
-    """Embed texts by role, instruction, demonstrations, heads, dimension and precision."""
+    """Embed texts, and images, by role, instruction, demonstrations, heads, dim and precision."""
     service = service_of(request)
     served, adapter = service.models.embedder(body.model)
     served = await service.recipes.model(service, caller_of(request), served, body.recipe)
@@ -69,6 +74,7 @@ async def encode(body: EncodeBody, request: Request) -> Response:
         adapter=body.adapter if body.adapter != "auto" else adapter,
         instructed=body.instruction is not None,
         ids=ids,
+        pictured=any_pictured(items),
     )
     found = await service.encode(
         caller_of(request), encoding, items, truncate=body.truncate, instead=ALLOW
@@ -99,6 +105,11 @@ def _shown(output: Output, form: str) -> dict[str, Any]:
 async def search(body: SearchBody, request: Request) -> Response:
     """Search a mounted index; the answer is that of `embedlm search --json`."""
     service = service_of(request)
+    query: Any = body.query
+    if body.image is not None:
+        query = pictured(body.image, body.query or "", "the query")
+    elif query is None:
+        raise RequestError("give a query, an image, or both")
     options: dict[str, Any] = {"mode": body.mode, "fusion": body.fusion, "exact": body.exact}
     for name, value in (
         ("where", body.where),
@@ -108,7 +119,7 @@ async def search(body: SearchBody, request: Request) -> Response:
         if value is not None:
             options[name] = value
     found = service.index(body.index)
-    hits = await found.search(service, caller_of(request), body.query, body.top_k, **options)
+    hits = await found.search(service, caller_of(request), query, body.top_k, **options)
     return as_json({"hits": [hit.as_dict() for hit in hits]})
 
 
