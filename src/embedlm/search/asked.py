@@ -94,9 +94,14 @@ class Found:
     image: str | None = None
     """The path of its image, from the folder that was indexed; None: it has none."""
 
+    @property
+    def shown_image(self) -> dict[str, str]:
+        """The path of its image under that name, where it has one."""
+        return {} if self.image is None else {"image": self.image}
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON; `image` is among them where there is one."""
         names = ("id", "score", "text", "rank", "file", "line", "chunk", "metadata")
         found = {name: getattr(self, name) for name in names}
         found["sentence"] = list(self.sentence)
-        return found if self.image is None else {**found, "image": self.image}
+        return {**found, **self.shown_image}

@@ -46,7 +46,6 @@ class SearchHit(BaseModel):
     score: float
     text: str = Field(description="The passage.")
     file: str
-    image: str | None = Field(None, description="Path of its image, where it has one.")
     metadata: dict[str, Any]
 
 
@@ -227,8 +226,7 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
                     score=hit.score,
                     text=hit.text,
                     file=hit.file,
-                    image=hit.image,
-                    metadata=dict(hit.metadata),
+                    metadata={**hit.shown_image, **hit.metadata},
                 )
                 for hit in hits
             ]

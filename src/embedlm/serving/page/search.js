@@ -6,7 +6,8 @@ import { parts } from "./words.js";
 
 const Hit = ({ hit }) => {
   const place = `${hit.file}${hit.line ? `:${hit.line}` : ""}`;
-  const facts = Object.entries(hit.metadata).filter(([name, value]) => name !== "file" || value !== hit.file).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
+  const seen = hit.image ? { image: hit.image, ...hit.metadata } : hit.metadata;
+  const facts = Object.entries(seen).filter(([name, value]) => name !== "file" || value !== hit.file).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
   return html`<li class="hit"><p class="where"><b>${hit.score.toFixed(4)}</b> <span>${place}</span> ${String(hit.id) !== place && html`<span>id ${String(hit.id)}</span>`}</p>
     <p class="passage" dir="auto">${parts(hit.text, [[...hit.sentence, 1]]).map(([piece, weight]) => weight ? html`<mark class="sentence">${piece}</mark>` : piece)}</p>
     ${facts.length > 0 && html`<p class="hint">${facts.join(" · ")}</p>`}</li>`;

@@ -144,8 +144,8 @@ async def embed(body: CohereEmbedBody, request: Request) -> Response:
     if first.truncated:
         shown = ", ".join(map(str, first.truncated))
         meta["warnings"] = [f"texts that were shortened to what the model reads: {shown}"]
-    shown = [] if body.images is not None else texts
-    answer = {"id": str(uuid4()), "embeddings": embeddings, "texts": shown, "meta": meta}
+    said = [] if body.images is not None else texts
+    answer = {"id": str(uuid4()), "embeddings": embeddings, "texts": said, "meta": meta}
     return as_json(answer, truncated=first.truncated)
 
 

@@ -196,12 +196,11 @@ async def search_store(store: str, body: StoreSearchBody, request: Request) -> R
 
 
 def _shown_hit(hit: Found) -> dict[str, Any]:
-    shown = {} if hit.image is None else {"image": hit.image}
     return {
         "file_id": str(hit.id),
         "filename": hit.file,
         "score": hit.score,
-        "attributes": {**shown, **_attributes(hit.metadata)},
+        "attributes": {**hit.shown_image, **_attributes(hit.metadata)},
         "content": [{"type": "text", "text": hit.text}],
     }
 
