@@ -49,7 +49,7 @@ NOT_RUN = {
     "docs/mcp.md": ["waits for an agent", SERVER],
     "docs/page.md": ["starts a server"],
     "docs/scale.md": ["takes hours at this size", "needs a Qdrant cluster", RAY],
-    "docs/serve.md": ["starts a server", *[SERVER] * 6, RAY],
+    "docs/serve.md": ["starts a server", *[SERVER] * 7, RAY],
     "docs/train.md": [DATA],
     "README.md": [SETUP, DATA, MINUTES],
 }

@@ -227,7 +227,7 @@ def sent(content, kind="png"):
         (uri(file_of(IMAGES[0], "PPM")), 400, "it has no form that Pillow knows"),
         (uri(file_of(Image.new("I;16", (9, 9)))), 400, "has the mode I;16"),
         (uri(png_of(300, 1)), 400, "an image cannot be taken by the model"),
-        (uri(png_of(9000, 9000)), 413, "have 81,000,000 pixels, and 67,108,864 are allowed"),
+        (uri(png_of(9000, 9000)), 413, "have 81,000,000 pixels, and 33,554,432 are allowed"),
         (uri(png_of(20_000, 20_000)), 400, "could be decompression bomb"),
         (5, 400, "the request cannot be read"),
     ],

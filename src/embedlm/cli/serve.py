@@ -58,7 +58,7 @@ class Bounds:
     max_body: Annotated[int, whole("Bytes of a request's body.")] = 8 << 20
     max_texts: Annotated[int, whole("Texts of a request.")] = 2048
     max_request_tokens: Annotated[int, whole("Tokens of a request.")] = 300_000
-    max_image_pixels: Annotated[int, whole("Pixels of all images of a request.")] = 1 << 26
+    max_image_pixels: Annotated[int, whole("Pixels of all images of a request.")] = 1 << 25
     max_waiting: Annotated[int, whole("Requests that may wait; more get status 429.")] = 512
     max_waiting_tokens: Annotated[int, whole("Tokens that may wait.")] = 600_000
     batch_tokens: Annotated[

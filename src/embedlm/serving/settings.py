@@ -17,7 +17,7 @@ class Limits:
     """Texts of a request, as OpenAI allows."""
     request_tokens: int = 300_000
     """Tokens of a request, as OpenAI allows."""
-    image_pixels: int = 1 << 26
+    image_pixels: int = 1 << 25
     """Pixels of all images of a request, as their headers say."""
     queue_requests: int = 512
     """Requests that wait; more are refused with status 429."""
