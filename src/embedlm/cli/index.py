@@ -242,12 +242,22 @@ def push(
         str, Parameter(metavar="URL", help="The Qdrant server or cluster (a folder: for trials).")
     ],
     place: Place = ANYWHERE,
+    replace: Annotated[
+        bool, flag("Take out what another index, or anybody else, has put into the collection.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Copy an index to a Qdrant server without embedding anything again; resumable."""
     from embedlm.search import push_index
 
-    done = push_index(index, to, place.collection, api_key=place.api_key(), show_progress="lines")
+    done = push_index(
+        index,
+        to,
+        place.collection,
+        api_key=place.api_key(),
+        replace=replace,
+        show_progress="lines",
+    )
     if json:
         emit(done)
         return

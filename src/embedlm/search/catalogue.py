@@ -5,6 +5,7 @@ One SQLite file. It is written by one process while no one reads it, and then on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -161,6 +162,14 @@ class Catalogue:
         """Return all digests by key."""
         with self._told():
             return dict(self._db.execute("SELECT key, digest FROM passages"))
+
+    def state(self) -> str:
+        """Return a digest of all passages and what their vectors depend on."""
+        found = hashlib.sha256()
+        with self._told():
+            for row in self._db.execute("SELECT key, digest FROM passages ORDER BY key"):
+                found.update("\0".join((*row, "")).encode("utf-8", "surrogatepass"))
+        return found.hexdigest()[:32]
 
     def frequency(self, terms: Iterable[int]) -> dict[int, int]:
         """Return in how many passages terms stand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from embedlm.jobs.lock import locked
 from embedlm.jobs.names import real_path
 from embedlm.search.catalogue import Catalogue
 from embedlm.search.layout import CATALOGUE, open_store, read_index, store_options
+from embedlm.search.pushed import OWNER, STATE, check_owner, owner_of, state_of
 from embedlm.search.server import QdrantStore
 from embedlm.search.store import StoredPoint
 
@@ -28,31 +30,32 @@ def push_index(
     collection: str | None = None,
     *,
     api_key: str | None = None,
+    replace: bool = False,
     show_progress: bool | Literal["lines"] | None = None,
 ) -> dict[str, Any]:
     """Copy an index to a server; a copy that was stopped goes on where it was.
 
-    Documents that the collection holds and the index does not are taken out of it.
+    Documents that the collection holds of the index, and the index no more, are taken out of it.
 
     Args:
         index: its folder.
         place: the server's URL, see `QdrantStore`.
         collection: its name there; None: the index's.
         api_key: of the server.
+        replace: also take out what another index, or anybody else, has put into the collection.
         show_progress: see `embedlm.jobs.progress`.
 
     Returns:
         place, collection, and how many passages were copied and deleted.
 
     Raises:
-        InputError: no index, a server that does not answer, or a collection of another kind.
+        InputError: no index, a server that does not answer, a collection of another kind, or one
+            that holds something else.
         JobError: another process has the index open.
     """
     root = Path(index)
     facts = read_index(root)
     name = collection or real_path(root).name
-    target = f"{place}\n{name}\n{facts['generation']}"
-    mark = root / f"push-{hashlib.sha256(target.encode()).hexdigest()[:12]}.json"
     folder = root / facts["generation"]
     with disk_errors(root, "What was copied is kept; run the same command again"):
         lock = locked(root / "push.lock")
@@ -60,11 +63,17 @@ def push_index(
         store: Any = open_store(facts, folder)
         catalogue = Catalogue.open(folder / CATALOGUE, facts["analyzer"])
         try:
+            told = {OWNER: owner_of(facts), STATE: state_of(facts, catalogue)}
+            target = f"{place}\n{name}\n{told[STATE]}"
+            mark = root / f"push-{hashlib.sha256(target.encode()).hexdigest()[:12]}.json"
             server = QdrantStore(place, name, api_key=api_key, **store_options(facts))
             try:
+                if not replace:
+                    check_owner(server, facts)
                 server.prepare(_heads(store))
-                copied = _copy(store, catalogue, server, mark, show_progress)
-                deleted = _clean(server, catalogue)
+                server.find_by(OWNER, STATE)
+                copied = _copy(store, catalogue, server, (mark, told), show_progress)
+                deleted = server.keep_only(STATE, told[STATE])
                 if len(server) != len(catalogue):
                     raise InputError(
                         f"the collection {name!r} holds {len(server)} passages after the copy of "
@@ -84,25 +93,35 @@ def _heads(store: Any) -> dict[str, tuple[str, int | None]]:
     return heads
 
 
-def _copy(store: Any, catalogue: Catalogue, server: QdrantStore, mark: Path, show: Any) -> int:
-    done = 0
+def _copy(
+    store: Any,
+    catalogue: Catalogue,
+    server: QdrantStore,
+    mine: tuple[Path, Mapping[str, str]],
+    show: Any,
+) -> int:
+    """Copy what is not there yet; `mine` is where that is noted, and what each passage tells."""
+    (mark, told), done = mine, 0
     if mark.is_file():
         held = read_json(mark, InputError)
         done = int(held["done"]) if isinstance(held, dict) and "done" in held else 0
-        done = done if len(server) >= done else 0  # the collection was made anew meanwhile
+        if server.count(STATE, told[STATE]) < done:  # the collection was changed meanwhile
+            done = 0
     copied = 0
     points = islice(store.scroll(), done, None)
     with progress(show, len(catalogue), unit="passage", label="push") as advance:
         advance(done)
         while some := list(islice(points, _AT_ONCE)):
-            server.put(_with_texts(some, catalogue))
+            server.put(_with_texts(some, catalogue, told))
             copied += len(some)
             write_json(mark, {"done": done + copied})
             advance(len(some))
     return copied
 
 
-def _with_texts(points: list[StoredPoint], catalogue: Catalogue) -> list[StoredPoint]:
+def _with_texts(
+    points: list[StoredPoint], catalogue: Catalogue, told: Mapping[str, str]
+) -> list[StoredPoint]:
     entries = catalogue.entries([point.key for point in points])
     found = []
     for point in points:
@@ -114,18 +133,9 @@ def _with_texts(points: list[StoredPoint], catalogue: Catalogue) -> list[StoredP
             "metadata": dict(entry.metadata),
             "file": entry.file,
             "line": entry.line,
+            **told,
         }
         if entry.image is not None:
             extra["image"] = entry.image
         found.append(StoredPoint(point.key, point.vectors, {**extra, **point.payload}))
     return found
-
-
-def _clean(server: QdrantStore, catalogue: Catalogue) -> int:
-    """Take out what the index no longer holds."""
-    if len(server) == len(catalogue):
-        return 0
-    keys = catalogue.digests()
-    gone = [point.key for point in server.scroll() if point.key not in keys]
-    server.delete(gone)
-    return len(gone)

@@ -33,6 +33,7 @@ from embedlm.search.layout import (
     store_options,
 )
 from embedlm.search.lexical import Bm25, counts
+from embedlm.search.pushed import check_state
 from embedlm.search.ranked import DEPTH, Ranking, Reranks, best_documents
 from embedlm.search.server import QdrantStore
 from embedlm.search.snippets import best_sentence, nearest_sentences
@@ -112,11 +113,7 @@ class Index:
         else:
             name = collection or real_path(root).name
             store = QdrantStore(place, name, api_key=api_key, **store_options(facts))
-            if len(store) != len(catalogue):
-                raise InputError(
-                    f"the collection {name!r} at {place} holds {len(store)} passages and the index "
-                    f"{len(catalogue)}; push it first: embedlm index push {root} --to {place}"
-                )
+            check_state(store, facts, catalogue, root)
         opened = cls(root, facts, store, catalogue, model)
         opened._device = device
         return opened

@@ -93,10 +93,22 @@ class QdrantStore(QdrantPoints):
     def _found(self) -> dict[str, tuple[str, int | None]]:
         """Return the heads of a collection that is there already."""
         params = self._client.get_collection(self.collection).config.params
+        held = params.vectors or {}
+        named = held if isinstance(held, dict) else {"(without a name)": held}
         heads: dict[str, tuple[str, int | None]] = {}
-        for name, one in (params.vectors or {}).items():
+        for name, one in named.items():
             if name != FIRST:
                 heads[name] = ("tokens" if one.multivector_config else "dense", one.size)
+        short = self.first is not None and self.first.kind == "short"
+        dense = named.get("dense")
+        wanted = _DISTANCES[self.similarity]
+        if dense is not None and (dense.distance.name != wanted or short != (FIRST in named)):
+            first = "a short first stage" if FIRST in named else "no short first stage"
+            raise InputError(
+                f"the collection {self.collection!r} at {self.place} was made to compare by "
+                f"{dense.distance.name.lower()} with {first}, and the index compares by "
+                f"{self.similarity}{' with one' if short else ''}; give another collection"
+            )
         return heads | {name: ("sparse", None) for name in params.sparse_vectors or {}}
 
     def _create(self) -> None:
@@ -141,6 +153,32 @@ class QdrantStore(QdrantPoints):
             if not self._widths:
                 return 0
             return int(self._client.count(self.collection, exact=True).count)
+
+    def find_by(self, *fields: str) -> None:
+        """Have the server find documents by fields of their payload; a cluster may ask for that."""
+        kind = self._api.PayloadSchemaType.KEYWORD
+        for name in () if self._local else fields:  # which has no such index, and warns
+            with self._told():
+                self._client.create_payload_index(self.collection, name, kind, wait=True)
+
+    def count(self, field: str, value: str) -> int:
+        """Return the number of documents whose payload has a value in a field."""
+        api = self._api
+        same = api.FieldCondition(key=field, match=api.MatchValue(value=value))
+        with self._told():
+            if not self._widths:
+                return 0
+            where = api.Filter(must=[same])
+            return int(self._client.count(self.collection, count_filter=where, exact=True).count)
+
+    def keep_only(self, field: str, value: str) -> int:
+        """Remove what has not a value in a field of its payload; return how much that was."""
+        api, before = self._api, len(self)
+        same = api.FieldCondition(key=field, match=api.MatchValue(value=value))
+        with self._told():
+            others = api.FilterSelector(filter=api.Filter(must_not=[same]))
+            self._client.delete(self.collection, others, wait=True)
+        return before - len(self)
 
     def _upsert(self, points: list[Any]) -> None:
         with self._told():

@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -244,6 +245,7 @@ def _write(order: Order, advance: Callable[[int], object]) -> dict[str, Any]:
         _renew(catalogue, store, bm25)
     facts = {
         **order.facts,
+        "id": order.facts.get("id") or uuid4().hex,
         "generation": order.name,
         "average": bm25.average,
         "passages": len(catalogue),
