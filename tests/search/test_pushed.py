@@ -62,7 +62,7 @@ def test_a_push_does_not_take_out_what_another_index_has_put_there(model, tmp_pa
     server = str(tmp_path / "server")
     one, two = made(tmp_path / "a/index", model, "abc"), made(tmp_path / "b/index", model, "xyz")
     push_index(one, server)
-    with pytest.raises(InputError, match="3 points of another index.*--replace"):
+    with pytest.raises(InputError, match=r"3 points of another index.*--replace"):
         push_index(two, server)
     with Index.open(one, model, place=server) as there:
         assert {hit.id for hit in there.search("plants", mode="dense")} == set("abc")

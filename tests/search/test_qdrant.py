@@ -123,6 +123,38 @@ def test_every_filter_passes_the_same_documents_in_every_store(filled, kind, tex
     same(found, filled["exact"].search("dense", query, COUNT, where=where)[0])
 
 
+NESTED = [
+    [[1, 2], ["a"]],
+    [[[3.0]]],
+    [],
+    [{"k": 1}],
+    ["a", [True]],
+    "\u2400true",
+    ["\u2400true"],
+    True,
+    None,
+]
+"""Values that stores keep otherwise than they were."""
+
+
+@every_store
+@pytest.mark.parametrize("kind_of", ["eq", "ne", "lt"])
+@pytest.mark.parametrize("value", [1, 3, "a", True, "\u2400true", "\u2400\u2400true"])
+def test_lists_in_lists_and_odd_texts_fit_alike_in_every_store(tmp_path, kind, kind_of, value):
+    if kind_of == "lt" and type(value) is not int:
+        return
+    where = check_filter({"type": kind_of, "key": "m", "value": value})
+    store = make(kind, tmp_path)
+    ids = [f"{i}" for i in range(len(NESTED))]
+    rows = {"dense": sample(0, len(ids))["dense"]}
+    store.add(ids, rows, [{"m": one} for one in NESTED])
+    passing = {id for id, one in zip(ids, NESTED, strict=True) if fits(where, {"m": one})}
+    assert {m.id for m in store.search("dense", rows["dense"][:1], 99, where=where)[0]} == passing
+    known = {"1": {"0"}, "True": {"4", "7"}, "'\u2400true'": {"5", "6"}}
+    if kind_of == "eq" and repr(value) in known:
+        assert passing == known[repr(value)]
+
+
 WIDE = [
     2**53,
     2**53 + 1,
@@ -174,6 +206,7 @@ def test_whole_numbers_of_64_bits_and_more_are_told_apart(wide, kind, wanted):
         ({"type": "and", "filters": []}, "a list of filters"),
         ({"type": "eq", "key": "a", "value": None}, "a text, a number"),
         ({"type": "eq", "key": "a", "value": float("nan")}, "finite"),
+        ({"type": "in", "key": "a", "value": ["b", "\ud800"]}, "lone surrogate"),
         ("year", "a filter is 'year'"),
     ],
 )

@@ -278,7 +278,7 @@ def _options(asking: Asking, mode: str, loading: Loading) -> dict[str, Any]:
         from embedlm.rerank import Reranker
 
         options["rerank"] = Reranker(asking.rerank, device=loading.device)
-        options["rerank_depth"] = asking.rerank_depth or 50
+        options["rerank_depth"] = asking.rerank_depth
     return options
 
 

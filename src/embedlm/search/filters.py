@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from embedlm.data.rows import lone_surrogate
 from embedlm.errors import InputError, closest
 from embedlm.schema.arguments import short
 
@@ -48,7 +49,7 @@ _WRITTEN = re.compile(r"\s*(?P<key>[^=<>!]+?)\s*(?P<sign>!=|>=|<=|=|>|<)\s*(?P<v
 _MEMBER = re.compile(r"\s*(?P<key>\S+)\s+(?P<sign>not in|in)\s+(?P<value>.*)", re.S)
 _DEEPEST = 32
 _FLAG = "\u2400"
-"""Before true and false where stores keep them: no text of any use begins so."""
+"""Before true, false and large numbers where stores keep them; twice before a text that has it."""
 
 
 def check_filter(value: Any, _depth: int = 0) -> Filter:
@@ -103,6 +104,11 @@ def _checked_comparison(kind: str, value: Filter) -> Filter:
         if not number and not isinstance(one, str | bool):
             raise InputError(
                 f"a filter's value is {short(one)}; give a text, a number, true or false"
+            )
+        if isinstance(one, str) and lone_surrogate(one) is not None:
+            raise InputError(
+                f"a filter's value is {short(one)}, which holds a lone surrogate (half a "
+                "character); clean it"
             )
     return {"type": kind, "key": key, "value": list(wanted) if many else wanted}
 
@@ -161,14 +167,18 @@ def fits(where: Filter, metadata: Mapping[str, Any]) -> bool:
     if kind in _JOINS:
         passed = (fits(one, metadata) for one in where["filters"])
         return all(passed) if kind == "and" else any(passed)
-    held = metadata.get(where["key"])
-    values: list[Any] = held if isinstance(held, list) else [held]
+    values = _values(metadata.get(where["key"]))
     wanted = where["value"]
     if kind in _ORDER:
         return any(_is_number(one) and _ORDER[kind](_near(one), _near(wanted)) for one in values)
     one_of = wanted if kind in ("in", "nin") else [wanted]
     equal = any(_equal(one, other) for one in values for other in one_of)
     return equal is (kind in ("eq", "in"))
+
+
+def _values(held: Any) -> list[Any]:
+    """Return the values that a field holds: those of a list, and of lists in it."""
+    return [one for part in held for one in _values(part)] if isinstance(held, list) else [held]
 
 
 def _is_number(value: Any) -> bool:
@@ -201,6 +211,8 @@ def kept_value(value: Any) -> Any:
         return [part for one in kept for part in (one if isinstance(one, list) else [one])]
     if isinstance(value, bool):
         return f"{_FLAG}{str(value).lower()}"
+    if isinstance(value, str) and value.startswith(_FLAG):
+        return f"{_FLAG}{value}"  # which no other value is kept as
     return [_near(value), _sign(value)] if _is_number(value) and abs(value) >= _WHOLE else value
 
 

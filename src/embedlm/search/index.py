@@ -56,7 +56,7 @@ class SearchIndex:
         mode: str = "dense",
         *,
         store: Store | None = None,
-        fusion: str = DEFAULT,
+        fusion: str | None = None,
         show_progress: bool | Literal["lines"] | None = None,
     ) -> None:
         """Embed the passages.
@@ -66,26 +66,32 @@ class SearchIndex:
             passages: what is searched, in the order of their files.
             mode: one of `MODES`.
             store: an empty store for the vectors; None makes an `ExactStore`.
-            fusion: how a mode of several heads fuses their rankings, see `search.fuse`.
+            fusion: how a hybrid search fuses its rankings, see `search.fuse`; None: min_max.
             show_progress: None shows a bar for long jobs on a terminal; "lines" also writes a line
                 now and then where there is no terminal.
 
         Raises:
-            InputError: an unknown mode or fusion, or a store that is not empty.
+            InputError: an unknown mode or fusion, one that the mode has no use for, or a store
+                that is not empty.
         """
         if mode not in MODES:
             raise InputError(
                 f"search mode {mode!r} is not known; allowed: {', '.join(MODES)}."
                 + closest(mode, list(MODES))
             )
-        check_method(fusion)
+        if fusion is not None and len(MODES[mode]) == 1:
+            raise InputError(
+                f"fusion is of a hybrid search, and the mode {mode!r} has one ranking; leave it out"
+            )
+        if fusion is not None:
+            check_method(fusion)
         store = _exact_store(model) if store is None else store
         if len(store):
             raise InputError(f"the store holds {len(store)} documents; give an empty one")
         self.model = model
         self.passages = list(passages)
         self.heads = list(MODES[mode])
-        self.fusion = fusion
+        self.fusion = fusion or DEFAULT
         self.store: Store = store
         self._by_id: dict[str, Passage] = {}
         if self.passages:

@@ -16,6 +16,8 @@ __all__ = ["DEPTH", "Ranking", "Reranks", "best_documents"]
 DEPTH = 200
 """Passages of each ranking that are fused: the best number for `min_max`, see docs/results.md."""
 _INVERTED = ("sparse", "bm25")
+_RERANKED = 50
+"""Documents that a re-ranker reads where nothing is said."""
 _READ = 64
 """Passages that are read at once, at least; a search seldom needs all that were ranked."""
 
@@ -36,19 +38,59 @@ class Ranking:
     """How rankings become one; see `Index.search`."""
 
     top_k: int
-    fusion: str = DEFAULT
+    fusion: str | None = None
     weights: Mapping[str, float] | None = None
-    depth: int = DEPTH
+    depth: int | None = None
     rerank: Reranks | None = None
-    rerank_depth: int = 50
+    rerank_depth: int | None = None
+
+    def check(self, mode: str, heads: Sequence[str]) -> None:
+        """Refuse what a search in a mode, which ranks by some heads, would pass over.
+
+        Raises:
+            InputError: names it.
+        """
+        for name in ("depth", "rerank_depth"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise InputError(f"{name} is {number}; give a number above 0 (1, 2, 3, ...)")
+        given = [n for n in ("fusion", "weights", "depth") if getattr(self, n) is not None]
+        if given and len(heads) == 1:
+            raise InputError(
+                f"{' and '.join(given)} can be given for a hybrid search, and the mode {mode!r} "
+                f"ranks by {heads[0]} alone; leave out what is given"
+            )
+        self.shares(heads)
+        if self.rerank_depth is None:
+            return
+        if self.rerank is None:
+            raise InputError("rerank_depth says how many passages a re-ranker reads; give rerank")
+        if self.rerank_depth < self.top_k:
+            raise InputError(
+                f"rerank_depth is {self.rerank_depth}, and {self.top_k} documents are asked for, "
+                "which the re-ranker must all have read; give a higher one"
+            )
+
+    @property
+    def read(self) -> int:
+        """Documents that the re-ranker reads; 0: there is none."""
+        if self.rerank is None:
+            return 0
+        return max(_RERANKED, self.top_k) if self.rerank_depth is None else self.rerank_depth
 
     def __post_init__(self) -> None:
-        check_method(self.fusion)
+        if self.fusion is not None:
+            check_method(self.fusion)
 
     @property
     def wanted(self) -> int:
         """Documents that are looked for."""
-        return max(self.top_k, self.rerank_depth if self.rerank is not None else 0)
+        return max(self.top_k, self.read)
+
+    def limit(self, heads: Sequence[str]) -> int:
+        """Return how many passages of each ranking are asked for at first."""
+        depth = DEPTH if self.depth is None else self.depth
+        return self.wanted if len(heads) == 1 else max(depth, self.wanted)
 
     def shares(self, heads: Sequence[str]) -> list[float] | None:
         """Return the weight of each ranking."""
@@ -78,16 +120,16 @@ def best_documents(
         how: rankings are joined.
         held: the passages of the index, and their number.
     """
-    how.shares(heads)  # refused before anything is searched
-    limit = how.wanted if len(heads) == 1 else max(how.depth, how.wanted)
+    limit = how.limit(heads)
     together = ask(list(range(len(queries))), limit)
     found = []
     for row, query in enumerate(queries):
         matches = [own[row] for own in together]
         best = _further(row, heads, ask, how, held, (limit, matches))
         if how.rerank is not None and best:
-            _check_texts([entry for entry, _ in best[: how.rerank_depth]])
-            ranked = how.rerank.rank(query, [e.text for e, _ in best[: how.rerank_depth]])
+            read = [entry for entry, _ in best[: how.read]]
+            _check_texts(read)
+            ranked = how.rerank.rank(query, [entry.text for entry in read])
             best = [(best[one["corpus_id"]][0], one["score"]) for one in ranked]
         found.append(best[: how.top_k])
     return found
@@ -124,7 +166,8 @@ def _further(
             for one, matches in zip(heads, found, strict=True)
         ]
         several = len(runs) > 1
-        scores = fuse(runs, how.fusion, how.shares(heads), depth=limit) if several else runs[0]
+        method, shares = how.fusion or DEFAULT, how.shares(heads)
+        scores = fuse(runs, method, shares, depth=limit) if several else runs[0]
         best = _by_document(ordered(scores), how.wanted, catalogue)
         enough = len(best) >= how.wanted or max(map(len, runs)) < limit
         if enough or limit >= total:

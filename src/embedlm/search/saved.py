@@ -22,7 +22,6 @@ from embedlm.search.edge import EdgeStore
 from embedlm.search.exact import ExactStore
 from embedlm.search.filters import Filter, check_filter
 from embedlm.search.forms import vector_form
-from embedlm.search.fusion import DEFAULT
 from embedlm.search.layout import (
     CATALOGUE,
     check_model,
@@ -34,7 +33,7 @@ from embedlm.search.layout import (
 )
 from embedlm.search.lexical import Bm25, counts
 from embedlm.search.pushed import check_state
-from embedlm.search.ranked import DEPTH, Ranking, Reranks, best_documents
+from embedlm.search.ranked import Ranking, Reranks, best_documents
 from embedlm.search.server import QdrantStore
 from embedlm.search.snippets import best_sentence, nearest_sentences
 from embedlm.search.store import Match
@@ -163,11 +162,11 @@ class Index:
         mode: str | None = None,
         where: Filter | None = None,
         instruction: str | None = None,
-        fusion: str = DEFAULT,
+        fusion: str | None = None,
         weights: Mapping[str, float] | None = None,
-        depth: int = DEPTH,
+        depth: int | None = None,
         rerank: Reranks | None = None,
-        rerank_depth: int = 50,
+        rerank_depth: int | None = None,
         exact: bool = False,
         sentences: bool = False,
         vectors: Mapping[str, Any] | None = None,
@@ -182,12 +181,12 @@ class Index:
                 None: see `mode_of`.
             where: a filter of metadata, see `search.filters`.
             instruction: fills the query's prompt; None takes the recipe's.
-            fusion: min_max, dbsf, rrf or weighted, see `search.fuse`.
+            fusion: min_max (None), dbsf, rrf or weighted, see `search.fuse`.
             weights: of the rankings in a hybrid search, by name; None: equal ones.
-            depth: passages of each ranking that are fused.
+            depth: passages of each ranking that are fused; None: 200.
             rerank: a `Reranker`, which orders the best `rerank_depth` passages anew; scores are
                 then its own.
-            rerank_depth: passages that it reads.
+            rerank_depth: passages that it reads, `top_k` at least; None: 50, or `top_k`.
             exact: compare with every passage's full vector.
             sentences: have the model find the matching sentence of a passage that shares no word
                 with the query, which takes an embedding of its sentences; without it that is the
@@ -263,6 +262,7 @@ class Index:
         check_images(asking, heads, options.get("rerank") is not None)
         if where is not None:
             where = check_filter(where)
+        how.check(modes[0], heads)
         held = self._query_vectors(asking, heads, instruction, vectors)
 
         def ask(rows: list[int], limit: int) -> list[list[list[Match]]]:

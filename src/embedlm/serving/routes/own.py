@@ -9,7 +9,6 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from embedlm.search.fusion import DEFAULT
 from embedlm.serving.answers import as_base64, as_json, as_list, shown_terms
 from embedlm.serving.bodies import ALLOW, Body, Count, ImageItem, ImageUri, TokenIds, items_of
 from embedlm.serving.encoding import Encoding, Output
@@ -51,7 +50,7 @@ class SearchBody(Body):
     )
     where: dict[str, Any] | None = None
     instruction: str | None = None
-    fusion: str = DEFAULT
+    fusion: str | None = Field(None, description="Of a hybrid search; null: min_max.")
     weights: dict[str, float] | None = None
     exact: bool = False
 
@@ -110,10 +109,11 @@ async def search(body: SearchBody, request: Request) -> Response:
         query = pictured(body.image, body.query or "", "the query")
     elif query is None:
         raise RequestError("give a query, an image, or both")
-    options: dict[str, Any] = {"mode": body.mode, "fusion": body.fusion, "exact": body.exact}
+    options: dict[str, Any] = {"mode": body.mode, "exact": body.exact}
     for name, value in (
         ("where", body.where),
         ("instruction", body.instruction),
+        ("fusion", body.fusion),
         ("weights", body.weights),
     ):
         if value is not None:
