@@ -66,6 +66,7 @@ class Catalogue:
         self._db = connection
         self.path = path
         self.analyzer = analyzer
+        self._closed = False
 
     @classmethod
     def create(cls, path: Path, analyzer: str) -> Self:
@@ -217,10 +218,15 @@ class Catalogue:
             self._db.executemany("UPDATE terms SET df = df - 1 WHERE term = ?", terms)
 
     def close(self) -> None:
-        """Write what is not yet written and close the file."""
+        """Write what is not yet written and close the file; called again, do nothing."""
+        if self._closed:
+            return
+        self._closed = True
         with self._told():
-            self._db.commit()
-            self._db.close()
+            try:
+                self._db.commit()
+            finally:
+                self._db.close()
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

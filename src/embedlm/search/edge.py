@@ -272,9 +272,18 @@ class EdgeStore(QdrantPoints):
                 self._shard.optimize()
 
     def close(self) -> None:
-        """Write everything to the disk and let go of the folder."""
-        if self._shard is not None:
+        """Write everything to the disk and let go of the folder; called again, do nothing.
+
+        Of a folder that was taken away, as that of an index's generation before the present one is,
+        nothing can or need be written.
+        """
+        shard, self._shard = self._shard, None
+        if shard is None:
+            return
+        try:
             with self._told():
-                self._shard.flush()
-                self._shard.close()
-            self._shard = None
+                shard.flush()
+                shard.close()
+        except EmbedLMError:
+            if (self.path / _FACTS).is_file():
+                raise

@@ -134,9 +134,11 @@ class Index:
         return [mode for mode, wanted in _MODES.items() if mode == "hybrid" or heads & set(wanted)]
 
     def close(self) -> None:
-        """Let go of the folder."""
-        self._catalogue.close()
-        self.store.close()
+        """Let go of the folder; called again, do nothing."""
+        try:
+            self._catalogue.close()
+        finally:
+            self.store.close()
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from embedlm.serving.failures import UnavailableError, UnknownNameError
 from embedlm.serving.models import short_name
 
 __all__ = ["Mounted"]
+
+log = logging.getLogger(__name__)
 
 
 class Encodes(Protocol):
@@ -158,8 +161,9 @@ class Mounted:
                 found = read_index(self.index.path)
                 if found["generation"] != self._generation:
                     opened = Index.open(self.index.path, self.index.model)
-                    self.index.close()
-                    self.index, self._generation = opened, found["generation"]
+                    before, self.index = self.index, opened
+                    self._generation = found["generation"]
+                    _let_go(before)
             except EmbedLMError as error:
                 raise UnavailableError(
                     f"the index {self.name!r} cannot be read now: {error}"
@@ -169,7 +173,15 @@ class Mounted:
     def close(self) -> None:
         """Let go of the folder."""
         self._thread.shutdown()
-        self.index.close()
+        _let_go(self.index)
+
+
+def _let_go(index: Index) -> None:
+    """Close an index of which nothing is wanted any more, and that must not hold anything up."""
+    try:
+        index.close()
+    except EmbedLMError as error:
+        log.warning("the index %s could not be closed: %s", index.path, error)
 
 
 def _is_of(facts: Mapping[str, Any], model: Embedder, path: Path) -> bool:
