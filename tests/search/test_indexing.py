@@ -528,6 +528,26 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.parametrize("store", ["edge", "exact"])
+def test_an_index_on_a_disk_that_is_read_only(corpus, model, tmp_path, store):
+    index = tmp_path / "index"
+    build_index(corpus, index, model, store=store)
+    for options in ("bind", "remount,ro,bind"):
+        done = subprocess.run(
+            ["mount", "-o", options, index, index], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip("a disk can be mounted by root alone")
+    try:
+        if store == "exact":
+            assert answers(index, model)
+        else:
+            with pytest.raises(InputError, match=r"let this user write there, or .* --store exact"):
+                Index.open(index, model)
+    finally:
+        subprocess.run(["umount", "-l", index], check=True)
+
+
 def test_a_disk_that_fills_up_ends_the_writer_and_not_the_caller(
     corpus, model, small_disk, monkeypatch
 ):

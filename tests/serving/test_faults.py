@@ -32,6 +32,7 @@ HALVES = [
     ("/v2/rerank", {"model": "cross", "query": "a\ud800", "documents": ["a"]}),
     ("/v1/render", {"texts": ["a\ud800"]}),
     ("/v1/search", {"query": "a\ud800"}),
+    ("/v1/search", {"query": "a", "where": {"type": "eq", "key": "k", "value": "\ud800"}}),
 ]
 BAD = [
     ("/v1/embeddings", b"", 400, "required"),

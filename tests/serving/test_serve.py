@@ -5,6 +5,7 @@ import gc
 import re
 import threading
 import weakref
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from embedlm.cli._options import Loading
 from embedlm.cli.serve import load
 from embedlm.errors import EmbedLMError, InputError
 from embedlm.search import Index, build_index
-from embedlm.serving import Models, Mounted
+from embedlm.serving import Keys, Models, Mounted
 from embedlm.serving.encoding import Encoding, Served
 from tests.backbone.test_adapters import make_adapter
 from tests.serving.conftest import RECORDS, process, running
@@ -137,6 +138,20 @@ def test_tei_embed(place, model):
     close(found.json(), model.encode(TEXTS, heads="dense", normalize=True))
     raw = place.post("/embed", {"inputs": TEXTS[0], "normalize": False, "dimensions": 4}).json()
     close(raw, model.encode(TEXTS[:1], heads="dense", normalize=False, dim=4))
+
+
+def test_teis_own_address_embeds_and_reranks(place, model, reranker):
+    """Clients of Hugging Face, and LangChain's `HuggingFaceEndpointEmbeddings`, ask it."""
+    body = {"inputs": TEXTS, "truncate": True, "normalize": True}
+    close(place.post("/", body).json(), model.encode(TEXTS, heads="dense", normalize=True))
+    assert b"<html" in place.get("/").body
+    assert place.post("/?truncate=true", body).status == 400
+    pair = {"query": "plants", "texts": TEXTS[:2]}
+    assert place.post("/", pair).json() == place.post("/rerank", pair).json()
+    with running({"tiny": model}, keys=Keys((sha256(b"0123456789abcdef").digest(),))) as closed:
+        assert closed.post("/", body).status == 401
+        assert closed.get("/").status == 200
+        assert closed.post("/", body, Authorization="Bearer 0123456789abcdef").status == 200
 
 
 def test_tei_embed_all_gives_the_states_of_all_tokens(place, model):

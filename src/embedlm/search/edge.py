@@ -24,6 +24,8 @@ SPARE = {"edge": 160 << 20, "exact": 1 << 20}
 _FACTS = "store.json"
 _FULL = ("FileTooLarge", "StorageFull", "QuotaExceeded", "No space left")
 """By what Edge's errors tell a disk that has no room."""
+_LOCKED = ("Read-only file system", "Permission denied")
+"""Likewise a folder in which it may not write."""
 _SHARD = "shard"
 _DISTANCES = {"cosine": "Dot", "dot": "Dot", "euclidean": "Euclid", "manhattan": "Manhattan"}
 """Vectors that are compared by cosine are kept at length 1."""
@@ -136,6 +138,12 @@ class EdgeStore(QdrantPoints):
                 raise JobError(
                     f"no space left while writing the index at {self.path} ({str(error)[:300]}). "
                     "Make room and run the same command again"
+                ) from error
+            if any(sign in str(error) for sign in _LOCKED):
+                raise InputError(
+                    f"the store at {self.path} cannot be opened, as Qdrant Edge writes into its "
+                    f"folder also where it is only searched ({str(error)[-120:]}); let this user "
+                    "write there, or make the index with --store exact"
                 ) from error
             made = read_json(self.path / _FACTS, InputError).get("edge_version")
             raise InputError(

@@ -76,7 +76,7 @@ def create_app(
             methods=[method],
             response_model=None,
             name=answer.__name__,
-            responses=responses_of(path),
+            responses=responses_of(path, method),
         )
     if find_spec("mcp") is not None:
         app.state.agents = Agents(service, host)

@@ -89,7 +89,7 @@ class Door:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if not self._service.keys.digests:
             self._names.check(headers.get(b"host", b""))
-        if scope["path"] not in OPEN:
+        if scope["path"] not in OPEN or scope["method"] == "POST":
             scope["embedlm.key"] = self._service.keys.check(_keys_in(headers))
         limits = self._service.limits
         seconds = _seconds(headers, limits.timeout)
@@ -152,7 +152,7 @@ class Door:
                 "queue_seconds": round(spent.queue, 6),
                 "run_seconds": round(spent.run, 6),
             }
-        quiet = route in OPEN and answer.status < 400
+        quiet = route in OPEN and method != "POST" and answer.status < 400
         tell(log, logging.DEBUG if quiet else logging.INFO, facts)
         return facts
 

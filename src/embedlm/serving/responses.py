@@ -45,7 +45,7 @@ _FILES = {
 }
 
 
-def responses_of(path: str) -> dict[int | str, dict[str, Any]]:
+def responses_of(path: str, method: str = "GET") -> dict[int | str, dict[str, Any]]:
     """Return what a route may answer: its own form, and the errors of its interface."""
     if path == "/v1/rerank":
         error: Any = schemas.JinaError
@@ -59,7 +59,10 @@ def responses_of(path: str) -> dict[int | str, dict[str, Any]]:
     }
     if path in _ANSWERS:
         found[200] = {"model": _ANSWERS[path], "description": "The answer."}
-    if path in _FILES:
+    if (method, path) == ("POST", "/"):
+        kinds = list[schemas.Vector] | list[schemas.Rank]
+        found[200] = {"model": kinds, "description": "The answer."}
+    elif path in _FILES:
         content: dict[str, Any] = {kind: {} for kind in _FILES[path]}
         found[200] = {"content": content, "description": "A file."}
     if path == "/health":

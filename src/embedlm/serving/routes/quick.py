@@ -62,7 +62,8 @@ class QuickRoute(APIRoute):
         Raises:
             RequestError: something stands behind `?` that is not taken, or twice in the body.
         """
-        if given.scope["query_string"] and self.path not in _ANYTHING:
+        files = self.path in _ANYTHING and given.scope["method"] != "POST"
+        if given.scope["query_string"] and not files:
             _check_query(self.path, given, self._taken)
         if self._body is None or _media_type(given) != "application/json":
             return None

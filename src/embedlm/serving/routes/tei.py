@@ -93,6 +93,13 @@ async def embed(body: EmbedBody, request: Request) -> Response:
     return as_json(vectors, truncated=found.truncated)
 
 
+async def predict(body: EmbedBody | TeiRerankBody, request: Request) -> Response:
+    """Embed or re-rank, as TEI does at its own address, which clients of Hugging Face ask."""
+    if isinstance(body, TeiRerankBody):
+        return await rerank_as_tei(body, request)
+    return await embed(body, request)
+
+
 async def embed_all(body: EmbedAllBody, request: Request) -> Response:
     """Return the last layer's states of all tokens of texts."""
     options = {"heads": '["multi_vector"]', "states": True}
@@ -242,6 +249,7 @@ async def _encoded(
 
 
 ROUTES = (
+    ("POST", "/", predict),
     ("POST", "/embed", embed),
     ("POST", "/embed_all", embed_all),
     ("POST", "/embed_sparse", embed_sparse),
