@@ -1,5 +1,7 @@
 """What every store guarantees; a new store is one row in `STORES`."""
 
+import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,37 @@ def same(head, matches, expected):
 rows = st.lists(st.integers(0, 2), min_size=WIDTH, max_size=WIDTH)
 collections = st.dictionaries(st.text(max_size=3), rows, min_size=1, max_size=12)
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def test_threads_search_what_another_thread_changes():
+    """A score belongs to the vector of its id, whatever is added and deleted meanwhile."""
+    vectors = np.random.default_rng(0).standard_normal((900, 16)).astype(np.float32)
+    ids = [f"{i}" for i in range(len(vectors))]
+    store, over, wrong = ExactStore(), threading.Event(), []
+    store.add(ids[:100], {"dense": vectors[:100]})
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = unit @ unit[0]
+
+    def look():
+        while not over.is_set():
+            try:
+                found = store.search("dense", vectors[:1], 5)[0]
+                wrong.extend(m for m in found if abs(m.score - scores[int(m.id)]) > 1e-4)
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for start in range(100, 900, 4):
+        store.add(ids[start : start + 4], {"dense": vectors[start : start + 4]})
+        store.delete(ids[start - 50 : start - 49])
+    over.set()
+    for one in threads:
+        one.join()
+    assert wrong == []
+    again = pickle.loads(pickle.dumps(store))
+    assert again.search("dense", vectors[:1], 5) == store.search("dense", vectors[:1], 5)
 
 
 def test_it_is_a_store(store):

@@ -5,8 +5,10 @@ Shapes: Q queries, N documents.
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -84,6 +86,26 @@ class ExactStore:
         """By head; dense vectors that are compared by cosine are kept at length 1."""
         self._by_id: npt.NDArray[np.int64] | None = None
         """Rows in the order of their ids, once a search has needed it."""
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all but the lock, and nothing that a change would touch."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave."""
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+    def _as_it_is(self) -> Self:
+        """Return the store as it is now, which later changes leave alone: they replace its parts.
+
+        So other threads may search it while one adds or deletes documents.
+        """
+        with self._lock:
+            if self._by_id is None:
+                self._by_id = np.argsort(np.array(self._ids, dtype=object), kind="stable")
+            return copy(self)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -99,14 +121,17 @@ class ExactStore:
         added = {head: self._prepared(head, rows) for head, rows in vectors.items()}
         for head, rows in added.items():
             check_count(head, rows, ids)
-        self.delete(ids)
-        if self._vectors:
-            kept = self._vectors
-            added = {head: vector_form(rows).join(kept[head], rows) for head, rows in added.items()}
-        self._vectors = added
-        self._ids = [*self._ids, *ids]
-        self._metadata += map(flat, metadata) if metadata is not None else [{} for _ in ids]
-        self._by_id = None
+        told = [{} for _ in ids] if metadata is None else list(map(flat, metadata))
+        with self._lock:
+            self.delete(ids)
+            if kept := self._vectors:
+                added = {
+                    one: vector_form(rows).join(kept[one], rows) for one, rows in added.items()
+                }
+            self._vectors = added
+            self._ids = [*self._ids, *ids]
+            self._metadata = [*self._metadata, *told]
+            self._by_id = None
 
     def search(
         self,
@@ -119,14 +144,18 @@ class ExactStore:
     ) -> list[list[Match]]:
         """Return the best documents for each query; see `Store.search`."""
         check_top_k(top_k)
+        return self._as_it_is()._found(head, queries, top_k, where, exact)
+
+    def _found(
+        self, head: str, queries: HeadVectors, top_k: int, where: Filter | None, exact: bool
+    ) -> list[list[Match]]:
         allowed = None if where is None else self._passing(check_filter(where))
         prepared = self._prepared(head, queries)
         count = vector_form(prepared).count(prepared)
         if not self._ids or (allowed is not None and not len(allowed)):
             return [[] for _ in range(count)]
         check_head(head, self._vectors)
-        if self._by_id is None:
-            self._by_id = np.argsort(np.array(self._ids, dtype=object), kind="stable")
+        assert self._by_id is not None
         rows = self._by_id if allowed is None else self._by_id[np.isin(self._by_id, allowed)]
         documents = self._vectors[head]
         if self.first is not None and not exact and head == "dense":
@@ -196,9 +225,13 @@ class ExactStore:
         """Give documents, which must be all that there are, new vectors of one head."""
         rows = self._prepared(head, vectors)
         place = {id_: i for i, id_ in enumerate(ids)}
-        if set(self._ids) != set(ids):
-            raise InputError("vectors were given for other documents; give those of all of them")
-        self._vectors[head] = vector_form(rows).take(rows, [place[id_] for id_ in self._ids])
+        with self._lock:
+            if set(self._ids) != set(ids):
+                raise InputError(
+                    "vectors were given for other documents; give those of all of them"
+                )
+            taken = vector_form(rows).take(rows, [place[id_] for id_ in self._ids])
+            self._vectors = {**self._vectors, head: taken}
 
     def heads(self) -> dict[str, tuple[str, int | None]]:
         """Return the form and the width of each head's vectors."""
@@ -228,25 +261,28 @@ class ExactStore:
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; ids that are not present are ignored."""
         removed = set(ids)
-        kept = [i for i, id_ in enumerate(self._ids) if id_ not in removed]
-        if len(kept) == len(self._ids):
-            return
-        self._ids = [self._ids[i] for i in kept]
-        self._metadata = [self._metadata[i] for i in kept]
-        self._vectors = {h: vector_form(rows).take(rows, kept) for h, rows in self._vectors.items()}
-        self._by_id = None
+        with self._lock:
+            kept = [i for i, id_ in enumerate(self._ids) if id_ not in removed]
+            if len(kept) == len(self._ids):
+                return
+            held = self._vectors
+            self._vectors = {h: vector_form(rows).take(rows, kept) for h, rows in held.items()}
+            self._ids = [self._ids[i] for i in kept]
+            self._metadata = [self._metadata[i] for i in kept]
+            self._by_id = None
 
     def save(self, path: Path) -> None:
         """Write one file, whole or not at all."""
+        held = self._as_it_is()
         header = {
             "format": FORMAT,
-            "similarity": self.similarity,
-            "length_normalize": self.length_normalize,
-            "ids": self._ids,
-            "metadata": self._metadata,
-            "first": None if self.first is None else asdict(self.first),
+            "similarity": held.similarity,
+            "length_normalize": held.length_normalize,
+            "ids": held._ids,
+            "metadata": held._metadata,
+            "first": None if held.first is None else asdict(held.first),
         }
-        arrays: dict[str, Any] = pack_heads(self._vectors, header)
+        arrays: dict[str, Any] = pack_heads(held._vectors, header)
         write_file(path, lambda file: np.savez(file, **arrays))
 
     def close(self) -> None:
