@@ -240,22 +240,24 @@ class ExactStore:
 
     def stored(self, ids: Sequence[str], heads: Sequence[str]) -> dict[str, Any]:
         """Return the vectors of some documents, which are all present, by head."""
-        place = {id_: i for i, id_ in enumerate(self._ids)}
+        now = self._as_it_is()
+        place = {id_: i for i, id_ in enumerate(now._ids)}
         rows = [place[id_] for id_ in ids]
-        held = {head: self._vectors[head] for head in heads}
+        held = {head: now._vectors[head] for head in heads}
         return {head: vector_form(value).take(value, rows) for head, value in held.items()}
 
     def scroll(self) -> Iterator[StoredPoint]:
         """Yield all documents with their vectors."""
-        for row, id_ in enumerate(self._ids):
+        held = self._as_it_is()
+        for row, id_ in enumerate(held._ids):
             vectors: dict[str, Any] = {}
-            for head, rows in self._vectors.items():
+            for head, rows in held._vectors.items():
                 one = rows[row]
                 if vector_form(rows).name != "sparse":
                     vectors[head] = one.tolist()
                 elif one.nnz:
                     vectors[head] = SparseParts(one.indices.tolist(), one.data.tolist())
-            meta = {field_name(k): kept_value(v) for k, v in self._metadata[row].items()}
+            meta = {field_name(k): kept_value(v) for k, v in held._metadata[row].items()}
             yield StoredPoint(id_, vectors, {"id": id_, "meta": meta})
 
     def delete(self, ids: Sequence[str]) -> None:
