@@ -174,7 +174,7 @@ def test_a_search_refuses_what_it_cannot_use(corpus, model, tmp_path, options, t
         with pytest.raises(InputError, match=told):
             index.search_all(["plants"], **options)
         for queries in ("plants", [5], None):
-            with pytest.raises(InputError, match=r"queries is .*; give a list of strings"):
+            with pytest.raises(InputError, match=r"quer(ies|y) is .*; give a (list of )?string"):
                 index.search_all(queries)
         with pytest.raises(InputError, match=r"no option 'dept'.*Did you mean 'depth'"):
             index.search_all(["plants"], dept=3)

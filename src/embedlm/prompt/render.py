@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from embedlm.prompt.filling import (
     strip_row,
 )
 from embedlm.prompt.images import check_images
+from embedlm.prompt.request import Request, Usual
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
 from embedlm.prompt.special import filling_token, lower_case
@@ -36,30 +37,6 @@ __all__ = ["SEGMENT_ID", "RenderedBatch", "Renderer", "Request"]
 
 _KNOWN = 64
 """Kinds of requests of which a renderer keeps what their texts share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What one call asks of the renderer, the same for all its texts."""
-
-    role: str | None = None
-    demonstrations: tuple[dict[str, str], ...] | None = None
-    max_length: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Usual:
-    """What all texts of a request share."""
-
-    templates: list[tuple[Piece, ...]]
-    request: Request
-    """Without demonstrations where no template has a place for them."""
-    limit: int | None
-    """The tokens that `prompt.truncate` counts."""
-    instruction: str
-    """Of the recipe, cleaned up."""
-    special: bool
-    """Whether joined prompts get the tokenizer's own special tokens."""
 
 
 class Renderer:
@@ -103,7 +80,7 @@ class Renderer:
         self.boundary = boundary
         self.limit = limit
         self.positions = positions
-        self._known: dict[Any, _Usual] = {}
+        self._known: dict[Any, Usual] = {}
         self._rows = RowTokenizer(tokenizer, prompt, self._control, boundary, positions)
 
     def with_prompt(self, prompt: Prompt) -> Renderer:
@@ -314,7 +291,7 @@ class Renderer:
             limit = self.positions if limit is None else min(limit, self.positions)
         return limit
 
-    def _usual(self, request: Request) -> _Usual:
+    def _usual(self, request: Request) -> Usual:
         """Return what all texts of such a request share; found once, unless it brings examples."""
         if request.demonstrations is not None:
             return self._shared(request)
@@ -326,7 +303,7 @@ class Renderer:
             found = self._known[key] = self._shared(request)
         return found
 
-    def _shared(self, request: Request) -> _Usual:
+    def _shared(self, request: Request) -> Usual:
         """Return what all texts of a request share.
 
         What the recipe itself gives may be for other roles; demonstrations that none has a place
@@ -339,7 +316,7 @@ class Renderer:
         if not any(_takes("demonstrations", pieces) for pieces in templates):
             request = replace(request, demonstrations=())  # the recipe's are for other roles
         own = self.instruction(role)
-        return _Usual(
+        return Usual(
             templates,
             request,
             self._limit(request),

@@ -145,11 +145,13 @@ class RowTokenizer:
         offsets = segments or self.boundary != "offsets"
         strings = [spell(row.pieces) for row in bodies]
         encodings = self._encodings(bodies, strings, special, offsets)
-        eos_id = self.tokenizer.eos_token_id if any(closed) else None
-        appended = eos_id is not None and not (self._adds_eos and special)
+        ending: Ids = []
+        if any(closed) and not (self._adds_eos and special):
+            eos_id = self.tokenizer.eos_token_id
+            ending = [] if eos_id is None else [eos_id]
         batch = RenderedBatch([], [], [])
         for body, string, encoding, eos in zip(bodies, strings, encodings, closed, strict=True):
-            tail = [eos_id] if eos and appended else []
+            tail = ending if eos else []
             ids: Ids = encoding.ids + tail
             cut = self._too_long(len(ids), limit)
             if cut and not offsets:

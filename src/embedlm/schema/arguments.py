@@ -201,10 +201,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     },
     "search": {
         "query": TEXT,
-        "queries": Kind(
-            "a list of strings, or of what encode takes",
-            lambda value: isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping),
-        ),
+        "queries": _each(ANY, "a list of strings, or of what encode takes"),
         "top_k": COUNT,
         "instruction": TEXT | NONE,
         "mode": NAME | NONE,

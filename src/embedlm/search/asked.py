@@ -11,9 +11,10 @@ from embedlm.encode.items import Pictured
 from embedlm.errors import InputError, UnsupportedError
 from embedlm.schema.arguments import check_arguments
 from embedlm.search.chunks import Span
+from embedlm.search.forms import vector_form
 from embedlm.vision import is_image
 
-__all__ = ["OF_MODEL", "Found", "Query", "check_images", "query_of"]
+__all__ = ["OF_MODEL", "Found", "Query", "check_images", "checked_vectors", "query_of"]
 
 OF_MODEL = ("dense", "late-interaction", "sparse")
 """The modes that compare what the model gives, the first that there is being taken."""
@@ -105,3 +106,19 @@ class Found:
         found = {name: getattr(self, name) for name in names}
         found["sentence"] = list(self.sentence)
         return {**found, **self.shown_image}
+
+
+def checked_vectors(given: Mapping[str, Any], heads: Sequence[str], count: int) -> dict[str, Any]:
+    """Return the vectors of queries that a search compares.
+
+    Raises:
+        InputError: those of a head are missing, or are not as many as the queries.
+    """
+    for head in heads:
+        held = None if head not in given else vector_form(given[head]).count(given[head])
+        if held != count:
+            raise InputError(
+                f"vectors hold {held or 'none'} for {head}, and there are {count} queries; give "
+                f"one for each, by head ({', '.join(heads)}), or none at all"
+            )
+    return {head: given[head] for head in heads}

@@ -107,19 +107,6 @@ def ordered(run: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(run.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def check_method(method: str) -> None:
-    """Refuse a method of fusion that is not known.
-
-    Raises:
-        InputError: with those that are.
-    """
-    if method not in SCALES:
-        raise InputError(
-            f"fusion {method!r} is not known; allowed: {', '.join(SCALES)}."
-            + closest(method, list(SCALES))
-        )
-
-
 def fuse(
     runs: Sequence[Mapping[str, float]],
     method: str = DEFAULT,

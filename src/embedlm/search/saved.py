@@ -14,7 +14,14 @@ from embedlm.errors import InputError, closest
 from embedlm.jobs.names import real_path
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.schema.arguments import check_arguments, check_names
-from embedlm.search.asked import OF_MODEL, Found, Query, check_images, query_of
+from embedlm.search.asked import (
+    OF_MODEL,
+    Found,
+    Query,
+    check_images,
+    checked_vectors,
+    query_of,
+)
 from embedlm.search.catalogue import Catalogue, Entry
 from embedlm.search.chunks import Span, sentence_spans
 from embedlm.search.documents import document_key
@@ -324,7 +331,7 @@ class Index:
         vectors: dict[str, Any] = {}
         neural = [head for head in heads if head != "bm25"]
         if neural and given is not None:
-            vectors = _checked(given, neural, len(queries))
+            vectors = checked_vectors(given, neural, len(queries))
         elif neural:
             items = [query.item for query in queries]
             found = self.model.encode_query(items, heads=neural, instruction=instruction)
@@ -386,19 +393,3 @@ class Index:
             return np.asarray(model.similarity(asked, read)[0], dtype=np.float32)
 
         return scores
-
-
-def _checked(given: Mapping[str, Any], heads: Sequence[str], count: int) -> dict[str, Any]:
-    """Return the vectors of queries that a search compares.
-
-    Raises:
-        InputError: those of a head are missing, or are not as many as the queries.
-    """
-    for head in heads:
-        held = None if head not in given else vector_form(given[head]).count(given[head])
-        if held != count:
-            raise InputError(
-                f"vectors hold {held or 'none'} for {head}, and there are {count} queries; give "
-                f"one for each, by head ({', '.join(heads)}), or none at all"
-            )
-    return {head: given[head] for head in heads}
