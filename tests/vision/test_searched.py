@@ -1,6 +1,7 @@
 """Indexes with images: made, found in, changed, stopped, refused; `encode` is the measure."""
 
 import json
+import shutil
 import sqlite3
 
 import pytest
@@ -249,6 +250,23 @@ def test_an_index_of_an_earlier_version_is_searched_and_takes_images(seeing, alb
     assert (done.added, done.moved) == (6, 1)  # a record's text was there
     with Index.open(tmp_path / "i", seeing) as index:
         assert "a.png" in {hit.image for hit in index.search("a bicycle", 9)}
+
+
+def test_a_model_that_reads_images_otherwise_by_now_is_refused(vision_folder, album, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(vision_folder("qwen3_vl"), folder)
+    build_index(album, tmp_path / "i", embedlm.load(folder, "qwen3-vl-embedding"), **HOW)
+    with Index.open(tmp_path / "i") as index:
+        assert index.search("a bicycle", 9)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings["image_mean"] = [0.1, 0.1, 0.1]
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    with Index.open(tmp_path / "i") as index:
+        assert index.search("a bicycle", mode="bm25")
+        with pytest.raises(InputError, match=r"as preprocessor_config.json of .* it says"):
+            index.search("a bicycle")
+    with pytest.raises(InputError, match="it says something else by now; make a new index"):
+        build_index(album, tmp_path / "i", **HOW)
 
 
 # -- other models ---------------------------------------------------------------------------------

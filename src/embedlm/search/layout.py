@@ -35,6 +35,7 @@ from embedlm.search.chunks import Chunking
 from embedlm.search.edge import EdgeStore
 from embedlm.search.exact import ExactStore
 from embedlm.search.store import FirstStage
+from embedlm.vision import settings_digest
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -142,6 +143,7 @@ def check_model(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
     before = _as_written_now(facts["model"]["identity"], now)
     change = difference(before, now)
     if not change:
+        _check_images(facts, model, path)
         return
     made = f"the index {str(path)!r} was made with the model {facts['model']['name']!r}, "
     same = facts["model"]["name"] == model_facts(model)["name"]
@@ -179,6 +181,20 @@ def _as_written_now(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[s
 def _with_new_fields(recipe: Mapping[str, Any]) -> Any:
     """Return a recipe in which fields that there were not when it was written have defaults."""
     return json.loads(validated(Recipe, recipe, "the index's recipe").model_dump_json())
+
+
+def _check_images(facts: Mapping[str, Any], model: Embedder, path: Path) -> None:
+    """Refuse a model whose images are read otherwise by now.
+
+    Raises:
+        InputError: says so.
+    """
+    kept = facts.get("images")
+    if kept is not None and kept != settings_digest(model.route("document").backbone):
+        raise InputError(
+            f"the index {str(path)!r} was made with images as preprocessor_config.json of "
+            f"{facts['model']['name']!r} said, and it says something else by now; make a new index"
+        )
 
 
 def load_model(facts: Mapping[str, Any], path: Path, device: Any = None) -> Embedder:

@@ -29,7 +29,7 @@ from embedlm.search.known import Known, digest_of
 from embedlm.search.late import late_model, late_vectors
 from embedlm.search.layout import CATALOGUE, model_facts, write_statistics
 from embedlm.search.writer import KEPT, Order, read_block, write_generation
-from embedlm.vision import picture_of
+from embedlm.vision import picture_of, settings_digest
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -83,6 +83,8 @@ class Work:
             "fits": reads_whole(model) if model is not None and fits else None,
             "images": model is not None and reads_pictures(model),
         }
+        if model is not None and self._how["images"]:
+            facts["images"] = settings_digest(model.route("document").backbone)
         self.embedding = 0.0
         self.added = self.moved = self.gone = 0
         self.aside: list[Reject] | None = None

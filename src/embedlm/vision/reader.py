@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from embedlm.errors import InputError, ModelError, UnsupportedError, require
 from embedlm.schema.image import Image
 from embedlm.vision.picture import Picture
 
-__all__ = ["ImageReader", "keep_settings", "open_reader", "reads_images"]
+__all__ = ["ImageReader", "keep_settings", "open_reader", "reads_images", "settings_digest"]
 
 BY_PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 """Types of networks that read an image in its own size: each patch of it, merged, is a token."""
@@ -153,11 +154,23 @@ def open_reader(backbone: Backbone) -> ImageReader:
 
 def keep_settings(backbone: Backbone, folder: Path) -> None:
     """Copy the files that say how a network's images are read, where there are some."""
+    for file in _settings(backbone):
+        shutil.copyfile(file, folder / file.name)
+
+
+def settings_digest(backbone: Backbone) -> str:
+    """Return a hash of the files that say how a network's images are read."""
+    seen = hashlib.sha256()
+    for file in _settings(backbone):
+        seen.update(f"{file.name}\0".encode() + file.read_bytes())
+    return seen.hexdigest()[:16]
+
+
+def _settings(backbone: Backbone) -> list[Path]:
+    """Return those of the files that there are."""
     if str(backbone.config.model_type) not in NETWORKS:
-        return
+        return []
     silent: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False}
     silent["_raise_exceptions_for_connection_errors"] = False
-    for name in _SETTINGS:
-        file = cached_file(backbone.name, name, **silent)
-        if file is not None and Path(file).is_file():
-            shutil.copyfile(file, folder / name)
+    found = (cached_file(backbone.name, name, **silent) for name in _SETTINGS)
+    return [Path(file) for file in found if file is not None and Path(file).is_file()]
