@@ -84,6 +84,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._ending: asyncio.Task[None] | None = None
+        self._before = gc.get_threshold()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -148,6 +149,7 @@ class Server(uvicorn.Server):
         while loop.time() < due and any(map(_is_new, self.server_state.connections)):
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+        gc.set_threshold(*self._before)
 
 
 def _is_new(connection: Any) -> bool:
