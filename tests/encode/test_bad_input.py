@@ -50,7 +50,7 @@ def test_an_empty_list_gives_no_rows(model, run, tiny_llama, tmp_path):
     assert np.load(tmp_path / "out.npy").shape == (0, 32)
 
 
-SPECIAL = ("geneol", "metaeol", "bge-m3", "clip", "colpali", "colqwen2")
+SPECIAL = ("geneol", "metaeol", "bge-m3", "clip", "siglip", "siglip2", "colpali", "colqwen2")
 """Recipes that write first, want more layers, or what only a published checkpoint has, and those
 whose documents are images."""
 

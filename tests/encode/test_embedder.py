@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import embedlm
-from embedlm.errors import InputError, RecipeError, UnsupportedError
+from embedlm.errors import EmbedLMError, InputError, RecipeError, UnsupportedError
 
 TEXTS = ["plants make food", "light", "the quick brown fox", "light", ""]
 
@@ -156,11 +156,13 @@ def test_a_recipes_own_demonstrations_leave_documents_bare(model_folder):
     np.testing.assert_array_equal(shown.encode_document(TEXTS), bare.encode_document(TEXTS))
     with pytest.raises(InputError, match="refuse"):
         shown.encode_query(TEXTS)
-    for recipe, told in (("plain-mean", "has no {demonst"), ("bge-icl", "no prompt.demonstration")):
+    for recipe, told in (
+        ("plain-mean", "has no effect: no template has {demonst"),
+        ("bge-icl", "no prompt.demonstration"),
+    ):
         changes = {"prompt.demonstrations": shots, "prompt.demonstration": None}
-        changed = embedlm.Recipe.load(recipe).override(changes)
-        with pytest.raises(InputError, match=told):
-            shown.with_recipe(changed).encode_query(TEXTS)
+        with pytest.raises(EmbedLMError, match=told):
+            shown.with_recipe(embedlm.Recipe.load(recipe).override(changes)).encode_query(TEXTS)
     np.testing.assert_array_equal(shown.encode(TEXTS, prompt="x "), bare.encode(TEXTS, prompt="x "))
 
 

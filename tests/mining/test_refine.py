@@ -93,14 +93,13 @@ def test_a_record_without_negatives_and_one_that_loses_all_stay(tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row.get("negatives", []) for row in rows] == [[], []]
     assert (report["written"], report["negatives"]) == (2, 0)
-    assert out.read_bytes() == _again(records, out)
-
-
-def _again(records, out):
-    """Return what the same command writes beside it, in blocks of one record."""
     other = out.with_name("other.jsonl")
     embedlm.refine(records, filters=["abs=-100"], output=other, block=1)
-    return other.read_bytes()
+    again = [json.loads(line) for line in other.read_text().splitlines()]
+    # Sums of a text's vector stand in another order beside other texts, in the last digit alone.
+    for row, other in zip(rows, again, strict=True):
+        assert row.pop("scores") == pytest.approx(other.pop("scores"), abs=1e-6)
+    assert rows == again
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,18 @@ class Keeping:
 
 UNCUT, PLAIN, ANYWHERE = Cutting(), Keeping(), Place()
 
+IdField = Annotated[
+    str | None, Parameter(metavar="FIELD", help="Field with the id; without it id or _id.")
+]
+ImageField = Annotated[
+    str | None,
+    Parameter(
+        metavar="FIELD",
+        help="Field with the path of an image, inside the file's folder, for models that read "
+        "images.",
+    ),
+]
+
 
 @app.default
 def make(
@@ -133,18 +145,8 @@ def make(
     max_length: MaxLength = None,
     cutting: Cutting = UNCUT,
     keeping: Keeping = PLAIN,
-    id_field: Annotated[
-        str | None,
-        Parameter(metavar="FIELD", help="Field with the id; without it id or _id."),
-    ] = None,
-    image_field: Annotated[
-        str | None,
-        Parameter(
-            metavar="FIELD",
-            help="Field with the path of an image, inside the file's folder, for models that read "
-            "images.",
-        ),
-    ] = None,
+    id_field: IdField = None,
+    image_field: ImageField = None,
     tables: Tables = AS_TABLES,
     sync: Annotated[bool, flag("Also delete documents that the source does not hold.")] = False,
     restart: Annotated[bool, flag("Forget what an unfinished run has embedded.")] = False,

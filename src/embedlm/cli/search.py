@@ -106,6 +106,16 @@ Source = Annotated[
 ]
 """What is searched."""
 
+Mode = Annotated[
+    str | None,
+    Parameter(
+        metavar="MODE",
+        help="dense (the default for files and images), sparse, bm25 (an index only), hybrid "
+        "(the default for an index) or late-interaction, as far as the recipe defines these "
+        "heads.",
+    ),
+]
+
 
 def command(
     source: Source,
@@ -121,15 +131,7 @@ def command(
     model: Model = None,
     loading: Loading = AS_LOADED,
     max_length: MaxLength = None,
-    mode: Annotated[
-        str | None,
-        Parameter(
-            metavar="MODE",
-            help="dense (the default for files and images), sparse, bm25 (an index only), hybrid "
-            "(the default for an index) or late-interaction, as far as the recipe defines these "
-            "heads.",
-        ),
-    ] = None,
+    mode: Mode = None,
     top_k: TopK = 10,
     instruction: Annotated[
         str | None,

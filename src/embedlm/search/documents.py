@@ -122,12 +122,17 @@ def read_documents(
                 continue
             seen.add(document.key)
             yield document
-    if image_field is not None and not fields.image_found:
+    _check_all(path, fields, aside, empty=not seen)
+
+
+def _check_all(path: str | Path, fields: _Fields, aside: _Aside, *, empty: bool) -> None:
+    """Refuse a source in which nothing was there, or no image where a field was to name them."""
+    if fields.image is not None and not fields.image_found:
         raise InputError(
-            f"no record of {str(path)!r} has the field {image_field!r}, which was to hold images "
+            f"no record of {str(path)!r} has the field {fields.image!r}, which was to hold images "
             "(--image-field, image_field=); name the one that does"
         )
-    if not seen:
+    if empty:
         raise InputError(
             f"{str(path)!r} holds no text to index; give a file or folder with some"
             + (f" ({aside.first})" if aside.first is not None else "")
