@@ -168,7 +168,7 @@ def test_the_switch_is_honoured_or_refused(monkeypatch):
         compiled.library()
 
 
-def state_of(tmp_path, code="", **env):
+def state_of(tmp_path, code="", piped="", **env):
     """Return what a new process prints of its kernels, with a cache of its own."""
     run = (
         "from embedlm.backbone.native import attention, compiled\n"
@@ -176,6 +176,7 @@ def state_of(tmp_path, code="", **env):
     )
     done = subprocess.run(
         [sys.executable, "-c", run],
+        input=piped,
         capture_output=True,
         text=True,
         env={**os.environ, "EMBEDLM_CACHE": str(tmp_path), **env},
@@ -232,6 +233,29 @@ def test_a_compiler_that_fails_is_passed_over(tmp_path):
     failing.write_text("#!/bin/sh\nexit 1\n")
     failing.chmod(0o755)
     assert state_of(tmp_path / "cache", CC=str(failing)) == ["True"]  # by GCC
+
+
+@here
+@pytest.mark.parametrize("command", ["gcc '", "gcc -DNAME=\udcff", "''", "cat"])
+def test_a_variable_that_is_no_compiler_is_passed_over(command, tmp_path):
+    assert state_of(tmp_path, CC=command) == ["True"]
+
+
+@here
+def test_a_compiler_that_fails_runs_once_and_reads_nothing_that_is_piped(tmp_path):
+    counting = tmp_path / "counting"
+    counting.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs\ncat >> {tmp_path}/read\nexit 1\n")
+    counting.chmod(0o755)
+    code = "import sys; compiled.library(); print(sys.stdin.read())"
+    assert state_of(tmp_path / "cache", code, "question", CC=str(counting)) == ["question", "True"]
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert (tmp_path / "read").read_text() == ""
+
+
+@here
+def test_without_a_home_there_is_none(tmp_path):
+    name = "~no-such-user/cache"
+    assert state_of(tmp_path, f"import os; os.environ['EMBEDLM_CACHE'] = {name!r}") == ["False"]
 
 
 @here

@@ -15,6 +15,7 @@ from embedlm.backbone.tensors import read_tensors
 from embedlm.backbone.tokenizer import load_tokenizer
 from embedlm.errors import ModelError, UnsupportedError, require
 from embedlm.jobs.json_files import read_json
+from embedlm.jobs.user_cache import expanded
 
 __all__ = [
     "CONFIG_FILE",
@@ -80,7 +81,7 @@ def adapter_folder(source: str, name: str, hub: Mapping[str, Any] | None = None)
         ModelError: there is none.
     """
     base = Path(source)
-    for path in (Path(name).expanduser(), base / name, base.parent / name):
+    for path in (expanded(name), base / name, base.parent / name):
         if (path / CONFIG_FILE).is_file():
             return path
     local = Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1

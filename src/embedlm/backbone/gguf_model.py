@@ -30,7 +30,7 @@ from embedlm.backbone.quiet import quiet
 from embedlm.errors import ModelError, require
 from embedlm.jobs import disk_errors, new_folder
 from embedlm.jobs.json_files import read_json
-from embedlm.jobs.user_cache import user_cache
+from embedlm.jobs.user_cache import expanded, user_cache
 
 __all__ = ["LINK", "gguf_folder", "gguf_tensors", "pools_last"]
 
@@ -211,7 +211,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 def _file(source: str, hub: Mapping[str, Any]) -> Path | None:
     """Return the GGUF file that a source names, or None."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if source.startswith(_OLLAMA):
         return _ollama_file(source.removeprefix(_OLLAMA))
     try:
@@ -254,7 +254,7 @@ def _gguf_files(folder: Path) -> list[Path]:
 
 def _ollama_file(name: str) -> Path:
     """Return the file of one of Ollama's models, by its manifest."""
-    models = Path(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models").expanduser()
+    models = expanded(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+){0,3}(:[\w.-]+)?", name) or ".." in name:
         raise ModelError(f"{name!r} is no name of an Ollama model; give NAME or NAME:TAG")
     path, _, tag = name.partition(":")

@@ -32,6 +32,7 @@ from typing import Any, Literal
 import torch
 
 from embedlm.backbone import Backbone, prepacked
+from embedlm.errors import InputError
 from embedlm.jobs.json_files import write_json
 from embedlm.jobs.user_cache import user_cache
 
@@ -90,8 +91,8 @@ class Costs:
 
     def keep(self, key: str) -> None:
         """Write what was measured; nothing is lost where that is not possible."""
-        file = _file()
-        with suppress(OSError):
+        with suppress(OSError, InputError):
+            file = _file()
             file.parent.mkdir(parents=True, exist_ok=True)
             every: Any = {}
             with suppress(OSError, ValueError):

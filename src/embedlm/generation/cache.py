@@ -16,7 +16,7 @@ from pathlib import Path
 from embedlm.errors import GenerationError
 from embedlm.generation.generator import Chat, Sampling
 from embedlm.jobs import set_aside
-from embedlm.jobs.user_cache import user_cache
+from embedlm.jobs.user_cache import expanded, user_cache
 
 __all__ = ["Cache", "default_path", "key_of"]
 
@@ -33,7 +33,7 @@ def default_path() -> Path:
     """Return where the cache is: $EMBEDLM_CACHE (a folder or *.sqlite), or the user's cache."""
     path = os.environ.get("EMBEDLM_CACHE")
     if path and path.endswith(".sqlite"):
-        return Path(path).expanduser()
+        return expanded(path)
     return user_cache() / "generations.sqlite"
 
 

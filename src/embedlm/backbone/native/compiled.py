@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -65,11 +66,10 @@ def _library() -> ctypes.CDLL | None:
     if not flags >= _NEEDED or flags & _OTHERWISE:
         return None
     for compiler in _compilers():
-        for anew in (False, True):  # a file that is damaged, or may be another's, is made anew
-            try:
-                return _opened(_file(compiler, flags, anew=anew))
-            except (OSError, subprocess.SubprocessError, AttributeError) as error:
-                log.info("%s gives no kernels here: %s", compiler[0], error)
+        try:
+            return _from(compiler, flags)
+        except (OSError, subprocess.SubprocessError, AttributeError, InputError) as error:
+            log.info("%s gives no kernels here: %s", compiler[0], error)
     return None
 
 
@@ -77,7 +77,11 @@ def _compilers() -> Iterator[tuple[str, ...]]:
     """Yield the commands that may compile C: what the variable CC names, and GCC."""
     seen = []
     for command in (os.environ.get("CC", ""), "gcc"):
-        program, *options = shlex.split(command) or [""]
+        try:
+            program, *options = shlex.split(command) or [""]
+        except ValueError as error:  # a quotation that does not end
+            log.info("the variable CC is no command (%s): %r", error, command)
+            continue
         if (path := shutil.which(program)) and (path, *options) not in seen:
             seen.append((path, *options))
             yield path, *options
@@ -94,25 +98,28 @@ def _processor() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def _file(compiler: tuple[str, ...], flags: set[str], *, anew: bool) -> Path:
-    """Return the compiled library of this source, compiler and processor.
+def _from(compiler: tuple[str, ...], flags: set[str]) -> ctypes.CDLL:
+    """Return the library that is kept; one that is damaged, or may be another's, is made anew.
 
     Raises:
-        PermissionError: another user may have written it, or may write it.
-        OSError: it cannot be made.
+        PermissionError: another user may write into its folder.
+        OSError: it cannot be made or opened.
+        InputError: there is no cache.
     """
     sources = [(resources.files(__package__) / name).read_bytes() for name in _SOURCES]
-    parts = [*sources, " ".join((*compiler, *_OPTIONS, *sorted(flags))).encode()]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
+    options = " ".join((*compiler, *_OPTIONS, *sorted(flags)))
+    digest = hashlib.sha256(b"\0".join([*sources, os.fsencode(options)])).hexdigest()[:20]
     path = user_cache() / f"kernels-{os.getuid()}" / f"{digest}.so"  # a cache may be a team's
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_owner(path.parent)
-    if anew or not path.exists():
-        binary = _compiled(compiler, sources)
-        write_file(path, lambda handle: handle.write(binary), shared=True)
-        path.chmod(0o600)  # the umask of many lets their group write
+    with suppress(OSError, AttributeError):
+        _check_owner(path)
+        return _opened(path)
+    binary = _compiled(compiler, sources)
+    write_file(path, lambda handle: handle.write(binary), shared=True)
+    path.chmod(0o600)  # the umask of many lets their group write
     _check_owner(path)
-    return path
+    return _opened(path)
 
 
 def _check_owner(path: Path) -> None:
@@ -137,7 +144,13 @@ def _compiled(compiler: tuple[str, ...], sources: list[bytes]) -> bytes:
 
 def _run(*command: str) -> None:
     done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False
+        command,
+        stdin=subprocess.DEVNULL,  # what is piped into this process is not the compiler's
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_PATIENCE,
+        check=False,
     )
     if done.returncode:
         raise OSError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
