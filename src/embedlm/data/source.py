@@ -13,7 +13,7 @@ import stat
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,9 +207,9 @@ class Source:
 
     # -- rows ---------------------------------------------------------------------------------
 
-    def rows(self) -> Iterator[FileRow]:
+    def rows(self) -> Generator[FileRow, None, None]:
         """Yield the rows with all their fields."""
-        return map(whole, self._rows(list))
+        yield from map(whole, self._rows(list))
 
     def _rows(self, columns: Any) -> Iterator[FileRow]:
         self._row = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -214,11 +215,12 @@ def _picture(file: str, name: str) -> Iterator[Document]:
 
 
 def _records(source: Source, name: str, fields: _Fields, aside: _Aside) -> Iterator[Document]:
-    for row in source.rows():
-        try:
-            yield from _record(row, source, name, fields)
-        except RecordError as error:
-            aside.take(name, row.line, error, row.raw or row.value)
+    with closing(source.rows()) as rows:  # an error leaves no file open
+        for row in rows:
+            try:
+                yield from _record(row, source, name, fields)
+            except RecordError as error:
+                aside.take(name, row.line, error, row.raw or row.value)
 
 
 def _record(row: FileRow, source: Source, name: str, fields: _Fields) -> Iterator[Document]:

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -206,22 +207,23 @@ def whole_text(file: str) -> str:
 def _rows(file: str, split: str, longest: int | None) -> Iterator[FileRow]:
     """Yield the paragraphs, headings or lines of a document."""
     form, compression = file_form(Path(file))
-    if form is not None and FORMS[form].paragraphs:
-        rows: Iterable[FileRow] = Source(file).rows()
-    else:
-        source = Source(file, form=f"txt{compression}")
-        marked = form == "md" and ".rst" not in Path(file).suffixes
-        title, lines = without_fields(source.rows()) if marked else (None, source.rows())
-        rows = (
-            _lines(lines)
-            if split == "line"
-            else below(title, paragraphs(lines, longest, headings=marked))
-        )
-    for row in rows:
-        if row.error is not None:
-            raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
-        if form != "md" or not is_break(row):
-            yield row
+    whole = form is not None and FORMS[form].paragraphs
+    source = Source(file) if whole else Source(file, form=f"txt{compression}")
+    with closing(source.rows()) as read:  # an error leaves no file open
+        rows: Iterable[FileRow] = read
+        if not whole:
+            marked = form == "md" and ".rst" not in Path(file).suffixes
+            title, lines = without_fields(read) if marked else (None, read)
+            rows = (
+                _lines(lines)
+                if split == "line"
+                else below(title, paragraphs(lines, longest, headings=marked))
+            )
+        for row in rows:
+            if row.error is not None:
+                raise RecordError(f"{file}:{row.line}: {row.error}, or move it out of the folder")
+            if form != "md" or not is_break(row):
+                yield row
 
 
 def _under_headings(
