@@ -17,7 +17,7 @@ from embedlm.backbone.cpu_attention import How, attend_packed, attend_prompts
 from embedlm.backbone.layout import Layout
 from embedlm.backbone.native import attention, compiled
 from embedlm.errors import InputError
-from tests.backbone.test_cpu_attention import by_formula
+from tests.backbone.test_cpu_attention import assert_alone_too, by_formula
 
 here = pytest.mark.skipif(
     compiled.library() is None, reason="no compiler, or a processor without AVX512-BF16"
@@ -77,13 +77,7 @@ def test_a_sequence_is_the_same_to_the_last_bit_in_any_company(lengths, causal, 
             found_1THD = attend_packed(query, key, value, Layout(tuple(lengths), causal), how)
         finally:
             torch.set_num_threads(before)
-        start = 0
-        for length in lengths:
-            own = slice(start, start + length)
-            parts = query[:, :, own], key[:, :, own], value[:, :, own]
-            alone_1THD = attend_packed(*parts, Layout((length,), causal), how)
-            assert torch.equal(found_1THD[:, own], alone_1THD)
-            start += length
+    assert_alone_too(found_1THD, (query, key, value), lengths, how)
 
 
 @here

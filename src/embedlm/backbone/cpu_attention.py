@@ -71,8 +71,9 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how
     heads, kinds, tokens = query.shape[1], key.shape[1], query.shape[2]
     if kernel.suits(query, key, value, how.softcap):
         out_THD = query.new_empty(tokens, heads, value.shape[-1])
-        places, masks = kernel.in_layout(layout), _masks(how)
-        return kernel.attend(query, key, value, places, out_THD, **masks).unsqueeze(0)
+        seen: dict[str, Any] = {"causal": how.causal, "scale": how.scale, "window": how.window}
+        kernel.attend(query, key, value, kernel.in_layout(layout), out_THD, **seen)
+        return out_THD.unsqueeze(0)
     plan = of_layout(layout, heads, kinds, how.causal)
     return _attend_all(query, key, value, plan, how).view(1, tokens, heads, -1)
 
@@ -93,8 +94,7 @@ def attend_prompts(
     if kernel.suits(query, key, value) and (rows := kernel.row_steps(query, key, value)):
         out_BTHD = query.new_zeros(batch, tokens, heads, value.shape[-1])
         places = kernel.in_rows(pads, tokens, key.shape[2] - tokens, *rows)
-        how = How(causal=True, scale=scale)
-        kernel.attend(query, key, value, places, out_BTHD, **_masks(how))
+        kernel.attend(query, key, value, places, out_BTHD, causal=True, scale=scale, window=None)
         return out_BTHD
     plan = of_prompts(pads, tokens, key.shape[2] - tokens, heads, key.shape[1])
     out_XD = _attend_all(query, key, value, plan, How(causal=True, scale=scale))
@@ -121,10 +121,6 @@ def attend_one(
         score_NGS.view(batch, heads, 1, keys).masked_fill_(~mask_B11S, -math.inf)
     weight_NGS = torch.softmax(score_NGS, -1, dtype=torch.float32).to(query.dtype)
     return torch.bmm(weight_NGS, v_NSD).view(batch, 1, heads, -1)
-
-
-def _masks(how: How) -> dict[str, Any]:
-    return {"causal": how.causal, "scale": how.scale, "window": how.window}
 
 
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, plan: Plan, how: How) -> Tensor:

@@ -41,15 +41,9 @@ def image_file(value: Any, field: str, source: Path) -> ImageFile | None:
     if not isinstance(value, str):
         raise InputError(f"field {field!r} is {type(value).__name__}, not the path of an image")
     try:
-        path = inner_path(source.parent, value, source)
-        content = path.read_bytes()
-    except ModelError as error:  # that of a model's files has the same rule
+        return read_image(inner_path(source.parent, value, source), value)
+    except (ModelError, InputError) as error:  # a path's rule is that of a model's files
         raise InputError(f"field {field!r}: {error}") from None
-    except OSError as error:
-        raise InputError(
-            f"field {field!r}: the image {value!r} cannot be read ({error.strerror})"
-        ) from None
-    return ImageFile(str(path), hashlib.sha256(content).hexdigest(), value)
 
 
 def read_image(path: Path, name: str) -> ImageFile:

@@ -50,10 +50,6 @@ class Ranking:
         Raises:
             InputError: names it.
         """
-        for name in ("depth", "rerank_depth"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise InputError(f"{name} is {number}; give a number above 0 (1, 2, 3, ...)")
         given = [n for n in ("fusion", "weights", "depth") if getattr(self, n) is not None]
         if given and len(heads) == 1:
             raise InputError(

@@ -101,7 +101,7 @@ class Metrics:
         requests.set_function(lambda: waiting()[0])
         tokens = Gauge("embedlm_queue_tokens", "Tokens that wait.", registry=registry)
         tokens.set_function(lambda: waiting()[1])
-        self._answers = lru_cache(256)(lambda route, status: self._requests.labels(route, status))
+        self._answers = lru_cache(256)(self._requests.labels)
         self._tokens_of = lru_cache(256)(self._tokens.labels)
         self._answered = {True: 0, False: 0}
         registry.register(_Prefixes(prefixes))

@@ -169,22 +169,26 @@ static inline __m512 exp2_of(__m512 x) {
     return _mm512_scalef_ps(sum, whole);
 }
 
+/* Which of the 16 places from `at` lie from `first` to before `end`. */
+static inline __mmask16 between(int64_t at, int64_t first, int64_t end) {
+    __mmask16 seen = 0xffff;
+    if (at < first) seen &= (__mmask16)(first - at >= LANES ? 0 : 0xffffu << (first - at));
+    if (at + LANES > end) seen &= (__mmask16)(end <= at ? 0 : 0xffffu >> (LANES - (end - at)));
+    return seen;
+}
+
 /* Turn a row's scores from `first` to `end` into weights, and all others from `low` to `high` into
    0; return the inverse of their sum. */
 static float weigh(const float *scores, half *weights, int64_t first, int64_t end, int64_t low, int64_t high) {
     __m512 highest = _mm512_set1_ps(-INFINITY);
     for (int64_t at = low; at < high; at += LANES) {
-        __mmask16 seen = 0xffff;
-        if (at < first) seen &= (__mmask16)(first - at >= LANES ? 0 : 0xffffu << (first - at));
-        if (at + LANES > end) seen &= (__mmask16)(end <= at ? 0 : 0xffffu >> (LANES - (end - at)));
+        __mmask16 seen = between(at, first, end);
         highest = _mm512_mask_max_ps(highest, seen, highest, _mm512_load_ps(scores + at));
     }
     __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
     __m512 sums = _mm512_setzero_ps();
     for (int64_t at = low; at < high; at += LANES) {
-        __mmask16 seen = 0xffff;
-        if (at < first) seen &= (__mmask16)(first - at >= LANES ? 0 : 0xffffu << (first - at));
-        if (at + LANES > end) seen &= (__mmask16)(end <= at ? 0 : 0xffffu >> (LANES - (end - at)));
+        __mmask16 seen = between(at, first, end);
         __m512 weight = _mm512_maskz_mov_ps(seen, exp2_of(_mm512_sub_ps(_mm512_load_ps(scores + at), top)));
         __m256i rounded = (__m256i)_mm512_cvtneps_pbh(weight);
         _mm256_store_si256((__m256i *)(weights + at), rounded);
@@ -226,12 +230,20 @@ static inline __attribute__((always_inline)) void gather(
             }
 }
 
+/* The first key that a query at a place sees, and the one after the last of `all`. */
+static inline int64_t first_seen(const Call *c, int64_t place) {
+    return c->window < 0 ? 0 : most(0, place - c->window + (c->causal ? 1 : 0));
+}
+
+static inline int64_t end_seen(const Call *c, int64_t place, int64_t all) {
+    return c->causal ? place + 1 : c->window < 0 ? all : least(all, place + c->window + 1);
+}
+
 static void attend(const Call *c, const Task *task, Room *room) {
     int64_t before = c->before[task->sequence], length = c->length[task->sequence];
     int64_t shared = c->heads / c->kinds, width = c->value_width, pairs = c->width / 2;
     int64_t first = before + task->first, last = first + task->count - 1, all = before + length;
-    int64_t low = c->window < 0 ? 0 : most(0, first - c->window + (c->causal ? 1 : 0));
-    int64_t high = c->causal ? last + 1 : c->window < 0 ? all : least(all, last + c->window + 1);
+    int64_t low = first_seen(c, first), high = end_seen(c, last, all);
     int64_t stride = up(high - low, LANES);
     lay_keys(c, task->sequence, task->kind, low, high, room->keys);
     lay_values(c, task->sequence, task->kind, low, high, room->values);
@@ -247,8 +259,8 @@ static void attend(const Call *c, const Task *task, Room *room) {
             int64_t at = task->first + one / shared, asking = c->asking[task->sequence] + at;
             query[r] = (const uint32_t *)(c->query + asking * c->query_token + head * c->query_head);
             to[r] = c->out + ((c->answers[task->sequence] + at) * c->heads + head) * width;
-            begin[r] = (c->window < 0 ? 0 : most(0, place - c->window + (c->causal ? 1 : 0))) - low;
-            end[r] = (c->causal ? place + 1 : c->window < 0 ? all : least(all, place + c->window + 1)) - low;
+            begin[r] = first_seen(c, place) - low;
+            end[r] = end_seen(c, place, all) - low;
             from = least(from, begin[r] / LANES * LANES);
             until = most(until, up(end[r], LANES));
         }
