@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from embedlm.errors import InputError
 from embedlm.prompt.render import Request
 from embedlm.serving import Limits, Models, batcher, processes
 from embedlm.serving.encoding import Encoding
+from embedlm.serving.exchange import EndedError
 from embedlm.serving.processes import forked
 from tests.command import ROOT, real, sentences
 from tests.serving.conftest import process
@@ -195,7 +195,7 @@ def test_a_process_that_never_answers_is_ended(tiny_llama, monkeypatch):
 
     async def run():
         served = batcher.Batcher(Limits(timeout=0.3), 10_000, processes=[one])
-        served.start()
+        await served.start()
         first = served.submit("a", encoding, items, [20] * len(items))
         await asyncio.sleep(0.3)
         first.future.cancel()
@@ -228,7 +228,7 @@ def test_work_of_a_model_that_processes_lack_has_its_own_times(tiny_llama):
 
     async def run():
         served = batcher.Batcher(Limits(), 1000, told.append, processes)
-        served.start()
+        await served.start()
         jobs = [served.submit("a", Slow(), [0] * 50, [20] * 50) for _ in range(3)]
         await asyncio.gather(*(job.future for job in jobs))
         await served.stop()
@@ -250,21 +250,23 @@ def test_a_batch_ahead_does_not_double_the_rate(monkeypatch):
     class Process:
         pid, core = 0, -1
 
-        def __init__(self):
-            self.lock = threading.Lock()
+        async def begin(self):
+            self.lock = asyncio.Lock()
 
-        def run(self, group, items, begins):
-            with self.lock:
+        async def run(self, group, items, begins):
+            async with self.lock:
                 begins()
-                return group.run(items)
+                return await asyncio.to_thread(group.run, items)
 
-        def close(self):
+        def leave(self):
             pass
+
+        wait = leave
 
     async def run():
         served = batcher.Batcher(Limits(), 1000, processes=[Process()])
         served._told = lambda batch: rates.append(served.rate * batch.seconds / batch.tokens)
-        served.start()
+        await served.start()
         jobs = [served.submit("a", Slow(0.05), [0] * 50, [20] * 50) for _ in range(4)]
         await asyncio.gather(*(job.future for job in jobs))
         await served.stop()
@@ -282,29 +284,35 @@ def test_batches_that_wait_in_a_process_are_answered_in_turn_or_all_given_up(tin
     group = Encoding(served=served)
     began = []
 
-    def run(at):
+    async def run(at):
         part = [(text, None) for text in TEXTS[at : at + 9]]
-        return [row["dense"] for row in one.run(group, part, lambda: began.append(at))]
+        found = await one.run(group, part, lambda: began.append(at))
+        return [row["dense"] for row in found]
 
-    starts = range(0, len(TEXTS), 9)
-    with ThreadPoolExecutor(4) as pool:
-        found = np.concatenate(list(pool.map(run, starts)))
+    async def check():
+        await one.begin()
+        starts = range(0, len(TEXTS), 9)
+        found = np.concatenate(await asyncio.gather(*map(run, starts)))
         np.testing.assert_allclose(found, expected, atol=1e-5)
-        assert sorted(began) == list(starts)
+        assert began == list(starts)
         # What cannot be sent is no one else's fault.
-        odd = pool.submit(one.run, group, [(lambda: 0, None)])
-        after = pool.submit(run, 0)
-        with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
-            odd.result()
-        np.testing.assert_allclose(after.result(), expected[:9], atol=1e-5)
+        odd = one.run(group, [(lambda: 0, None)])
+        wrong, after = await asyncio.gather(odd, run(0), return_exceptions=True)
+        assert isinstance(wrong, AttributeError | TypeError | pickle.PicklingError)
+        np.testing.assert_allclose(after, expected[:9], atol=1e-5)
         os.kill(one.pid, signal.SIGSTOP)
-        waiting = [pool.submit(run, at) for at in (0, 9, 18)]
-        time.sleep(0.1)
+        waiting = [asyncio.ensure_future(run(at)) for at in (0, 9, 18)]
+        await asyncio.sleep(0.1)
         one.kill()
-        for each in waiting:
-            with pytest.raises(processes.EndedError):
-                each.result(10)
-    one.close()
+        async with asyncio.timeout(10):
+            for each in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(each, EndedError)
+        with pytest.raises(EndedError):
+            await run(0)
+        one.leave()
+        await asyncio.to_thread(one.wait)
+
+    asyncio.run(check())
 
 
 def test_closed_standard_streams_are_no_place_for_sockets(tiny_llama):

@@ -90,7 +90,7 @@ def test_a_fault_hits_only_the_request_that_has_it():
         batcher = Batcher(Limits(), 1000)
         asked = ([1, 2], [-3], [4])
         jobs = [batcher.submit("k", doubles, items, [1] * len(items)) for items in asked]
-        batcher.start()
+        await batcher.start()
         assert await jobs[0].future == [2, 4]
         assert await jobs[2].future == [8]
         with pytest.raises(InputError, match="-3 is negative"):
@@ -108,7 +108,7 @@ def test_the_queue_has_an_end_and_one_request_always_fits():
         with pytest.raises(OverloadedError) as caught:
             batcher.submit("k", Doubles(), [1], [1])
         assert caught.value.retry_after >= 1
-        batcher.start()
+        await batcher.start()
         await batcher.stop()
 
     asyncio.run(check())

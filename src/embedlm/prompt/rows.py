@@ -8,7 +8,7 @@ references do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,19 @@ class RenderedBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: all rows' segments as one array, which takes less time."""
+        state = {one.name: getattr(self, one.name) for one in fields(self)}
+        marks = np.concatenate([np.empty(0, np.uint8), *self.segments])
+        return state | {"segments": (marks, [len(row) for row in self.segments])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        marks, lengths = state.pop("segments")
+        ends = np.cumsum(lengths).tolist()
+        rows = [marks[end - size : end] for end, size in zip(ends, lengths, strict=True)]
+        for name, value in (state | {"segments": rows}).items():
+            setattr(self, name, value)
 
     def add(self, ids: Ids, marks: Segments, text: str, *, truncated: bool) -> None:
         """Append a row."""

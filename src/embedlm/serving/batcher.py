@@ -13,18 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from embedlm.backbone.memory import give_back
 from embedlm.serving.cores import move_to
+from embedlm.serving.exchange import EndedError
 from embedlm.serving.failures import OverloadedError
 from embedlm.serving.fair import FairQueue, Group, Job, Piece
-from embedlm.serving.processes import IDLE, EndedError, Process, UnknownModelError
+from embedlm.serving.processes import IDLE, Process, UnknownModelError
 from embedlm.serving.settings import Limits
 
 __all__ = ["Batch", "Batcher"]
@@ -46,7 +47,7 @@ _PATIENCE = 30.0
 """Seconds for which a process may still run work after the time of all of it is over."""
 
 Outcome = tuple[Piece, Sequence[Any] | BaseException]
-Call = Callable[[Group, Sequence[Any]], Sequence[Any]]
+Call = Callable[[Group, Sequence[Any]], Awaitable[Sequence[Any]]]
 """Runs a group's items."""
 
 
@@ -104,7 +105,6 @@ class Batcher:
         self._told = told
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedlm-run")
         self._processes = list(processes)
-        self._lines = ThreadPoolExecutor(max(1, 2 * len(processes)), "embedlm-line")
         self._changed = asyncio.Event()
         self._running: dict[_Run, asyncio.Task[None]] = {}
         self._ended = False
@@ -112,8 +112,10 @@ class Batcher:
         """Requests that are being read, and that have come so far."""
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin to run what comes."""
+        for process in self._processes:
+            await process.begin()
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     async def stop(self) -> None:
@@ -127,10 +129,9 @@ class Batcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for process in [*self._processes]:
+            await self._leave(process)
         self._thread.shutdown()
-        self._lines.shutdown()
-        for process in self._processes:
-            process.close()
 
     def end(self) -> None:
         """Drop what runs in processes and what waits; what runs here goes on."""
@@ -265,13 +266,11 @@ class Batcher:
         late = None
         try:
             if run.runner is None:
-                run.began(loop.time)
-                outcomes = await loop.run_in_executor(self._thread, _run, run.pieces, _here)
+                outcomes = await _run(run.pieces, partial(self._here, run))
             else:
                 patience = (1 + ahead) * (self.limits.timeout + _PATIENCE)
                 late = loop.call_later(patience, _give_up, run.runner, patience)
-                call = partial(self._by, run.runner, run, loop.time)
-                outcomes = await loop.run_in_executor(self._lines, _run, run.pieces, call)
+                outcomes = await _run(run.pieces, partial(self._by, run.runner, run))
                 if sum(other.runner is run.runner for other in self._running) == 1:
                     move_to(run.runner.core)  # which waits for what comes of these answers
             self._finish(run.pieces, outcomes, time.perf_counter() - run.start)
@@ -285,36 +284,46 @@ class Batcher:
         """Tell whether no one waits for anything that a process runs."""
         return all(_over(run.pieces) for run in self._running if run.runner is process)
 
-    def _by(
-        self,
-        process: Process,
-        run: _Run,
-        clock: Callable[[], float],
-        group: Group,
-        items: Sequence[Any],
+    async def _here(self, run: _Run, group: Group, items: Sequence[Any]) -> Sequence[Any]:
+        """Return what a group gives for items, by this process's own models."""
+        loop = asyncio.get_running_loop()
+
+        def call() -> Sequence[Any]:
+            run.began(loop.time)
+            return group.run(items)
+
+        return await loop.run_in_executor(self._thread, call)
+
+    async def _by(
+        self, process: Process, run: _Run, group: Group, items: Sequence[Any]
     ) -> Sequence[Any]:
         """Return what a process gives for a group's items; this one does what that cannot.
 
         Raises:
             EndedError: the process has ended, and no one waits for what it had any longer.
         """
-        began = partial(run.began, clock)
+        began = partial(run.began, asyncio.get_running_loop().time)
         try:
-            return process.run(group, items, began)
+            return await process.run(group, items, began)
         except UnknownModelError:
             pass
         except EndedError as error:
-            self._without(process, error)
+            await self._without(process, error)
             if self._ended or _over(run.pieces):
                 raise
-        return self._thread.submit(_here, group, items, began).result()
+        return await self._here(run, group, items)
 
-    def _without(self, process: Process, error: EndedError) -> None:
+    async def _without(self, process: Process, error: EndedError) -> None:
         """Go on without a process that has ended; each of its batches finds that."""
-        with suppress(ValueError):
+        if process in self._processes:
             self._processes.remove(process)
             log.warning("%s; its work is done by the server's own", error)
-        process.close()
+            await self._leave(process)
+
+    async def _leave(self, process: Process) -> None:
+        """End a process that nothing is asked of any more."""
+        process.leave()
+        await asyncio.get_running_loop().run_in_executor(None, process.wait)
 
     def _finish(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
         tokens = sum(piece.tokens for piece in pieces)
@@ -353,31 +362,24 @@ def _deliver(piece: Piece, outcome: Sequence[Any] | BaseException) -> None:
         job.future.set_result(job.results)
 
 
-def _here(
-    group: Group, items: Sequence[Any], begins: Callable[[], object] = lambda: None
-) -> Sequence[Any]:
-    begins()
-    return group.run(items)
-
-
-def _run(pieces: list[Piece], call: Call) -> list[Outcome]:
+async def _run(pieces: list[Piece], call: Call) -> list[Outcome]:
     """Run a batch, each group at once; what fails there is run anew, each request alone."""
     groups: dict[Group, list[Piece]] = {}
     for piece in pieces:
         groups.setdefault(piece.job.group, []).append(piece)
     outcomes: list[Outcome] = []
     for group, members in groups.items():
-        found = _attempt(call, group, members)
+        found = await _attempt(call, group, members)
         if isinstance(found[0][1], BaseException) and len(members) > 1:
-            found = [_attempt(call, group, [piece])[0] for piece in members]
+            found = [(await _attempt(call, group, [piece]))[0] for piece in members]
         outcomes += found
     return outcomes
 
 
-def _attempt(call: Call, group: Group, pieces: list[Piece]) -> list[Outcome]:
+async def _attempt(call: Call, group: Group, pieces: list[Piece]) -> list[Outcome]:
     items = [item for piece in pieces for item in piece.job.items[piece.start : piece.stop]]
     try:
-        results = call(group, items)
+        results = await call(group, items)
     except Exception as error:  # a fault of ours must end neither the thread nor other requests
         return [(piece, error) for piece in pieces]
     outcomes: list[Outcome] = []

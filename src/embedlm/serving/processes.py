@@ -14,21 +14,25 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from embedlm.backbone.memory import give_back
 from embedlm.encode.prefix_cache import Counts
 from embedlm.encode.rendered import Detached, Rendered
 from embedlm.errors import EmbedLMError, InputError
 from embedlm.serving.cores import this_core
-from embedlm.serving.encoding import Encoding, Item, Served, Text
+from embedlm.serving.encoding import Encoding, Item, Output, Served, Text
+from embedlm.serving.exchange import Exchange, receive, send, written
 from embedlm.serving.fair import Group
 
 if TYPE_CHECKING:
@@ -38,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IDLE",
-    "EndedError",
     "Process",
     "UnknownModelError",
     "apart",
@@ -63,10 +66,6 @@ _TO_END = 10.0
 """Seconds that a call may still take after an interrupt."""
 UNSENT = Served("", None)
 """Stands for a model on its way to a process, which has it."""
-
-
-class EndedError(Exception):
-    """A process has ended, with the work that it had."""
 
 
 class UnknownModelError(Exception):
@@ -242,14 +241,18 @@ class Process:
     def __init__(self, served: Sequence[Served], threads: int, prefix_bytes: int) -> None:
         context = multiprocessing.get_context("fork")
         self._numbers = {id(one): number for number, one in enumerate(served)}
-        self._line, theirs = context.Pipe()
+        self._line, theirs = socket.socketpair()
         self._process = context.Process(
             target=_serve, args=(theirs, served, threads, prefix_bytes), daemon=True
         )
-        self._process.start()
-        theirs.close()
-        self._sent = self._answered = 0
-        self._sending, self._turn = threading.Lock(), threading.Condition()
+        try:
+            self._process.start()
+        except BaseException:
+            self._line.close()
+            raise
+        finally:
+            theirs.close()
+        self._exchange: Exchange | None = None
         self.prefixes: dict[str, Counts] = {}
         """What its caches of prefixes had done by its last answer, by model."""
         self.core = -1
@@ -260,10 +263,16 @@ class Process:
         """The process's number."""
         return int(self._process.pid or 0)
 
-    def run(
+    async def begin(self) -> None:
+        """Have this event loop exchange messages with it, from now on."""
+        if self._exchange is None:
+            self._exchange = Exchange(f"process {self.pid}")
+            await self._exchange.over(self._line)
+
+    async def run(
         self, group: Group, items: Sequence[Any], begins: Callable[[], object] = lambda: None
     ) -> Sequence[Any]:
-        """Return what a group gives for items; several threads may ask at once.
+        """Return what a group gives for items; several may ask at once, when it has begun.
 
         Args:
             group: of requests.
@@ -276,48 +285,28 @@ class Process:
             EmbedLMError: what the group raised; RuntimeError where that is no error of ours.
         """
         number = self._numbers.get(id(getattr(group, "served", None)))
-        if number is None or not isinstance(group, Encoding):
+        if number is None or not isinstance(group, Encoding) or self._exchange is None:
             raise UnknownModelError
-        work = (number, replace(group, served=UNSENT), *_sent(items))
-        with self._sending:
-            turn, self._sent = self._sent, self._sent + 1
-            broken = self._send(work)
-        with self._turn:
-            self._turn.wait_for(lambda: self._answered == turn)
-        try:
-            begins()
-            if broken is not None:
-                raise broken
-            results, raised, self.prefixes, self.core = self._line.recv()
-        except (EOFError, OSError) as error:
-            raise EndedError(f"process {self.pid} has ended") from error
-        finally:
-            with self._turn:
-                self._answered += 1
-                self._turn.notify_all()
+        message = written((number, replace(group, served=UNSENT), *_sent(items)))
+        answer = await self._exchange.ask(message, begins)
+        results, raised, self.prefixes, self.core = answer
         if raised is not None:
             raise raised
-        return results  # type: ignore[no-any-return]
-
-    def _send(self, work: object) -> Exception | None:
-        """Send work; an error is returned, so that those who wait for their turn get theirs."""
-        try:
-            self._line.send(work)
-        except Exception as error:
-            return error
-        return None
+        return [*results]
 
     def kill(self) -> None:
         """End it now, with the work that it has, even if it answers nothing any more."""
         self._process.kill()
 
-    def close(self) -> None:
-        """End it, and wait until it has ended."""
-        # A thread that still sent or waited there would meet who is given the number next.
-        with self._sending:
-            with self._turn:
-                self._turn.wait_for(lambda: self._answered == self._sent, _PATIENCE)
+    def leave(self) -> None:
+        """Ask nothing of it any more: it ends when it has answered. The event loop calls this."""
+        if self._exchange is None:
             self._line.close()
+        else:
+            self._exchange.close()
+
+    def wait(self) -> None:
+        """Wait until it has ended, as it does after `leave`; it is killed if it does not."""
         end = time.monotonic() + _PATIENCE
         # `join` would wait for ever: it trusts a pipe that the process has closed.
         while self._process.exitcode is None:
@@ -327,6 +316,33 @@ class Process:
         for count in self.prefixes.values():
             count.entries = count.bytes = 0
 
+    def close(self) -> None:
+        """End it where no event loop has begun with it, and wait until it has ended."""
+        self.leave()
+        self.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Outputs of like arrays on their way: each head's as one, which takes a tenth of the time."""
+
+    arrays: dict[str, npt.NDArray[Any]]
+
+    @classmethod
+    def of(cls, outputs: Sequence[Output]) -> Stacked | Sequence[Output]:
+        """Return outputs so, or as they are where they are not alike."""
+        kinds = {
+            tuple((head, type(one), getattr(one, "dtype", 0), np.shape(one)) for head, one in each)
+            for each in map(dict.items, outputs)
+        }
+        if len(kinds) != 1 or any(kind is not np.ndarray for _, kind, *_ in min(kinds)):
+            return outputs
+        return cls({head: np.stack([one[head] for one in outputs]) for head in outputs[0]})
+
+    def __iter__(self) -> Iterator[Output]:
+        for rows in zip(*self.arrays.values(), strict=True):
+            yield dict(zip(self.arrays, rows, strict=True))
+
 
 def _sent(items: Sequence[Item]) -> tuple[Detached | Sequence[Text], list[str | None]]:
     """Return items as they are sent: tokenized texts without their tokenizer, and instructions."""
@@ -335,7 +351,7 @@ def _sent(items: Sequence[Item]) -> tuple[Detached | Sequence[Text], list[str | 
     return Detached.of(texts) or plain, [instruction for _, instruction in items]
 
 
-def _serve(line: Connection, served: Sequence[Served], threads: int, prefix_bytes: int) -> None:
+def _serve(line: socket.socket, served: Sequence[Served], threads: int, prefix_bytes: int) -> None:
     """Answer batches until the server has gone."""
     import torch
 
@@ -352,10 +368,8 @@ def _serve(line: Connection, served: Sequence[Served], threads: int, prefix_byte
             one.model.executor.keep_prefixes(prefix_bytes)
         with suppress(EOFError, OSError):
             while True:
-                if not line.poll(IDLE):
-                    give_back()
-                answer = _answer(served, *line.recv())
-                line.send((*answer, this_core()))
+                answer = _answer(served, *receive(line, IDLE, give_back))
+                send(line, (*answer, this_core()))
     os._exit(0)  # what the server opened is not ours to close
 
 
@@ -372,7 +386,7 @@ def _answer(
     try:
         group = replace(group, served=served[number])
         known = texts.by(group.renderer) if isinstance(texts, Detached) else texts
-        results = group.run(list(zip(known, instructions, strict=True)))
+        results = Stacked.of(group.run(list(zip(known, instructions, strict=True))))
     except EmbedLMError as error:
         raised = error
     except Exception as error:  # which may be one that cannot be sent

@@ -100,7 +100,7 @@ class Service:
 
     async def start(self) -> None:
         """Begin to serve."""
-        self.batcher.start()
+        await self.batcher.start()
 
     async def stop(self) -> None:
         """Finish what waits, and let go of the indexes."""
