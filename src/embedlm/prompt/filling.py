@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from embedlm.errors import InputError
+from embedlm.errors import InputError, UnsupportedError
 from embedlm.prompt.special import core_of
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.template import DEMONSTRATION_SLOTS, Piece, fill
@@ -17,6 +17,7 @@ from embedlm.schema.template import DEMONSTRATION_SLOTS, Piece, fill
 __all__ = [
     "clean_instruction",
     "clean_text",
+    "fill_row",
     "join_blocks",
     "prepared",
     "spell",
@@ -124,6 +125,50 @@ def _cut_words(text: str, most: int, limit: int, core: Any) -> str:
         words = text.split()
         text = " ".join(words[: int(len(words) * (most / count))])
     return text
+
+
+def fill_row(
+    pieces: Sequence[Piece],
+    values: Mapping[str, str],
+    tokenizer: Any,
+    rename: Callable[[str], str] | None = None,
+) -> list[Piece]:
+    """Return a template's pieces with every slot's value, empty optional blocks left out.
+
+    Args:
+        pieces: of the template.
+        values: of the slots.
+        tokenizer: knows what {bos}, {eos} and {mask} stand for.
+        rename: gives the template's own control tokens their other names; None: they keep theirs.
+
+    Raises:
+        UnsupportedError: the template has {mask}, and the tokenizer no mask token.
+    """
+    row: list[Piece] = []
+    seen_text = False
+    for piece in pieces:
+        if piece.when and not values[piece.when]:
+            continue
+        if piece.kind in values:
+            kind = "repeat" if piece.kind == "text" and seen_text else piece.kind
+            seen_text = seen_text or piece.kind == "text"
+            row.append(Piece(kind, values[piece.kind], piece.block, piece.when))
+            continue
+        value = piece.value if piece.kind == "literal" else _token(tokenizer, piece.kind)
+        value = value if rename is None else rename(value)
+        row.append(piece if value is piece.value else replace(piece, value=value))
+    return row
+
+
+def _token(tokenizer: Any, name: str) -> str:
+    """Return the token that {eos}, {bos} or {mask} stands for; nothing where there is none."""
+    token = str(getattr(tokenizer, f"{name}_token", None) or "")
+    if name == "mask" and not token:
+        raise UnsupportedError(
+            "the template has {mask}, but this tokenizer has no mask token; "
+            "the recipe needs a masked language model such as BERT"
+        )
+    return token
 
 
 def strip_row(row: list[Piece]) -> list[Piece]:

@@ -19,14 +19,16 @@ from embedlm.prompt.chat import chat_template
 from embedlm.prompt.control import ControlTokens
 from embedlm.prompt.filling import (
     clean_instruction,
+    fill_row,
     prepared,
     spell_demonstrations,
     strip_row,
 )
-from embedlm.prompt.images import check_images
+from embedlm.prompt.plain import Frame, framed
 from embedlm.prompt.request import Request, Usual
 from embedlm.prompt.rows import RenderedBatch, Row, RowTokenizer
 from embedlm.prompt.segments import SEGMENT_ID
+from embedlm.prompt.slots import check_images, check_slot, takes
 from embedlm.prompt.special import filling_token, lower_case
 from embedlm.schema.arguments import short
 from embedlm.schema.prompt import Message, Prompt, Template
@@ -141,7 +143,7 @@ class Renderer:
 
     def takes_instruction(self, role: str | None) -> bool:
         """Tell whether the templates of a role have an {instruction}."""
-        return all(_takes("instruction", parse_template(text)) for text in self.templates(role))
+        return all(takes("instruction", parse_template(text)) for text in self.templates(role))
 
     def max_length(self, role: str | None) -> int | None:
         """Return the recipe's own limit for the role, or the model's."""
@@ -195,14 +197,19 @@ class Renderer:
         """
         usual = self._usual(request)
         templates, request, limit = usual.templates, usual.request, usual.limit
+        cleaned = prepared(texts, self.prompt, self.tokenizer, self.max_length(request.role))
+        if usual.frame is not None and instructions is None and not (segments or images):
+            find = None if self.prompt.special_tokens_in_text == "tokens" else self._control.find
+            batch = framed(cleaned, usual.frame, self.tokenizer, find, special=usual.special)
+            if batch is not None:
+                return [batch]
         if instructions is None:
             instructions = [usual.instruction] * len(texts)
         else:
-            self._check_slot("instruction", "an instruction was", any(instructions), templates)
+            check_slot("instruction", "an instruction was", any(instructions), templates)
             own, ending = self.instruction(request.role), self.prompt.instruction_end
             instructions = [clean_instruction(one, ending, own) for one in instructions]
         images = images or [""] * len(texts)
-        cleaned = prepared(texts, self.prompt, self.tokenizer, self.max_length(request.role))
         cleaned = [
             text if text or image else self.prompt.empty
             for text, image in zip(cleaned, images, strict=True)
@@ -233,9 +240,7 @@ class Renderer:
         rule = self.prompt.special_tokens_in_text
         if rule == "tokens":
             return [False] * len(slots)
-        shots = request.demonstrations
-        shots = self.prompt.demonstrations if shots is None else shots
-        shown = [value for shot in shots for value in shot.values()]
+        shown = self._shown(request)
         spelled = {
             value: self._control.find(value)
             for value in {instruction for _, instruction in slots}.union(shown)
@@ -253,6 +258,12 @@ class Renderer:
                     "refuse; take it out, or choose text (read as plain text) or tokens"
                 )
         return [token is not None for token in tokens]
+
+    def _shown(self, request: Request) -> list[str]:
+        """Return what the demonstrations of a request say."""
+        given = request.demonstrations
+        shots = self.prompt.demonstrations if given is None else given
+        return [value for shot in shots for value in shot.values()]
 
     def _demonstrations(self, request: Request, renamed: bool) -> str:
         """Return what {demonstrations} stands for in a row."""
@@ -312,35 +323,49 @@ class Renderer:
         role, prompt = request.role, self.prompt
         templates = [parse_template(template) for template in self.templates(role)]
         shots = self._shots(request)
-        self._check_slot("demonstrations", "demonstrations were", bool(shots), templates)
-        if not any(_takes("demonstrations", pieces) for pieces in templates):
+        check_slot("demonstrations", "demonstrations were", bool(shots), templates)
+        if not any(takes("demonstrations", pieces) for pieces in templates):
             request = replace(request, demonstrations=())  # the recipe's are for other roles
         own = self.instruction(role)
+        instruction = clean_instruction(own, prompt.instruction_end, own)
+        limit = self._limit(request)
         return Usual(
             templates,
             request,
-            self._limit(request),
-            clean_instruction(own, prompt.instruction_end, own),
+            limit,
+            instruction,
             special=prompt.special_tokens == "tokenizer" and not self._is_chat(role),
+            frame=self._frame(templates, request, instruction, limit),
         )
 
-    @staticmethod
-    def _check_slot(
-        slot: str, told: str, given: bool, templates: Sequence[tuple[Piece, ...]]
-    ) -> None:
-        """Refuse what a call gives and a template of its role has no place for."""
-        if given and not all(_takes(slot, pieces) for pieces in templates):
-            raise InputError(
-                f"{told} given, but the recipe's template for this role has no {{{slot}}}; "
-                "give none, or choose a recipe that has it"
-            )
+    def _frame(
+        self,
+        templates: Sequence[tuple[Piece, ...]],
+        request: Request,
+        instruction: str,
+        limit: int | None,
+    ) -> Frame | None:
+        """Return what stands around every text of a request; None: there is more to decide."""
+        prompt = self.prompt
+        expanded = prompt.expansion is not None and prompt.expansion.role == request.role
+        cut = prompt.truncate == "slot" and limit is not None
+        stripped = prompt.clean in ("prompteol", "strip_all")
+        plain = prompt.tokenize == "joined" and self.boundary == "offsets"
+        if len(templates) != 1 or expanded or cut or stripped or not plain:
+            return None
+        words = (instruction, *self._shown(request))
+        if prompt.special_tokens_in_text != "tokens" and any(map(self._control.find, words)):
+            return None
+        shots = self._demonstrations(request, renamed=False)
+        row = self._fill(templates[0], "a", instruction, shots, "", renamed=False)
+        return Frame.of(row, (limit, self.positions))
 
     def _shots(self, request: Request) -> Sequence[Any]:
         """Return the demonstrations of a call, or the recipe's if they are for no role."""
         if request.demonstrations is not None or not self.prompt.demonstrations:
             return request.demonstrations or ()
         every = [text for role in (None, *self.roles()) for text in self.templates(role)]
-        shown = any(_takes("demonstrations", parse_template(text)) for text in every)
+        shown = any(takes("demonstrations", parse_template(text)) for text in every)
         return () if shown else self.prompt.demonstrations
 
     def _fill(
@@ -362,34 +387,8 @@ class Renderer:
             image: fills {image}.
             renamed: whether the template's control tokens get their other names.
         """
+        rename = self._control.renamed if renamed else None
         values = {"text": text, "instruction": instruction, "demonstrations": demonstrations}
-        values["image"] = self._control.renamed(image) if renamed else image
-        row: list[Piece] = []
-        seen_text = False
-        for piece in pieces:
-            if piece.when and not values[piece.when]:
-                continue
-            if piece.kind in values:
-                kind = "repeat" if piece.kind == "text" and seen_text else piece.kind
-                seen_text = seen_text or piece.kind == "text"
-                row.append(Piece(kind, values[piece.kind], piece.block, piece.when))
-                continue
-            value = piece.value if piece.kind == "literal" else self._token(piece.kind)
-            value = self._control.renamed(value) if renamed else value
-            row.append(piece if value is piece.value else replace(piece, value=value))
+        values["image"] = rename(image) if rename else image
+        row = fill_row(pieces, values, self.tokenizer, rename)
         return strip_row(row) if self.prompt.clean in ("prompteol", "strip_all") else row
-
-    def _token(self, name: str) -> str:
-        """Return the token that {eos}, {bos} or {mask} stands for; nothing where there is none."""
-        token = str(getattr(self.tokenizer, f"{name}_token", None) or "")
-        if name == "mask" and not token:
-            raise UnsupportedError(
-                "the template has {mask}, but this tokenizer has no mask token; "
-                "the recipe needs a masked language model such as BERT"
-            )
-        return token
-
-
-def _takes(slot: str, pieces: Sequence[Piece]) -> bool:
-    """Tell whether a template has a slot."""
-    return any(piece.kind == slot for piece in pieces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedlm.prompt.plain import Frame
 from embedlm.schema.template import Piece
 
 __all__ = ["Request", "Usual"]
@@ -31,3 +32,5 @@ class Usual:
     """Of the recipe, cleaned up."""
     special: bool
     """Whether joined prompts get the tokenizer's own special tokens."""
+    frame: Frame | None
+    """Of the prompt, where it is no more than a text in one."""

@@ -1,4 +1,4 @@
-"""Which of text and image a template takes."""
+"""What a template has a place for, and what it needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from embedlm.errors import InputError
 from embedlm.schema.template import Piece
 
-__all__ = ["check_images"]
+__all__ = ["check_images", "check_slot", "takes"]
 
 
 def check_images(
@@ -43,3 +43,27 @@ def check_images(
                 f"the recipe's template {name} has no {{text}}: it takes an image alone, and a "
                 "text was given beside it; leave the text out"
             )
+
+
+def takes(slot: str, pieces: Sequence[Piece]) -> bool:
+    """Tell whether a template has a slot."""
+    return any(piece.kind == slot for piece in pieces)
+
+
+def check_slot(slot: str, told: str, given: bool, templates: Sequence[tuple[Piece, ...]]) -> None:
+    """Refuse what a call gives and a template of its role has no place for.
+
+    Args:
+        slot: its name.
+        told: what was given, as the error begins.
+        given: whether it was.
+        templates: of the role.
+
+    Raises:
+        InputError: so it is.
+    """
+    if given and not all(takes(slot, pieces) for pieces in templates):
+        raise InputError(
+            f"{told} given, but the recipe's template for this role has no {{{slot}}}; "
+            "give none, or choose a recipe that has it"
+        )
