@@ -14,6 +14,7 @@ import embedlm
 from embedlm.cli._options import Loading
 from embedlm.cli.serve import load
 from embedlm.errors import EmbedLMError, InputError
+from embedlm.prompt.render import Renderer
 from embedlm.search import Index, build_index
 from embedlm.serving import Keys, Models, Mounted
 from embedlm.serving.encoding import Encoding, Served
@@ -345,20 +346,20 @@ def test_several_models_and_adapters_are_chosen_by_name(model_folder, tmp_path):
 
 
 def test_a_text_is_tokenised_once(place, model, monkeypatch):
-    rows, seen = model.renderer._rows, []
-    whole = rows.tokenize
+    seen, whole = [], Renderer.render
     monkeypatch.setattr(
-        rows, "tokenize", lambda given, *a, **k: seen.append(len(given)) or whole(given, *a, **k)
+        Renderer,
+        "render",
+        lambda me, texts, *a, **k: seen.append(texts) or whole(me, texts, *a, **k),
     )
     assert place.post("/embed", {"inputs": ["A dog runs.", "It barks."]}).status == 200
-    assert seen == [2]
+    assert seen == [["A dog runs.", "It barks."]]
 
 
 def test_only_little_is_tokenised_while_others_wait(place, model, monkeypatch):
-    rows, threads = model.renderer._rows, []
-    whole = rows.tokenize
+    threads, whole = [], Renderer.render
     name = lambda: threads.append(threading.current_thread().name.partition("_")[0])  # noqa: E731
-    monkeypatch.setattr(rows, "tokenize", lambda *a, **k: name() or whole(*a, **k))
+    monkeypatch.setattr(Renderer, "render", lambda *a, **k: name() or whole(*a, **k))
     for inputs in ("A dog runs.", ["a"] * 2000, ["a" * 60] * 200):
         assert place.post("/embed", {"inputs": inputs}).status in (200, 413)
     assert threads[1:] == ["embedlm-tokenize"] * 2

@@ -25,6 +25,7 @@ from embedlm.serving.failures import (
 from embedlm.serving.lines import Facts, tell
 from embedlm.serving.metrics import Spent
 from embedlm.serving.names import Names
+from embedlm.serving.patience import SOON, Patience
 from embedlm.serving.routes.quick import QuickRoute
 from embedlm.serving.routes.status import OPEN
 from embedlm.serving.service import Service
@@ -93,25 +94,28 @@ class Door:
             scope["embedlm.key"] = self._service.keys.check(_keys_in(headers))
         limits = self._service.limits
         seconds = _seconds(headers, limits.timeout)
-        begun = asyncio.get_running_loop().time()
+        soon = min(SOON, seconds, limits.body_timeout)
+        scope["embedlm.patience"] = patience = Patience(soon)
         body: bytes | None = None
         try:
-            # One timer for both, as the body of most requests is there.
-            async with asyncio.timeout_at(begun + limits.body_timeout) as timer:
+            async with asyncio.timeout(None) as timer:
+                time_left = _TimeLeft(timer, limits.body_timeout)
+                patience.when_long(time_left.watch)
                 if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
                     body = await _whole(headers, receive, limits.body_bytes)
-                timer.reschedule(begun + seconds)
-                answer.timer = timer
+                time_left.ends(seconds)
+                answer.time_left = time_left
                 await self._answered(scope, body, receive, answer)
         except TimeoutError as error:
-            if answer.timer is None:
+            if answer.time_left is None:
                 raise _SlowBodyError(
                     f"the body did not come within {limits.body_timeout:g} seconds; send it at once"
                 ) from error
             # What it waited for was cancelled, and leaves the queue.
             raise LateError.after(seconds) from error
         finally:
-            answer.timer = None
+            patience.end()
+            answer.time_left = None
 
     async def _answered(
         self, scope: Scope, body: bytes | None, receive: Receive, answer: _Answer
@@ -157,6 +161,28 @@ class Door:
         return facts
 
 
+class _TimeLeft:
+    """When a request's time is over; the timer of a short one is never set."""
+
+    __slots__ = ("_begun", "_due", "_timer", "_watched")
+
+    def __init__(self, timer: asyncio.Timeout, seconds: float) -> None:
+        self._timer, self._watched = timer, False
+        self._begun = asyncio.get_running_loop().time()
+        self._due: float | None = self._begun + seconds
+
+    def ends(self, seconds: float | None) -> None:
+        """Say so many seconds after its begin it ends; None: never."""
+        self._due = None if seconds is None else self._begun + seconds
+        if self._watched:
+            self._timer.reschedule(self._due)
+
+    def watch(self) -> None:
+        """Set the timer."""
+        self._watched = True
+        self._timer.reschedule(self._due)
+
+
 class _SlowBodyError(LateError):
     """A body that came too slowly."""
 
@@ -170,14 +196,15 @@ class _Answer:
         self._send, self._service = send, service
         self.id = f"{_ids.getrandbits(128):032x}"
         self.status = 0
-        self.timer: asyncio.Timeout | None = None
+        self.time_left: _TimeLeft | None = None
+        """Once the body has come."""
 
     async def __call__(self, message: Message) -> None:
         """Send a part of it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.timer is not None:
-                self.timer.reschedule(None)  # an answer that has begun is sent to its end
+            if self.time_left is not None:
+                self.time_left.ends(None)  # an answer that has begun is sent to its end
             message["headers"].append((b"x-request-id", self.id.encode()))
             if self._service.draining or self.status in (408, 413):
                 # What the client still sends is not read; while draining it should go elsewhere.

@@ -21,6 +21,7 @@ from embedlm.serving.keys import Keys
 from embedlm.serving.metrics import Metrics, Spent
 from embedlm.serving.models import Models
 from embedlm.serving.mounted import Mounted
+from embedlm.serving.patience import SOON, Patience
 from embedlm.serving.pictures import check_pixels
 from embedlm.serving.processes import Process
 from embedlm.serving.recipes import Recipes
@@ -33,8 +34,6 @@ Made = TypeVar("Made")
 
 _SHORT = 4096
 """Characters that are tokenized at once: a thread would take longer to be told of them."""
-_SOON = 0.2
-"""Seconds after which a request that still waits is asked whether its client has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,8 @@ class Caller:
     spent: Spent = field(default_factory=Spent)
     left: Callable[[], Awaitable[None]] | None = None
     """Ends when the caller has left; None: that cannot be told."""
+    patience: Patience | None = None
+    """Of the request; None: each wait has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,7 @@ class Service:
     async def _waited(self, caller: Caller, job: Job) -> list[Any]:
         """Wait for a job, its time, or for the caller to leave, whichever comes first."""
         loop, limit = asyncio.get_running_loop(), self.limits.timeout
-        gone: list[asyncio.Future[None]] = []
+        held: list[asyncio.Handle | asyncio.Future[Any]] = [job.future]
 
         def end(error: Exception) -> None:
             if not job.over:
@@ -268,18 +269,22 @@ class Service:
                 end(DepartedError("the client closed the connection"))
 
         def watch() -> None:
-            left = max(0.0, limit - _SOON)
-            timers.append(loop.call_later(left, lambda: end(LateError.after(limit))))
-            if caller.left is not None and left:
-                gone.append(asyncio.ensure_future(caller.left()))
-                gone[0].add_done_callback(leave)
+            if job.over:
+                return
+            due = job.arrived + limit
+            held.append(loop.call_at(due, lambda: end(LateError.after(limit))))
+            if caller.left is not None and due > loop.time():
+                gone = asyncio.ensure_future(caller.left())
+                gone.add_done_callback(leave)
+                held.append(gone)
 
-        # Most are answered before: one timer costs them less than two.
-        timers = [loop.call_later(min(limit, _SOON), watch)]
+        patience = caller.patience or Patience(min(limit, SOON))
+        patience.when_long(watch)
         try:
             return await job.future
         finally:
-            held: tuple[asyncio.Handle | asyncio.Future[Any], ...] = (job.future, *timers, *gone)
+            if caller.patience is None:
+                patience.end()
             for one in held:
                 one.cancel()  # which changes nothing where it is done
 
@@ -313,4 +318,6 @@ def caller_of(request: Request) -> Caller:
 
     key: str | None = request.scope["embedlm.key"]
     host = request.client.host if request.client else ""
-    return Caller(key or host, request.scope["embedlm.spent"], left)
+    return Caller(
+        key or host, request.scope["embedlm.spent"], left, request.scope["embedlm.patience"]
+    )
