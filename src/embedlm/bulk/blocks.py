@@ -16,6 +16,7 @@ from embedlm.data import Record
 from embedlm.encode.items import Pictured
 from embedlm.encode.options import Options
 from embedlm.encode.precision import WITH_RANGES, quantize, ranges_for, ranges_of
+from embedlm.encode.refused import refused
 from embedlm.errors import (
     InputError,
     JobError,
@@ -114,10 +115,11 @@ class BlockEncoder:
         self._refuse(bad, file)
         try:
             outputs = self.encode(items)
-        except NotFiniteError as error:
-            wrong = error.rows
-            reason = "the model gave NaN or infinity for it; try dtype float32"
-            bad += [replace(good[i], error=reason, raw=good[i].text[:200]) for i in wrong]
+        except (InputError, NotFiniteError) as error:
+            wrong = refused(self.encode, items)
+            if not wrong:
+                raise error
+            bad += [replace(good[i], error=wrong[i], raw=good[i].text[:200]) for i in sorted(wrong)]
             self._refuse(bad, file)
             good = [record for i, record in enumerate(good) if i not in wrong]
             outputs = self.encode([item for i, item in enumerate(items) if i not in wrong])

@@ -10,13 +10,21 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedlm.encode.items import Pictured
-from embedlm.errors import InputError, JobError, UnsupportedError
+from embedlm.encode.refused import refused
+from embedlm.errors import (
+    EmbedLMError,
+    InputError,
+    JobError,
+    NotFiniteError,
+    UnsupportedError,
+)
 from embedlm.jobs import Job, Reject, disk_errors, progress
 from embedlm.readout.embeddings import as_embeddings
 from embedlm.search.catalogue import Entry
@@ -249,8 +257,11 @@ class Work:
         vectors: dict[str, Any] = {}
         if plain:
             items = [_item(cut.document, entry) for cut in cuts for entry in cut.entries]
-            found = self.model.encode_document(items, heads=plain, show_progress=False)
-            embeddings = as_embeddings(found)
+            encode = partial(self.model.encode_document, heads=plain, show_progress=False)
+            try:
+                embeddings = as_embeddings(encode(items))
+            except (InputError, NotFiniteError) as error:
+                raise _blamed(error, entries, refused(encode, items)) from error
             vectors = {head: embeddings[head] for head in plain}
         if late is not None and "dense" in heads:
             parts = [late_vectors(late, c.document.text, c.spans or []) for c in cuts]
@@ -296,6 +307,16 @@ class Work:
         counts = {"documents": facts["documents"], "passages": facts["passages"]}
         done = {"added": self.added, "moved": self.moved, "deleted": deleted}
         return {**counts, **done, "gone": self.gone}
+
+
+def _blamed(
+    error: EmbedLMError, entries: Sequence[Entry], wrong: Mapping[int, str]
+) -> EmbedLMError:
+    """Return an error that says where the first passage stands that a model refuses."""
+    if not wrong:
+        return error
+    entry = entries[min(wrong)]
+    return InputError(f"{entry.file}:{entry.line}: {wrong[min(wrong)]}. Change it, or leave it out")
 
 
 def _item(document: Document, entry: Entry) -> Any:
