@@ -72,7 +72,7 @@ def right(answers, expected):
 def test_processes_give_the_library_s_answers_and_may_be_killed(tiny_llama, expected):
     with process(tiny_llama, "-r", "plain-mean", "--workers", 2) as (started, place, lines):
         pids = children(started)
-        assert len(pids) == 2
+        assert len(pids) == metric(place, "embedlm_workers") == 2
         with ThreadPoolExecutor(24) as pool:
             right(pool.map(lambda at: asked(place, at), range(len(TEXTS))), expected)
             coming = [pool.submit(asked, place, at) for at in range(len(TEXTS))]
@@ -84,6 +84,7 @@ def test_processes_give_the_library_s_answers_and_may_be_killed(tiny_llama, expe
             os.kill(pids[1], signal.SIGTERM)
             right(pool.map(lambda at: asked(place, at), range(len(TEXTS))), expected)
         assert children(started) == []  # not even as zombies
+        assert metric(place, "embedlm_workers") == 0
         wrong = place.post("/v1/encode", {"texts": TEXTS[:40], "dim": 10_000})
         assert wrong.status == 400
         assert children(started) == []  # they are no zombies

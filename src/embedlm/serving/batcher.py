@@ -112,6 +112,11 @@ class Batcher:
         """Requests that are being read, and that have come so far."""
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def workers(self) -> int:
+        """Processes that run models and have not ended."""
+        return sum(not process.ended for process in self._processes)
+
     async def start(self) -> None:
         """Begin to run what comes."""
         for process in self._processes:

@@ -95,7 +95,8 @@ class Exchange(asyncio.Protocol):
         self._transport: Any = None
         self._asked: deque[_Question] = deque()
         self._came = bytearray()
-        self._ended = False
+        self.ended = False
+        """Whether there is nobody to ask any more."""
 
     async def over(self, line: socket.socket) -> Exchange:
         """Take a socket, which is closed with it; return this."""
@@ -117,7 +118,7 @@ class Exchange(asyncio.Protocol):
         Raises:
             EndedError: the process has ended.
         """
-        if self._ended:
+        if self.ended:
             raise self._end()
         question = _Question(asyncio.get_running_loop().create_future(), begins)
         self._asked.append(question)
@@ -145,7 +146,7 @@ class Exchange(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Tell all who wait that the process has ended."""
-        self._ended = True
+        self.ended = True
         for question in self._asked:
             if not question.answer.done():
                 question.answer.set_exception(self._end())
@@ -156,6 +157,6 @@ class Exchange(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the line, which the process takes for the end of its work."""
-        self._ended = True
+        self.ended = True
         if self._transport is not None:
             self._transport.abort()

@@ -69,12 +69,14 @@ class Metrics:
         self,
         waiting: Callable[[], tuple[int, int]],
         prefixes: Callable[[], Mapping[str, Counts]] = dict,
+        workers: Callable[[], int] = int,
     ) -> None:
         """Make them.
 
         Args:
             waiting: tells how many requests and tokens wait.
             prefixes: tells what the cache of prefixes has done, by model.
+            workers: tells how many processes run models beside the server's own.
         """
         self._registry = registry = CollectorRegistry()
 
@@ -101,6 +103,8 @@ class Metrics:
         requests.set_function(lambda: waiting()[0])
         tokens = Gauge("embedlm_queue_tokens", "Tokens that wait.", registry=registry)
         tokens.set_function(lambda: waiting()[1])
+        words = "Processes that run models; fewer than at the start: some have been killed."
+        Gauge("embedlm_workers", words, registry=registry).set_function(workers)
         self._answers = lru_cache(256)(self._requests.labels)
         self._tokens_of = lru_cache(256)(self._tokens.labels)
         self._answered = {True: 0, False: 0}

@@ -263,6 +263,11 @@ class Process:
         """The process's number."""
         return int(self._process.pid or 0)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it can be asked no more."""
+        return self._exchange is not None and self._exchange.ended
+
     async def begin(self) -> None:
         """Have this event loop exchange messages with it, from now on."""
         if self._exchange is None:

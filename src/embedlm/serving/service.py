@@ -93,6 +93,7 @@ class Service:
         self.metrics = Metrics(
             lambda: (self.batcher.queue.count, self.batcher.queue.tokens),
             lambda: summed([models.prefix_counts(), *(one.prefixes for one in processes)]),
+            lambda: self.batcher.workers,
         )
         self.batcher = Batcher(self.limits, budget, self.metrics.batch, processes, models.pack)
         self.recipes = Recipes()
