@@ -70,7 +70,10 @@ def test_the_writer_does_not_run_the_callers_script_anew(corpus, model, tmp_path
     main = sys.modules["__main__"]
     monkeypatch.setattr(main, "__file__", str(script), raising=False)
     monkeypatch.setattr(main, "__spec__", None)
-    monkeypatch.setattr(writer, "_context", lambda alone: multiprocessing.get_context(way))
+    # The process that forks is the same for all later tests: it must have imported the writer.
+    context = multiprocessing.get_context(way) if way == "spawn" else writer._context(alone=True)
+    assert context.get_start_method() == way
+    monkeypatch.setattr(writer, "_context", lambda alone: context)
     assert build_index(corpus, tmp_path / "index", model, store="exact").passages == 4
     assert not (tmp_path / "ran").exists()
     assert (main.__file__, main.__spec__) == (str(script), None)
