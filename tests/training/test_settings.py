@@ -8,7 +8,7 @@ import yaml
 
 from embedlm.errors import EmbedLMError, InputError, ModelError, RecipeError
 from embedlm.schema.tuning import Loss
-from embedlm.training import train
+from embedlm.training import inputs, train
 from embedlm.training.loss_options import check_options, options_of
 from embedlm.training.objectives import EMBEDDING
 from embedlm.training.plan import load_plan
@@ -144,12 +144,23 @@ PLANS = [
 
 
 @pytest.mark.parametrize(("fields", "kind", "message"), PLANS)
-def test_a_plans_setting_that_nothing_reads_is_refused(data, tmp_path, fields, kind, message):  # noqa: F811
+def test_a_plans_setting_that_nothing_reads_is_refused(
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    fields,
+    kind,
+    message,
+):
+    """And the hub is not asked for a model before."""
+    asked = []
+    monkeypatch.setattr(inputs, "renderer_of", lambda *source: asked.append(source))
     if "dev" in fields:
         fields = {"dev": {"source": "groups.jsonl", **fields["dev"]}}
     plan = {**a_plan("no-such-model", ("info_nce", STEP)), **fields}
     with pytest.raises(kind, match=message):
         train(plan, tmp_path / "out", data=data, device="cpu")
+    assert asked == []
 
 
 LATER = [

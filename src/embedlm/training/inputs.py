@@ -46,16 +46,22 @@ def read_inputs(
     check_stages(source.plan.stages)
     recipe = source.recipe(data)
     sets = [_sets(stage, source, data, recipe) for stage in source.plan.stages]
-    renderer = renderer_of(source, recipe, data)
+    held_out = _held_out(source, data, recipe)
+    renderer = renderer_of(source, recipe, data)  # asks the hub where the model is named by its id
     for stage, records in zip(source.plan.stages, sets, strict=True):
         if renderer is not None:
             check_room(stage, renderer, records[0].kind)
+    return sets, held_out
+
+
+def _held_out(source: LocatedPlan, data: str | Path | None, recipe: Recipe) -> DevSet | None:
+    """Return the dev set of a plan that has one."""
     dev = source.plan.dev
     if dev is None:
-        return sets, None
+        return None
     held_out = DevSet.read(find_data(dev.source, source.folder, data), dev.max_records, dev.role)
     check_dev(source.plan, recipe, held_out.records.kind)
-    return sets, held_out
+    return held_out
 
 
 def _sets(

@@ -97,8 +97,8 @@ def train(
     located, target = _located(plan, model, scale, device), Path(output)
     check_target(target, located, data)
     ridge = check_start(located, data)
-    sets, dev = read_inputs(located, data)
     check_teacher(located.plan, starts=ridge is not None)
+    sets, dev = read_inputs(located, data)
     check_models(located, data)
     with (
         processes(device),
