@@ -1,4 +1,4 @@
-"""Runs the command line: as a user would, or in forks of a process that has imported all of it.
+"""Runs the command line, or code: as a user would, or in forks of a process that has imported all.
 
 Importing torch and transformers takes seconds; a fork of a process that has done so is a process of
 its own (it can be killed, its files and memory be limited) and starts in milliseconds.
@@ -13,10 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from glob import glob
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
 WORDS = """river mountain the a of and water bridge quick brown fox jumps over lazy dog winter
@@ -67,14 +69,19 @@ def real(*arguments, stdin=None, **environment):
 
 
 class Server:
-    """A process that has imported all of the command line and forks for every command."""
+    """A process that has imported all of the command line and forks for every command.
 
-    def __init__(self):
+    Args:
+        environment: variables that are read at an import.
+    """
+
+    def __init__(self, **environment):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.command"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            env={**os.environ, **environment},
         )
 
     def __call__(self, *arguments, folder, kill_at=None, largest_file=None, stdin=""):
@@ -87,13 +94,26 @@ class Server:
             largest_file: bytes that a file of it may have.
             stdin: its standard input.
         """
-        order = {
-            "arguments": [str(one) for one in arguments],
-            "folder": str(folder),
-            "kill_at": kill_at,
-            "largest_file": largest_file,
-            "stdin": stdin,
-        }
+        return self._ask(
+            arguments=[str(one) for one in arguments],
+            folder=str(folder),
+            kill_at=kill_at,
+            largest_file=largest_file,
+            stdin=stdin,
+        )
+
+    def run_code(self, code, *, folder, stdin="", **environment):
+        """Run code as a main module, with more variables of the environment.
+
+        Args:
+            code: what is not caught in it is told and ends with 1.
+            folder: in which it runs, and where its output is caught.
+            stdin: its standard input.
+            environment: read when the code runs, not at an import.
+        """
+        return self._ask(code=code, folder=str(folder), stdin=stdin, environment=environment)
+
+    def _ask(self, **order):
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         self.process.stdin.flush()
         return Ran(**json.loads(self.process.stdout.readline()))
@@ -114,9 +134,7 @@ def server():
 
 
 def _child(order, folder):
-    """Run one command in this process, which ends with it."""
-    from embedlm.cli import main
-
+    """Run one command, or code, in this process, which ends with it."""
     (folder / "stdin").write_bytes(order["stdin"].encode("utf-8", "surrogateescape"))
     for number, name, flags in (
         (0, "stdin", os.O_RDONLY),
@@ -127,18 +145,35 @@ def _child(order, folder):
     sys.stdout = os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
     sys.stdin = os.fdopen(0, encoding="utf-8")
-    if order["largest_file"]:
+    if order.get("largest_file"):
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"], hard))
+    os.environ.update(order.get("environment", {}))
     code = 1
     try:
-        main(order["arguments"])
+        if "code" in order:
+            _run_code(order["code"], order["folder"])
+            code = 0
+        else:
+            from embedlm.cli import main
+
+            main(order["arguments"])
     except SystemExit as end:
         code = end.code or 0
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_code(code, folder):
+    os.chdir(folder)
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        exec(compile(code, "<code>", "exec"), main.__dict__)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def _wait(child, kill_at):
@@ -175,7 +210,7 @@ def _serve():
         child = os.fork()
         if child == 0:
             _child(order, folder)
-        status = _wait(child, order["kill_at"])
+        status = _wait(child, order.get("kill_at"))
         texts = {
             "out": (folder / "stdout").read_text() if (folder / "stdout").exists() else "",
             "err": (folder / "stderr").read_text() if (folder / "stderr").exists() else "",

@@ -1,11 +1,9 @@
 """Models of a hub on loopback: revisions, and the blocks of the pages that name a model."""
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import peft
@@ -22,6 +20,7 @@ from sentence_transformers.sparse_encoder.models import (
 
 import embedlm
 from tests.blocks import ROOT, code_blocks, write_sample_files
+from tests.command import Server
 from tests.hub_downloads import downloads
 from tests.models import build
 
@@ -118,33 +117,40 @@ def repositories(tmp_path_factory):
     return {"main": made, "older": {"Qwen/Qwen3-0.6B": older}}
 
 
-@pytest.fixture
-def run(repositories, tmp_path):
-    """Return a function that runs code in a process whose hub is on loopback."""
+@pytest.fixture(scope="module")
+def forks(repositories, tmp_path_factory):
+    """Return a process whose hub is on loopback, which forks for all code, and that hub's cache."""
+    home = tmp_path_factory.mktemp("hf")
     with downloads(repositories) as hub:
-        surroundings = {
-            **os.environ,
-            "HF_ENDPOINT": hub.address,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_OFFLINE": "0",
-            "TRANSFORMERS_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
-        }
+        started = Server(
+            HF_ENDPOINT=hub.address,
+            HF_HOME=str(home),
+            HF_HUB_OFFLINE="0",
+            TRANSFORMERS_OFFLINE="0",
+            HF_HUB_DISABLE_XET="1",
+        )
+        yield started, home
+        started.close()
 
-        def run(code, folder=tmp_path):
-            done = subprocess.run(
-                [sys.executable, "-c", code],
-                cwd=folder,
-                env=surroundings,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
-            return done.stdout
 
-        yield run
+@pytest.fixture
+def run(forks, home, tmp_path):
+    """Return a function that runs code in a process whose hub is on loopback."""
+
+    def run(code):
+        done = forks[0].run_code(code, folder=tmp_path)
+        assert done.code == 0, done.err[-3000:]
+        return done.out
+
+    return run
+
+
+@pytest.fixture
+def home(forks):
+    """Return the folder in which the hub's client keeps what it downloads; it is empty."""
+    shutil.rmtree(forks[1])
+    forks[1].mkdir()
+    return forks[1]
 
 
 def test_a_revision_is_what_is_loaded(run, repositories):
@@ -185,7 +191,7 @@ def test_networks_and_tables_in_folders_below(run, repositories, options):
         np.testing.assert_allclose(np.array(json.loads(line)), own, atol=1e-6)
 
 
-def test_all_that_is_downloaded_lies_in_the_folder_that_is_named(run, tmp_path):
+def test_all_that_is_downloaded_lies_in_the_folder_that_is_named(run, home, tmp_path):
     code = (
         "import embedlm\n"
         "model = embedlm.load('mistralai/Mistral-7B-Instruct-v0.2', 'plain-mean',\n"
@@ -195,7 +201,7 @@ def test_all_that_is_downloaded_lies_in_the_folder_that_is_named(run, tmp_path):
     )
     assert "models--McGill-NLP--LLM2Vec-Mistral-7B-Instruct-v2-mntp" in run(code)
     assert len(list((tmp_path / "own").glob("models--*"))) == 2
-    assert not list((tmp_path / "hf").rglob("models--*"))
+    assert not list(home.rglob("models--*"))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -220,10 +226,10 @@ def test_the_blocks_that_name_a_model_of_the_hub_run(run, page, tmp_path):
                 "except SystemExit as ended:\n    assert not ended.code, ended.code"
             )
     assert len(lines) > 1
-    run("\n".join(lines), tmp_path)
+    run("\n".join(lines))
 
 
-def test_the_base_of_an_adapter_and_what_writes_lie_there_too(run, repositories, tmp_path):
+def test_the_base_of_an_adapter_and_what_writes_lie_there_too(run, home, repositories, tmp_path):
     mntp = repositories["main"]["McGill-NLP/LLM2Vec-Mistral-7B-Instruct-v2-mntp"]
     folder = shutil.copytree(mntp, tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -239,4 +245,4 @@ def test_the_base_of_an_adapter_and_what_writes_lie_there_too(run, repositories,
     )
     assert "models--Qwen--Qwen3-0.6B" in run(code)
     assert len(list((tmp_path / "own").glob("models--*"))) == 2
-    assert not list((tmp_path / "hf").rglob("models--*"))
+    assert not list(home.rglob("models--*"))

@@ -1,8 +1,5 @@
 """The compiled attention equals attention by its formula, and its absence changes nothing else."""
 
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from embedlm.backbone.layout import Layout
 from embedlm.backbone.native import attention, compiled
 from embedlm.errors import InputError
 from tests.backbone.test_cpu_attention import assert_alone_too, by_formula
+from tests.command import server
 
 here = pytest.mark.skipif(
     compiled.library() is None, reason="no compiler, or a processor without AVX512-BF16"
@@ -162,26 +160,30 @@ def test_the_switch_is_honoured_or_refused(monkeypatch):
         compiled.library()
 
 
-def state_of(tmp_path, code="", piped="", **env):
-    """Return what a new process prints of its kernels, with a cache of its own."""
-    run = (
-        "from embedlm.backbone.native import attention, compiled\n"
-        f"{code}\nprint(compiled.library() is not None)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", run],
-        input=piped,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "EMBEDLM_CACHE": str(tmp_path), **env},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+@pytest.fixture
+def state_of(tmp_path_factory):
+    """Return a function that says what a new process prints of its kernels.
+
+    It has a cache of its own, and imported all but has not asked for the kernels before.
+    """
+
+    def state_of(cache, code="", piped="", **environment):
+        run = (
+            "from embedlm.backbone.native import attention, compiled\n"
+            "assert compiled._library.cache_info().currsize == 0\n"
+            f"{code}\nprint(compiled.library() is not None)"
+        )
+        environment = {"EMBEDLM_CACHE": str(cache), **environment}
+        folder = tmp_path_factory.mktemp("process")
+        done = server().run_code(run, folder=folder, stdin=piped, **environment)
+        assert done.code == 0, done.err
+        return done.out.split()
+
+    return state_of
 
 
 @here
-def test_it_is_compiled_once(tmp_path):
+def test_it_is_compiled_once(state_of, tmp_path):
     assert state_of(tmp_path) == ["True"]
     (made,) = tmp_path.glob("kernels-*/*")
     stamp = made.stat().st_mtime_ns
@@ -190,7 +192,7 @@ def test_it_is_compiled_once(tmp_path):
 
 
 @here
-def test_without_a_compiler_a_folder_or_trust_there_is_none(tmp_path):
+def test_without_a_compiler_a_folder_or_trust_there_is_none(state_of, tmp_path):
     assert state_of(tmp_path / "a", PATH=str(tmp_path), CC="") == ["False"]
     assert state_of(tmp_path / "a", PATH=str(tmp_path), CC="no-such-compiler -m64") == ["False"]
     (tmp_path / "file").write_text("")
@@ -201,14 +203,14 @@ def test_without_a_compiler_a_folder_or_trust_there_is_none(tmp_path):
 
 
 @here
-def test_a_user_whose_group_may_write_has_it_too(tmp_path):
+def test_a_user_whose_group_may_write_has_it_too(state_of, tmp_path):
     assert state_of(tmp_path, "import os; os.umask(0o002)") == ["True"]
     assert state_of(tmp_path) == ["True"]
 
 
 @here
 @pytest.mark.parametrize("fault", ["content", "rights"])
-def test_a_file_that_cannot_be_trusted_is_made_anew(tmp_path, fault):
+def test_a_file_that_cannot_be_trusted_is_made_anew(state_of, tmp_path, fault):
     assert state_of(tmp_path) == ["True"]
     (made,) = tmp_path.glob("kernels-*/*")
     before = made.read_bytes()
@@ -222,7 +224,7 @@ def test_a_file_that_cannot_be_trusted_is_made_anew(tmp_path, fault):
 
 
 @here
-def test_a_compiler_that_fails_is_passed_over(tmp_path):
+def test_a_compiler_that_fails_is_passed_over(state_of, tmp_path):
     failing = tmp_path / "failing"
     failing.write_text("#!/bin/sh\nexit 1\n")
     failing.chmod(0o755)
@@ -231,12 +233,12 @@ def test_a_compiler_that_fails_is_passed_over(tmp_path):
 
 @here
 @pytest.mark.parametrize("command", ["gcc '", "gcc -DNAME=\udcff", "''", "cat"])
-def test_a_variable_that_is_no_compiler_is_passed_over(command, tmp_path):
+def test_a_variable_that_is_no_compiler_is_passed_over(state_of, command, tmp_path):
     assert state_of(tmp_path, CC=command) == ["True"]
 
 
 @here
-def test_a_compiler_that_fails_runs_once_and_reads_nothing_that_is_piped(tmp_path):
+def test_a_compiler_that_fails_runs_once_and_reads_nothing_that_is_piped(state_of, tmp_path):
     counting = tmp_path / "counting"
     counting.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs\ncat >> {tmp_path}/read\nexit 1\n")
     counting.chmod(0o755)
@@ -247,13 +249,13 @@ def test_a_compiler_that_fails_runs_once_and_reads_nothing_that_is_piped(tmp_pat
 
 
 @here
-def test_without_a_home_there_is_none(tmp_path):
+def test_without_a_home_there_is_none(state_of, tmp_path):
     name = "~no-such-user/cache"
     assert state_of(tmp_path, f"import os; os.environ['EMBEDLM_CACHE'] = {name!r}") == ["False"]
 
 
 @here
-def test_threads_that_ask_first_at_once_have_one(tmp_path):
+def test_threads_that_ask_first_at_once_have_one(state_of, tmp_path):
     code = """
 import threading
 found = []
