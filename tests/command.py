@@ -5,6 +5,7 @@ its own (it can be killed, its files and memory be limited) and starts in millis
 """
 
 import atexit
+import gc
 import json
 import os
 import random
@@ -195,6 +196,7 @@ def _serve():
     import openai.resources.chat  # noqa: F401
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import embedlm.bulk.files
     import embedlm.cli._app
@@ -203,6 +205,9 @@ def _serve():
     import embedlm.synthesis  # noqa: F401
 
     torch.set_num_threads(1)
+    get_checkpoint_conversion_mapping("llama")  # made once a process, of a thousand patterns
+    gc.collect()
+    gc.freeze()  # else each fork's first collection copies all of the memory
     for line in sys.stdin:
         order = json.loads(line)
         folder = Path(order["folder"]) / ".command"
