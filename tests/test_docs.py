@@ -1,8 +1,6 @@
 """The documentation stays true: links resolve, code runs, every recipe, field and page is there."""
 
 import re
-import subprocess
-import sys
 import tomllib
 import warnings
 from pathlib import Path
@@ -15,6 +13,7 @@ import embedlm
 from embedlm.schema import plan, tuning
 from embedlm.schema import recipe as schema
 from tests.blocks import code_blocks, not_printed, run_bash, run_python, write_sample_files
+from tests.command import server
 from tests.readme import quick_start, without_digits
 
 ROOT = Path(__file__).parents[1]
@@ -256,7 +255,8 @@ def test_every_page_is_in_the_navigation():
     assert set(leaves(nav)) == pages
 
 
-def test_the_readme_quick_start_prints_what_the_readme_shows():
+def test_the_readme_quick_start_prints_what_the_readme_shows(tmp_path):
     code, shown = quick_start()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert without_digits(done.stdout) == without_digits(shown)
+    done = server().run_code(code, folder=tmp_path)
+    assert done.code == 0, done.err
+    assert without_digits(done.out) == without_digits(shown)

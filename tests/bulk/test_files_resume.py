@@ -69,9 +69,9 @@ def test_a_job_killed_at_random_moments_gives_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--compile",)])
-def test_a_real_process_killed_and_started_again(tiny_llama, large, tmp_path, more):
+def test_a_real_process_killed_and_started_again(command, tiny_llama, large, tmp_path, more):
     options = ["-m", str(tiny_llama), "-r", "plain-mean", "--block", "32", *more]
-    whole = real("encode", large, "-o", tmp_path / "whole.npy", *options)
+    whole = command("encode", large, "-o", tmp_path / "whole.npy", *options, folder=tmp_path)
     assert whole.code == 0, whole.err
     out = tmp_path / "killed.npy"
     blocks = tmp_path / "killed.npy.part" / "blocks"

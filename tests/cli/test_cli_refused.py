@@ -11,7 +11,6 @@ from embedlm.bulk import encode_file, encode_folder
 from embedlm.errors import InputError
 from embedlm.jobs.interrupts import KEPT, keeping
 from embedlm.studies.demonstrations import search_demonstrations
-from tests.command import real
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +141,9 @@ def test_a_folders_files_share_options_that_some_of_them_use(
         assert not new.exists()
 
 
-def test_a_folder_is_named_by_a_point(run, with_model, files, monkeypatch):
+def test_a_folder_is_named_by_a_point(run, with_model, files):
     assert run("search", files / ".", "light", *with_model, "--text-field", "body").code == 2
-    done = real("encode", ".", "-o", files / "out.npy", *map(str, with_model))
+    done = run("encode", ".", "-o", files / "out.npy", *with_model)
     assert "is a folder, so the output is one too" in done.one_line()
 
 

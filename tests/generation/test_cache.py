@@ -12,6 +12,7 @@ import pytest
 from embedlm.errors import GenerationError
 from embedlm.generation import Cache
 from embedlm.generation.cache import default_path
+from tests.command import server
 
 
 def test_a_killed_writer_loses_nothing_that_was_saved(tmp_path):
@@ -32,15 +33,24 @@ def test_a_killed_writer_loses_nothing_that_was_saved(tmp_path):
 
 
 def test_processes_share_a_cache(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from embedlm.generation.cache import Cache\n"
-        "store = Cache(Path(sys.argv[1]))\n"
-        "for i in range(30): store.put([(f'{sys.argv[2]}-{i}', 'text')])\n"
-    )
     path = tmp_path / "generations.sqlite"
-    line = [sys.executable, "-c", code, str(path)]
-    running = [subprocess.Popen([*line, str(n)], stderr=subprocess.PIPE) for n in range(3)]
-    assert [process.communicate()[1] for process in running] == [b""] * 3
+    code = f"""
+import os
+from pathlib import Path
+from embedlm.generation.cache import Cache
+
+running = []
+for n in range(3):
+    running.append(os.fork())
+    if running[-1] == 0:
+        store = Cache(Path({str(path)!r}))
+        for i in range(30):
+            store.put([(f"{{n}}-{{i}}", "text")])
+        os._exit(7)
+print([os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) for one in running])
+"""
+    done = server().run_code(code, folder=tmp_path)
+    assert (done.out, done.err) == ("[7, 7, 7]\n", "")
     with closing(Cache(path)) as store:
         assert len(store.get([f"{n}-{i}" for n in range(3) for i in range(30)])) == 90
 

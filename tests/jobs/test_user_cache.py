@@ -1,8 +1,5 @@
 """Where a user's cache lies, and what happens where the user has no home."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from embedlm.encode.compiling import Costs
 from embedlm.errors import EmbedLMError, InputError
 from embedlm.generation.cache import default_path
 from embedlm.jobs.user_cache import expanded, user_cache
+from tests.command import server
 
 NOBODY = "~no-such-user"
 
@@ -44,11 +42,8 @@ def test_what_compiling_costs_is_not_kept_without_a_home(monkeypatch):
 
 def test_a_user_without_a_home_encodes(tmp_path):
     code = "import embedlm\nprint(embedlm.load().encode('a fox').shape)"
-    env = {**os.environ, "EMBEDLM_CACHE": f"{NOBODY}/cache"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False
-    )
-    assert done.stdout.split() == ["(384,)"], done.stderr
+    done = server().run_code(code, folder=tmp_path, EMBEDLM_CACHE=f"{NOBODY}/cache")
+    assert done.out.split() == ["(384,)"], done.err
 
 
 @pytest.mark.parametrize("source", [f"{NOBODY}/model", f"{NOBODY}/model.gguf"])

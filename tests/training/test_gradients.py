@@ -289,7 +289,7 @@ def test_two_ranks_are_one_with_the_joined_batch(tiny_llama, tmp_path):
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
-def test_torchrun_gives_the_weights_of_one_process(tiny_llama, tmp_path, sharding):
+def test_torchrun_gives_the_weights_of_one_process(tiny_llama, run, tmp_path, sharding):
     """A whole plan: stages, dev scores, checkpoints and adapters on two processes."""
     rows = [{"query": g.query, "pos": [*g.positives], "neg": [*g.negatives]} for g in GROUPS.items]
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -314,14 +314,22 @@ def test_torchrun_gives_the_weights_of_one_process(tiny_llama, tmp_path, shardin
     }
     (tmp_path / "plan.yaml").write_text(json.dumps(plan))
     command = ["train", str(tmp_path / "plan.yaml"), "--device", "cpu", "-o"]
+    assert run(*command, tmp_path / "one").code == 0
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
-    for name, before in (("one", []), ("two", [*launch, str(free_port())])):
-        subprocess.run(
-            [sys.executable, *before, "-m", "embedlm.cli", *command, str(tmp_path / name)],
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-        )
+    subprocess.run(
+        [
+            sys.executable,
+            *launch,
+            str(free_port()),
+            "-m",
+            "embedlm.cli",
+            *command,
+            tmp_path / "two",
+        ],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
     ours, theirs = (
         embedlm.load(tmp_path / name / "model", device="cpu").encode(TEXTS)
         for name in ("two", "one")
