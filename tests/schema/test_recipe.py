@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -365,6 +365,7 @@ CHANGES = {
 
 @settings(max_examples=150, deadline=None)
 @given(name=st.sampled_from(recipes()), changes=st.fixed_dictionaries({}, optional=CHANGES))
+@example(name="static-sif", changes={"pooling.kind": "last", "pooling.sif_a": 1.0})
 def test_every_override_survives_dump_and_load(name, changes):
     if {"pooling.kind", "heads"} & changes.keys():  # some refuse the sink of the recipe's own
         changes = {"pooling.exclude_sink": False, **changes}

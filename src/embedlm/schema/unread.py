@@ -130,7 +130,18 @@ def check_given(recipe: Recipe, given: Iterable[str], where: str) -> None:
 
 
 def without_effect(recipe: Recipe) -> dict[str, Any]:
-    """Return the fields that nothing reads, with their defaults, for `Recipe.override`."""
+    """Return the fields that nothing reads, with their defaults, for `Recipe.override`.
+
+    Among them are those that nothing reads any more once the others have their defaults.
+    """
+    found: dict[str, Any] = {}
+    while more := _unread(recipe):
+        found |= more
+        recipe = recipe.override(more)
+    return found
+
+
+def _unread(recipe: Recipe) -> dict[str, Any]:
     values = {field: _value(recipe, field) for field in _READ}
     return {
         field: default
