@@ -32,9 +32,9 @@ def make(base, folder, config, **options):
         return _make(base, folder, config, **options)
 
 
-def _make(base, folder, config, *, head=False, rows=None):
+def _make(base, folder, config, *, head=False, rows=None, loader=None):
     torch.manual_seed(5)
-    loader = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+    loader = loader or (transformers.AutoModelForCausalLM if head else transformers.AutoModel)
 
     def network():
         plain = loader.from_pretrained(base)

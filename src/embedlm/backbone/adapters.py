@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from embedlm.backbone.adapter_files import CONFIG_FILE, read_adapter_config, read_adapter_weights
+from embedlm.backbone.adapter_names import HEADS, WRAPPER, fitted_names
 from embedlm.backbone.views import copy_structure
 from embedlm.errors import InputError, ModelError, UnsupportedError, closest, require
 from embedlm.jobs.json_files import optional_json, read_json
@@ -31,9 +32,6 @@ __all__ = [
     "check_vocabulary",
 ]
 
-_WRAPPER = "base_model.model."
-_HEADS = ("lm_head", "embed_out")
-"""Names of language-model heads."""
 _COPIES = (".modules_to_save.", ".trainable_tokens_")
 """Parts of the names of an adapter's own copies of a base's weights, or of rows of them."""
 
@@ -74,7 +72,7 @@ class Adapters:
         # peft finds an adapter's weights by the modules around it, so these must be whole again.
         tuner: Any = copy_structure(self.tuner, {id(self.tuner.base_model.model): network})
         inner = [_inner(index) for index in range(len(self.names))]
-        whole = {_WRAPPER + name: weight for name, weight in state.items()}
+        whole = {WRAPPER + name: weight for name, weight in state.items()}
         with warnings.catch_warnings(action="ignore"):  # of tables that it writes too
             tuner.save_pretrained(str(folder), selected_adapters=inner, state_dict=whole)
         for name, written in zip(self.names, inner, strict=True):
@@ -157,7 +155,10 @@ def apply_adapters(network: nn.Module, folders: Sequence[Path], *, merge: bool) 
     for index, folder in enumerate(folders):
         config = read_adapter_config(folder)
         config.base_model_name_or_path = getattr(network, "name_or_path", None) or None
-        state = _named(read_adapter_weights(folder), network, folder)
+        own = read_adapter_weights(folder)
+        state = fitted_names(own, config, network)
+        if state is None:
+            raise _unfit(folder, next(iter(own), "").removeprefix(WRAPPER) or "no weights")
         _check_rank(config, state, folder)
         if not merge:
             _check_shared(network, config, state, folder)
@@ -230,7 +231,7 @@ def _untie(network: Any, folder: Path) -> None:
         others = [key for key in shared if not key.startswith(f"{name}.")]
         if base is None or not others or "token_adapter" in name or hasattr(layer, "token_indices"):
             continue
-        if not any(key.startswith(_HEADS) for key in (name, *others)):
+        if not any(key.startswith(HEADS) for key in (name, *others)):
             raise UnsupportedError(
                 f"the adapter {str(folder)!r} cannot be merged, because {_plain(others[0])} shares "
                 f"the weights of {name}, which it changes; load it with merge=False"
@@ -267,7 +268,7 @@ def _resize(network: Any, state: Mapping[str, Tensor]) -> None:
     if table is None:
         return
     own = next((k for k, w in _own_parameters(network).items() if w is table.weight), None)
-    saved = None if own is None else state.get(_WRAPPER + own)
+    saved = None if own is None else state.get(WRAPPER + own)
     if saved is not None and saved.ndim == 2 and len(saved) != len(table.weight):
         # The rows are read from the adapter's file, whatever they are made of here.
         network.resize_token_embeddings(len(saved), mean_resizing=False)
@@ -288,7 +289,7 @@ def _check_shared(
             "so it cannot be switched; load it with merge=True"
         )
     copied = tuple(getattr(config, "modules_to_save", None) or ())
-    saved = {_plain(key).removeprefix(_WRAPPER): weight for key, weight in state.items()}
+    saved = {_plain(key).removeprefix(WRAPPER): weight for key, weight in state.items()}
     for key, own in _own_parameters(network).items():
         weight = saved.get(key)
         if weight is None or key.rpartition(".")[0].endswith(copied):
@@ -340,36 +341,6 @@ def add_adapters(
             tuner.add_adapter(_inner(index), config, autocast_adapter_dtype=False)
     network.eval()  # the training turns their dropout on, step by step
     return Adapters(tuner, (*present, *new))
-
-
-def _named(state: Mapping[str, Tensor], network: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """Return an adapter's weights under names that fit the network, with or without its head.
-
-    An adapter of a whole model says `model.layers`, one of the body alone `layers`. What it has for
-    a language-model head is left out where the network was loaded without one.
-    """
-    known = {name for name, _ in network.named_modules()}
-    body = str(getattr(network, "base_model_prefix", "") or "model")
-    paths = [key.removeprefix(_WRAPPER) for key in state]
-
-    def depth(cut: str, lead: str) -> int:
-        """Return how many steps of the weights' paths there are in the network."""
-        total = 0
-        for path in paths:
-            steps = (lead + path.removeprefix(cut)).split(".")
-            total += next((n for n in range(len(steps), 0, -1) if ".".join(steps[:n]) in known), 0)
-        return total
-
-    ways = (("", ""), (f"{body}.", ""), ("", f"{body}."))
-    cut, lead = max(ways, key=lambda way: depth(*way))
-    if not depth(cut, lead):
-        raise _unfit(folder, next(iter(paths), "") or "no weights")
-    heads = [] if known & set(_HEADS) else [f"{head}." for head in _HEADS]
-    return {
-        _WRAPPER + lead + path.removeprefix(cut): value
-        for path, value in zip(paths, state.values(), strict=True)
-        if not path.startswith(tuple(heads))
-    }
 
 
 def _unfit(folder: Path, why: str) -> ModelError:
