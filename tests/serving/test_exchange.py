@@ -15,8 +15,8 @@ from tests.prompt.test_render import renderer
 
 pytest.importorskip("uvicorn")
 
-from embedlm.serving.exchange import EndedError, Exchange, receive, send, written  # isort: skip
-from embedlm.serving.processes import Stacked  # isort: skip
+from embedlm.serving.exchange import EndedError, Exchange, Stacked  # isort: skip
+from embedlm.serving.exchange import receive, send, written  # isort: skip
 
 
 def echo(line, count=None):

@@ -186,6 +186,41 @@ def test_a_second_signal_ends_the_server_and_stopped_processes(tiny_llama):
         assert not any(map(alive, pids))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_second_signal_ends_the_server_at_once_whatever_runs(tiny_llama, workers):
+    with process(tiny_llama, "-r", "plain-mean", "--workers", workers) as (started, place, lines):
+        bodies = [{"texts": [f"{at} " + "light " * 150] * 800} for at in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(place.post, "/v1/encode", body) for body in bodies]
+            while metric(place, "embedlm_queue_requests") < 1:
+                time.sleep(0.02)
+            started.send_signal(signal.SIGTERM)
+            while not any("draining" in line for line in lines):
+                time.sleep(0.02)
+            started.send_signal(signal.SIGTERM)
+            start = time.monotonic()
+            assert started.wait(20) == 0
+            assert time.monotonic() - start < 5
+            answers = [one.result() for one in asked if one.exception() is None]
+        assert {one.status for one in answers} <= {200, 503}
+        assert not any("Traceback" in line or '"fault"' in line for line in lines)
+
+
+def test_processes_whose_end_nobody_is_told_of_are_let_go(tiny_llama, expected):
+    how = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+    with process(tiny_llama, "-r", "plain-mean", "--workers", 2, **how) as (started, place, _):
+        with ThreadPoolExecutor(12) as pool:
+            coming = [pool.submit(asked, place, at) for at in range(len(TEXTS))]
+            for pid in children(started):
+                os.kill(pid, signal.SIGKILL)
+            right([one.result() for one in coming], expected)
+        assert metric(place, "embedlm_workers") == 0
+        start = time.monotonic()
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(20) == 0
+        assert time.monotonic() - start < 10
+
+
 def test_a_process_that_never_answers_is_ended(tiny_llama, monkeypatch):
     monkeypatch.setattr(batcher, "_PATIENCE", 0.2)
     models = Models.of({"tiny": embedlm.load(tiny_llama, "plain-mean", device="cpu")})

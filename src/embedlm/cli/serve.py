@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,7 +147,11 @@ def command(
     )
     forked = processes.chosen(held, bounds.workers, limits.prefix_bytes)
     service = Service(held, mounted, keys=keys, limits=limits, processes=forked)
-    server_of(create_app(service, host=host, tracing=tracing), service).run(sockets=[opened])
+    server = server_of(create_app(service, host=host, tracing=tracing), service)
+    server.run(sockets=[opened])
+    if server.force_exit:  # the interpreter would wait for what still runs
+        logging.shutdown()
+        os._exit(0)
 
 
 def load(

@@ -112,19 +112,25 @@ def prepared(texts: Sequence[str], prompt: Prompt, tokenizer: Any, limit: int | 
     if most is None:
         return cleaned
     core = core_of(tokenizer)
-    return [_cut_words(text, most, limit or most, core) for text in cleaned]
+    return [_cut_words(text, most, limit, core) for text in cleaned]
 
 
-def _cut_words(text: str, most: int, limit: int, core: Any) -> str:
+def _cut_words(text: str, most: int, limit: int | None, core: Any) -> str:
     """Return a text without the words at its end that make it longer than `most` tokens.
 
     As McGill-NLP/llm2vec does: as many words stay as the share of tokens that may, counted up to
     the limit of the prompt, again and again until the text fits.
     """
-    while (count := min(len(core.encode(text, add_special_tokens=False).ids), limit)) > most:
+    while (count := _count(text, limit, core)) > most:
         words = text.split()
         text = " ".join(words[: int(len(words) * (most / count))])
     return text
+
+
+def _count(text: str, limit: int | None, core: Any) -> int:
+    """Return the tokens of a text, counted up to a limit."""
+    count = len(core.encode(text, add_special_tokens=False).ids)
+    return count if limit is None else min(count, limit)
 
 
 def fill_row(

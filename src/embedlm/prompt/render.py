@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from embedlm.errors import InputError, UnsupportedError, closest
+from embedlm.errors import EmbedLMError, InputError, UnsupportedError, closest
 from embedlm.prompt.chat import chat_template
 from embedlm.prompt.control import ControlTokens
 from embedlm.prompt.filling import (
@@ -356,8 +356,11 @@ class Renderer:
         words = (instruction, *self._shown(request))
         if prompt.special_tokens_in_text != "tokens" and any(map(self._control.find, words)):
             return None
-        shots = self._demonstrations(request, renamed=False)
-        row = self._fill(templates[0], "a", instruction, shots, "", renamed=False)
+        try:
+            shots = self._demonstrations(request, renamed=False)
+            row = self._fill(templates[0], "a", instruction, shots, "", renamed=False)
+        except EmbedLMError:  # which may be no error of the call's own instruction
+            return None
         return Frame.of(row, (limit, self.positions))
 
     def _shots(self, request: Request) -> Sequence[Any]:

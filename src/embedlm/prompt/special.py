@@ -50,8 +50,13 @@ def core_of(tokenizer: Any) -> Any:
     """Return the core of a fast tokenizer, which reads special tokens in a text as it says.
 
     Whether they are split like other text stands in no file of the core: a copy of it forgets that.
+    A call of the tokenizer with `truncation` or `padding` leaves both set in its core: they go.
     """
     core = tokenizer.backend_tokenizer
+    if core.truncation is not None:
+        core.no_truncation()
+    if core.padding is not None:
+        core.no_padding()
     splits = bool(tokenizer.split_special_tokens)
     if core.encode_special_tokens != splits:
         core.encode_special_tokens = splits

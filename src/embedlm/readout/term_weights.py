@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from embedlm.prompt.special import core_of
 from embedlm.readout.pooling import Tokens, pooled
 from embedlm.readout.words import valid_words
 from embedlm.schema.heads import Sparse
@@ -156,7 +157,7 @@ def text_token_ids(
     texts: Sequence[str], tokenizer: Any, stop_words: str
 ) -> list[npt.NDArray[np.int64]]:
     """Return for each text the ids of its own words, each word tokenised alone (PromptReps)."""
-    core = tokenizer.backend_tokenizer
+    core = core_of(tokenizer)
     words = [valid_words(text, stop_words) for text in texts]
     distinct = list(dict.fromkeys(word for row in words for word in row))
     encoded = core.encode_batch_fast(distinct, add_special_tokens=False)

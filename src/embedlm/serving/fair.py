@@ -154,6 +154,13 @@ class FairQueue:
             if not jobs:
                 self._forget(key)
 
+    def refuse(self, error: Exception) -> None:
+        """Drop all jobs; those who wait for one get the error."""
+        for job in [job for jobs in self._jobs.values() for job in jobs]:
+            if not job.over:
+                job.future.set_exception(error)
+        self.purge()
+
     def _forget(self, key: Hashable) -> None:
         del self._jobs[key], self._credit[key]
 

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from functools import lru_cache
 from typing import Any, TextIO
 
@@ -16,6 +17,12 @@ __all__ = ["Facts", "log_lines", "tell"]
 TOGETHER = 0.1
 """Seconds of requests whose lines are written together: a write for each took a fifth of the
 event loop's time."""
+
+
+MOST = 10_000
+"""Lines that may wait to be written."""
+PATIENCE = 1.0
+"""Seconds for which the end of the program waits for who reads the log."""
 
 
 class Facts(dict[str, Any]):
@@ -49,13 +56,19 @@ def tell(log: logging.Logger, level: int, facts: Facts) -> None:
 
 
 class _Together(logging.Handler):
-    """Writes the lines of requests together, a little later, and all others at once, in order."""
+    """Has a thread write the lines, in order; those of requests together, a little later.
+
+    Whoever reads the log may be slow, or stopped, and a request waits for neither: where `MOST`
+    lines wait, further ones are dropped, and their number is told.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: list[str] = []
-        self._waiting = threading.Event()
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._waiting, self._urgent = threading.Event(), threading.Event()
+        self._writing = threading.Lock()
         self._owner = os.getpid()
         self._writer: threading.Thread | None = None
 
@@ -66,51 +79,62 @@ class _Together(logging.Handler):
         except Exception:
             self.handleError(record)
             return
-        if os.getpid() != self._owner:  # a forked process has no thread that writes later
+        if os.getpid() != self._owner:  # a forked process has no thread that writes
             self._write(line)
+            return
+        if len(self._lines) >= MOST:
+            self._dropped += 1
             return
         self._lines.append(line)
         facts = record.msg
-        if isinstance(facts, Facts) and facts.get("event") == "request":
-            self._write_later()
-        else:
-            self.flush()
-
-    def _write_later(self) -> None:
+        if not (isinstance(facts, Facts) and facts.get("event") == "request"):
+            self._urgent.set()
         self._waiting.set()
         if self._writer is None:  # processes that are forked before have one thread less
             self._writer = threading.Thread(target=self._write_on, name="embedlm-log", daemon=True)
             self._writer.start()
 
     def flush(self) -> None:
-        """Write what has not been written."""
-        self.acquire()
-        try:
-            if os.getpid() == self._owner and self._lines:
-                text = "".join(self._lines)
-                self._lines.clear()
-                self._write(text)
-        finally:
-            self.release()
+        """Wait until all is written, or nobody has read it for `PATIENCE` seconds."""
+        if os.getpid() != self._owner or self._writer is None:
+            return
+        self._urgent.set()
+        self._waiting.set()
+        end = time.monotonic() + PATIENCE
+        while (self._lines or self._writing.locked()) and time.monotonic() < end:
+            time.sleep(0.002)
 
     def close(self) -> None:
         """Write what has not been written; nothing is taken after it."""
         self.flush()
         super().close()
 
-    def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):  # nobody reads the log any more: requests are still answered
-            pass
-
     def _write_on(self) -> None:
         while True:
             self._waiting.wait()
-            time.sleep(TOGETHER)
+            self._urgent.wait(TOGETHER)
             self._waiting.clear()
-            self.flush()
+            self._urgent.clear()
+            with self._writing:
+                lines = [self._lines.popleft() for _ in range(len(self._lines))]
+                if self._dropped:
+                    lines.append(json.dumps({"event": "dropped", "lines": self._dropped}) + "\n")
+                    self._dropped = 0
+                self._write("".join(lines))
+
+    def _write(self, text: str) -> None:
+        try:
+            try:
+                number = self._stream.fileno()
+            except OSError:  # a stream that is no file
+                self._stream.write(text)
+                return
+            # Not through the stream, whose lock the end of the interpreter would wait for.
+            content = text.encode("utf-8", "backslashreplace")
+            while content:
+                content = content[os.write(number, content) :]
+        except (OSError, ValueError):  # nobody reads the log any more: requests are still answered
+            pass
 
 
 def log_lines(level: str = "info") -> None:

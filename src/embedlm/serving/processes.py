@@ -20,19 +20,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
-import numpy.typing as npt
 
 from embedlm.backbone.memory import give_back
 from embedlm.encode.prefix_cache import Counts
 from embedlm.encode.rendered import Detached, Rendered
 from embedlm.errors import EmbedLMError, InputError
 from embedlm.serving.cores import this_core
-from embedlm.serving.encoding import Encoding, Item, Output, Served, Text
-from embedlm.serving.exchange import Exchange, receive, send, written
+from embedlm.serving.encoding import Encoding, Item, Served, Text
+from embedlm.serving.exchange import Exchange, Stacked, receive, send, written
 from embedlm.serving.fair import Group
 
 if TYPE_CHECKING:
@@ -301,7 +298,19 @@ class Process:
 
     def kill(self) -> None:
         """End it now, with the work that it has, even if it answers nothing any more."""
-        self._process.kill()
+        if self._is_there():
+            self._process.kill()
+
+    def _is_there(self) -> bool:
+        """Tell whether the process's number is still its own.
+
+        Where whoever started the server ignores SIGCHLD, nobody is told that a process has ended.
+        """
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
 
     def leave(self) -> None:
         """Ask nothing of it any more: it ends when it has answered. The event loop calls this."""
@@ -314,7 +323,7 @@ class Process:
         """Wait until it has ended, as it does after `leave`; it is killed if it does not."""
         end = time.monotonic() + _PATIENCE
         # `join` would wait for ever: it trusts a pipe that the process has closed.
-        while self._process.exitcode is None:
+        while self._process.exitcode is None and self._is_there():
             if time.monotonic() > end:
                 self.kill()
             time.sleep(0.005)
@@ -325,28 +334,6 @@ class Process:
         """End it where no event loop has begun with it, and wait until it has ended."""
         self.leave()
         self.wait()
-
-
-@dataclass(frozen=True, slots=True)
-class Stacked:
-    """Outputs of like arrays on their way: each head's as one, which takes a tenth of the time."""
-
-    arrays: dict[str, npt.NDArray[Any]]
-
-    @classmethod
-    def of(cls, outputs: Sequence[Output]) -> Stacked | Sequence[Output]:
-        """Return outputs so, or as they are where they are not alike."""
-        kinds = {
-            tuple((head, type(one), getattr(one, "dtype", 0), np.shape(one)) for head, one in each)
-            for each in map(dict.items, outputs)
-        }
-        if len(kinds) != 1 or any(kind is not np.ndarray for _, kind, *_ in min(kinds)):
-            return outputs
-        return cls({head: np.stack([one[head] for one in outputs]) for head in outputs[0]})
-
-    def __iter__(self) -> Iterator[Output]:
-        for rows in zip(*self.arrays.values(), strict=True):
-            yield dict(zip(self.arrays, rows, strict=True))
 
 
 def _sent(items: Sequence[Item]) -> tuple[Detached | Sequence[Text], list[str | None]]:

@@ -107,8 +107,8 @@ class Service:
     async def stop(self) -> None:
         """Finish what waits, and let go of the indexes."""
         await self.batcher.stop()
-        self._tokenizing.shutdown()
-        self._beside.shutdown()
+        for beside in (self._tokenizing, self._beside):
+            beside.shutdown(wait=not self.batcher.ended)
         for mounted in self.indexes.values():
             mounted.close()
 
