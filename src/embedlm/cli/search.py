@@ -150,7 +150,9 @@ def command(
         _refuse_reading(source, reading, max_length)
         asked = _asked(query, asking.image)
         with _opened(source, model, loading, server) as index:
-            named = mode or ("hybrid" if asked is None else index.mode_of(asked))
+            named = mode
+            if named is None:
+                named = "hybrid" if asked is None else index.mode_of(asked)
             options = _options(asking, named, loading)
             options |= {"top_k": top_k, "instruction": instruction}
             _ask(index, asked, options, json=json)
@@ -159,7 +161,7 @@ def command(
         raise _no_index(source)
     if query is None:
         raise InputError("QUERY was not given; only an index is asked line by line")
-    _check_passages(source, mode := mode or "dense")
+    _check_passages(source, mode := "dense" if mode is None else mode)
     loaded = loading.load(model, heads=MODES[mode], max_length=max_length)
     passages = reading.read(source, loaded if max_length is None else None)
     _search_passages(loaded, passages, query, mode, top_k, instruction, json=json)

@@ -258,7 +258,7 @@ class Index:
         how = Ranking(top_k, **options)
         if not asking:
             return []
-        modes = [mode or self.mode_of(one) for one in asking]
+        modes = [self.mode_of(one) if mode is None else mode for one in asking]
         if len(set(modes)) > 1:
             del given["mode"]
             one_by_one = []

@@ -15,13 +15,17 @@ import re
 import signal
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, StrictInt, ValidationError
+from pydantic_core import PydanticCustomError
 
 import embedlm
 from embedlm.errors import EmbedLMError, InputError
@@ -37,6 +41,16 @@ _CALLER = "mcp"
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,99}")
 """An id that is a whole number, as it is written."""
 Call = TypeVar("Call", bound=Callable[..., Awaitable[Any]])
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "Input should be a number, not true or false")
+    return value
+
+
+Number = Annotated[int, BeforeValidator(_no_flag)]
+"""A whole number; as text, too, since agents send it so."""
 
 
 class SearchHit(BaseModel):
@@ -77,6 +91,27 @@ class Scores(BaseModel):
     """A row for each text of `a`, with its score for each text of `b`."""
 
     scores: list[list[float]]
+
+
+class _AsSent(FuncMetadata):
+    """Leaves a text as it was sent, where the SDK may read it as JSON: "null" would be left out.
+
+    What is no text may be sent as JSON in a text, as agents do.
+    """
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments as they are checked."""
+        fields = self.arg_model.model_fields
+        others = {
+            name: value for name, value in data.items() if not _takes_text(fields[name].annotation)
+        }
+        return {**data, **super().pre_parse_json(others)}
+
+
+def _takes_text(annotation: Any) -> bool:
+    union = get_origin(annotation) in (Union, UnionType)
+    members = get_args(annotation) if union else (annotation,)
+    return str in members
 
 
 class _Server(MCPServer):
@@ -120,7 +155,6 @@ class _Server(MCPServer):
 
 def mcp_server(service: Service) -> Any:
     """Return the MCP server of a service, with the tools search, fetch, embed and similarity."""
-    server = _Server("embedlm", version=embedlm.__version__, instructions=_instructions(service))
     tools: list[tuple[str, Callable[..., Awaitable[Any]]]] = [
         ("Embed texts", _embed(service)),
         ("Compare texts", _similarity(service)),
@@ -134,12 +168,20 @@ def mcp_server(service: Service) -> Any:
     hints = ToolAnnotations(
         read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
     )
-    for title, call in tools:
-        name = call.__name__
-        server.add_tool(
-            _told(call), name=name, title=title, annotations=hints, structured_output=True
-        )
-    return server
+    return _Server(
+        "embedlm",
+        version=embedlm.__version__,
+        instructions=_instructions(service),
+        tools=[_tool(title, call, hints) for title, call in tools],
+    )
+
+
+def _tool(title: str, call: Callable[..., Awaitable[Any]], hints: ToolAnnotations) -> Tool:
+    tool = Tool.from_function(
+        _told(call), name=call.__name__, title=title, annotations=hints, structured_output=True
+    )
+    known = {name: getattr(tool.fn_metadata, name) for name in FuncMetadata.model_fields}
+    return tool.model_copy(update={"fn_metadata": _AsSent(**known)})
 
 
 async def serve_stdio(service: Service) -> None:
@@ -197,7 +239,7 @@ def _told(call: Call) -> Call:
 def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
     async def search(
         query: str,
-        k: int = 10,
+        k: Number = 10,
         mode: str | None = None,
         filters: dict[str, Any] | None = None,
         index: str | None = None,
@@ -236,7 +278,7 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
 
 
 def _fetch(service: Service) -> Callable[..., Awaitable[Document]]:
-    async def fetch(id: str, index: str | None = None) -> Document:
+    async def fetch(id: StrictInt | str, index: str | None = None) -> Document:
         """Return a document of an index whole.
 
         Args:
@@ -269,8 +311,10 @@ def _spelled(id: str | int) -> str:
     return json.dumps(id, ensure_ascii=False)
 
 
-def _read(spelled: str) -> list[str | int]:
+def _read(spelled: str | int) -> list[str | int]:
     """Return the ids that a spelling may stand for, the likeliest first."""
+    if isinstance(spelled, int):
+        return [spelled, str(spelled)]
     if _NUMBER.fullmatch(spelled):
         return [int(spelled), spelled]
     try:

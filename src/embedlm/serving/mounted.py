@@ -119,7 +119,9 @@ class Mounted:
             InputError: an empty query, or an option that the index cannot serve.
         """
         asking, instruction = [query_of(query) for query in queries], options.get("instruction")
-        mode = options.pop("mode", None) or (self.index.mode_of(asking[0]) if asking else "hybrid")
+        mode = options.pop("mode", None)
+        if mode is None:
+            mode = self.index.mode_of(asking[0]) if asking else "hybrid"
         heads = self.index.query_heads(mode)
         vectors: dict[str, Any] | None = None
         if heads and asking:
