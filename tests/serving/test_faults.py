@@ -65,6 +65,8 @@ BAD = [
     ("/v1/encode", {"texts": "a", "instruction": "b"}, 400, "instruction"),
     ("/v1/search", {"query": ""}, 400, "empty"),
     ("/v1/search", {"query": "a", "mode": "nope"}, 400, "mode"),
+    ("/v1/search", {"query": "a", "mode": ""}, 400, "mode '' is not known"),
+    ("/v1/vector_stores/notes/search", {"query": "a", "mode": ""}, 400, "mode '' is not known"),
     ("/v1/search", {"query": "a", "where": {"type": "nope"}}, 400, "filter type"),
     ("/v1/search", {"query": "a", "index": "nope"}, 404, "there are: notes"),
     ("/v1/search", b'{"query": "a", "weights": {"dense": NaN}}', 400, ""),

@@ -70,7 +70,7 @@ async def asked(server, index, model):
             ("search", {"query": "a", "k": True}, "k: Input should be a number"),
             ("search", {"query": "a", "k": "true"}, "k: "),
             ("search", {"query": "a", "mode": ""}, "mode '' is not known"),
-            ("fetch", {"id": True}, "id.int: "),
+            ("fetch", {"id": True}, "id: Input should be a text or a whole number"),
             ("search", {"query": "a", "top_k": 1}, "no option 'top_k'"),
             ("similarity", {"a": ["a"], "b": ["a"], "role": "query"}, "no option 'role'"),
             ("fetch", {"ids": ["7"]}, "Did you mean 'id'"),

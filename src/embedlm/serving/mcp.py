@@ -24,7 +24,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, BeforeValidator, Field, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 import embedlm
@@ -49,8 +49,15 @@ def _no_flag(value: Any) -> Any:
     return value
 
 
+def _whole_or_text(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise PydanticCustomError("id_type", "Input should be a text or a whole number")
+    return value
+
+
 Number = Annotated[int, BeforeValidator(_no_flag)]
 """A whole number; as text, too, since agents send it so."""
+Id = Annotated[int | str, BeforeValidator(_whole_or_text)]
 
 
 class SearchHit(BaseModel):
@@ -278,7 +285,7 @@ def _search(service: Service) -> Callable[..., Awaitable[SearchResult]]:
 
 
 def _fetch(service: Service) -> Callable[..., Awaitable[Document]]:
-    async def fetch(id: StrictInt | str, index: str | None = None) -> Document:
+    async def fetch(id: Id, index: str | None = None) -> Document:
         """Return a document of an index whole.
 
         Args:
