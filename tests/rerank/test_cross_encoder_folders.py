@@ -14,7 +14,7 @@ import embedlm
 from embedlm.errors import InputError, ModelError, UnsupportedError
 from embedlm.rerank import is_reranker
 from tests.models import build_tokenizer
-from tests.rerank.test_rerank import PAIRS, classifier
+from tests.rerank.test_rerank import LONG, PAIRS, classifier
 
 IDENTITY = "torch.nn.modules.linear.Identity"
 FLAT = (
@@ -209,6 +209,15 @@ def test_a_long_document_is_cut_before_the_end_of_the_chat(answering):
     pairs = [("food?", "plants make food from light " * n) for n in (1, 5, 40)]
     theirs = CrossEncoder(str(folder), device="cpu").predict(pairs)
     np.testing.assert_allclose(embedlm.Reranker(folder).predict(pairs), theirs, atol=2e-5)
+
+
+def test_a_query_that_leaves_no_room_in_a_chat_is_named(answering, cross):
+    for folder in (answering(STRUCTURED), cross("llama", STRUCTURED)):
+        edit(folder / "sentence_bert_config.json", max_seq_length=64)
+        with pytest.raises(
+            InputError, match=r"the query 'plants make food .* within max_length 64"
+        ):
+            embedlm.Reranker(folder, device="cpu").score(LONG, ["a"])
 
 
 def test_a_chat_template_writes_the_pair_of_a_classifier(cross):

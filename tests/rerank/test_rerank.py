@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import processors
 
 import embedlm
 from embedlm.backbone.weights import load_classifier
 from embedlm.errors import InputError, ModelError, RecipeError, UnsupportedError
 from embedlm.rerank import Method, methods
+from embedlm.rerank.method import find_method
+from embedlm.rerank.pairs import shortened_parts
+from tests.models import build_tokenizer
 
 QUERY = "what do plants make?"
 DOCUMENTS = [
@@ -21,6 +25,7 @@ DOCUMENTS = [
     "light",
     "plants make food from light",
 ]
+LONG = "plants make food from light " * 60
 PAIRS = [(QUERY, document) for document in DOCUMENTS] + [("food?", "light"), ("light", "food")]
 
 
@@ -216,3 +221,50 @@ def test_a_cross_encoder_runs_quicker_norms_where_these_are_the_same(model_folde
         logits = [network(**tokenizer(*pair, return_tensors="pt")).logits.item() for pair in pairs]
     scores = [ours.score(query, [text], probability=False)[0] for query, text in pairs]
     np.testing.assert_allclose(scores, logits, atol=1e-4)
+
+
+# -- pairs that are too long ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pair", [None, "<s> $A </s> </s> $B </s>"])
+@pytest.mark.parametrize("limit", [24, 25])
+def test_what_gives_way_is_what_the_tokenizer_shortens(pair, limit):
+    tokenizer = build_tokenizer("encoder")
+    if pair is not None:
+        ids = [("<s>", 1), ("</s>", 2)]
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", pair=pair, special_tokens=ids
+        )
+    counts = [0, 1, 5, *range(8, 15), 18, 20, 21, 22, 23, 30]
+    texts = [("a" * q, "b" * d) for q in counts for d in counts if q + d]
+    queries, documents = map(list, zip(*texts, strict=True))
+    cut = tokenizer(queries, documents, truncation="longest_first", max_length=limit).encodings
+    whole = tokenizer(queries, documents, truncation=False).encodings
+    long = [place for place, one in enumerate(whole) if len(one) > limit]
+    expected = [
+        tuple(
+            cut[place].sequence_ids.count(side) < whole[place].sequence_ids.count(side)
+            for side in (0, 1)
+        )
+        for place in long
+    ]
+    method = find_method("cross-encoder", None, "")
+    found = shortened_parts(tokenizer, [texts[place] for place in long], method, "", limit)
+    assert found == expected
+    assert set(found) == {(True, False), (False, True), (True, True)}
+
+
+def test_a_query_that_leaves_no_room_is_named(writer):
+    ours = embedlm.Reranker(writer, "qwen3-reranker", device="cpu", max_length=256)
+    with pytest.raises(InputError, match=r"the query 'plants make food .* is too long .* 256"):
+        ours.score(LONG, ["a", "b"])
+    with pytest.raises(InputError, match="the query 'plants make"):
+        ours.predict([("a", "b"), (LONG, "a"), ("c", "d")])
+    assert len(ours.score("a", [LONG])) == 1
+
+
+def test_a_template_that_leaves_no_room_is_no_fault_of_the_query(writer):
+    ours = embedlm.Reranker(writer, "qwen3-reranker", device="cpu", max_length=16)
+    for query in ("a", LONG):
+        with pytest.raises(InputError, match="the prompt alone takes"):
+            ours.score(query, ["a"])

@@ -243,6 +243,63 @@ def test_documents_are_shortened_on_demand_and_it_is_told(place, reranker):
     close([results[0], results[1]], expected)
 
 
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_documents_are_echoed_as_they_were_sent(place, reranker, path):
+    sent = ["Plants make food", {"text": "A dog  runs far"}, "b"]
+    body = {"query": "a", "documents": sent, "max_tokens_per_doc": 1, "return_documents": True}
+    found = place.post(path, body)
+    results = {one["index"]: one for one in found.json()["results"]}
+    shown = [results[index]["document"] for index in range(3)]
+    assert shown == [{"text": sent[0]}, sent[1], {"text": "b"}]
+    assert found.headers["x-embedlm-truncated"] == "0,1"
+    encode = reranker.counting_tokenizer.backend_tokenizer.encode
+    whole = [sent[0], sent[1]["text"], sent[2]]
+    firsts = [text[: encode(text, add_special_tokens=False).offsets[0][1]] for text in whole]
+    expected = reranker.score("a", firsts, probability=True)
+    close([results[index]["relevance_score"] for index in range(3)], expected)
+
+
+def test_a_query_that_is_shortened_is_named(place, reranker):
+    long = "word " * 600
+    documents = ["a", "b"]
+    found = place.post("/v2/rerank", {"query": long, "documents": documents})
+    warnings = found.json()["meta"]["warnings"]
+    assert warnings == ["the query was shortened to what the model reads"]
+    assert found.headers["x-embedlm-truncated"] == "query"
+    expected = reranker.score(long, documents, probability=True)
+    results = {one["index"]: one["relevance_score"] for one in found.json()["results"]}
+    close([results[0], results[1]], expected)
+    found = place.post("/v2/rerank", {"query": long, "documents": ["a", long]})
+    assert found.headers["x-embedlm-truncated"] == "query,1"
+    assert [one.partition(" were")[0] for one in found.json()["meta"]["warnings"]] == [
+        "the query was shortened to what the model reads",
+        "documents that",
+    ]
+    found = place.post("/v1/rerank", {"query": long, "documents": documents})
+    assert found.headers["x-embedlm-truncated"] == "query"
+    for texts, told in (
+        (documents, "the query is too long"),
+        (["a", long], "the query and text 1 are too long"),
+    ):
+        body = {"query": long, "texts": texts}
+        refused = place.post("/rerank", body)
+        assert refused.status == 413
+        assert refused.json()["error"].startswith(told)
+        assert place.post("/rerank", {**body, "truncate": True}).status == 200
+    refused = place.post("/rerank", {"query": "a", "texts": ["a", long]})
+    assert refused.json()["error"].startswith("text 1 is too long")
+
+
+def test_a_query_that_leaves_no_room_in_a_template_is_refused(tiny_llama):
+    asked = embedlm.Reranker(tiny_llama, "yes-no", device="cpu", max_length=120)
+    with running({"asked": asked}) as place:
+        for path, texts in (("/rerank", "texts"), ("/v1/rerank", "documents")):
+            answer = place.post(path, {"query": "word " * 300, texts: ["a", "b"]})
+            assert answer.status == 400
+            assert "the query 'word word" in answer.body.decode()
+            assert place.post(path, {"query": "a", texts: ["a", "b"]}).status == 200
+
+
 def test_the_cohere_client(place, model, reranker):
     cohere = pytest.importorskip("cohere")
     client = cohere.ClientV2(api_key="any", base_url=place.url)

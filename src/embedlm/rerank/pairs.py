@@ -10,10 +10,19 @@ import numpy.typing as npt
 
 from embedlm.errors import InputError
 from embedlm.prompt.render import Renderer, Request
+from embedlm.schema.arguments import short
 from embedlm.schema.prompt import Prompt
 from embedlm.schema.rerank import Method
 
-__all__ = ["batches", "joined_pairs", "pair_lengths", "shots", "templated_pairs"]
+__all__ = [
+    "batches",
+    "check_queries",
+    "joined_pairs",
+    "pair_lengths",
+    "shortened_parts",
+    "shots",
+    "templated_pairs",
+]
 
 Rows = dict[str, list[list[int]]]
 """What the network reads, by the name of its argument."""
@@ -70,6 +79,66 @@ def pair_lengths(
     else:
         rows = templated_pairs(tokenizer, pairs, method, instruction, None)
     return [len(ids) for ids in rows["input_ids"]]
+
+
+def shortened_parts(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], method: Method, prompt: str, limit: int
+) -> list[tuple[bool, bool]]:
+    """Tell of each pair whether its query, and whether its document, is shortened.
+
+    A template's query is never shortened, see `check_queries`.
+
+    Args:
+        tokenizer: which shortens nothing.
+        pairs: all longer than the limit.
+        method: says how they are written.
+        prompt: written before the query, where the tokenizer joins the pair.
+        limit: tokens of a pair.
+    """
+    if method.template is not None or not pairs:
+        return [(False, True)] * len(pairs)
+    queries = [prompt + query for query, _ in pairs]
+    joined = tokenizer(queries, [document for _, document in pairs], truncation=False)
+    parts = []
+    for encoding in joined.encodings:
+        of = encoding.sequence_ids
+        parts.append(_give_way(of.count(0), of.count(1), limit - of.count(None)))
+    return parts
+
+
+def _give_way(query: int, document: int, room: int) -> tuple[bool, bool]:
+    """Tell which of two texts is shortened by the tokenizer's rule longest_first.
+
+    The longer one gives way until both are of one length, and then both do.
+    """
+    least = min(query, document, room // 2)
+    most = room - least
+    kept = (least, most) if query <= document else (most, least)
+    return kept[0] < query, kept[1] < document
+
+
+def check_queries(
+    tokenizer: Any, queries: Sequence[str], method: Method, instruction: str, limit: int | None
+) -> None:
+    """Refuse a query beside which the method's template has no room for a document.
+
+    Where the template has none without a query either, nothing is said of queries.
+
+    Raises:
+        InputError: names the query.
+    """
+    if method.template is None or limit is None:
+        return
+    alone = [(query, "") for query in ("", *queries)]
+    empty, *lengths = pair_lengths(tokenizer, alone, method, instruction, "")
+    for query, length in zip(queries, lengths, strict=True):
+        if empty < limit <= length:
+            raise InputError(
+                f"the query {short(query)} is too long for the re-ranker: it takes {length} tokens "
+                "with what the template writes around it, which leaves no room for a document "
+                f"within max_length {limit}; shorten the query, or load the re-ranker with a "
+                "larger max_length"
+            )
 
 
 def shots(method: Method, instruction: str) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from embedlm.rerank.chat import chat_method
 from embedlm.rerank.classifier import Classifier
 from embedlm.rerank.cross_encoder import PairSettings, is_cross_encoder, pair_settings
 from embedlm.rerank.method import Method, find_method
-from embedlm.rerank.pairs import pair_lengths
+from embedlm.rerank.pairs import check_queries, pair_lengths, shortened_parts
 from embedlm.rerank.published import check_known, is_published
 
 __all__ = ["Reranker", "is_reranker"]
@@ -122,7 +122,29 @@ class Reranker:
         prompt = self._prompt({})
         method = self._method(prompt)
         task = method.instruction if instruction is None else instruction
-        return pair_lengths(self.counting_tokenizer, pairs, method, task, prompt)
+        return pair_lengths(self.counting_tokenizer, _stripped(pairs, method), method, task, prompt)
+
+    def shortened(
+        self, pairs: Sequence[tuple[str, str]], lengths: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Return the numbers of the pairs whose queries, and whose documents, are shortened.
+
+        Args:
+            pairs: of query and document.
+            lengths: of each pair, see `lengths`.
+        """
+        most = self.max_length
+        if most is None:
+            return [], []
+        prompt = self._prompt({})
+        method = self._method(prompt)
+        places = [place for place, length in enumerate(lengths) if length > most]
+        long = _stripped([pairs[place] for place in places], method)
+        parts = shortened_parts(self.counting_tokenizer, long, method, prompt, most)
+        cut = list(zip(places, parts, strict=True))
+        return [place for place, (query, _) in cut if query], [
+            place for place, (_, document) in cut if document
+        ]
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for two re-rankers to give the same scores."""
@@ -232,10 +254,14 @@ class Reranker:
             )
         if not pairs:
             return np.empty(0, np.float32)
-        if method.strip:
-            pairs = [(query.strip(), document.strip()) for query, document in pairs]
+        pairs = _stripped(pairs, method)
         task = method.instruction if instruction is None else instruction
-        scores = self._network.logits(pairs, method, task, prompt)
+        try:
+            scores = self._network.logits(pairs, method, task, prompt)
+        except InputError:
+            queries = list(dict.fromkeys(query for query, _ in pairs))
+            check_queries(self._network.tokenizer, queries, method, task, self.max_length)
+            raise
         for index in np.flatnonzero(~np.isfinite(scores)):
             raise ModelError(
                 f"the score of document {pairs[index][1][:60]!r} (number {index}) is "
@@ -271,6 +297,13 @@ class Reranker:
                 self.method, self._network.tokenizer, self._chat, prompt, self.name
             )
         return self._chats[prompt]
+
+
+def _stripped(pairs: Sequence[tuple[str, str]], method: Method) -> list[tuple[str, str]]:
+    """Return pairs as a method reads them."""
+    if not method.strip:
+        return list(pairs)
+    return [(query.strip(), document.strip()) for query, document in pairs]
 
 
 def is_reranker(source: str | Path) -> bool:

@@ -20,7 +20,7 @@ TRUNCATED = "x-embedlm-truncated"
 """The header that names the texts which were shortened."""
 
 
-def as_json(value: Any, status: int = 200, truncated: Sequence[int] = ()) -> Response:
+def as_json(value: Any, status: int = 200, truncated: Sequence[int | str] = ()) -> Response:
     """Return a value as an answer; the header says which texts were shortened."""
     headers = {TRUNCATED: ",".join(map(str, truncated))} if truncated else None
     return Response(_json(value), status, headers, "application/json")

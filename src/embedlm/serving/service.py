@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from embedlm.encode.inputs import check_texts
 from embedlm.encode.prefix_cache import summed
+from embedlm.rerank import Reranker
 from embedlm.serving.batcher import Batcher
 from embedlm.serving.encoding import Encoding, Item, Output, Ranking
 from embedlm.serving.failures import DepartedError, LateError, RequestError, TooLargeError
@@ -27,7 +28,7 @@ from embedlm.serving.processes import Process
 from embedlm.serving.recipes import Recipes
 from embedlm.serving.settings import Limits
 
-__all__ = ["Caller", "Encoded", "Service", "caller_of", "service_of"]
+__all__ = ["Caller", "Encoded", "Service", "Shortened", "caller_of", "service_of"]
 
 
 Made = TypeVar("Made")
@@ -57,6 +58,19 @@ class Encoded:
     tokens: int
     truncated: list[int]
     """Texts that were shortened, which the request allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """What was shortened of the pairs of a query and documents."""
+
+    query: bool
+    documents: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        """What the header of an answer says."""
+        return [*(["query"] if self.query else []), *map(str, self.documents)]
 
 
 class Service:
@@ -179,8 +193,8 @@ class Service:
 
     async def rank(
         self, caller: Caller, ranking: Ranking, query: str, documents: Sequence[str]
-    ) -> tuple[list[float], list[int]]:
-        """Return the score of each document for a query, and which were shortened; see `encode`."""
+    ) -> tuple[list[float], Shortened]:
+        """Return the score of each document for a query, and what was shortened; see `encode`."""
         self.check_count(len(documents))
         for texts in (query, documents):
             check_texts(texts)
@@ -191,14 +205,12 @@ class Service:
         reranker = ranking.served.model
         loop = asyncio.get_running_loop()
         with self.batcher.expecting():
-            tokens = await loop.run_in_executor(
-                self._tokenizing, lambda: reranker.lengths(pairs, instruction=ranking.instruction)
+            tokens, cut = await loop.run_in_executor(
+                self._tokenizing, lambda: _measured(reranker, pairs, ranking.instruction)
             )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, ranking.served.name, tokens)
-        scores = await self.result(caller, ranking, pairs, tokens)
-        most = reranker.max_length
-        return scores, [i for i, n in enumerate(tokens) if most is not None and n > most]
+        return await self.result(caller, ranking, pairs, tokens), cut
 
     def _take(self, spent: Spent, model: str, tokens: list[int]) -> None:
         """Count a request's tokens.
@@ -302,6 +314,15 @@ class Service:
             UnknownNameError: no such index.
         """
         return Mounted.named(self.indexes, name)
+
+
+def _measured(
+    reranker: Reranker, pairs: list[tuple[str, str]], instruction: str | None
+) -> tuple[list[int], Shortened]:
+    """Return the tokens of each pair of one query, and what is shortened."""
+    tokens = reranker.lengths(pairs, instruction=instruction)
+    queries, documents = reranker.shortened(pairs, tokens)
+    return tokens, Shortened(bool(queries), documents)
 
 
 def service_of(request: Request) -> Service:

@@ -17,7 +17,7 @@ from embedlm.serving.encoding import Encoding, Item, Ranking
 from embedlm.serving.failures import RequestError
 from embedlm.serving.pictures import any_pictured
 from embedlm.serving.routes.tei import TeiRerankBody, rerank_as_tei
-from embedlm.serving.service import Encoded, caller_of, service_of
+from embedlm.serving.service import Encoded, Shortened, caller_of, service_of
 
 __all__ = ["ROUTES"]
 
@@ -192,20 +192,21 @@ async def rerank(body: RerankBody, request: Request) -> Response:
     """Order documents by how well they answer a query; scores are between 0 and 1."""
     service = service_of(request)
     served = service.models.reranker(body.model)
-    texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    shortened: list[int] = []
+    sent = [one if isinstance(one, str) else one.text for one in body.documents]
+    read: list[str] = sent
+    cut: list[int] = []
     if body.max_tokens_per_doc is not None:
-        texts, shortened = _cut(served.model.counting_tokenizer, texts, body.max_tokens_per_doc)
+        read, cut = _cut(served.model.counting_tokenizer, sent, body.max_tokens_per_doc)
     ranking = Ranking(served=served, probability=True)
     caller = caller_of(request)
-    scores, cut = await service.rank(caller, ranking, body.query, texts)
-    shortened = sorted({*shortened, *cut})
+    scores, found = await service.rank(caller, ranking, body.query, read)
+    shortened = Shortened(found.query, sorted({*cut, *found.documents}))
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
     results = [
         {
             "index": index,
             "relevance_score": scores[index],
-            **({"document": {"text": texts[index]}} if body.return_documents else {}),
+            **({"document": {"text": sent[index]}} if body.return_documents else {}),
         }
         for index in order
     ]
@@ -213,13 +214,22 @@ async def rerank(body: RerankBody, request: Request) -> Response:
     if request.url.path.startswith("/v1/"):
         answer |= {"model": served.name, "usage": {"total_tokens": caller.spent.tokens}}
     else:
-        units = {"search_units": math.ceil(len(texts) / 100)}
-        meta: dict[str, Any] = {"api_version": {"version": "2"}, "billed_units": units}
-        if shortened:
-            shown = ", ".join(map(str, shortened))
-            meta["warnings"] = [f"documents that were shortened: {shown}"]
-        answer["meta"] = meta
-    return as_json(answer, truncated=shortened)
+        units = {"search_units": math.ceil(len(sent) / 100)}
+        answer["meta"] = {"api_version": {"version": "2"}, "billed_units": units}
+        if warnings := _warnings(shortened):
+            answer["meta"]["warnings"] = warnings
+    return as_json(answer, truncated=shortened.names)
+
+
+def _warnings(shortened: Shortened) -> list[str]:
+    """Return what Cohere's answer says of texts that were shortened."""
+    warnings = []
+    if shortened.query:
+        warnings.append("the query was shortened to what the model reads")
+    if shortened.documents:
+        shown = ", ".join(map(str, shortened.documents))
+        warnings.append(f"documents that were shortened: {shown}")
+    return warnings
 
 
 def _cut(tokenizer: Any, texts: list[str], most: int) -> tuple[list[str], list[int]]:

@@ -138,13 +138,17 @@ async def rerank_as_tei(body: TeiRerankBody, request: Request) -> Response:
         raise RequestError("a re-ranker shortens documents at the end; leave the direction out")
     ranking = Ranking(served=served, probability=not body.raw_scores)
     scores, cut = await service.rank(caller_of(request), ranking, body.query, body.texts)
-    if cut and not body.truncate:
-        raise TooLongError(f"text {cut[0]} is too long for the model {served.name!r}; {ALLOW}")
+    if cut.names and not body.truncate:
+        long = [*(["the query"] if cut.query else []), *(f"text {n}" for n in cut.documents[:1])]
+        verb = "is" if len(long) == 1 else "are"
+        raise TooLongError(
+            f"{' and '.join(long)} {verb} too long for the model {served.name!r}; {ALLOW}"
+        )
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     rows: list[dict[str, Any]] = [{"index": index, "score": scores[index]} for index in order]
     if body.return_text:
         rows = [{**row, "text": body.texts[int(row["index"])]} for row in rows]
-    return as_json(rows, truncated=cut)
+    return as_json(rows, truncated=cut.names)
 
 
 async def tokenize(body: TokenizeBody, request: Request) -> Response:
