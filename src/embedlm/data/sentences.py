@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
-__all__ = ["SENTENCE_GAP"]
+import re
+from collections.abc import Iterator
 
+from embedlm.data.abbreviations import (
+    BEFORE_NUMBERS,
+    CONTINUED,
+    FIRST_WORDS,
+    LONGEST,
+    MONTHS,
+    TAILS,
+    TITLES,
+    UNENDING,
+    WHOLE,
+)
+
+__all__ = ["sentence_gaps"]
+
+_OPEN = "\"'([{“‘„‚«»‹›"
+_SHUT = "\"')]}”’“‘»›"
+"""Open and close a quotation or a bracket; “ and ‘ close one in German."""
+_AFTER = "|".join(rf"(?<=[.!?]{f'[{re.escape(_SHUT)}]' * shut})" for shut in (0, 1, 2))
+_NOT_ON = r"(?!\s|[»›](?:\s|\Z)|[.!?]+(?:\s|\Z))"
+"""Not before a sign that closes, nor before another mark: both may stand after a blank."""
+_LATIN = rf"((?:{_AFTER}|(?<=[.!?]\s[»›]))\s+{_NOT_ON})"
+"""May lie between two sentences, see `_ends`."""
 _WIDE = "。！？｡．"
 """End a sentence without a blank after them."""
 _CLOSING = "」』”’）】》〉〕］"
@@ -13,7 +36,7 @@ _BARS, _OTHERS = "।॥။។", "؟۔։።፧"
 _ON = rf"(?![{_WIDE}{_CLOSING}]|\Z)"
 """Not before another end, nor at the end of all."""
 _WAYS = (
-    r"(?<=[.!?])\s+",
+    _LATIN,
     rf"(?<=[{_WIDE}])(?<![0-9０-９]．(?=[0-9０-９])){_ON}",
     *(rf"(?<=[{_WIDE}]{f'[{_CLOSING}]' * closed})(?!と){_ON}" for closed in (1, 2)),
     rf"(?<=[{_BARS}])\s*(?!\s|[{_BARS}]|\Z)",
@@ -21,10 +44,103 @@ _WAYS = (
     rf"(?<=[{_THAI}]) +(?=[{_THAI}])",
     rf"(?<=[{_LAO}]) +(?=[{_LAO}])",
 )
-SENTENCE_GAP = rf"(?<=[.!?{_WIDE}{_CLOSING}{_BARS}{_OTHERS}{_THAI}{_LAO}])(?:{'|'.join(_WAYS)})"
-"""Matches between two sentences: the blanks there, or nothing where none are written.
+_FIRST = rf"(?<=[.!?{re.escape(_SHUT)}{_WIDE}{_CLOSING}{_BARS}{_OTHERS}{_THAI}{_LAO}])"
+"""For speed alone."""
+_GAP = rf"{_FIRST}(?:{'|'.join(_WAYS)})"
+_GAPS = re.compile(_GAP)
+_GAPS_AND_LINES = re.compile(rf"{_GAP}|(?<!\s)\s*\n\s*")
+_NUMBER = re.compile(r"\d{1,3}(?:\.\d+){0,3}|[^\W\d_]|[ivx]{1,4}|[IVX]{1,4}")
+"""Of an item of a list."""
+_AROUND_NUMBERS = rf" \t\r*+>#-.{_OPEN}{_SHUT}"
+_ORDINAL = re.compile(r"[0-9]{1,2}")
+_INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
+_WORDS = re.compile(r"(\w+)(\.?)")
 
-A quotation that ends stays with its sentence, and goes on after it where Japanese says so (と).
-Thai and Lao have no marks at the end of a sentence: there a blank ends a clause. The first part is
-for speed alone.
-"""
+
+def sentence_gaps(text: str, *, lines: bool = False) -> Iterator[tuple[int, int]]:
+    """Yield what lies between two sentences: the blanks there, or nothing where none are written.
+
+    A quotation that ends stays with its sentence, and goes on after it where Japanese says so (と).
+    Thai and Lao have no marks at the end of a sentence: there a blank ends a clause. A full stop
+    ends no sentence after the number of a list's item, after initials and abbreviations; nor does
+    any mark before a small letter, unless the text has no others.
+
+    Args:
+        text: of any length.
+        lines: whether a line's end closes a sentence too.
+
+    Yields:
+        the first character and one past the last, in order.
+    """
+    small, begin = text.islower(), 0
+    for gap in (_GAPS_AND_LINES if lines else _GAPS).finditer(text):
+        start, end = gap.span()
+        if gap.lastindex is None or (lines and "\n" in gap[0]):
+            ends = True
+        elif (tail := text[start - 4 : start - 1]).isalpha() and text[end : end + 1].isupper():
+            ends = tail.lower() not in TAILS or _ends(text, begin, start, end, small)
+        else:
+            ends = _ends(text, begin, start, end, small)
+        if ends:
+            yield start, end
+            begin = end
+
+
+def _ends(text: str, begin: int, start: int, end: int, small: bool) -> bool:
+    """Tell whether a sentence ends where a mark stands before a blank.
+
+    Args:
+        text: all of it.
+        begin: the first character of the sentence.
+        start: of the blank.
+        end: one past the blank.
+        small: whether the text has small letters alone.
+    """
+    while end < len(text) and text[end] in _OPEN:
+        end += 1
+    if text[end : end + 1].islower() and not small:
+        return False
+    # A word that is longer than all abbreviations need not be whole.
+    words = text[max(begin, start - 2 * LONGEST) : start].rstrip(_SHUT).rsplit(None, 2)
+    word = words[-1].lstrip(_OPEN)
+    if not word.rstrip(".!?"):
+        return word == words[-1]  # else a mark in brackets, which speaks of a word: (?)
+    name = word[:-1]
+    if name.lower() not in UNENDING:
+        name = name.rpartition("-")[2]  # Dipl.-Ing., J.-P.
+    if word[-1] != "." or not 0 < len(name) <= LONGEST:
+        return True
+    if _NUMBER.fullmatch(name):
+        line = max(begin, text.rfind("\n", begin, start) + 1)
+        if text[line:start].strip(_AROUND_NUMBERS) == name:
+            return False
+    before = words[-2].lstrip(_OPEN).lower() if len(words) > 1 else ""
+    return _is_whole(name, before, _WORDS.match(text, end), small)
+
+
+def _is_whole(name: str, before: str, after: re.Match[str] | None, small: bool) -> bool:
+    """Tell whether a full stop ends a sentence after a word.
+
+    Args:
+        name: the word.
+        before: what stands before it, in small letters.
+        after: the word that follows, and a full stop if it has one; None: a sign follows.
+        small: whether the text has small letters alone.
+    """
+    key = name.lower()
+    first, stop = (after[1].lower(), after[2]) if after else ("", "")
+    if key in UNENDING or (before.endswith(".") and before + key in UNENDING):
+        return False
+    if key in TITLES and (small or name[0].isupper()):
+        return False
+    if first[:1].isdigit() and key in BEFORE_NUMBERS:
+        return False
+    if first in CONTINUED.get(key, ()) or (_ORDINAL.fullmatch(name) and first in MONTHS):
+        return False
+    if not first[:1].isalpha() or not _INITIALS.fullmatch(name):
+        return True
+    if key in WHOLE:
+        return not small
+    if name.isupper() or small:
+        return first in FIRST_WORDS and not stop
+    return len(first) > 1 or not stop  # one with a full stop: as in z. B.

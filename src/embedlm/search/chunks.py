@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from embedlm.data.lines import paragraphs
 from embedlm.data.rows import FileRow
-from embedlm.data.sentences import SENTENCE_GAP
+from embedlm.data.sentences import sentence_gaps
 from embedlm.errors import InputError, closest
 from embedlm.prompt.special import core_of
 
@@ -22,7 +22,6 @@ Span = tuple[int, int]
 WAYS = ("tokens", "sentences", "headings")
 SIZE = 256
 """Tokens of a chunk where nothing is said and a model reads as many."""
-_BETWEEN = re.compile(rf"{SENTENCE_GAP}|(?<!\s)\s*\n\s*")
 _ROW = re.compile(r"^[ \t]*\|.*\|(?=[ \t]*$)", re.MULTILINE)
 
 
@@ -83,15 +82,15 @@ def sentence_spans(text: str) -> list[Span]:
         before = bisect_right(rows, (place, len(text)))
         return before > 0 and place < rows[before - 1][1]
 
-    ends = [*(end for end in _BETWEEN.finditer(text) if not in_row(end.start())), None]
+    gaps = (gap for gap in sentence_gaps(text, lines=True) if not in_row(gap[0]))
     spans, begin = [], 0
-    for between in ends:
-        raw = text[begin : between.start() if between else len(text)]
+    for gap, after in chain(gaps, [(len(text), len(text))]):
+        raw = text[begin:gap]
         start = begin + len(raw) - len(raw.lstrip())
         end = begin + len(raw.rstrip())
         if start < end:
             spans.append((start, end))
-        begin = between.end() if between else len(text)
+        begin = after
     return spans
 
 

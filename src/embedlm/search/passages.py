@@ -20,7 +20,7 @@ from embedlm.data.front_matter import below, is_break, without_fields
 from embedlm.data.images import IMAGE_SUFFIXES
 from embedlm.data.lines import TABLE_RULE, heading_words, paragraphs
 from embedlm.data.rows import FileRow
-from embedlm.data.sentences import SENTENCE_GAP
+from embedlm.data.sentences import sentence_gaps
 from embedlm.errors import InputError, RecordError
 from embedlm.jobs.names import check_name
 
@@ -32,12 +32,19 @@ LONGEST = 1200
 LONGEST_HEADING = 300
 """Characters; a longer one would drown what stands under it, and is a paragraph."""
 _BETWEEN_ROWS = re.compile(r"(?<=\|) (?=\|)")
+
+
+def _matches(pattern: str) -> Callable[[str], list[int]]:
+    found = re.compile(pattern).finditer
+    return lambda text: [place.start() for place in found(text)]
+
+
 _ENDS = (
-    ("|", _BETWEEN_ROWS),
-    ("- ", re.compile(r"\s+(?=- )")),
-    ("", re.compile(SENTENCE_GAP)),
-    ("", re.compile(r"\s*\n\s*")),
-    ("", re.compile(r"\s+")),
+    ("|", _matches(_BETWEEN_ROWS.pattern)),
+    ("- ", _matches(r"\s+(?=- )")),
+    ("", lambda text: [start for start, _ in sentence_gaps(text)]),
+    ("", _matches(r"\s*\n\s*")),
+    ("", _matches(r"\s+")),
 )
 """Where a long paragraph is cut, by how it begins: a table at its rows, a list at its items, else
 at sentences, failing these at lines, failing these at words. Lines are joined by one blank, and an
@@ -317,8 +324,8 @@ def _pieces(text: str, whole: _Whole) -> Iterator[str]:
 
 def _ends(text: str) -> Sequence[int]:
     """Return where a text may be cut, by the largest units that it has several of."""
-    for begin, end in _ENDS:
-        found = [place.start() for place in end.finditer(text)] if text.startswith(begin) else []
+    for begin, ends in _ENDS:
+        found = ends(text) if text.startswith(begin) else []
         if found:
             return found
     return range(1, max(len(text), 2))
