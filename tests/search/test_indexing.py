@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -664,6 +665,37 @@ def test_a_chunked_index_gives_each_document_once(model, tmp_path):
         build_index(tmp_path / "b.md", index, model)
         hits = answers(index, model, "sunlight", top_k=5)
         assert [hit[0] for hit in hits] == ["a.md", "b.md"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_documents_that_are_now_cut_otherwise_are_embedded_anew(model, tmp_path, monkeypatch, late):
+    folder, index = tmp_path / "docs", tmp_path / "index"
+    folder.mkdir()
+    (folder / "a.md").write_text(
+        "Dr. Miller eats. Plants grow. It rains on J. Smith. Then he left."
+    )
+    (folder / "b.md").write_text("It rained. The sun came out.")
+    chunking = Chunking("sentences", 6, late=late)
+    with monkeypatch.context() as patch:  # as sentences were told apart before
+        patch.setattr(
+            "embedlm.search.chunks.sentence_gaps",
+            lambda text, lines: (gap.span() for gap in re.finditer(r"(?<=[.!?])\s+", text)),
+        )
+        build_index(folder, index, model, chunking=chunking)
+        assert answers(index, model, "Dr.", mode="bm25")[0][2] == "Dr."
+    report = build_index(folder, index, model)
+    assert report.added + report.moved > 0
+    fresh = build_index(folder, tmp_path / "fresh", model, chunking=chunking)
+    assert (report.documents, report.passages) == (fresh.documents, fresh.passages)
+    for query in ("Dr.", "Smith", "sun"):
+        found, expected = (answers(path, model, query) for path in (index, tmp_path / "fresh"))
+        assert [hit[2] for hit in found] == [hit[2] for hit in expected]
+        found, expected = (
+            answers(path, model, query, mode="dense") for path in (index, tmp_path / "fresh")
+        )
+        assert found == expected
+    again = build_index(folder, index, model)
+    assert (again.added, again.moved, again.deleted) == (0, 0, 0)
 
 
 # -- BM25 and snippets ----------------------------------------------------------------------------

@@ -155,6 +155,43 @@ def test_lists_in_lists_and_odd_texts_fit_alike_in_every_store(tmp_path, kind, k
         assert passing == known[repr(value)]
 
 
+SAME_NAMES = [
+    {"a.b": 1, "a": {"b": 2}},
+    {"a": {"b": 2}, "a.b": [1, "x"]},
+    {"a.b": {"c": 1}, "a": {"b.c": 2, "b": {"c": None}}},
+    {"a": {"b": True}, "a.b": []},
+    {"a": {"b": 3}},
+    {"a.b": None},
+]
+"""Documents with several fields that a filter names alike."""
+
+
+@every_store
+@pytest.mark.parametrize(
+    ("text", "passing"),
+    [
+        ("a.b=1", {"0", "1"}),
+        ("a.b=2", {"0", "1"}),
+        ("a.b=x", {"1"}),
+        ("a.b=true", {"3"}),
+        ("a.b!=2", {"2", "3", "4", "5"}),
+        ("a.b<2", {"0", "1"}),
+        ("a.b>=2", {"0", "1", "4"}),
+        ("a.b.c in 2,7", {"2"}),
+        ("a.b.c=1", {"2"}),
+        ("a.b.c not in 1,7", {"0", "1", "3", "4", "5"}),
+    ],
+)
+def test_fields_of_one_name_are_all_compared(tmp_path, kind, text, passing):
+    ids = [f"{i}" for i in range(len(SAME_NAMES))]
+    rows = {"dense": sample(0, len(ids))["dense"]}
+    for name in (kind, "exact"):
+        store = make(name, tmp_path)
+        store.add(ids, rows, SAME_NAMES)
+        found = store.search("dense", rows["dense"][:1], 99, where=parse_filter(text))[0]
+        assert {match.id for match in found} == passing
+
+
 WIDE = [
     2**53,
     2**53 + 1,

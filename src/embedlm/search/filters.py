@@ -13,7 +13,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from embedlm.data.rows import lone_surrogate
@@ -151,14 +151,27 @@ def _value(text: str) -> Any:
 
 
 def flat(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata without nesting: `a.b` names the field b of the object a."""
+    """Return metadata without nesting: `a.b` names the field b of the object a.
+
+    It also names a field that is called so. Where a document has both, it holds a list of their
+    values.
+    """
     found: dict[str, Any] = {}
+    for name, value in _named(metadata):
+        found[name] = [*_list(found[name]), *_list(value)] if name in found else value
+    return found
+
+
+def _named(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in metadata.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{inner}": one for inner, one in flat(value).items()}
+            yield from ((f"{key}.{inner}", one) for inner, one in _named(value))
         else:
-            found[key] = value
-    return found
+            yield key, value
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def fits(where: Filter, metadata: Mapping[str, Any]) -> bool:
