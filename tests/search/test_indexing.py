@@ -765,6 +765,9 @@ def test_the_matching_sentence_is_marked(corpus, model, tmp_path):
     assert "«The tyre lost its pressure!»" in shown
     assert len(shown) < 260
     assert best_sentence("One. Two.", {}, "english") is None
+    text, query = "The cook is new. Who knows Dr. Miller? He eats.", "who is dr miller"
+    span = best_sentence(text, counts(query, query=True), "english")
+    assert "«Who knows Dr. Miller?»" in snippet(text, span)
     build_index(corpus, tmp_path / "index", model)
     with Index.open(tmp_path / "index", model) as index:
         (hit,) = (h for h in index.search("tuesday", mode="dense", sentences=True) if h.id == "7")
