@@ -1,11 +1,12 @@
 import re
 from itertools import pairwise
+from time import process_time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from embedlm.data.abbreviations import BEFORE_NUMBERS, CONTINUED, TITLES, UNENDING
+from embedlm.data.abbreviations import BEFORE_NUMBERS, CONTINUED, RANKS, TITLES, UNENDING
 from embedlm.data.sentences import sentence_gaps
 
 MARKS = r"(?<=[.!?])\s+"
@@ -54,6 +55,7 @@ def test_sentences_end_as_their_script_has_it(sentences):
         "Acme Inc. sells to Ltd. companies.| He runs Acme Inc.| She does not.",
         "She works at Bolt & Co. KG in town.| He left the Co.| Then she did.",
         "They came at 5 p.m. on foot.| It shut at 6 p.m.| We slept.",
+        "Gen. Lee and Sen. Day live in Main St.| The street is long.",
         # Initials.
         "J. Smith met Robert E. Lee and J. K. Rowling.| They ate.",
         "The book by J.R.R. Tolkien is long.| C. S. Lewis wrote some too.",
@@ -93,7 +95,7 @@ def test_a_full_stop_ends_a_sentence_only_where_it_is_not_the_word_s_own(text):
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ("We met ", " Miller.", [word.capitalize() for word in TITLES]),
+        ("We met ", " Miller.", [word.capitalize() for word in TITLES | RANKS]),
         ("It is so, ", " Table.", UNENDING),
         ("See ", " 12.", BEFORE_NUMBERS),
         *(
@@ -126,7 +128,7 @@ def test_a_line_s_end_closes_a_sentence_whatever_stands_before_it():
     assert cut("We met Dr.\nMiller.") == ["We met Dr.\nMiller."]
 
 
-known = TITLES | UNENDING | BEFORE_NUMBERS | CONTINUED.keys()
+known = TITLES | RANKS | UNENDING | BEFORE_NUMBERS | CONTINUED.keys()
 plain_word = st.text("abcdefghijklmnopqrstuvwxyzäéß", min_size=2, max_size=12).filter(
     lambda word: word not in known
 )
@@ -171,6 +173,7 @@ pieces = st.sampled_from(
 @example(". ", False)
 @example('." ) . A', True)
 @example("A. B", False)
+@example("A.\n» B", True)
 def test_gaps_are_in_order_and_hold_blanks_alone(text, lines):
     gaps = list(sentence_gaps(text, lines=lines))
     assert all(a[1] <= b[0] and a != b for a, b in pairwise(gaps))
@@ -183,3 +186,11 @@ def test_a_small_letter_follows_no_mark_of_a_text_with_capital_letters(text):
     whole = f"A {text}"
     marked = [end for start, end in sentence_gaps(whole) if whole[start - 1] in ".!?"]
     assert not any(whole[end : end + 1].islower() for end in marked)
+
+
+@pytest.mark.parametrize("unit", ["J. ", "1. a ", "e.g. ", ". (", '."', ".  \n", "!' » "])
+def test_long_texts_of_one_kind_are_read_in_one_pass(unit):
+    begun = process_time()
+    for _ in sentence_gaps(unit * (300_000 // len(unit)) + " " * 100_000):
+        pass
+    assert process_time() - begun < 2

@@ -12,6 +12,7 @@ __all__ = [
     "FIRST_WORDS",
     "LONGEST",
     "MONTHS",
+    "RANKS",
     "TAILS",
     "TITLES",
     "UNENDING",
@@ -24,11 +25,14 @@ def _words(text: str) -> frozenset[str]:
 
 
 TITLES = _words(
-    "m dr mr mrs ms mx prof st rev hon gen col capt cpt cmdr lt sgt cpl pvt maj adm gov sen rep "
-    "pres supt messrs mt ft hr hrn fr frl dipl ing mm mme mmes mlle mlles mgr sr sra srta sres "
-    "sras dra dn dña ud uds profa sig dott"
+    "dr mr mrs ms mx prof messrs hr hrn frl dipl ing mm mme mmes mlle mlles mgr sra srta sres sras "
+    "dra dn dña ud uds profa sig dott"
 )
 """Stand before a name, with a capital letter."""
+RANKS = _words(
+    "st mt ft sr fr rev hon gen col capt cpt cmdr lt sgt cpl pvt maj adm gov sen rep pres supt"
+)
+"""Stand before a name, too, and at times at the end of a sentence: She lives in Main St."""
 UNENDING = _words(
     "e.g eg i.e ie cf vs v viz z.b d.h u.a v.a z.t u.u s.o s.u i.d.r o.ä u.ä d.i bzw vgl ggf sog "
     "evtl inkl exkl zzgl bspw c.-à-d p.ex p.ej ee a.k.a w.r.t"
@@ -52,6 +56,7 @@ CONTINUED = {
     **dict.fromkeys(("u.s", "u.s.a", "u.k", "u.n", "e.u"), _STATES),
     "u.n": _words("charter general human secretary security"),
     "co": _words("kg inc ltd limited"),
+    "m": _words("le de du des"),
     "n": _words("chr"),
 }
 """Words before which an abbreviation ends no sentence, though they have a capital letter."""
@@ -73,8 +78,8 @@ FIRST_WORDS = _words(
     "le les un une il elle ils elles nous vous on ce cette ces cela mais et ou où si puis dans "
     "pour en el los las una él ella ellos es esta este esto pero y o cuando como entonces"
 )
-"""Begin a sentence after a single letter, where a name would else go on: Smith and I. The rest."""
-_ALL = TITLES | UNENDING | BEFORE_NUMBERS | CONTINUED.keys() | WHOLE
+"""Begin a sentence where a name would else go on: after a single letter, or a rank."""
+_ALL = TITLES | RANKS | UNENDING | BEFORE_NUMBERS | CONTINUED.keys() | WHOLE
 LONGEST = max(map(len, _ALL))
 TAILS = frozenset(key[-3:] for key in _ALL)
 """Last three letters."""

@@ -11,6 +11,7 @@ from embedlm.data.abbreviations import (
     FIRST_WORDS,
     LONGEST,
     MONTHS,
+    RANKS,
     TAILS,
     TITLES,
     UNENDING,
@@ -23,9 +24,9 @@ _OPEN = "\"'([{“‘„‚«»‹›"
 _SHUT = "\"')]}”’“‘»›"
 """Open and close a quotation or a bracket; “ and ‘ close one in German."""
 _AFTER = "|".join(rf"(?<=[.!?]{f'[{re.escape(_SHUT)}]' * shut})" for shut in (0, 1, 2))
-_NOT_ON = r"(?!\s|[»›](?:\s|\Z)|[.!?]+(?:\s|\Z))"
+_NOT_ON = r"(?![»›](?:\s|\Z)|[.!?]+(?:\s|\Z))"
 """Not before a sign that closes, nor before another mark: both may stand after a blank."""
-_LATIN = rf"((?:{_AFTER}|(?<=[.!?]\s[»›]))\s+{_NOT_ON})"
+_LATIN = rf"((?:{_AFTER}|(?<=[.!?]\s[»›]))\s++{_NOT_ON})"
 """May lie between two sentences, see `_ends`."""
 _WIDE = "。！？｡．"
 """End a sentence without a blank after them."""
@@ -49,6 +50,8 @@ _FIRST = rf"(?<=[.!?{re.escape(_SHUT)}{_WIDE}{_CLOSING}{_BARS}{_OTHERS}{_THAI}{_
 _GAP = rf"{_FIRST}(?:{'|'.join(_WAYS)})"
 _GAPS = re.compile(_GAP)
 _GAPS_AND_LINES = re.compile(rf"{_GAP}|(?<!\s)\s*\n\s*")
+_NEAR = 40
+"""Characters before an end that tell of it."""
 _NUMBER = re.compile(r"\d{1,3}(?:\.\d+){0,3}|[^\W\d_]|[ivx]{1,4}|[IVX]{1,4}")
 """Of an item of a list."""
 _AROUND_NUMBERS = rf" \t\r*+>#-.{_OPEN}{_SHUT}"
@@ -100,8 +103,10 @@ def _ends(text: str, begin: int, start: int, end: int, small: bool) -> bool:
         end += 1
     if text[end : end + 1].islower() and not small:
         return False
-    # A word that is longer than all abbreviations need not be whole.
-    words = text[max(begin, start - 2 * LONGEST) : start].rstrip(_SHUT).rsplit(None, 2)
+    near = text[max(begin, start - _NEAR) : start]
+    words = near.rstrip(_SHUT).rsplit(None, 2)
+    if not words:  # signs alone, whose mark stands on the line above
+        return False
     word = words[-1].lstrip(_OPEN)
     if not word.rstrip(".!?"):
         return word == words[-1]  # else a mark in brackets, which speaks of a word: (?)
@@ -111,8 +116,8 @@ def _ends(text: str, begin: int, start: int, end: int, small: bool) -> bool:
     if word[-1] != "." or not 0 < len(name) <= LONGEST:
         return True
     if _NUMBER.fullmatch(name):
-        line = max(begin, text.rfind("\n", begin, start) + 1)
-        if text[line:start].strip(_AROUND_NUMBERS) == name:
+        _, above, line = near.rpartition("\n")
+        if (above or begin + len(near) == start) and line.strip(_AROUND_NUMBERS) == name:
             return False
     before = words[-2].lstrip(_OPEN).lower() if len(words) > 1 else ""
     return _is_whole(name, before, _WORDS.match(text, end), small)
@@ -131,7 +136,8 @@ def _is_whole(name: str, before: str, after: re.Match[str] | None, small: bool) 
     first, stop = (after[1].lower(), after[2]) if after else ("", "")
     if key in UNENDING or (before.endswith(".") and before + key in UNENDING):
         return False
-    if key in TITLES and (small or name[0].isupper()):
+    starts = first in FIRST_WORDS and not stop
+    if (key in TITLES or (key in RANKS and not starts)) and (small or name[0].isupper()):
         return False
     if first[:1].isdigit() and key in BEFORE_NUMBERS:
         return False
@@ -142,5 +148,5 @@ def _is_whole(name: str, before: str, after: re.Match[str] | None, small: bool) 
     if key in WHOLE:
         return not small
     if name.isupper() or small:
-        return first in FIRST_WORDS and not stop
+        return starts
     return len(first) > 1 or not stop  # one with a full stop: as in z. B.
