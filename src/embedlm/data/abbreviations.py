@@ -81,5 +81,6 @@ FIRST_WORDS = _words(
 """Begin a sentence where a name would else go on: after a single letter, or a rank."""
 _ALL = TITLES | RANKS | UNENDING | BEFORE_NUMBERS | CONTINUED.keys() | WHOLE
 LONGEST = max(map(len, _ALL))
-TAILS = frozenset(key[-3:] for key in _ALL)
+_LAST = {key[-3:] for key in _ALL}
+TAILS = _LAST | {tail.capitalize() for tail in _LAST} | {tail.upper() for tail in _LAST}
 """Last three letters."""

@@ -26,6 +26,8 @@ _SHUT = "\"')]}”’“‘»›"
 _AFTER = "|".join(rf"(?<=[.!?]{f'[{re.escape(_SHUT)}]' * shut})" for shut in (0, 1, 2))
 _NOT_ON = r"(?![»›](?:\s|\Z)|[.!?]+(?:\s|\Z))"
 """Not before a sign that closes, nor before another mark: both may stand after a blank."""
+_PLAIN = r"((?<=[A-Za-z]{3}[.!?])\s++(?=[A-Z]))"
+"""Lies between two sentences, but for `TAILS`."""
 _LATIN = rf"((?:{_AFTER}|(?<=[.!?]\s[»›]))\s++{_NOT_ON})"
 """May lie between two sentences, see `_ends`."""
 _WIDE = "。！？｡．"
@@ -37,6 +39,7 @@ _BARS, _OTHERS = "।॥။។", "؟۔։።፧"
 _ON = rf"(?![{_WIDE}{_CLOSING}]|\Z)"
 """Not before another end, nor at the end of all."""
 _WAYS = (
+    _PLAIN,
     _LATIN,
     rf"(?<=[{_WIDE}])(?<![0-9０-９]．(?=[0-9０-９])){_ON}",
     *(rf"(?<=[{_WIDE}]{f'[{_CLOSING}]' * closed})(?!と){_ON}" for closed in (1, 2)),
@@ -77,15 +80,15 @@ def sentence_gaps(text: str, *, lines: bool = False) -> Iterator[tuple[int, int]
     """
     small, begin = text.islower(), 0
     for gap in (_GAPS_AND_LINES if lines else _GAPS).finditer(text):
-        start, end = gap.span()
-        if gap.lastindex is None or (lines and "\n" in gap[0]):
-            ends = True
-        elif (tail := text[start - 4 : start - 1]).isalpha() and text[end : end + 1].isupper():
-            ends = tail.lower() not in TAILS or _ends(text, begin, start, end, small)
-        else:
-            ends = _ends(text, begin, start, end, small)
-        if ends:
-            yield start, end
+        start, end = place = gap.span()
+        doubt = gap.lastindex  # of the groups, _PLAIN is 1 and _LATIN 2
+        if (
+            doubt is None
+            or (doubt == 1 and text[start - 4 : start - 1] not in TAILS)
+            or (lines and "\n" in gap[0])
+            or _ends(text, begin, start, end, small)
+        ):
+            yield place
             begin = end
 
 
