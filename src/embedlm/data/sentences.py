@@ -59,6 +59,8 @@ _NUMBER = re.compile(r"\d{1,3}(?:\.\d+){0,3}|[^\W\d_]|[ivx]{1,4}|[IVX]{1,4}")
 """Of an item of a list."""
 _AROUND_NUMBERS = rf" \t\r*+>#-.{_OPEN}{_SHUT}"
 _ORDINAL = re.compile(r"[0-9]{1,2}")
+_NAMED = re.compile(r"[\w-]*[0-9A-Z]")
+"""Begins a word that a sentence may begin with, though in a small letter: p53, siRNA."""
 _INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
 _WORDS = re.compile(r"(\w+)(\.?)")
 
@@ -69,7 +71,7 @@ def sentence_gaps(text: str, *, lines: bool = False) -> Iterator[tuple[int, int]
     A quotation that ends stays with its sentence, and goes on after it where Japanese says so (と).
     Thai and Lao have no marks at the end of a sentence: there a blank ends a clause. A full stop
     ends no sentence after the number of a list's item, after initials and abbreviations; nor does
-    any mark before a small letter, unless the text has no others.
+    any mark before a word in small letters, unless the text has no others.
 
     Args:
         text: of any length.
@@ -104,7 +106,7 @@ def _ends(text: str, begin: int, start: int, end: int, small: bool) -> bool:
     """
     while end < len(text) and text[end] in _OPEN:
         end += 1
-    if text[end : end + 1].islower() and not small:
+    if text[end : end + 1].islower() and not small and not _NAMED.match(text, end):
         return False
     near = text[max(begin, start - _NEAR) : start]
     words = near.rstrip(_SHUT).rsplit(None, 2)
@@ -151,5 +153,5 @@ def _is_whole(name: str, before: str, after: re.Match[str] | None, small: bool) 
     if key in WHOLE:
         return not small
     if name.isupper() or small:
-        return starts
+        return starts or before[-1:].isdigit()  # of a unit: 5 M
     return len(first) > 1 or not stop  # one with a full stop: as in z. B.
