@@ -143,8 +143,8 @@ class Batcher:
             process.kill()
         for run in self._running:
             for piece in run.pieces:
-                deliver(piece, _ending())
-        self.queue.refuse(_ending())
+                deliver(piece, EndingError())
+        self.queue.refuse(EndingError())
 
     # -- what comes in ------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Batcher:
             EndingError: the server ends at once.
         """
         if self.ended:
-            raise _ending()
+            raise EndingError()
         self.check_room(sum(costs))
         self._come += 1
         loop = asyncio.get_running_loop()
@@ -321,7 +321,7 @@ class Batcher:
         except EndedError as error:
             await self._without(process, error)
             if self.ended:
-                raise _ending() from error
+                raise EndingError() from error
             if _over(run.pieces):
                 raise
         return await self._here(run, group, items)
@@ -355,10 +355,6 @@ def _give_up(process: Process, seconds: float) -> None:
     """End a process that has not answered in so long: it may be stopped, or wait for ever."""
     log.warning("process %d has not answered in %g seconds; it is ended", process.pid, seconds)
     process.kill()
-
-
-def _ending() -> EndingError:
-    return EndingError("the server was told to end at once; send the request to another one")
 
 
 def _over(pieces: Sequence[Piece]) -> bool:

@@ -17,6 +17,7 @@ from embedlm.errors import EmbedLMError
 from embedlm.serving.answers import failed
 from embedlm.serving.failures import (
     DepartedError,
+    EndingError,
     LateError,
     RequestError,
     ServingError,
@@ -77,6 +78,10 @@ class Door:
             await answer.instead(failed(scope["path"], error), scope, receive)
         except ClientDisconnect:
             answer.status = DepartedError.status
+        except asyncio.CancelledError:
+            if not self._service.batcher.ended:
+                raise
+            await answer.instead(failed(scope["path"], EndingError()), scope, receive)
         except Exception as error:
             _tell_fault(error, answer.id)
             words = "a fault in the server; its log has more under this request's id"

@@ -88,6 +88,10 @@ class EndingError(ServingError):
 
     status, code, kind = 503, "server_ending", "Backend"
 
+    def __init__(self) -> None:
+        """Say what a client can do."""
+        super().__init__("the server was told to end at once; send the request to another one")
+
 
 class LateError(ServingError):
     """A request that was not answered within its time."""

@@ -149,6 +149,8 @@ class Server(uvicorn.Server):
         while loop.time() < due and any(map(_is_new, self.server_state.connections)):
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn would have the application cancelled, and tell of that
+            await self.lifespan.shutdown()
         gc.set_threshold(*self._before)
 
 
