@@ -102,8 +102,9 @@ def clipped(text: str, longest: int = 60) -> str:
 
 
 def closest(word: str, allowed: list[str]) -> str:
-    """Return a hint naming the nearest allowed word, or an empty string."""
+    """Return a hint naming the nearest allowed word; an empty string where none is alike."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, allowed, n=1)
+    matches = get_close_matches(word, allowed, n=1, cutoff=0.7)
+    matches = matches or [one for one in allowed if sorted(one) == sorted(word)]  # letters swapped
     return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -3,7 +3,7 @@
 from embedlm.readout.embeddings import Embeddings
 from embedlm.readout.heads import HEADS
 from embedlm.readout.parts import Parts
-from embedlm.readout.readout import Readout
+from embedlm.readout.readout import OtherNetworkError, Readout
 from embedlm.readout.states import PackStates
 
-__all__ = ["HEADS", "Embeddings", "PackStates", "Parts", "Readout"]
+__all__ = ["HEADS", "Embeddings", "OtherNetworkError", "PackStates", "Parts", "Readout"]

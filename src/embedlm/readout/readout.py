@@ -30,10 +30,17 @@ from embedlm.readout.states import PackStates
 from embedlm.schema.heads import Head as HeadOptions
 from embedlm.schema.recipe import Recipe
 
-__all__ = ["Readout"]
+__all__ = ["OtherNetworkError", "Readout"]
 
 _NETWORK_FIELDS = ("kind", "attention", "adapters", "merge", "sliding_window")
 """Fields of a recipe's backbone that are settled when a network is loaded."""
+
+
+class OtherNetworkError(UnsupportedError):
+    """A recipe that wants the network otherwise than it was loaded."""
+
+    reason = ""
+    """What differs, without what to do."""
 
 
 class Readout:
@@ -117,7 +124,7 @@ class Readout:
         untrained token layers where the recipe needs some and there are none.
 
         Raises:
-            UnsupportedError: the recipe wants the network itself otherwise.
+            OtherNetworkError: the recipe wants the network itself otherwise.
         """
         self._check_network(recipe)
         parts, statistics = self.parts.for_recipe(recipe, self.backbone, create=create), None
@@ -134,11 +141,13 @@ class Readout:
             asked = asked.model_copy(update={"attention": loaded.attention})
         for field in _NETWORK_FIELDS:
             if getattr(loaded, field) != getattr(asked, field):
-                raise UnsupportedError(
+                reason = (
                     f"recipe {recipe.name!r} has backbone.{field}: {getattr(asked, field)!r}, and "
-                    f"{self.backbone.name!r} was loaded with {getattr(loaded, field)!r}; load it "
-                    "anew with that recipe"
+                    f"{self.backbone.name!r} was loaded with {getattr(loaded, field)!r}"
                 )
+                error = OtherNetworkError(f"{reason}; load it anew with that recipe")
+                error.reason = reason
+                raise error
 
     def with_heads(self, heads: Sequence[HeadOptions]) -> Readout:
         """Return the same readout with other heads; layers that only they read are loaded once.

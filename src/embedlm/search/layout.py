@@ -84,7 +84,7 @@ def read_index(path: Path) -> dict[str, Any]:
     """
     file = path / FACTS
     if not file.is_file():
-        raise InputError(f"{str(path)!r} is not an index; make one: embedlm index IN -o {path}")
+        raise InputError(f"{str(path)!r} is not an index; make one: {_making(path)}")
     facts = read_json(file, InputError)
     whole = (
         isinstance(facts, dict)
@@ -101,6 +101,14 @@ def read_index(path: Path) -> dict[str, Any]:
             f"{str(path)!r} lacks its folder {facts['generation']!r}; make the index again"
         )
     return dict(facts)
+
+
+def _making(path: Path) -> str:
+    """Return the command that makes an index where none is; another name than a file's own."""
+    if not path.exists():
+        return f"embedlm index IN -o {path}"
+    end = "-2.index" if path.suffix == ".index" else ".index"
+    return f"embedlm index {path if path.is_file() else 'IN'} -o {path.with_suffix('')}{end}"
 
 
 # -- the model ----------------------------------------------------------------------------------

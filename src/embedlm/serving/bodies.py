@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import NoneType
 from typing import Annotated, Any, NoReturn, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import PydanticCustomError
 
-from embedlm.errors import InputError
+from embedlm.errors import InputError, closest
 from embedlm.schema.arguments import short
-from embedlm.serving.encoding import Item, Text
+from embedlm.search.filters import parse_filter
+from embedlm.serving.encoding import Item, Served, Text
 from embedlm.serving.failures import RequestError
-from embedlm.serving.pictures import pictured
+from embedlm.serving.pictures import check_sight, pictured
 
 __all__ = [
     "ALLOW",
@@ -24,6 +34,7 @@ __all__ = [
     "ImageItem",
     "ImageUri",
     "TokenIds",
+    "Where",
     "check_ids",
     "items_of",
     "read_json",
@@ -36,6 +47,22 @@ TokenIds = list[TokenId]
 Count = Annotated[int, Field(gt=0, lt=1 << 31)]
 
 
+_SAME = (
+    {"k", "top_k", "topk", "top_n", "n", "limit", "size", "max_num_results", "max_results"},
+    {"input", "inputs", "text", "texts", "documents", "sentences", "passages", "content"},
+    {"query", "queries", "q", "question", "search", "text", "source_sentence"},
+    {"dim", "dims", "dimension", "dimensions", "output_dimension", "embedding_size"},
+    {"role", "prompt_name", "input_type", "task", "task_type"},
+    {"instruction", "prompt", "task_description"},
+    {"where", "filter", "filters"},
+    {"precision", "encoding_format", "embedding_types", "dtype"},
+    {"truncate", "truncation"},
+    {"normalize", "normalized", "normalize_embeddings"},
+    {"model", "model_name", "model_id", "engine"},
+    {"index", "index_name", "store", "vector_store", "collection"},
+    {"image", "images", "image_url", "url"},
+)
+"""What interfaces call one thing: a field of another one is a hint to ours."""
 _ABOUT = ("title", "description", "default")
 
 
@@ -52,11 +79,23 @@ class Body(BaseModel):
         """Take null for a field that is left out, where it may be: clients send what they lack."""
         if not isinstance(values, dict):
             return values
+        for name in values:
+            if name not in cls.model_fields:
+                raise PydanticCustomError("unknown_field", "{words}", {"words": cls._unknown(name)})
         return {
             name: value
             for name, value in values.items()
             if value is not None or not cls._may_be_left_out(name)
         }
+
+    @classmethod
+    def _unknown(cls, name: Any) -> str:
+        """Return what is said of a field that there is not: the nearest, and all there are."""
+        allowed = list(cls.model_fields)
+        same = (one for words in _SAME if name in words for one in allowed if one in words)
+        near = next(same, None)
+        hint = f" Did you mean {near!r}?" if near else closest(str(name), allowed)
+        return f"{short(name)} is no field here.{hint} Allowed: {', '.join(allowed)}"
 
     @classmethod
     def _may_be_left_out(cls, name: str) -> bool:
@@ -80,6 +119,20 @@ class Body(BaseModel):
         return reference
 
 
+def _is_filter(value: Any) -> Any:
+    """Refuse what is no JSON object by the form that is one; the CLI's own form is translated."""
+    if isinstance(value, dict):
+        return value
+    written: Any = {"type": "gte", "key": "year", "value": 2020}
+    if isinstance(value, str):
+        with suppress(InputError):
+            written = parse_filter(value)
+    words = f"give a filter as a JSON object, such as {json.dumps(written)}"
+    raise PydanticCustomError("filter", "{words}", {"words": words})
+
+
+Where = Annotated[dict[str, Any], BeforeValidator(_is_filter)]
+"""A filter of metadata, as `embedlm.search.filters` has them."""
 ImageUri = Annotated[
     str,
     Field(description="A PNG, JPEG, WebP, GIF or BMP in base64, as it is or as a data: URI."),
@@ -139,20 +192,26 @@ def check_ids(rows: Iterable[Sequence[int]], size: int, advice: str = "") -> Non
         )
 
 
-def items_of(texts: Any, instruction: str | list[str] | None = None) -> tuple[list[Item], bool]:
+def items_of(
+    texts: Any, instruction: str | list[str] | None = None, served: Served | None = None
+) -> tuple[list[Item], bool]:
     """Return what is embedded, and whether it is rows of token ids.
 
     Args:
         texts: a string, an `ImageItem`, a list of these, a row of token ids, or a list of such
             rows.
         instruction: one for all texts, or one for each.
+        served: the model; where there are images it must read some. None: that is seen later.
 
     Raises:
         InputError: an empty text or row, or another number of instructions than texts.
         RequestError: an image that cannot be read.
+        UnsupportedError: an image, and the model reads texts alone.
     """
     if isinstance(texts, str | ImageItem) or (texts and isinstance(texts[0], int)):
         texts = [texts]
+    if served is not None and any(getattr(one, "image", None) is not None for one in texts):
+        check_sight(served)
     rows: list[Text] = [
         one if isinstance(one, str) else _row(one, index) for index, one in enumerate(texts)
     ]

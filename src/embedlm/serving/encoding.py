@@ -58,6 +58,12 @@ class Served:
     model: Any
 
     @cached_property
+    def places(self) -> dict[str, str]:
+        """What the library's errors call it, and how it is called here; see `failures.called`."""
+        names = {self.model.name, getattr(self.model, "backbone", self.model).name}
+        return dict.fromkeys(names, self.name)
+
+    @cached_property
     def states(self) -> Embedder:
         """The same network, read token by token."""
         whole = {"multi_vector": {"over": "all", "normalize": False, "projection": "none"}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from embedlm.errors import EmbedLMError, InputError, NotFiniteError
@@ -20,6 +22,7 @@ __all__ = [
     "UnauthorizedError",
     "UnavailableError",
     "UnknownNameError",
+    "called",
     "explained",
     "status_of",
 ]
@@ -123,13 +126,33 @@ def status_of(error: EmbedLMError) -> tuple[int, str, str]:
     return RequestError.status, RequestError.code, RequestError.kind
 
 
+@contextmanager
+def called(places: Mapping[str, str]) -> Iterator[None]:
+    """Have errors call things as they are served: where these lie is not the client's matter.
+
+    Args:
+        places: of models and indexes, as the library's errors name them, with their served names.
+    """
+    try:
+        yield
+    except EmbedLMError as error:
+        words = str(error)
+        for place in sorted(places, key=len, reverse=True):
+            words = words.replace(repr(place), repr(places[place]))
+            if Path(place).is_absolute():
+                words = words.replace(place, places[place])
+        error.args = (words,)
+        raise
+
+
 def explained(issues: Iterable[Mapping[str, Any]]) -> str:
     """Return pydantic's issues in one line: the fields, and what is wrong with each."""
     lines: dict[str, None] = {}
     for issue in issues:
         if issue["type"] == "json_invalid":
             return NO_JSON
-        where = ".".join(str(part) for part in issue["loc"] if part != "body")
+        named = (str(part) for part in issue["loc"] if part != "body")
+        where = ".".join(part for part in named if not part.endswith("Body"))  # one of several
         if not where and issue["type"] in ("model_attributes_type", "model_type", "dict_type"):
             return "the body is no JSON object; send one, with content-type: application/json"
         lines[f"{where}: {issue['msg']}" if where else str(issue["msg"])] = None

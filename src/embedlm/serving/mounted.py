@@ -20,7 +20,7 @@ from embedlm.search import Found, Index, query_of
 from embedlm.search.catalogue import Entry
 from embedlm.search.layout import check_model, load_model, read_index
 from embedlm.serving.encoding import Encoding, Item, Served
-from embedlm.serving.failures import UnavailableError, UnknownNameError
+from embedlm.serving.failures import UnavailableError, UnknownNameError, called
 from embedlm.serving.models import short_name
 
 __all__ = ["Mounted"]
@@ -45,6 +45,7 @@ class Mounted:
     def __init__(self, name: str, index: Index, served: Served) -> None:
         self.name, self.served = name, served
         self.index = index
+        self._places = {str(index.path): name, str(index.path.resolve()): name}
         self._generation = index.facts["generation"]
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"embedlm-index-{name}")
@@ -118,6 +119,12 @@ class Mounted:
         Raises:
             InputError: an empty query, or an option that the index cannot serve.
         """
+        with called({**self.served.places, **self._places}):
+            return await self._found(service, caller, queries, top_k, **options)
+
+    async def _found(
+        self, service: Encodes, caller: Any, queries: Sequence[Any], top_k: int, **options: Any
+    ) -> list[list[Found]]:
         asking, instruction = [query_of(query) for query in queries], options.get("instruction")
         mode = options.pop("mode", None)
         if mode is None:
@@ -143,7 +150,8 @@ class Mounted:
 
     async def fetch(self, identifier: str | int) -> list[Entry]:
         """Return the passages of a document; an unknown id has none."""
-        entries: list[Entry] = await self._run(lambda index: index.fetch([identifier])[0])
+        with called(self._places):
+            entries: list[Entry] = await self._run(lambda index: index.fetch([identifier])[0])
         return entries
 
     async def _run(self, call: Callable[[Index], Any]) -> Any:

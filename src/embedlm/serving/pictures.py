@@ -10,7 +10,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedlm.backbone.images import Pixels
 from embedlm.embedder import Embedder
@@ -18,10 +18,13 @@ from embedlm.encode.images import check_tokens, of_tower
 from embedlm.encode.items import Item, Pictured
 from embedlm.errors import InputError
 from embedlm.prompt.render import Request
-from embedlm.serving.failures import RequestError, TooLargeError
+from embedlm.serving.failures import RequestError, TooLargeError, called
 from embedlm.vision import picture_of
 
-__all__ = ["FORMS", "any_pictured", "check_pixels", "measured", "pictured"]
+if TYPE_CHECKING:
+    from embedlm.serving.encoding import Served
+
+__all__ = ["FORMS", "any_pictured", "check_pixels", "check_sight", "measured", "pictured"]
 
 FORMS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _HOW = "send a PNG, JPEG, WebP, GIF or BMP as data:image/png;base64,..."
@@ -54,6 +57,16 @@ def pictured(value: str, text: str, what: str) -> Pictured:
         return Pictured(text, picture_of(found, what, FORMS))
     except InputError as error:
         raise RequestError(f"{error}; {_HOW}") from error
+
+
+def check_sight(served: Served) -> None:
+    """Refuse a request for images where the model reads texts alone, whatever it brings.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    with called(served.places):
+        served.model.executor.image_reader  # noqa: B018  # it is opened, or refused
 
 
 def any_pictured(items: Sequence[tuple[Any, str | None]]) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 
 import embedlm
 from embedlm.errors import EmbedLMError, UnsupportedError, closest
+from embedlm.readout import OtherNetworkError
 from embedlm.readout.heads import HEADS, requested_heads
 from embedlm.schema.recipe import Recipe
 from embedlm.serving.encoding import Served
-from embedlm.serving.failures import UnknownNameError
+from embedlm.serving.failures import UnknownNameError, called
 
 __all__ = ["Recipes", "facts_of"]
 
@@ -48,6 +49,11 @@ class _Making:
             if any(head.reads_lm_head for head in model.readout.heads):
                 model.backbone.check_head()
             model.render(["a"])  # one that reads images alone does not serve texts
+        except OtherNetworkError as error:
+            return UnsupportedError(
+                f"{error.reason}; take a recipe that fits (GET /v1/served lists them), or have a "
+                f"server started with this one: embedlm serve MODEL -r {name}"
+            )
         except EmbedLMError as error:
             return error
         return Served(self.served.name, model)
@@ -71,15 +77,17 @@ class Recipes:
         if name is None or name == served.model.recipe.name:
             return served
         if name not in embedlm.recipes():
+            fitting = [one["name"] for one in await self.fit(service, caller, served)]
             raise UnknownNameError(
-                f"the recipe {name!r} is not known; GET /v1/served lists those that fit a model."
-                f"{closest(name, embedlm.recipes())}"
+                f"the recipe {name!r} is not known; GET /v1/served lists those that fit the model "
+                f"{served.name!r}.{closest(name, fitting)}"
             )
         place = (served, name)
         if place not in self.kept:
             (made,) = await service.result(caller, _Making(served), [name], [COST])
             if isinstance(made, EmbedLMError):
-                raise made
+                with called(served.places):
+                    raise made
             self.kept.setdefault(place, made)
         self.kept.move_to_end(place)
         found = self.kept[place]

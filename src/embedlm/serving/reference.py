@@ -5,6 +5,7 @@ Swagger UI and the like load scripts from another host; this page loads nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
@@ -43,7 +44,7 @@ def _sections(openapi: Mapping[str, Any]) -> Iterator[str]:
 def _fields(name: str, facts: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
     content: Mapping[str, Any] = facts.get("requestBody", {}).get("content", {})
     schema: Mapping[str, Any] = next((one["schema"] for one in content.values()), {})
-    bodies = [_resolved(one, schemas) for one in schema.get("anyOf", [schema])]
+    bodies = [_resolved(one, schemas) for one in schema.get("anyOf", schema.get("oneOf", [schema]))]
     asked = {
         one["name"]: {**one["schema"], "description": one.get("description", "")}
         for one in facts.get("parameters", ())
@@ -58,7 +59,7 @@ def _table(name: str, body: Mapping[str, Any], schemas: Mapping[str, Any]) -> st
     needed = body.get("required", ())
     rows = []
     for key, field in body["properties"].items():
-        default = "needed" if key in needed else repr(field.get("default"))
+        default = "needed" if key in needed else json.dumps(field.get("default"))
         words = field.get("description", "")
         cells = (
             f"<code>{escape(key)}</code>",

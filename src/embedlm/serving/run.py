@@ -17,6 +17,7 @@ import uvicorn
 
 from embedlm.errors import InputError
 from embedlm.serving.lines import Facts
+from embedlm.serving.names import Names
 from embedlm.serving.protocol import HEADERS, protocol_of
 from embedlm.serving.service import Service
 
@@ -27,6 +28,10 @@ log = logging.getLogger("embedlm.serving")
 _GARBAGE = (20_000, 20, 20)
 """Objects after which Python looks for cycles among them: requests make few, and each look stops
 all that is being answered."""
+_OPEN = (
+    "all machines that reach this address may use the models and read the texts of the indexes "
+    "without a key; give keys by --api-key-file, or listen at 127.0.0.1"
+)
 _FIRST_REQUEST = 1.0
 """Seconds in which the first request of a new connection is awaited when the server ends."""
 
@@ -129,6 +134,8 @@ class Server(uvicorn.Server):
         host, port = opened.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info(Facts(event="ready", url=url, models=self._service.models.names))
+        if Names.at(host).any and not self._service.keys.digests:
+            log.warning(Facts(event="open", url=url, message=_OPEN))
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Take no new connections, serve those that were made by then, and end.

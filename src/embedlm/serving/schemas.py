@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "CohereEmbeddings",
@@ -32,6 +32,7 @@ __all__ = [
     "Relevance",
     "RenderedTexts",
     "ServedIndex",
+    "ServedLimits",
     "ServedList",
     "ServedModel",
     "Shown",
@@ -375,13 +376,22 @@ class ServedIndex(Shown):
     model: str
 
 
+class ServedLimits(Shown):
+    """What a request may hold."""
+
+    texts: int = Field(
+        description="Texts of a request to /v1/compare or /v1/render; other routes take more."
+    )
+    tokens: int = Field(description="Tokens of a request to any route.")
+
+
 class ServedList(Shown):
     """What `/v1/served` answers."""
 
     version: str
     models: list[ServedModel]
     indexes: list[ServedIndex]
-    limits: dict[str, int]
+    limits: ServedLimits
 
 
 class Health(Shown):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 
@@ -15,8 +15,14 @@ from embedlm.encode.inputs import check_texts
 from embedlm.encode.prefix_cache import summed
 from embedlm.rerank import Reranker
 from embedlm.serving.batcher import Batcher
-from embedlm.serving.encoding import Encoding, Item, Output, Ranking
-from embedlm.serving.failures import DepartedError, LateError, RequestError, TooLargeError
+from embedlm.serving.encoding import Encoding, Item, Output, Ranking, Served
+from embedlm.serving.failures import (
+    DepartedError,
+    LateError,
+    RequestError,
+    TooLargeError,
+    called,
+)
 from embedlm.serving.fair import Group, Job
 from embedlm.serving.keys import Keys
 from embedlm.serving.metrics import Metrics, Spent
@@ -71,6 +77,15 @@ class Shortened:
     def names(self) -> list[str]:
         """What the header of an answer says."""
         return [*(["query"] if self.query else []), *map(str, self.documents)]
+
+
+class OfModel(Group, Protocol):
+    """What runs the items of jobs, by a model."""
+
+    @property
+    def served(self) -> Served:
+        """The model."""
+        ...
 
 
 class Service:
@@ -159,15 +174,16 @@ class Service:
         self.batcher.check_room()
         spent = caller.spent
         begun = time.perf_counter()
-        if encoding.length(items) <= _SHORT:
-            prepared = encoding.prepare(items, truncate=truncate, instead=instead)
-        else:
-            loop = asyncio.get_running_loop()
-            with self.batcher.expecting():
-                prepared = await loop.run_in_executor(
-                    self._tokenizing,
-                    lambda: encoding.prepare(items, truncate=truncate, instead=instead),
-                )
+        with called(encoding.served.places):
+            if encoding.length(items) <= _SHORT:
+                prepared = encoding.prepare(items, truncate=truncate, instead=instead)
+            else:
+                loop = asyncio.get_running_loop()
+                with self.batcher.expecting():
+                    prepared = await loop.run_in_executor(
+                        self._tokenizing,
+                        lambda: encoding.prepare(items, truncate=truncate, instead=instead),
+                    )
         spent.tokenize = time.perf_counter() - begun
         self._take(spent, encoding.served.name, prepared.tokens)
         outputs = await self.result(caller, encoding, prepared.items, prepared.tokens)
@@ -185,7 +201,8 @@ class Service:
         self.check_count(len(items))
         self.batcher.check_room()
         begun = time.perf_counter()
-        found = await self.beside(lambda: encoding.shown(items))
+        with called(encoding.served.places):
+            found = await self.beside(lambda: encoding.shown(items))
         caller.spent.tokenize = time.perf_counter() - begun
         tokens = [sum(len(prompt["ids"]) for prompt in prompts) for prompts in found]
         self._take(caller.spent, encoding.served.name, tokens)
@@ -204,7 +221,7 @@ class Service:
         pairs = [(query, document) for document in documents]
         reranker = ranking.served.model
         loop = asyncio.get_running_loop()
-        with self.batcher.expecting():
+        with called(ranking.served.places), self.batcher.expecting():
             tokens, cut = await loop.run_in_executor(
                 self._tokenizing, lambda: _measured(reranker, pairs, ranking.instruction)
             )
@@ -250,7 +267,7 @@ class Service:
             )
 
     async def result(
-        self, caller: Caller, group: Group, items: Sequence[Any], costs: Sequence[int]
+        self, caller: Caller, group: OfModel, items: Sequence[Any], costs: Sequence[int]
     ) -> list[Any]:
         """Return what a group gives for items, run in turn with other requests' work.
 
@@ -261,7 +278,8 @@ class Service:
         """
         job = self.batcher.submit(caller.key, group, items, costs)
         try:
-            return await self._waited(caller, job)
+            with called(group.served.places):
+                return await self._waited(caller, job)
         finally:
             spent = caller.spent
             started = asyncio.get_running_loop().time() if job.started is None else job.started

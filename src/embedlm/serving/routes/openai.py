@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from embedlm.search import Found
 from embedlm.serving.answers import as_base64, as_json, as_list
-from embedlm.serving.bodies import Body, Count, ImageItem, TokenIds, check_ids, items_of
+from embedlm.serving.bodies import Body, Count, ImageItem, TokenIds, Where, check_ids, items_of
 from embedlm.serving.encoding import Encoding
 from embedlm.serving.failures import RequestError
 from embedlm.serving.lines import Facts
@@ -52,7 +52,7 @@ class StoreSearchBody(Body):
 
     query: str | list[str]
     max_num_results: int = Field(10, ge=1, le=50)
-    filters: dict[str, Any] | None = None
+    filters: Where | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: Literal[False] = False
     mode: str | None = None
@@ -63,7 +63,7 @@ async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
     """Embed texts, images (as Jina's form has them), or token ids of the model's vocabulary."""
     service = service_of(request)
     served, adapter = service.models.embedder(body.model)
-    items, ids = items_of(body.input)
+    items, ids = items_of(body.input, served=served)
     if ids:
         rows = (row for row, _ in items if isinstance(row, tuple))
         check_ids(rows, served.model.backbone.vocab_size, _TEXTS)

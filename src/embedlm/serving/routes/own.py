@@ -10,10 +10,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedlm.serving.answers import as_base64, as_json, as_list, shown_terms
-from embedlm.serving.bodies import ALLOW, Body, Count, ImageItem, ImageUri, TokenIds, items_of
+from embedlm.serving.bodies import (
+    ALLOW,
+    Body,
+    Count,
+    ImageItem,
+    ImageUri,
+    TokenIds,
+    Where,
+    items_of,
+)
 from embedlm.serving.encoding import Encoding, Output
 from embedlm.serving.failures import RequestError
-from embedlm.serving.pictures import any_pictured, pictured
+from embedlm.serving.pictures import any_pictured, check_sight, pictured
 from embedlm.serving.service import caller_of, service_of
 
 __all__ = ["ROUTES"]
@@ -48,7 +57,7 @@ class SearchBody(Body):
     mode: str | None = Field(
         None, description="null: hybrid; for an image alone, what the model gives."
     )
-    where: dict[str, Any] | None = None
+    where: Where | None = None
     instruction: str | None = None
     fusion: str | None = Field(None, description="Of a hybrid search; null: min_max.")
     weights: dict[str, float] | None = None
@@ -60,7 +69,7 @@ async def encode(body: EncodeBody, request: Request) -> Response:
     service = service_of(request)
     served, adapter = service.models.embedder(body.model)
     served = await service.recipes.model(service, caller_of(request), served, body.recipe)
-    items, ids = items_of(body.texts, body.instruction)
+    items, ids = items_of(body.texts, body.instruction, served)
     encoding = Encoding(
         served=served,
         role=body.role,
@@ -105,7 +114,9 @@ async def search(body: SearchBody, request: Request) -> Response:
     """Search a mounted index; the answer is that of `embedlm search --json`."""
     service = service_of(request)
     query: Any = body.query
+    found = service.index(body.index)
     if body.image is not None:
+        check_sight(found.served)
         query = pictured(body.image, body.query or "", "the query")
     elif query is None:
         raise RequestError("give a query, an image, or both")
@@ -118,7 +129,6 @@ async def search(body: SearchBody, request: Request) -> Response:
     ):
         if value is not None:
             options[name] = value
-    found = service.index(body.index)
     hits = await found.search(service, caller_of(request), query, body.top_k, **options)
     return as_json({"hits": [hit.as_dict() for hit in hits]})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from inspect import signature
 from typing import Any, get_type_hints
 
@@ -39,7 +40,7 @@ class QuickRoute(APIRoute):
         usual = super().get_route_handler()
         self._taken = [field.alias for field in self.dependant.query_params]
         named = set(signature(self.endpoint).parameters)
-        hints = get_type_hints(self.endpoint)
+        hints = get_type_hints(self.endpoint, include_extras=True)
         self._body: TypeAdapter[Any] | None = (
             TypeAdapter(hints["body"]) if "body" in named else None
         )
@@ -65,7 +66,10 @@ class QuickRoute(APIRoute):
         files = self.path in _ANYTHING and given.scope["method"] != "POST"
         if given.scope["query_string"] and not files:
             _check_query(self.path, given, self._taken)
-        if self._body is None or _media_type(given) != "application/json":
+        if self._body is None:
+            return None
+        if _media_type(given) != "application/json":
+            _check_media_type(given, await given.body() if body is None else body)
             return None
         try:
             read = read_json(await given.body() if body is None else body)
@@ -82,6 +86,27 @@ class QuickRoute(APIRoute):
 
 def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_media_type(request: Request, body: bytes) -> None:
+    """Refuse JSON that is not called so, as curl sends it; all else is FastAPI's matter.
+
+    Raises:
+        RequestError: says that the header is what lacks.
+    """
+    kind = _media_type(request)
+    if kind.startswith("application/") and kind.endswith("+json"):
+        return
+    try:
+        is_object = isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return
+    if is_object:
+        said = f"its content-type is {kind[:80]!r}" if kind else "it has no content-type"
+        raise RequestError(
+            f"the body is a JSON object, and {said}; send it with the header "
+            "content-type: application/json"
+        )
 
 
 def _check_query(path: str, request: Request, taken: list[str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Discriminator, Tag
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +14,7 @@ from embedlm.serving.answers import as_json, as_list, shown_terms
 from embedlm.serving.bodies import ALLOW, Body, Count, TokenIds, check_ids, items_of
 from embedlm.serving.encoding import Encoding, Ranking, Served
 from embedlm.serving.failures import RequestError, TooLongError
+from embedlm.serving.models import short_name
 from embedlm.serving.service import Encoded, Service, caller_of, service_of
 
 __all__ = ["ROUTES", "TeiRerankBody", "rerank_as_tei"]
@@ -48,6 +50,18 @@ class TeiRerankBody(Truncating):
     texts: list[str]
     raw_scores: bool = False
     return_text: bool = False
+
+
+def _kind(body: Any) -> str:
+    """Return which body of `/` is meant, by the fields that are there."""
+    ranks = isinstance(body, dict) and "inputs" not in body and ("query" in body or "texts" in body)
+    return "TeiRerankBody" if ranks else "EmbedBody"
+
+
+EitherBody = Annotated[
+    Annotated[EmbedBody, Tag("EmbedBody")] | Annotated[TeiRerankBody, Tag("TeiRerankBody")],
+    Discriminator(_kind),
+]
 
 
 class SimilarityInputs(Body):
@@ -93,7 +107,7 @@ async def embed(body: EmbedBody, request: Request) -> Response:
     return as_json(vectors, truncated=found.truncated)
 
 
-async def predict(body: EmbedBody | TeiRerankBody, request: Request) -> Response:
+async def predict(body: EitherBody, request: Request) -> Response:
     """Embed or re-rank, as TEI does at its own address, which clients of Hugging Face ask."""
     if isinstance(body, TeiRerankBody):
         return await rerank_as_tei(body, request)
@@ -213,7 +227,7 @@ async def info(request: Request) -> Response:
     kind = {"embedding": {"pooling": served.model.recipe.pooling.kind}} if embeds else {}
     return as_json(
         {
-            "model_id": served.model.name,
+            "model_id": short_name(served.model.name),
             "served_model_name": served.name,
             "model_sha": None,
             "model_dtype": dtype,
