@@ -193,7 +193,10 @@ def check_ids(rows: Iterable[Sequence[int]], size: int, advice: str = "") -> Non
 
 
 def items_of(
-    texts: Any, instruction: str | list[str] | None = None, served: Served | None = None
+    texts: Any,
+    instruction: str | list[str] | None = None,
+    served: Served | None = None,
+    role: str | None = None,
 ) -> tuple[list[Item], bool]:
     """Return what is embedded, and whether it is rows of token ids.
 
@@ -202,6 +205,7 @@ def items_of(
             rows.
         instruction: one for all texts, or one for each.
         served: the model; where there are images it must read some. None: that is seen later.
+        role: of the texts, where the model reads those of each by a network of its own.
 
     Raises:
         InputError: an empty text or row, or another number of instructions than texts.
@@ -211,7 +215,7 @@ def items_of(
     if isinstance(texts, str | ImageItem) or (texts and isinstance(texts[0], int)):
         texts = [texts]
     if served is not None and any(getattr(one, "image", None) is not None for one in texts):
-        check_sight(served)
+        check_sight(served, role)
     rows: list[Text] = [
         one if isinstance(one, str) else _row(one, index) for index, one in enumerate(texts)
     ]

@@ -60,7 +60,8 @@ class Served:
     @cached_property
     def places(self) -> dict[str, str]:
         """What the library's errors call it, and how it is called here; see `failures.called`."""
-        names = {self.model.name, getattr(self.model, "backbone", self.model).name}
+        parts = [self.model, *getattr(self.model, "routes", {}).values()]
+        names = {name for one in parts for name in (one.name, getattr(one, "backbone", one).name)}
         return dict.fromkeys(names, self.name)
 
     @cached_property

@@ -175,8 +175,10 @@ class Mounted:
                     self._generation = found["generation"]
                     _let_go(before)
             except EmbedLMError as error:
+                log.warning("the index %r cannot be read now: %s", self.name, error)
                 raise UnavailableError(
-                    f"the index {self.name!r} cannot be read now: {error}"
+                    f"the index {self.name!r} cannot be read now: it was moved, is damaged, or is "
+                    "open in another process; ask again later, or see the server's log"
                 ) from error
             return self.index
 

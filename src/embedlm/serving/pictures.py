@@ -59,14 +59,14 @@ def pictured(value: str, text: str, what: str) -> Pictured:
         raise RequestError(f"{error}; {_HOW}") from error
 
 
-def check_sight(served: Served) -> None:
+def check_sight(served: Served, role: str | None) -> None:
     """Refuse a request for images where the model reads texts alone, whatever it brings.
 
     Raises:
         UnsupportedError: it does.
     """
     with called(served.places):
-        served.model.executor.image_reader  # noqa: B018  # it is opened, or refused
+        served.model.route(role).executor.image_reader  # noqa: B018  # it is opened, or refused
 
 
 def any_pictured(items: Sequence[tuple[Any, str | None]]) -> bool:

@@ -69,7 +69,7 @@ async def encode(body: EncodeBody, request: Request) -> Response:
     service = service_of(request)
     served, adapter = service.models.embedder(body.model)
     served = await service.recipes.model(service, caller_of(request), served, body.recipe)
-    items, ids = items_of(body.texts, body.instruction, served)
+    items, ids = items_of(body.texts, body.instruction, served, body.role)
     encoding = Encoding(
         served=served,
         role=body.role,
@@ -116,7 +116,7 @@ async def search(body: SearchBody, request: Request) -> Response:
     query: Any = body.query
     found = service.index(body.index)
     if body.image is not None:
-        check_sight(found.served)
+        check_sight(found.served, "query")
         query = pictured(body.image, body.query or "", "the query")
     elif query is None:
         raise RequestError("give a query, an image, or both")
