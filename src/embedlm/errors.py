@@ -105,6 +105,14 @@ def closest(word: str, allowed: list[str]) -> str:
     """Return a hint naming the nearest allowed word; an empty string where none is alike."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, allowed, n=1, cutoff=0.7)
-    matches = matches or [one for one in allowed if sorted(one) == sorted(word)]  # letters swapped
+    near = get_close_matches(word, allowed)
+    matches = get_close_matches(word, near, n=1, cutoff=0.7)
+    matches = matches or [one for one in near if _one_slip(word, one)]
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def _one_slip(word: str, other: str) -> bool:
+    """Tell whether two words differ by one letter put for another, or by their order alone."""
+    if len(word) != len(other):
+        return False
+    return sum(map(str.__ne__, word, other)) == 1 or sorted(word) == sorted(other)

@@ -164,6 +164,7 @@ def test_names_that_are_not_alike_are_no_guess(place):
     words = of_openai(place.post("/v1/search", {"query": "a", "index": "note"}), 404)
     assert words.endswith("Did you mean 'notes'?")
     assert closest("nope", ["notes"]) == ""
+    assert closest("kay", ["body", "key"]) == " Did you mean 'key'?"
     assert closest("rfr", ["min_max", "rrf"]) == " Did you mean 'rrf'?"
 
 
