@@ -156,6 +156,8 @@ def test_an_image_for_a_model_of_texts_is_refused_before_it_is_read(place):
         words = of_openai(place.post(path, body))
         assert words.startswith("'tiny' reads texts alone"), path
         assert "base64" not in words
+    asked = place.post("/v2/embed", {"input_type": "search_query", "images": ["%%"]})
+    assert asked.json()["message"].startswith("'tiny' reads texts alone")
 
 
 def test_names_that_are_not_alike_are_no_guess(place):

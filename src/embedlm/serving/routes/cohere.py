@@ -123,7 +123,8 @@ async def embed(body: CohereEmbedBody, request: Request) -> Response:
         parts = [ImageItem(image=one) for one in body.images]
     elif body.inputs is not None:
         parts = [one.item(index) for index, one in enumerate(body.inputs)]
-    items, _ = items_of(parts)
+    served, _ = service_of(request).models.embedder(body.model)
+    items, _ = items_of(parts, served=served, role=_role(body, served.model))
     texts = [one if isinstance(one, str) else getattr(one, "text", "") for one, _ in items]
     kinds = list(dict.fromkeys(body.embedding_types or ["float"]))
     embeddings: dict[str, Any] = {}
@@ -149,6 +150,12 @@ async def embed(body: CohereEmbedBody, request: Request) -> Response:
     return as_json(answer, truncated=first.truncated)
 
 
+def _role(body: CohereEmbedBody, model: Any) -> str | None:
+    """Return the model's role of what is embedded; None: it has none of that name."""
+    named = _ROLES.get(body.input_type, body.input_type)
+    return named if named in model.renderer.roles() else None
+
+
 async def _encoded(
     request: Request, body: CohereEmbedBody, items: list[Item], precision: str
 ) -> Encoded:
@@ -159,9 +166,7 @@ async def _encoded(
         raise RequestError("this model shortens texts at the end; give truncate END or NONE")
     if body.truncate == "END" and model.recipe.prompt.truncation_side != "right":
         raise RequestError("this model shortens texts at the start; give truncate START or NONE")
-    roles = model.renderer.roles()
-    named = _ROLES.get(body.input_type, body.input_type)
-    role = named if named in roles else None
+    role = _role(body, model)
     encoding = Encoding(
         served=served,
         role=role,
