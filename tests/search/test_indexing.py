@@ -460,6 +460,61 @@ def test_a_damaged_index_is_told(corpus, model, tmp_path, damage):
             build_index(corpus, index, model)
 
 
+@pytest.mark.parametrize("damage", ["emptied", "halved", "gone", "other content"])
+def test_damaged_files_of_the_store_are_told(corpus, model, tmp_path, damage):
+    index, whole = tmp_path / "index", tmp_path / "whole"
+    build_index(corpus, whole, model)
+    expected = answers(whole, model, "the river", mode="dense")
+    for name in ("mutable_id_tracker.mappings", "version.info", "page_0.dat", "store.json"):
+        if damage == "other content" and name == "page_0.dat":  # compared by its size
+            continue
+        shutil.rmtree(index, ignore_errors=True)
+        shutil.copytree(whole, index)
+        file = next(index.glob(f"gen-*/store/**/{name}"))
+        content = file.read_bytes()
+        if damage == "gone":
+            file.unlink()
+        elif damage == "other content":
+            file.write_bytes(bytes([content[0] ^ 255]) + content[1:])
+        else:
+            file.write_bytes(content[: 0 if damage == "emptied" else len(content) // 2])
+        told = f"damaged: {file} .*make the index again"
+        with pytest.raises(InputError, match=told):
+            Index.open(index, model)
+        with pytest.raises(InputError, match=told):
+            delete_documents(index, [expected[0][0]])
+        file.write_bytes(content)
+        assert answers(index, model, "the river", mode="dense") == expected
+
+
+def test_an_index_of_an_earlier_version_is_told_by_the_number_of_its_passages(model, tmp_path):
+    index = tmp_path / "index"
+    records = [{"id": i, "text": text} for i, text in enumerate(sentences(300, longest=20))]
+    build_index(write(tmp_path / "many.jsonl", records), index, model)
+    expected = answers(index, model)
+    next(index.glob("gen-*/files.json")).unlink()
+    assert answers(index, model) == expected
+    mappings = next(index.glob("gen-*/store/**/mutable_id_tracker.mappings"))
+    mappings.write_bytes(b"")
+    for _ in range(2):  # the first has let go of the store
+        with pytest.raises(InputError, match=r"the store holds \d+ passages and the catalogue 300"):
+            Index.open(index, model)
+
+
+@pytest.mark.parametrize("store", ["edge", "exact"])
+def test_files_that_are_noted_stay_while_an_index_is_used(corpus, model, tmp_path, store):
+    index = tmp_path / "index"
+    build_index(corpus, index, model, store=store)
+    (generation,) = index.glob("gen-*")
+    noted = json.loads((generation / "files.json").read_text())
+    assert {"catalogue.sqlite", "store/store.json" if store == "edge" else "store.npz"} <= {*noted}
+    before = {name: (generation / name).read_bytes() for name, state in noted.items() if state}
+    for _ in range(2):
+        for mode in ("dense", "bm25"):
+            answers(index, model, "the river", mode=mode)
+        assert before == {name: (generation / name).read_bytes() for name in before}
+
+
 def test_a_second_process_is_told_who_holds_the_index(corpus, model, tmp_path, run, with_model):
     build_index(corpus, tmp_path / "index", model)
     with Index.open(tmp_path / "index", model):

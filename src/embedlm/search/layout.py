@@ -6,6 +6,7 @@
         catalogue.sqlite  ids, texts, metadata, counts of terms
         store/            the vectors (store.npz of the exact store)
         statistics.npz    token statistics and ranges of the model, where it has any
+        files.json        sizes and digests of these files, see `search.whole`
 
 A change writes a new generation and then index.json, so that a process that is killed leaves the
 index as it was, and one that has the index open reads on in peace.
@@ -35,6 +36,7 @@ from embedlm.search.chunks import Chunking
 from embedlm.search.edge import EdgeStore
 from embedlm.search.exact import ExactStore
 from embedlm.search.store import FirstStage
+from embedlm.search.whole import check_files
 from embedlm.vision import settings_digest
 
 if TYPE_CHECKING:
@@ -310,7 +312,13 @@ def make_store(facts: Mapping[str, Any], folder: Path) -> EdgeStore | ExactStore
 
 
 def open_store(facts: Mapping[str, Any], folder: Path) -> EdgeStore | ExactStore:
-    """Return the store of a generation."""
+    """Return the store of a generation.
+
+    Raises:
+        InputError: a file of the generation is damaged or missing.
+        JobError: another process has the store open.
+    """
+    check_files(folder)
     if facts["store"] == "exact":
         return ExactStore.open(folder / "store.npz")
     return EdgeStore.open(folder / "store")

@@ -18,6 +18,7 @@ from embedlm.search.layout import CATALOGUE, open_store, read_index, store_optio
 from embedlm.search.pushed import OWNER, STATE, check_owner, owner_of, state_of
 from embedlm.search.server import QdrantStore
 from embedlm.search.store import StoredPoint
+from embedlm.search.whole import check_passages
 
 __all__ = ["push_index"]
 
@@ -63,6 +64,7 @@ def push_index(
         store: Any = open_store(facts, folder)
         catalogue = Catalogue.open(folder / CATALOGUE, facts["analyzer"])
         try:
+            check_passages(store, catalogue, root)
             told = {OWNER: owner_of(facts), STATE: state_of(facts, catalogue)}
             target = f"{place}\n{name}\n{told[STATE]}"
             mark = root / f"push-{hashlib.sha256(target.encode()).hexdigest()[:12]}.json"

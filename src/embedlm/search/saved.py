@@ -44,6 +44,7 @@ from embedlm.search.ranked import Ranking, Reranks, best_documents
 from embedlm.search.server import QdrantStore
 from embedlm.search.snippets import best_sentence, nearest_sentences
 from embedlm.search.store import Match
+from embedlm.search.whole import check_passages
 
 if TYPE_CHECKING:
     from embedlm.embedder import Embedder
@@ -116,6 +117,7 @@ class Index:
         catalogue = Catalogue.open(folder / CATALOGUE, facts["analyzer"])
         if place is None:
             store: Any = open_store(facts, folder)
+            check_passages(store, catalogue, root)
         else:
             name = collection or real_path(root).name
             store = QdrantStore(place, name, api_key=api_key, **store_options(facts))

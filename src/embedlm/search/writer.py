@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from embedlm.errors import EmbedLMError, InputError, JobError
+from embedlm.errors import EmbedLMError, JobError
 from embedlm.jobs.atomic import disk_errors, replace_folder
 from embedlm.jobs.json_files import write_json
 from embedlm.search.catalogue import Catalogue, Entry
@@ -32,6 +32,7 @@ from embedlm.search.exact import ExactStore
 from embedlm.search.forms import pack_heads, unpack_header, unpack_heads, vector_form
 from embedlm.search.layout import CATALOGUE, FACTS, make_store, open_store
 from embedlm.search.lexical import Bm25
+from embedlm.search.whole import check_files, check_passages, note_files
 
 __all__ = ["KEPT", "Order", "read_block", "write_generation"]
 
@@ -306,11 +307,14 @@ def _begin(order: Order, unfinished: Path) -> tuple[Catalogue, EdgeStore | Exact
             make_store(order.facts, unfinished),
         )
     base = order.index / order.base
+    check_files(base)
     size = sum(f.stat().st_size for f in base.rglob("*") if f.is_file()) // 2
     check_space(unfinished, size, order.facts["store"])
     shutil.copytree(base, unfinished, dirs_exist_ok=True)
+    store = open_store(order.facts, unfinished)  # before the catalogue, a file of it, changes
     catalogue = Catalogue.open(unfinished / CATALOGUE, analyzer, write=True)
-    return catalogue, open_store(order.facts, unfinished)
+    check_passages(store, catalogue, order.index)
+    return catalogue, store
 
 
 def _statistics(order: Order, catalogue: Catalogue) -> tuple[Bm25, bool]:
@@ -333,18 +337,16 @@ def _renew(catalogue: Catalogue, store: EdgeStore | ExactStore, bm25: Bm25) -> N
 def _finish(
     order: Order, unfinished: Path, catalogue: Catalogue, store: EdgeStore | ExactStore
 ) -> None:
-    if len(store) != len(catalogue):
-        raise InputError(
-            f"the store holds {len(store)} passages and the catalogue {len(catalogue)}: the index "
-            f"{order.index} is damaged; make it again"
-        )
+    check_passages(store, catalogue, order.index)
     catalogue.close()
     if isinstance(store, EdgeStore):
         store.optimize()
         store.close()
+        EdgeStore.open(store.path).close()  # the first opening still changes files of Edge
     else:
         store.save(unfinished / "store.npz")
     if order.learnt is not None:
         shutil.copytree(order.learnt, unfinished, dirs_exist_ok=True)
+    note_files(unfinished)
     shutil.rmtree(order.index / order.name, ignore_errors=True)
     replace_folder(unfinished, order.index / order.name)
