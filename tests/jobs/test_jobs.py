@@ -140,7 +140,11 @@ def test_an_old_folder_comes_back_where_the_new_one_cannot_be_renamed(tmp_path, 
 def test_disk_errors_say_what_is_kept(tmp_path):
     for number, told in (
         (errno.ENOSPC, "no space left while writing .*f.bin .*Blocks are kept"),
-        (errno.EACCES, "f.bin cannot be written: Permission denied.*Blocks are kept"),
+        (errno.EIO, "f.bin cannot be written: Input/output error.*Blocks are kept"),
+        *(
+            (number, f"f.bin cannot be written: {os.strerror(number)}. This user may not write to")
+            for number in (errno.EROFS, errno.EACCES, errno.EPERM)
+        ),
     ):
         with (
             pytest.raises(JobError, match=told),

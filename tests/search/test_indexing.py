@@ -603,6 +603,15 @@ def test_an_index_on_a_disk_that_is_read_only(corpus, model, tmp_path, store):
         else:
             with pytest.raises(InputError, match=r"let this user write there, or .* --store exact"):
                 Index.open(index, model)
+        told = r"gen-000002.tmp cannot be written: Read-only file system. This user may not"
+        with pytest.raises(JobError, match=told) as refused:
+            delete_documents(index, [RECORDS[0]["id"]])
+        write(corpus, [*RECORDS, {"id": "new", "text": "A new one."}])
+        with pytest.raises(JobError, match=told):
+            build_index(corpus, index, model)
+        assert "room" not in str(refused.value)
+        with pytest.raises(JobError, match=r"push.lock cannot be written: Read-only file system. "):
+            push_index(index, str(tmp_path / "server"))
     finally:
         subprocess.run(["umount", "-l", index], check=True)
 

@@ -173,7 +173,9 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         if error.errno not in _DISK:
             return _fault(error)
-        advice = "make room, or name another place, and give the same command again"
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        first = "make room" if full else "let this user read and write there"
+        advice = f"{first}, or name another place, and give the same command again"
         return _complain(
             f"cannot read or write {error.filename or 'a file'}: {error.strerror}; {advice}", 2
         )

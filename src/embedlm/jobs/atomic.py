@@ -33,6 +33,8 @@ __all__ = [
 TEMPORARY = ".tmp"
 """Ending of the name of an unfinished file or folder."""
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""A disk that is read-only, or a folder of another user."""
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object], *, shared: bool = False) -> None:
@@ -182,7 +184,8 @@ def disk_errors(target: Path, kept: str, also: tuple[type[Exception], ...] = ())
 
     Args:
         target: what is written; named where the error names no file.
-        kept: sentence that says what is kept and how the job goes on.
+        kept: sentence that says what is kept and how the job goes on once there is room. It is left
+            out where the place cannot be written to, which no room changes.
         also: errors by which a library tells a failed write.
     """
     try:
@@ -196,6 +199,12 @@ def disk_errors(target: Path, kept: str, also: tuple[type[Exception], ...] = ())
         if error.errno in _FULL:
             raise JobError(
                 f"no space left while writing {file} ({error.strerror}). {kept}"
+            ) from error
+        if error.errno in _REFUSED:
+            raise JobError(
+                f"{file} cannot be written: {error.strerror}. This user may not write to that disk "
+                "or folder; allow it, or name another place, and run the same command again. What "
+                "is finished stays as it is"
             ) from error
         raise JobError(f"{file} cannot be written: {error.strerror}. {kept}") from error
     except also as error:

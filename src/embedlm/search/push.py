@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -58,9 +59,9 @@ def push_index(
     facts = read_index(root)
     name = collection or real_path(root).name
     folder = root / facts["generation"]
-    with disk_errors(root, "What was copied is kept; run the same command again"):
-        lock = locked(root / "push.lock")
-    with lock:
+    with ExitStack() as stack:
+        with disk_errors(root, "What was copied is kept; run the same command again"):
+            stack.enter_context(locked(root / "push.lock"))
         store: Any = open_store(facts, folder)
         catalogue = Catalogue.open(folder / CATALOGUE, facts["analyzer"])
         try:
