@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
+BUILD := $(VENV)/.build
 
 .DEFAULT_GOAL := help
 .PHONY: help demo adapt-demo serve-demo test check lint types contracts wheel bench docs builtin clean
@@ -28,13 +29,18 @@ $(DEV): $(CORE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
-demo: $(CORE)  ## Ask three questions over the project's own docs.
+# Neither PyTorch nor EmbedLM itself; the build says which hatchling it needs.
+$(BUILD): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build hatchling
+	@touch $@
+
+demo: $(CORE)  ## Ask three questions over the project's own docs, by two recipes.
 	$(BIN)/python examples/demo.py
 
 adapt-demo: $(DEV)  ## Adapt the built-in model to the project's own docs; minutes on 2 cores.
 	$(BIN)/embedlm adapt docs -o adapted-demo --steps 24
 
-serve-demo: $(CORE)  ## Index four guides, serve them, and ask over HTTP and as an agent.
+serve-demo: $(CORE)  ## Index three guides, serve them, and ask over HTTP and as an agent.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[serve,mcp,search]"
 	$(BIN)/python examples/serve_demo.py
 
@@ -53,7 +59,7 @@ contracts: $(DEV)  ## Which room may import which, as pyproject.toml says.
 
 check: lint types contracts test  ## All that CI checks.
 
-wheel: $(DEV)  ## Build the source archive and, from it, the wheel into dist/.
+wheel: $(BUILD)  ## Build the source archive and, from it, the wheel into dist/.
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 bench: $(DEV)  ## Measure against the peers; takes a while and wants a quiet machine.
