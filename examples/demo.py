@@ -1,4 +1,4 @@
-"""Three questions over the documentation, with the built-in models under two recipes."""
+"""Three questions over the documentation, by the floor and by the built-in embedding model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 QUESTIONS = (
     "How do I resume an interrupted encode job?",
     "Which prompt asks for one word?",
-    "Why are there no padding tokens?",
+    "How does the server stop?",
 )
 WIDTH, INDENT = 80, " " * 11
-# The built-in embedding model has a recipe of its own; the other is the floor from before it.
-RECIPES = (None, "static-sif")
+# First the floor, then the built-in embedding model, which has a recipe of its own.
+RECIPES = {
+    "static-sif": "averages of word vectors, the floor",
+    None: "the built-in embedding model",
+}
 CUT = Chunking("sentences", 200)
 """The model reads 256 tokens; longer paragraphs are cut."""
 
@@ -56,7 +59,7 @@ def ask(recipe: str | None, found: list[tuple[str, str, str]]) -> None:
     queries = model.encode_query(list(QUESTIONS))
     scores = model.similarity(queries, documents)
     answered = time.perf_counter()
-    print(f"recipe {model.recipe.name}\n")
+    print(f"recipe {model.recipe.name}: {RECIPES[recipe]}\n")
     for question, row in zip(QUESTIONS, scores, strict=True):
         print(f"  {question}")
         for index in np.argsort(-row)[:2].tolist():
@@ -72,9 +75,9 @@ def ask(recipe: str | None, found: list[tuple[str, str, str]]) -> None:
 
 
 def main() -> None:
-    """Show what both recipes find."""
+    """Show what both recipes find, the better one last."""
     found = passages(embedlm.load().tokenizer)
-    print(f"EmbedLM {embedlm.__version__}, built-in model, {len(found)} passages of docs/\n")
+    print(f"EmbedLM {embedlm.__version__}, {len(found)} passages of docs/\n")
     for recipe in RECIPES:
         ask(recipe, found)
 

@@ -16,14 +16,16 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from textwrap import fill, shorten
 from typing import Any
 
 import mcp
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("encode", "mcp", "search", "serve")
+PAGES = ("mcp", "search", "serve")
 """Few, so that two busy cores do it in two minutes; `embedlm index docs` takes all pages."""
-QUESTION = "How do I make vectors smaller?"
+QUESTION = "How does the server stop?"
+AGENT_QUESTION = "May several processes open one index?"
 
 
 def post(url: str, body: dict[str, Any]) -> Any:
@@ -37,8 +39,15 @@ def post(url: str, body: dict[str, Any]) -> Any:
 async def as_agent(url: str) -> Any:
     """Return the best hit that the MCP tool `search` finds."""
     async with mcp.Client(f"{url}/mcp") as client:
-        found = await client.call_tool("search", {"query": QUESTION, "k": 1})
+        found = await client.call_tool("search", {"query": AGENT_QUESTION, "k": 1})
         return found.structured_content["hits"][0]
+
+
+def show(url: str, question: str, hit: dict[str, Any]) -> None:
+    """Print a question and the passage that answers it, without the headings above it."""
+    passage = hit["text"].partition("\n")[2] or hit["text"]
+    print(f"\n{url}: {question}\n  {hit['file']}")
+    print(fill(shorten(passage, 320), 80, initial_indent="  ", subsequent_indent="  "))
 
 
 def started(index: Path) -> tuple[subprocess.Popen[str], str]:
@@ -67,10 +76,10 @@ def main() -> None:
             vector = post(f"{url}/v1/embeddings", {"input": QUESTION})["data"][0]["embedding"]
             print(f"{url}/v1/embeddings: {len(vector)} numbers, the first {vector[0]:.4f}")
             (hit,) = post(f"{url}/v1/search", {"query": QUESTION, "top_k": 1})["hits"]
-            print(f"{url}/v1/search: {hit['file']}:{hit['line']}  {hit['text'][:70]!r}")
-            same = asyncio.run(as_agent(url))
-            print(f"{url}/mcp: {same['file']}  {same['text'][:70]!r}")
-            print(f"{time.perf_counter() - begun:.0f} s; {url}/ is the page, {url}/docs the routes")
+            show(f"{url}/v1/search", QUESTION, hit)
+            show(f"{url}/mcp", AGENT_QUESTION, asyncio.run(as_agent(url)))
+            seconds = time.perf_counter() - begun
+            print(f"\n{seconds:.0f} s; {url}/ is the page, {url}/docs the routes")
             if "--stay" in sys.argv:
                 server.wait()
         finally:

@@ -50,12 +50,15 @@ NOT_RUN = {
     "docs/scale.md": ["takes hours at this size", "needs a Qdrant cluster", RAY],
     "docs/serve.md": ["starts a server", *[SERVER] * 7, RAY],
     "docs/train.md": [DATA],
-    "README.md": [SETUP, DATA, MINUTES],
+    "README.md": [SETUP, SETUP, DATA, MINUTES],
 }
 """Why blocks of a page do not run, in their order."""
 LINK = re.compile(r"\]\((?!https?://)([^)\s]*)\)")
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|TBD|XXX|QUICKSTART_OUTPUT)\b|lorem ipsum", re.IGNORECASE)
-MACHINE_PATH = re.compile(r"(?<![\w.~/:])/(?:work|home|root|tmp|opt|Users|mnt)/|index-url")
+MACHINE_PATH = re.compile(
+    r"(?<![\w.~/:])/(?:work|home|root|tmp|opt|Users|mnt)/"
+    r"|index-url(?! https://download\.pytorch\.org/whl/cpu\b)"
+)
 COMMANDS = (
     "encode",
     "similarity",
