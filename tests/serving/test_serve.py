@@ -142,7 +142,7 @@ def test_tei_embed(place, model):
 
 
 def test_teis_own_address_embeds_and_reranks(place, model, reranker):
-    """Clients of Hugging Face, and LangChain's `HuggingFaceEndpointEmbeddings`, ask it."""
+    """Clients of Hugging Face, such as `InferenceClient`, ask it."""
     body = {"inputs": TEXTS, "truncate": True, "normalize": True}
     close(place.post("/", body).json(), model.encode(TEXTS, heads="dense", normalize=True))
     assert b"<html" in place.get("/").body
