@@ -102,8 +102,8 @@ def test_a_full_stop_ends_a_sentence_only_where_it_is_not_the_word_s_own(text):
         ("See ", " 12.", BEFORE_NUMBERS),
         *(
             ("The ", f" {word.capitalize()}.", [key])
-            for key in CONTINUED
-            for word in CONTINUED[key]
+            for key in sorted(CONTINUED)
+            for word in sorted(CONTINUED[key])
         ),
     ],
 )
