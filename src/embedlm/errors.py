@@ -107,7 +107,7 @@ def closest(word: str, allowed: list[str]) -> str:
 
     near = get_close_matches(word, allowed)
     matches = get_close_matches(word, near, n=1, cutoff=0.7)
-    matches = matches or [one for one in near if _one_slip(word, one)]
+    matches = matches or [one for one in near if one.startswith(word) or _one_slip(word, one)]
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 

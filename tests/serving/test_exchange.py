@@ -79,10 +79,10 @@ def test_one_that_no_longer_waits_shifts_nobody_elses_answer():
 
 def test_all_who_wait_are_told_that_the_other_end_has_gone():
     async def ask(exchange):
-        asked = (exchange.ask(written(at), lambda: None) for at in range(4))
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        assert found[:2] == [0, 1]
-        assert [str(one) for one in found[2:]] == ["process 7 has ended"] * 2
+        asked = [exchange.ask(written(at), lambda: None) for at in range(4)]
+        assert await asyncio.gather(*asked[:2]) == [0, 1]
+        found = await asyncio.gather(*asked[2:], return_exceptions=True)
+        assert [str(one) for one in found] == ["process 7 has ended"] * 2
         with pytest.raises(EndedError):
             await exchange.ask(written(5), lambda: None)
 

@@ -83,7 +83,7 @@ BAD = [
     ("/rerank", {"query": "a", "texts": []}, 400, "no text"),
     *[(path, body, 400, "lone surrogate") for path, body in HALVES],
     ("/v2/embed", {"model": "tiny", "input_type": "search_query"}, 400, "texts, images or inputs"),
-    ("/v2/embed", {"input_type": "image", "images": ["data:image/png;base64,!"]}, 400, "no base64"),
+    ("/v2/embed", {"input_type": "image", "images": ["data:image/png;base64,!"]}, 400, "alone"),
     ("/v2/rerank", {"model": "tiny", "query": "a", "documents": ["b"]}, 404, "embeds"),
     ("/nope", {}, 404, "/docs lists"),
 ]

@@ -244,6 +244,7 @@ def test_an_index_of_an_earlier_version_is_searched_and_takes_images(seeing, alb
     with sqlite3.connect(tmp_path / "i/gen-000001/catalogue.sqlite") as old:
         old.execute("DROP TABLE images")
     old.close()
+    (tmp_path / "i/gen-000001/files.json").unlink()
     with Index.open(tmp_path / "i", seeing) as index:
         assert [hit.id for hit in index.search("bicycle")] == [2]
     done = build_index(album, tmp_path / "i", seeing, **HOW)
