@@ -111,9 +111,7 @@ class RowTokenizer:
         self.control = control
         self.boundary = boundary
         self.positions = positions
-        self._core = tokenizer.backend_tokenizer
-        self._core.no_truncation()
-        self._core.no_padding()
+        self._core = core_of(tokenizer)
         self._adds_eos = adds_eos(tokenizer)
         self._piece_cache: dict[tuple[str, bool], Ids] = {}
 

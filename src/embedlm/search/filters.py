@@ -221,7 +221,7 @@ def kept_value(value: Any) -> Any:
     """
     if isinstance(value, list):
         kept = [kept_value(one) for one in value]
-        return [part for one in kept for part in (one if isinstance(one, list) else [one])]
+        return [part for one in kept for part in _list(one)]
     if isinstance(value, bool):
         return f"{_FLAG}{str(value).lower()}"
     if isinstance(value, str) and value.startswith(_FLAG):

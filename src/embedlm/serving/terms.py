@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from embedlm.prompt.special import core_of
+
 __all__ = ["marked_words", "spelled", "weighted_terms"]
 
 MOST = 40
@@ -46,7 +48,7 @@ def marked_words(text: str, output: Any, tokenizer: Any) -> list[list[float]]:
     for term, weight in zip(spelled(tokenizer, [int(i) for i in ids]), weights, strict=True):
         word = term.strip().lower()
         by_word[word] = max(by_word.get(word, 0.0), float(weight))
-    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    encoding = core_of(tokenizer).encode(text, add_special_tokens=False)
     marks: list[list[float]] = []
     for start, stop in encoding.offsets:
         piece = text[start:stop]

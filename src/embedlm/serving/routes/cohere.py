@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedlm.encode.items import Pictured
+from embedlm.prompt.special import core_of
 from embedlm.serving.answers import as_base64, as_json, as_list
 from embedlm.serving.bodies import Body, Count, ImageItem, ImageUri, items_of
 from embedlm.serving.encoding import Encoding, Item, Ranking
@@ -239,7 +240,7 @@ def _warnings(shortened: Shortened) -> list[str]:
 
 def _cut(tokenizer: Any, texts: list[str], most: int) -> tuple[list[str], list[int]]:
     """Return texts within so many tokens, and which of them were longer."""
-    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    encodings = core_of(tokenizer).encode_batch(texts, add_special_tokens=False)
     cut = [index for index, encoding in enumerate(encodings) if len(encoding.ids) > most]
     shorter = list(texts)
     for index in cut:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 import embedlm
 from embedlm.encode.inputs import check_texts
+from embedlm.prompt.special import core_of
 from embedlm.serving.answers import as_json, as_list, shown_terms
 from embedlm.serving.bodies import ALLOW, Body, Count, TokenIds, check_ids, items_of
 from embedlm.serving.encoding import Encoding, Ranking, Served
@@ -185,7 +186,7 @@ def _tokens(service: Service, model: Any, body: TokenizeBody, texts: list[str]) 
         found = model.render(texts, body.prompt_name)
         batches = found if isinstance(found, list) else [found]
         texts = batches[0].text
-    core = model.tokenizer.backend_tokenizer
+    core = core_of(model.tokenizer)
     special = set(model.tokenizer.all_special_ids)
     encodings = core.encode_batch(texts, add_special_tokens=body.add_special_tokens)
     service.check_tokens(sum(len(one) for one in encodings))
